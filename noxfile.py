@@ -1,0 +1,121 @@
+"""What is done with this project, and on which Pythons: `nox -l` lists it, `nox -s tests` does it.
+
+Nothing but Python (3.11 or newer) and nox is needed. The tests run on every supported Python that
+is found on the machine; whichever are missing are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types", "layers"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def search_path() -> list[str]:
+    """The path, then the Pythons that pyenv keeps without putting them on it."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
+    kept = sorted(str(directory) for directory in pyenv.glob("3.*/bin"))
+    return [*os.get_exec_path(), *kept]
+
+
+def runs(version: str) -> bool:
+    """Whether there is such a Python here; a version manager's shim may exist and yet not run."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return True
+    for directory in search_path():
+        if python := which(f"python{version}", path=directory):
+            asked = [python, "-c", "import ensurepip"]
+            if subprocess.run(asked, check=False, capture_output=True).returncode == 0:
+                return True
+    return False
+
+
+# Nox looks for the interpreters on the path; last, so that nothing else is found elsewhere by it.
+os.environ["PATH"] = os.pathsep.join(search_path())
+
+# On a Python newer than the ones we know of, that one: it may well work.
+PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [
+    f"{sys.version_info.major}.{sys.version_info.minor}"
+]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the project and dependency groups; listed one by one, as old pips know no --group."""
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests, on real servers that they start and end themselves."""
+    install(session, "test")
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("pytest", "-n", "auto", "--maxprocesses", "4", "--ignore", "tests/benchmarks")
+    # Ratios of speed are measured with nothing beside them.
+    session.run("pytest", "tests/benchmarks")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the library, its tests and its examples, strictly and twice."""
+    install(session, "types")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that imports go down the house only."""
+    install(session, "layers")
+    session.run("lint-imports", "--no-logo")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Execute every code block of the documentation."""
+    install(session, "test")
+    session.run("pytest", *map(str, Path("tests").glob("test_docs*.py")), *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and show the lines and branches that none of them has taken."""
+    install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Show in a few seconds what the cache does for a service: no server needed."""
+    install(session, "demo")
+    session.run("python", "docs/examples/demo.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this library beside redis-py and pip-services4-redis, in one run."""
+    install(session, "bench")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
