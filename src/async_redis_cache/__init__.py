@@ -1,0 +1,45 @@
+"""The Redis cache for asyncio services, and for the synchronous ones beside them."""
+
+from ._cache import AsyncRedisCache
+from ._contract import IAsyncCache
+from ._counters import CacheStats
+from ._errors import (
+    CacheAuthError,
+    CacheConfigError,
+    CacheError,
+    CacheInputError,
+    CacheLoginError,
+    CacheOutcomeUnknown,
+    CacheOverloaded,
+    CachePermissionError,
+    CacheServerError,
+    CacheStateError,
+    CacheTimeout,
+    CacheUnavailable,
+    CacheUnsupported,
+)
+from ._factory import DefaultRedisFactory
+from ._serializers import Serializer
+from ._sync_cache import RedisCache
+
+__all__ = [
+    "AsyncRedisCache",
+    "CacheAuthError",
+    "CacheConfigError",
+    "CacheError",
+    "CacheInputError",
+    "CacheLoginError",
+    "CacheOutcomeUnknown",
+    "CacheOverloaded",
+    "CachePermissionError",
+    "CacheServerError",
+    "CacheStateError",
+    "CacheStats",
+    "CacheTimeout",
+    "CacheUnavailable",
+    "CacheUnsupported",
+    "DefaultRedisFactory",
+    "IAsyncCache",
+    "RedisCache",
+    "Serializer",
+]
