@@ -1,0 +1,230 @@
+"""The verbs of a cache that is bounded in size: the bound is kept on the server, atomically.
+
+Beside the values stands an index, a sorted set of this cache's keys scored by the moment they
+expire, in milliseconds of the server's clock, with fractions that keep what was stored first in
+front of what was stored next. Whatever changes a value changes the index in the
+same script, so the bound holds whenever nobody is inside one, whoever stores from wherever. One
+script serves all calls of an exchange: a script a value would cost the server more than twice.
+
+A key that something else removed (another program, the server's own eviction) stays in the index
+until it would have expired, and counts until then: there may be fewer values than the bound, never
+more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from ._commands import Command, Entry, MisreadError, expect_parts
+from ._failures import ServerReply
+
+__all__ = ["INDEX_SUFFIX", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
+
+INDEX_SUFFIX: Final = b"\x00index"
+"""Behind the prefix, the index's key. No key of a user can hold a control character."""
+
+# Each script asks for the index first: were it something else, the error would come after a change.
+# The SETs come before all other changes: when memory is short, the server refuses the first change,
+# and nothing has happened. Lua's unpack takes some thousands of values at the most.
+_STORE: Final = b"""
+local index, bound, n = KEYS[1], tonumber(ARGV[1]), #KEYS - 1
+redis.call('ZCARD', index)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local members = {}
+for i = 1, n do
+  local life = ARGV[2 * i]
+  redis.call('SET', KEYS[i + 1], ARGV[2 * i + 1], 'PX', life)
+  members[2 * i - 1] = now + life + i / 1000
+  members[2 * i] = KEYS[i + 1]
+end
+for i = 1, #members, 1000 do
+  redis.call('ZADD', index, unpack(members, i, math.min(i + 999, #members)))
+end
+redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('(%d', now))
+local excess = redis.call('ZCARD', index) - bound
+if excess > 0 then
+  local out = redis.call('ZPOPMIN', index, excess)
+  for i = 1, #out, 2 do redis.call('UNLINK', out[i]) end
+end
+local last = redis.call('ZRANGE', index, -1, -1, 'WITHSCORES')
+if last[2] then redis.call('PEXPIREAT', index, math.ceil(last[2])) end
+return 0
+"""
+
+_REMOVE: Final = b"""
+redis.call('ZCARD', KEYS[1])
+local answers = {}
+for i = 2, #KEYS do
+  answers[i - 1] = redis.pcall(ARGV[1], KEYS[i])
+  redis.call('ZREM', KEYS[1], KEYS[i])
+end
+return answers
+"""
+
+_TOUCH: Final = b"""
+redis.call('ZCARD', KEYS[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local answers = {}
+for i = 2, #KEYS do
+  local life = ARGV[i - 1]
+  answers[i - 1] = redis.call('PEXPIRE', KEYS[i], life)
+  if answers[i - 1] == 1 then
+    redis.call('ZADD', KEYS[1], 'XX', now + life, KEYS[i])
+    if redis.call('PTTL', KEYS[1]) < tonumber(life) then
+      redis.call('PEXPIRE', KEYS[1], life)
+    end
+  end
+end
+return answers
+"""
+
+_SWEEP: Final = b"""
+local out = redis.call('ZPOPMIN', KEYS[1], ARGV[1])
+local removed = 0
+for i = 1, #out, 2 do removed = removed + redis.call('UNLINK', out[i]) end
+return {removed, redis.call('ZCARD', KEYS[1])}
+"""
+
+
+class BoundedStore:
+    """Entries, their index and the eviction of what is too much, in one script."""
+
+    changes = True
+
+    def __init__(self, index: bytes, bound: int) -> None:
+        self._index = index
+        self._bound = bound
+
+    def commands(self, arguments: Sequence[Sequence[Entry]]) -> list[Command]:
+        """One script for the entries of all calls."""
+        entries = list(chain.from_iterable(arguments))
+        keys = [entry[0] for entry in entries]
+        flat: Iterable[bytes | int] = chain.from_iterable((life, data) for _, data, life in entries)
+        return [(b"EVAL", _STORE, len(keys) + 1, self._index, *keys, self._bound, *flat)]
+
+    def answers(
+        self, arguments: Sequence[Sequence[Entry]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        """None for each call, or why it failed."""
+        (reply,) = replies
+        if not isinstance(reply, ServerReply) and reply != 0:
+            raise MisreadError
+        return [reply or None] * len(arguments)
+
+    def conclusive(self, argument: Sequence[Entry], answer: Any) -> bool:
+        """Storing twice is storing."""
+        return True
+
+
+class BoundedRemove:
+    """Keys out of the cache and its index.
+
+    Args:
+        index: the index's key.
+        command: GETDEL, to answer with the value of each call's only key; UNLINK, to count.
+        heeded: whether the caller cares for the answer, which only the first try can give.
+    """
+
+    changes = True
+
+    def __init__(self, index: bytes, command: bytes, *, heeded: bool = True) -> None:
+        self._index = index
+        self._command = command
+        self._heeded = heeded
+
+    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
+        """One script for the keys of all calls."""
+        keys = list(chain.from_iterable(arguments))
+        return [(b"EVAL", _REMOVE, len(keys) + 1, self._index, *keys, self._command)]
+
+    def answers(
+        self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        """The removed value, or how many were removed, for each call."""
+        kinds = _DATA if self._command == b"GETDEL" else _NUMBERS
+        parts = _parts(replies, sum(map(len, arguments)), kinds)
+        if isinstance(parts, ServerReply):
+            return [parts] * len(arguments)
+        pending = iter(parts)
+        answers: list[Any] = []
+        for keys in arguments:
+            own = [next(pending) for _ in keys]
+            failed = next((one for one in own if isinstance(one, ServerReply)), None)
+            if failed is not None or self._command == b"GETDEL":
+                answers.append(failed or own[0])
+            else:
+                answers.append(sum(own))
+        return answers
+
+    def conclusive(self, argument: Sequence[bytes], answer: Any) -> bool:
+        """Only the first try can say what was there."""
+        if not self._heeded:
+            return True
+        if self._command == b"GETDEL":
+            return answer is not None
+        return bool(answer == len(argument))
+
+
+class BoundedTouch:
+    """A new life for a value, in the index too."""
+
+    changes = True
+
+    def __init__(self, index: bytes) -> None:
+        self._index = index
+
+    def commands(self, arguments: Sequence[tuple[bytes, int]]) -> list[Command]:
+        """One script for all calls."""
+        keys = [key for key, _ in arguments]
+        lives = [life for _, life in arguments]
+        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives)]
+
+    def answers(
+        self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        """1 for each key that was there, 0 for each other."""
+        parts = _parts(replies, len(arguments), _NUMBERS)
+        return [parts] * len(arguments) if isinstance(parts, ServerReply) else parts
+
+    def conclusive(self, argument: tuple[bytes, int], answer: Any) -> bool:
+        """Touching twice is touching."""
+        return True
+
+
+class Sweep:
+    """Some of the cache's values, removed through the index: how many, and how many are left."""
+
+    changes = True
+
+    def __init__(self, index: bytes) -> None:
+        self._index = index
+
+    def commands(self, arguments: Sequence[int]) -> list[Command]:
+        """One script a call."""
+        return [(b"EVAL", _SWEEP, 1, self._index, most) for most in arguments]
+
+    def answers(self, arguments: Sequence[int], replies: Sequence[Any]) -> Sequence[Any]:
+        """[removed, left] for each call."""
+        return [
+            reply if isinstance(reply, ServerReply) else expect_parts(reply, 2, _NUMBERS)
+            for reply in replies
+        ]
+
+    def conclusive(self, argument: int, answer: Any) -> bool:
+        """The count is of what this call removed itself."""
+        return True
+
+
+def _parts(
+    replies: Sequence[Any], count: int, kinds: frozenset[type]
+) -> Sequence[Any] | ServerReply:
+    (reply,) = replies
+    return reply if isinstance(reply, ServerReply) else expect_parts(reply, count, kinds)
+
+
+_DATA: Final = frozenset({bytes, type(None), ServerReply})
+_NUMBERS: Final = frozenset({int, ServerReply})

@@ -1,0 +1,253 @@
+"""What is said to the server: how calls become commands, and replies become answers.
+
+A verb sees the calls of one exchange that are of its kind, so it can merge them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from ._failures import ServerReply
+
+__all__ = [
+    "CONTAINS",
+    "DISCARD",
+    "FORGET",
+    "PING",
+    "READ",
+    "READ_MANY",
+    "SCAN",
+    "STORE",
+    "TAKE",
+    "TIME_TO_LIVE",
+    "TOUCH",
+    "Command",
+    "Entry",
+    "MisreadError",
+    "Verb",
+    "expect_parts",
+]
+
+Command = tuple[bytes | int, ...]
+Entry = tuple[bytes, bytes, int]
+"""A key, its data, and its life in milliseconds."""
+
+
+class MisreadError(Exception):
+    """A reply that cannot be one to what was asked: the connection is out of step."""
+
+
+class Verb(Protocol):
+    """One kind of call. Its functions are pure: nothing here does I/O or keeps state."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
+        ...
+
+    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+        """The commands for all these calls; each has one reply."""
+        ...
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        """An answer, or a `ServerReply`, for each call.
+
+        Raises:
+            MisreadError: the replies are not of the form that these commands have.
+        """
+        ...
+
+    def conclusive(self, argument: Any, answer: Any) -> bool:
+        """Whether the answer is right although an earlier try, whose reply was lost, may have run."""
+        ...
+
+
+def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any]:
+    """The reply, if it is a list of so many, all of these types.
+
+    Raises:
+        MisreadError: it is not.
+    """
+    if not isinstance(reply, list):
+        raise MisreadError
+    parts: list[Any] = reply  # pyright: ignore[reportUnknownVariableType]
+    if len(parts) != count or not kinds.issuperset(map(type, parts)):
+        raise MisreadError
+    return parts
+
+
+class _Read:
+    """Single keys, merged into one MGET, which also tells a stray reply from an answer."""
+
+    changes = False
+
+    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+        return [(b"MGET", *arguments)]
+
+    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+        (reply,) = replies
+        if isinstance(reply, ServerReply):
+            return [reply] * len(arguments)
+        return expect_parts(reply, len(arguments), _DATA)
+
+    def conclusive(self, argument: bytes, answer: Any) -> bool:
+        return True
+
+
+class _ReadMany:
+    """Several keys of one caller, in one MGET of its own."""
+
+    changes = False
+
+    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
+        return [(b"MGET", *keys) for keys in arguments]
+
+    def answers(
+        self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        return [
+            reply if isinstance(reply, ServerReply) else expect_parts(reply, len(keys), _DATA)
+            for keys, reply in zip(arguments, replies, strict=True)
+        ]
+
+    def conclusive(self, argument: Sequence[bytes], answer: Any) -> bool:
+        return True
+
+
+class _Scan:
+    """Steps of a scan: [the next cursor, the keys found]."""
+
+    changes = False
+
+    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+        return [(b"SCAN", *argument) for argument in arguments]
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        for reply in replies:
+            if not isinstance(reply, ServerReply):
+                _, keys = expect_parts(reply, 2, _STEP)
+                expect_parts(keys, len(keys), _KEYS)
+        return replies
+
+    def conclusive(self, argument: Any, answer: Any) -> bool:
+        return True
+
+
+class _Plain:
+    """Calls that are not merged: the argument holds the command's arguments, the reply answers.
+
+    Args:
+        name: the command.
+        can_be: whether a reply can be one to this argument.
+        changes: see `Verb`.
+    """
+
+    def __init__(
+        self, name: bytes, can_be: Callable[[Sequence[Any], Any], bool], *, changes: bool
+    ) -> None:
+        self.changes = changes
+        self._name = name
+        self._can_be = can_be
+
+    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+        return [(self._name, *argument) for argument in arguments]
+
+    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
+        for argument, reply in zip(arguments, replies, strict=True):
+            if not (isinstance(reply, ServerReply) or self._can_be(argument, reply)):
+                raise MisreadError
+        return replies
+
+    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+        return True
+
+
+class _Take(_Plain):
+    """Removal that answers with what was removed, which only the first try can."""
+
+    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+        return answer is not None
+
+
+class _Discard(_Plain):
+    """Removal that counts, which only the first try can."""
+
+    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+        return bool(answer == len(argument))
+
+
+class _Store:
+    """Entries, each with its expiry: one SET an entry."""
+
+    changes = True
+
+    def commands(self, arguments: Sequence[Sequence[Entry]]) -> list[Command]:
+        return [
+            (b"SET", key, data, b"PX", life) for entries in arguments for key, data, life in entries
+        ]
+
+    def answers(
+        self, arguments: Sequence[Sequence[Entry]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        pending = iter(replies)
+        answers: list[Any] = []
+        for entries in arguments:
+            own = [_expect_ok(next(pending)) for _ in entries]
+            answers.append(next((one for one in own if one is not None), None))
+        return answers
+
+    def conclusive(self, argument: Sequence[Entry], answer: Any) -> bool:
+        return True
+
+
+_DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
+_STEP: Final[frozenset[type]] = frozenset({bytes, list})
+_KEYS: Final[frozenset[type]] = frozenset({bytes})
+
+
+def _expect_ok(reply: Any) -> ServerReply | None:
+    if isinstance(reply, ServerReply):
+        return reply
+    if reply != b"OK":
+        raise MisreadError
+    return None
+
+
+def _is_number(reply: Any, least: int, most: float) -> bool:
+    return isinstance(reply, int) and least <= reply <= most
+
+
+def _is_flag(_: Sequence[Any], reply: Any) -> bool:
+    return _is_number(reply, 0, 1)
+
+
+def _is_count(keys: Sequence[Any], reply: Any) -> bool:
+    return _is_number(reply, 0, len(keys))
+
+
+def _is_time(_: Sequence[Any], reply: Any) -> bool:
+    # -1: it never expires; -2: there is none.
+    return _is_number(reply, -2, math.inf)
+
+
+def _is_data(_: Sequence[Any], reply: Any) -> bool:
+    return reply is None or isinstance(reply, bytes)
+
+
+def _is_pong(_: Sequence[Any], reply: Any) -> bool:
+    return bool(reply == b"PONG")
+
+
+READ: Final[Verb] = _Read()
+READ_MANY: Final[Verb] = _ReadMany()
+STORE: Final[Verb] = _Store()
+TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
+DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)
+FORGET: Final[Verb] = _Plain(b"UNLINK", _is_count, changes=True)
+CONTAINS: Final[Verb] = _Plain(b"EXISTS", _is_flag, changes=False)
+TOUCH: Final[Verb] = _Plain(b"PEXPIRE", _is_flag, changes=True)
+TIME_TO_LIVE: Final[Verb] = _Plain(b"PTTL", _is_time, changes=False)
+SCAN: Final[Verb] = _Scan()
+PING: Final[Verb] = _Plain(b"PING", _is_pong, changes=False)

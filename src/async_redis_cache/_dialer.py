@@ -1,0 +1,190 @@
+"""How a connection is made: the pool of redis.asyncio, built explicitly, and what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import Any, Final
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004  redis-py's own, which is what it wraps others in
+    MasterDownError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.maint_notifications import MaintNotificationsConfig
+
+from ._errors import CacheConfigError, CacheLoginError, CachePermissionError, CacheUnavailable
+from ._failures import Failure, ServerReply, failure_of
+from ._options import Options
+from ._uri import Endpoint
+
+__all__ = ["Dialer"]
+
+_SECOND: Final = 1000
+_UNAVAILABLE: Final = {
+    BusyLoadingError: "LOADING",
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+}
+
+
+class Dialer:
+    """Connects and logs in, one attempt a call. Owns the pool of redis.asyncio.
+
+    Raises:
+        CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        self._timeout = options.connect_timeout / _SECOND
+        self._pool = ConnectionPool(
+            connection_class=_connection_class(endpoint),
+            max_connections=options.max_connections,
+            # With notifications on, the pool no longer looks for replies that nobody has read.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            db=endpoint.database,
+            username=endpoint.username,
+            password=endpoint.password,
+            protocol=2,
+            # Deadlines are ours. redis-py's make two timers a call, and on Python 3.11 its write
+            # timeout swallows cancellations.
+            socket_timeout=None,
+            socket_connect_timeout=self._timeout,
+            # CLIENT SETINFO would double the round trips of a connect.
+            driver_info=None,
+            **_place(endpoint),
+            **_tls(endpoint, options),
+        )
+
+    async def dial(self) -> AbstractConnection | Failure:
+        """A connection that is logged in and idle, or why there is none."""
+        try:
+            # redis-py bounds neither the login nor the name look-up.
+            async with asyncio.timeout(self._timeout):
+                connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                try:
+                    await _see_it_serve(connection)
+                except BaseException:
+                    await self.hang_up(connection)
+                    raise
+                return connection
+        except Exception as error:  # noqa: BLE001  the one border: a reset can raise AttributeError
+            failure = _failure_of(error)
+        await self.sweep()
+        return failure
+
+    async def sweep(self) -> None:
+        """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
+        with contextlib.suppress(Exception):
+            await self._pool.disconnect(inuse_connections=False)
+
+    async def hang_up(self, connection: AbstractConnection) -> None:
+        """Give back a connection that is not to be used again, without a good-bye."""
+        writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        # A transport that is closing has lost what abort would touch.
+        if writer is not None and not writer.transport.is_closing():
+            writer.transport.abort()
+        try:
+            await connection.disconnect(nowait=True)
+        finally:
+            # Or the pool would count it for ever, and at max_connections make no more.
+            await self._pool.release(connection)
+
+
+async def _see_it_serve(connection: AbstractConnection) -> None:
+    """Ask something, once: accepted is not served.
+
+    A server without room, or that is loading, says so only then; here no call is lost on it.
+    """
+    await connection.send_command("PING")
+    try:
+        await connection.read_response()
+    except (NoPermissionError, ClusterDownError):
+        raise
+    except ResponseError:
+        # In trouble of another kind, as with MISCONF, but it answers; so will it the calls.
+        pass
+
+
+def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
+    if endpoint.kind == "unix":
+        return UnixDomainSocketConnection
+    return SSLConnection if endpoint.tls else Connection
+
+
+def _place(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.kind == "unix":
+        return {"path": endpoint.path}
+    return {"host": endpoint.host, "port": endpoint.port}
+
+
+def _tls(endpoint: Endpoint, options: Options) -> dict[str, Any]:
+    if not endpoint.tls:
+        return {}
+    _check_files(options)
+    return {
+        "ssl_ca_certs": options.tls_ca_file or None,
+        "ssl_certfile": options.tls_certificate_file or None,
+        "ssl_keyfile": options.tls_key_file or None,
+        "ssl_check_hostname": options.tls_check_hostname and options.tls_verify,
+        "ssl_cert_reqs": "required" if options.tls_verify else "none",
+    }
+
+
+def _check_files(options: Options) -> None:
+    """Find out now what redis-py would report as a connection that failed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    name, problem = "tls_ca_file", ""
+    try:
+        if options.tls_ca_file:
+            context.load_verify_locations(options.tls_ca_file)
+        name = "tls_certificate_file"
+        if options.tls_certificate_file:
+            key = options.tls_key_file or None
+            context.load_cert_chain(options.tls_certificate_file, key, password="")
+    except ssl.SSLError:
+        problem = "and its like do not hold what they should, in PEM form and unencrypted"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read: {type(error).__name__}"
+    if problem:
+        raise CacheConfigError("BAD_OPTION", f"options.{name} {problem}")
+
+
+def _failure_of(error: Exception) -> Failure:
+    # On a Unix socket redis-py logs in while it connects, and wraps what comes of it.
+    while type(error) is ConnectionError and isinstance(error.__cause__, RedisError):
+        error = error.__cause__
+    # Who is refused comes first: for redis-py that is a ConnectionError too, to be tried again.
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
+        return Failure(CacheLoginError, "BAD_CREDENTIALS", "the server refuses the login")
+    if isinstance(error, NoPermissionError):
+        return Failure(CachePermissionError, "NOPERM", "the user may not connect like this")
+    for kind, word in _UNAVAILABLE.items():
+        if isinstance(error, kind):
+            return failure_of(ServerReply(word))
+    if isinstance(error, ResponseError):
+        problem = "the server refuses the database number, or how we log in"
+        return Failure(CacheConfigError, "BAD_OPTION", problem)
+    root: BaseException = error
+    while isinstance(root.__context__, OSError):
+        root = root.__context__
+    said = f"{root.reason} {root}".upper() if isinstance(root, ssl.SSLError) else ""
+    if "CERTIFICATE" in said or "UNKNOWN_CA" in said:
+        problem = "a certificate was refused, the server's by us or ours by the server"
+        return Failure(CacheLoginError, "BAD_CERTIFICATE", problem)
+    problem = f"could not connect: {type(root).__name__}"
+    return Failure(CacheUnavailable, "CONNECT_FAILED", problem, passing=True)

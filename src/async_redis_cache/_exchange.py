@@ -1,0 +1,165 @@
+"""One trip to the server and back, and the calls that make it together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ._commands import MisreadError, Verb
+from ._failures import UNKNOWN, Failure, ServerReply, failure_of
+from ._wire import Wire, pack
+
+__all__ = ["Call", "Exchange"]
+
+_PERSONAL: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
+"""Refusals of one key, for which the server refuses a merged command as a whole."""
+
+
+class Call:
+    """A question or a change, from the moment it is asked until its callers have their answer."""
+
+    __slots__ = (
+        "_joined",
+        "alone",
+        "argument",
+        "deadline",
+        "future",
+        "keys",
+        "reason",
+        "retries",
+        "size",
+        "uncertain",
+        "verb",
+    )
+
+    def __init__(  # noqa: PLR0917  made once a call, where names are half its price
+        self,
+        verb: Verb,
+        argument: Any,
+        size: int,
+        keys: int,
+        deadline: float,
+        retries: int,
+        future: asyncio.Future[Any],
+    ) -> None:
+        self.verb = verb
+        self.argument = argument
+        self.size = size
+        self.keys = keys
+        self.deadline = deadline
+        self.retries = retries
+        self.future = future
+        self.alone = False
+        """Whether it must not share an exchange, since the last one was refused for somebody."""
+        self.uncertain = False
+        """Whether an earlier try was sent whose reply is lost."""
+        self.reason: Failure | None = None
+        """Why the last try failed."""
+        self._joined: list[asyncio.Future[Any]] | None = None
+
+    def join(self, future: asyncio.Future[Any]) -> None:
+        """Answer this future too."""
+        if self._joined is None:
+            self._joined = []
+        self._joined.append(future)
+
+    @property
+    def callers(self) -> int:
+        """How many were given a future of it."""
+        return 1 if self._joined is None else 1 + len(self._joined)
+
+    def is_settled(self) -> bool:
+        """Whether nobody waits for it: answered, failed, or all its callers have left."""
+        return self.future.done() and (
+            self._joined is None or all(one.done() for one in self._joined)
+        )
+
+    def answer(self, value: Any) -> None:
+        """Give every caller this answer."""
+        future = self.future
+        if not future.done():
+            future.set_result(value)
+        if self._joined is not None:
+            for one in self._joined:
+                if not one.done():
+                    one.set_result(value)
+
+    def fail(self, failure: Failure) -> None:
+        """Give every caller an error of its own."""
+        if self.uncertain:
+            failure = UNKNOWN
+        for one in (self.future, *(self._joined or ())):
+            if not one.done():
+                one.set_exception(failure.error())
+
+
+class Exchange:
+    """Calls under way on one wire.
+
+    Args:
+        calls: all that travel; those of one verb may share a command.
+        answered: told when the replies are dealt, with the calls that the server refused and why.
+        broken: told when the connection ended first.
+    """
+
+    def __init__(
+        self,
+        calls: list[Call],
+        answered: Callable[[Exchange, list[tuple[Call, Failure]]], None],
+        broken: Callable[[Exchange, Failure], None],
+    ) -> None:
+        self.calls = calls
+        self.asks = not any(call.verb.changes for call in calls)
+        self.keys = sum(call.keys for call in calls)
+        self.deadline = max(call.deadline for call in calls)
+        self._answered = answered
+        self._broken = broken
+        self._shares: list[tuple[Verb, list[Call], list[Any], int]] = []
+
+    def send_on(self, wire: Wire) -> None:
+        """Write all commands at once."""
+        groups: dict[Verb, list[Call]] = {}
+        for call in self.calls:
+            groups.setdefault(call.verb, []).append(call)
+        packed: list[bytes] = []
+        for verb, calls in groups.items():
+            arguments = [call.argument for call in calls]
+            commands = verb.commands(arguments)
+            packed.extend(map(pack, commands))
+            self._shares.append((verb, calls, arguments, len(commands)))
+        wire.send(b"".join(packed), len(packed), self)
+
+    def answered(self, replies: list[Any]) -> bool:
+        """Deal the replies to the calls, unless they cannot be replies to these commands."""
+        dealt: list[tuple[Verb, list[Call], Sequence[Any], bool]] = []
+        start = 0
+        try:
+            for verb, calls, arguments, count in self._shares:
+                share = replies[start : start + count]
+                merged = count < len(calls)
+                dealt.append((verb, calls, verb.answers(arguments, share), merged))
+                start += count
+        except MisreadError:
+            return False
+        refused: list[tuple[Call, Failure]] = []
+        for verb, calls, answers, merged in dealt:
+            for call, answer in zip(calls, answers, strict=True):
+                if isinstance(answer, ServerReply):
+                    failure = failure_of(answer)
+                    if merged and failure.code in _PERSONAL:
+                        # Once more, which is no retry: it may be another's key.
+                        call.alone = True
+                        call.retries += 1
+                        failure = failure._replace(passing=True)
+                    refused.append((call, failure))
+                elif call.uncertain and not verb.conclusive(call.argument, answer):
+                    call.fail(UNKNOWN)
+                else:
+                    call.answer(answer)
+        self._answered(self, refused)
+        return True
+
+    def broken(self, failure: Failure) -> None:
+        """The connection ended before all replies were here."""
+        self._broken(self, failure)

@@ -1,0 +1,159 @@
+"""The connections of one cache: idle ones to send on, more when they are needed, none left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ._backoff import Backoff
+from ._counters import Counters
+from ._dialer import Dialer
+from ._failures import Failure
+from ._wire import Connection, Wire
+
+__all__ = ["Transport"]
+
+
+class Transport:
+    """Lends wires. Connects when all are busy, one attempt at a time, up to `max_connections`.
+
+    Args:
+        dialer: makes the connections.
+        max_connections: most wires at once.
+        counters: where connections are counted.
+        backoff: the pauses between attempts to connect.
+        ready: called when a wire can be had that could not before.
+        unreachable: called when there is no wire and an attempt to connect has failed.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        max_connections: int,
+        counters: Counters,
+        backoff: Backoff,
+        ready: Callable[[], None],
+        unreachable: Callable[[Failure], None],
+    ) -> None:
+        self._counters = counters
+        self._backoff = backoff
+        self._dialer = dialer
+        self._max_connections = max_connections
+        self._ready = ready
+        self._unreachable = unreachable
+        self._idle: list[Wire] = []
+        self._wires: set[Wire] = set()
+        self._dialing: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        # The loop keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        dialing = ", dialing" if self._dialing else ""
+        return f"<Transport {len(self._wires)} wires, {len(self._idle)} idle{dialing}>"
+
+    def checkout(self) -> Wire | None:
+        """A wire to send on now, or None.
+
+        After None follows `ready`, or `unreachable` when it was tried to connect and failed.
+        """
+        while self._idle:
+            # The one used last: the others stay idle and show how many are needed.
+            wire = self._idle.pop()
+            if wire.is_closing():
+                continue
+            if not wire.has_unread():
+                return wire
+            asyncio.get_running_loop().call_soon(self._look_again, wire)
+        if self._dialing is None and len(self._wires) < self._max_connections and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._dialing = loop.call_later(self._backoff.remaining(), self._start_dialing)
+        return None
+
+    def give_back(self, wire: Wire) -> None:
+        """Return a wire that was not used after all."""
+        self._idle.append(wire)
+
+    async def close(self) -> None:
+        """Drop every connection.
+
+        All are doomed when this is first suspended: a close that is cancelled leaves none open.
+        """
+        self._closed = True
+        self._idle.clear()
+        if self._dialing is not None:
+            self._dialing.cancel()
+        for wire in tuple(self._wires):
+            wire.abort()
+        # Aborted transports report in the loop's next turn, and only then hang up.
+        while self._wires or self._tasks:
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
+        await self._dialer.sweep()
+        # What was aborted last closes its socket in one turn more.
+        await asyncio.sleep(0)
+
+    def abandon(self) -> None:
+        """Drop every connection though the event loop is closed."""
+        for wire in self._wires:
+            wire.abandon()
+
+    def _look_again(self, wire: Wire) -> None:
+        """Use a wire again when the loop has read what was there, and it was nothing."""
+        if wire.is_closing() or self._closed:
+            return
+        if wire.has_unread():
+            asyncio.get_running_loop().call_soon(self._look_again, wire)
+        else:
+            self.give_back(wire)
+            self._ready()
+
+    def _start_dialing(self) -> None:
+        self._dialing = self._spawn(self._dial())
+
+    async def _dial(self) -> None:
+        try:
+            outcome = await self._dialer.dial()
+        finally:
+            self._dialing = None
+        if not isinstance(outcome, Failure):
+            self._adopt(outcome)
+            return
+        self._backoff.failed()
+        # Where there is a wire, it was only not possible to have another.
+        if not self._wires:
+            self._unreachable(outcome)
+
+    def _adopt(self, connection: Connection) -> None:
+        wire = Wire(connection, self._freed, self._lost)
+        self._wires.add(wire)
+        if self._closed:
+            wire.abort()
+            return
+        self._counters.connects += 1
+        self._idle.append(wire)
+        self._ready()
+
+    def _freed(self, wire: Wire) -> None:
+        wire.has_served = True
+        self._backoff.succeeded()
+        self._idle.append(wire)
+        self._ready()
+
+    def _lost(self, wire: Wire) -> None:
+        if not wire.has_served:
+            # It was as good as none, and the next may be no better.
+            self._backoff.failed()
+        self._wires.discard(wire)
+        if wire in self._idle:
+            self._idle.remove(wire)
+        self._spawn(self._dialer.hang_up(wire.connection))
+        if not self._closed:
+            self._ready()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
