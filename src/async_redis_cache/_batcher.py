@@ -1,0 +1,236 @@
+"""Calls that wait leave together. A state machine: callbacks change it, nothing in it awaits.
+
+The life of a call: it waits; it leaves in an exchange with all others that wait; the exchange is
+answered, and so is the call; or the exchange breaks, and the call waits again, or fails. The
+caller holds a future and nothing else, so a caller may be cancelled at any moment.
+
+A lone call goes out at once; calls that come while others wait or are under way leave in the
+loop's next turn or with the next free connection. There is no timer that delays one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Final
+
+from ._backoff import Backoff
+from ._commands import READ, Verb
+from ._counters import Counters
+from ._errors import CacheStateError
+from ._exchange import Call, Exchange
+from ._failures import TIMED_OUT, Failure
+from ._queue import CallQueue
+from ._transport import Transport
+from ._wire import Wire
+
+__all__ = ["Batcher"]
+
+_WATCH_INTERVAL: Final = 0.005
+_CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
+
+
+class Batcher:
+    """The calls that wait, and the exchanges under way.
+
+    Args:
+        counters: where round trips, batched calls and retries are counted.
+        budget: seconds that a call may take in all.
+        retries: how often a call is tried again.
+        waiting: those that wait.
+        backoff: the pauses after answers that say that the server does not serve for now.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        *,
+        budget: float,
+        retries: int,
+        waiting: CallQueue,
+        backoff: Backoff,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._counters = counters
+        self._budget = budget
+        self._retries = retries
+        self._waiting = waiting
+        self._backoff = backoff
+        self._transport: Transport
+        self._under_way: dict[Exchange, Wire] = {}
+        self._turn: asyncio.Handle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = math.inf
+        self._lone = True
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Batcher {len(self._waiting)} waiting, {len(self._under_way)} under way>"
+
+    def connect_to(self, transport: Transport) -> None:
+        """Where exchanges go; said once, before the first call."""
+        self._transport = transport
+
+    def ask(
+        self,
+        verb: Verb,
+        argument: Any,
+        size: int,
+        *,
+        keys: int = 1,
+        budget: float | None = None,
+        retries: int | None = None,
+    ) -> asyncio.Future[Any]:
+        """A future of the answer. It ends by the deadline, in an answer or a `CacheError`.
+
+        Args:
+            verb: what kind of call.
+            argument: what the verb takes.
+            size: about how many bytes will be sent.
+            keys: how many keys it is about.
+            budget: seconds that it may take, where that is not the budget of every call.
+            retries: where they are not those of every call.
+
+        Raises:
+            CacheOverloaded: too many calls are waiting.
+            CacheStateError: NOT_OPENED, when the batcher was closed since its caller looked.
+        """
+        if self._closed:
+            raise _CLOSED.error()
+        future = self._loop.create_future()
+        if verb is READ and self._waiting.join(argument, future):
+            return future
+        deadline = self._loop.time() + (self._budget if budget is None else budget)
+        tries = self._retries if retries is None else retries
+        call = Call(verb, argument, size, keys, deadline, tries, future)
+        if deadline < self._watch_at:
+            self._watch_for(deadline)
+        if self._lone and not self._waiting and not self._backoff.remaining():
+            wire = self._transport.checkout()
+            if wire is not None:
+                self._launch(wire, [call])
+                return future
+        self._waiting.make_room(size)
+        self._waiting.append(call)
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._leave)
+        return future
+
+    def ready(self) -> None:
+        """Let what waits leave in the loop's next turn, after callers just answered have spoken."""
+        if self._waiting and self._turn is None:
+            self._turn = self._loop.call_soon(self._leave)
+
+    def unreachable(self, failure: Failure) -> None:
+        """There is no connection, and none to be had: that was a try of every call that waits."""
+        self._try_again(self._waiting.take_all(), failure)
+
+    def close(self) -> None:
+        """End every call: those that wait, and those under way."""
+        self._closed = True
+        for handle in (self._turn, self._watch):
+            if handle is not None:
+                handle.cancel()
+        for exchange in tuple(self._under_way):
+            self._give_up(exchange)
+            for call in exchange.calls:
+                call.fail(_CLOSED)
+        for call in self._waiting.take_all():
+            call.fail(_CLOSED)
+
+    def _leave(self) -> None:
+        self._turn = None
+        pause = self._backoff.remaining()
+        if pause:
+            self._turn = self._loop.call_later(pause, self._leave)
+            return
+        while self._waiting:
+            wire = self._transport.checkout()
+            if wire is None:
+                return
+            calls = self._waiting.take_exchange()
+            if not calls:
+                self._transport.give_back(wire)
+                return
+            self._launch(wire, calls)
+
+    def _launch(self, wire: Wire, calls: list[Call]) -> None:
+        self._lone = len(calls) == 1
+        exchange = Exchange(calls, self._answered, self._broken)
+        self._under_way[exchange] = wire
+        self._counters.round_trips += 1
+        if not self._lone:
+            self._counters.batched_calls += len(calls)
+        exchange.send_on(wire)
+
+    def _answered(self, exchange: Exchange, refused: list[tuple[Call, Failure]]) -> None:
+        wire = self._under_way.pop(exchange)
+        if exchange.asks:
+            self._waiting.learn(wire.received / exchange.keys)
+        if any(failure.passing and not call.alone for call, failure in refused):
+            self._backoff.failed()
+        else:
+            self._backoff.succeeded()
+        # The last one first, since each goes to the front.
+        for call, failure in reversed(refused):
+            self._try_again([call], failure)
+
+    def _broken(self, exchange: Exchange, failure: Failure) -> None:
+        self._give_up(exchange)
+        self._try_again(exchange.calls, failure)
+
+    def _give_up(self, exchange: Exchange) -> None:
+        del self._under_way[exchange]
+        for call in exchange.calls:
+            call.uncertain = call.verb.changes
+
+    def _try_again(self, calls: list[Call], failure: Failure) -> None:
+        now = self._loop.time()
+        # In front, in their order: they have waited longest.
+        for call in reversed(calls):
+            if call.is_settled():
+                continue
+            if call.deadline <= now:
+                call.fail(failure)
+            elif failure.passing and call.retries > 0:
+                call.retries -= 1
+                call.reason = failure
+                self._counters.retries += 1
+                self._waiting.put_back(call)
+            else:
+                call.fail(failure)
+        self.ready()
+
+    def _watch_for(self, deadline: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch_at = deadline
+        self._watch = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """End what is overdue. The one timer, set for the call that is due first."""
+        now = self._loop.time()
+        due = math.inf
+        for exchange, wire in tuple(self._under_way.items()):
+            for call in exchange.calls:
+                if call.deadline <= now and not call.is_settled():
+                    call.uncertain = call.verb.changes
+                    call.fail(TIMED_OUT)
+            if exchange.deadline <= now:
+                # Nobody waits for it any more: end it, so that the server gets no more of it.
+                # While somebody does, it may be well and only have begun late.
+                self._give_up(exchange)
+                wire.abort()
+            else:
+                due = min(due, *(call.deadline for call in exchange.calls if call.deadline > now))
+        for call in self._waiting.take_all():
+            if call.deadline <= now:
+                # Where it waits for another try, what the last one met says more.
+                call.fail(call.reason or TIMED_OUT)
+            else:
+                self._waiting.append(call)
+                due = min(due, call.deadline)
+        self._watch = None
+        self._watch_at = math.inf
+        if due < math.inf:
+            self._watch_for(max(due, now + _WATCH_INTERVAL))

@@ -1,0 +1,130 @@
+"""The calls that wait for a connection: in order, and no more than were agreed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from ._commands import READ
+from ._errors import CacheOverloaded
+from ._exchange import Call
+
+__all__ = ["CallQueue"]
+
+_EXCHANGE_BYTES: Final = 1024 * 1024
+_EXCHANGE_KEYS: Final = 1024
+_REPLY_BYTES: Final = 4 * 1024 * 1024
+
+
+class CallQueue:
+    """First in, first out; those that are tried again go to the front, having waited longest.
+
+    Args:
+        most_calls: how many callers may wait.
+        most_bytes: how many bytes of calls may wait.
+    """
+
+    def __init__(self, most_calls: int, most_bytes: int) -> None:
+        self._most_calls = most_calls
+        self._most_bytes = most_bytes
+        self._calls: deque[Call] = deque()
+        self._callers = 0
+        self._bytes = 0
+        self._keys = 0
+        self._alone = 0
+        self._reads: dict[bytes, Call] = {}
+        self._reply_bytes = 0.0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def join(self, key: bytes, future: asyncio.Future[Any]) -> bool:
+        """Answer this future too when the key is asked for already, and say whether it is.
+
+        Only a question that has not left yet is joined: the answer to one under way may be older
+        than what the asker has already seen.
+
+        Raises:
+            CacheOverloaded: too many callers are waiting.
+        """
+        asked = self._reads.get(key)
+        if asked is None:
+            return False
+        self.make_room(0)
+        asked.join(future)
+        self._callers += 1
+        return True
+
+    def make_room(self, size: int) -> None:
+        """See whether one more may wait.
+
+        Raises:
+            CacheOverloaded: too many are waiting.
+        """
+        if self._callers >= self._most_calls or self._bytes + size > self._most_bytes:
+            raise CacheOverloaded("OVERLOADED", "too many calls are waiting for the server")
+
+    def append(self, call: Call) -> None:
+        """Let a call wait, and be joined."""
+        self._calls.append(call)
+        self._callers += call.callers
+        self._bytes += call.size
+        self._keys += call.keys
+        self._alone += call.alone
+        if call.verb is READ:
+            self._reads[call.argument] = call
+
+    def put_back(self, call: Call) -> None:
+        """Let a call wait again, in front."""
+        self._calls.appendleft(call)
+        self._callers += call.callers
+        self._bytes += call.size
+        self._keys += call.keys
+        self._alone += call.alone
+
+    def take_all(self) -> list[Call]:
+        """All that wait, in order, who then do not."""
+        calls = list(self._calls)
+        self._calls.clear()
+        self._reads.clear()
+        self._callers = self._bytes = self._keys = self._alone = 0
+        return calls
+
+    def take_exchange(self) -> list[Call]:
+        """The next calls that are to travel together; those whose callers have left do not.
+
+        Replies are weighed too, by those that came before: an MGET of all that is asked for could
+        take longer than anybody waits.
+        """
+        room = _EXCHANGE_BYTES
+        keys = min(_EXCHANGE_KEYS, _REPLY_BYTES / (self._reply_bytes + 1))
+        if self._bytes <= room and self._keys <= keys and not self._alone:
+            return [call for call in self.take_all() if not call.is_settled()]
+        return self._take(room, keys)
+
+    def _take(self, room: int, keys: float) -> list[Call]:
+        taken: list[Call] = []
+        calls = self._calls
+        while calls:
+            call = calls[0]
+            full = call.size > room or call.keys > keys
+            if taken and (full or call.alone or taken[0].alone):
+                break
+            calls.popleft()
+            self._callers -= call.callers
+            self._bytes -= call.size
+            self._keys -= call.keys
+            self._alone -= call.alone
+            if call.verb is READ:
+                self._reads.pop(call.argument, None)
+            if not call.is_settled():
+                room -= call.size
+                keys -= call.keys
+                taken.append(call)
+        return taken
+
+    def learn(self, reply_bytes: float) -> None:
+        """What a key's data weighed last: believed at once when it is more, slowly when less."""
+        weight = self._reply_bytes
+        self._reply_bytes = max(reply_bytes, weight + (reply_bytes - weight) / 8)
