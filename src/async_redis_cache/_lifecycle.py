@@ -1,0 +1,205 @@
+"""From configured to open to closed, for one event loop of one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+import anyio
+import anyio.to_thread
+
+from ._codec import Codec
+from ._counters import Counters
+from ._engine import Engine
+from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
+from ._pip_services import Context
+from ._private_server import PrivateServer, start_server
+from ._serializers import Serializer
+from ._settings import Settings
+from ._uri import Endpoint
+
+__all__ = ["Lifecycle", "Opened"]
+
+
+class Opened(NamedTuple):
+    """What an open cache consists of."""
+
+    endpoint: Endpoint
+    engine: Engine
+    codec: Codec
+    server: PrivateServer | None
+    """Started for this cache, and to be ended with it."""
+
+
+class Lifecycle:
+    """Whether a cache is open, and on which loop. Opening and closing take turns."""
+
+    def __init__(self, serializer: Serializer | None, counters: Counters) -> None:
+        self.settings = Settings()
+        self._serializer = serializer
+        self._counters = counters
+        self._opened: Opened | None = None
+        self._claim = threading.Lock()
+        self._claimants = 0
+        self._place: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
+        self._gate: asyncio.Lock
+        _LIVING.add(self)
+
+    def __repr__(self) -> str:
+        return "closed" if self._opened is None else repr(self._opened.engine)
+
+    def is_open(self) -> bool:
+        """Whether it was opened and not closed since."""
+        return self._opened is not None
+
+    def ready(self) -> Opened:
+        """What is open here.
+
+        Raises:
+            CacheStateError: NOT_OPENED, WRONG_LOOP.
+        """
+        opened = self._opened
+        if opened is None:
+            raise CacheStateError("NOT_OPENED", "the cache is not open")
+        if opened.engine.loop is not asyncio.get_running_loop():
+            problem = "the cache was opened on another event loop, or before a fork"
+            raise CacheStateError("WRONG_LOOP", problem)
+        return opened
+
+    async def open(self, context: Context) -> None:
+        """Open, unless it is. What was open on a loop that is gone is opened anew."""
+        async with self._turn():
+            await self._leave_behind()
+            if self._opened is None:
+                self._opened = await self._open(context)
+            else:
+                self.ready()
+
+    async def reopen(self) -> None:
+        """After a fork, open what the parent had open, and leave connecting to the calls.
+
+        So a call, and not this, waits for the server, until its own deadline.
+        """
+        parent = self._opened
+        await self._leave_behind()
+        if parent is not None and self._opened is None:
+            options = self.settings.options
+            engine = Engine(parent.endpoint, options, self._counters)
+            codec = Codec(options, self._serializer, self._counters)
+            self._opened = Opened(parent.endpoint, engine, codec, None)
+
+    async def close(self) -> None:
+        """Close, unless it is."""
+        async with self._turn():
+            await self._leave_behind()
+            if self._opened is not None:
+                opened = self.ready()
+                self._opened = None
+                try:
+                    await opened.engine.close()
+                finally:
+                    await _stop(opened.server)
+
+    async def _open(self, context: Context) -> Opened:
+        options = self.settings.options
+        endpoint = await anyio.to_thread.run_sync(self.settings.resolve, context)
+        server: PrivateServer | None = None
+        engine: Engine | None = None
+        try:
+            if endpoint.kind in {"embedded", "fake"}:
+                server = await _start(endpoint.kind)
+                endpoint = server.endpoint
+            engine = Engine(endpoint, options, self._counters)
+            try:
+                await engine.connect()
+            except (CacheUnavailable, CacheTimeout, CacheServerError):
+                if options.require_connection:
+                    raise
+        except BaseException:
+            if engine is not None:
+                await engine.close()
+            await _stop(server)
+            raise
+        codec = Codec(options, self._serializer, self._counters)
+        return Opened(endpoint, engine, codec, server)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """One at a time may open or close, and only on one loop of one process."""
+        loop = asyncio.get_running_loop()
+        with self._claim:
+            place = (os.getpid(), loop)
+            if self._place != place:
+                pid, other = self._place
+                if self._claimants and pid == place[0] and other and not other.is_closed():
+                    raise CacheStateError("WRONG_LOOP", "another event loop is opening the cache")
+                self._place, self._gate, self._claimants = place, asyncio.Lock(), 0
+            self._claimants += 1
+            gate = self._gate
+        try:
+            async with gate:
+                yield
+        finally:
+            with self._claim:
+                if self._gate is gate:
+                    self._claimants -= 1
+
+    def _outlive_fork(self) -> None:
+        """In a forked child: never collect what the parent had open.
+
+        To close it would unregister the parent's sockets from the poll that both share. And the
+        lock may be held by a thread that is not here.
+        """
+        _INHERITED.append(self._opened)
+        self._claim = threading.Lock()
+
+    async def _leave_behind(self) -> None:
+        """Forget what belongs to another process, or to a loop that is closed."""
+        opened = self._opened
+        if opened is None:
+            return
+        if opened.engine.pid != os.getpid():
+            self._opened = None
+        elif opened.engine.loop.is_closed():
+            self._opened = None
+            opened.engine.abandon()
+            await _stop(opened.server)
+
+
+_LIVING: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_INHERITED: Final[list[Opened | None]] = []
+
+
+def _outlive_fork() -> None:
+    for lifecycle in _LIVING:
+        lifecycle._outlive_fork()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_outlive_fork)
+
+
+async def _start(kind: str) -> PrivateServer:
+    starting = asyncio.ensure_future(anyio.to_thread.run_sync(start_server, kind))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The thread goes on without us: what it starts is ended first, a tenth of a second later.
+        with contextlib.suppress(CacheError):
+            await _stop(await starting)
+        raise
+
+
+async def _stop(server: PrivateServer | None) -> None:
+    if server is not None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(server.stop)
+            except RuntimeError:
+                # The interpreter is ending and starts no thread any more.
+                server.stop()

@@ -1,0 +1,136 @@
+"""From configuration and references to options and an endpoint, as the framework does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from ._errors import CacheConfigError, CacheError
+from ._options import Options
+from ._pip_services import (
+    ConfigParams,
+    ConnectionParams,
+    ConnectionResolver,
+    Context,
+    CredentialParams,
+    CredentialResolver,
+    IReferences,
+    trace_id_of,
+)
+from ._uri import DEFAULT_PORT, Endpoint, parse_number, parse_port, parse_uri
+
+__all__ = ["Settings"]
+
+_CONNECTION: Final = ("discovery_key", "uri", "host", "ip", "port", "protocol", "database")
+_CREDENTIAL: Final = ("store_key", "username", "user", "password", "pass")
+
+
+class Settings:
+    """What a cache was told: its configuration, and where to look up what that refers to."""
+
+    def __init__(self) -> None:
+        self.options = Options()
+        self._connections = ConnectionResolver()
+        self._credentials = CredentialResolver()
+        self._references: IReferences | None = None
+
+    def configure(self, config: ConfigParams) -> None:
+        """Take a whole new configuration, in sections or with its parameters at top level.
+
+        Raises:
+            CacheConfigError: BAD_OPTION.
+        """
+        top = {name: value for name, value in _items(config) if name in Options.names()}
+        self.options = Options.parse(top | dict(_items(config.get_section("options"))))
+        # New resolvers: the framework's add to what they were configured with before.
+        self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
+        self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))
+        if self._references is not None:
+            self.set_references(self._references)
+
+    def set_references(self, references: IReferences) -> None:
+        """Where discovery services and credential stores are found."""
+        self._references = references
+        self._connections.set_references(references)
+        self._credentials.set_references(references)
+
+    def resolve(self, context: Context) -> Endpoint:
+        """Find the server and the login. Blocks: a discovery service may ask the network.
+
+        Raises:
+            CacheConfigError: NO_CONNECTION, BAD_URI, CANNOT_RESOLVE.
+        """
+        connection, credential = self._look_up(context)
+        endpoint = _endpoint_of(connection)
+        if self.options.tls:
+            if endpoint.kind != "tcp":
+                problem = (
+                    f"options.tls is not for {endpoint.kind}://, which never leaves the machine"
+                )
+                raise CacheConfigError("BAD_OPTION", problem)
+            endpoint = replace(endpoint, tls=True)
+        if credential is None:
+            return endpoint
+        return endpoint.with_login(
+            credential.get_username() or None, credential.get_password() or None
+        )
+
+    def _look_up(self, context: Context) -> tuple[ConnectionParams, CredentialParams | None]:
+        refers = any(connection.use_discovery() for connection in self._connections.get_all())
+        if self._references is None and refers:
+            raise _unresolved("connection.discovery_key is given, and no references were set")
+        stored = any(one.use_credential_store() for one in self._credentials.get_all())
+        if self._references is None and stored:
+            raise _unresolved("credential.store_key is given, and no references were set")
+        connection: ConnectionParams | None = None
+        credential: CredentialParams | None = None
+        failure: str | None = None
+        try:
+            # The framework's resolvers hand the context to their own errors as a trace id.
+            trace_id: Any = trace_id_of(context)
+            connection = self._connections.resolve(trace_id)
+            credential = self._credentials.lookup(trace_id)
+        except Exception as error:  # noqa: BLE001  a discovery service may raise anything
+            failure = type(error).__name__
+        # Raised outside of the handler: the original may quote a credential.
+        if failure is not None:
+            raise _unresolved(f"discovery service or credential store failed with {failure}")
+        if connection is None or not (connection.get_uri() or connection.get_host()):
+            if refers:
+                raise _unresolved("no discovery service knows connection.discovery_key")
+            raise CacheConfigError("NO_CONNECTION", "neither connection.uri nor connection.host")
+        if stored and not (credential and credential.get_password()):
+            raise _unresolved("no credential store has a password for credential.store_key")
+        return connection, credential
+
+
+def _in_section(config: ConfigParams, section: str, names: tuple[str, ...]) -> ConfigParams:
+    if any(name.startswith((f"{section}.", f"{section}s.")) for name, _ in _items(config)):
+        return config
+    flat = ConfigParams()
+    for name, value in _items(config):
+        if name in names:
+            flat.put(f"{section}.{name}", value)
+    return flat
+
+
+def _items(config: ConfigParams) -> list[tuple[str, Any]]:
+    return list(cast("dict[str, Any]", config).items())
+
+
+def _endpoint_of(connection: ConnectionParams) -> Endpoint:
+    uri = connection.get_uri()
+    if uri:
+        return parse_uri(uri)
+    port = connection.get_as_nullable_string("port")
+    database = connection.get_as_nullable_string("database")
+    return Endpoint(
+        host=connection.get_host(),
+        port=parse_port(port) if port else DEFAULT_PORT,
+        tls=connection.get_as_nullable_string("protocol") in {"rediss", "valkeys"},
+        database=parse_number(database, "database") if database else 0,
+    )
+
+
+def _unresolved(problem: str) -> CacheError:
+    return CacheConfigError("CANNOT_RESOLVE", problem)
