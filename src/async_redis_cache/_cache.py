@@ -1,0 +1,379 @@
+"""The asynchronous door: contexts, keys and values outside; wire keys and bytes inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import wraps
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast, overload
+
+from ._codec import Codec, Decoder, Timeout
+from ._counters import CacheStats, Counters
+from ._errors import CacheError, CacheInputError
+from ._lifecycle import Lifecycle
+from ._pip_services import ConfigParams, Context, IReferences
+from ._serializers import Serializer
+
+__all__ = ["AsyncRedisCache"]
+
+T = TypeVar("T")
+Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def _verb(method: Verb) -> Verb:
+    """A call that ends in an error says so to the counters, and to the error whose call it was."""
+
+    @wraps(method)
+    async def verb(self: AsyncRedisCache, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(self, *args, **kwargs)
+        except CacheError as error:
+            self._note(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
+            raise
+
+    return cast("Verb", verb)
+
+
+class AsyncRedisCache:
+    """A distributed cache in Redis or Valkey, for asyncio services.
+
+    Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that
+    wait together travel together. What a task has stored and awaited it then reads; between calls
+    that were not awaited one after the other there is no order. A value expires at the latest when
+    its timeout has passed; it may be gone sooner, when the cache is full.
+
+    Every call ends by `options.command_timeout`, in a value, a miss or a `CacheError`. The first
+    parameter of each, `context`, is an `IContext`, a trace id or None; it goes into the errors.
+
+    Args:
+        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+
+    Example:
+        ```python
+        cache = AsyncRedisCache()
+        cache.configure(ConfigParams.from_tuples("host", "localhost", "port", 6379))
+        await cache.open("123")
+        await cache.store("123", "key1", "ABC", None)
+        value = await cache.retrieve("123", "key1")  # "ABC"
+        ```
+    """
+
+    def __init__(self, *, serializer: Serializer | None = None) -> None:
+        self._counters = Counters()
+        self._lifecycle = Lifecycle(serializer, self._counters)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
+    ) -> Self:
+        """A cache at this URL, configured and not yet open.
+
+        Args:
+            url: what `connection.uri` takes, as `redis://user:password@host:6379/0`.
+            serializer: an object as for the class, or a name as for `options.serializer`.
+            **options: what `options.*` takes, by name: `key_prefix="shop:"`.
+
+        Raises:
+            CacheConfigError: BAD_OPTION. A bad URL is found by `open`.
+        """
+        if isinstance(serializer, str):
+            options["serializer"], serializer = serializer, None
+        cache = cls(serializer=serializer)
+        config = ConfigParams.from_tuples("connection.uri", url)
+        for name, value in options.items():
+            config[f"options.{name}"] = value
+        cache.configure(config)
+        return cache
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lifecycle!r}>"
+
+    def configure(self, config: ConfigParams) -> None:
+        """Take a configuration, which replaces any before. An open cache heeds it when reopened.
+
+        Raises:
+            CacheConfigError: BAD_OPTION.
+        """
+        self._lifecycle.settings.configure(config)
+
+    def set_references(self, references: IReferences) -> None:
+        """Where `discovery_key` and `store_key` are looked up.
+
+        That is in `*:discovery:*:*:1.0` and in `*:credential-store:*:*:1.0`.
+        """
+        self._lifecycle.settings.set_references(references)
+
+    def is_open(self) -> bool:
+        """Whether the cache was opened and not closed since. The server may be away even so."""
+        return self._lifecycle.is_open()
+
+    @_verb
+    async def open(self, context: Context) -> None:
+        """Connect, log in and ping, in one attempt, within `connect_timeout`.
+
+        An open cache stays as it is. With `options.require_connection` false, a server that is
+        away is no error: the cache connects as soon as it can. A cache whose event loop is closed,
+        or that was opened before a fork, is opened anew.
+
+        Raises:
+            CacheConfigError: NO_CONNECTION, BAD_URI, BAD_OPTION, CANNOT_RESOLVE.
+            CacheLoginError: BAD_CREDENTIALS, BAD_CERTIFICATE.
+            CacheUnavailable, CacheTimeout: the server cannot be reached.
+            CacheServerError: it answers the ping with an error.
+        """
+        await self._lifecycle.open(context)
+
+    @_verb
+    async def close(self, context: Context) -> None:
+        """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
+
+        A closed cache stays as it is, and may be opened again. Nothing is left open when this is
+        cancelled.
+
+        Raises:
+            CacheStateError: WRONG_LOOP.
+        """
+        await self._lifecycle.close()
+
+    async def _reopen(self) -> None:
+        """For the synchronous door, in a child of the process that opened it."""
+        await self._lifecycle.reopen()
+
+    async def __aenter__(self) -> Self:
+        await self.open(None)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close(None)
+
+    async def store(self, context: Context, key: str, value: T, timeout: Timeout = None) -> T:
+        """Store a value; return it. Storing None removes the key.
+
+        Args:
+            context: for the errors.
+            key: text of 1 to 512 bytes without control characters.
+            value: anything that the serializer takes.
+            timeout: milliseconds, or a timedelta; None and 0 for `options.timeout`.
+
+        Raises:
+            CacheInputError: BAD_KEY, BAD_TIMEOUT, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+            CacheOutcomeUnknown: it was sent, and may have been stored, or may yet be.
+            CacheError: any other, and nothing was stored.
+        """
+        # As `_verb` does, without a coroutine more: caches do this all day.
+        try:
+            _, engine, codec, _ = self._lifecycle.ready()
+            wire_key = codec.key(key)
+            life = codec.life(timeout)
+            if value is None:
+                await engine.forget([wire_key])
+            else:
+                await engine.store(wire_key, codec.dumps(wire_key, value), life)
+                self._counters.stores += 1
+        except CacheError as error:
+            self._note(error, context)
+            raise
+        return value
+
+    @overload
+    async def retrieve(self, context: Context, key: str) -> Any: ...
+    @overload
+    async def retrieve(self, context: Context, key: str, *, type: type[T]) -> T | None: ...
+    @overload
+    async def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
+    async def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
+        """The value stored under the key; None where there is none, or it has expired.
+
+        Args:
+            context: for the errors.
+            key: as for `store`.
+            type: a type to validate the value as, such as a dataclass, a TypedDict, a
+                `msgspec.Struct` or a pydantic model. A value that does not fit the type is a miss,
+                and counted as unreadable.
+
+        Raises:
+            CacheInputError: BAD_KEY, BAD_TYPE.
+            CacheError: the server could not be asked.
+        """
+        # As `_verb` does, without a coroutine more: caches do this all day.
+        try:
+            _, engine, codec, _ = self._lifecycle.ready()
+            decode = codec.decoder(type)
+            wire_key = codec.key(key)
+            data = await engine.read(wire_key)
+        except CacheError as error:
+            self._note(error, context)
+            raise
+        return self._given(codec, wire_key, data, decode)
+
+    @_verb
+    async def remove(self, context: Context, key: str) -> Any:
+        """Remove a key; return the value it had, or None.
+
+        Raises:
+            CacheInputError: BAD_KEY.
+            CacheOutcomeUnknown: the removal was sent; whether there was a value is not known.
+            CacheError: any other, and nothing was removed.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        wire_key = codec.key(key)
+        data = await engine.take(wire_key)
+        return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
+
+    @_verb
+    async def store_many(
+        self, context: Context, mapping: Mapping[str, Any], timeout: Timeout = None
+    ) -> None:
+        """Store many values at once, all with the same timeout; those that are None are removed.
+
+        Not a transaction: when it fails, some may have been stored.
+
+        Raises:
+            CacheError: as for `store`. What is wrong with any key or value is found before
+                anything is sent.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        life = codec.life(timeout)
+        if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
+        keys = {key: codec.key(key) for key in mapping}
+        gone = [keys[key] for key, value in mapping.items() if value is None]
+        entries = [
+            (keys[key], codec.dumps(keys[key], value), life)
+            for key, value in mapping.items()
+            if value is not None
+        ]
+        if entries:
+            await engine.store_many(entries)
+            self._counters.stores += len(entries)
+        if gone:
+            await engine.forget(gone)
+
+    @overload
+    async def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    async def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: type[T]
+    ) -> dict[str, T]: ...
+    @overload
+    async def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: Any = None
+    ) -> dict[str, Any]: ...
+    @_verb
+    async def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: Any = None
+    ) -> dict[str, Any]:
+        """The values of those keys that have one, by key, in the order of the keys.
+
+        Raises:
+            CacheError: as for `retrieve`.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        decode = codec.decoder(type)
+        wire_keys = _wire_keys(codec, keys)
+        found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
+        values = {
+            key: self._given(codec, wire_key, data, decode)
+            for (key, wire_key), data in zip(wire_keys.items(), found, strict=True)
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+    @_verb
+    async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
+        """Remove keys; return how many of them were there.
+
+        Raises:
+            CacheError: as for `remove`. When it fails, some may have been removed.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        wire_keys = _wire_keys(codec, keys)
+        return await engine.discard(list(wire_keys.values())) if wire_keys else 0
+
+    @_verb
+    async def contains(self, context: Context, key: str) -> bool:
+        """Whether the key has a value. It may be gone a moment later.
+
+        Raises:
+            CacheError: as for `retrieve`.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        return await engine.contains(codec.key(key))
+
+    @_verb
+    async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
+        """Let a value live for `timeout` from now on; return whether there was one.
+
+        Args:
+            context: for the errors.
+            key: as for `store`.
+            timeout: as for `store`.
+
+        Raises:
+            CacheError: as for `store`.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        return await engine.touch(codec.key(key), codec.life(timeout))
+
+    @_verb
+    async def time_to_live(self, context: Context, key: str) -> int | None:
+        """Milliseconds until the value expires; None where there is none.
+
+        None, too, for one that never expires, which only another program can have stored.
+
+        Raises:
+            CacheError: as for `retrieve`.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        return await engine.time_to_live(codec.key(key))
+
+    @_verb
+    async def clear(self, context: Context) -> int:
+        """Remove all values of this cache and nothing else; return how many there were.
+
+        Its values are those under `options.key_prefix`. Without a prefix they are those in the
+        index of a bounded cache: what this cache has stored. With neither it refuses.
+
+        Raises:
+            CacheUnsupported: there is neither a prefix nor a bound.
+            CacheError: any other; some values may have been removed.
+        """
+        engine = self._lifecycle.ready().engine
+        return await engine.clear()
+
+    @_verb
+    async def ping(self, context: Context) -> None:
+        """Ask the server for a sign of life.
+
+        Raises:
+            CacheError: there was none.
+        """
+        engine = self._lifecycle.ready().engine
+        await engine.ping()
+
+    def stats(self) -> CacheStats:
+        """What this cache has done so far. Closing it does not reset the counts."""
+        return self._counters.snapshot()
+
+    def _note(self, error: CacheError, context: Context) -> None:
+        """Count an error that ends a call, and let it bear the trace id of the call's context."""
+        self._counters.errors += 1
+        error.traced(context)
+
+    def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
+        value = None if data is None else codec.loads(wire_key, data, decode)
+        if value is None:
+            self._counters.misses += 1
+        else:
+            self._counters.hits += 1
+        return value
+
+
+def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:
+    if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CacheInputError("BAD_KEY", "several keys are taken, as a list")
+    return {key: codec.key(key) for key in keys}

@@ -1,0 +1,30 @@
+"""Creates the caches from configuration, as the framework's container does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ._cache import AsyncRedisCache
+from ._pip_services import Descriptor, Factory
+from ._sync_cache import RedisCache
+
+__all__ = ["DefaultRedisFactory"]
+
+
+class DefaultRedisFactory(Factory):
+    """Creates both caches by their descriptors.
+
+    `RedisCache` for `pip-services:cache:redis:*:1.0`, and `AsyncRedisCache` for
+    `pip-services:cache:async-redis:*:1.0`. The framework's `Opener` opens the first. The second is created and configured by the
+    framework, but must be opened by a program that awaits it.
+    """
+
+    RedisCacheDescriptor: Final = Descriptor("pip-services", "cache", "redis", "*", "1.0")
+    AsyncRedisCacheDescriptor: Final = Descriptor(
+        "pip-services", "cache", "async-redis", "*", "1.0"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.register_as_type(self.RedisCacheDescriptor, RedisCache)
+        self.register_as_type(self.AsyncRedisCacheDescriptor, AsyncRedisCache)

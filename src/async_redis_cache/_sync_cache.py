@@ -1,0 +1,270 @@
+"""The synchronous door: a thread hop to the asynchronous one, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
+
+from ._cache import AsyncRedisCache
+from ._codec import Timeout
+from ._counters import CacheStats
+from ._errors import CacheStateError
+from ._pip_services import (
+    ConfigParams,
+    Context,
+    ICache,
+    IConfigurable,
+    IOpenable,
+    IReferenceable,
+    IReferences,
+)
+from ._portal import Portal, RefusedError
+from ._serializers import Serializer
+
+__all__ = ["RedisCache"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
+    """`AsyncRedisCache` for synchronous callers: the same methods, each waiting for its result.
+
+    Any number of threads may share one; their calls travel together. An open cache works in a
+    forked process too, which connects for itself at its first call. One that nobody closes is
+    closed when the interpreter ends. See `AsyncRedisCache` for what each method does, takes and
+    raises.
+
+    Args:
+        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+
+    Example:
+        ```python
+        cache = RedisCache()
+        cache.configure(ConfigParams.from_tuples("host", "localhost", "port", 6379))
+        cache.open("123")
+        cache.store("123", "key1", "ABC", None)
+        value = cache.retrieve("123", "key1")  # "ABC"
+        ```
+    """
+
+    def __init__(self, *, serializer: Serializer | None = None) -> None:
+        self._cache = AsyncRedisCache(serializer=serializer)
+        self._portal: Portal | None = None
+        self._ending: Portal | None = None
+        """What an interrupt may have left half opened or half closed: ended before the next."""
+        self._finalizer: weakref.finalize[Any, RedisCache] | None = None
+        self._lock = threading.Lock()
+        self._forked = False
+        _CACHES.add(self)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
+    ) -> Self:
+        """A cache at this URL, configured and not yet open. See `AsyncRedisCache.from_url`."""
+        cache = cls()
+        cache._cache = AsyncRedisCache.from_url(url, serializer=serializer, **options)
+        return cache
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._cache!r}>"
+
+    def configure(self, config: ConfigParams) -> None:
+        """Take a configuration, which replaces any before."""
+        self._cache.configure(config)
+
+    def set_references(self, references: IReferences) -> None:
+        """Where discovery services and credential stores are found."""
+        self._cache.set_references(references)
+
+    def is_open(self) -> bool:
+        """Whether the cache was opened and not closed since."""
+        return self._portal is not None or self._forked
+
+    def open(self, context: Context) -> None:
+        """Start the private event loop and open the cache on it."""
+        try:
+            # Before the lock: a thread that holds it may be waiting for this one.
+            Portal.refuse_inside()
+            with self._lock:
+                if self._portal is None:
+                    self._open(partial(self._cache.open, context))
+        except RefusedError as refusal:
+            raise self._refused(refusal, context) from None
+
+    def close(self, context: Context) -> None:
+        """Close the cache and end the private event loop."""
+        try:
+            Portal.refuse_inside()
+        except RefusedError as refusal:
+            raise self._refused(refusal, context) from None
+        with self._lock:
+            self._forked = False
+            if self._portal is not None:
+                self._ending, self._portal = self._portal, None
+            self._end_portal()
+
+    def __enter__(self) -> Self:
+        self.open(None)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(None)
+
+    def store(self, context: Context, key: str, value: T, timeout: Timeout = None) -> T:
+        """Store a value; return it."""
+        return self._call(self._cache.store, context, key, value, timeout)
+
+    @overload
+    def retrieve(self, context: Context, key: str) -> Any: ...
+    @overload
+    def retrieve(self, context: Context, key: str, *, type: type[T]) -> T | None: ...
+    @overload
+    def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
+    def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
+        """The value stored under the key, or None."""
+        return self._call(self._cache.retrieve, context, key, type=type)
+
+    def remove(self, context: Context, key: str) -> Any:
+        """Remove a key; return the value it had, or None."""
+        return self._call(self._cache.remove, context, key)
+
+    def store_many(
+        self, context: Context, mapping: Mapping[str, Any], timeout: Timeout = None
+    ) -> None:
+        """Store many values at once."""
+        self._call(self._cache.store_many, context, mapping, timeout)
+
+    @overload
+    def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: type[T]
+    ) -> dict[str, T]: ...
+    @overload
+    def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: Any = None
+    ) -> dict[str, Any]: ...
+    def retrieve_many(
+        self, context: Context, keys: Iterable[str], *, type: Any = None
+    ) -> dict[str, Any]:
+        """The values of those keys that have one, by key."""
+        return self._call(self._cache.retrieve_many, context, keys, type=type)
+
+    def remove_many(self, context: Context, keys: Iterable[str]) -> int:
+        """Remove keys; return how many of them were there."""
+        return self._call(self._cache.remove_many, context, keys)
+
+    def contains(self, context: Context, key: str) -> bool:
+        """Whether the key has a value."""
+        return self._call(self._cache.contains, context, key)
+
+    def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
+        """Let a value live for `timeout` from now on; return whether there was one."""
+        return self._call(self._cache.touch, context, key, timeout)
+
+    def time_to_live(self, context: Context, key: str) -> int | None:
+        """Milliseconds until the value expires, or None."""
+        return self._call(self._cache.time_to_live, context, key)
+
+    def clear(self, context: Context) -> int:
+        """Remove all values of this cache and nothing else; return how many there were."""
+        return self._call(self._cache.clear, context)
+
+    def ping(self, context: Context) -> None:
+        """Ask the server for a sign of life."""
+        self._call(self._cache.ping, context)
+
+    def stats(self) -> CacheStats:
+        """What this cache has done so far."""
+        return self._cache.stats()
+
+    def _call(
+        self,
+        function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]],
+        context: Context,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            portal = self._portal or self._reopened()
+            return portal.call(function, context, *args, **kwargs)
+        except RefusedError as refusal:
+            raise self._refused(refusal, context) from None
+
+    def _refused(self, refusal: RefusedError, context: Context) -> CacheStateError:
+        error = CacheStateError(refusal.code, refusal.problem)
+        self._cache._note(error, context)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return error
+
+    def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
+        self._end_portal()
+        portal = self._ending = Portal(partial(self._cache.close, None))
+        try:
+            portal.start()
+            portal.run(opening)
+        except BaseException:
+            self._end_portal()
+            raise
+        self._ending, self._portal = None, portal
+        self._forked = False
+        # At the end of the interpreter, or of the last reference to a cache that nobody closed.
+        self._finalizer = weakref.finalize(self, _shut, portal, os.getpid())
+        return portal
+
+    def _end_portal(self) -> None:
+        if self._ending is not None:
+            self._ending.close()
+            self._ending = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    def _reopened(self) -> Portal:
+        """The portal of a cache that was open when this process was forked off."""
+        if self._forked:
+            with self._lock:
+                if self._forked:
+                    # The only one of its kind: not for users, and not worth a door of its own.
+                    reopen = self._cache._reopen  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+                    return self._open(reopen)
+        portal = self._portal
+        if portal is None:
+            raise RefusedError("NOT_OPENED", "the cache is not open")
+        return portal
+
+    def _forget_parent(self) -> None:
+        """In a forked child: the thread is gone, the lock may be held by one that is too."""
+        self._lock = threading.Lock()
+        if self._portal is not None:
+            _LEFT_BEHIND.append((self._portal, self._ending))
+            self._portal = self._ending = None
+            self._forked = True
+
+
+def _shut(portal: Portal, pid: int) -> None:
+    # A child has inherited this finalizer, but not the portal's thread.
+    if pid == os.getpid():
+        portal.close(_PATIENCE)
+
+
+def _forget_parents() -> None:
+    for cache in tuple(_CACHES):
+        cache._forget_parent()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+_PATIENCE: Final = 0.5
+"""Seconds to wait at the end of the interpreter."""
+_CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
+_LEFT_BEHIND: Final[list[object]] = []
+os.register_at_fork(after_in_child=_forget_parents)
