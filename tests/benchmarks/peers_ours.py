@@ -1,0 +1,88 @@
+"""This library, by both of its doors, as a user opens it."""
+
+import sys
+from collections.abc import Awaitable, Mapping, Sequence
+from unittest.mock import patch
+
+from async_redis_cache import AsyncRedisCache, RedisCache
+
+from .peers import EVERYTHING
+from .servers import Target
+from .workloads import EXPIRY_MS, OURS, Operation
+
+
+class Ours:
+    """`AsyncRedisCache` with its defaults: JSON, and a bound of 1,000 values in force."""
+
+    def __init__(
+        self,
+        name: str = OURS,
+        *,
+        operations: frozenset[Operation] = EVERYTHING,
+        max_size: int | None = None,
+    ) -> None:
+        self.name = name
+        self.operations = operations
+        self._max_size = max_size
+
+    async def open(self, server: Target) -> None:
+        if self._max_size is None:
+            self._cache = AsyncRedisCache.from_url(server.url)
+        else:
+            self._cache = AsyncRedisCache.from_url(server.url, max_size=self._max_size)
+        await self._cache.open(None)
+
+    async def close(self) -> None:
+        await self._cache.close(None)
+
+    def store(self, key: str, value: object) -> Awaitable[object]:
+        return self._cache.store(None, key, value, EXPIRY_MS)
+
+    def retrieve(self, key: str) -> Awaitable[object]:
+        return self._cache.retrieve(None, key)
+
+    def remove(self, key: str) -> Awaitable[object]:
+        return self._cache.remove(None, key)
+
+    def retrieve_many(self, keys: Sequence[str]) -> Awaitable[Mapping[str, object]]:
+        return self._cache.retrieve_many(None, keys)
+
+    def fill(self, values: Mapping[str, object]) -> Awaitable[object]:
+        return self._cache.store_many(None, values, EXPIRY_MS)
+
+
+class OursInThreads:
+    """`RedisCache`, one instance shared by all threads.
+
+    Its private loop is uvloop's wherever that is installed; the goals are those of asyncio's own,
+    so uvloop is out of sight while the cache is opened, unless it is asked for.
+    """
+
+    operations = EVERYTHING
+
+    def __init__(self, name: str = OURS, *, uvloop: bool = False) -> None:
+        self.name = name
+        self._hidden: dict[str, None] = {} if uvloop else {"uvloop": None}
+
+    def open(self, server: Target) -> None:
+        self._cache = RedisCache.from_url(server.url)
+        with patch.dict(sys.modules, self._hidden):
+            self._cache.open(None)
+
+    def close(self) -> None:
+        self._cache.close(None)
+
+    def store(self, key: str, value: object) -> object:
+        return self._cache.store(None, key, value, EXPIRY_MS)
+
+    def retrieve(self, key: str) -> object:
+        return self._cache.retrieve(None, key)
+
+    def remove(self, key: str) -> object:
+        return self._cache.remove(None, key)
+
+    def retrieve_many(self, keys: Sequence[str]) -> Mapping[str, object]:
+        return self._cache.retrieve_many(None, keys)
+
+    def fill(self, values: Mapping[str, object]) -> None:
+        self._cache.store_many(None, values, EXPIRY_MS)

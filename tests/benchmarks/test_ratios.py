@@ -1,0 +1,76 @@
+"""The pace of this library against redis-py's, with margins that noise does not exhaust.
+
+Half of each goal is asked for: a regression by a factor is caught, a busy machine is not. The full
+table is `python -m tests.benchmarks`.
+"""
+
+import statistics
+from collections.abc import Generator
+
+import pytest
+
+from .peers import SyncPeer
+from .peers_ours import Ours, OursInThreads
+from .peers_redis import RedisPy, RedisPyInThreads
+from .report import Row, row_of
+from .runs import Plan, Results, run_tasks, run_threads
+from .servers import Target, private_server
+from .workloads import OURS, Door, Goal, Workload, async_workloads, sync_workloads, with_goals
+
+ROWS = with_goals(async_workloads() + sync_workloads())
+ARRIVALS = 4000
+P99_MS = 200.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[Target]:
+    with private_server("valkey") as target:
+        yield target
+
+
+def measured(server: Target, workload: Workload, goal: Goal) -> Row:
+    """The row after three short rounds or, where those miss, with seven longer ones added.
+
+    The medians are taken over all rounds: a bad moment is outvoted, not thrown away.
+    """
+    results = Results({})
+    _measure(results, server, Plan([workload], [workload], rounds=3, seconds=0.08))
+    row = row_of(workload, results.samples)
+    if goal.is_reached(row.ratios[OURS].wall, row.ratios[OURS].processor):
+        return row
+    _measure(results, server, Plan([workload], [workload], rounds=7, seconds=0.3))
+    return row_of(workload, results.samples)
+
+
+def _measure(results: Results, server: Target, plan: Plan) -> None:
+    first_round = len(results.samples)
+    if plan.async_rows[0].door is Door.ASYNC:
+        run_tasks(results, server, plan, [Ours(), RedisPy()], first_round=first_round)
+    else:
+        threaded: list[SyncPeer] = [OursInThreads(), RedisPyInThreads()]
+        run_threads(results, server, plan, threaded, first_round=first_round)
+
+
+@pytest.mark.parametrize(
+    "workload", ROWS, ids=[row.name.replace(", ", "-").replace(" ", "_") for row in ROWS]
+)
+def test_half_of_each_goal_is_kept(server: Target, workload: Workload) -> None:
+    """Every pace that is promised is kept by half at least, and no call of ours fails."""
+    assert workload.goal is not None
+    goal = workload.goal.half
+    row = measured(server, workload, goal)
+    ours = row.ratios[OURS]
+    assert row.errors.get(OURS, {}) == {}
+    assert goal.is_reached(ours.wall, ours.processor), ours
+
+
+def test_random_arrivals_are_all_served_in_time(server: Target) -> None:
+    """Calls that arrive at random moments, one loop half loaded, are all answered without delay."""
+    results = Results({})
+    for rounds in (1, 3):
+        plan = Plan((), (), open_loop_rounds=rounds, open_loop_seconds=0.7, rates=(ARRIVALS,))
+        run_tasks(results, server, plan, [Ours()], first_round=len(results.open_loop))
+        if statistics.median(sample.p99 for sample in results.open_loop) < P99_MS:
+            break
+    assert all(sample.served == sample.arrivals for sample in results.open_loop)
+    assert statistics.median(sample.p99 for sample in results.open_loop) < P99_MS

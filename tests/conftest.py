@@ -1,0 +1,159 @@
+"""Fixtures of all tests: real servers, a faulty network, and the hunt for what is left over."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import uuid
+from typing import TYPE_CHECKING, Unpack
+
+import hypothesis
+import pytest
+
+from harness import (
+    FLAVOURS,
+    Certificates,
+    Client,
+    Flavour,
+    Proxy,
+    Server,
+    ServerOptions,
+    StartProxy,
+    StartServer,
+    installed,
+    needs_redis,
+)
+from harness.leaks import open_descriptors, tasks_left
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Iterator
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "default")
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "no_leaks: after the test no file descriptor is open that was not open before"
+    )
+    if "CI" in os.environ and installed("redis") is None:
+        raise pytest.UsageError("CI promises both servers, and redis-server is not on the path")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the checks around everything else a test uses, so that fixtures may clean up first."""
+    if not isinstance(item, pytest.Function):
+        return
+    checks: list[str] = []
+    if item.get_closest_marker("no_leaks"):
+        checks.append("no_descriptor_left")
+    if inspect.iscoroutinefunction(item.obj):
+        checks.append("no_task_left")
+    item.fixturenames[:0] = [check for check in checks if check not in item.fixturenames]
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    yield
+    assert not tasks_left()
+
+
+@pytest.fixture
+def no_descriptor_left() -> Iterator[None]:
+    before = open_descriptors()
+    yield
+    after = open_descriptors()
+    assert {number: after[number] for number in after.keys() - before.keys()} == {}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate authority, with certificates for a server and a client."""
+    return Certificates.create(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """The Valkey that the tests of this process share."""
+    with Server("valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """The Redis that the tests of this process share; for tests marked `needs_redis`."""
+    with Server("redis") as server:
+        yield server
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(flavour, marks=needs_redis if flavour == "redis" else ())
+        for flavour in FLAVOURS
+    ],
+)
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    """Every server the library is promised to work with, one after the other."""
+    chosen: Flavour = request.param
+    return chosen
+
+
+@pytest.fixture
+def server(flavour: Flavour, request: pytest.FixtureRequest) -> Server:
+    """A running server without any keys, for tests that do no harm to it."""
+    shared: Server = request.getfixturevalue(f"{flavour}_server")
+    with shared.client() as client:
+        client.flushall()
+    return shared
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[Client]:
+    """A look at the server from outside; it gives bytes."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"{uuid.uuid4().hex[:12]}:"
+
+
+@pytest.fixture
+def private_server(flavour: Flavour) -> Iterator[StartServer]:
+    """Servers that the test may kill, freeze and configure as it likes."""
+    servers: list[Server] = []
+    chosen = flavour
+
+    def start(flavour: Flavour | None = None, **options: Unpack[ServerOptions]) -> Server:
+        server = Server(flavour or chosen, **options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[StartProxy]:
+    """Networks between the test and a server, that fail when they are told to."""
+    proxies: list[Proxy] = []
+
+    def start(server: Server, *, tls: ssl.SSLContext | None = None) -> Proxy:
+        proxy = Proxy(server, tls=tls)
+        proxies.append(proxy)
+        proxy.start()
+        return proxy
+
+    yield start
+    for proxy in proxies:
+        proxy.close()

@@ -1,0 +1,161 @@
+"""A transport without a network: the test sees what is sent and says what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import hiredis
+
+from async_redis_cache._backoff import Backoff
+from async_redis_cache._batcher import Batcher
+from async_redis_cache._counters import Counters
+from async_redis_cache._failures import LOST, MISREAD, Failure, ServerReply
+from async_redis_cache._queue import CallQueue
+from async_redis_cache._transport import Transport
+from async_redis_cache._wire import Errand
+
+HALF = 0.5
+
+
+class FakeWire:
+    """A connection on which nothing happens by itself."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self.commands: list[tuple[bytes, ...]] = []
+        """Those under way, as words."""
+        self.received = 0
+        self._transport = transport
+        self._errand: Errand | None = None
+
+    def send(self, payload: bytes, expected: int, errand: Errand) -> None:
+        """Take commands, as a `Wire` does."""
+        assert self._errand is None, "one exchange at a time"
+        assert self in self._transport.wires, "a wire that is gone"
+        reader = hiredis.Reader(notEnoughData=None)
+        reader.feed(payload)
+        while (command := reader.gets()) is not None:
+            self.commands.append(tuple(command))
+        assert len(self.commands) == expected
+        self._errand = errand
+        self._transport.exchanges.append(self)
+
+    def abort(self) -> None:
+        """End it, as a `Wire` does: nobody is told of what was under way."""
+        self._errand = None
+        if self in self._transport.wires:
+            self._transport.aborted += 1
+            self._transport.lose(self)
+
+    def answer(self, *replies: Any, received: int = 10) -> None:
+        """Give the replies to the exchange under way; text is an error of the server."""
+        self.received = received
+        errand = self._end()
+        read = [ServerReply(reply) if isinstance(reply, str) else reply for reply in replies]
+        if errand.answered(read):
+            self._transport.free(self)
+        else:
+            self._transport.lose(self)
+            errand.broken(MISREAD)
+
+    def lose(self) -> None:
+        """Let the connection end instead."""
+        errand = self._end()
+        self._transport.lose(self)
+        errand.broken(LOST)
+
+    def _end(self) -> Errand:
+        errand, self._errand = self._errand, None
+        assert errand is not None, "nothing is under way"
+        self.commands = []
+        self._transport.exchanges.remove(self)
+        return errand
+
+
+class FakeTransport:
+    """So many wires, as long as the test lets them be had."""
+
+    def __init__(self, wires: int) -> None:
+        self.reachable = True
+        self.asked_at: list[float] = []
+        """When a wire was wanted and there was none."""
+        self.aborted = 0
+        self.exchanges: list[FakeWire] = []
+        """Wires with an exchange under way, in the order in which they were sent."""
+        self.batcher: Batcher
+        self.wires: set[FakeWire] = set()
+        self._most = wires
+        self._idle: list[FakeWire] = []
+
+    def checkout(self) -> FakeWire | None:
+        """An idle wire, or None; as a `Transport` does."""
+        if self._idle:
+            return self._idle.pop()
+        if len(self.wires) < self._most:
+            self.asked_at.append(asyncio.get_running_loop().time())
+            if self.reachable:
+                wire = FakeWire(self)
+                self.wires.add(wire)
+                return wire
+        return None
+
+    def give_back(self, wire: FakeWire) -> None:
+        """Take it back unused."""
+        self._idle.append(wire)
+
+    def free(self, wire: FakeWire) -> None:
+        """Take it back after an exchange."""
+        self._idle.append(wire)
+        self.batcher.ready()
+
+    def lose(self, wire: FakeWire) -> None:
+        """Forget it."""
+        self.wires.discard(wire)
+        if wire in self._idle:
+            self._idle.remove(wire)
+        if wire in self.exchanges:
+            self.exchanges.remove(wire)
+        self.batcher.ready()
+
+    def fail(self, failure: Failure) -> None:
+        """Let an attempt to connect have failed."""
+        self.batcher.unreachable(failure)
+
+
+class Wires:
+    """A batcher on a fake transport, with the defaults of the options."""
+
+    def __init__(
+        self,
+        wires: int = 1,
+        *,
+        retries: int = 3,
+        budget: float = 1.0,
+        most_calls: int = 10_000,
+        most_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.counters = Counters()
+        self.loop = asyncio.get_running_loop()
+        self.batcher = Batcher(
+            self.counters,
+            budget=budget,
+            retries=retries,
+            waiting=CallQueue(most_calls, most_bytes),
+            # Without jitter, so that the pauses are known.
+            backoff=Backoff(self.loop.time, lambda: HALF),
+        )
+        self.transport = FakeTransport(wires)
+        self.transport.batcher = self.batcher
+        self.batcher.connect_to(cast("Transport", self.transport))
+
+    @property
+    def wire(self) -> FakeWire:
+        """The only wire with an exchange under way."""
+        (wire,) = self.transport.exchanges
+        return wire
+
+    @property
+    def timers(self) -> int:
+        """How many timers of the loop are set."""
+        handles: list[asyncio.TimerHandle] = cast("Any", self.loop)._scheduled
+        return sum(not handle.cancelled() for handle in handles)

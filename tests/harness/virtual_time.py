@@ -1,0 +1,64 @@
+"""An event loop on which nobody waits: its clock jumps to what is due next."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import selectors
+from typing import TYPE_CHECKING, ParamSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+P = ParamSpec("P")
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop whose time stands still while there is anything to do.
+
+    It has no network: what would wait for a socket for ever is an error.
+    """
+
+    def __init__(self) -> None:
+        self._now = 1_000.0
+        super().__init__(_JumpingSelector(self.pass_time))
+
+    def time(self) -> float:
+        """Seconds, as they have passed on this loop."""
+        return self._now
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so many seconds pass now."""
+        self._now += seconds
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, pass_time: Callable[[float], None]) -> None:
+        super().__init__()
+        self._pass_time = pass_time
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if events or timeout == 0:
+            return events
+        if timeout is None:
+            raise RuntimeError("nothing is due, and somebody waits")
+        self._pass_time(timeout)
+        return events
+
+
+def in_virtual_time(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """Run an asynchronous test on such a loop."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
+
+
+async def turns(count: int = 3) -> None:
+    """Let the loop run what is ready, while no time passes."""
+    for _ in range(count):
+        await asyncio.sleep(0)

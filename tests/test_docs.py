@@ -1,0 +1,92 @@
+"""The programs of the documentation run, and say what they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from code_blocks import PAGES, ROOT, Block, Page, blocks_of, name_of
+from harness import Server
+
+WITH_PYTHON = [page for page in PAGES if any(blocks_of(page, "python"))]
+OPTIONS = (
+    *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+    *("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-W", "error"),
+)
+WITH_TESTS = [
+    page for page in WITH_PYTHON if any("def test_" in b.text for b in blocks_of(page, "python"))
+]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python_blocks_run_and_show_what_they_say(
+    page: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every Python block of every page runs, and each value in a comment is the value."""
+    # Where a page asks for a server of the reader's, it gets one without any keys.
+    monkeypatch.setenv("CACHE_URL", valkey_server.url)
+    with valkey_server.client() as client:
+        client.flushall()
+    with Page() as program:
+        for block in blocks_of(page, "python"):
+            program.run(block)
+
+
+@pytest.mark.parametrize("page", WITH_TESTS, ids=name_of)
+def test_tests_in_the_documentation_pass(page: Path, tmp_path: Path) -> None:
+    """Where the blocks of a page are a test file, that file passes."""
+    file = tmp_path / "test_page.py"
+    file.write_text("\n\n".join(block.text for block in blocks_of(page, "python")))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *OPTIONS, file],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def block(text: str) -> Block:
+    return Block(ROOT / "README.md", 1, "python", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 + 1  # 3",
+        "1 == 1  # 1",
+        'value = "ABC".lower()  # "ABC"',
+        'if True:\n    "ABC"  # Result: "abc"',
+        "print('a')  # b",
+        "import asyncio\nawait asyncio.sleep(0, 1)  # 2",
+    ],
+)
+def test_wrong_comment_is_found(text: str) -> None:
+    """A comment that tells another value than the code has fails, wherever it stands."""
+    with Page() as program, pytest.raises(AssertionError):
+        program.run(block(text))
+    assert program.compared == 1
+
+
+def test_right_comments_and_prose_pass() -> None:
+    """Right values pass; comments that are no literals are prose."""
+    with Page() as program:
+        program.run(block("a = 1  # 1\na  # 1\nprint(a)  # 1\na + 1  # one more"))
+    assert program.compared == 3
+
+
+def test_blocks_are_not_overlooked() -> None:
+    """Every fence of every page is read, and the pages that have programs show values."""
+    for page in PAGES:
+        fences = page.read_text().count("```")
+        languages = {"python", "sh", "text", "yaml", "diff", ""}
+        assert fences == 2 * len(list(blocks_of(page, *languages))), name_of(page)
+    assert len(WITH_PYTHON) > 10

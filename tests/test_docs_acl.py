@@ -1,0 +1,122 @@
+"""The users that the documentation gives the cache on the server may do what it needs, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
+from code_blocks import ROOT, blocks_of
+from harness import Client, Server
+
+PLAIN, BOUNDED, CLEAR = (
+    block.text.split()[3:]
+    for block in blocks_of(ROOT / "docs" / "explanation" / "security.md", "text")
+    if block.text.startswith("ACL SETUSER shop ")
+)
+USES = {
+    "plain": (PLAIN, 0, False),
+    "bounded": (BOUNDED, 2, False),
+    "clear": (CLEAR, 2, True),
+}
+
+
+class Account:
+    """The user `shop` on a server, and what it may do there."""
+
+    def __init__(self, server: Server, administrator: Client) -> None:
+        self._server = server
+        self._administrator = administrator
+
+    def grant(self, *rules: str) -> None:
+        self._administrator.execute_command("ACL", "SETUSER", "shop", *rules)
+
+    def cache(self, max_size: int, key_prefix: str = "shop:", database: int = 0) -> AsyncRedisCache:
+        url = self._server.login_url("shop", "PASSWORD", database)
+        return AsyncRedisCache.from_url(url, key_prefix=key_prefix, max_size=max_size)
+
+
+@pytest.fixture
+def account(server: Server, raw: Client) -> Iterator[Account]:
+    yield Account(server, raw)
+    raw.execute_command("ACL", "DELUSER", "shop")
+
+
+async def refused(cache: AsyncRedisCache, *, clear: bool) -> set[str]:
+    """The methods that fail."""
+    failed: set[str] = set()
+
+    async def call(name: str, method: Awaitable[object]) -> None:
+        try:
+            await method
+        except CacheError:
+            failed.add(name)
+
+    await call("open", cache.open(None))
+    if not cache.is_open():
+        return failed
+    await call("store", cache.store(None, "a", 1))
+    await call("store_many", cache.store_many(None, {"b": 2, "c": 3, "d": None}))
+    await call("retrieve", cache.retrieve(None, "a"))
+    await call("retrieve_many", cache.retrieve_many(None, ["a", "b"]))
+    await call("contains", cache.contains(None, "b"))
+    await call("touch", cache.touch(None, "c"))
+    await call("time_to_live", cache.time_to_live(None, "c"))
+    await call("remove", cache.remove(None, "c"))
+    await call("remove_many", cache.remove_many(None, ["b", "c"]))
+    await call("ping", cache.ping(None))
+    if clear:
+        await call("clear", cache.clear(None))
+    await cache.close(None)
+    return failed
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_documented_user_may_use_the_whole_cache(account: Account, use: str) -> None:
+    """Every method works for the user of the documentation."""
+    rules, max_size, clear = USES[use]
+    account.grant(*rules)
+    assert await refused(account.cache(max_size), clear=clear) == set()
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_documented_user_has_no_command_to_spare(account: Account, use: str) -> None:
+    """Without any one of its commands, some method fails for the user of the documentation."""
+    rules, max_size, clear = USES[use]
+    commands = [rule for rule in rules if rule.startswith("+")]
+    spare: list[str] = []
+    for command in commands:
+        account.grant(*rules, f"-{command[1:]}")
+        if not await refused(account.cache(max_size), clear=clear):
+            spare.append(command)
+    assert commands
+    assert spare == []
+
+
+async def test_another_database_needs_select(account: Account) -> None:
+    """The user needs SELECT for a database other than 0, and for nothing else."""
+    account.grant(*PLAIN)
+    assert await refused(account.cache(0, database=1), clear=False) == {"open"}
+    account.grant("+select")
+    assert await refused(account.cache(0, database=1), clear=False) == set()
+
+
+async def test_bounded_cache_without_prefix_clears_without_scan(account: Account) -> None:
+    """Without a prefix a bounded cache is cleared through its index, and SCAN is not needed."""
+    account.grant(*BOUNDED, "~*")
+    assert await refused(account.cache(2, key_prefix=""), clear=True) == set()
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_documented_user_is_kept_to_its_prefix(account: Account, use: str) -> None:
+    """A cache with another prefix may do nothing as this user."""
+    rules, max_size, _ = USES[use]
+    account.grant(*rules)
+    async with account.cache(max_size, key_prefix="other:") as cache:
+        with pytest.raises(CachePermissionError):
+            await cache.store(None, "a", 1)
+        with pytest.raises(CachePermissionError):
+            await cache.retrieve(None, "a")
+        with pytest.raises(CachePermissionError):
+            await cache.remove(None, "a")

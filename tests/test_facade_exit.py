@@ -1,0 +1,113 @@
+"""The end of a process that has not closed its cache (scenario 23): under a second, in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import Server, StartServer
+from harness.figures import report
+from harness.programs import StartProgram
+
+pytest_plugins = ["program_fixtures"]
+
+LIMIT = 0.3
+ENDING_SECONDS = 1.0
+
+QUIET = {
+    "unclosed": [],
+    "closed": [],
+    "reopened": [],
+    "child": [],
+    "hook before open": ["NOT_OPENED"],
+    "hook after open": ["value"],
+    "close in hook before open": ["None"],
+    "close in hook after open": ["None"],
+}
+"""What a program prints at its end."""
+
+
+@pytest.mark.parametrize("how", QUIET)
+def test_program_ends_without_close(
+    how: str, start_program: StartProgram, valkey_server: Server
+) -> None:
+    """A program that ends without close ends in less than a second, and hooks get their answers."""
+    program = start_program("leaving", valkey_server.url, how, 1000)
+    assert program.line() == "leaving"
+    ended = program.wait()
+    report(23, f"{how}: ended after {ended.seconds * 1e3:.0f} ms")
+    assert (ended.code, ended.lines, ended.errors) == (0, QUIET[how], "")
+    assert ended.seconds < ENDING_SECONDS
+
+
+def test_hook_that_opens_a_cache_is_served_or_refused(
+    start_program: StartProgram, valkey_server: Server
+) -> None:
+    """Some versions of Python start no thread so late; then open says so, as a `CacheError`."""
+    program = start_program("leaving", valkey_server.url, "open in hook", 1000)
+    assert program.line() == "leaving"
+    ended = program.wait()
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.lines in (["value"], ["NOT_OPENED"])
+    assert ended.seconds < ENDING_SECONDS
+
+
+def test_program_that_fails_ends_with_its_error(
+    start_program: StartProgram, valkey_server: Server
+) -> None:
+    """An error that ends the program is all that is printed."""
+    program = start_program("leaving", valkey_server.url, "error", 1000)
+    assert program.line() == "leaving"
+    ended = program.wait()
+    assert ended.code == 1
+    assert ended.errors.splitlines()[-1] == "LookupError: the end of many programs"
+    assert ended.errors.count("Traceback") == 1
+
+
+WAITING = {
+    "frozen": {""},
+    # The cache is closed, which ends the call; whether its thread still gets to say so is open.
+    "daemon thread": {"", "NOT_OPENED"},
+    # The interpreter waits for such threads before anything else, so this call ends by itself.
+    "thread": {"TIMEOUT"},
+}
+"""What may be printed at the end of a program that nobody answers."""
+
+
+@pytest.mark.parametrize("how", WAITING)
+def test_program_ends_while_a_call_waits(
+    how: str, start_program: StartProgram, private_server: StartServer
+) -> None:
+    """A call that nobody answers does not keep the process, beyond the deadline of that call."""
+    server = private_server()
+    program = start_program("leaving", server.url, how, int(LIMIT * 1000))
+    assert program.line() == "waiting"
+    server.freeze()
+    program.say("go")
+    assert program.line() == "leaving"
+    ended = program.wait()
+    report(23, f"{how}, server frozen: ended after {ended.seconds * 1e3:.0f} ms")
+    assert (ended.code, ended.errors) == (0, "")
+    assert "".join(ended.lines) in WAITING[how]
+    assert ended.seconds < ENDING_SECONDS
+
+
+def test_program_ends_beside_daemon_threads_that_call(
+    start_program: StartProgram, server: Server
+) -> None:
+    """Daemon threads that call until the very end do not keep the process, nor does it crash."""
+    program = start_program("leaving", server.url, "daemon threads that go on", 1000)
+    assert program.line() == "leaving"
+    ended = program.wait()
+    report(23, f"daemon threads that go on: ended after {ended.seconds * 1e3:.0f} ms")
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.seconds < ENDING_SECONDS
+
+
+def test_embedded_server_ends_with_the_program(start_program: StartProgram) -> None:
+    """A private server that nobody closed ends with its program, in silence."""
+    program = start_program("leaving", "embedded://", "unclosed", 1000)
+    assert program.line() == "leaving"
+    ended = program.wait()
+    report(23, f"embedded, unclosed: ended after {ended.seconds * 1e3:.0f} ms")
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.seconds < ENDING_SECONDS

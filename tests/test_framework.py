@@ -1,0 +1,149 @@
+"""Both caches as the framework's container builds them, against a server that asks for a login."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pip_services4_components.config import ConfigParams
+from pip_services4_components.context import Context
+from pip_services4_components.refer import Descriptor, References
+from pip_services4_components.run import Closer, Opener
+from pip_services4_config.auth import MemoryCredentialStore
+from pip_services4_config.connect import MemoryDiscovery
+
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheConfigError,
+    CacheLoginError,
+    DefaultRedisFactory,
+    RedisCache,
+)
+from harness import Server, StartServer
+
+SYNC = Descriptor("pip-services", "cache", "redis", "default", "1.0")
+ASYNC = Descriptor("pip-services", "cache", "async-redis", "default", "1.0")
+PASSWORD = "p@ss:word/#1"
+CONFIG = ConfigParams.from_tuples(
+    "connection.discovery_key", "cache",
+    "credential.store_key", "cache",
+    "options.key_prefix", "shop:",
+)  # fmt: skip
+
+
+@pytest.fixture
+def server(private_server: StartServer) -> Server:
+    """One that nobody may use without its password."""
+    return private_server(password=PASSWORD)
+
+
+def references(server: Server, password: str, config: ConfigParams = CONFIG) -> References:
+    """Both caches, made by the factory and wired as a container does it."""
+    factory = DefaultRedisFactory()
+    discovery = MemoryDiscovery()
+    discovery.configure(
+        ConfigParams.from_tuples("cache.host", server.host, "cache.port", server.port)
+    )
+    store = MemoryCredentialStore()
+    store.configure(ConfigParams.from_tuples("cache.password", password))
+    found = References.from_tuples(
+        Descriptor("pip-services", "discovery", "memory", "default", "1.0"), discovery,
+        Descriptor("pip-services", "credential-store", "memory", "default", "1.0"), store,
+    )  # fmt: skip
+    for descriptor in (SYNC, ASYNC):
+        assert factory.can_create(descriptor) is not None
+        cache = factory.create(descriptor)
+        cache.configure(config)
+        cache.set_references(found)
+        found.put(descriptor, cache)
+    return found
+
+
+def sync_cache(found: References) -> RedisCache:
+    """What a component gets that asks for any cache of this kind."""
+    cache = found.get_one_required(Descriptor("*", "cache", "redis", "*", "1.0"))
+    assert isinstance(cache, RedisCache)
+    return cache
+
+
+def async_cache(found: References) -> AsyncRedisCache:
+    """The same for the other door."""
+    cache = found.get_one_required(Descriptor("*", "cache", "async-redis", "*", "1.0"))
+    assert isinstance(cache, AsyncRedisCache)
+    return cache
+
+
+def test_framework_opens_and_closes_the_facade(server: Server) -> None:
+    """Opener and Closer open and close the facade, with address and login from their stores."""
+    found = references(server, PASSWORD)
+    cache = sync_cache(found)
+    context = Context.from_trace_id("123")
+    Opener.open_one(context, cache)
+    try:
+        assert cache.is_open()
+        assert cache.store(context, "key1", "ABC", 0) == "ABC"
+        assert cache.retrieve(context, "key1") == "ABC"
+        with server.client() as raw:
+            assert raw.get("shop:key1") == b'"ABC"'
+    finally:
+        Closer.close_one(context, cache)
+    assert not cache.is_open()
+
+
+async def test_program_opens_and_closes_the_asynchronous_cache(server: Server) -> None:
+    """The asynchronous cache is built by the framework, and opened by who awaits it."""
+    found = references(server, PASSWORD)
+    cache = async_cache(found)
+    await cache.open(Context.from_trace_id("123"))
+    try:
+        assert await cache.store(None, "key1", [1, "ABC"]) == [1, "ABC"]
+        assert await cache.retrieve(None, "key1") == [1, "ABC"]
+    finally:
+        await cache.close(None)
+    assert not cache.is_open()
+
+
+def test_opener_leaves_the_asynchronous_cache_alone(server: Server) -> None:
+    """The framework awaits nothing, so its Opener takes the asynchronous cache for no IOpenable."""
+    found = references(server, PASSWORD)
+    Opener.open(None, found.get_all())
+    try:
+        assert sync_cache(found).is_open()
+        assert not async_cache(found).is_open()
+    finally:
+        Closer.close(None, found.get_all())
+    assert not sync_cache(found).is_open()
+
+
+def test_both_caches_share_their_values(server: Server) -> None:
+    """What one door has stored the other retrieves."""
+    found = references(server, PASSWORD)
+
+    async def read() -> object:
+        async with async_cache(found) as cache:
+            return await cache.retrieve(None, "key")
+
+    with sync_cache(found) as cache:
+        cache.store(None, "key", {"of": "the other"})
+        assert asyncio.run(read()) == {"of": "the other"}
+
+
+def test_wrong_password_in_the_store_fails_typed(server: Server) -> None:
+    """A wrong login fails Opener with BAD_CREDENTIALS and the trace id, and shows no secret."""
+    cache = sync_cache(references(server, "wrong-secret"))
+    with pytest.raises(CacheLoginError) as caught:
+        Opener.open_one(Context.from_trace_id("123"), cache)
+    assert (caught.value.code, caught.value.trace_id) == ("BAD_CREDENTIALS", "123")
+    assert "secret" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+    assert not cache.is_open()
+
+
+@pytest.mark.parametrize("key", ["connection.discovery_key", "credential.store_key"])
+def test_key_that_no_store_knows_fails_typed(key: str, server: Server) -> None:
+    """An address or login that is nowhere to be found is an error of the configuration."""
+    config = ConfigParams(CONFIG)
+    config[key] = "unheard-of"
+    cache = sync_cache(references(server, PASSWORD, config))
+    with pytest.raises(CacheConfigError):
+        cache.open(None)
+    assert not cache.is_open()

@@ -1,0 +1,225 @@
+"""`options.*`: names, units, defaults and limits; what is wrong is told and never quoted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheConfigError, RedisCache
+from async_redis_cache._options import Options
+from harness.doors import DOORS, Door, configured
+
+URL = "redis://localhost"
+NUMBERS = [
+    "timeout",
+    "retries",
+    "max_size",
+    "connect_timeout",
+    "command_timeout",
+    "max_connections",
+    "max_value_size",
+    "compression_threshold",
+    "max_waiting_calls",
+    "max_waiting_bytes",
+]
+MAY_BE_ZERO = {"retries", "max_size", "compression_threshold"}
+FLAGS = ["tls", "tls_check_hostname", "tls_verify", "require_connection"]
+BAD_NUMBERS: list[Any] = [
+    "-1",
+    "secret",
+    "",
+    " ",
+    "1.5",
+    "1e3",
+    "0x10",
+    "1_000",
+    "\uff11",
+    "10 s",
+    "true",
+    "9" * 30,
+    2**62,
+    -5,
+    1.5,
+    True,
+    None,
+    "inf",
+]
+BAD_FLAGS: list[Any] = ["maybe", "", "2", "-1", "on/off", "secret", 2, 1.5, None]
+NEAREST = {
+    "time_out": "timeout",
+    "Timeout": "timeout",
+    "retry": "retries",
+    "maxsize": "max_size",
+    "key-prefix": "key_prefix",
+    "prefix": "key_prefix",
+    "conect_timeout": "connect_timeout",
+    "serialiser": "serializer",
+    "max_connection": "max_connections",
+    "compresion": "compression",
+}
+
+
+def options_of(**options: Any) -> Options:
+    """What a cache makes of these."""
+    return AsyncRedisCache.from_url(URL, **options)._lifecycle.settings.options  # pyright: ignore[reportPrivateUsage]
+
+
+def test_defaults() -> None:
+    """Without options: as `RedisCache.md` and the documentation have them."""
+    assert dataclasses.asdict(options_of()) == {
+        "timeout": 60_000,
+        "retries": 3,
+        "max_size": 1000,
+        "connect_timeout": 2000,
+        "command_timeout": 1000,
+        "max_connections": 4,
+        "key_prefix": "",
+        "serializer": "json",
+        "max_value_size": 1_048_576,
+        "compression": "none",
+        "compression_threshold": 1024,
+        "signing_key": "",
+        "require_connection": True,
+        "max_waiting_calls": 10_000,
+        "max_waiting_bytes": 67_108_864,
+        "tls": False,
+        "tls_ca_file": "",
+        "tls_certificate_file": "",
+        "tls_key_file": "",
+        "tls_check_hostname": True,
+        "tls_verify": True,
+    }
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name: str) -> None:
+    """A number may be one or be written as text, as configuration files have it."""
+    for given, read in ((7, 7), ("7", 7), (" 7 ", 7), ("007", 7), (1, 1)):
+        assert getattr(options_of(**{name: given}), name) == read
+    if name in MAY_BE_ZERO:
+        assert getattr(options_of(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_bad_numbers(name: str) -> None:
+    """Anything else is refused by both doors, with the option's name and limit."""
+    for bad in [*BAD_NUMBERS, *(() if name in MAY_BE_ZERO else (0, "0"))]:
+        error = refused({name: bad})
+        assert f"options.{name} " in error
+        assert "number" in error
+        assert "secret" not in error
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(name: str) -> None:
+    """True and false, and the words for them, in any case."""
+    for given in (True, "true", "True", "TRUE", "yes", "1", 1, " true "):
+        assert getattr(options_of(**{name: given}), name) is True
+    for given in (False, "false", "no", "0", 0, "No"):
+        assert getattr(options_of(**{name: given}), name) is False
+    for bad in BAD_FLAGS:
+        assert f"options.{name} must be true or false" in refused({name: bad})
+
+
+@pytest.mark.parametrize("wrong", NEAREST)
+def test_unknown_options(wrong: str) -> None:
+    """An unknown name is an error that suggests the nearest one; its value is not quoted."""
+    error = refused({wrong: "secret"})
+    assert wrong in error
+    assert f"options.{NEAREST[wrong]}?" in error
+    assert "secret" not in error
+
+
+def test_options_like_nothing() -> None:
+    """Where no name is near none is suggested."""
+    for wrong in ("near_cache.size", "x", "databases", ""):
+        assert "did you mean" not in refused({wrong: "secret"})
+
+
+BAD_CHOICES: dict[str, list[Any]] = {
+    "serializer": ["yaml", "JSON", "", " json", "secret"],
+    "compression": ["gzip", "ZLIB", "", "true", "secret"],
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHOICES)
+def test_choices(name: str) -> None:
+    """Where there is a choice, the error names what there is to choose from."""
+    for bad in BAD_CHOICES[name]:
+        error = refused({name: bad})
+        assert "one of" in error
+        assert "secret" not in error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"serializer": "pickle"},
+        {"signing_key": "secret"},
+        {"signing_key": "é" * 15},
+        {"key_prefix": "secret\n"},
+        {"key_prefix": "\x00"},
+        {"key_prefix": "\x7f"},
+        {"key_prefix": "\x9f"},
+        {"key_prefix": "\ud800"},
+        {"key_prefix": "x" * 257},
+        {"key_prefix": "é" * 129},
+        {"tls_key_file": "/secret"},
+    ],
+    ids=repr,
+)
+def test_combinations(options: dict[str, Any]) -> None:
+    """What cannot work is refused when it is configured, and not when it first fails."""
+    error = refused(options)
+    assert "options." in error
+    assert "secret" not in error
+    assert "é" not in error
+
+
+def test_a_prefix_may_be_any_text() -> None:
+    """Spaces, letters of all languages, and what means something in a pattern."""
+    for prefix in ("a b:", "ž:", "\u00a0", "\u3000x", "\u200d", "*?[]\\^-", "x" * 256, "é" * 128):
+        assert options_of(key_prefix=prefix).key_prefix == prefix
+
+
+def test_a_signing_key_is_not_shown() -> None:
+    """The options may be logged."""
+    assert "sixteen" not in repr(options_of(signing_key="sixteen letters."))
+
+
+def test_options_are_frozen() -> None:
+    """They are read once."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options_of().timeout = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_refused_configuration_changes_nothing(door: Door) -> None:
+    """After an error the cache has the configuration that it had before."""
+    cache = configured(URL, door, timeout=5_000)
+    with pytest.raises(CacheConfigError):
+        cache.configure(_bad_configuration())
+    inner: Any = getattr(cache, "blocking", None)
+    settings = (inner._cache if inner else cache)._lifecycle.settings
+    assert settings.options.timeout == 5_000
+
+
+def _bad_configuration() -> Any:
+    from pip_services4_components.config import ConfigParams
+
+    return ConfigParams.from_tuples("host", "elsewhere", "options.timeout", "x")
+
+
+def refused(options: dict[str, Any]) -> str:
+    """What both doors say to these options."""
+    messages: set[str] = set()
+    for make in (AsyncRedisCache.from_url, RedisCache.from_url):
+        with pytest.raises(CacheConfigError) as caught:
+            make(URL, **options)
+        assert caught.value.code == "BAD_OPTION"
+        assert caught.value.__cause__ is caught.value.__context__ is None
+        messages.add(f"{caught.value!r} {caught.value}")
+    (message,) = messages
+    return message

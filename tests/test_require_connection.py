@@ -1,0 +1,124 @@
+"""`options.require_connection` false: a service can start without its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from async_redis_cache import CacheError, CacheUnavailable
+from harness.doors import DOORS, Door, configured
+
+if TYPE_CHECKING:
+    from harness import Server, StartProxy, StartServer
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    """Both doors start alike."""
+    chosen: Door = request.param
+    return chosen
+
+
+async def test_it_connects_when_the_server_comes(private_server: StartServer, door: Door) -> None:
+    """Open succeeds while nobody listens, calls fail typed meanwhile, and then are served."""
+    server = private_server()
+    server.stop()
+    async with configured(server.url, door, require_connection=False) as cache:
+        assert cache.is_open()
+        with pytest.raises(CacheUnavailable) as caught:
+            await cache.retrieve("t", "key")
+        assert (caught.value.code, caught.value.trace_id) == ("CONNECT_FAILED", "t")
+        server.start()
+        await cache.store(None, "key", 1)
+        assert await cache.retrieve(None, "key") == 1
+        server.stop()
+        with pytest.raises(CacheUnavailable):
+            await cache.retrieve(None, "key")
+        server.start()
+        assert await cache.retrieve(None, "key") is None
+
+
+async def test_otherwise_open_fails(private_server: StartServer, door: Door) -> None:
+    """By default a server that is away is an error of open, at once, and the cache stays closed."""
+    server = private_server()
+    server.stop()
+    cache = configured(server.url, door)
+    begun = time.monotonic()
+    with pytest.raises(CacheUnavailable) as caught:
+        await cache.open("t")
+    assert time.monotonic() - begun < 1
+    assert (caught.value.code, caught.value.trace_id) == ("CONNECT_FAILED", "t")
+    assert not cache.is_open()
+    server.start()
+    async with cache:
+        await cache.ping(None)
+
+
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_server_that_says_nothing(
+    server: Server, proxy: StartProxy, door: Door, required: bool
+) -> None:
+    """Open ends by `connect_timeout`, in an error or without a connection."""
+    network = proxy(server)
+    network.black_hole()
+    cache = configured(
+        network.url,
+        door,
+        require_connection=required,
+        connect_timeout=200,
+        command_timeout=200,
+    )
+    begun = time.monotonic()
+    if required:
+        with pytest.raises((TimeoutError, CacheUnavailable)):
+            await cache.open(None)
+        assert time.monotonic() - begun < 1
+        assert not cache.is_open()
+        network.heal()
+        await cache.open(None)
+    else:
+        await cache.open(None)
+        assert time.monotonic() - begun < 1
+        with pytest.raises(CacheError):
+            await cache.retrieve(None, "key")
+        network.heal()
+    async with asyncio.timeout(5):
+        stored = False
+        while not stored:
+            try:
+                await cache.store(None, "key", 1)
+                stored = True
+            except CacheError:
+                await asyncio.sleep(0.01)
+    assert await cache.retrieve(None, "key") == 1
+    await cache.close(None)
+
+
+async def test_wrong_configuration_fails_even_so(private_server: StartServer, door: Door) -> None:
+    """A wrong login, database or URI is never tolerated: that would not pass by itself."""
+    server = private_server(password="right")
+    for url, code in (
+        (server.login_url("", "wrong"), "BAD_CREDENTIALS"),
+        (server.login_url("", "right", database=99), "BAD_OPTION"),
+        ("redis://", "BAD_URI"),
+    ):
+        cache = configured(url, door, require_connection=False)
+        with pytest.raises(CacheError) as caught:
+            await cache.open(None)
+        assert caught.value.code == code
+        assert not cache.is_open()
+
+
+async def test_a_wrong_login_that_comes_later(private_server: StartServer, door: Door) -> None:
+    """Where nobody could check the login at open, each call is told that it is wrong."""
+    server = private_server(password="right")
+    server.stop()
+    async with configured(server.login_url("", "wrong"), door, require_connection=False) as cache:
+        server.start()
+        for _ in range(2):
+            with pytest.raises(CacheError) as caught:
+                await cache.retrieve(None, "key")
+            assert caught.value.code == "BAD_CREDENTIALS"

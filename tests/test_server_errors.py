@@ -1,0 +1,258 @@
+"""What the servers refuse, and as what it reaches the caller; nothing here is tried in vain again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from pip_services4_commons.errors import (
+    ConnectionException,
+    InvocationException,
+    UnauthorizedException,
+)
+
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheAuthError,
+    CacheError,
+    CacheServerError,
+    CacheUnavailable,
+    CacheUnsupported,
+)
+from harness import await_until, wait_until
+from harness.doors import DOORS, Door, configured
+from harness.scripted import ScriptedServer
+
+if TYPE_CHECKING:
+    from harness import Client, Server, StartServer
+
+CHANGES: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
+    lambda cache: cache.store("t", "secret-key", "secret-value"),
+    lambda cache: cache.store_many("t", {"secret-key": "secret-value", "other": 1}),
+    lambda cache: cache.touch("t", "kept"),
+    lambda cache: cache.remove("t", "kept"),
+    lambda cache: cache.remove_many("t", ["kept"]),
+    lambda cache: cache.clear("t"),
+]
+
+
+async def _refuses(
+    cache: AsyncRedisCache, call: Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]], code: str
+) -> None:
+    before = cache.stats()
+    with pytest.raises(CacheServerError) as caught:
+        await call(cache)
+    assert isinstance(caught.value, InvocationException)
+    assert (caught.value.code, caught.value.trace_id) == (code, "t")
+    assert "secret" not in f"{caught.value!r} {caught.value}"
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    after = cache.stats()
+    assert after.round_trips == before.round_trips + 1
+    assert (after.errors, after.retries) == (before.errors + 1, before.retries)
+    assert after.connects == before.connects
+
+
+@pytest.fixture(params=["bounded", "unbounded"])
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Scripts and plain commands are refused differently."""
+    return {"key_prefix": "p:", "max_size": 100 if request.param == "bounded" else 0}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_oom(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
+    """Out of memory: OOM for what stores, and nothing is stored; reading and removing go on."""
+    server = private_server()
+    async with configured(server.url, door, **options) as cache:
+        await cache.store_many(None, {"kept": 1, "gone": 2})
+        with server.client() as raw:
+            raw.config_set("maxmemory", 1)
+            for call in CHANGES[:2]:
+                await _refuses(cache, call, "OOM")
+            assert raw.exists("p:secret-key", "p:other") == 0
+        assert await cache.retrieve(None, "kept") == 1
+        assert await cache.touch(None, "kept", 90_000) is True
+        assert await cache.remove(None, "gone") == 2
+        assert await cache.clear(None) == 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_readonly(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
+    """A replica: READONLY for every change, once and at once; its values can be read."""
+    server = private_server()
+    async with configured(server.url, door, **options) as cache:
+        await cache.store(None, "kept", 1)
+        with server.client() as raw:
+            raw.replicaof(server.host, 1)  # Nobody is there; it is a replica all the same.
+        for call in CHANGES[:-1]:
+            await _refuses(cache, call, "READONLY")
+        assert await cache.retrieve(None, "kept") == 1
+        assert await cache.contains(None, "kept") is True
+
+
+async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> None:
+    """A server that cannot save: MISCONF for what changes; reading goes on, reconnected too."""
+    server = private_server(config={"save": "3600 100000", "dbfilename": "dump.rdb"})
+    async with configured(server.url, **options) as cache:
+        await cache.store(None, "kept", 1)
+        (server.directory / "dump.rdb").mkdir()  # Nobody can rename a file onto a folder.
+        with server.client() as raw:
+            raw.bgsave()
+            wait_until(lambda: raw.info("persistence")["rdb_last_bgsave_status"] == "err")
+            for call in CHANGES[:-1]:
+                await _refuses(cache, call, "MISCONF")
+            assert await cache.retrieve(None, "kept") == 1
+            raw.client_kill_filter(_type="normal", skipme=True)
+            assert await cache.retrieve(None, "kept") == 1
+            assert cache.stats().connects == 2
+
+
+async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) -> None:
+    """Too few replicas: NOREPLICAS for what changes; reading goes on."""
+    server = private_server()
+    async with configured(server.url, **options) as cache:
+        await cache.store(None, "kept", 1)
+        with server.client() as raw:
+            raw.config_set("min-replicas-to-write", 1)
+        for call in CHANGES[:-1]:
+            await _refuses(cache, call, "NOREPLICAS")
+        assert await cache.retrieve(None, "kept") == 1
+
+
+async def test_masterdown(private_server: StartServer, options: dict[str, Any]) -> None:
+    """A replica that lost its master and must not serve: MASTERDOWN, which is unavailable."""
+    replica = private_server()
+    async with configured(replica.url, retries=1, **options) as cache:
+        await cache.store(None, "kept", 1)
+        with replica.client() as raw:
+            raw.config_set("replica-serve-stale-data", "no")
+            raw.replicaof(replica.host, 1)
+            for call in (cache.retrieve("t", "kept"), cache.contains("t", "kept")):
+                with pytest.raises(CacheUnavailable) as caught:
+                    await call
+                assert isinstance(caught.value, ConnectionException)
+                assert (caught.value.code, caught.value.trace_id) == ("MASTERDOWN", "t")
+            raw.replicaof("NO", "ONE")
+        assert await cache.retrieve(None, "kept") == 1
+
+
+async def test_busy(private_server: StartServer, options: dict[str, Any]) -> None:
+    """While a script runs long: BUSY, once and at once; when it is over, all is as before."""
+    server = private_server(config={"busy-reply-threshold": 20})
+    async with configured(server.url, command_timeout=5_000, **options) as cache:
+        await cache.store(None, "kept", 1)
+        with server.client() as script, server.client() as raw:
+            running = threading.Thread(target=_loop_for_ever, args=(script,))
+            running.start()
+            try:
+                await await_until(lambda: _is_busy(raw))
+                for call in CHANGES:
+                    await _refuses(cache, call, "BUSY")
+                await _refuses(cache, lambda cache: cache.retrieve("t", "kept"), "BUSY")
+            finally:
+                raw.script_kill()
+                running.join()
+        assert await cache.retrieve(None, "kept") == 1
+
+
+def _loop_for_ever(client: Client) -> None:
+    with contextlib.suppress(redis.ResponseError):  # It is killed.
+        client.eval("while true do end", 0)
+
+
+def _is_busy(client: Client) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -> None:
+    """Somebody else's list under our key: a miss for who reads, WRONGTYPE for who removes."""
+    raw.rpush("p:list", "secret-value")
+    async with configured(server.url, **options) as cache:
+        await cache.store_many(None, {"before": 1, "after": 2})
+        assert await cache.retrieve(None, "list") is None
+        assert await cache.retrieve_many(None, ["before", "list", "after"]) == {
+            "before": 1,
+            "after": 2,
+        }
+        assert await cache.contains(None, "list") is True
+        await _refuses(cache, lambda cache: cache.remove("t", "list"), "WRONGTYPE")
+        removed = await asyncio.gather(
+            *(cache.remove("t", key) for key in ("before", "list", "after")),
+            return_exceptions=True,
+        )
+        assert [removed[0], removed[2]] == [1, 2]
+        assert isinstance(removed[1], CacheServerError)
+        assert removed[1].code == "WRONGTYPE"
+        assert raw.lrange("p:list", 0, -1) == [b"secret-value"]
+        await cache.store(None, "list", "ours now")
+        assert await cache.retrieve(None, "list") == "ours now"
+
+
+WORDS: list[tuple[bytes, type[CacheError], str, bool]] = [
+    (b"-LOADING Redis is loading the dataset in memory\r\n", CacheUnavailable, "LOADING", True),
+    (b"-MASTERDOWN Link with MASTER is down\r\n", CacheUnavailable, "MASTERDOWN", True),
+    (b"-CLUSTERDOWN Hash slot not served\r\n", CacheUnavailable, "CLUSTERDOWN", True),
+    (b"-TRYAGAIN Multiple keys request\r\n", CacheUnavailable, "TRYAGAIN", True),
+    (b"-ERR max number of clients reached\r\n", CacheUnavailable, "CONNECT_FAILED", True),
+    (b"-NOAUTH Authentication required.\r\n", CacheAuthError, "BAD_CREDENTIALS", False),
+    (b"-WRONGPASS invalid username-password\r\n", CacheAuthError, "BAD_CREDENTIALS", False),
+    (b"-NOPERM this user has no permissions\r\n", CacheAuthError, "NOPERM", False),
+    (b"-CROSSSLOT Keys in request don't hash\r\n", CacheServerError, "CROSSSLOT", False),
+    (b"-READONLY You can't write\r\n", CacheServerError, "READONLY", False),
+    (b"-OOM command not allowed\r\n", CacheServerError, "OOM", False),
+    (b"-MISCONF Redis is configured\r\n", CacheServerError, "MISCONF", False),
+    (b"-NOREPLICAS Not enough good replicas\r\n", CacheServerError, "NOREPLICAS", False),
+    (b"-BUSY Redis is busy\r\n", CacheServerError, "BUSY", False),
+    (b"-MOVED 1 127.0.0.1:1\r\n", CacheServerError, "MOVED", False),
+    (b"-ERR unknown command 'x'\r\n", CacheUnsupported, "UNSUPPORTED", False),
+    (b"-ERR syntax error near secret\r\n", CacheServerError, "ERR", False),
+    (b"-lower secret\r\n", CacheServerError, "ERR", False),
+    (b"-SECRET\xff\r\n", CacheServerError, "ERR", False),
+    (b"-\r\n", CacheServerError, "ERR", False),
+]
+
+
+CALLS: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
+    lambda cache: cache.retrieve("t", "key"),
+    lambda cache: cache.store("t", "key", 1),
+    lambda cache: cache.remove("t", "key"),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "code", "passing"), WORDS)
+async def test_every_word(reply: bytes, kind: type[CacheError], code: str, passing: bool) -> None:
+    """An error reply becomes its type and code; only what may pass is tried again.
+
+    All on the same connection, since the protocol is in step.
+    """
+    async with (
+        ScriptedServer(MGET=reply, GETDEL=reply, SET=reply) as server,
+        configured(server.url, retries=2, max_size=0) as cache,
+    ):
+        for number, call in enumerate(CALLS, 1):
+            with pytest.raises(kind) as caught:
+                await call(cache)
+            assert (caught.value.code, caught.value.trace_id) == (code, "t")
+            assert "secret" not in f"{caught.value!r} {caught.value}".lower()
+            assert caught.value.__cause__ is caught.value.__context__ is None
+            asked = sum(server.asked(name) for name in ("MGET", "SET", "GETDEL"))
+            assert asked == number * (3 if passing else 1)
+        assert server.connections == 1
+
+
+async def test_unauthorized_is_the_frameworks_own() -> None:
+    """Later than at open, a refused user is an UnauthorizedException, as its callers expect."""
+    async with (
+        ScriptedServer(MGET=b"-NOPERM no\r\n") as server,
+        configured(server.url) as cache,
+    ):
+        with pytest.raises(UnauthorizedException):
+            await cache.retrieve(None, "key")

@@ -1,0 +1,199 @@
+"""TLS: chain and host name are verified, and only an explicit option switches that off."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import CacheAuthError, CacheConfigError, CacheError
+from harness import Certificates, needs_redis
+from harness.doors import DOORS, Door, configured
+
+if TYPE_CHECKING:
+    from harness import Proxy, Server, StartProxy, StartServer
+
+FOREIGN_NAME = "elsewhere.example"
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    """Both doors verify alike."""
+    chosen: Door = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates of another authority, for another host."""
+    return Certificates.create(tmp_path_factory.mktemp("strangers"), FOREIGN_NAME)
+
+
+@pytest.fixture
+def network(server: Server, proxy: StartProxy, certificates: Certificates) -> Proxy:
+    """Either flavour behind TLS."""
+    return proxy(server, tls=certificates.server_context())
+
+
+async def _opens(url: str, door: Door, **options: object) -> None:
+    async with configured(url, door, **options) as cache:
+        # Small, since the proxy's own TLS may stall on what its buffers cannot take at once.
+        await cache.store(None, "key", "value")
+        assert await cache.retrieve(None, "key") == "value"
+
+
+async def _refused(url: str, door: Door, **options: object) -> CacheError:
+    cache = configured(url, door, **options)
+    with pytest.raises(CacheError) as caught:
+        await cache.open("t")
+    assert caught.value.trace_id == "t"
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert not cache.is_open()
+    return caught.value
+
+
+async def test_a_known_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
+    """With its authority the server is trusted: by scheme or by option, by address or name."""
+    ca = str(certificates.ca_file)
+    plain = network.url.replace("rediss", "redis")
+    await _opens(network.url, door, tls_ca_file=ca)
+    await _opens(network.url.replace("rediss", "valkeys"), door, tls_ca_file=ca)
+    await _opens(plain, door, tls="true", tls_ca_file=ca)
+    await _opens(network.url.replace("127.0.0.1", "localhost"), door, tls_ca_file=ca)
+
+
+async def test_an_unknown_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
+    """A certificate of nobody we trust is refused, also where no connection is required."""
+    for options in (
+        {},
+        {"tls_ca_file": str(certificates.stranger_ca_file)},
+        {"tls_check_hostname": "false"},
+        {"require_connection": "false"},
+    ):
+        error = await _refused(network.url, door, retries=5, **options)
+        assert isinstance(error, CacheAuthError)
+        assert error.code == "BAD_CERTIFICATE"
+
+
+async def test_another_hosts_certificate(
+    server: Server, proxy: StartProxy, strangers: Certificates, door: Door
+) -> None:
+    """A good certificate for another name is refused, unless the name is not to be checked."""
+    network = proxy(server, tls=strangers.server_context())
+    ca = str(strangers.ca_file)
+    error = await _refused(network.url, door, tls_ca_file=ca)
+    assert error.code == "BAD_CERTIFICATE"
+    await _opens(network.url, door, tls_ca_file=ca, tls_check_hostname=False)
+
+
+async def test_verification_switched_off(network: Proxy, door: Door) -> None:
+    """Only `tls_verify` does it; no URI can."""
+    await _opens(network.url, door, tls_verify=False)
+    for query in ("?ssl_cert_reqs=none", "?ssl_check_hostname=false", "?tls_verify=false"):
+        assert (await _refused(network.url + query, door)).code == "BAD_URI"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_certificate(
+    server: Server,
+    proxy: StartProxy,
+    certificates: Certificates,
+    strangers: Certificates,
+    version: ssl.TLSVersion,
+) -> None:
+    """A server that asks for one: ours is shown; none or a stranger's is refused."""
+    context = certificates.server_context(require_client=True)
+    context.minimum_version = context.maximum_version = version
+    network = proxy(server, tls=context)
+    ca = str(certificates.ca_file)
+    await _opens(network.url, "async", tls_ca_file=ca, **_client(certificates))
+    for options in ({}, _client(strangers)):
+        error = await _refused(network.url, "async", tls_ca_file=ca, **options)
+        # A proxy that resets at once may outrun its own alert.
+        assert error.code in {"BAD_CERTIFICATE", "CONNECT_FAILED", "CONNECTION_LOST"}
+
+
+@needs_redis
+async def test_a_servers_own_tls(
+    private_server: StartServer,
+    proxy: StartProxy,
+    certificates: Certificates,
+    strangers: Certificates,
+) -> None:
+    """Scenario 14: with mutual TLS and a password, each refusal is typed and one attempt."""
+    config: dict[str, str | int] = {"tls-auth-clients": "yes"}
+    server = private_server("redis", certificates=certificates, password="right", config=config)
+    network = proxy(server)  # It carries what it cannot read.
+    ours = {"tls_ca_file": str(certificates.ca_file)} | _client(certificates)
+    for door in DOORS:
+        await _opens(network.url, door, **ours)
+    async with configured(server.url, **ours) as cache:
+        await cache.store(None, "key", "x" * 500_000)
+        assert await cache.retrieve(None, "key") == "x" * 500_000
+    refusals: list[tuple[dict[str, str], str, str]] = [
+        (ours | {"tls_ca_file": str(strangers.ca_file)}, network.url, "BAD_CERTIFICATE"),
+        (ours | {"tls_ca_file": ""}, network.url, "BAD_CERTIFICATE"),
+        (ours, network.login_url("", "wrong"), "BAD_CREDENTIALS"),
+    ]
+    for options, url, code in refusals:
+        for required in (True, False):
+            opened = network.opened
+            error = await _refused(url, "async", require_connection=required, retries=5, **options)
+            assert isinstance(error, CacheAuthError)
+            assert error.code == code
+            assert network.opened == opened + 1
+    # Of TLS 1.3 a client is told only after it has begun to speak, and a reset may outrun that.
+    for options in ({"tls_ca_file": ours["tls_ca_file"]}, ours | _client(strangers)):
+        opened = network.opened
+        error = await _refused(network.url, "async", retries=5, **options)
+        assert error.code in {"BAD_CERTIFICATE", "CONNECT_FAILED"}
+        assert network.opened == opened + 1
+
+
+async def test_files_that_cannot_be_used(
+    network: Proxy, certificates: Certificates, strangers: Certificates, tmp_path: Path, door: Door
+) -> None:
+    """A missing file, one that holds something else, or a key of another certificate: BAD_OPTION."""
+    nonsense = tmp_path / "secret.pem"
+    nonsense.write_text("secret")
+    ca = {"tls_ca_file": str(certificates.ca_file)}
+    bad: list[dict[str, Any]] = [
+        {"tls_ca_file": str(tmp_path / "secret-missing")},
+        {"tls_ca_file": str(nonsense)},
+        {"tls_ca_file": str(tmp_path)},
+        ca | {"tls_certificate_file": str(tmp_path / "secret-missing")},
+        ca | {"tls_certificate_file": str(nonsense), "tls_key_file": str(nonsense)},
+        ca | {"tls_certificate_file": str(certificates.client_certificate_file)},
+        ca | _client(certificates) | {"tls_key_file": str(strangers.client_key_file)},
+    ]
+    for options in bad:
+        for required in (True, False):
+            error = await _refused(network.url, door, require_connection=required, **options)
+            assert isinstance(error, CacheConfigError)
+            assert error.code == "BAD_OPTION"
+            assert "options.tls_" in str(error)
+            assert "secret" not in str(error)
+    assert network.opened == 0
+
+
+async def test_plain_where_tls_is_spoken(network: Proxy, server: Server, door: Door) -> None:
+    """The wrong scheme either way ends typed and in time."""
+    plain = network.url.replace("rediss", "redis")
+    for url in (plain, server.url.replace("redis://", "rediss://")):
+        error = await _refused(url, door, connect_timeout=300)
+        assert error.code in {"CONNECT_FAILED", "CONNECTION_LOST", "TIMEOUT"}
+
+
+async def test_tls_without_a_network(door: Door) -> None:
+    """What never leaves the machine has no TLS; asking for it is an error, not silence."""
+    for url in ("unix:///run/s", "embedded://", "fake://"):
+        assert (await _refused(url, door, tls=True)).code == "BAD_OPTION"
+
+
+def _client(certificates: Certificates) -> dict[str, str]:
+    return {
+        "tls_certificate_file": str(certificates.client_certificate_file),
+        "tls_key_file": str(certificates.client_key_file),
+    }

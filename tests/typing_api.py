@@ -1,0 +1,88 @@
+"""What type checkers see of the public API: checked by mypy and pyright, never executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypedDict, assert_type
+
+from pip_services4_logic.cache import ICache
+
+from async_redis_cache import AsyncRedisCache, CacheStats, IAsyncCache, RedisCache, Serializer
+
+
+@dataclass
+class Product:
+    name: str
+
+
+class Row(TypedDict):
+    name: str
+
+
+class OwnSerializer:
+    def dumps(self, value: Any) -> bytes:
+        raise NotImplementedError
+
+    def loads(self, data: bytes) -> Any:
+        raise NotImplementedError
+
+
+async def awaited(cache: AsyncRedisCache, product: Product) -> None:
+    assert_type(await cache.store(None, "key", product), Product)
+    assert_type(await cache.store("trace", "key", 1, timedelta(seconds=1)), int)
+    assert_type(await cache.store("trace", "key", "text", timeout=1000), str)
+    assert_type(await cache.retrieve(None, "key"), Any)
+    assert_type(await cache.retrieve(None, "key", type=Product), Product | None)
+    assert_type(await cache.retrieve(None, "key", type=Row), Row | None)
+    assert_type(await cache.retrieve(None, "key", type=int), int | None)
+    assert_type(await cache.remove(None, "key"), Any)
+    assert_type(await cache.retrieve_many(None, ["key"]), dict[str, Any])
+    assert_type(await cache.retrieve_many(None, {"key"}, type=Product), dict[str, Product])
+    assert_type(await cache.remove_many(None, ["key"]), int)
+    assert_type(await cache.contains(None, "key"), bool)
+    assert_type(await cache.touch(None, "key", 1000), bool)
+    assert_type(await cache.time_to_live(None, "key"), int | None)
+    assert_type(await cache.clear(None), int)
+    assert_type(cache.stats(), CacheStats)
+    assert_type(cache.is_open(), bool)
+    async with AsyncRedisCache.from_url("redis://host", key_prefix="shop:") as opened:
+        assert_type(opened, AsyncRedisCache)
+
+
+def blocking(cache: RedisCache, product: Product) -> None:
+    assert_type(cache.store(None, "key", product), Product)
+    assert_type(cache.store("trace", "key", 1, timedelta(seconds=1)), int)
+    assert_type(cache.retrieve(None, "key"), Any)
+    assert_type(cache.retrieve(None, "key", type=Product), Product | None)
+    assert_type(cache.retrieve(None, "key", type=Row), Row | None)
+    assert_type(cache.remove(None, "key"), Any)
+    assert_type(cache.retrieve_many(None, ["key"]), dict[str, Any])
+    assert_type(cache.retrieve_many(None, ["key"], type=Product), dict[str, Product])
+    assert_type(cache.remove_many(None, ["key"]), int)
+    assert_type(cache.contains(None, "key"), bool)
+    assert_type(cache.touch(None, "key", 1000), bool)
+    assert_type(cache.time_to_live(None, "key"), int | None)
+    assert_type(cache.clear(None), int)
+    assert_type(cache.stats(), CacheStats)
+    with RedisCache.from_url("redis://host", key_prefix="shop:") as opened:
+        assert_type(opened, RedisCache)
+
+
+def contracts(asynchronous: AsyncRedisCache, synchronous: RedisCache) -> None:
+    """Each door is accepted where its contract is asked for."""
+    own: Serializer = OwnSerializer()
+    AsyncRedisCache(serializer=own)
+    RedisCache(serializer=own)
+
+    def takes_async(cache: IAsyncCache) -> IAsyncCache:
+        return cache
+
+    def takes_sync(cache: ICache) -> ICache:
+        return cache
+
+    takes_async(asynchronous)
+    takes_sync(synchronous)
+    # Were there no error to ignore, mypy would say so.
+    takes_async(synchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    takes_sync(asynchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
