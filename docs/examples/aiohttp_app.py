@@ -1,0 +1,74 @@
+"""An aiohttp service that answers from Redis what it would have to compute.
+
+    python aiohttp_app.py
+
+`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`); without it a private one runs along.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from datetime import timedelta
+
+from aiohttp import web
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache.aiohttp import cache_context, get_cache
+
+routes = web.RouteTableDef()
+
+
+async def render_report(city: str) -> dict[str, object]:
+    """Stands for the work that is worth keeping."""
+    await asyncio.sleep(0.05)
+    return {"city": city, "temperature": len(city) * 2.5}
+
+
+@routes.get("/reports/{city}")
+async def report(request: web.Request) -> web.Response:
+    city = request.match_info["city"]
+    cache = get_cache(request)
+    try:
+        found = await cache.retrieve(None, city)
+    except CacheError:  # the cache is away: the service is slower, and just as right
+        return web.json_response(await render_report(city))
+    if found is None:
+        found = await render_report(city)
+        with suppress(CacheError):
+            await cache.store(None, city, found, timedelta(minutes=5))
+    return web.json_response(found)
+
+
+@routes.get("/reports")
+async def reports(request: web.Request) -> web.Response:
+    """Several at once: one question to the cache, whatever their number."""
+    cities = request.query.getall("city", [])
+    cache = get_cache(request)
+    found: dict[str, object] = {}
+    with suppress(CacheError):
+        found = await cache.retrieve_many(None, cities)
+    missing = [city for city in cities if city not in found]
+    rendered = await asyncio.gather(*map(render_report, missing))
+    loaded = dict(zip(missing, rendered, strict=True))
+    with suppress(CacheError):
+        await cache.store_many(None, loaded, timedelta(minutes=5))
+    return web.json_response(found | loaded)
+
+
+@routes.delete("/reports/{city}")
+async def forget(request: web.Request) -> web.Response:
+    removed = await get_cache(request).remove(None, request.match_info["city"])
+    return web.json_response({"removed": removed is not None})
+
+
+def make_app(cache_url: str) -> web.Application:
+    app = web.Application()
+    app.add_routes(routes)
+    app.cleanup_ctx.append(
+        cache_context(AsyncRedisCache.from_url(cache_url, key_prefix="weather:"))
+    )
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(make_app(os.environ.get("CACHE_URL", "embedded://")))

@@ -1,0 +1,92 @@
+"""A FastAPI service that answers from Redis what its database answered before.
+
+    uvicorn fastapi_app:app
+
+`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`); without it a private one runs along.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache.fastapi import CacheDep, cache_lifespan
+
+
+class Product(BaseModel):
+    id: int
+    name: str
+    price: float
+
+
+class Database:
+    """Stands for yours: it is right, and it is slow."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.products = {
+            n: Product(id=n, name=f"Product {n}", price=n * 1.5) for n in range(1, 100)
+        }
+
+    async def find(self, product_id: int) -> Product | None:
+        self.queries += 1
+        await asyncio.sleep(0.05)
+        return self.products.get(product_id)
+
+    async def save(self, product: Product) -> None:
+        await asyncio.sleep(0.05)
+        self.products[product.id] = product
+
+
+database = Database()
+app = FastAPI(
+    lifespan=cache_lifespan(
+        AsyncRedisCache.from_url(
+            os.environ.get("CACHE_URL", "embedded://"),
+            key_prefix="shop:",  # all keys of this service begin with it
+            timeout=60_000,  # a value is served for a minute at most
+            require_connection=False,  # the service starts even while its cache is away
+        )
+    )
+)
+
+
+@app.get("/products/{product_id}")
+async def read_product(product_id: int, cache: CacheDep) -> Product:
+    key = f"product:{product_id}"
+    try:
+        product = await cache.retrieve(None, key, type=Product)
+    except CacheError:  # the cache is away: the service is slower, and just as right
+        return await find_product(product_id)
+    if product is None:
+        product = await find_product(product_id)
+        with suppress(CacheError):
+            await cache.store(None, key, product)
+    return product
+
+
+async def find_product(product_id: int) -> Product:
+    product = await database.find(product_id)
+    if product is None:
+        raise HTTPException(404, "no such product")
+    return product
+
+
+@app.put("/products")
+async def write_product(product: Product, cache: CacheDep) -> Product:
+    await database.save(product)
+    with suppress(CacheError):  # should this fail, the old one is served for a minute at most
+        await cache.remove(None, f"product:{product.id}")
+    return product
+
+
+@app.get("/health")
+async def health(cache: CacheDep) -> dict[str, object]:
+    try:
+        await cache.ping(None)
+    except CacheError as error:
+        return {"cache": type(error).__name__, "queries": database.queries}
+    return {"cache": "up", "queries": database.queries, "hits": cache.stats().hits}
