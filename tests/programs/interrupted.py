@@ -9,6 +9,7 @@ the threads of its caches.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -95,4 +96,6 @@ def main(url: str, how: str, times: int) -> None:
 
 
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and hands that down.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
