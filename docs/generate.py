@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from async_redis_cache._options import Options
+from async_redis_cache._options import Options, path_of
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 BEGIN = "<!-- options: written by docs/generate.py -->\n"
@@ -28,7 +28,9 @@ def option_table() -> str:
             what += ": one of " + ", ".join(f"`{choice}`" for choice in about["choices"])
         if about["least"]:
             what += f"; {about['least']} or more"
-        rows.append(f"| `{field.name}` | {shown} | {about['unit']} | {what} |")
+        rows.append(
+            f"| `{path_of(field).removeprefix('options.')}` | {shown} | {about['unit']} | {what} |"
+        )
     return "\n".join(rows) + "\n"
 
 

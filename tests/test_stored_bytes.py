@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from async_redis_cache._codec import Codec
-from async_redis_cache._counters import Counters
+from async_redis_cache._counters import CacheStats
 from async_redis_cache._options import Options
 from harness.doors import configured
 
@@ -52,7 +52,7 @@ WAYS = st.sampled_from(sorted(ENVELOPES))
 
 def codec(**options: Any) -> Codec:
     """What the doors translate with."""
-    return Codec(Options(**options), None, Counters())
+    return Codec(Options(**options), None, CacheStats())
 
 
 def _there_and_back(codec: Codec, value: Any) -> Any:

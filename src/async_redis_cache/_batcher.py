@@ -15,8 +15,8 @@ import math
 from typing import Any, Final
 
 from ._backoff import Backoff
-from ._commands import READ, Verb
-from ._counters import Counters
+from ._commands import Verb
+from ._counters import CacheStats
 from ._errors import CacheStateError
 from ._exchange import Call, Exchange
 from ._failures import TIMED_OUT, Failure
@@ -43,7 +43,7 @@ class Batcher:
 
     def __init__(
         self,
-        counters: Counters,
+        counters: CacheStats,
         *,
         budget: float,
         retries: int,
@@ -98,7 +98,7 @@ class Batcher:
         if self._closed:
             raise _CLOSED.error()
         future = self._loop.create_future()
-        if verb is READ and self._waiting.join(argument, future):
+        if verb.joins and self._waiting.join(argument, future):
             return future
         deadline = self._loop.time() + (self._budget if budget is None else budget)
         tries = self._retries if retries is None else retries

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._commands import Command, Entry, MisreadError, expect_parts
+from ._commands import Command, Entry, MisreadError, Verb, expect_parts
 from ._failures import ServerReply
 
 __all__ = ["INDEX_SUFFIX", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
@@ -90,10 +90,11 @@ return {removed, redis.call('ZCARD', KEYS[1])}
 """
 
 
-class BoundedStore:
+class BoundedStore(Verb):
     """Entries, their index and the eviction of what is too much, in one script."""
 
     changes = True
+    merges = True
 
     def __init__(self, index: bytes, bound: int) -> None:
         self._index = index
@@ -120,7 +121,7 @@ class BoundedStore:
         return True
 
 
-class BoundedRemove:
+class BoundedRemove(Verb):
     """Keys out of the cache and its index.
 
     Args:
@@ -130,6 +131,7 @@ class BoundedRemove:
     """
 
     changes = True
+    merges = True
 
     def __init__(self, index: bytes, command: bytes, *, heeded: bool = True) -> None:
         self._index = index
@@ -169,10 +171,11 @@ class BoundedRemove:
         return bool(answer == len(argument))
 
 
-class BoundedTouch:
+class BoundedTouch(Verb):
     """A new life for a value, in the index too."""
 
     changes = True
+    merges = True
 
     def __init__(self, index: bytes) -> None:
         self._index = index
@@ -195,7 +198,7 @@ class BoundedTouch:
         return True
 
 
-class Sweep:
+class Sweep(Verb):
     """Some of the cache's values, removed through the index: how many, and how many are left."""
 
     changes = True

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from ._codec import Codec, Decoder, Timeout
-from ._counters import CacheStats, Counters
+from ._counters import CacheStats
 from ._errors import CacheError, CacheInputError
 from ._lifecycle import Lifecycle
 from ._pip_services import ConfigParams, Context, IReferences
@@ -59,7 +59,7 @@ class AsyncRedisCache:
     """
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._counters = Counters()
+        self._counters = CacheStats()
         self._lifecycle = Lifecycle(serializer, self._counters)
 
     @classmethod

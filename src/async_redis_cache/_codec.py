@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from ._counters import Counters
+from ._counters import CacheStats
 from ._envelope import MARK, Envelope
 from ._errors import CacheInputError
 from ._json_damage import RefusedError
@@ -33,7 +33,9 @@ class Codec:
         counters: where unreadable values are counted.
     """
 
-    def __init__(self, options: Options, serializer: Serializer | None, counters: Counters) -> None:
+    def __init__(
+        self, options: Options, serializer: Serializer | None, counters: CacheStats
+    ) -> None:
         self._counters = counters
         self._prefix = options.key_prefix.encode()
         self._timeout = options.timeout

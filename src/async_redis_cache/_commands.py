@@ -18,6 +18,8 @@ __all__ = [
     "PING",
     "READ",
     "READ_MANY",
+    "READ_MANY_WITH_LIFE",
+    "READ_WITH_LIFE",
     "SCAN",
     "STORE",
     "TAKE",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 Command = tuple[bytes | int, ...]
+UNKNOWN_LIFE: Final = -2
+"""What PTTL says of a key that is not there, and we of one whose life it would not tell."""
 Entry = tuple[bytes, bytes, int]
 """A key, its data, and its life in milliseconds."""
 
@@ -42,10 +46,12 @@ class MisreadError(Exception):
 class Verb(Protocol):
     """One kind of call. Its functions are pure: nothing here does I/O or keeps state."""
 
-    @property
-    def changes(self) -> bool:
-        """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
-        ...
+    changes: bool
+    """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
+    joins: bool = False
+    """Whether calls with the same argument may share one answer."""
+    merges: bool = False
+    """Whether calls share a command, so that what one is refused for is refused to all."""
 
     def commands(self, arguments: Sequence[Any]) -> list[Command]:
         """The commands for all these calls; each has one reply."""
@@ -78,10 +84,12 @@ def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any
     return parts
 
 
-class _Read:
+class _Read(Verb):
     """Single keys, merged into one MGET, which also tells a stray reply from an answer."""
 
     changes = False
+    joins = True
+    merges = True
 
     def commands(self, arguments: Sequence[bytes]) -> list[Command]:
         return [(b"MGET", *arguments)]
@@ -96,7 +104,7 @@ class _Read:
         return True
 
 
-class _ReadMany:
+class _ReadMany(Verb):
     """Several keys of one caller, in one MGET of its own."""
 
     changes = False
@@ -116,7 +124,38 @@ class _ReadMany:
         return True
 
 
-class _Scan:
+class _ReadWithLife(_Read):
+    """Single keys, each with the milliseconds that it has left, as PTTL says it."""
+
+    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+        return [(b"MGET", *arguments), *((b"PTTL", key) for key in arguments)]
+
+    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+        data = super().answers(arguments, replies[:1])
+        return _with_life(data, replies[1:])
+
+
+class _ReadManyWithLife(_ReadMany):
+    """Several keys of one caller, each with the milliseconds that it has left."""
+
+    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
+        return [command for keys in arguments for command in READ_WITH_LIFE.commands(keys)]
+
+    def answers(
+        self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        answers: list[Any] = []
+        start = 0
+        for keys in arguments:
+            (data,) = super().answers([keys], replies[start : start + 1])
+            left = replies[start + 1 : start + 1 + len(keys)]
+            refused = isinstance(data, ServerReply)
+            answers.append(data if refused else _with_life(data, left))
+            start += 1 + len(keys)
+        return answers
+
+
+class _Scan(Verb):
     """Steps of a scan: [the next cursor, the keys found]."""
 
     changes = False
@@ -135,7 +174,7 @@ class _Scan:
         return True
 
 
-class _Plain:
+class _Plain(Verb):
     """Calls that are not merged: the argument holds the command's arguments, the reply answers.
 
     Args:
@@ -178,7 +217,7 @@ class _Discard(_Plain):
         return bool(answer == len(argument))
 
 
-class _Store:
+class _Store(Verb):
     """Entries, each with its expiry: one SET an entry."""
 
     changes = True
@@ -215,6 +254,19 @@ def _expect_ok(reply: Any) -> ServerReply | None:
     return None
 
 
+def _with_life(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
+    """Pairs of data and milliseconds; a `ServerReply` instead of a pair where there is no data."""
+    for reply in left:
+        if not isinstance(reply, int | ServerReply):
+            raise MisreadError
+    return [
+        one
+        if isinstance(one, ServerReply)
+        else (one, life if isinstance(life, int) else UNKNOWN_LIFE)
+        for one, life in zip(data, left, strict=True)
+    ]
+
+
 def _is_number(reply: Any, least: int, most: float) -> bool:
     return isinstance(reply, int) and least <= reply <= most
 
@@ -242,6 +294,8 @@ def _is_pong(_: Sequence[Any], reply: Any) -> bool:
 
 READ: Final[Verb] = _Read()
 READ_MANY: Final[Verb] = _ReadMany()
+READ_WITH_LIFE: Final[Verb] = _ReadWithLife()
+READ_MANY_WITH_LIFE: Final[Verb] = _ReadManyWithLife()
 STORE: Final[Verb] = _Store()
 TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
 DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["CacheStats", "Counters"]
+__all__ = ["CacheStats"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CacheStats:
-    """What a cache has done since it was created. Counts of this process alone."""
+    """What a cache has done since it was created, and what is near now; of this process alone."""
 
     hits: int = 0
     """Keys asked for by `retrieve` or `retrieve_many` whose value was given."""
@@ -31,24 +31,25 @@ class CacheStats:
     retries: int = 0
     """Calls sent, or queued to be sent, once more."""
     connects: int = 0
-    """Connections made."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """The same, as they move."""
-
-    hits: int = 0
-    misses: int = 0
-    stores: int = 0
-    removals: int = 0
-    errors: int = 0
-    unreadable: int = 0
-    round_trips: int = 0
-    batched_calls: int = 0
-    retries: int = 0
-    connects: int = 0
+    """Connections made for calls."""
+    near_hits: int = 0
+    """Keys answered from the near cache, without a question to the server."""
+    near_misses: int = 0
+    """Keys looked for in the near cache and not answered from it."""
+    near_invalidations: int = 0
+    """Keys that the server said had changed, whether they were held near or not."""
+    near_flushes: int = 0
+    """Times that the near cache was emptied as a whole: the server was flushed, or the link that
+    says what changes was lost, silent for two heartbeats, or flooded."""
+    near_evictions: int = 0
+    """Entries dropped from the near cache to make room."""
+    near_entries: int = 0
+    """Entries near now."""
+    near_bytes: int = 0
+    """Memory they take, in bytes, about: keys, data, and a fixed amount for each."""
+    near_trusted: bool = False
+    """Whether the link is armed now, so that what is near may be given."""
 
     def snapshot(self) -> CacheStats:
-        """As they are now."""
-        return CacheStats(**{name: getattr(self, name) for name in CacheStats.__slots__})
+        """As it is now."""
+        return replace(self)

@@ -45,11 +45,16 @@ _UNAVAILABLE: Final = {
 class Dialer:
     """Connects and logs in, one attempt a call. Owns the pool of redis.asyncio.
 
+    Args:
+        endpoint: where to, and as whom.
+        options: time limits and TLS.
+        protocol: which version of RESP the connections speak.
+
     Raises:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
     """
 
-    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> None:
         self._timeout = options.connect_timeout / _SECOND
         self._pool = ConnectionPool(
             connection_class=_connection_class(endpoint),
@@ -59,7 +64,7 @@ class Dialer:
             db=endpoint.database,
             username=endpoint.username,
             password=endpoint.password,
-            protocol=2,
+            protocol=protocol,
             # Deadlines are ours. redis-py's make two timers a call, and on Python 3.11 its write
             # timeout swallows cancellations.
             socket_timeout=None,

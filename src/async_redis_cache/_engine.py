@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+import time
+from collections.abc import Awaitable, Sequence
+from itertools import repeat
+from typing import Final, TypeVar
 
 from ._backoff import Backoff
 from ._batcher import Batcher
-from ._bounded import INDEX_SUFFIX, BoundedRemove, BoundedStore, BoundedTouch, Sweep
+from ._bounded import INDEX_SUFFIX, BoundedRemove, BoundedStore, BoundedTouch
+from ._bulk import ask_in_parts
+from ._clearing import clear_index, clear_prefix
 from ._commands import (
     CONTAINS,
     DISCARD,
@@ -22,7 +26,8 @@ from ._commands import (
     PING,
     READ,
     READ_MANY,
-    SCAN,
+    READ_MANY_WITH_LIFE,
+    READ_WITH_LIFE,
     STORE,
     TAKE,
     TIME_TO_LIVE,
@@ -30,22 +35,21 @@ from ._commands import (
     Entry,
     Verb,
 )
-from ._counters import Counters
+from ._counters import CacheStats
 from ._dialer import Dialer
-from ._errors import CacheError, CacheUnsupported
+from ._errors import CacheUnsupported
+from ._near_cache import NearCache
 from ._options import Options
 from ._queue import CallQueue
+from ._tracking import Tracking
 from ._transport import Transport
 from ._uri import Endpoint
 
 __all__ = ["Engine"]
 
+T = TypeVar("T")
+
 _SECOND: Final = 1000
-_KEYS_A_CALL: Final = 256
-_BYTES_A_CALL: Final = 256 * 1024
-_SWEEP_KEYS: Final = 500
-_SCAN_KEYS: Final = 1000
-_GLOB: Final = str.maketrans({character: f"\\{character}" for character in "*?[]\\^-"})
 
 
 class Engine:
@@ -57,7 +61,7 @@ class Engine:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
     """
 
-    def __init__(self, endpoint: Endpoint, options: Options, counters: Counters) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options, counters: CacheStats) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self._counters = counters
@@ -77,7 +81,6 @@ class Engine:
             self._discard = BoundedRemove(self._index, b"UNLINK")
             self._forget = BoundedRemove(self._index, b"UNLINK", heeded=False)
             self._touch = BoundedTouch(self._index)
-        self._sweep: Verb = Sweep(self._index)
         self._batcher = Batcher(
             counters,
             budget=self._command_timeout,
@@ -94,56 +97,128 @@ class Engine:
             unreachable=self._batcher.unreachable,
         )
         self._batcher.connect_to(self._transport)
+        self._near: NearCache | None = None
+        self._tracking: Tracking | None = None
+        if options.near_cache_enabled:
+            self._near = NearCache(
+                counters,
+                max_size=options.near_cache_max_size,
+                max_bytes=options.near_cache_max_bytes,
+                longest=options.near_cache_timeout / _SECOND,
+                clock=time.monotonic,
+            )
+            self._tracking = Tracking(
+                Dialer(endpoint, options, protocol=3),
+                self._near,
+                prefix=options.key_prefix.encode(),
+                heartbeat=options.near_cache_heartbeat / _SECOND,
+                backoff=Backoff(self.loop.time, random.random),
+                random=random.random,
+                clock=time.monotonic,
+            )
+            self._tracking.start()
 
     def __repr__(self) -> str:
         return f"<Engine {self._batcher!r} {self._transport!r}>"
 
     async def connect(self) -> None:
-        """Connect, log in and ping: one attempt, within `connect_timeout`."""
+        """Connect, log in and ping: one attempt, within `connect_timeout`.
+
+        Raises:
+            CacheUnsupported: the server, or the user, cannot do what an option needs.
+            CacheError: whatever else came of the attempt.
+        """
         await self._batcher.ask(PING, (), 0, budget=self._connect_timeout, retries=0)
+        if self._tracking is not None:
+            failure = await self._tracking.first()
+            if failure is not None:
+                raise failure.error()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._transport.abandon()
+        if self._tracking is not None:
+            self._tracking.abandon()
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         self._batcher.close()
+        if self._tracking is not None:
+            self._tracking.stop()
         await self._transport.close()
+        if self._tracking is not None:
+            await self._tracking.stopped()
 
-    def read(self, key: bytes) -> asyncio.Future[bytes | None]:
+    def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
+        if self._near is not None:
+            return self._read_near(self._near, key)
         return self._batcher.ask(READ, key, len(key) + 16)
+
+    async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
+        data = near.get(key)
+        if data is None:
+            lease = near.lease(key)
+            left = 0
+            try:
+                data, left = await self._batcher.ask(READ_WITH_LIFE, key, 2 * len(key) + 32)
+            finally:
+                near.settle(lease, data, left)
+        return data
 
     async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The data of each key, in their order."""
-        chunks = await self._gather(READ_MANY, _chunks(keys))
+        if self._near is not None:
+            return await self._read_many_near(self._near, keys)
+        chunks = await ask_in_parts(self._batcher, READ_MANY, keys)
         return [data for chunk in chunks for data in chunk]
 
-    def store(self, key: bytes, data: bytes, life: int) -> asyncio.Future[None]:
+    async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
+        found = {key: near.get(key) for key in keys}
+        leases = [near.lease(key) for key, data in found.items() if data is None]
+        answers: list[tuple[bytes | None, int]] = []
+        try:
+            chunks = await ask_in_parts(
+                self._batcher, READ_MANY_WITH_LIFE, [lease.key for lease in leases]
+            )
+            answers = [answer for chunk in chunks for answer in chunk]
+        finally:
+            for lease, (data, left) in zip(leases, answers or repeat((None, 0)), strict=False):
+                near.settle(lease, data, left)
+                found[lease.key] = data
+        return list(found.values())
+
+    def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
         """Store one entry for so many milliseconds."""
-        return self._batcher.ask(self._store, ((key, data, life),), len(key) + len(data) + 48)
+        stored = self._batcher.ask(self._store, ((key, data, life),), len(key) + len(data) + 48)
+        return self._changing((key,), stored)
 
     async def store_many(self, entries: Sequence[Entry]) -> None:
         """Store all entries; when it fails, some may have been stored."""
-        await self._gather(self._store, _chunks(entries))
+        keys = [key for key, _, _ in entries]
+        await self._changing(keys, ask_in_parts(self._batcher, self._store, entries))
 
     async def take(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
-        data: bytes | None = await self._batcher.ask(self._take, (key,), len(key) + 32)
+        data: bytes | None = await self._changing(
+            (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
+        )
         if data is not None:
             self._counters.removals += 1
         return data
 
     async def discard(self, keys: Sequence[bytes]) -> int:
         """Remove keys: how many there were."""
-        removed: int = sum(await self._gather(self._discard, _chunks(keys)))
+        removed: int = sum(
+            await self._changing(keys, ask_in_parts(self._batcher, self._discard, keys))
+        )
         self._counters.removals += removed
         return removed
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         """Remove keys, whether they were there or not."""
-        self._counters.removals += sum(await self._gather(self._forget, _chunks(keys)))
+        forgotten = self._changing(keys, ask_in_parts(self._batcher, self._forget, keys))
+        self._counters.removals += sum(await forgotten)
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key is there."""
@@ -151,7 +226,8 @@ class Engine:
 
     async def touch(self, key: bytes, life: int) -> bool:
         """Give the key a new life, in milliseconds; whether it was there."""
-        return bool(await self._batcher.ask(self._touch, (key, life), len(key) + 32))
+        touched = self._batcher.ask(self._touch, (key, life), len(key) + 32)
+        return bool(await self._changing((key,), touched))
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that the key has left; None when it is not there or never expires."""
@@ -171,65 +247,29 @@ class Engine:
         if not (self._prefix or self._bounded):
             problem = "clear needs options.key_prefix or options.max_size to know its keys by"
             raise CacheUnsupported("UNSUPPORTED", problem)
-        deadline = self.loop.time() + self._command_timeout
-        removed = await (
-            self._clear_prefix(deadline) if self._prefix else self._clear_index(deadline)
-        )
+        budget = self._command_timeout
+        try:
+            if self._prefix:
+                removed = await clear_prefix(self._batcher, budget, self._prefix, self._discard)
+            else:
+                removed = await clear_index(self._batcher, budget, self._index)
+        finally:
+            if self._near is not None:
+                self._near.flush()
         self._counters.removals += removed
         return removed
 
-    async def _clear_prefix(self, deadline: float) -> int:
-        pattern = self._prefix.translate(_GLOB).encode() + b"*"
-        removed, cursor = 0, b"0"
-        while True:
-            scan = (cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
-            cursor, keys = await self._ask_by(deadline, SCAN, scan)
-            # Without the index, or with it gone while others store, the bound would not hold.
-            values = tuple(key for key in keys if not key.endswith(INDEX_SUFFIX))
-            if values:
-                removed += await self._ask_by(deadline, self._discard, values)
-            if cursor == b"0":
-                return removed
+    def _changing(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
+        """A change of keys, before and after which nothing is near that it makes old.
 
-    async def _clear_index(self, deadline: float) -> int:
-        removed, left = 0, 1
-        while left:
-            gone, left = await self._ask_by(deadline, self._sweep, _SWEEP_KEYS)
-            removed += gone
-        return removed
-
-    async def _ask_by(self, deadline: float, verb: Verb, argument: Any) -> Any:
-        return await self._batcher.ask(verb, argument, 64, budget=deadline - self.loop.time())
-
-    async def _gather(self, verb: Verb, chunks: Iterator[tuple[Sequence[Any], int]]) -> list[Any]:
-        """Ask for all chunks at once. Waits for the last, then raises the first error there was."""
-        asked: list[asyncio.Future[Any]] = []
-        try:
-            for chunk, size in chunks:
-                asked.append(self._batcher.ask(verb, chunk, size, keys=len(chunk)))
-        except CacheError:
-            for future in asked:
-                future.cancel()
-            raise
-        if len(asked) == 1:
-            return [await asked[0]]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers
+        The server says so too, but a little later: whoever awaits a change reads it thereafter.
+        """
+        return change if self._near is None else _invalidating(self._near, keys, change)
 
 
-def _chunks(items: Sequence[Any]) -> Iterator[tuple[Sequence[Any], int]]:
-    """Parts that are few enough, and small enough, to be one call each, with their sizes."""
-    chunk: list[Any] = []
-    size = 0
-    for item in items:
-        more = len(item) + 16 if isinstance(item, bytes) else len(item[0]) + len(item[1]) + 48
-        if chunk and (len(chunk) == _KEYS_A_CALL or size + more > _BYTES_A_CALL):
-            yield chunk, size
-            chunk, size = [], 0
-        chunk.append(item)
-        size += more
-    if chunk:
-        yield chunk, size
+async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:
+    near.invalidate(keys)
+    try:
+        return await change
+    finally:
+        near.invalidate(keys)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ._commands import MisreadError, Verb
 from ._failures import UNKNOWN, Failure, ServerReply, failure_of
-from ._wire import Wire, pack
+from ._takeover import pack
+from ._wire import Wire
 
 __all__ = ["Call", "Exchange"]
 
@@ -137,7 +138,7 @@ class Exchange:
         try:
             for verb, calls, arguments, count in self._shares:
                 share = replies[start : start + count]
-                merged = count < len(calls)
+                merged = verb.merges and len(calls) > 1
                 dealt.append((verb, calls, verb.answers(arguments, share), merged))
                 start += count
         except MisreadError:

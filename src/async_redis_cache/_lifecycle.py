@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from ._codec import Codec
-from ._counters import Counters
+from ._counters import CacheStats
 from ._engine import Engine
 from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
 from ._pip_services import Context
@@ -40,7 +40,7 @@ class Opened(NamedTuple):
 class Lifecycle:
     """Whether a cache is open, and on which loop. Opening and closing take turns."""
 
-    def __init__(self, serializer: Serializer | None, counters: Counters) -> None:
+    def __init__(self, serializer: Serializer | None, counters: CacheStats) -> None:
         self.settings = Settings()
         self._serializer = serializer
         self._counters = counters

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ._errors import CacheConfigError
 
-__all__ = ["CONTROL", "LONGEST", "Options"]
+__all__ = ["CONTROL", "LONGEST", "Options", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
@@ -31,8 +31,9 @@ def _option(
     least: int = 0,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    section: str = "options",
 ) -> Any:
-    about = {"doc": doc, "unit": unit, "least": least, "choices": choices}
+    about = {"doc": doc, "unit": unit, "least": least, "choices": choices, "section": section}
     return dataclasses.field(default=default, repr=not secret, metadata=about)
 
 
@@ -97,6 +98,38 @@ class Options:
         True, "whether the server's certificate is verified at all; never switched off by a URI"
     )
 
+    near_cache_enabled: bool = _option(
+        False,
+        "whether values are also held in the process, for as long as the server says that they "
+        "have not changed",
+        section="near_cache",
+    )
+    near_cache_max_size: int = _option(
+        10_000, "most values held near", unit="values", least=1, section="near_cache"
+    )
+    near_cache_max_bytes: int = _option(
+        64 * 1024 * 1024,
+        "most memory for them, what Python needs for each included",
+        unit="bytes",
+        least=1,
+        section="near_cache",
+    )
+    near_cache_timeout: int = _option(
+        60_000,
+        "longest stay of a value near; never longer than it has left on the server",
+        unit="ms",
+        least=1,
+        section="near_cache",
+    )
+    near_cache_heartbeat: int = _option(
+        1000,
+        "how often the server is asked for a sign of life; after two without one, nothing near is "
+        "given",
+        unit="ms",
+        least=20,
+        section="near_cache",
+    )
+
     def __post_init__(self) -> None:
         """Refuse combinations that cannot work.
 
@@ -105,50 +138,71 @@ class Options:
         """
         if self.serializer == "pickle" and not self.signing_key:
             raise _bad(
-                "serializer", "is pickle, which is only read when options.signing_key is set"
+                _FIELDS["serializer"],
+                "is pickle, which is only read when options.signing_key is set",
             )
         if self.signing_key and len(self.signing_key) < 16:
-            raise _bad("signing_key", "must have at least 16 characters")
+            raise _bad(_FIELDS["signing_key"], "must have at least 16 characters")
         if CONTROL.search(self.key_prefix):
-            raise _bad("key_prefix", "must not hold control characters or surrogates")
+            raise _bad(_FIELDS["key_prefix"], "must not hold control characters or surrogates")
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:
-            raise _bad("key_prefix", f"must have at most {_PREFIX_BYTES} bytes")
+            raise _bad(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
         if self.tls_key_file and not self.tls_certificate_file:
-            raise _bad("tls_key_file", "needs options.tls_certificate_file")
+            raise _bad(_FIELDS["tls_key_file"], "needs options.tls_certificate_file")
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Options:
         """Options from configuration values, which are text when they come from a file.
 
+        Args:
+            given: the values, by the names of `names`.
+
         Raises:
             CacheConfigError: BAD_OPTION for an unknown name (the message suggests the nearest
                 one) or a value that cannot be taken (the message never quotes it).
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = _FIELDS
         for name in given.keys() - fields.keys():
             near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean options.{near[0]}?" if near else ""
-            raise _bad(name, f"is not an option of this cache{hint}")
-        return cls(**{name: _read(fields[name], value) for name, value in given.items()})
+            hint = f"; did you mean {path_of(fields[near[0]])}?" if near else ""
+            path = name if name.startswith("near_cache.") else f"options.{name}"
+            raise CacheConfigError("BAD_OPTION", f"{path} is not an option of this cache{hint}")
+        return cls(
+            **{fields[name].name: _read(fields[name], value) for name, value in given.items()}
+        )
 
     @classmethod
     def names(cls) -> frozenset[str]:
         """The names that `parse` knows."""
-        return frozenset(field.name for field in dataclasses.fields(cls))
+        return frozenset(_FIELDS)
+
+
+def path_of(field: dataclasses.Field[Any]) -> str:
+    """Where an option stands in a configuration, as `options.timeout`."""
+    section = field.metadata["section"]
+    return f"{section}.{field.name.removeprefix(f'{section}_')}"
+
+
+_FIELDS: Final = {
+    name: field
+    for field in dataclasses.fields(Options)
+    # In a section of its own, or among the options, as the keywords of `from_url` are.
+    for name in (field.name, path_of(field).removeprefix("options."))
+}
 
 
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
     if isinstance(field.default, bool):
         word = value if isinstance(value, bool) else _WORDS.get(str(value).strip().lower())
         if word is None:
-            raise _bad(field.name, "must be true or false")
+            raise _bad(field, "must be true or false")
         return word
     if isinstance(field.default, int):
         return _read_number(field, value)
     text = "" if value is None else str(value)
     choices = field.metadata["choices"]
     if choices and text not in choices:
-        raise _bad(field.name, f"must be one of {', '.join(choices)}")
+        raise _bad(field, f"must be one of {', '.join(choices)}")
     return text
 
 
@@ -158,12 +212,10 @@ def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
     if not least <= number <= LONGEST:
         unit = field.metadata["unit"]
-        raise _bad(
-            field.name, f"must be a whole number{f' of {unit}' if unit else ''}, {least} or more"
-        )
+        raise _bad(field, f"must be a whole number{f' of {unit}' if unit else ''}, {least} or more")
     return number
 
 
-def _bad(name: str, problem: str) -> CacheConfigError:
+def _bad(field: dataclasses.Field[Any], problem: str) -> CacheConfigError:
     # No chained cause: the value that could not be read may be a secret in the wrong place.
-    return CacheConfigError("BAD_OPTION", f"options.{name} {problem}")
+    return CacheConfigError("BAD_OPTION", f"{path_of(field)} {problem}")

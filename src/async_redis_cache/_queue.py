@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
-from ._commands import READ
 from ._errors import CacheOverloaded
 from ._exchange import Call
 
@@ -72,7 +71,7 @@ class CallQueue:
         self._bytes += call.size
         self._keys += call.keys
         self._alone += call.alone
-        if call.verb is READ:
+        if call.verb.joins:
             self._reads[call.argument] = call
 
     def put_back(self, call: Call) -> None:
@@ -116,7 +115,7 @@ class CallQueue:
             self._bytes -= call.size
             self._keys -= call.keys
             self._alone -= call.alone
-            if call.verb is READ:
+            if call.verb.joins:
                 self._reads.pop(call.argument, None)
             if not call.is_settled():
                 room -= call.size

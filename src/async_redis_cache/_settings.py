@@ -41,7 +41,8 @@ class Settings:
             CacheConfigError: BAD_OPTION.
         """
         top = {name: value for name, value in _items(config) if name in Options.names()}
-        self.options = Options.parse(top | dict(_items(config.get_section("options"))))
+        near = {f"near_cache.{name}": value for name, value in _section(config, "near_cache")}
+        self.options = Options.parse(top | near | dict(_section(config, "options")))
         # New resolvers: the framework's add to what they were configured with before.
         self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
         self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))
@@ -112,6 +113,10 @@ def _in_section(config: ConfigParams, section: str, names: tuple[str, ...]) -> C
         if name in names:
             flat.put(f"{section}.{name}", value)
     return flat
+
+
+def _section(config: ConfigParams, name: str) -> list[tuple[str, Any]]:
+    return _items(config.get_section(name))
 
 
 def _items(config: ConfigParams) -> list[tuple[str, Any]]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ._backoff import Backoff
-from ._counters import Counters
+from ._counters import CacheStats
 from ._dialer import Dialer
 from ._failures import Failure
-from ._wire import Connection, Wire
+from ._takeover import Connection
+from ._wire import Wire
 
 __all__ = ["Transport"]
 
@@ -32,7 +33,7 @@ class Transport:
         dialer: Dialer,
         *,
         max_connections: int,
-        counters: Counters,
+        counters: CacheStats,
         backoff: Backoff,
         ready: Callable[[], None],
         unreachable: Callable[[Failure], None],

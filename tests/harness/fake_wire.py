@@ -9,7 +9,7 @@ import hiredis
 
 from async_redis_cache._backoff import Backoff
 from async_redis_cache._batcher import Batcher
-from async_redis_cache._counters import Counters
+from async_redis_cache._counters import CacheStats
 from async_redis_cache._failures import LOST, MISREAD, Failure, ServerReply
 from async_redis_cache._queue import CallQueue
 from async_redis_cache._transport import Transport
@@ -134,7 +134,7 @@ class Wires:
         most_calls: int = 10_000,
         most_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self.counters = Counters()
+        self.counters = CacheStats()
         self.loop = asyncio.get_running_loop()
         self.batcher = Batcher(
             self.counters,

@@ -1,0 +1,183 @@
+"""Data held in the process, for as long as the server is known to tell when it changes.
+
+Two things can make it stale, and both are ruled out here.
+
+The news may be lost: the link that brings it can be cut, or be silent without being cut. So data is
+given only until a moment that each sign of life moves on, and when the link is lost everything is
+dropped, since nobody says what was missed.
+
+The news may overtake an answer: another program writes after the server has answered our question,
+and hears of it on one connection while the answer still travels on another. Put away on arrival,
+the old answer would stay for good. So whoever asks takes a lease first; news of the key ends the
+lease, and an answer whose lease has ended is given to its callers but not kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from ._counters import CacheStats
+from ._sieve import Entry, Sieve
+
+__all__ = ["Lease", "NearCache"]
+
+_SECOND: Final = 1000
+_FOR_EVER: Final = -1
+_ENTRY_BYTES: Final = 300
+"""What an entry takes beside the bytes of its key and data: measured, on CPython 3.11 to 3.13."""
+
+
+class Lease:
+    """The right to keep the answer to one question, unless the key changes meanwhile."""
+
+    __slots__ = ("asked_at", "key")
+
+    def __init__(self, key: bytes, asked_at: float) -> None:
+        self.key = key
+        self.asked_at = asked_at
+
+
+class NearCache:
+    """A bounded store of data that is near.
+
+    It does no I/O: it is told what has changed, and until when it may be trusted.
+
+    Args:
+        counters: where its hits, its size and its losses are counted.
+        max_size: most entries.
+        max_bytes: most bytes, what Python needs for the entries included.
+        longest: most seconds that an entry stays.
+        clock: seconds; it must not stand still while the event loop is busy.
+    """
+
+    def __init__(
+        self,
+        counters: CacheStats,
+        *,
+        max_size: int,
+        max_bytes: int,
+        longest: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._counters = counters
+        self._max_size = max_size
+        self._max_bytes = max_bytes
+        self._longest = longest
+        self._clock = clock
+        self._trusted_until = -math.inf
+        self._entries: dict[bytes, Entry] = {}
+        self._order = Sieve()
+        self._bytes = 0
+        self._leases: dict[bytes, Lease] = {}
+        self._tell_size()
+        counters.near_trusted = False
+
+    def __repr__(self) -> str:
+        trusted = "trusted" if self._clock() < self._trusted_until else "not trusted"
+        return f"<NearCache {len(self._entries)} entries, {self._bytes} bytes, {trusted}>"
+
+    def get(self, key: bytes) -> bytes | None:
+        """The data of a key, if it is near and may be given."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            now = self._clock()
+            if now < entry.expires and now < self._trusted_until:
+                entry.visited = True
+                self._counters.near_hits += 1
+                return entry.data
+        self._counters.near_misses += 1
+        return None
+
+    def lease(self, key: bytes) -> Lease:
+        """To be taken before a key is asked for, and settled whatever comes of it.
+
+        Of several questions under way for one key, the first holds the right to keep its answer: a
+        later one would let it wait for ever when the key is asked for all the time.
+        """
+        now = self._clock()
+        lease = Lease(key, now)
+        if now < self._trusted_until:
+            self._leases.setdefault(key, lease)
+        return lease
+
+    def settle(self, lease: Lease, data: bytes | None, left: int) -> None:
+        """End a lease; keep the data if it has not ended before.
+
+        Args:
+            lease: what was taken before asking.
+            data: None where there is none.
+            left: milliseconds that the data has left on the server, as PTTL says it: -1 for ever.
+        """
+        key = lease.key
+        if self._leases.get(key) is not lease:
+            return
+        del self._leases[key]
+        if data is None or (left <= 0 and left != _FOR_EVER):
+            return
+        # Counted from before the question, so that it never stays longer than on the server.
+        stay = self._longest if left == _FOR_EVER else min(self._longest, left / _SECOND)
+        self._keep(Entry(key, data, lease.asked_at + stay, len(key) + len(data) + _ENTRY_BYTES))
+
+    def invalidate(self, keys: Iterable[bytes]) -> None:
+        """These keys have changed, or are about to."""
+        entries = self._entries
+        leases = self._leases
+        for key in keys:
+            entry = entries.get(key)
+            if entry is not None:
+                self._drop(entry)
+            if leases:
+                leases.pop(key, None)
+        self._tell_size()
+
+    def changed(self, keys: Sequence[bytes]) -> None:
+        """The server says that these keys have changed."""
+        self._counters.near_invalidations += len(keys)
+        self.invalidate(keys)
+
+    def flush(self) -> None:
+        """Everything may have changed."""
+        self._order.clear()
+        self._entries.clear()
+        self._bytes = 0
+        self._leases.clear()
+        self._counters.near_flushes += 1
+        self._tell_size()
+
+    def trust_until(self, moment: float) -> None:
+        """The server is known to have told all, and will have to say so again by this moment."""
+        self._trusted_until = moment
+        self._counters.near_trusted = True
+
+    def distrust(self) -> None:
+        """Nobody says any more what changes."""
+        if self._trusted_until > -math.inf:
+            self._trusted_until = -math.inf
+            self._counters.near_trusted = False
+            self.flush()
+
+    def _keep(self, entry: Entry) -> None:
+        former = self._entries.get(entry.key)
+        if former is not None:
+            self._drop(former)
+        if entry.size <= self._max_bytes:
+            while (
+                len(self._entries) >= self._max_size or self._bytes + entry.size > self._max_bytes
+            ):
+                self._drop(self._order.victim())
+                self._counters.near_evictions += 1
+            self._entries[entry.key] = entry
+            self._order.add(entry)
+            self._bytes += entry.size
+        self._tell_size()
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.key]
+        self._order.remove(entry)
+        self._bytes -= entry.size
+
+    def _tell_size(self) -> None:
+        self._counters.near_entries = len(self._entries)
+        self._counters.near_bytes = self._bytes

@@ -1,0 +1,74 @@
+"""A connection that redis-py has made, driven from then on by callbacks of ours.
+
+redis-py connects, encrypts and logs in; then a protocol of ours takes over the connection's
+transport. So no task ever owns a connection, a caller that is cancelled has nothing to leave
+behind, and a dead peer is noticed when it dies and not when it is next used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection as Connection
+
+from ._failures import ServerReply
+
+__all__ = ["NOTHING_YET", "Connection", "Takeover", "pack"]
+
+pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+NOTHING_YET: Final = object()
+"""What the reader gives when a reply is not whole."""
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Takeover(asyncio.Protocol):
+    """The transport of a connection, and a reader of replies.
+
+    Args:
+        connection: connected and logged in by redis-py, and idle.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        # redis-py has no public way to the transport; the range of its versions in pyproject.toml
+        # is the range that this was tested on.
+        writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._transport: Any = writer.transport
+        self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
+        self._reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
+        self._socket: Any = self._transport.get_extra_info("socket")
+        self._transport.set_protocol(self)
+
+    def is_closing(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return bool(self._transport.is_closing())
+
+    def abort(self) -> None:
+        """End the connection now. What is not yet on its way is never sent, by the kernel neither.
+
+        A polite close would send it later: a write that has timed out could then overwrite a
+        newer one.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def abandon(self) -> None:
+        """End the connection though the loop is closed, which alone could close the transport."""
+        # uvloop has closed its transports with the loop, and has neither of these. asyncio's keeps
+        # the descriptor until it is collected, and has no other way to close it.
+        with contextlib.suppress(OSError, TypeError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if (descriptor := getattr(self._transport, "_sock", None)) is not None:
+            descriptor.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let redis-py's stream know, or whoever closes it waits for ever; called by the loop."""
+        self._stream.connection_lost(exc)
