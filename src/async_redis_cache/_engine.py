@@ -112,6 +112,7 @@ class Engine:
                 self._near,
                 prefix=options.key_prefix.encode(),
                 heartbeat=options.near_cache_heartbeat / _SECOND,
+                timeout=self._connect_timeout,
                 backoff=Backoff(self.loop.time, random.random),
                 random=random.random,
                 clock=time.monotonic,

@@ -23,7 +23,7 @@ from ._errors import (
     CacheServerError,
     CacheUnsupported,
 )
-from ._failures import LOST, Failure, ServerReply, failure_of
+from ._failures import LOST, TIMED_OUT, Failure, ServerReply, failure_of
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
 
 __all__ = ["Listener", "Tracking"]
@@ -68,6 +68,7 @@ class Tracking:
         listener: who is told.
         prefix: of the keys that matter.
         heartbeat: seconds between two signs of life.
+        timeout: seconds for an attempt, connecting included.
         backoff: the pauses between attempts to connect.
         random: numbers from 0 to 1.
         clock: seconds; the same as the listener's.
@@ -80,6 +81,7 @@ class Tracking:
         *,
         prefix: bytes,
         heartbeat: float,
+        timeout: float,
         backoff: Backoff,
         random: Callable[[], float],
         clock: Callable[[], float],
@@ -90,6 +92,7 @@ class Tracking:
         if prefix:
             self._order += (b"PREFIX", prefix)
         self._heartbeat = heartbeat
+        self._timeout = timeout
         self._backoff = backoff
         self._random = random
         self._clock = clock
@@ -126,13 +129,14 @@ class Tracking:
 
     async def _keep(self) -> None:
         while True:
+            deadline = self._clock() + self._timeout
             outcome = await self._dialer.dial()
             if isinstance(outcome, Failure):
                 self._tell_first(outcome)
             else:
                 self._link = _Link(outcome, self._listener, self._clock, 2 * self._heartbeat)
                 try:
-                    await self._watch(self._link)
+                    await self._watch(self._link, deadline)
                 finally:
                     self._link.abort()
                     self._link = None
@@ -140,12 +144,14 @@ class Tracking:
             self._backoff.failed()
             await asyncio.sleep(max(self._backoff.remaining(), _SPREAD * self._random()))
 
-    async def _watch(self, link: _Link) -> None:
+    async def _watch(self, link: _Link, deadline: float) -> None:
         link.ask(self._order)
-        failure = await link.armed
+        await asyncio.wait({link.armed}, timeout=max(0.0, deadline - self._clock()))
+        failure = link.armed.result() if link.armed.done() else TIMED_OUT
         self._tell_first(failure)
-        if failure is None:
-            self._backoff.succeeded()
+        if failure is not None:
+            return
+        self._backoff.succeeded()
         while not (link.is_closing() or link.is_overdue()):
             await asyncio.wait({link.gone}, timeout=self._heartbeat)
             link.ask((b"PING",))
