@@ -87,6 +87,6 @@ def test_blocks_are_not_overlooked() -> None:
     """Every fence of every page is read, and the pages that have programs show values."""
     for page in PAGES:
         fences = page.read_text().count("```")
-        languages = {"python", "sh", "text", "yaml", "diff", ""}
+        languages = {"python", "sh", "text", "yaml", "diff", "mermaid", ""}
         assert fences == 2 * len(list(blocks_of(page, *languages))), name_of(page)
     assert len(WITH_PYTHON) > 10

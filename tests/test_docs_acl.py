@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
+from typing import NamedTuple
 
 import pytest
 
@@ -10,15 +11,26 @@ from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
 from code_blocks import ROOT, blocks_of
 from harness import Client, Server
 
-PLAIN, BOUNDED, CLEAR = (
-    block.text.split()[3:]
+PLAIN, BOUNDED, CLEAR, NEAR = (
+    block.text.removeprefix("ACL SETUSER shop ").split()
     for block in blocks_of(ROOT / "docs" / "explanation" / "security.md", "text")
-    if block.text.startswith("ACL SETUSER shop ")
 )
+
+
+class Use(NamedTuple):
+    """A cache that is used in some way, and what its user may do."""
+
+    rules: list[str]
+    max_size: int = 0
+    clear: bool = False
+    near: bool = False
+
+
 USES = {
-    "plain": (PLAIN, 0, False),
-    "bounded": (BOUNDED, 2, False),
-    "clear": (CLEAR, 2, True),
+    "plain": Use(PLAIN),
+    "bounded": Use(BOUNDED, max_size=2),
+    "clear": Use(CLEAR, max_size=2, clear=True),
+    "near": Use([*PLAIN, *NEAR], near=True),
 }
 
 
@@ -32,9 +44,13 @@ class Account:
     def grant(self, *rules: str) -> None:
         self._administrator.execute_command("ACL", "SETUSER", "shop", *rules)
 
-    def cache(self, max_size: int, key_prefix: str = "shop:", database: int = 0) -> AsyncRedisCache:
-        url = self._server.login_url("shop", "PASSWORD", database)
-        return AsyncRedisCache.from_url(url, key_prefix=key_prefix, max_size=max_size)
+    def cache(self, use: Use, key_prefix: str = "shop:", database: int = 0) -> AsyncRedisCache:
+        return AsyncRedisCache.from_url(
+            self._server.login_url("shop", "PASSWORD", database),
+            key_prefix=key_prefix,
+            max_size=use.max_size,
+            near_cache_enabled=use.near,
+        )
 
 
 @pytest.fixture
@@ -75,20 +91,20 @@ async def refused(cache: AsyncRedisCache, *, clear: bool) -> set[str]:
 @pytest.mark.parametrize("use", USES)
 async def test_documented_user_may_use_the_whole_cache(account: Account, use: str) -> None:
     """Every method works for the user of the documentation."""
-    rules, max_size, clear = USES[use]
-    account.grant(*rules)
-    assert await refused(account.cache(max_size), clear=clear) == set()
+    used = USES[use]
+    account.grant(*used.rules)
+    assert await refused(account.cache(used), clear=used.clear) == set()
 
 
 @pytest.mark.parametrize("use", USES)
 async def test_documented_user_has_no_command_to_spare(account: Account, use: str) -> None:
     """Without any one of its commands, some method fails for the user of the documentation."""
-    rules, max_size, clear = USES[use]
-    commands = [rule for rule in rules if rule.startswith("+")]
+    used = USES[use]
+    commands = [rule for rule in used.rules if rule.startswith("+")]
     spare: list[str] = []
     for command in commands:
-        account.grant(*rules, f"-{command[1:]}")
-        if not await refused(account.cache(max_size), clear=clear):
+        account.grant(*used.rules, f"-{command[1:]}")
+        if not await refused(account.cache(used), clear=used.clear):
             spare.append(command)
     assert commands
     assert spare == []
@@ -97,23 +113,24 @@ async def test_documented_user_has_no_command_to_spare(account: Account, use: st
 async def test_another_database_needs_select(account: Account) -> None:
     """The user needs SELECT for a database other than 0, and for nothing else."""
     account.grant(*PLAIN)
-    assert await refused(account.cache(0, database=1), clear=False) == {"open"}
+    cache = account.cache(Use(PLAIN), database=1)
+    assert await refused(cache, clear=False) == {"open"}
     account.grant("+select")
-    assert await refused(account.cache(0, database=1), clear=False) == set()
+    assert await refused(cache, clear=False) == set()
 
 
 async def test_bounded_cache_without_prefix_clears_without_scan(account: Account) -> None:
     """Without a prefix a bounded cache is cleared through its index, and SCAN is not needed."""
     account.grant(*BOUNDED, "~*")
-    assert await refused(account.cache(2, key_prefix=""), clear=True) == set()
+    assert await refused(account.cache(USES["clear"], key_prefix=""), clear=True) == set()
 
 
 @pytest.mark.parametrize("use", USES)
 async def test_documented_user_is_kept_to_its_prefix(account: Account, use: str) -> None:
     """A cache with another prefix may do nothing as this user."""
-    rules, max_size, _ = USES[use]
-    account.grant(*rules)
-    async with account.cache(max_size, key_prefix="other:") as cache:
+    used = USES[use]
+    account.grant(*used.rules)
+    async with account.cache(used, key_prefix="other:") as cache:
         with pytest.raises(CachePermissionError):
             await cache.store(None, "a", 1)
         with pytest.raises(CachePermissionError):

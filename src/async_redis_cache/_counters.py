@@ -39,8 +39,8 @@ class CacheStats:
     near_invalidations: int = 0
     """Keys that the server said had changed, whether they were held near or not."""
     near_flushes: int = 0
-    """Times that the near cache was emptied as a whole: the server was flushed, or the link that
-    says what changes was lost, silent for two heartbeats, or flooded."""
+    """Times that the near cache was emptied as a whole: by `clear`, or when the server was flushed,
+    or when the link that says what changes was lost, silent for two heartbeats, or flooded."""
     near_evictions: int = 0
     """Entries dropped from the near cache to make room."""
     near_entries: int = 0

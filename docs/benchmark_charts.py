@@ -1,0 +1,175 @@
+"""Pictures of figures as SVG, each for a light and for a dark page. Whatever is ours stands out."""  # noqa: INP001  a script beside the pages, not a package
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from benchmark_figures import OURS, REFERENCE
+
+__all__ = ["THEMES", "Theme", "bars", "lines"]
+
+WIDTH = 760
+LABELS = 208
+"""Where the names end and the drawing begins."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    text: str
+    muted: str
+    grid: str
+    ours: str
+    reference: str
+    other: str
+
+    def color(self, name: str) -> str:
+        """That of ours also for what is named after it, as a variant is."""
+        if name.startswith(OURS):
+            return self.ours
+        return self.reference if name == REFERENCE else self.other
+
+    def words(self, name: str) -> tuple[str, str]:
+        """Colour and weight of what is written of it."""
+        return (self.text, "600") if name.startswith(OURS) else (self.muted, "400")
+
+
+THEMES = {
+    "light": Theme("#1f2328", "#59636e", "#e3e7eb", "#0969da", "#6e7781", "#c2c9d1"),
+    "dark": Theme("#f0f6fc", "#9198a1", "#2a3038", "#4493f8", "#8b949e", "#484f58"),
+}
+
+
+def bars(
+    theme: Theme,
+    title: str,
+    subtitle: str,
+    columns: Mapping[str, Mapping[str, float]],
+) -> str:
+    """A row for each name and a column for each heading; every column begins at 0."""
+    tops = {heading: max(column.values(), default=1) for heading, column in columns.items()}
+    shares: dict[str, list[float]] = {}
+    for heading, column in columns.items():
+        for name, value in column.items():
+            shares.setdefault(name, []).append(value / tops[heading])
+    names = sorted(shares, key=lambda name: (-sum(shares[name]), name))
+    first = 96 if any(columns) else 78
+    pitch = (WIDTH - LABELS) / len(columns)
+    body = [
+        _text(LABELS - 10, first + row * 26, name, *theme.words(name), anchor="end")
+        for row, name in enumerate(names)
+    ]
+    for at, (heading, column) in enumerate(columns.items()):
+        left = LABELS + at * pitch
+        body.append(_text(left, 70, heading, theme.muted))
+        for row, name in enumerate(names):
+            if name not in column:
+                continue
+            y, color = first + row * 26, theme.color(name)
+            width = max(1.5, column[name] / tops[heading] * (pitch - 58))
+            box = f'x="{left:.1f}" y="{y - 13}" width="{width:.1f}" height="18"'
+            body.append(f'<rect {box} fill="{color}"/>')
+            body.append(_text(left + width + 6, y, _count(column[name]), *theme.words(name)))
+        foot = first + len(names) * 26 - 16
+        body.append(f'<path d="M{left:.1f} {first - 18}V{foot}" stroke="{theme.muted}"/>')
+    return _picture(theme, title, subtitle, first + len(names) * 26, body)
+
+
+def lines(
+    theme: Theme,
+    title: str,
+    subtitle: str,
+    ticks: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+) -> str:
+    """A line for each name, named at its end; up is a logarithmic scale."""
+    height, left, right, top, bottom = 400, 48, WIDTH - LABELS, 76, 360
+    values = [value for line in series.values() for value in line]
+    low, high = math.log10(min(values) * 0.8), math.log10(max(values) * 1.25)
+
+    def x(at: int) -> float:
+        return left + 24 + at * (right - left - 48) / (len(ticks) - 1)
+
+    def y(value: float) -> float:
+        return bottom - (math.log10(value) - low) / (high - low) * (bottom - top)
+
+    body: list[str] = []
+    for mark in _marks(low, high):
+        body.append(f'<path d="M{left} {y(mark):.1f}H{right}" stroke="{theme.grid}"/>')
+        body.append(_text(left - 8, y(mark) + 4, _count(mark), theme.muted, anchor="end"))
+    body += [
+        _text(x(at), bottom + 22, tick, theme.muted, anchor="middle")
+        for at, tick in enumerate(ticks)
+    ]
+    # Ours last, above the others.
+    for name in sorted(series, key=lambda name: (name == OURS, name == REFERENCE)):
+        color = theme.color(name)
+        points = [(x(at), y(value)) for at, value in enumerate(series[name])]
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+        width = 3 if name == OURS else 1.75
+        body.append(f'<path d="M{path}" stroke="{color}" stroke-width="{width}" fill="none"/>')
+        body += [
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{width + 1:g}" fill="{color}"/>'
+            for px, py in points
+        ]
+    ends = {name: y(line[-1]) for name, line in series.items()}
+    for name, at in _apart(ends, 17):
+        color = theme.color(name)
+        lead = f"M{x(len(ticks) - 1) + 6:.1f} {ends[name]:.1f}L{right + 4} {at:.1f}"
+        body.append(f'<path d="{lead}" stroke="{color}"/>')
+        body.append(_text(right + 9, at + 4, name, *theme.words(name)))
+    return _picture(theme, title, subtitle, height, body)
+
+
+def _marks(low: float, high: float) -> Iterator[float]:
+    """1, 2 and 5 of every power of ten between the ends."""
+    for power in range(math.floor(low), math.ceil(high)):
+        for step in (1, 2, 5):
+            if low <= math.log10(step) + power <= high:
+                yield step * 10.0**power
+
+
+def _apart(ends: Mapping[str, float], gap: float) -> Iterator[tuple[str, float]]:
+    """Where the names stand: at their lines' ends, pushed apart around the middle of each crowd."""
+    crowds: list[tuple[float, list[str]]] = []
+    for name in sorted(ends, key=lambda name: ends[name]):
+        middle, names = ends[name], [name]
+        while crowds and middle - crowds[-1][0] < gap * (len(names) + len(crowds[-1][1])) / 2:
+            _, before = crowds.pop()
+            names = before + names
+            middle = sum(ends[name] for name in names) / len(names)
+        crowds.append((middle, names))
+    for middle, names in crowds:
+        for place, name in enumerate(names):
+            yield name, middle + (place - (len(names) - 1) / 2) * gap
+
+
+def _count(value: float) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            short = f"{value / unit:.1f}" if value < 10 * unit else f"{value / unit:.0f}"
+            return short.removesuffix(".0") + name
+    return f"{value:.0f}"
+
+
+def _text(
+    x: float, y: float, text: str, fill: str, weight: str = "400", *, anchor: str = "start"
+) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}" '
+        f'font-weight="{weight}">{escape(text)}</text>'
+    )
+
+
+def _picture(theme: Theme, title: str, subtitle: str, height: int, body: Sequence[str]) -> str:
+    font = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" role="img" font-family="{font}" font-size="13">'
+        f"<title>{escape(title)}</title>"
+        f'<text x="0" y="20" fill="{theme.text}" font-size="17" font-weight="600">'
+        f"{escape(title)}</text>"
+    )
+    return "\n".join([head, _text(0, 42, subtitle, theme.muted), *body, "</svg>\n"])
