@@ -158,6 +158,10 @@ class Engine:
 
     async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
         data = near.get(key)
+        if data is None and near.is_behind((key,)):
+            await _let_the_loop_turn()
+            near.heard()
+            data = near.get(key)
         if data is None:
             lease = near.lease(key)
             left = 0
@@ -175,6 +179,9 @@ class Engine:
         return [data for chunk in chunks for data in chunk]
 
     async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
+        if near.is_behind(keys):
+            await _let_the_loop_turn()
+            near.heard()
         found = {key: near.get(key) for key in keys}
         leases = [near.lease(key) for key, data in found.items() if data is None]
         answers: list[tuple[bytes | None, int]] = []
@@ -266,6 +273,13 @@ class Engine:
         The server says so too, but a little later: whoever awaits a change reads it thereafter.
         """
         return change if self._near is None else _invalidating(self._near, keys, change)
+
+
+async def _let_the_loop_turn() -> None:
+    """Let the loop read what has come, and act on it."""
+    await asyncio.sleep(0)
+    # What is read in a turn is acted on after what was due in it, such as this.
+    await asyncio.sleep(0)
 
 
 async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:

@@ -1,6 +1,6 @@
 """Data held in the process, for as long as the server is known to tell when it changes.
 
-Two things can make it stale, and both are ruled out here.
+Three things can make it stale, and all are ruled out here.
 
 The news may be lost: the link that brings it can be cut, or be silent without being cut. So data is
 given only until a moment that each sign of life moves on, and when the link is lost everything is
@@ -10,6 +10,10 @@ The news may overtake an answer: another program writes after the server has ans
 and hears of it on one connection while the answer still travels on another. Put away on arrival,
 the old answer would stay for good. So whoever asks takes a lease first; news of the key ends the
 lease, and an answer whose lease has ended is given to its callers but not kept.
+
+And the news may lie unread, while the event loop is busy: a hit does not wait, so a caller of many
+hits keeps the loop from reading. So data is given only for a moment after the loop has last had its
+turn; then the caller has to let it have one.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from ._sieve import Entry, Sieve
 __all__ = ["Lease", "NearCache"]
 
 _SECOND: Final = 1000
+_UNHEARD: Final = 0.010
+"""Seconds for which data is given without a look at what the link has brought."""
 _FOR_EVER: Final = -1
 _ENTRY_BYTES: Final = 300
 """What an entry takes beside the bytes of its key and data: measured, on CPython 3.11 to 3.13."""
@@ -67,6 +73,7 @@ class NearCache:
         self._longest = longest
         self._clock = clock
         self._trusted_until = -math.inf
+        self._sure_until = -math.inf
         self._entries: dict[bytes, Entry] = {}
         self._order = Sieve()
         self._bytes = 0
@@ -83,19 +90,29 @@ class NearCache:
         entry = self._entries.get(key)
         if entry is not None:
             now = self._clock()
-            if now < entry.expires and now < self._trusted_until:
+            if now < entry.expires and now < self._sure_until:
                 entry.visited = True
                 self._counters.near_hits += 1
                 return entry.data
-        self._counters.near_misses += 1
         return None
 
+    def is_behind(self, keys: Iterable[bytes]) -> bool:
+        """Whether any of these keys could be given, once the loop has had its turn."""
+        return self._sure_until <= self._clock() < self._trusted_until and any(
+            key in self._entries for key in keys
+        )
+
+    def heard(self) -> None:
+        """The loop has had its turn: what the link has brought is known."""
+        self._sure_until = min(self._trusted_until, self._clock() + _UNHEARD)
+
     def lease(self, key: bytes) -> Lease:
-        """To be taken before a key is asked for, and settled whatever comes of it.
+        """To be taken before a key is asked for that is not near, and settled whatever comes.
 
         Of several questions under way for one key, the first holds the right to keep its answer: a
         later one would let it wait for ever when the key is asked for all the time.
         """
+        self._counters.near_misses += 1
         now = self._clock()
         lease = Lease(key, now)
         if now < self._trusted_until:
@@ -154,7 +171,7 @@ class NearCache:
     def distrust(self) -> None:
         """Nobody says any more what changes."""
         if self._trusted_until > -math.inf:
-            self._trusted_until = -math.inf
+            self._trusted_until = self._sure_until = -math.inf
             self._counters.near_trusted = False
             self.flush()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from hiredis import ProtocolError, PushNotification
@@ -23,7 +23,7 @@ from ._errors import (
     CacheServerError,
     CacheUnsupported,
 )
-from ._failures import LOST, TIMED_OUT, Failure, ServerReply, failure_of
+from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
 
 __all__ = ["Listener", "Tracking"]
@@ -38,6 +38,8 @@ _REFUSED: Final = Failure(
     "UNSUPPORTED",
     "near_cache.enabled needs a server with RESP3 and CLIENT TRACKING, and a user who may use them",
 )
+_REFUSALS: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
+"""What a server that has just served another connection says to RESP3 or to tracking."""
 
 
 class Listener(Protocol):
@@ -96,13 +98,18 @@ class Tracking:
         self._backoff = backoff
         self._random = random
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._first: asyncio.Future[Failure | None] = self._loop.create_future()
         self._link: _Link | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        self._next: asyncio.TimerHandle | None = None
+        # The loop keeps only weak references to tasks. None of them lasts as long as a link does:
+        # a loop that is closed without us would leave it unfinished.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def start(self) -> None:
         """Begin, and go on until `stop`."""
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._spawn(self._dial())
 
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
@@ -110,16 +117,21 @@ class Tracking:
 
     def stop(self) -> None:
         """Give up the link at once."""
-        if self._task is not None:
-            self._task.cancel()
+        self._stopped = True
+        self._wait_no_more()
+        for task in self._tasks:
+            task.cancel()
         if self._link is not None:
             self._link.abort()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of it."""
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        # An aborted transport reports in the loop's next turn, and only then hangs up.
+        while self._link is not None or self._tasks:
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
         await self._dialer.sweep()
+        # What was aborted last closes its socket in one turn more.
+        await asyncio.sleep(0)
 
     def abandon(self) -> None:
         """Give up the link though the event loop is closed."""
@@ -127,47 +139,69 @@ class Tracking:
         if self._link is not None:
             self._link.abandon()
 
-    async def _keep(self) -> None:
-        while True:
-            deadline = self._clock() + self._timeout
-            outcome = await self._dialer.dial()
-            if isinstance(outcome, Failure):
-                self._tell_first(outcome)
-            else:
-                self._link = _Link(outcome, self._listener, self._clock, 2 * self._heartbeat)
-                try:
-                    await self._watch(self._link, deadline)
-                finally:
-                    self._link.abort()
-                    self._link = None
-                    await self._dialer.hang_up(outcome)
-            self._backoff.failed()
-            await asyncio.sleep(max(self._backoff.remaining(), _SPREAD * self._random()))
-
-    async def _watch(self, link: _Link, deadline: float) -> None:
-        link.ask(self._order)
-        await asyncio.wait({link.armed}, timeout=max(0.0, deadline - self._clock()))
-        failure = link.armed.result() if link.armed.done() else TIMED_OUT
-        self._tell_first(failure)
-        if failure is not None:
+    async def _dial(self) -> None:
+        deadline = self._clock() + self._timeout
+        outcome = await self._dialer.dial()
+        if isinstance(outcome, Failure):
+            self._ended(outcome)
             return
+        patience = 2 * self._heartbeat
+        self._link = _Link(outcome, self._listener, self._clock, patience, self._armed, self._lost)
+        self._link.ask(self._order, b"OK")
+        self._next = self._loop.call_later(max(0.0, deadline - self._clock()), self._link.abort)
+
+    def _armed(self, link: _Link) -> None:
+        self._wait_no_more()
         self._backoff.succeeded()
-        while not (link.is_closing() or link.is_overdue()):
-            await asyncio.wait({link.gone}, timeout=self._heartbeat)
-            link.ask((b"PING",))
+        self._tell_first(None)
+        self._next = self._loop.call_later(self._heartbeat, self._beat, link)
+
+    def _beat(self, link: _Link) -> None:
+        if link.is_overdue():
+            link.abort()
+        else:
+            link.ask((b"PING",), b"PONG")
+            self._next = self._loop.call_later(self._heartbeat, self._beat, link)
+
+    def _lost(self, link: _Link, failure: Failure) -> None:
+        self._link = None
+        self._wait_no_more()
+        self._spawn(self._dialer.hang_up(link.connection))
+        self._ended(failure)
+
+    def _ended(self, failure: Failure) -> None:
+        self._tell_first(failure)
+        self._backoff.failed()
+        if not self._stopped:
+            pause = max(self._backoff.remaining(), _SPREAD * self._random())
+            self._next = self._loop.call_later(pause, self.start)
 
     def _tell_first(self, failure: Failure | None) -> None:
         if not self._first.done():
             refused = failure is not None and failure.kind in _REFUSALS
             self._first.set_result(_REFUSED if refused else failure)
 
+    def _wait_no_more(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
 
-_REFUSALS: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
-"""What a server that has just served another connection says to RESP3 or to tracking."""
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class _Link(Takeover):
-    """One connection, from before it is armed until it is lost."""
+    """One connection, from before it is armed until it is lost.
+
+    Args:
+        connection: see `Takeover`.
+        listener: who is told what has changed.
+        clock: seconds.
+        patience: how many of them a sign of life is good for.
+        armed: called once, when the server has agreed to tell.
+        lost: called once, when the connection is gone, with the reason.
+    """
 
     def __init__(
         self,
@@ -175,23 +209,24 @@ class _Link(Takeover):
         listener: Listener,
         clock: Callable[[], float],
         patience: float,
+        armed: Callable[[_Link], None],
+        lost: Callable[[_Link, Failure], None],
     ) -> None:
         super().__init__(connection)
-        loop = asyncio.get_running_loop()
-        self.armed: asyncio.Future[Failure | None] = loop.create_future()
-        self.gone: asyncio.Future[None] = loop.create_future()
         self._listener = listener
         self._clock = clock
         self._patience = patience
+        self._armed = armed
+        self._lost = lost
+        self._failure = LOST
         self._alive_until = clock() + patience
-        self._asked: deque[float] = deque()
+        self._asked: deque[tuple[float, bytes]] = deque()
         self._backlog = 0
 
-    def ask(self, command: tuple[bytes, ...]) -> None:
+    def ask(self, command: tuple[bytes, ...], answer: bytes) -> None:
         """Send a command whose answer is a sign of life."""
-        if not self.is_closing():
-            self._asked.append(self._clock())
-            self._transport.write(pack(command))
+        self._asked.append((self._clock(), answer))
+        self._transport.write(pack(command))
 
     def is_overdue(self) -> bool:
         """Whether the last sign of life is too old to believe in it."""
@@ -207,14 +242,15 @@ class _Link(Takeover):
         self._backlog += len(data)
         try:
             self._reader.feed(data)
-            while (message := self._reader.gets()) is not NOTHING_YET:
+            while not self.is_closing() and (message := self._reader.gets()) is not NOTHING_YET:
                 self._backlog = 0
                 if isinstance(message, PushNotification):
                     self._pushed(message)
                 else:
                     self._answered(message)
-        except (ProtocolError, LookupError, TypeError):
+        except (ProtocolError, LookupError, TypeError, ValueError):
             # Whatever this is, it is nobody who says what changes.
+            self._failure = MISREAD
             self.abort()
         if self._backlog > _BACKLOG_BYTES:
             self.abort()
@@ -223,33 +259,29 @@ class _Link(Takeover):
         """Called by the loop, once."""
         super().connection_lost(exc)
         self._listener.distrust()
-        if not self.armed.done():
-            self.armed.set_result(LOST)
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self._lost(self, self._failure)
 
     def _pushed(self, message: list[Any]) -> None:
-        kind, keys = message
-        if kind != b"invalidate":
+        if message[0] != b"invalidate":
             return
+        _, keys = message
         if keys is None:
             self._listener.flush()
         else:
             self._listener.changed(keys)
 
     def _answered(self, reply: object) -> None:
-        asked = self._asked.popleft()
-        if isinstance(reply, ServerReply):
-            if not self.armed.done():
-                self.armed.set_result(failure_of(reply))
+        asked_at, answer = self._asked.popleft()
+        if reply != answer:
+            self._failure = failure_of(reply) if isinstance(reply, ServerReply) else MISREAD
             self.abort()
         elif self.is_overdue():
             # Late: what was given meanwhile was rightly withheld, and begins anew.
             self.abort()
         else:
-            if not self.armed.done():
-                self.armed.set_result(None)
             # From when it was asked, not from when we came to read the answer: that may be long
             # after, when the process was stopped or its loop was busy.
-            self._alive_until = asked + self._patience
+            self._alive_until = asked_at + self._patience
             self._listener.trust_until(self._alive_until)
+            if answer == b"OK":
+                self._armed(self)
