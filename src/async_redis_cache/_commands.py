@@ -242,6 +242,7 @@ class _Store(Verb):
 
 
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
+_LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
 _KEYS: Final[frozenset[type]] = frozenset({bytes})
 
@@ -256,15 +257,13 @@ def _expect_ok(reply: Any) -> ServerReply | None:
 
 def _with_life(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
     """Pairs of data and milliseconds; a `ServerReply` instead of a pair where there is no data."""
-    for reply in left:
-        if not isinstance(reply, int | ServerReply):
-            raise MisreadError
-    return [
-        one
-        if isinstance(one, ServerReply)
-        else (one, life if isinstance(life, int) else UNKNOWN_LIFE)
-        for one, life in zip(data, left, strict=True)
-    ]
+    if not _LIFE.issuperset(map(type, left)):
+        raise MisreadError
+    if isinstance(data[0], ServerReply):
+        return list(data)
+    if ServerReply in map(type, left):
+        left = [UNKNOWN_LIFE if isinstance(life, ServerReply) else life for life in left]
+    return list(zip(data, left, strict=True))
 
 
 def _is_number(reply: Any, least: int, most: float) -> bool:

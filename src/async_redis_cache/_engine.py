@@ -158,7 +158,7 @@ class Engine:
 
     async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
         data = near.get(key)
-        if data is None and near.is_behind((key,)):
+        if data is None and near.is_behind(key):
             await _let_the_loop_turn()
             near.heard()
             data = near.get(key)
@@ -179,7 +179,7 @@ class Engine:
         return [data for chunk in chunks for data in chunk]
 
     async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
-        if near.is_behind(keys):
+        if any(map(near.is_behind, keys)):
             await _let_the_loop_turn()
             near.heard()
         found = {key: near.get(key) for key in keys}

@@ -35,14 +35,8 @@ _ENTRY_BYTES: Final = 300
 """What an entry takes beside the bytes of its key and data: measured, on CPython 3.11 to 3.13."""
 
 
-class Lease:
-    """The right to keep the answer to one question, unless the key changes meanwhile."""
-
-    __slots__ = ("asked_at", "key")
-
-    def __init__(self, key: bytes, asked_at: float) -> None:
-        self.key = key
-        self.asked_at = asked_at
+Lease = Entry
+"""The right to keep the answer to one question, unless the key changes meanwhile: the entry to be."""
 
 
 class NearCache:
@@ -76,14 +70,13 @@ class NearCache:
         self._sure_until = -math.inf
         self._entries: dict[bytes, Entry] = {}
         self._order = Sieve()
-        self._bytes = 0
         self._leases: dict[bytes, Lease] = {}
-        self._tell_size()
+        counters.near_entries = counters.near_bytes = 0
         counters.near_trusted = False
 
     def __repr__(self) -> str:
         trusted = "trusted" if self._clock() < self._trusted_until else "not trusted"
-        return f"<NearCache {len(self._entries)} entries, {self._bytes} bytes, {trusted}>"
+        return f"<NearCache {len(self._entries)} entries, {self._counters.near_bytes} bytes, {trusted}>"
 
     def get(self, key: bytes) -> bytes | None:
         """The data of a key, if it is near and may be given."""
@@ -96,11 +89,9 @@ class NearCache:
                 return entry.data
         return None
 
-    def is_behind(self, keys: Iterable[bytes]) -> bool:
-        """Whether any of these keys could be given, once the loop has had its turn."""
-        return self._sure_until <= self._clock() < self._trusted_until and any(
-            key in self._entries for key in keys
-        )
+    def is_behind(self, key: bytes) -> bool:
+        """Whether this key could be given, once the loop has had its turn."""
+        return key in self._entries and self._sure_until <= self._clock() < self._trusted_until
 
     def heard(self) -> None:
         """The loop has had its turn: what the link has brought is known."""
@@ -133,9 +124,12 @@ class NearCache:
         del self._leases[key]
         if data is None or (left <= 0 and left != _FOR_EVER):
             return
-        # Counted from before the question, so that it never stays longer than on the server.
         stay = self._longest if left == _FOR_EVER else min(self._longest, left / _SECOND)
-        self._keep(Entry(key, data, lease.asked_at + stay, len(key) + len(data) + _ENTRY_BYTES))
+        # Counted from before the question, so that it never stays longer than on the server.
+        lease.expires = lease.asked_at + stay
+        lease.data = data
+        lease.size = len(key) + len(data) + _ENTRY_BYTES
+        self._keep(lease)
 
     def invalidate(self, keys: Iterable[bytes]) -> None:
         """These keys have changed, or are about to."""
@@ -147,7 +141,6 @@ class NearCache:
                 self._drop(entry)
             if leases:
                 leases.pop(key, None)
-        self._tell_size()
 
     def changed(self, keys: Sequence[bytes]) -> None:
         """The server says that these keys have changed."""
@@ -158,10 +151,9 @@ class NearCache:
         """Everything may have changed."""
         self._order.clear()
         self._entries.clear()
-        self._bytes = 0
         self._leases.clear()
+        self._counters.near_entries = self._counters.near_bytes = 0
         self._counters.near_flushes += 1
-        self._tell_size()
 
     def trust_until(self, moment: float) -> None:
         """The server is known to have told all, and will have to say so again by this moment."""
@@ -176,25 +168,24 @@ class NearCache:
             self.flush()
 
     def _keep(self, entry: Entry) -> None:
-        former = self._entries.get(entry.key)
+        entries = self._entries
+        counters = self._counters
+        former = entries.get(entry.key)
         if former is not None:
             self._drop(former)
-        if entry.size <= self._max_bytes:
-            while (
-                len(self._entries) >= self._max_size or self._bytes + entry.size > self._max_bytes
-            ):
-                self._drop(self._order.victim())
-                self._counters.near_evictions += 1
-            self._entries[entry.key] = entry
-            self._order.add(entry)
-            self._bytes += entry.size
-        self._tell_size()
+        if entry.size > self._max_bytes:
+            return
+        room = self._max_bytes - entry.size
+        while len(entries) >= self._max_size or counters.near_bytes > room:
+            self._drop(self._order.victim())
+            counters.near_evictions += 1
+        entries[entry.key] = entry
+        self._order.add(entry)
+        counters.near_entries += 1
+        counters.near_bytes += entry.size
 
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.key]
         self._order.remove(entry)
-        self._bytes -= entry.size
-
-    def _tell_size(self) -> None:
-        self._counters.near_entries = len(self._entries)
-        self._counters.near_bytes = self._bytes
+        self._counters.near_entries -= 1
+        self._counters.near_bytes -= entry.size

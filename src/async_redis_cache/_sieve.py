@@ -13,18 +13,20 @@ __all__ = ["Entry", "Sieve"]
 
 
 class Entry:
-    """Data held near, and its place among the others."""
+    """Data held near, and its place among the others. It begins without either when it is asked for."""
 
-    __slots__ = ("data", "expires", "key", "newer", "older", "size", "visited")
+    __slots__ = ("asked_at", "data", "expires", "key", "newer", "older", "size", "visited")
 
-    def __init__(self, key: bytes, data: bytes, expires: float, size: int) -> None:
+    data: bytes
+    expires: float
+    size: int
+    visited: bool
+    newer: Entry | None
+    older: Entry | None
+
+    def __init__(self, key: bytes, asked_at: float) -> None:
         self.key = key
-        self.data = data
-        self.expires = expires
-        self.size = size
-        self.visited = False
-        self.newer: Entry | None = None
-        self.older: Entry | None = None
+        self.asked_at = asked_at
 
 
 class Sieve:
@@ -37,6 +39,8 @@ class Sieve:
 
     def add(self, entry: Entry) -> None:
         """Take an entry in, as the newest."""
+        entry.visited = False
+        entry.newer = None
         entry.older = self._newest
         if self._newest is None:
             self._oldest = entry

@@ -146,7 +146,9 @@ class Tracking:
             self._ended(outcome)
             return
         patience = 2 * self._heartbeat
-        self._link = _Link(outcome, self._listener, self._clock, patience, self._armed, self._lost)
+        self._link = _Link(
+            outcome, self._listener, self._clock, patience, armed=self._armed, lost=self._lost
+        )
         self._link.ask(self._order, b"OK")
         self._next = self._loop.call_later(max(0.0, deadline - self._clock()), self._link.abort)
 
@@ -209,6 +211,7 @@ class _Link(Takeover):
         listener: Listener,
         clock: Callable[[], float],
         patience: float,
+        *,
         armed: Callable[[_Link], None],
         lost: Callable[[_Link, Failure], None],
     ) -> None:
