@@ -16,53 +16,45 @@ class RefusedError(TypeError):
     """Why a value is not serialized, in words that name types and never quote the value."""
 
 
-def refuse_damage(value: Any, *, finite: bool) -> None:
+def refuse_damage(value: Any) -> None:
     """Refuse bytes, NaN, infinities, and keys that would collide or become something else.
 
     The value must not go round in circles.
 
-    Args:
-        value: about to be stored.
-        finite: whether it is known that no float is NaN or infinite.
-
     Raises:
         RefusedError: naming the serializer that takes it.
     """
-    _refuse(value, _WHOLE_IF_FINITE if finite else _WHOLE)
-
-
-def _refuse(value: Any, whole: frozenset[type]) -> None:
     # Any, since no type checker can follow what is asked of it.
     kind = cast("Any", type(value))
-    if kind in whole:
+    if kind in _WHOLE:
         return
     if kind is dict or issubclass(kind, dict):
         if not _TEXT.issuperset(map(type, value)):
             _refuse_keys(value)
-        _refuse_parts(value.values(), whole)
+        _refuse_parts(value.values())
     elif issubclass(kind, (list, tuple, set, frozenset)):
-        _refuse_parts(value, whole)
+        _refuse_parts(value)
     elif issubclass(kind, float):
         if not math.isfinite(value):
             raise RefusedError("JSON has no NaN and no infinity; serializer msgpack takes them")
     elif issubclass(kind, (bytes, bytearray, memoryview)):
         raise RefusedError("JSON has no bytes; serializer msgpack takes them")
     elif issubclass(kind, enum.Enum):
-        _refuse(value.value, whole)
+        refuse_damage(value.value)
     elif issubclass(kind, msgspec.Struct):
-        _refuse_parts([getattr(value, name) for name in kind.__struct_fields__], whole)
+        _refuse_parts([getattr(value, name) for name in kind.__struct_fields__])
     else:
         names: list[str] = [*getattr(kind, "__dataclass_fields__", ())]
         names += [field.name for field in getattr(kind, "__attrs_attrs__", ())]
-        _refuse_parts([getattr(value, name) for name in names if hasattr(value, name)], whole)
+        _refuse_parts([getattr(value, name) for name in names if hasattr(value, name)])
 
 
-def _refuse_parts(parts: Collection[Any], whole: frozenset[type]) -> None:
+def _refuse_parts(parts: Collection[Any]) -> None:
     # Most hold nothing but text and numbers, which their types show at once.
-    if not whole.issuperset(map(type, parts)):
+    if not _WHOLE.issuperset(map(type, parts)):
         for part in parts:
-            if type(part) not in whole:
-                _refuse(part, whole)
+            if type(part) not in _WHOLE:
+                refuse_damage(part)
 
 
 def _refuse_keys(value: dict[Any, Any]) -> None:
@@ -78,5 +70,4 @@ def _refuse_keys(value: dict[Any, Any]) -> None:
 
 
 _WHOLE: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
-_WHOLE_IF_FINITE: Final = _WHOLE | {float}
 _TEXT: Final = frozenset({str})
