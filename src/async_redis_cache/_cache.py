@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import wraps
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, overload
 
 from ._codec import Codec, Decoder, Timeout
-from ._counters import CacheStats
 from ._errors import CacheError, CacheInputError
-from ._lifecycle import Lifecycle
-from ._pip_services import ConfigParams, Context, IReferences
-from ._serializers import Serializer
+from ._openable import Openable, verb
+from ._pip_services import Context
 
 __all__ = ["AsyncRedisCache"]
 
 T = TypeVar("T")
-Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-def _verb(method: Verb) -> Verb:
-    """A call that ends in an error says so to the counters, and to the error whose call it was."""
-
-    @wraps(method)
-    async def verb(self: AsyncRedisCache, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await method(self, *args, **kwargs)
-        except CacheError as error:
-            self._note(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
-            raise
-
-    return cast("Verb", verb)
-
-
-class AsyncRedisCache:
+class AsyncRedisCache(Openable):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that
@@ -58,99 +39,6 @@ class AsyncRedisCache:
         ```
     """
 
-    def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._counters = CacheStats()
-        self._lifecycle = Lifecycle(serializer, self._counters)
-
-    @classmethod
-    def from_url(
-        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
-    ) -> Self:
-        """A cache at this URL, configured and not yet open.
-
-        Args:
-            url: what `connection.uri` takes, as `redis://user:password@host:6379/0`.
-            serializer: an object as for the class, or a name as for `options.serializer`.
-            **options: what `options.*` takes, by name: `key_prefix="shop:"`.
-
-        Raises:
-            CacheConfigError: BAD_OPTION. A bad URL is found by `open`.
-        """
-        if isinstance(serializer, str):
-            options["serializer"], serializer = serializer, None
-        cache = cls(serializer=serializer)
-        config = ConfigParams.from_tuples("connection.uri", url)
-        for name, value in options.items():
-            config[f"options.{name}"] = value
-        cache.configure(config)
-        return cache
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._lifecycle!r}>"
-
-    def configure(self, config: ConfigParams) -> None:
-        """Take a configuration, which replaces any before. An open cache heeds it when reopened.
-
-        Raises:
-            CacheConfigError: BAD_OPTION.
-        """
-        self._lifecycle.settings.configure(config)
-
-    def set_references(self, references: IReferences) -> None:
-        """Where `discovery_key` and `store_key` are looked up.
-
-        That is in `*:discovery:*:*:1.0` and in `*:credential-store:*:*:1.0`.
-        """
-        self._lifecycle.settings.set_references(references)
-
-    def is_open(self) -> bool:
-        """Whether the cache was opened and not closed since. The server may be away even so."""
-        return self._lifecycle.is_open()
-
-    @_verb
-    async def open(self, context: Context) -> None:
-        """Connect, log in and ping, in one attempt, within `connect_timeout`.
-
-        An open cache stays as it is. With `options.require_connection` false, a server that is
-        away is no error: the cache connects as soon as it can. A cache whose event loop is closed,
-        or that was opened before a fork, is opened anew.
-
-        Raises:
-            CacheConfigError: NO_CONNECTION, BAD_URI, BAD_OPTION, CANNOT_RESOLVE.
-            CacheLoginError: BAD_CREDENTIALS, BAD_CERTIFICATE.
-            CacheUnavailable, CacheTimeout: the server cannot be reached.
-            CacheServerError: it answers the ping with an error.
-        """
-        await self._lifecycle.open(context)
-
-    @_verb
-    async def close(self, context: Context) -> None:
-        """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
-
-        A closed cache stays as it is, and may be opened again. Nothing is left open when this is
-        cancelled.
-
-        Raises:
-            CacheStateError: WRONG_LOOP.
-        """
-        await self._lifecycle.close()
-
-    async def _reopen(self) -> None:
-        """For the synchronous door, in a child of the process that opened it."""
-        await self._lifecycle.reopen()
-
-    async def __aenter__(self) -> Self:
-        await self.open(None)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close(None)
-
     async def store(self, context: Context, key: str, value: T, timeout: Timeout = None) -> T:
         """Store a value; return it. Storing None removes the key.
 
@@ -165,7 +53,7 @@ class AsyncRedisCache:
             CacheOutcomeUnknown: it was sent, and may have been stored, or may yet be.
             CacheError: any other, and nothing was stored.
         """
-        # As `_verb` does, without a coroutine more: caches do this all day.
+        # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _ = self._lifecycle.ready()
             wire_key = codec.key(key)
@@ -200,7 +88,7 @@ class AsyncRedisCache:
             CacheInputError: BAD_KEY, BAD_TYPE.
             CacheError: the server could not be asked.
         """
-        # As `_verb` does, without a coroutine more: caches do this all day.
+        # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _ = self._lifecycle.ready()
             decode = codec.decoder(type)
@@ -211,7 +99,7 @@ class AsyncRedisCache:
             raise
         return self._given(codec, wire_key, data, decode)
 
-    @_verb
+    @verb
     async def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None.
 
@@ -225,7 +113,7 @@ class AsyncRedisCache:
         data = await engine.take(wire_key)
         return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
 
-    @_verb
+    @verb
     async def store_many(
         self, context: Context, mapping: Mapping[str, Any], timeout: Timeout = None
     ) -> None:
@@ -264,7 +152,7 @@ class AsyncRedisCache:
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]: ...
-    @_verb
+    @verb
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
@@ -283,7 +171,7 @@ class AsyncRedisCache:
         }
         return {key: value for key, value in values.items() if value is not None}
 
-    @_verb
+    @verb
     async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there.
 
@@ -294,7 +182,7 @@ class AsyncRedisCache:
         wire_keys = _wire_keys(codec, keys)
         return await engine.discard(list(wire_keys.values())) if wire_keys else 0
 
-    @_verb
+    @verb
     async def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value. It may be gone a moment later.
 
@@ -304,7 +192,7 @@ class AsyncRedisCache:
         _, engine, codec, _ = self._lifecycle.ready()
         return await engine.contains(codec.key(key))
 
-    @_verb
+    @verb
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
         """Let a value live for `timeout` from now on; return whether there was one.
 
@@ -319,7 +207,7 @@ class AsyncRedisCache:
         _, engine, codec, _ = self._lifecycle.ready()
         return await engine.touch(codec.key(key), codec.life(timeout))
 
-    @_verb
+    @verb
     async def time_to_live(self, context: Context, key: str) -> int | None:
         """Milliseconds until the value expires; None where there is none.
 
@@ -331,7 +219,7 @@ class AsyncRedisCache:
         _, engine, codec, _ = self._lifecycle.ready()
         return await engine.time_to_live(codec.key(key))
 
-    @_verb
+    @verb
     async def clear(self, context: Context) -> int:
         """Remove all values of this cache and nothing else; return how many there were.
 
@@ -345,7 +233,7 @@ class AsyncRedisCache:
         engine = self._lifecycle.ready().engine
         return await engine.clear()
 
-    @_verb
+    @verb
     async def ping(self, context: Context) -> None:
         """Ask the server for a sign of life.
 
@@ -354,15 +242,6 @@ class AsyncRedisCache:
         """
         engine = self._lifecycle.ready().engine
         await engine.ping()
-
-    def stats(self) -> CacheStats:
-        """What this cache has done so far. Closing it does not reset the counts."""
-        return self._counters.snapshot()
-
-    def _note(self, error: CacheError, context: Context) -> None:
-        """Count an error that ends a call, and let it bear the trace id of the call's context."""
-        self._counters.errors += 1
-        error.traced(context)
 
     def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
         value = None if data is None else codec.loads(wire_key, data, decode)

@@ -1,0 +1,142 @@
+"""What a cache is before and after it is used: configured, opened, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from ._counters import CacheStats
+from ._errors import CacheError
+from ._lifecycle import Lifecycle
+from ._pip_services import ConfigParams, Context, IReferences
+from ._serializers import Serializer
+
+__all__ = ["Openable", "verb"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def verb(method: Verb) -> Verb:
+    """A call that ends in an error says so to the counters, and to the error whose call it was."""
+
+    @wraps(method)
+    async def counted(self: Openable, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(self, *args, **kwargs)
+        except CacheError as error:
+            self._note(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
+            raise
+
+    return cast("Verb", counted)
+
+
+class Openable:
+    """The part of the asynchronous door that comes before its verbs.
+
+    Args:
+        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+    """
+
+    def __init__(self, *, serializer: Serializer | None = None) -> None:
+        self._counters = CacheStats()
+        self._lifecycle = Lifecycle(serializer, self._counters)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
+    ) -> Self:
+        """A cache at this URL, configured and not yet open.
+
+        Args:
+            url: what `connection.uri` takes, as `redis://user:password@host:6379/0`.
+            serializer: an object as for the class, or a name as for `options.serializer`.
+            **options: what `options.*` takes, by name: `key_prefix="shop:"`.
+
+        Raises:
+            CacheConfigError: BAD_OPTION. A bad URL is found by `open`.
+        """
+        if isinstance(serializer, str):
+            options["serializer"], serializer = serializer, None
+        cache = cls(serializer=serializer)
+        config = ConfigParams.from_tuples("connection.uri", url)
+        for name, value in options.items():
+            config[f"options.{name}"] = value
+        cache.configure(config)
+        return cache
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lifecycle!r}>"
+
+    def configure(self, config: ConfigParams) -> None:
+        """Take a configuration, which replaces any before. An open cache heeds it when reopened.
+
+        Raises:
+            CacheConfigError: BAD_OPTION.
+        """
+        self._lifecycle.settings.configure(config)
+
+    def set_references(self, references: IReferences) -> None:
+        """Where `discovery_key` and `store_key` are looked up.
+
+        That is in `*:discovery:*:*:1.0` and in `*:credential-store:*:*:1.0`.
+        """
+        self._lifecycle.settings.set_references(references)
+
+    def is_open(self) -> bool:
+        """Whether the cache was opened and not closed since. The server may be away even so."""
+        return self._lifecycle.is_open()
+
+    @verb
+    async def open(self, context: Context) -> None:
+        """Connect, log in and ping, in one attempt, within `connect_timeout`.
+
+        An open cache stays as it is. With `options.require_connection` false, a server that is
+        away is no error: the cache connects as soon as it can. A cache whose event loop is closed,
+        or that was opened before a fork, is opened anew.
+
+        Raises:
+            CacheConfigError: NO_CONNECTION, BAD_URI, BAD_OPTION, CANNOT_RESOLVE.
+            CacheLoginError: BAD_CREDENTIALS, BAD_CERTIFICATE.
+            CacheUnavailable, CacheTimeout: the server cannot be reached.
+            CacheServerError: it answers the ping with an error.
+        """
+        await self._lifecycle.open(context)
+
+    @verb
+    async def close(self, context: Context) -> None:
+        """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
+
+        A closed cache stays as it is, and may be opened again. Nothing is left open when this is
+        cancelled.
+
+        Raises:
+            CacheStateError: WRONG_LOOP.
+        """
+        await self._lifecycle.close()
+
+    async def _reopen(self) -> None:
+        """For the synchronous door, in a child of the process that opened it."""
+        await self._lifecycle.reopen()
+
+    async def __aenter__(self) -> Self:
+        await self.open(None)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close(None)
+
+    def stats(self) -> CacheStats:
+        """What this cache has done so far. Closing it does not reset the counts."""
+        return self._counters.snapshot()
+
+    def _note(self, error: CacheError, context: Context) -> None:
+        """Count an error that ends a call, and let it bear the trace id of the call's context."""
+        self._counters.errors += 1
+        error.traced(context)
