@@ -1,0 +1,26 @@
+"""Questions to a batcher on fake wires."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from async_redis_cache._commands import READ, STORE
+from harness.fake_wire import Wires
+from harness.virtual_time import turns
+
+
+def read(wires: Wires, key: bytes) -> asyncio.Future[Any]:
+    return wires.batcher.ask(READ, key, len(key) + 16)
+
+
+def store(wires: Wires, key: bytes, data: bytes = b"1") -> asyncio.Future[Any]:
+    return wires.batcher.ask(STORE, ((key, data, 1000),), len(data) + 48)
+
+
+async def busy(wires: Wires) -> asyncio.Future[Any]:
+    """Take the only wire, so that whatever is asked next has to wait."""
+    future = read(wires, b"busy")
+    await turns()
+    assert wires.wire.commands == [(b"MGET", b"busy")]
+    return future
