@@ -159,9 +159,8 @@ class Engine:
     async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
         data = near.get(key)
         if data is None and near.is_behind(key):
-            await _let_the_loop_turn()
-            near.heard()
-            data = near.get(key)
+            await _hear(near)
+            data = near.get(key, heard=True)
         if data is None:
             lease = near.lease(key)
             left = 0
@@ -179,10 +178,10 @@ class Engine:
         return [data for chunk in chunks for data in chunk]
 
     async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
-        if any(map(near.is_behind, keys)):
-            await _let_the_loop_turn()
-            near.heard()
-        found = {key: near.get(key) for key in keys}
+        behind = any(map(near.is_behind, keys))
+        if behind:
+            await _hear(near)
+        found = {key: near.get(key, heard=behind) for key in keys}
         leases = [near.lease(key) for key, data in found.items() if data is None]
         answers: list[tuple[bytes | None, int]] = []
         try:
@@ -275,11 +274,13 @@ class Engine:
         return change if self._near is None else _invalidating(self._near, keys, change)
 
 
-async def _let_the_loop_turn() -> None:
-    """Let the loop read what has come, and act on it."""
+async def _hear(near: NearCache) -> None:
+    """Let the loop read what the link has brought, and act on it."""
+    since = time.monotonic()
     await asyncio.sleep(0)
     # What is read in a turn is acted on after what was due in it, such as this.
     await asyncio.sleep(0)
+    near.heard(since)
 
 
 async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:

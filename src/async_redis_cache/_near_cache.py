@@ -28,7 +28,7 @@ from ._sieve import Entry, Sieve
 __all__ = ["Lease", "NearCache"]
 
 _SECOND: Final = 1000
-_UNHEARD: Final = 0.010
+_UNHEARD: Final = 0.020
 """Seconds for which data is given without a look at what the link has brought."""
 _FOR_EVER: Final = -1
 _ENTRY_BYTES: Final = 300
@@ -78,12 +78,17 @@ class NearCache:
         trusted = "trusted" if self._clock() < self._trusted_until else "not trusted"
         return f"<NearCache {len(self._entries)} entries, {self._counters.near_bytes} bytes, {trusted}>"
 
-    def get(self, key: bytes) -> bytes | None:
-        """The data of a key, if it is near and may be given."""
+    def get(self, key: bytes, *, heard: bool = False) -> bytes | None:
+        """The data of a key, if it is near and may be given.
+
+        Args:
+            key: whose data.
+            heard: whether the loop has had its turn since the caller asked.
+        """
         entry = self._entries.get(key)
         if entry is not None:
             now = self._clock()
-            if now < entry.expires and now < self._sure_until:
+            if now < entry.expires and now < (self._trusted_until if heard else self._sure_until):
                 entry.visited = True
                 self._counters.near_hits += 1
                 return entry.data
@@ -93,9 +98,9 @@ class NearCache:
         """Whether this key could be given, once the loop has had its turn."""
         return key in self._entries and self._sure_until <= self._clock() < self._trusted_until
 
-    def heard(self) -> None:
-        """The loop has had its turn: what the link has brought is known."""
-        self._sure_until = min(self._trusted_until, self._clock() + _UNHEARD)
+    def heard(self, since: float) -> None:
+        """The loop has had its turn since that moment: what had come by then is known."""
+        self._sure_until = min(self._trusted_until, since + _UNHEARD)
 
     def lease(self, key: bytes) -> Lease:
         """To be taken before a key is asked for that is not near, and settled whatever comes.
