@@ -50,6 +50,8 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
+_TURNS_TO_HEAR: Final = 4
+"""How often the loop, which reads a part of a flood a turn, may turn before the server is asked."""
 
 
 class Engine:
@@ -158,8 +160,7 @@ class Engine:
 
     async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
         data = near.get(key)
-        if data is None and near.is_behind(key):
-            await _hear(near)
+        if data is None and near.is_behind(key) and await self._hear(near):
             data = near.get(key, heard=True)
         if data is None:
             lease = near.lease(key)
@@ -170,6 +171,18 @@ class Engine:
                 near.settle(lease, data, left)
         return data
 
+    async def _hear(self, near: NearCache) -> bool:
+        """Let the loop read what the link has brought; whether that was all."""
+        since = time.monotonic()
+        # What is read in a turn is acted on after what was due in it, such as this.
+        await asyncio.sleep(0)
+        for _ in range(_TURNS_TO_HEAR):
+            await asyncio.sleep(0)
+            if self._tracking is not None and not self._tracking.has_unread():
+                near.heard(since)
+                return True
+        return False
+
     async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The data of each key, in their order."""
         if self._near is not None:
@@ -178,10 +191,8 @@ class Engine:
         return [data for chunk in chunks for data in chunk]
 
     async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
-        behind = any(map(near.is_behind, keys))
-        if behind:
-            await _hear(near)
-        found = {key: near.get(key, heard=behind) for key in keys}
+        heard = any(map(near.is_behind, keys)) and await self._hear(near)
+        found = {key: near.get(key, heard=heard) for key in keys}
         leases = [near.lease(key) for key, data in found.items() if data is None]
         answers: list[tuple[bytes | None, int]] = []
         try:
@@ -272,15 +283,6 @@ class Engine:
         The server says so too, but a little later: whoever awaits a change reads it thereafter.
         """
         return change if self._near is None else _invalidating(self._near, keys, change)
-
-
-async def _hear(near: NearCache) -> None:
-    """Let the loop read what the link has brought, and act on it."""
-    since = time.monotonic()
-    await asyncio.sleep(0)
-    # What is read in a turn is acted on after what was due in it, such as this.
-    await asyncio.sleep(0)
-    near.heard(since)
 
 
 async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:

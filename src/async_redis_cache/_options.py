@@ -163,9 +163,15 @@ class Options:
         """
         fields = _FIELDS
         for name in given.keys() - fields.keys():
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {path_of(fields[near[0]])}?" if near else ""
             path = name if name.startswith("near_cache.") else f"options.{name}"
+            section, _, last = path.partition(".")
+            known = {
+                path_of(field).removeprefix(f"{section}."): field
+                for field in fields.values()
+                if section in {"options", field.metadata["section"]}
+            }
+            alike = difflib.get_close_matches(last, known, n=1)
+            hint = f"; did you mean {path_of(known[alike[0]])}?" if alike else ""
             raise CacheConfigError("BAD_OPTION", f"{path} is not an option of this cache{hint}")
         return cls(
             **{fields[name].name: _read(fields[name], value) for name, value in given.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -44,11 +45,17 @@ class Takeover(asyncio.Protocol):
         self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
         self._reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
         self._socket: Any = self._transport.get_extra_info("socket")
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN)
         self._transport.set_protocol(self)
 
     def is_closing(self) -> bool:
         """Whether it has ended, or is about to."""
         return bool(self._transport.is_closing())
+
+    def has_unread(self) -> bool:
+        """Whether the socket holds something that the loop has not read yet."""
+        return bool(self._poll.poll(0))
 
     def abort(self) -> None:
         """End the connection now. What is not yet on its way is never sent, by the kernel neither.

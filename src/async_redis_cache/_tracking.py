@@ -102,6 +102,7 @@ class Tracking:
         self._first: asyncio.Future[Failure | None] = self._loop.create_future()
         self._link: _Link | None = None
         self._next: asyncio.TimerHandle | None = None
+        self._dialing: asyncio.Task[None] | None = None
         # The loop keeps only weak references to tasks. None of them lasts as long as a link does:
         # a loop that is closed without us would leave it unfinished.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +110,7 @@ class Tracking:
 
     def start(self) -> None:
         """Begin, and go on until `stop`."""
-        self._spawn(self._dial())
+        self._dialing = self._spawn(self._dial())
 
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
@@ -119,8 +120,8 @@ class Tracking:
         """Give up the link at once."""
         self._stopped = True
         self._wait_no_more()
-        for task in self._tasks:
-            task.cancel()
+        if self._dialing is not None:
+            self._dialing.cancel()
         if self._link is not None:
             self._link.abort()
 
@@ -132,6 +133,10 @@ class Tracking:
         await self._dialer.sweep()
         # What was aborted last closes its socket in one turn more.
         await asyncio.sleep(0)
+
+    def has_unread(self) -> bool:
+        """Whether there is news that has come, and has not been passed on."""
+        return self._link is not None and self._link.has_unread()
 
     def abandon(self) -> None:
         """Give up the link though the event loop is closed."""
@@ -187,10 +192,11 @@ class Tracking:
         if self._next is not None:
             self._next.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class _Link(Takeover):
@@ -234,6 +240,10 @@ class _Link(Takeover):
     def is_overdue(self) -> bool:
         """Whether the last sign of life is too old to believe in it."""
         return self._clock() >= self._alive_until
+
+    def has_unread(self) -> bool:
+        """Whether something has come that has not been passed on, half a message included."""
+        return self._backlog > 0 or super().has_unread()
 
     def abort(self) -> None:
         """End the link now: what it would have told is not told any more."""

@@ -65,6 +65,9 @@ class Transport:
             wire = self._idle.pop()
             if wire.is_closing():
                 continue
+            # On an idle connection that may be a reply that nobody has asked for, which would be
+            # taken for the next one's, or the peer's farewell, or, under TLS, just a session
+            # ticket. When the loop has read it, we know.
             if not wire.has_unread():
                 return wire
             asyncio.get_running_loop().call_soon(self._look_again, wire)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -50,17 +49,6 @@ class Wire(Takeover):
         self._errand: Errand | None = None
         self._expected = 0
         self._replies: list[Any] = []
-        self._poll = select.poll()
-        self._poll.register(self._socket.fileno(), select.POLLIN)
-
-    def has_unread(self) -> bool:
-        """Whether the socket holds something that the loop has not read yet.
-
-        On an idle connection that may be a reply that nobody has asked for, which would be taken
-        for the next one's, or the peer's farewell, or, under TLS, just a session ticket. When the
-        loop has read it, we know.
-        """
-        return bool(self._poll.poll(0))
 
     def send(self, payload: bytes, expected: int, errand: Errand) -> None:
         """Send commands that have `expected` replies in all, and report to `errand`."""
