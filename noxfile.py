@@ -116,6 +116,6 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this library beside redis-py and pip-services4-redis, in one run."""
-    install(session, "bench")
+    """Measure this library beside redis-py and, with --peers or --page, the other caches."""
+    install(session, "bench", "peers")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

@@ -27,6 +27,7 @@ WAYS: dict[str, dict[str, str]] = {
     "compressed": {"compression": "zlib", "compression_threshold": "1", "key_prefix": "z:"},
     "msgpack": {"serializer": "msgpack"},
     "pickle": {"serializer": "pickle", "signing_key": "sixteen letters."},
+    "near": {"near_cache_enabled": "true"},
 }
 
 

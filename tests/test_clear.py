@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from async_redis_cache import _engine
+from async_redis_cache import _clearing
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def test_unescaped_it_would_be_seen(
     server: Server, raw: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof that the test above can fail: without the escapes strangers are lost."""
-    monkeypatch.setattr(_engine, "_GLOB", {})
+    monkeypatch.setattr(_clearing, "_GLOB", {})
     raw.mset(dict.fromkeys(STRANGERS, "foreign"))
     async with configured(server.url, key_prefix="[a-z]*:", max_size=0) as cache:
         await cache.clear(None)

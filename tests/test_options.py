@@ -90,6 +90,11 @@ def test_defaults() -> None:
         "tls_key_file": "",
         "tls_check_hostname": True,
         "tls_verify": True,
+        "near_cache_enabled": False,
+        "near_cache_max_size": 10_000,
+        "near_cache_max_bytes": 67_108_864,
+        "near_cache_timeout": 60_000,
+        "near_cache_heartbeat": 1000,
     }
 
 
@@ -134,7 +139,7 @@ def test_unknown_options(wrong: str) -> None:
 
 def test_options_like_nothing() -> None:
     """Where no name is near none is suggested."""
-    for wrong in ("near_cache.size", "x", "databases", ""):
+    for wrong in ("colour", "x", "databases", ""):
         assert "did you mean" not in refused({wrong: "secret"})
 
 

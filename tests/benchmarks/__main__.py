@@ -13,23 +13,24 @@ from rich.console import Console
 
 from harness import FLAVOURS
 
+from . import line_up
 from .footprint import measure_footprint
-from .peers import AsyncPeer, SyncPeer
-from .peers_ours import Ours, OursInThreads
-from .peers_published import Published
-from .peers_redis import RedisPy, RedisPyInThreads
 from .report import (
     is_open_loop_goal_reached,
     print_footprint,
     print_open_loop,
+    print_peers,
     print_rows,
     rows_of,
     write_json,
 )
 from .runs import (
     ASYNCIO,
+    BYTES,
+    NEAR,
     THREADS,
     UVLOOP,
+    UVLOOP_THREADS,
     Plan,
     Results,
     describe_environment,
@@ -38,11 +39,11 @@ from .runs import (
 )
 from .servers import Target, private_server
 from .workloads import (
-    ON_UVLOOP,
     OURS,
-    UNBOUNDED,
-    Operation,
+    PROTOCOL,
     async_workloads,
+    bytes_workloads,
+    near_workloads,
     sync_workloads,
     with_goals,
 )
@@ -63,13 +64,15 @@ QUICK = Plan(
     seconds=0.1,
     open_loop_rounds=1,
     open_loop_seconds=1.0,
-    rates=(8000,),
+    rates=(10_000,),
 )
+PAGE = replace(FULL, async_rows=QUICK.async_rows, sync_rows=QUICK.sync_rows, rounds=9)
+"""What docs/benchmarks.md shows."""
 
 
 def main() -> int:
     options = _options()
-    plan = QUICK if options.quick else FULL
+    plan = QUICK if options.quick else PAGE if options.page else FULL
     console = Console(width=None if sys.stdout.isatty() else 150)
     started = time.monotonic()
     with private_server(options.server) as server:
@@ -80,7 +83,15 @@ def main() -> int:
             f"{plan.rounds} rounds of {plan.seconds:g} s per row and peer, ratios within a round"
         )
         with console.status("") as status:
-            _measure(results, server, plan, status.update, uvloop=options.uvloop)
+            everything = options.page
+            _measure(
+                results,
+                server,
+                plan,
+                status.update,
+                uvloop=options.uvloop or everything,
+                peers=options.peers or everything,
+            )
             status.update("footprint")
             results.footprint = measure_footprint(server, repeats=2 if options.quick else 5)
     goals, reached = _show(console, results, plan)
@@ -91,36 +102,56 @@ def main() -> int:
 
 
 def _measure(
-    results: Results, server: Target, plan: Plan, progress: Callable[[str], None], *, uvloop: bool
+    results: Results,
+    server: Target,
+    plan: Plan,
+    progress: Callable[[str], None],
+    *,
+    uvloop: bool,
+    peers: bool,
 ) -> None:
-    stores = frozenset({Operation.STORE})
-    peers: list[AsyncPeer] = [
-        Ours(),
-        RedisPy(),
-        Ours(UNBOUNDED, operations=stores, max_size=0),
-    ]
-    threaded: list[SyncPeer] = [OursInThreads(), RedisPyInThreads(), Published()]
-    run_tasks(results, server, plan, peers, progress=progress)
+    closed = replace(plan, rates=())
+    run_tasks(results, server, plan, line_up.in_tasks(with_others=peers), progress=progress)
+    without = replace(closed, async_rows=bytes_workloads())
+    bare = line_up.without_serializer()
+    run_tasks(results, server, without, bare, section=BYTES, progress=progress)
+    run_threads(results, server, plan, line_up.in_threads(with_others=peers), progress=progress)
+    if peers:
+        near = replace(closed, async_rows=near_workloads())
+        run_tasks(results, server, near, line_up.near(), section=NEAR, progress=progress)
     if uvloop:
-        threaded.append(OursInThreads(ON_UVLOOP, uvloop=True))
-    run_threads(results, server, plan, threaded, progress=progress)
-    if uvloop:
-        goals_only = replace(plan, async_rows=with_goals(plan.async_rows))
-        run_tasks(results, server, goals_only, peers, section=UVLOOP, progress=progress)
+        goals_only = replace(
+            plan,
+            async_rows=with_goals(plan.async_rows),
+            sync_rows=with_goals(sync_workloads(uvloop=True)),
+        )
+        ours = line_up.in_tasks()
+        run_tasks(results, server, goals_only, ours, section=UVLOOP, progress=progress)
+        threaded = line_up.in_threads_on_uvloop()
+        run_threads(
+            results, server, goals_only, threaded, section=UVLOOP_THREADS, progress=progress
+        )
 
 
 def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
     """Print every table; gives how many goals there are and how many were reached."""
     titles = {
         ASYNCIO: (f"{OURS} on asyncio", plan.async_rows),
+        NEAR: (f"{OURS} with its near cache", near_workloads()),
+        BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),
+        UVLOOP_THREADS: (
+            f"RedisCache of {OURS}, its private loop uvloop's",
+            sync_workloads(uvloop=True),
+        ),
     }
     verdicts: list[bool | None] = []
     for section, (title, workloads) in titles.items():
         rows = rows_of(results, section, workloads)
         if rows:
             print_rows(console, title, rows)
+            print_peers(console, title, rows)
             verdicts += [row.is_reached for row in rows]
         arrivals = [sample for sample in results.open_loop if sample.section == section]
         if arrivals:
@@ -140,6 +171,16 @@ def _options() -> argparse.Namespace:
         "--quick", action="store_true", help="the rows with a goal, in half a minute"
     )
     parser.add_argument(
+        "--page",
+        action="store_true",
+        help="the rows with a goal, with the peers and on uvloop: what docs/benchmarks.md shows",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="beside the other clients and caches that a user would pick; they must be installed",
+    )
+    parser.add_argument(
         "--server", choices=FLAVOURS, default="valkey", help="what the peers talk to"
     )
     parser.add_argument(
@@ -152,7 +193,7 @@ def _options() -> argparse.Namespace:
         "--json", type=Path, default=Path(f"bench-{today}.json"), help="where the file goes"
     )
     options = parser.parse_args()
-    if options.uvloop and find_spec("uvloop") is None:
+    if (options.uvloop or options.page) and find_spec("uvloop") is None:
         parser.error("uvloop is not installed")
     return options
 

@@ -2,17 +2,28 @@
 
 A peer is an adapter of at most a page: it takes and gives values, not bytes, so the work of
 serializing is on every side, and its methods hand over the client's own awaitable where they can,
-so that the adapter costs nothing. A further peer needs an adapter and a place in the list of
-`__main__`.
+so that the adapter costs nothing. A further peer needs an adapter and a place in the lists of
+`line_up`.
+
+The peers of other packages are imported when they are opened, and as `Any`: who does not measure
+them need not have them, and the types are the same with and without them.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from .servers import Target
 from .workloads import Operation
 
 EVERYTHING = frozenset(Operation)
+HITS_AND_STORES = frozenset({Operation.RETRIEVE_HIT, Operation.STORE})
+NEAR_HITS = frozenset({Operation.NEAR_HIT})
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder().decode
+"""The serializer of this library, given to each peer that lets one choose."""
 
 
 class AsyncPeer(Protocol):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 from unittest.mock import patch
 
 from async_redis_cache import AsyncRedisCache, RedisCache
@@ -12,24 +13,21 @@ from .workloads import EXPIRY_MS, OURS, Operation
 
 
 class Ours:
-    """`AsyncRedisCache` with its defaults: JSON, and a bound of 1,000 values in force."""
+    """`AsyncRedisCache`, where no option says otherwise with JSON and a bound of 1,000 values."""
 
     def __init__(
         self,
         name: str = OURS,
         *,
         operations: frozenset[Operation] = EVERYTHING,
-        max_size: int | None = None,
+        **options: Any,
     ) -> None:
         self.name = name
         self.operations = operations
-        self._max_size = max_size
+        self._options = options
 
     async def open(self, server: Target) -> None:
-        if self._max_size is None:
-            self._cache = AsyncRedisCache.from_url(server.url)
-        else:
-            self._cache = AsyncRedisCache.from_url(server.url, max_size=self._max_size)
+        self._cache = AsyncRedisCache.from_url(server.url, **self._options)
         await self._cache.open(None)
 
     async def close(self) -> None:
@@ -49,6 +47,13 @@ class Ours:
 
     def fill(self, values: Mapping[str, object]) -> Awaitable[object]:
         return self._cache.store_many(None, values, EXPIRY_MS)
+
+
+class OursNear(Ours):
+    """The same with its near cache. The value is decoded at every hit: each caller has its own."""
+
+    def __init__(self) -> None:
+        super().__init__(near_cache_enabled=True)
 
 
 class OursInThreads:

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from pip_services4_components.config import ConfigParams
 from pip_services4_redis.cache import RedisCache
 
-from .peers import EVERYTHING
+from .peers import EVERYTHING, decode, encode
 from .servers import Target
 from .workloads import EXPIRY_MS, PUBLISHED, Operation
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class Published:
@@ -37,12 +33,12 @@ class Published:
         self._cache.close(None)
 
     def store(self, key: str, value: object) -> object:
-        self._cache.store(None, key, _encode(value), EXPIRY_MS)
+        self._cache.store(None, key, encode(value), EXPIRY_MS)
         return value
 
     def retrieve(self, key: str) -> object:
         payload = self._cache.retrieve(None, key)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode(payload)
 
     def remove(self, key: str) -> object:
         return self._cache.remove(None, key)

@@ -7,16 +7,12 @@ The commands are what a careful user would send by hand for the same promise: SE
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import redis
 import redis.asyncio
 
-from .peers import EVERYTHING
+from .peers import EVERYTHING, decode, encode
 from .servers import Target
 from .workloads import EXPIRY_MS, REFERENCE
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class RedisPy:
@@ -41,21 +37,21 @@ class RedisPy:
         await self._client.aclose()
 
     async def store(self, key: str, value: object) -> object:
-        await self._client.set(key, _encode(value), px=EXPIRY_MS)
+        await self._client.set(key, encode(value), px=EXPIRY_MS)
         return value
 
     async def retrieve(self, key: str) -> object:
         payload = await self._client.get(key)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode(payload)
 
     async def remove(self, key: str) -> object:
         payload = await self._client.getdel(key)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode(payload)
 
     async def retrieve_many(self, keys: Sequence[str]) -> Mapping[str, object]:
         payloads = await self._client.mget(keys)
         return {
-            key: _decode(payload)
+            key: decode(payload)
             for key, payload in zip(keys, payloads, strict=True)
             if payload is not None
         }
@@ -63,7 +59,7 @@ class RedisPy:
     async def fill(self, values: Mapping[str, object]) -> object:
         async with self._client.pipeline(transaction=False) as pipeline:
             for key, value in values.items():
-                pipeline.set(key, _encode(value), px=EXPIRY_MS)
+                pipeline.set(key, encode(value), px=EXPIRY_MS)
             return await pipeline.execute()
 
 
@@ -81,21 +77,21 @@ class RedisPyInThreads:
         self._client.close()
 
     def store(self, key: str, value: object) -> object:
-        self._client.set(key, _encode(value), px=EXPIRY_MS)
+        self._client.set(key, encode(value), px=EXPIRY_MS)
         return value
 
     def retrieve(self, key: str) -> object:
         payload = self._client.get(key)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode(payload)
 
     def remove(self, key: str) -> object:
         payload = self._client.getdel(key)
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode(payload)
 
     def retrieve_many(self, keys: Sequence[str]) -> Mapping[str, object]:
         payloads = self._client.mget(keys)
         return {
-            key: _decode(payload)
+            key: decode(payload)
             for key, payload in zip(keys, payloads, strict=True)
             if payload is not None
         }
@@ -103,5 +99,5 @@ class RedisPyInThreads:
     def fill(self, values: Mapping[str, object]) -> None:
         with self._client.pipeline(transaction=False) as pipeline:
             for key, value in values.items():
-                pipeline.set(key, _encode(value), px=EXPIRY_MS)
+                pipeline.set(key, encode(value), px=EXPIRY_MS)
             pipeline.execute()

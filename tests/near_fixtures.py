@@ -1,0 +1,46 @@
+"""Near caches on real servers, behind both doors, for the tests that ask for `near_cache`.
+
+A test module takes the fixtures by `pytest_plugins = ["near_fixtures"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from harness.doors import DOORS, Door, configured
+from harness.near_doors import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from async_redis_cache import AsyncRedisCache
+    from harness import Server
+
+
+class OpenNearCache(Protocol):
+    """Open a near cache; the test's end is its end."""
+
+    def __call__(self, url: str = "", **options: object) -> Awaitable[AsyncRedisCache]: ...
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    """Both doors have the same near cache."""
+    chosen: Door = request.param
+    return chosen
+
+
+@pytest.fixture
+async def near_cache(server: Server, door: Door) -> AsyncIterator[OpenNearCache]:
+    """Makes near caches that are open, on the shared server where no other is named."""
+    async with AsyncExitStack() as caches:
+
+        async def opened(url: str = "", **options: object) -> AsyncRedisCache:
+            settings = {"near_cache_enabled": True, "key_prefix": PREFIX} | options
+            return await caches.enter_async_context(configured(url or server.url, door, **settings))
+
+        yield opened

@@ -1,0 +1,283 @@
+"""The near cache by itself, on a clock of the test: what it keeps, gives, drops and refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from async_redis_cache._near_cache import Lease, NearCache
+from harness.near_clock import FOR_EVER, ROOM, Near
+
+GONE = -2
+
+
+def test_what_is_kept_is_given() -> None:
+    """An answer is given as it came, until it is dropped; what was never asked for is not there."""
+    near = Near()
+    near.keep(b"a", b"1")
+    near.keep(b"empty", b"")
+    assert near.get(b"a") == b"1"
+    assert near.get(b"empty") == b""
+    assert near.get(b"b") is None
+
+
+@pytest.mark.parametrize(
+    ("left", "longest", "stay"),
+    [(5_000, 60, 5), (90_000, 60, 60), (FOR_EVER, 60, 60), (1, 60, 0.001), (60_000, 0.5, 0.5)],
+)
+def test_it_stays_no_longer_than_on_the_server(left: int, longest: float, stay: float) -> None:
+    """An entry stays for what PTTL says, or for `near_cache.timeout` where that is less."""
+    near = Near(longest=longest)
+    begun = near.now
+    near.keep(b"a", b"1", left)
+    near.now = begun + stay - 0.000_5
+    assert near.get(b"a") == b"1"
+    near.now = begun + stay
+    assert near.get(b"a") is None
+
+
+def test_its_life_counts_from_before_the_question() -> None:
+    """However long the answer is under way, the entry is not given when the server's has expired."""
+    near = Near()
+    lease = near.cache.lease(b"a")
+    near.now += 3
+    near.cache.settle(lease, b"1", 5_000)
+    near.now += 1.9
+    assert near.get(b"a") == b"1"
+    near.now += 0.1
+    assert near.get(b"a") is None
+
+
+def test_an_answer_that_is_too_old_is_never_given() -> None:
+    """One that was under way for longer than it had left is dead on arrival."""
+    near = Near()
+    lease = near.cache.lease(b"a")
+    near.now += 6
+    near.cache.settle(lease, b"1", 5_000)
+    assert near.get(b"a") is None
+
+
+@pytest.mark.parametrize("left", [0, GONE, -5])
+def test_what_has_nothing_left_is_not_kept(left: int) -> None:
+    """PTTL 0: about to expire. -2: it expired between MGET and PTTL, or PTTL was refused."""
+    near = Near()
+    near.keep(b"a", b"1", left)
+    assert near.get(b"a") is None
+    assert near.counters.near_entries == 0
+
+
+def test_what_is_missing_is_not_kept() -> None:
+    """Only data is held near: a miss asks the server each time."""
+    near = Near()
+    near.cache.settle(near.cache.lease(b"a"), None, GONE)
+    assert near.get(b"a") is None
+    assert near.counters.near_entries == 0
+
+
+def test_news_during_a_question_ends_its_lease() -> None:
+    """The answer may be older than the news, so it is not kept; other questions are not concerned."""
+    near = Near()
+    changed, other = near.cache.lease(b"changed"), near.cache.lease(b"other")
+    near.cache.changed([b"changed"])
+    near.cache.settle(changed, b"old", FOR_EVER)
+    near.cache.settle(other, b"right", FOR_EVER)
+    assert near.get(b"changed") is None
+    assert near.get(b"other") == b"right"
+
+
+def test_a_question_after_the_news_may_keep_its_answer() -> None:
+    """Though the earlier question, whose lease has ended, is answered in between or later."""
+    for late in (False, True):
+        near = Near()
+        before = near.cache.lease(b"a")
+        near.cache.changed([b"a"])
+        after = near.cache.lease(b"a")
+        if not late:
+            near.cache.settle(before, b"old", FOR_EVER)
+        near.cache.settle(after, b"new", FOR_EVER)
+        if late:
+            near.cache.settle(before, b"old", FOR_EVER)
+        assert near.get(b"a") == b"new"
+
+
+def test_the_first_of_several_askers_holds() -> None:
+    """Later askers of the same key neither take the lease over nor end it."""
+    near = Near()
+    first, second = near.cache.lease(b"a"), near.cache.lease(b"a")
+    near.cache.settle(second, b"second", FOR_EVER)
+    assert near.get(b"a") is None
+    near.cache.settle(first, b"first", FOR_EVER)
+    assert near.get(b"a") == b"first"
+
+
+def test_a_question_without_an_answer_releases_the_lease() -> None:
+    """One that failed or was cancelled keeps nothing, and the next asker holds."""
+    near = Near()
+    near.cache.settle(near.cache.lease(b"a"), None, 0)
+    near.keep(b"a", b"1")
+    assert near.get(b"a") == b"1"
+
+
+def test_a_lease_is_settled_once() -> None:
+    """A second settlement, or that of a lease that was never given, is nothing."""
+    near = Near()
+    lease = near.cache.lease(b"a")
+    near.cache.settle(lease, b"1", FOR_EVER)
+    near.cache.invalidate([b"a"])
+    near.cache.settle(lease, b"1", FOR_EVER)
+    near.cache.settle(Lease(b"a", near.now), b"1", FOR_EVER)
+    assert near.get(b"a") is None
+
+
+def test_own_changes_are_news_too() -> None:
+    """`invalidate` drops entries and ends leases, and is not counted as told by the server."""
+    near = Near()
+    near.keep(b"a")
+    asked = near.cache.lease(b"b")
+    near.cache.invalidate([b"a", b"b", b"unknown"])
+    near.cache.settle(asked, b"old", FOR_EVER)
+    assert near.held(b"a", b"b") == []
+    assert near.counters.near_invalidations == 0
+
+
+def test_a_flush_ends_everything() -> None:
+    """Entries are dropped and questions under way keep nothing; what is asked later is kept."""
+    near = Near()
+    near.keep(b"a")
+    asked = near.cache.lease(b"b")
+    near.cache.flush()
+    near.cache.settle(asked, b"old", FOR_EVER)
+    assert near.held(b"a", b"b") == []
+    near.keep(b"a", b"new")
+    assert near.get(b"a") == b"new"
+
+
+def test_nothing_is_given_before_it_is_trusted() -> None:
+    """Until the link is armed nothing is kept, whatever is asked and answered."""
+    near = Near()
+    near.cache = NearCache(
+        near.counters, max_size=9, max_bytes=ROOM, longest=60, clock=lambda: near.now
+    )
+    assert not near.counters.near_trusted
+    asked = near.cache.lease(b"a")
+    near.keep(b"b")
+    near.cache.trust_until(near.now + 1)
+    near.cache.settle(asked, b"older than the trust", FOR_EVER)
+    assert near.held(b"a", b"b") == []
+    assert near.counters.near_entries == 0
+
+
+def test_nothing_is_given_after_the_moment() -> None:
+    """When the next sign of life fails to come, near data is withheld to the instant."""
+    near = Near()
+    near.cache.trust_until(near.now + 2)
+    near.keep(b"a")
+    near.now += 1.999
+    assert near.held(b"a") == [b"a"]
+    near.now += 0.001
+    assert near.held(b"a") == []
+    near.keep(b"b")
+    near.cache.trust_until(near.now + 2)
+    assert near.held(b"b") == []
+
+
+def test_nothing_is_given_when_the_loop_has_had_no_turn() -> None:
+    """After 20 ms news may lie unread: the caller is told to let the loop turn, and to say so."""
+    near = Near()
+    near.keep(b"a", b"1")
+    assert near.cache.get(b"a") is None
+    assert near.cache.is_behind(b"a")
+    near.cache.heard(near.now)
+    near.now += 0.019
+    assert near.cache.get(b"a") == b"1"
+    assert not near.cache.is_behind(b"a")
+    near.now += 0.001
+    assert near.cache.get(b"a") is None
+    assert near.cache.is_behind(b"a")
+    assert not near.cache.is_behind(b"missing")
+
+
+def test_who_has_let_the_loop_turn_is_answered_however_long_that_took() -> None:
+    """What is given is as fresh as the question; only the next caller has to wait again."""
+    near = Near()
+    near.keep(b"a", b"1")
+    since = near.now
+    near.now += 0.5
+    near.cache.heard(since)
+    assert near.cache.get(b"a", heard=True) == b"1"
+    assert near.cache.get(b"a") is None
+    assert near.cache.is_behind(b"a")
+
+
+def test_a_turn_of_the_loop_is_no_sign_of_life() -> None:
+    """It says that what has come was read, and not that the server would have told all."""
+    near = Near()
+    near.cache.trust_until(near.now + 2)
+    near.keep(b"a")
+    near.now += 1.995
+    near.cache.heard(near.now)
+    near.now += 0.005
+    assert near.cache.get(b"a") is None
+    assert not near.cache.is_behind(b"a")
+    assert near.held(b"a") == []
+
+
+def test_each_sign_of_life_moves_the_moment() -> None:
+    """As long as they come in time, what is near stays."""
+    near = Near()
+    near.keep(b"a")
+    for _ in range(10):
+        near.cache.trust_until(near.now + 2)
+        near.now += 1.9
+        assert near.held(b"a") == [b"a"]
+
+
+def test_distrust_empties() -> None:
+    """What was near before the link was lost is not given after it was armed again."""
+    near = Near()
+    near.keep(b"a")
+    asked = near.cache.lease(b"b")
+    near.cache.distrust()
+    assert near.held(b"a") == []
+    assert (near.counters.near_trusted, near.counters.near_entries) == (False, 0)
+    near.cache.trust_until(near.now + 2)
+    near.cache.settle(asked, b"old", FOR_EVER)
+    assert near.held(b"a", b"b") == []
+    assert near.counters.near_trusted
+
+
+def test_distrust_is_counted_once() -> None:
+    """A link that is lost twice over, or was never armed, has emptied nothing more."""
+    near = Near()
+    near.cache.distrust()
+    near.cache.distrust()
+    assert near.counters.near_flushes == 1
+
+
+def test_counters() -> None:
+    """Each moves exactly when its documentation says."""
+    near = Near(max_size=2)
+    near.keep(b"a", b"1", 5_000)
+    near.held(b"a", b"a", b"missing")
+    assert (near.counters.near_hits, near.counters.near_misses) == (2, 1)
+    near.cache.lease(b"missing")
+    assert (near.counters.near_hits, near.counters.near_misses) == (2, 2)
+    near.cache.changed([b"a", b"unknown"])
+    assert near.counters.near_invalidations == 2
+    assert (near.counters.near_entries, near.counters.near_bytes) == (0, 0)
+    near.keep(b"a")
+    near.cache.flush()
+    assert near.counters.near_flushes == 1
+    assert (near.counters.near_entries, near.counters.near_bytes) == (0, 0)
+    assert near.counters.near_evictions == 0
+    assert (near.counters.hits, near.counters.round_trips) == (0, 0)
+
+
+def test_repr_tells_the_state_and_no_data() -> None:
+    """A near cache in a log shows how much it holds, and whether it is trusted."""
+    near = Near()
+    near.keep(b"secret", b"secret")
+    assert "1 entries" in repr(near.cache)
+    assert "not trusted" not in repr(near.cache)
+    near.now += 2_000_000
+    assert "not trusted" in repr(near.cache)
+    assert "secret" not in repr(near.cache)

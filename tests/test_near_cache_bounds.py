@@ -1,0 +1,112 @@
+"""The near cache is bounded at every moment, and drops what was not asked for: SIEVE."""
+
+from __future__ import annotations
+
+import pytest
+
+from async_redis_cache._sieve import Entry, Sieve
+from harness.near_clock import ROOM, Near
+
+
+def test_no_more_entries_than_agreed() -> None:
+    """At every moment: the entry that has to go has gone before the new one is in."""
+    near = Near(max_size=3)
+    for number in range(10):
+        near.keep(b"%d" % number)
+        assert near.counters.near_entries <= 3
+    assert near.counters.near_evictions == 7
+    assert near.held(b"7", b"8", b"9") == [b"7", b"8", b"9"]
+
+
+def test_no_more_bytes_than_agreed() -> None:
+    """Keys, data and what Python needs for each entry are counted, and as many go as it takes."""
+    near = Near(max_bytes=ROOM)
+    for number in range(20):
+        near.keep(b"%d" % number, b"x" * 1_000)
+        assert near.counters.near_bytes <= ROOM
+    assert near.counters.near_bytes >= near.counters.near_entries * 1_001
+    near.keep(b"large", b"x" * 8_000)
+    assert near.counters.near_bytes <= ROOM
+    assert near.held(b"large") == [b"large"]
+
+
+def test_an_entry_larger_than_everything_is_not_kept() -> None:
+    """It drives nobody else out; what was held under its key is older, and goes."""
+    near = Near(max_bytes=ROOM)
+    near.keep(b"a")
+    near.keep(b"b", b"small")
+    near.keep(b"b", b"x" * ROOM)
+    assert near.held(b"a", b"b") == [b"a"]
+    assert (near.counters.near_entries, near.counters.near_evictions) == (1, 0)
+
+
+def test_a_new_answer_replaces_the_former() -> None:
+    """Two questions can be answered one after the other: the later entry counts, once."""
+    near = Near(max_size=2)
+    near.keep(b"a", b"x" * 500)
+    near.keep(b"b", b"1")
+    many = near.counters.near_bytes
+    near.keep(b"a", b"")
+    assert near.get(b"a") == b""
+    assert near.held(b"b") == [b"b"]
+    assert near.counters.near_bytes == many - 500
+    assert (near.counters.near_entries, near.counters.near_evictions) == (2, 0)
+
+
+def test_what_is_asked_for_stays() -> None:
+    """Of a full near cache the entry goes that was not asked for, not the oldest."""
+    near = Near(max_size=3)
+    for key in (b"a", b"b", b"c"):
+        near.keep(key)
+    near.get(b"a")
+    near.keep(b"d")
+    assert near.held(b"a", b"b", b"c", b"d") == [b"a", b"c", b"d"]
+
+
+def entries_of(sieve: Sieve, names: str) -> dict[str, Entry]:
+    """New entries with these names, each added."""
+    entries = {name: Entry(name.encode(), 0) for name in names}
+    for entry in entries.values():
+        sieve.add(entry)
+    return entries
+
+
+def test_the_hand_goes_on_where_it_stood() -> None:
+    """SIEVE: those asked for are passed over once; the next search begins behind the last victim."""
+    sieve = Sieve()
+    entries = entries_of(sieve, "abcd")
+    entries["a"].visited = entries["c"].visited = True
+    gone: list[bytes] = []
+    for _ in "abcd":
+        victim = sieve.victim()
+        gone.append(victim.key)
+        sieve.remove(victim)
+    assert gone == [b"b", b"d", b"a", b"c"]
+
+
+def test_a_search_ends_though_all_were_asked_for() -> None:
+    """The hand goes round once and takes the entry at which it began."""
+    sieve = Sieve()
+    entries = entries_of(sieve, "abc")
+    for entry in entries.values():
+        entry.visited = True
+    assert sieve.victim() is entries["a"]
+    assert not any(entry.visited for entry in entries.values())
+
+
+def test_an_empty_sieve_has_no_victim() -> None:
+    """Nor has one that was emptied, by one or all at once; it can be filled again."""
+    sieve = Sieve()
+    for emptied in (False, True):
+        with pytest.raises(LookupError):
+            sieve.victim()
+        entries = entries_of(sieve, "ab")
+        sieve.victim()
+        if emptied:
+            sieve.clear()
+        else:
+            for entry in entries.values():
+                sieve.remove(entry)
+        assert all(entry.older is entry.newer is None for entry in entries.values())
+    with pytest.raises(LookupError):
+        sieve.victim()

@@ -1,0 +1,89 @@
+"""`near_cache.*`: where it may stand, what it may be, and what is said of anything else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pip_services4_components.config import ConfigParams
+
+from async_redis_cache import AsyncRedisCache, CacheConfigError, RedisCache
+from harness.doors import DOORS, Door, awaited, new_cache
+
+if TYPE_CHECKING:
+    from harness import Server
+
+
+NEAR = {
+    "enabled": ("near_cache_enabled", True),
+    "max_size": ("near_cache_max_size", 7),
+    "max_bytes": ("near_cache_max_bytes", 70_000),
+    "timeout": ("near_cache_timeout", 700),
+    "heartbeat": ("near_cache_heartbeat", 70),
+}
+
+
+def options_of(cache: AsyncRedisCache) -> dict[str, object]:
+    """What the near cache of this one was told."""
+    inner: Any = getattr(cache, "blocking", None)
+    options = (inner._cache if inner else cache)._lifecycle.settings.options
+    return {name: getattr(options, name) for name, _ in NEAR.values()}
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    """Both doors are configured alike."""
+    chosen: Door = request.param
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "path", ["near_cache.{}", "options.near_cache.{}", "options.near_cache_{}"]
+)
+def test_near_cache(door: Door, path: str) -> None:
+    """In a section of its own or among the options; as numbers and flags or as text."""
+    for as_text in (False, True):
+        cache = new_cache(door)
+        tuples: list[object] = []
+        for name, (_, value) in NEAR.items():
+            tuples += (path.format(name), str(value) if as_text else value)
+        cache.configure(ConfigParams.from_tuples("uri", "redis://localhost", *tuples))
+        assert options_of(cache) == dict(NEAR.values())
+
+
+@pytest.mark.parametrize("path", ["near_cache_enabled", "near_cache.enabled"])
+async def test_a_near_cache_in_a_keyword(server: Server, door: Door, path: str) -> None:
+    """As a keyword of `from_url` too; and it is what the option says."""
+    for value in (True, "true", "yes", 1):
+        options: dict[str, Any] = {path: value}
+        cache = (
+            AsyncRedisCache.from_url(server.url, **options)
+            if door == "async"
+            else awaited(RedisCache.from_url(server.url, **options))
+        )
+        async with cache:
+            assert cache.stats().near_trusted
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("near_cache.enabled", "must be true or false"),
+        ("near_cache.max_size", "must be a whole number of values, 1 or more"),
+        ("near_cache.max_bytes", "must be a whole number of bytes, 1 or more"),
+        ("near_cache.timeout", "must be a whole number of ms, 1 or more"),
+        ("near_cache.heartbeat", "must be a whole number of ms, 20 or more"),
+        ("near_cache.size", "is not an option of this cache; did you mean near_cache.max_size?"),
+        ("near_cache.enable", "is not an option of this cache; did you mean near_cache.enabled?"),
+        ("near_cache.ttl", "is not an option of this cache"),
+    ],
+)
+def test_a_wrong_near_cache(door: Door, option: str, problem: str) -> None:
+    """Wrong values and names are told by the path they stand at, and never quoted."""
+    for given in ("secret", "-1", "1.5", "", None):
+        for path in (option, f"options.{option}"):
+            with pytest.raises(CacheConfigError) as caught:
+                new_cache(door).configure(ConfigParams.from_tuples("host", "x", path, given))
+            assert caught.value.code == "BAD_OPTION"
+            assert f"{option} {problem}" in str(caught.value)
+            assert "secret" not in f"{caught.value!r} {caught.value}"

@@ -1,0 +1,197 @@
+"""Several processes read and write the same keys at once, each with a near cache of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from bisect import bisect_right
+from collections import defaultdict
+from contextlib import ExitStack, closing
+from itertools import accumulate
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from harness import Proxy, Server, StartProxy
+from harness.figures import report
+from harness.length import scaled
+from harness.programs import PROGRAMS, TESTS, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PROCESSES = scaled(4, 6)
+SECONDS = scaled(2.5, 25.0)
+KEYS = 60
+LIMIT_SECONDS = 0.100
+LEAST_CUTS = 5
+NEVER = float("inf")
+
+
+class Write(NamedTuple):
+    """A change of a key: a value with a stamp, or none."""
+
+    began: float
+    acknowledged: float
+    process: int
+
+
+class History:
+    """All writes of a key, by anybody."""
+
+    def __init__(self) -> None:
+        self.by_stamp: dict[int, Write] = {}
+        self._writes: list[Write] = []
+        self._sorted: dict[int | None, tuple[list[float], list[float]]] = {}
+
+    def add(self, stamp: int | None, write: Write) -> None:
+        self._writes.append(write)
+        if stamp is not None:
+            self.by_stamp[stamp] = write
+
+    def outdated_at(self, stamp: int, process: int | None = None) -> float:
+        """When the first write was acknowledged that began after this value's had ended.
+
+        Of writes that overlap, nobody can tell which came last. With a process, only its own count.
+        """
+        begins, firsts = self._after(process)
+        later = bisect_right(begins, self.by_stamp[stamp].acknowledged)
+        return firsts[later] if later < len(firsts) else NEVER
+
+    def _after(self, process: int | None) -> tuple[list[float], list[float]]:
+        """When writes began, in order, and which acknowledgement came first from each on."""
+        if process not in self._sorted:
+            writes = sorted(one for one in self._writes if process in {None, one.process})
+            firsts = list(accumulate((one.acknowledged for one in reversed(writes)), min))
+            self._sorted[process] = [one.began for one in writes], firsts[::-1]
+        return self._sorted[process]
+
+
+class Verdict(NamedTuple):
+    """How old the oldest value was that was given, in seconds since it was outdated."""
+
+    oldest: float
+    """By anybody, less the time that the machine ran something else than the reader."""
+    oldest_at_all: float
+    """The same with nothing excused."""
+    own: list[str]
+    """Reads that were older than what the same process had written and awaited."""
+
+
+def judge(told: list[dict[str, Any]]) -> Verdict:
+    """Compare what all were told with what all have written."""
+    histories: defaultdict[str, History] = defaultdict(History)
+    for process, one in enumerate(told):
+        for key, stamp, began, acknowledged in one["writes"]:
+            histories[key].add(stamp, Write(began, acknowledged, process))
+    oldest = oldest_at_all = 0.0
+    own: list[str] = []
+    for process, one in enumerate(told):
+        for key, stamp, began in one["reads"]:
+            outdated = histories[key].outdated_at(stamp)
+            if began > outdated:
+                oldest_at_all = max(oldest_at_all, began - outdated)
+                late = began - outdated - excuse(one["absences"], outdated, began)
+                oldest = max(oldest, late)
+            if began > histories[key].outdated_at(stamp, process):
+                own.append(f"{key} of process {process}, at {began}")
+    return Verdict(oldest, oldest_at_all, own)
+
+
+def excuse(absences: Iterable[tuple[float, float]], start: float, end: float) -> float:
+    """Seconds between two moments in which the reader was due and the machine ran another."""
+    return sum(
+        max(0.0, min(absence_end, end) - max(absence_end - seconds, start))
+        for absence_end, seconds in absences
+    )
+
+
+class Cutter(threading.Thread):
+    """Cuts links at random, one or all, until it is told to end."""
+
+    def __init__(self, server: Server, network: Proxy) -> None:
+        super().__init__(name="cutter")
+        self.cuts = 0
+        self.ended = threading.Event()
+        self._raw = server.client()
+        self._network = network
+
+    def run(self) -> None:
+        with closing(self._raw):
+            self._cut(Random(20))
+
+    def _cut(self, chance: Random) -> None:
+        while not self.ended.wait(chance.uniform(0.020, 0.400)):
+            kind = chance.choice(["one", "one", "one", "fin", "rst"])
+            if kind == "one":
+                links = [one for one in self._raw.client_list() if "B" in one["flags"]]
+                if links:
+                    self._raw.client_kill_filter(_id=chance.choice(links)["id"])
+            else:
+                self._network.cut("fin" if kind == "fin" else "rst")
+            self.cuts += 1
+
+
+@pytest.mark.timeout(240)
+def test_processes_that_read_and_write_at_once(
+    server: Server, proxy: StartProxy, key_prefix: str
+) -> None:
+    """The link cut at random, nothing that is given is older than 100 ms; at rest 0 stale entries.
+
+    Older than: a write acknowledged by another process 100 ms before. What a process itself has
+    written and awaited it always reads.
+    """
+    network = proxy(server)
+    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    with ExitStack() as stack:
+        programs: list[Program] = []
+        for number in range(PROCESSES):
+            settings: dict[str, object] = {
+                "url": server.url,
+                "link_port": network.port,
+                "prefix": key_prefix,
+                "number": number,
+                "seconds": SECONDS,
+                "keys": KEYS,
+            }
+            program = Program(
+                [sys.executable, str(PROGRAMS / "near_crowding.py"), json.dumps(settings)],
+                os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"},
+            )
+            stack.callback(program.close)
+            programs.append(program)
+        assert [json.loads(program.line()) for program in programs] == ["ready"] * PROCESSES
+        cutter = Cutter(server, network)
+        cutter.start()
+        for program in programs:
+            program.say("go")
+        told = [json.loads(program.line()) for program in programs]
+        cutter.ended.set()
+        cutter.join()
+        for program in programs:
+            program.say("all is written")
+        rest = [json.loads(program.line()) for program in programs]
+        ended = [program.wait() for program in programs]
+
+    verdict = judge(told)
+    stats = [one["stats"] for one in told]
+    hits = sum(one["near_hits"] for one in stats)
+    report(
+        20,
+        f"{sum(len(one['writes']) for one in told)} writes, {hits} near hits, "
+        f"{sum(one['near_misses'] for one in stats)} misses, {cutter.cuts} cuts, "
+        f"{sum(one['near_flushes'] for one in stats)} flushes; "
+        f"the oldest value given was outdated for {verdict.oldest * 1000:.1f} ms "
+        f"({verdict.oldest_at_all * 1000:.1f} ms with nothing excused)",
+    )
+    assert [(end.code, end.errors) for end in ended] == [(0, "")] * PROCESSES
+    assert [stale for _, stale in rest] == [[]] * PROCESSES
+    assert sum(entries for entries, _ in rest) > 0
+    assert verdict.own == []
+    assert verdict.oldest <= LIMIT_SECONDS
+    assert cutter.cuts >= LEAST_CUTS
+    assert sum(one["near_flushes"] for one in stats) >= LEAST_CUTS
+    assert hits > 1000

@@ -1,0 +1,139 @@
+"""A server or a user who cannot do it: a typed refusal that names the option, and nothing near."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheUnsupported
+from harness import StartProxy, StartServer, await_until
+from harness.doors import Door, configured
+from harness.near_doors import PREFIX, held_near, seen, trusted
+from harness.scripted import ScriptedServer
+
+pytest_plugins = ["near_fixtures", "program_fixtures"]
+
+HELLO = b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"
+UNABLE: dict[str, dict[str, bytes]] = {
+    "no HELLO": {"HELLO": b"-ERR unknown command 'HELLO'\r\n"},
+    "RESP2 alone": {"HELLO": b"-NOPROTO unsupported protocol version\r\n"},
+    "no TRACKING": {"HELLO": HELLO, "CLIENT": b"-ERR Unknown subcommand 'TRACKING'\r\n"},
+    "no RESP3 after all": {"HELLO": HELLO, "CLIENT": b"-ERR Client tracking needs RESP3\r\n"},
+    "not allowed": {"HELLO": HELLO, "CLIENT": b"-NOPERM no permissions to run 'client'\r\n"},
+}
+NOT_ALLOWED = {"not TRACKING": "-client|tracking", "not CLIENT": "-client"}
+
+
+async def refusal(cache: AsyncRedisCache) -> None:
+    """Open is refused, once and again, with the option's name; the cache stays closed."""
+    for _ in range(2):
+        with pytest.raises(CacheUnsupported) as caught:
+            await cache.open("t")
+        assert (caught.value.code, caught.value.trace_id) == ("UNSUPPORTED", "t")
+        assert "near_cache.enabled" in str(caught.value)
+        assert "secret" not in f"{caught.value!r} {caught.value}"
+        assert caught.value.__cause__ is caught.value.__context__ is None
+        assert not cache.is_open()
+    stats = cache.stats()
+    assert (stats.near_trusted, stats.near_entries, stats.errors) == (False, 0, 2)
+
+
+@pytest.mark.no_leaks
+@pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
+async def test_a_fake_server(door: Door, required: bool) -> None:
+    """`fake://` has no tracking; nothing of it is left either."""
+    options = {"near_cache_enabled": True, "require_connection": required}
+    await refusal(configured("fake://", door, **options))
+    async with configured("fake://", door) as cache:
+        await cache.store(None, "key", 1)
+        assert cache.stats().near_trusted is False
+
+
+@pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
+@pytest.mark.parametrize("what", UNABLE)
+async def test_an_old_server(what: str, required: bool) -> None:
+    """Servers before Redis 6, and what else refuses RESP3 or tracking: no connection is left."""
+    async with ScriptedServer(**UNABLE[what]) as server:
+        options = {"near_cache_enabled": True, "require_connection": required}
+        await refusal(configured(server.url, **options))
+        await await_until(lambda: server.open_now == 0)
+        connections = server.connections
+        async with configured(server.url) as plain:
+            await plain.ping(None)
+        assert server.connections == connections + 1
+
+
+@pytest.mark.no_leaks
+@pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
+@pytest.mark.parametrize("rules", NOT_ALLOWED.values(), ids=list(NOT_ALLOWED))
+async def test_a_user_who_may_not(
+    private_server: StartServer, proxy: StartProxy, door: Door, rules: str, required: bool
+) -> None:
+    """Without CLIENT TRACKING in the user's rules the near cache is refused, and only that is."""
+    network = proxy(private_server(acl={"ann": f"on >secret ~* +@all {rules}"}))
+    url = network.login_url("ann", "secret")
+    options = {"near_cache_enabled": True, "require_connection": required}
+    await refusal(configured(url, door, **options))
+    await await_until(lambda: network.open_now == 0)
+    async with configured(url, door) as cache:
+        await cache.store(None, "key", 1)
+
+
+async def test_what_a_user_must_be_allowed(private_server: StartServer, door: Door) -> None:
+    """The least that it takes beside what a plain cache needs: PTTL and CLIENT TRACKING."""
+    rules = "on >secret ~near:* +set +mget +ping +pttl +client|tracking"
+    server = private_server(acl={"ann": rules})
+    options = {"near_cache_enabled": True, "key_prefix": PREFIX, "max_size": 0}
+    async with configured(server.login_url("ann", "secret"), door, **options) as cache:
+        await cache.store(None, "key", 1)
+        await held_near(cache, "key")
+
+
+@pytest.mark.parametrize("answers", [{}, {"HELLO": HELLO}], ids=["HELLO", "TRACKING"])
+async def test_a_server_that_says_nothing(answers: dict[str, bytes]) -> None:
+    """Silence at any step of arming the link ends open by `connect_timeout`, typed."""
+    async with ScriptedServer(**answers) as server:
+        options = {"near_cache_enabled": True, "connect_timeout": 200}
+        begun = time.monotonic()
+        with pytest.raises(CacheError) as caught:
+            await configured(server.url, **options).open(None)
+        assert caught.value.code in {"TIMEOUT", "CONNECT_FAILED", "CONNECTION_LOST"}
+        assert time.monotonic() - begun < 1
+        await await_until(lambda: server.open_now == 0)
+        async with configured(server.url, require_connection=False, **options) as cache:
+            assert time.monotonic() - begun < 2
+            await cache.ping(None)
+            assert not cache.stats().near_trusted
+        await await_until(lambda: server.open_now == 0)
+
+
+async def test_a_server_that_comes_and_cannot(
+    private_server: StartServer, proxy: StartProxy, door: Door
+) -> None:
+    """Where nobody could be asked at open: it serves un-near, never old, until it may be near."""
+    server = private_server(acl={"ann": "on >secret ~* +@all -client|tracking"})
+    network = proxy(server)
+    server.stop()
+    options = {"near_cache_enabled": True, "require_connection": False, "key_prefix": PREFIX}
+    async with configured(network.login_url("ann", "secret"), door, **options) as cache:
+        server.start()
+        await cache.store(None, "key", 0)
+        with server.client() as raw:
+            begun, refused = time.monotonic(), network.counts["CLIENT"]
+            turn = 0
+            while network.counts["CLIENT"] < refused + 6:
+                turn += 1
+                raw.set(f"{PREFIX}key", str(turn))
+                assert await cache.retrieve(None, "key") == turn
+                await asyncio.sleep(0)
+            # It goes on asking, and not so often that it would be a burden.
+            assert time.monotonic() - begun > 0.2
+            stats = cache.stats()
+            assert (stats.near_trusted, stats.near_entries, stats.near_hits) == (False, 0, 0)
+            raw.execute_command("ACL", "SETUSER", "ann", "+client|tracking")
+            await trusted(cache)
+            await held_near(cache, "key")
+            raw.set(f"{PREFIX}key", b'"new"')
+            await seen(cache, "key", "new")
