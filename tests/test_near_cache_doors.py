@@ -14,6 +14,8 @@ from harness.doors import Door, configured
 from harness.near_doors import PREFIX, held_near, seen, trusted
 
 if TYPE_CHECKING:
+    from async_redis_cache import AsyncRedisCache
+
     # At run time pytest itself must be the first to import it.
     from near_fixtures import OpenNearCache
 
@@ -32,7 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-TICK_SECONDS = 0.002
+TICK_SECONDS = 0.005
 """The server counts lives in whole milliseconds, and lets the last one pass."""
 
 
@@ -165,6 +167,16 @@ async def test_own_changes_are_read_at_once(near_cache: OpenNearCache) -> None:
         assert await cache.retrieve(None, "key") is None
 
 
+async def last_given(cache: AsyncRedisCache) -> float:
+    """When the last question was asked that still got the value."""
+    given = 0.0
+    while True:
+        asked = time.monotonic()
+        if await cache.retrieve(None, "key") is None:
+            return given
+        given = asked
+
+
 async def test_a_touched_value_lives_no_longer_near(near_cache: OpenNearCache) -> None:
     """A shorter life given by touch is the life of what is near, too."""
     cache = await near_cache()
@@ -172,10 +184,7 @@ async def test_a_touched_value_lives_no_longer_near(near_cache: OpenNearCache) -
     await held_near(cache, "key")
     assert await cache.touch(None, "key", 100)
     touched = time.monotonic()
-    began = touched
-    while await cache.retrieve(None, "key") is not None:
-        began = time.monotonic()
-    assert began < touched + 0.1 + TICK_SECONDS
+    assert await last_given(cache) < touched + 0.1 + TICK_SECONDS
 
 
 async def test_near_life_ends_though_the_server_is_late(
@@ -189,10 +198,7 @@ async def test_near_life_ends_though_the_server_is_late(
     await cache.store(None, "key", 1, 300)
     stored = time.monotonic()
     await held_near(cache, "key")
-    began = stored
-    while await cache.retrieve(None, "key") is not None:
-        began = time.monotonic()
-    assert began < stored + 0.3 + TICK_SECONDS
+    assert await last_given(cache) < stored + 0.3 + TICK_SECONDS
     assert await cache.contains(None, "key") is False
 
 

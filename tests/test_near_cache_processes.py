@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from bisect import bisect_right
 from collections import defaultdict
 from contextlib import ExitStack, closing
@@ -28,6 +29,7 @@ SECONDS = scaled(2.5, 25.0)
 KEYS = 60
 LIMIT_SECONDS = 0.100
 LEAST_CUTS = 5
+REFILL_SECONDS = 0.7
 NEVER = float("inf")
 
 
@@ -110,7 +112,10 @@ def excuse(absences: Iterable[tuple[float, float]], start: float, end: float) ->
 
 
 class Cutter(threading.Thread):
-    """Cuts links at random, one or all, until it is told to end."""
+    """Cuts links at random, one or all, until it is told to end.
+
+    Towards the end only one at a time, or there could be nothing near to be looked at.
+    """
 
     def __init__(self, server: Server, network: Proxy) -> None:
         super().__init__(name="cutter")
@@ -118,6 +123,7 @@ class Cutter(threading.Thread):
         self.ended = threading.Event()
         self._raw = server.client()
         self._network = network
+        self._all_until = time.monotonic() + SECONDS - REFILL_SECONDS
 
     def run(self) -> None:
         with closing(self._raw):
@@ -126,7 +132,7 @@ class Cutter(threading.Thread):
     def _cut(self, chance: Random) -> None:
         while not self.ended.wait(chance.uniform(0.020, 0.400)):
             kind = chance.choice(["one", "one", "one", "fin", "rst"])
-            if kind == "one":
+            if kind == "one" or time.monotonic() > self._all_until:
                 links = [one for one in self._raw.client_list() if "B" in one["flags"]]
                 if links:
                     self._raw.client_kill_filter(_id=chance.choice(links)["id"])
