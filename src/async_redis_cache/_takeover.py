@@ -76,6 +76,7 @@ class Takeover(asyncio.Protocol):
         if (descriptor := getattr(self._transport, "_sock", None)) is not None:
             descriptor.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Let redis-py's stream know, or whoever closes it waits for ever; called by the loop."""
-        self._stream.connection_lost(exc)
+        # Without the reason, which nobody asks the stream for: asyncio would log that it was not.
+        self._stream.connection_lost(None)
