@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ._errors import CacheConfigError, CacheUnavailable
 from ._uri import Endpoint
@@ -88,8 +88,18 @@ class _Fake:
             from fakeredis import TcpFakeServer  # noqa: PLC0415  an extra
         except ImportError:
             raise _extra_missing("testing") from None
-        self._server = TcpFakeServer(("127.0.0.1", 0), server_type="valkey", server_version=(8, 0))
-        self._server.daemon_threads = True
+        connections: list[threading.Thread] = []
+
+        class Server(TcpFakeServer):
+            """Its threads keep no process from ending, and can be waited for all the same."""
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                handle, which = self.process_request_thread, (request, client_address)
+                connections.append(threading.Thread(target=handle, args=which, daemon=True))
+                connections[-1].start()
+
+        self._connections = connections
+        self._server = Server(("127.0.0.1", 0), server_type="valkey", server_version=(8, 0))
         # How often it looks whether it is to stop: by default so seldom that tests would notice.
         threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         self.endpoint = Endpoint(host="127.0.0.1", port=self._server.server_address[1])
@@ -97,6 +107,8 @@ class _Fake:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in self._connections:
+            connection.join(_STOP_SECONDS)  # It closes its socket.
 
 
 def _extra_missing(extra: str) -> CacheConfigError:
