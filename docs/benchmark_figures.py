@@ -6,10 +6,11 @@ import statistics
 
 import msgspec
 
-__all__ = ["OURS", "PROTOCOL", "REFERENCE", "Figures"]
+__all__ = ["OURS", "PLAIN", "PROTOCOL", "REFERENCE", "Figures"]
 
 OURS = "async-redis-cache"
 REFERENCE = "redis-py"
+PLAIN = f"{OURS}, nothing near"
 PROTOCOL = "hand-written protocol"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 from benchmark_charts import THEMES, Theme, bars, lines
-from benchmark_figures import OURS, PROTOCOL, REFERENCE, Figures
+from benchmark_figures import OURS, PLAIN, PROTOCOL, REFERENCE, Figures
 
 PAGE = Path(__file__).parent / "benchmarks.md"
 FOLDER = PAGE.with_suffix("")
@@ -26,6 +26,7 @@ AT_100 = {
     "store, 100 B, max_size 1,000, 1,000 keys, 100 tasks": "store 100 B",
     "retrieve, hit, 10 KB, 100 tasks": "retrieve 10 KB",
 }
+NEAR_MISS = {f"{HIT}, not near, {n} task{'' if n == '1' else 's'}": n for n in ("1", "10", "100")}
 NEAR_HIT = "near hit, 100 B, 1 task"
 NO_SERIALIZER = {
     f"{HIT}, no serializer, {n} task{'' if n == '1' else 's'}": n for n in TASKS.values()
@@ -253,6 +254,7 @@ TABLES: Mapping[str, Callable[[Figures], str]] = {
     "at 100 tasks": compared("asyncio", AT_100, "100 tasks"),
     "open loop": open_loop,
     "near hit": compared("near cache", {NEAR_HIT: "time per hit"}, "one task"),
+    "near miss": compared("near misses", NEAR_MISS, "tasks", PLAIN),
     "threads": compared("threads", THREADS, "threads"),
     "threads on uvloop": compared("threads, uvloop", THREADS, "threads, private loop on uvloop"),
     "uvloop": compared("uvloop", ON_UVLOOP, "tasks, on uvloop"),

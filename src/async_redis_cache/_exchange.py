@@ -24,6 +24,7 @@ class Call:
         "_joined",
         "alone",
         "argument",
+        "callers",
         "deadline",
         "future",
         "keys",
@@ -51,6 +52,8 @@ class Call:
         self.deadline = deadline
         self.retries = retries
         self.future = future
+        self.callers = 1
+        """How many were given a future of it."""
         self.alone = False
         """Whether it must not share an exchange, since the last one was refused for somebody."""
         self.uncertain = False
@@ -64,11 +67,7 @@ class Call:
         if self._joined is None:
             self._joined = []
         self._joined.append(future)
-
-    @property
-    def callers(self) -> int:
-        """How many were given a future of it."""
-        return 1 if self._joined is None else 1 + len(self._joined)
+        self.callers += 1
 
     def is_settled(self) -> bool:
         """Whether nobody waits for it: answered, failed, or all its callers have left."""
@@ -111,20 +110,26 @@ class Exchange:
         broken: Callable[[Exchange, Failure], None],
     ) -> None:
         self.calls = calls
-        self.asks = not any(call.verb.changes for call in calls)
-        self.keys = sum(call.keys for call in calls)
-        self.deadline = max(call.deadline for call in calls)
+        self.keys = 0
+        self.deadline = 0.0
         self._answered = answered
         self._broken = broken
+        self._groups: dict[Verb, list[Call]] = {}
         self._shares: list[tuple[Verb, list[Call], list[Any], int]] = []
+        groups = self._groups
+        for call in calls:
+            self.keys += call.keys
+            self.deadline = max(self.deadline, call.deadline)
+            if call.verb in groups:
+                groups[call.verb].append(call)
+            else:
+                groups[call.verb] = [call]
+        self.asks = not any(verb.changes for verb in groups)
 
     def send_on(self, wire: Wire) -> None:
         """Write all commands at once."""
-        groups: dict[Verb, list[Call]] = {}
-        for call in self.calls:
-            groups.setdefault(call.verb, []).append(call)
         packed: list[bytes] = []
-        for verb, calls in groups.items():
+        for verb, calls in self._groups.items():
             arguments = [call.argument for call in calls]
             commands = verb.commands(arguments)
             packed.extend(map(pack, commands))

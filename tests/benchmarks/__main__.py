@@ -28,6 +28,7 @@ from .runs import (
     ASYNCIO,
     BYTES,
     NEAR,
+    NEAR_MISSES,
     THREADS,
     UVLOOP,
     UVLOOP_THREADS,
@@ -43,6 +44,7 @@ from .workloads import (
     PROTOCOL,
     async_workloads,
     bytes_workloads,
+    near_miss_workloads,
     near_workloads,
     sync_workloads,
     with_goals,
@@ -115,6 +117,9 @@ def _measure(
     without = replace(closed, async_rows=bytes_workloads())
     bare = line_up.without_serializer()
     run_tasks(results, server, without, bare, section=BYTES, progress=progress)
+    misses = replace(closed, async_rows=near_miss_workloads())
+    ours = line_up.near_misses()
+    run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
     run_threads(results, server, plan, line_up.in_threads(with_others=peers), progress=progress)
     if peers:
         near = replace(closed, async_rows=near_workloads())
@@ -138,6 +143,7 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
     titles = {
         ASYNCIO: (f"{OURS} on asyncio", plan.async_rows),
         NEAR: (f"{OURS} with its near cache", near_workloads()),
+        NEAR_MISSES: ("a near cache where nothing is near, against none", near_miss_workloads()),
         BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),

@@ -52,8 +52,8 @@ class Ours:
 class OursNear(Ours):
     """The same with its near cache. The value is decoded at every hit: each caller has its own."""
 
-    def __init__(self) -> None:
-        super().__init__(near_cache_enabled=True)
+    def __init__(self, name: str = OURS, **options: Any) -> None:
+        super().__init__(name, near_cache_enabled=True, **options)
 
 
 class OursInThreads:

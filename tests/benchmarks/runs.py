@@ -23,6 +23,7 @@ from .workloads import OURS, REFERENCE, Workload
 ASYNCIO = "asyncio"
 UVLOOP = "uvloop"
 NEAR = "near cache"
+NEAR_MISSES = "near misses"
 BYTES = "no serializer"
 THREADS = "threads"
 UVLOOP_THREADS = "threads, uvloop"

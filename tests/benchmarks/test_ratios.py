@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
+from . import line_up
 from .peers import AsyncPeer, SyncPeer
 from .peers_ours import Ours, OursInThreads, OursNear
 from .peers_protocol import Protocol
@@ -19,18 +20,26 @@ from .runs import Plan, Results, run_tasks, run_threads
 from .servers import Target, private_server
 from .workloads import (
     OURS,
+    PLAIN,
     Door,
     Goal,
     Operation,
     Workload,
     async_workloads,
     bytes_workloads,
+    near_miss_workloads,
     near_workloads,
     sync_workloads,
     with_goals,
 )
 
-ROWS = with_goals(async_workloads() + near_workloads() + bytes_workloads() + sync_workloads())
+ROWS = with_goals(
+    async_workloads()
+    + near_workloads()
+    + near_miss_workloads()
+    + bytes_workloads()
+    + sync_workloads()
+)
 ARRIVALS = 4000
 P99_MS = 200.0
 
@@ -68,6 +77,8 @@ def _measure(results: Results, server: Target, plan: Plan) -> None:
 def _peers(workload: Workload) -> list[AsyncPeer]:
     if workload.operation is Operation.NEAR_HIT:
         return [OursNear(), RedisPy()]
+    if workload.reference == PLAIN:
+        return line_up.near_misses()
     if workload.is_serialized:
         return [Ours(serializer="raw"), Protocol()]
     return [Ours(), RedisPy()]

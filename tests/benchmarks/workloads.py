@@ -16,6 +16,7 @@ OURS = "async-redis-cache"
 REFERENCE = "redis-py"
 PROTOCOL = "hand-written protocol"
 UNBOUNDED = f"{OURS}, max_size=0"
+PLAIN = f"{OURS}, nothing near"
 PUBLISHED = "pip-services4-redis"
 
 
@@ -60,7 +61,7 @@ class Goal:
         )
 
     def __str__(self) -> str:
-        parts = [f"{self.wall:g}x"] if self.wall is not None else []
+        parts = [f"{self.wall:.3g}x"] if self.wall is not None else []
         if self.processor is not None:
             parts.append(f"{self.processor:g}x cpu")
         if self.microseconds is not None:
@@ -184,6 +185,22 @@ def near_workloads() -> list[Workload]:
     """A lone caller, as a near hit is answered without waiting: others would only take turns."""
     goal = Goal(wall=150, microseconds=2, floor=15)
     return [Workload(Door.ASYNC, Operation.NEAR_HIT, 1, 100, keys=100, goal=goal)]
+
+
+def near_miss_workloads() -> list[Workload]:
+    """What a near cache costs where it never helps: ten times as many keys as it holds, in turn."""
+    return [
+        Workload(
+            Door.ASYNC,
+            Operation.RETRIEVE_HIT,
+            callers,
+            100,
+            note="not near",
+            goal=Goal(wall=1 / 1.3),
+            reference=PLAIN,
+        )
+        for callers in (1, 10, 100)
+    ]
 
 
 def bytes_workloads() -> list[Workload]:
