@@ -15,6 +15,7 @@ from harness import FLAVOURS
 
 from . import line_up
 from .footprint import measure_footprint
+from .peers_ours import near_misses
 from .report import (
     is_open_loop_goal_reached,
     print_footprint,
@@ -118,7 +119,7 @@ def _measure(
     bare = line_up.without_serializer()
     run_tasks(results, server, without, bare, section=BYTES, progress=progress)
     misses = replace(closed, async_rows=near_miss_workloads())
-    ours = line_up.near_misses()
+    ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
     run_threads(results, server, plan, line_up.in_threads(with_others=peers), progress=progress)
     if peers:

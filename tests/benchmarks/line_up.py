@@ -12,7 +12,7 @@ from .peers_ours import Ours, OursInThreads, OursNear
 from .peers_protocol import Protocol
 from .peers_published import Published
 from .peers_redis import RedisPy, RedisPyInThreads
-from .workloads import OURS, PLAIN, UNBOUNDED, Operation
+from .workloads import OURS, UNBOUNDED, Operation
 
 
 def in_tasks(*, with_others: bool = False) -> list[AsyncPeer]:
@@ -27,11 +27,6 @@ def in_tasks(*, with_others: bool = False) -> list[AsyncPeer]:
 def near() -> list[AsyncPeer]:
     """The near caches, and the reference, which has none and asks the server."""
     return [OursNear(), RedisPy(), CashewsNear(), Coredis(near=True), Glide(near=True)]
-
-
-def near_misses() -> list[AsyncPeer]:
-    """A near cache that is too small for its keys, beside none."""
-    return [OursNear(near_cache_max_size=100, max_size=0), Ours(PLAIN, max_size=0)]
 
 
 def without_serializer() -> list[AsyncPeer]:

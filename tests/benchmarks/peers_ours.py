@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 from async_redis_cache import AsyncRedisCache, RedisCache
 
-from .peers import EVERYTHING
+from .peers import EVERYTHING, AsyncPeer
 from .servers import Target
-from .workloads import EXPIRY_MS, OURS, Operation
+from .workloads import EXPIRY_MS, OURS, PLAIN, Operation
 
 
 class Ours:
@@ -54,6 +54,11 @@ class OursNear(Ours):
 
     def __init__(self, name: str = OURS, **options: Any) -> None:
         super().__init__(name, near_cache_enabled=True, **options)
+
+
+def near_misses() -> list[AsyncPeer]:
+    """A near cache that is too small for its keys, beside none."""
+    return [OursNear(near_cache_max_size=100, max_size=0), Ours(PLAIN, max_size=0)]
 
 
 class OursInThreads:

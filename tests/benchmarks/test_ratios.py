@@ -10,9 +10,8 @@ from collections.abc import Generator
 
 import pytest
 
-from . import line_up
 from .peers import AsyncPeer, SyncPeer
-from .peers_ours import Ours, OursInThreads, OursNear
+from .peers_ours import Ours, OursInThreads, OursNear, near_misses
 from .peers_protocol import Protocol
 from .peers_redis import RedisPy, RedisPyInThreads
 from .report import Row, row_of
@@ -78,7 +77,7 @@ def _peers(workload: Workload) -> list[AsyncPeer]:
     if workload.operation is Operation.NEAR_HIT:
         return [OursNear(), RedisPy()]
     if workload.reference == PLAIN:
-        return line_up.near_misses()
+        return near_misses()
     if workload.is_serialized:
         return [Ours(serializer="raw"), Protocol()]
     return [Ours(), RedisPy()]
