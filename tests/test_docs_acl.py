@@ -11,7 +11,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
 from code_blocks import ROOT, blocks_of
 from harness import Client, Server
 
-PLAIN, BOUNDED, CLEAR, NEAR = (
+PLAIN, BOUNDED, CLEAR, NEAR, LOADING = (
     block.text.removeprefix("ACL SETUSER shop ").split()
     for block in blocks_of(ROOT / "docs" / "explanation" / "security.md", "text")
 )
@@ -24,12 +24,15 @@ class Use(NamedTuple):
     max_size: int = 0
     clear: bool = False
     near: bool = False
+    loading: bool = False
 
 
 USES = {
     "plain": Use(PLAIN),
     "bounded": Use(BOUNDED, max_size=2),
     "clear": Use(CLEAR, max_size=2, clear=True),
+    "loading": Use([*PLAIN, *LOADING], loading=True),
+    "bounded, loading": Use([*BOUNDED, *LOADING[2:]], max_size=2, loading=True),
     "near": Use([*PLAIN, *NEAR], near=True),
 }
 
@@ -59,7 +62,7 @@ def account(server: Server, raw: Client) -> Iterator[Account]:
     raw.execute_command("ACL", "DELUSER", "shop")
 
 
-async def refused(cache: AsyncRedisCache, *, clear: bool) -> set[str]:
+async def refused(cache: AsyncRedisCache, *, clear: bool, loading: bool = False) -> set[str]:
     """The methods that fail."""
     failed: set[str] = set()
 
@@ -82,6 +85,12 @@ async def refused(cache: AsyncRedisCache, *, clear: bool) -> set[str]:
     await call("remove", cache.remove(None, "c"))
     await call("remove_many", cache.remove_many(None, ["b", "c"]))
     await call("ping", cache.ping(None))
+    if loading:
+        await call("store another", cache.store(None, "other type", 1))
+        await call("load", cache.retrieve_or_load(None, "new", lambda: 1))
+        await call("replace", cache.retrieve_or_load(None, "other type", lambda: "a", type=str))
+        # Loads, so that the next run does too.
+        await call("remove loaded", cache.remove_many(None, ["new", "other type"]))
     if clear:
         await call("clear", cache.clear(None))
     await cache.close(None)
@@ -93,7 +102,7 @@ async def test_documented_user_may_use_the_whole_cache(account: Account, use: st
     """Every method works for the user of the documentation."""
     used = USES[use]
     account.grant(*used.rules)
-    assert await refused(account.cache(used), clear=used.clear) == set()
+    assert await refused(account.cache(used), clear=used.clear, loading=used.loading) == set()
 
 
 @pytest.mark.parametrize("use", USES)
@@ -104,7 +113,7 @@ async def test_documented_user_has_no_command_to_spare(account: Account, use: st
     spare: list[str] = []
     for command in commands:
         account.grant(*used.rules, f"-{command[1:]}")
-        if not await refused(account.cache(used), clear=used.clear):
+        if not await refused(account.cache(used), clear=used.clear, loading=used.loading):
             spare.append(command)
     assert commands
     assert spare == []

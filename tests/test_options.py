@@ -90,6 +90,8 @@ def test_defaults() -> None:
         "tls_key_file": "",
         "tls_check_hostname": True,
         "tls_verify": True,
+        "loading_hard_timeout": 30_000,
+        "loading_lease_timeout": 3000,
         "near_cache_enabled": False,
         "near_cache_max_size": 10_000,
         "near_cache_max_bytes": 67_108_864,

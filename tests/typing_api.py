@@ -28,6 +28,10 @@ class OwnSerializer:
         raise NotImplementedError
 
 
+async def loaded() -> Product:
+    raise NotImplementedError
+
+
 async def awaited(cache: AsyncRedisCache, product: Product) -> None:
     assert_type(await cache.store(None, "key", product), Product)
     assert_type(await cache.store("trace", "key", 1, timedelta(seconds=1)), int)
@@ -36,6 +40,9 @@ async def awaited(cache: AsyncRedisCache, product: Product) -> None:
     assert_type(await cache.retrieve(None, "key", type=Product), Product | None)
     assert_type(await cache.retrieve(None, "key", type=Row), Row | None)
     assert_type(await cache.retrieve(None, "key", type=int), int | None)
+    assert_type(await cache.retrieve_or_load(None, "key", loaded), Product)
+    assert_type(await cache.retrieve_or_load(None, "key", lambda: 1, in_thread=True), int)
+    assert_type(await cache.retrieve_or_load(None, "key", dict, type=Product), Product | None)
     assert_type(await cache.remove(None, "key"), Any)
     assert_type(await cache.retrieve_many(None, ["key"]), dict[str, Any])
     assert_type(await cache.retrieve_many(None, {"key"}, type=Product), dict[str, Product])
@@ -56,6 +63,8 @@ def blocking(cache: RedisCache, product: Product) -> None:
     assert_type(cache.retrieve(None, "key"), Any)
     assert_type(cache.retrieve(None, "key", type=Product), Product | None)
     assert_type(cache.retrieve(None, "key", type=Row), Row | None)
+    assert_type(cache.retrieve_or_load(None, "key", loaded), Product)
+    assert_type(cache.retrieve_or_load(None, "key", lambda: product), Product)
     assert_type(cache.remove(None, "key"), Any)
     assert_type(cache.retrieve_many(None, ["key"]), dict[str, Any])
     assert_type(cache.retrieve_many(None, ["key"], type=Product), dict[str, Product])

@@ -80,4 +80,4 @@ async def cached(product_id: int, response: Response, cache: CacheDep) -> Produc
 
 @app.get("/figures")
 async def figures(cache: CacheDep) -> dict[str, int]:
-    return {"loads": store.loads, **asdict(cache.stats())}
+    return {"store_loads": store.loads, **asdict(cache.stats())}

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._commands import Command, Entry, MisreadError, Verb, expect_parts
+from ._commands import LEASE_MARK, Command, Entry, MisreadError, Verb, expect_parts
 from ._failures import ServerReply
 
-__all__ = ["INDEX_SUFFIX", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
+__all__ = ["INDEX_SUFFIX", "STORE_SCRIPT", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
 
 INDEX_SUFFIX: Final = b"\x00index"
 """Behind the prefix, the index's key. No key of a user can hold a control character."""
@@ -28,7 +28,7 @@ INDEX_SUFFIX: Final = b"\x00index"
 # Each script asks for the index first: were it something else, the error would come after a change.
 # The SETs come before all other changes: when memory is short, the server refuses the first change,
 # and nothing has happened. Lua's unpack takes some thousands of values at the most.
-_STORE: Final = b"""
+STORE_SCRIPT: Final = b"""
 local index, bound, n = KEYS[1], tonumber(ARGV[1]), #KEYS - 1
 redis.call('ZCARD', index)
 local time = redis.call('TIME')
@@ -70,8 +70,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local answers = {}
 for i = 2, #KEYS do
-  local life = ARGV[i - 1]
-  answers[i - 1] = redis.call('PEXPIRE', KEYS[i], life)
+  local life = ARGV[i]
+  answers[i - 1] = 0
+  if redis.pcall('GETRANGE', KEYS[i], 0, 2) ~= ARGV[1] then
+    answers[i - 1] = redis.call('PEXPIRE', KEYS[i], life)
+  end
   if answers[i - 1] == 1 then
     redis.call('ZADD', KEYS[1], 'XX', now + life, KEYS[i])
     if redis.call('PTTL', KEYS[1]) < tonumber(life) then
@@ -105,7 +108,7 @@ class BoundedStore(Verb):
         entries = list(chain.from_iterable(arguments))
         keys = [entry[0] for entry in entries]
         flat: Iterable[bytes | int] = chain.from_iterable((life, data) for _, data, life in entries)
-        return [(b"EVAL", _STORE, len(keys) + 1, self._index, *keys, self._bound, *flat)]
+        return [(b"EVAL", STORE_SCRIPT, len(keys) + 1, self._index, *keys, self._bound, *flat)]
 
     def answers(
         self, arguments: Sequence[Sequence[Entry]], replies: Sequence[Any]
@@ -184,7 +187,7 @@ class BoundedTouch(Verb):
         """One script for all calls."""
         keys = [key for key, _ in arguments]
         lives = [life for _, life in arguments]
-        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives)]
+        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, LEASE_MARK, *lives)]
 
     def answers(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]

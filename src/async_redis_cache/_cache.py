@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from ._codec import Codec, Decoder, Timeout
+from ._codec import Codec, Timeout
 from ._errors import CacheError, CacheInputError
-from ._openable import Openable, verb
+from ._openable import verb
 from ._pip_services import Context
+from ._read_through import ReadThrough
 
 __all__ = ["AsyncRedisCache"]
 
 T = TypeVar("T")
 
 
-class AsyncRedisCache(Openable):
+class AsyncRedisCache(ReadThrough):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that
@@ -242,14 +243,6 @@ class AsyncRedisCache(Openable):
         """
         engine = self._lifecycle.ready().engine
         await engine.ping()
-
-    def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
-        value = None if data is None else codec.loads(wire_key, data, decode)
-        if value is None:
-            self._counters.misses += 1
-        else:
-            self._counters.hits += 1
-        return value
 
 
 def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:

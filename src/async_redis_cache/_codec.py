@@ -11,6 +11,7 @@ from ._counters import CacheStats
 from ._envelope import MARK, Envelope
 from ._errors import CacheInputError
 from ._json_damage import RefusedError
+from ._leases import is_lease
 from ._options import CONTROL, LONGEST, Options
 from ._serializers import SERIALIZERS, Serializer
 from ._validation import decoder_of
@@ -131,6 +132,8 @@ class Codec:
         """The value that was stored; None, and counted, where it cannot be read."""
         try:
             if self._signed or data.startswith(MARK):
+                if is_lease(data):
+                    return None
                 data = self._envelope.open(key, data)
             return decode(data)
         except Exception:  # noqa: BLE001  whatever stands there is not ours to trust

@@ -15,6 +15,7 @@ __all__ = [
     "CONTAINS",
     "DISCARD",
     "FORGET",
+    "LEASE_MARK",
     "PING",
     "READ",
     "READ_MANY",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 Command = tuple[bytes | int, ...]
+LEASE_MARK: Final = b"\xc1\x02l"
+"""What a placeholder begins with, which no value does: see `_leases`."""
 UNKNOWN_LIFE: Final = -2
 """What PTTL says of a key that is not there, and we of one whose life it would not tell."""
 Entry = tuple[bytes, bytes, int]
@@ -217,6 +220,43 @@ class _Discard(_Plain):
         return bool(answer == len(argument))
 
 
+class _PlainOfValue(_Plain):
+    """One whose answer is for a value: where a key is only being loaded, there is none yet.
+
+    Args:
+        name: the command.
+        can_be: whether a reply can be one to this argument.
+        changes: see `Verb`.
+        none: the answer where there is no value.
+    """
+
+    def __init__(
+        self,
+        name: bytes,
+        can_be: Callable[[Sequence[Any], Any], bool],
+        *,
+        changes: bool,
+        none: int,
+    ) -> None:
+        super().__init__(name, can_be, changes=changes)
+        self._none = none
+
+    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+        last = len(LEASE_MARK) - 1
+        heads: list[Command] = [(b"GETRANGE", key, 0, last) for key, *_ in arguments]
+        return [*super().commands(arguments), *heads]
+
+    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
+        answers = super().answers(arguments, replies[: len(arguments)])
+        heads = replies[len(arguments) :]
+        if not _HEAD.issuperset(map(type, heads)):
+            raise MisreadError
+        return [
+            self._none if head == LEASE_MARK else answer
+            for answer, head in zip(answers, heads, strict=True)
+        ]
+
+
 class _Store(Verb):
     """Entries, each with its expiry: one SET an entry."""
 
@@ -243,6 +283,7 @@ class _Store(Verb):
 
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
 _LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
+_HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
 _KEYS: Final[frozenset[type]] = frozenset({bytes})
 
@@ -299,8 +340,8 @@ STORE: Final[Verb] = _Store()
 TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
 DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)
 FORGET: Final[Verb] = _Plain(b"UNLINK", _is_count, changes=True)
-CONTAINS: Final[Verb] = _Plain(b"EXISTS", _is_flag, changes=False)
-TOUCH: Final[Verb] = _Plain(b"PEXPIRE", _is_flag, changes=True)
-TIME_TO_LIVE: Final[Verb] = _Plain(b"PTTL", _is_time, changes=False)
+CONTAINS: Final[Verb] = _PlainOfValue(b"EXISTS", _is_flag, changes=False, none=0)
+TOUCH: Final[Verb] = _PlainOfValue(b"PEXPIRE", _is_flag, changes=True, none=0)
+TIME_TO_LIVE: Final[Verb] = _PlainOfValue(b"PTTL", _is_time, changes=False, none=-2)
 SCAN: Final[Verb] = _Scan()
 PING: Final[Verb] = _Plain(b"PING", _is_pong, changes=False)

@@ -32,6 +32,13 @@ class CacheStats:
     """Calls sent, or queued to be sent, once more."""
     connects: int = 0
     """Connections made for calls."""
+    loads: int = 0
+    """Loaders called by `retrieve_or_load`."""
+    load_failures: int = 0
+    """Of these, those that ended in an error."""
+    overtaken: int = 0
+    """Loaded values that went to those who asked and not into the cache, since the key was changed
+    while they were loaded."""
     near_hits: int = 0
     """Keys answered from the near cache, without a question to the server."""
     near_misses: int = 0

@@ -38,6 +38,8 @@ from ._commands import (
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheUnsupported
+from ._leases import BoundedPublish, Publish, is_lease
+from ._loading import Loading, Wanted
 from ._near_cache import NearCache
 from ._options import Options
 from ._queue import CallQueue
@@ -99,6 +101,15 @@ class Engine:
             unreachable=self._batcher.unreachable,
         )
         self._batcher.connect_to(self._transport)
+        publish = BoundedPublish(self._index, options.max_size) if self._bounded else Publish()
+        self._loading = Loading(
+            self._batcher,
+            counters,
+            publish=publish,
+            lease=options.loading_lease_timeout,
+            longest=options.loading_hard_timeout / _SECOND,
+            random=random.random,
+        )
         self._near: NearCache | None = None
         self._tracking: Tracking | None = None
         if options.near_cache_enabled:
@@ -145,12 +156,18 @@ class Engine:
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
+        self._loading.stop()
         self._batcher.close()
         if self._tracking is not None:
             self._tracking.stop()
+        await self._loading.stopped()
         await self._transport.close()
         if self._tracking is not None:
             await self._tracking.stopped()
+
+    async def load(self, key: bytes, wanted: Wanted) -> bytes | None:
+        """The data of a key that has none: loaded, by us or by another who is faster."""
+        return await self._loading.load(key, wanted)
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
@@ -221,8 +238,9 @@ class Engine:
         data: bytes | None = await self._changing(
             (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
         )
-        if data is not None:
-            self._counters.removals += 1
+        if data is None or is_lease(data):
+            return None
+        self._counters.removals += 1
         return data
 
     async def discard(self, keys: Sequence[bytes]) -> int:
@@ -272,6 +290,7 @@ class Engine:
             else:
                 removed = await clear_index(self._batcher, budget, self._index)
         finally:
+            self._loading.all_overtaken()
             if self._near is not None:
                 self._near.flush()
         self._counters.removals += removed
@@ -282,6 +301,7 @@ class Engine:
 
         The server says so too, but a little later: whoever awaits a change reads it thereafter.
         """
+        self._loading.overtaken(keys)
         return change if self._near is None else _invalidating(self._near, keys, change)
 
 

@@ -94,7 +94,7 @@ class CacheUnavailable(CacheError, ConnectionException):
 class CacheTimeout(CacheError, ConnectionException, TimeoutError):
     """The call's deadline passed before anything was sent that could change the server.
 
-    Code: TIMEOUT.
+    Codes: TIMEOUT; LOAD_TIMEOUT for a load that took too long.
     """
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ._errors import CacheConfigError
 
-__all__ = ["CONTROL", "LONGEST", "Options", "path_of"]
+__all__ = ["CONTROL", "LONGEST", "SECTIONS", "Options", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
@@ -19,6 +19,8 @@ long before, it is a mistake of units."""
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What neither a key nor a prefix may hold: control characters, so that the library's own keys can
 hold them, and lone surrogates, which UTF-8 cannot."""
+SECTIONS: Final = ("loading", "near_cache")
+"""Of a configuration, beside `options`."""
 _DIGITS: Final = re.compile(r"[0-9]{1,15}")
 _PREFIX_BYTES: Final = 256
 
@@ -98,6 +100,22 @@ class Options:
         True, "whether the server's certificate is verified at all; never switched off by a URI"
     )
 
+    loading_hard_timeout: int = _option(
+        30_000,
+        "longest that a load may take, and that anybody waits for one",
+        unit="ms",
+        least=1,
+        section="loading",
+    )
+    loading_lease_timeout: int = _option(
+        3000,
+        "how long the right to load a key is good for without a renewal, and so how long others "
+        "wait for a process that died in mid-load",
+        unit="ms",
+        least=100,
+        section="loading",
+    )
+
     near_cache_enabled: bool = _option(
         False,
         "whether values are also held in the process, for as long as the server says that they "
@@ -163,7 +181,7 @@ class Options:
         """
         fields = _FIELDS
         for name in given.keys() - fields.keys():
-            path = name if name.startswith("near_cache.") else f"options.{name}"
+            path = name if name.partition(".")[0] in SECTIONS else f"options.{name}"
             section, _, last = path.partition(".")
             known = {
                 path_of(field).removeprefix(f"{section}."): field

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 from ._errors import CacheConfigError, CacheError
-from ._options import Options
+from ._options import SECTIONS, Options
 from ._pip_services import (
     ConfigParams,
     ConnectionParams,
@@ -41,8 +41,12 @@ class Settings:
             CacheConfigError: BAD_OPTION.
         """
         top = {name: value for name, value in _items(config) if name in Options.names()}
-        near = {f"near_cache.{name}": value for name, value in _section(config, "near_cache")}
-        self.options = Options.parse(top | near | dict(_section(config, "options")))
+        own = {
+            f"{section}.{name}": value
+            for section in SECTIONS
+            for name, value in _section(config, section)
+        }
+        self.options = Options.parse(top | own | dict(_section(config, "options")))
         # New resolvers: the framework's add to what they were configured with before.
         self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
         self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))

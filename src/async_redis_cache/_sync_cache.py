@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
@@ -14,6 +14,7 @@ from ._cache import AsyncRedisCache
 from ._codec import Timeout
 from ._counters import CacheStats
 from ._errors import CacheStateError
+from ._loaders import Loader
 from ._pip_services import (
     ConfigParams,
     Context,
@@ -135,6 +136,65 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
         """The value stored under the key, or None."""
         return self._call(self._cache.retrieve, context, key, type=type)
+
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]],
+        timeout: Timeout = None,
+        *,
+        in_thread: bool = True,
+    ) -> T: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T],
+        timeout: Timeout = None,
+        *,
+        in_thread: bool = True,
+    ) -> T: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        in_thread: bool = True,
+    ) -> T | None: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        in_thread: bool = True,
+    ) -> Any: ...
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        in_thread: bool = True,
+    ) -> Any:
+        """The value stored under the key; where there is none, what the loader gives, stored.
+
+        A plain loader runs in a worker thread, a coroutine function on the private event loop.
+        """
+        load = self._cache.retrieve_or_load
+        return self._call(load, context, key, loader, timeout, type=type, in_thread=in_thread)
 
     def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None."""
