@@ -1,0 +1,222 @@
+"""While a key is being loaded: who waits, who may change it, who leaves, and what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
+from harness import Client, Server, await_until
+from harness.doors import configured
+
+WAYS: dict[str, dict[str, Any]] = {
+    "bounded": {},
+    "unbounded": {"max_size": 0},
+    "near": {"near_cache_enabled": True},
+}
+
+
+class Gate:
+    """A loader that gives what the origin had when it was called, once it may."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.begun = 0
+        self.cancelled = 0
+        self.opened = asyncio.Event()
+
+    async def load(self) -> object:
+        self.begun += 1
+        found = self.value
+        try:
+            await self.opened.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return found
+
+    async def loading(self, times: int = 1) -> None:
+        await await_until(lambda: self.begun >= times)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"key_prefix": "load:", **WAYS[request.param]}
+
+
+async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, Any]) -> None:
+    """21. 1,000 callers of two caches on a cold key: the loader runs once, all have its value."""
+    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+        gate = Gate({"n": 1})
+        calls = [
+            asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
+            for cache in (one, two)
+            for _ in range(500)
+        ]
+        await gate.loading()
+        gate.opened.set()
+        values = await asyncio.gather(*calls)
+        assert gate.begun == 1
+        assert values == [{"n": 1}] * 1000
+        assert len({id(value) for value in values}) == 1000
+        assert one.stats().loads + two.stats().loads == 1
+
+
+async def test_to_others_nothing_is_there_yet(server: Server, way: dict[str, Any]) -> None:
+    """A key that is being loaded has no value for any method, and is not called unreadable."""
+    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+        gate = Gate(1)
+        call = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
+        await gate.loading()
+        assert await two.retrieve(None, "key") is None
+        assert await two.retrieve_many(None, ["key"]) == {}
+        assert not await two.contains(None, "key")
+        assert await two.time_to_live(None, "key") is None
+        assert not await two.touch(None, "key", 60_000)
+        assert two.stats().unreadable == 0
+        gate.opened.set()
+        assert await call == 1
+        assert await two.retrieve(None, "key") == 1
+
+
+CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
+    "store": lambda cache: cache.store(None, "key", "new"),
+    "store_many": lambda cache: cache.store_many(None, {"key": "new"}),
+    "store None": lambda cache: cache.store(None, "key", None),
+    "remove": lambda cache: cache.remove(None, "key"),
+    "remove_many": lambda cache: cache.remove_many(None, ["key", "other"]),
+    "clear": lambda cache: cache.clear(None),
+}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_is_overtaken_is_not_kept(
+    server: Server, way: dict[str, Any], change: str, own: bool
+) -> None:
+    """A change during a load wins; who asked before gets the load, who asks after does not."""
+    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+        old, new = Gate("old"), Gate("new")
+        before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
+        await old.loading()
+        assert await CHANGES[change](one if own else two) != "old"
+        after = asyncio.create_task(one.retrieve_or_load(None, "key", new.load))
+        new.opened.set()
+        assert await after == "new"
+        old.opened.set()
+        assert await before == "old"
+        assert await two.retrieve(None, "key") == "new"
+        assert (one.stats().overtaken, old.begun) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "command", [("SET", "load:key", '"new"'), ("DEL", "load:key"), ("FLUSHDB",)]
+)
+async def test_any_program_overtakes(
+    server: Server, raw: Client, way: dict[str, Any], command: tuple[str, ...]
+) -> None:
+    """Programs that know nothing of leases void them too."""
+    async with configured(server.url, **way) as cache:
+        gate = Gate("old")
+        call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
+        await gate.loading()
+        raw.execute_command(*command)
+        gate.opened.set()
+        assert await call == "old"
+        assert await cache.retrieve(None, "key") == ("new" if command[0] == "SET" else None)
+
+
+@pytest.mark.parametrize("leaving", range(8), ids=lambda leaving: f"{leaving:03b}")
+@pytest.mark.parametrize("moment", ["at once", "loading"])
+async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, moment: str) -> None:
+    """Of three callers any may leave: the others are answered; after the last, nothing goes on."""
+    async with configured(server.url, loading_lease_timeout=60_000) as cache:
+        gate = Gate(1)
+        calls = [
+            asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load)) for _ in range(3)
+        ]
+        if moment == "loading":
+            await gate.loading()
+        gone = [call for at, call in enumerate(calls) if leaving >> at & 1]
+        staying = [call for call in calls if call not in gone]
+        for call in gone:
+            call.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        assert all(call.cancelled() for call in gone)
+        if staying:
+            await gate.loading()
+            gate.opened.set()
+            assert await asyncio.gather(*staying) == [1] * len(staying)
+            assert (gate.begun, gate.cancelled) == (1, 0)
+        elif moment == "loading":
+            await await_until(lambda: gate.cancelled == 1)
+        # The lease was given back: nobody waits the minute for it.
+        async with asyncio.timeout(5):
+            assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
+
+
+async def test_an_error_reaches_all_who_wait(server: Server) -> None:
+    """The loader's error ends every call that shares the load."""
+    begun = asyncio.Event()
+
+    async def fail() -> None:
+        await begun.wait()
+        raise LookupError("kettle")
+
+    async with configured(server.url) as cache:
+        calls = [asyncio.create_task(cache.retrieve_or_load(None, "key", fail)) for _ in range(3)]
+        await await_until(lambda: cache.stats().loads == 1)
+        begun.set()
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in errors] == [LookupError] * 3
+        assert (cache.stats().loads, cache.stats().load_failures) == (1, 1)
+
+
+async def test_a_load_has_an_end(server: Server) -> None:
+    """After `loading.hard_timeout` all who wait get LOAD_TIMEOUT, and the key can be loaded."""
+    options = {"loading_hard_timeout": 50, "loading_lease_timeout": 60_000}
+    async with configured(server.url, **options) as cache:
+        gate = Gate(1)
+        calls = [cache.retrieve_or_load("t", "key", gate.load) for _ in range(3)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, CacheTimeout)
+            assert (error.code, error.trace_id) == ("LOAD_TIMEOUT", "t")
+        assert (gate.begun, gate.cancelled) == (1, 1)
+        async with asyncio.timeout(5):
+            assert await cache.retrieve_or_load(None, "key", lambda: 2) == 2
+
+
+async def test_a_long_load_keeps_its_lease(server: Server, raw: Client) -> None:
+    """A lease is renewed while the load goes on: nobody else begins one."""
+    options = {"loading_lease_timeout": 100, "max_size": 0}
+    async with configured(server.url, **options) as one, configured(server.url, **options) as two:
+        gate, other = Gate(1), Gate(2)
+        first = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
+        await gate.loading()
+        waiting = asyncio.create_task(two.retrieve_or_load(None, "key", other.load))
+        renewed = {raw.get("key")}
+        while len(renewed) < 6:
+            renewed.add(raw.get("key"))
+            await asyncio.sleep(0)
+        assert None not in renewed
+        gate.opened.set()
+        assert list(await asyncio.gather(first, waiting)) == [1, 1]
+        assert other.begun == 0
+
+
+@pytest.mark.no_leaks
+async def test_closing_ends_every_load(server: Server) -> None:
+    """Who waits for a load when the cache is closed gets NOT_OPENED, and nothing goes on."""
+    gate = Gate(1)
+    async with configured(server.url) as cache:
+        calls = [
+            asyncio.create_task(cache.retrieve_or_load(None, f"{at % 2}", gate.load))
+            for at in range(4)
+        ]
+        await gate.loading(2)
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [error.code for error in errors if isinstance(error, CacheError)] == ["NOT_OPENED"] * 4
+    assert gate.cancelled == 2
