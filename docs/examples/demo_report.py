@@ -106,7 +106,12 @@ class Report:
             table.add_column(heading, justify="right", no_wrap=True)
         for name, run, colour in named:
             calls = sum(run.figures[verb] for verb in ("hits", "misses", "stores"))
-            counts = (len(run.answers), run.figures["store_loads"], calls, run.figures["round_trips"])
+            counts = (
+                len(run.answers),
+                run.figures["store_loads"],
+                calls,
+                run.figures["round_trips"],
+            )
             table.add_row(Text(name, style=colour), *(str(count) for count in counts))
         self._console.print(Padding(table, (1, 2)))
 
