@@ -81,6 +81,21 @@ async def test_a_key_that_is_waited_for_is_joined() -> None:
 
 
 @in_virtual_time
+async def test_only_the_same_question_is_joined() -> None:
+    """Who asks for a key's data is not given what another asked for, its life as well."""
+    wires = Wires()
+    await busy(wires)
+    with_life = [wires.batcher.ask(READ_WITH_LIFE, b"a", 10) for _ in range(2)]
+    plain = [read(wires, b"a") for _ in range(2)]
+    wires.wire.answer([None])
+    await turns()
+    assert wires.wire.commands == [(b"MGET", b"a"), (b"PTTL", b"a"), (b"MGET", b"a")]
+    wires.wire.answer([b"1"], 50, [b"1"])
+    assert await asyncio.gather(*with_life) == [(b"1", 50)] * 2
+    assert await asyncio.gather(*plain) == [b"1"] * 2
+
+
+@in_virtual_time
 async def test_a_question_that_has_left_is_not_joined() -> None:
     """Its answer may be older than what the caller has seen, so the key is asked for again."""
     wires = Wires(wires=2)

@@ -1,11 +1,11 @@
-"""The near cache is bounded at every moment, and drops what was not asked for: SIEVE."""
+"""The near cache is bounded at every moment. Who is asked for again comes in; the others go."""
 
 from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._sieve import Entry, Sieve
-from harness.near_clock import ROOM, Near
+from async_redis_cache._sieve import Doorkeeper, Entry, Sieve
+from harness.near_clock import FOR_EVER, ROOM, Near
 
 
 def test_no_more_entries_than_agreed() -> None:
@@ -61,6 +61,30 @@ def test_what_is_asked_for_stays() -> None:
     near.get(b"a")
     near.keep(b"d")
     assert near.held(b"a", b"b", b"c", b"d") == [b"a", b"c", b"d"]
+
+
+def test_into_a_full_near_cache_comes_who_is_asked_for_again() -> None:
+    """As long as there is room, everybody comes in; a change of what is near makes room."""
+    near = Near(max_size=2)
+    for key in (b"a", b"b", b"c"):
+        asked = near.cache.lease(key)
+        assert asked is not None
+        near.cache.settle(asked, b"data", FOR_EVER)
+    assert near.cache.lease(b"d") is None
+    asked_again = near.cache.lease(b"d")
+    near.cache.settle(asked_again, b"data", FOR_EVER)
+    assert near.held(b"d") == [b"d"]
+    assert near.cache.lease(b"e") is None
+    near.cache.changed([b"d"])
+    assert near.cache.lease(b"f") is not None
+    assert near.counters.near_misses == 7
+
+
+def test_the_doorkeeper_forgets() -> None:
+    """It knows no more keys than it may; who was let in has to ask twice again."""
+    door = Doorkeeper(2)
+    assert [door.admits(key) for key in (b"a", b"a", b"a")] == [False, True, False]
+    assert [door.admits(key) for key in (b"b", b"c", b"a", b"c")] == [False, False, False, True]
 
 
 def entries_of(sieve: Sieve, names: str) -> dict[str, Entry]:

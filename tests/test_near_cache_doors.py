@@ -222,8 +222,9 @@ async def test_bounds(near_cache: OpenNearCache) -> None:
     await cache.store_many(None, values)
     await held_near(cache, "key0")
     for key, value in values.items():
-        assert await cache.retrieve(None, key) == value
-        assert cache.stats().near_entries <= 10
+        for _ in range(2):
+            assert await cache.retrieve(None, key) == value
+            assert cache.stats().near_entries <= 10
     assert cache.stats().near_evictions >= 30
     small = await near_cache(near_cache_max_bytes=5_000, max_size=0)
     assert await small.retrieve_many(None, list(values)) == values

@@ -29,7 +29,7 @@ LONGEST = 5.0
 class Question:
     """A question in the air: its lease, and the answer that the server has given already."""
 
-    def __init__(self, lease: Lease, data: bytes | None, left: int) -> None:
+    def __init__(self, lease: Lease | None, data: bytes | None, left: int) -> None:
         self.lease = lease
         self.data = data
         self.left = left

@@ -31,7 +31,9 @@ OWN_WRITES = scaled(50, 1_000)
 def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Keeping:
     """As it is, and as one would first write it: what arrives is put away, whatever came before."""
 
-    def keep_always(near: NearCache, lease: Lease, data: bytes | None, left: int) -> None:
+    def keep_always(near: NearCache, lease: Lease | None, data: bytes | None, left: int) -> None:
+        if lease is None:
+            return
         near._leases.pop(lease.key, None)
         if data is not None:
             lease.data = data

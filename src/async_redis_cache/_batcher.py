@@ -98,7 +98,7 @@ class Batcher:
         if self._closed:
             raise _CLOSED.error()
         future = self._loop.create_future()
-        if verb.joins and self._waiting.join(argument, future):
+        if verb.joins and self._waiting.join(verb, argument, future):
             return future
         deadline = self._loop.time() + (self._budget if budget is None else budget)
         tries = self._retries if retries is None else retries

@@ -181,11 +181,14 @@ class Engine:
             data = near.get(key, heard=True)
         if data is None:
             lease = near.lease(key)
-            left = 0
-            try:
-                data, left = await self._batcher.ask(READ_WITH_LIFE, key, 2 * len(key) + 32)
-            finally:
-                near.settle(lease, data, left)
+            if lease is None:
+                data = await self._batcher.ask(READ, key, len(key) + 16)
+            else:
+                left = 0
+                try:
+                    data, left = await self._batcher.ask(READ_WITH_LIFE, key, 2 * len(key) + 32)
+                finally:
+                    near.settle(lease, data, left)
         return data
 
     async def _hear(self, near: NearCache) -> bool:
@@ -210,17 +213,16 @@ class Engine:
     async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
         heard = any(map(near.is_behind, keys)) and await self._hear(near)
         found = {key: near.get(key, heard=heard) for key in keys}
-        leases = [near.lease(key) for key, data in found.items() if data is None]
+        leases = {key: near.lease(key) for key, data in found.items() if data is None}
         answers: list[tuple[bytes | None, int]] = []
         try:
-            chunks = await ask_in_parts(
-                self._batcher, READ_MANY_WITH_LIFE, [lease.key for lease in leases]
-            )
+            chunks = await ask_in_parts(self._batcher, READ_MANY_WITH_LIFE, list(leases))
             answers = [answer for chunk in chunks for answer in chunk]
         finally:
-            for lease, (data, left) in zip(leases, answers or repeat((None, 0)), strict=False):
+            asked = zip(leases.items(), answers or repeat((None, 0)), strict=False)
+            for (key, lease), (data, left) in asked:
                 near.settle(lease, data, left)
-                found[lease.key] = data
+                found[key] = data
         return list(found.values())
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ._counters import CacheStats
-from ._sieve import Entry, Sieve
+from ._sieve import Doorkeeper, Entry, Sieve
 
 __all__ = ["Lease", "NearCache"]
 
@@ -70,6 +70,9 @@ class NearCache:
         self._sure_until = -math.inf
         self._entries: dict[bytes, Entry] = {}
         self._order = Sieve()
+        self._door = Doorkeeper(max_size)
+        # Whether an entry had to go for room, and none has left since.
+        self._is_full = False
         self._leases: dict[bytes, Lease] = {}
         counters.near_entries = counters.near_bytes = 0
         counters.near_trusted = False
@@ -102,20 +105,23 @@ class NearCache:
         """The loop has had its turn since that moment: what had come by then is known."""
         self._sure_until = min(self._trusted_until, since + _UNHEARD)
 
-    def lease(self, key: bytes) -> Lease:
+    def lease(self, key: bytes) -> Lease | None:
         """To be taken before a key is asked for that is not near, and settled whatever comes.
 
-        Of several questions under way for one key, the first holds the right to keep its answer: a
-        later one would let it wait for ever when the key is asked for all the time.
+        None: the answer would not be kept, so nothing needs to be known but the data. Of several
+        questions under way for one key, the first holds the right to keep its answer: a later one
+        would let it wait for ever when the key is asked for all the time.
         """
         self._counters.near_misses += 1
+        if key in self._leases or (self._is_full and not self._door.admits(key)):
+            return None
         now = self._clock()
-        lease = Lease(key, now)
-        if now < self._trusted_until:
-            self._leases.setdefault(key, lease)
+        if now >= self._trusted_until:
+            return None
+        self._leases[key] = lease = Lease(key, now)
         return lease
 
-    def settle(self, lease: Lease, data: bytes | None, left: int) -> None:
+    def settle(self, lease: Lease | None, data: bytes | None, left: int) -> None:
         """End a lease; keep the data if it has not ended before.
 
         Args:
@@ -123,8 +129,7 @@ class NearCache:
             data: None where there is none.
             left: milliseconds that the data has left on the server, as PTTL says it: -1 for ever.
         """
-        key = lease.key
-        if self._leases.get(key) is not lease:
+        if lease is None or self._leases.get(key := lease.key) is not lease:
             return
         del self._leases[key]
         if data is None or (left <= 0 and left != _FOR_EVER):
@@ -144,6 +149,7 @@ class NearCache:
             entry = entries.get(key)
             if entry is not None:
                 self._drop(entry)
+                self._is_full = False
             if leases:
                 leases.pop(key, None)
 
@@ -157,6 +163,7 @@ class NearCache:
         self._order.clear()
         self._entries.clear()
         self._leases.clear()
+        self._is_full = False
         self._counters.near_entries = self._counters.near_bytes = 0
         self._counters.near_flushes += 1
 
@@ -181,9 +188,11 @@ class NearCache:
         if entry.size > self._max_bytes:
             return
         room = self._max_bytes - entry.size
+        evicted = counters.near_evictions
         while len(entries) >= self._max_size or counters.near_bytes > room:
             self._drop(self._order.victim())
             counters.near_evictions += 1
+        self._is_full = counters.near_evictions > evicted
         entries[entry.key] = entry
         self._order.add(entry)
         counters.near_entries += 1

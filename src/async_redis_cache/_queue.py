@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
+from ._commands import Verb
 from ._errors import CacheOverloaded
 from ._exchange import Call
 
@@ -38,8 +39,8 @@ class CallQueue:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def join(self, key: bytes, future: asyncio.Future[Any]) -> bool:
-        """Answer this future too when the key is asked for already, and say whether it is.
+    def join(self, verb: Verb, key: bytes, future: asyncio.Future[Any]) -> bool:
+        """Answer this future too when that is asked for already, and say whether it is.
 
         Only a question that has not left yet is joined: the answer to one under way may be older
         than what the asker has already seen.
@@ -48,7 +49,7 @@ class CallQueue:
             CacheOverloaded: too many callers are waiting.
         """
         asked = self._reads.get(key)
-        if asked is None:
+        if asked is None or asked.verb is not verb:
             return False
         self.make_room(0)
         asked.join(future)

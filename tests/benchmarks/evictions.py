@@ -149,6 +149,19 @@ class Sieve(_Bounded):
         self.remove(self._order.victim().key)
 
 
+class SieveAskedAgain(Sieve):
+    """What the near cache does: once it is full, only who is asked for again comes in."""
+
+    def __init__(self, max_entries: int) -> None:
+        super().__init__(max_entries)
+        self._size = max_entries
+        self._door = near.Doorkeeper(max_entries)
+
+    def put(self, key: bytes, data: bytes, expires: float) -> None:
+        if len(self) < self._size or self._door.admits(key):
+            super().put(key, data, expires)
+
+
 class Unbounded:
     """No bound, so no policy: the fewest misses there can be, and the cheapest hit."""
 
@@ -208,6 +221,7 @@ def every_policy() -> Mapping[str, Callable[[int], Policy]]:
     return {
         "no bound": Unbounded,
         **OURS,
+        "SIEVE, asked again": SieveAskedAgain,
         f"LRU, cachetools {version('cachetools')}": CachetoolsLru,
         f"W-TinyLFU, theine {version('theine')}": Theine,
     }

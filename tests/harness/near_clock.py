@@ -28,8 +28,8 @@ class Near:
         self.cache.trust_until(self.now + 1_000_000)
 
     def keep(self, key: bytes, data: bytes = b"data", left: int = FOR_EVER) -> None:
-        """Ask for a key and get this answer, in no time."""
-        self.cache.settle(self.cache.lease(key), data, left)
+        """Ask for a key and get this answer, in no time; again where the first asking is not kept."""
+        self.cache.settle(self.cache.lease(key) or self.cache.lease(key), data, left)
 
     def get(self, key: bytes) -> bytes | None:
         """What is given right after the loop has had its turn."""
