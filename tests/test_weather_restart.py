@@ -96,10 +96,14 @@ async def ended(keepers: list[Keeper], more: int, *, served: bool) -> None:
     await await_until(lambda: count() >= enough, seconds=10)
 
 
-async def crash(server: Server, keepers: list[Keeper], rounds: int) -> float:
-    """Kill it, let everybody fail so many times, and start it again; when its port answered."""
+async def crash(server: Server, keepers: list[Keeper], rounds: int) -> None:
+    """Kill it, and let everybody fail so many times."""
     await asyncio.to_thread(server.kill)
     await ended(keepers, rounds * TASKS, served=False)
+
+
+async def restarted(server: Server) -> float:
+    """Start it again; when its port answered."""
     answered = asyncio.ensure_future(answers(server))
     await asyncio.to_thread(server.start)
     return await answered
@@ -137,8 +141,10 @@ async def test_a_server_that_is_killed_and_restarted(private_server: StartServer
                     group.create_task(keeper.run())
                 for number in range(RESTARTS):
                     await ended(keepers, 5 * TASKS, served=True)
+                    await crash(server, keepers, rounds=number % 3)
+                    # Only now: until it died, the pool may have been growing.
                     before = cache.stats().connects
-                    back_at = await crash(server, keepers, rounds=number % 3)
+                    back_at = await restarted(server)
                     served_at = await all_served(keepers, since=back_at)
                     recoveries.append(served_at - back_at - lag.excuse(back_at, served_at))
                     connects.append(cache.stats().connects - before)
