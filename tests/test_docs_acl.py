@@ -89,6 +89,7 @@ async def refused(cache: AsyncRedisCache, *, clear: bool, loading: bool = False)
         await call("store another", cache.store(None, "other type", 1))
         await call("load", cache.retrieve_or_load(None, "new", lambda: 1))
         await call("replace", cache.retrieve_or_load(None, "other type", lambda: "a", type=str))
+        await call("refresh", cache.refresh(None, "new", lambda: 2))
         # Loads, so that the next run does too.
         await call("remove loaded", cache.remove_many(None, ["new", "other type"]))
     if clear:

@@ -90,7 +90,13 @@ def test_defaults() -> None:
         "tls_key_file": "",
         "tls_check_hostname": True,
         "tls_verify": True,
+        "loading_refresh_at": 0.0,
+        "loading_early_refresh": 0.0,
+        "loading_stale_timeout": 0,
+        "loading_soft_timeout": 0,
         "loading_hard_timeout": 30_000,
+        "loading_missing_timeout": 0,
+        "loading_jitter": 0.0,
         "loading_lease_timeout": 3000,
         "near_cache_enabled": False,
         "near_cache_max_size": 10_000,
@@ -107,6 +113,19 @@ def test_numbers(name: str) -> None:
         assert getattr(options_of(**{name: given}), name) == read
     if name in MAY_BE_ZERO:
         assert getattr(options_of(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("name", ["refresh_at", "early_refresh", "jitter"])
+def test_shares(name: str) -> None:
+    """A share may be a number or be written as text; what is none is refused, and not quoted."""
+    for given, read in ((0.5, 0.5), ("0.25", 0.25), (1, 1.0), ("0", 0.0), (" 1.0 ", 1.0)):
+        assert getattr(options_of(**{f"loading_{name}": given}), f"loading_{name}") == read
+    for bad in ("-0.1", "secret", "", "1e1", "nan", "inf", 1e9, True, None, "101"):
+        with pytest.raises(CacheConfigError) as caught:
+            options_of(**{f"loading_{name}": bad})
+        assert caught.value.code == "BAD_OPTION"
+        assert f"loading.{name} must be a number" in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -1,6 +1,7 @@
 """The Redis cache for asyncio services, and for the synchronous ones beside them."""
 
 from ._cache import AsyncRedisCache
+from ._cache_entry import CacheEntry
 from ._contract import IAsyncCache
 from ._counters import CacheStats
 from ._errors import (
@@ -19,6 +20,8 @@ from ._errors import (
     CacheUnsupported,
 )
 from ._factory import DefaultRedisFactory
+from ._load_options import LoadOptions
+from ._loaders import Load
 from ._serializers import Serializer
 from ._sync_cache import RedisCache
 
@@ -26,6 +29,7 @@ __all__ = [
     "AsyncRedisCache",
     "CacheAuthError",
     "CacheConfigError",
+    "CacheEntry",
     "CacheError",
     "CacheInputError",
     "CacheLoginError",
@@ -40,6 +44,8 @@ __all__ = [
     "CacheUnsupported",
     "DefaultRedisFactory",
     "IAsyncCache",
+    "Load",
+    "LoadOptions",
     "RedisCache",
     "Serializer",
 ]

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._commands import LEASE_MARK, Command, Entry, MisreadError, Verb, expect_parts
+from ._commands import Command, Entry, MisreadError, Verb, expect_parts
 from ._failures import ServerReply
+from ._records import HEAD_SCRIPT
 
 __all__ = ["INDEX_SUFFIX", "STORE_SCRIPT", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
 
@@ -64,26 +65,22 @@ end
 return answers
 """
 
-_TOUCH: Final = b"""
+_TOUCH: Final = (
+    HEAD_SCRIPT
+    + b"""
 redis.call('ZCARD', KEYS[1])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + time[2] / 1000
 local answers = {}
 for i = 2, #KEYS do
-  local life = ARGV[i]
-  answers[i - 1] = 0
-  if redis.pcall('GETRANGE', KEYS[i], 0, 2) ~= ARGV[1] then
-    answers[i - 1] = redis.call('PEXPIRE', KEYS[i], life)
-  end
-  if answers[i - 1] == 1 then
-    redis.call('ZADD', KEYS[1], 'XX', now + life, KEYS[i])
-    if redis.call('PTTL', KEYS[1]) < tonumber(life) then
-      redis.call('PEXPIRE', KEYS[1], life)
-    end
+  local stays = touched(KEYS[i], tonumber(ARGV[i - 1]))
+  answers[i - 1] = stays > 0 and 1 or 0
+  if stays > 0 then
+    redis.call('ZADD', KEYS[1], 'XX', now() + stays, KEYS[i])
+    if redis.call('PTTL', KEYS[1]) < stays then redis.call('PEXPIRE', KEYS[1], stays) end
   end
 end
 return answers
 """
+)
 
 _SWEEP: Final = b"""
 local out = redis.call('ZPOPMIN', KEYS[1], ARGV[1])
@@ -187,7 +184,7 @@ class BoundedTouch(Verb):
         """One script for all calls."""
         keys = [key for key, _ in arguments]
         lives = [life for _, life in arguments]
-        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, LEASE_MARK, *lives)]
+        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives)]
 
     def answers(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]

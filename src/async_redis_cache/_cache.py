@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from ._codec import Codec, Timeout
+from ._codec import Codec, Decoder
+from ._engine import Engine
 from ._errors import CacheError, CacheInputError
 from ._openable import verb
 from ._pip_services import Context
 from ._read_through import ReadThrough
+from ._records import is_record
+from ._timeouts import Timeout
 
 __all__ = ["AsyncRedisCache"]
 
@@ -95,10 +98,20 @@ class AsyncRedisCache(ReadThrough):
             decode = codec.decoder(type)
             wire_key = codec.key(key)
             data = await engine.read(wire_key)
+            if data is not None and is_record(data):
+                data = await engine.fresh(data)
         except CacheError as error:
             self._note(error, context)
             raise
         return self._given(codec, wire_key, data, decode)
+
+    def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
+        value = None if data is None else codec.loads(wire_key, data, decode)
+        if value is None:
+            self._counters.misses += 1
+        else:
+            self._counters.hits += 1
+        return value
 
     @verb
     async def remove(self, context: Context, key: str) -> Any:
@@ -168,7 +181,9 @@ class AsyncRedisCache(ReadThrough):
         found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
         values = {
             key: self._given(codec, wire_key, data, decode)
-            for (key, wire_key), data in zip(wire_keys.items(), found, strict=True)
+            for (key, wire_key), data in zip(
+                wire_keys.items(), await _fresh(engine, found), strict=True
+            )
         }
         return {key: value for key, value in values.items() if value is not None}
 
@@ -243,6 +258,12 @@ class AsyncRedisCache(ReadThrough):
         """
         engine = self._lifecycle.ready().engine
         await engine.ping()
+
+
+async def _fresh(engine: Engine, found: list[bytes | None]) -> list[bytes | None]:
+    if any(data is not None and is_record(data) for data in found):
+        return [await engine.fresh(data) for data in found]
+    return found
 
 
 def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:

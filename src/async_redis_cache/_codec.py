@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Final
 
 from ._counters import CacheStats
 from ._envelope import MARK, Envelope
 from ._errors import CacheInputError
 from ._json_damage import RefusedError
-from ._leases import is_lease
-from ._options import CONTROL, LONGEST, Options
+from ._load_options import LoadOptions, LoadPolicies, LoadPolicy
+from ._options import CONTROL, Options
 from ._serializers import SERIALIZERS, Serializer
+from ._timeouts import Timeout, milliseconds
 from ._validation import decoder_of
 
-__all__ = ["Codec", "Decoder", "Timeout"]
+__all__ = ["Codec", "Decoder"]
 
 Decoder = Callable[[bytes], Any]
-Timeout = int | timedelta | None
-"""Milliseconds, or a timedelta; None and 0 for the configured default."""
-
 _KEY_BYTES: Final = 512
 
 
@@ -43,6 +39,7 @@ class Codec:
         self._largest = options.max_value_size
         self._serializer = serializer or SERIALIZERS[options.serializer]()
         self._signed = bool(options.signing_key)
+        self._policies = LoadPolicies(options)
         self._envelope = Envelope(
             compress=options.compression != "none",
             threshold=options.compression_threshold,
@@ -82,17 +79,15 @@ class Codec:
         """
         if timeout is None:
             return self._timeout
-        if isinstance(timeout, timedelta):
-            # Rounded away from zero: a little is not none, which would mean the default, and
-            # nothing less than zero becomes none.
-            exact = timeout / timedelta(milliseconds=1)
-            timeout = math.ceil(exact) if exact > 0 else math.floor(exact)
-        if type(timeout) is not int:
-            problem = "a timeout is a whole number of milliseconds or a timedelta"
-            raise CacheInputError("BAD_TIMEOUT", problem)
-        if not 0 <= timeout <= LONGEST:
-            raise CacheInputError("BAD_TIMEOUT", "a timeout is from 0 milliseconds to ten years")
-        return timeout or self._timeout
+        return milliseconds(timeout) or self._timeout
+
+    def policy(self, given: LoadOptions) -> LoadPolicy:
+        """What applies to a call that loads.
+
+        Raises:
+            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
+        """
+        return self._policies.of(given)
 
     def dumps(self, key: bytes, value: Any) -> bytes:
         """What is stored for a value.
@@ -132,8 +127,6 @@ class Codec:
         """The value that was stored; None, and counted, where it cannot be read."""
         try:
             if self._signed or data.startswith(MARK):
-                if is_lease(data):
-                    return None
                 data = self._envelope.open(key, data)
             return decode(data)
         except Exception:  # noqa: BLE001  whatever stands there is not ours to trust

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ._failures import ServerReply
+from ._records import HEAD_BYTES, HEAD_SCRIPT
 
 __all__ = [
     "CONTAINS",
     "DISCARD",
     "FORGET",
-    "LEASE_MARK",
     "PING",
     "READ",
     "READ_MANY",
@@ -24,8 +24,10 @@ __all__ = [
     "SCAN",
     "STORE",
     "TAKE",
+    "TIME",
     "TIME_TO_LIVE",
     "TOUCH",
+    "TOUCH_RECORD",
     "Command",
     "Entry",
     "MisreadError",
@@ -34,8 +36,6 @@ __all__ = [
 ]
 
 Command = tuple[bytes | int, ...]
-LEASE_MARK: Final = b"\xc1\x02l"
-"""What a placeholder begins with, which no value does: see `_leases`."""
 UNKNOWN_LIFE: Final = -2
 """What PTTL says of a key that is not there, and we of one whose life it would not tell."""
 Entry = tuple[bytes, bytes, int]
@@ -220,30 +220,14 @@ class _Discard(_Plain):
         return bool(answer == len(argument))
 
 
-class _PlainOfValue(_Plain):
-    """One whose answer is for a value: where a key is only being loaded, there is none yet.
+class _PlainWithHead(_Plain):
+    """One whose answer is for a value, together with the head of what stands there.
 
-    Args:
-        name: the command.
-        can_be: whether a reply can be one to this argument.
-        changes: see `Verb`.
-        none: the answer where there is no value.
+    An answer is (what the command says, the first bytes of the data).
     """
 
-    def __init__(
-        self,
-        name: bytes,
-        can_be: Callable[[Sequence[Any], Any], bool],
-        *,
-        changes: bool,
-        none: int,
-    ) -> None:
-        super().__init__(name, can_be, changes=changes)
-        self._none = none
-
     def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
-        last = len(LEASE_MARK) - 1
-        heads: list[Command] = [(b"GETRANGE", key, 0, last) for key, *_ in arguments]
+        heads: list[Command] = [(b"GETRANGE", key, 0, HEAD_BYTES - 1) for key, *_ in arguments]
         return [*super().commands(arguments), *heads]
 
     def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
@@ -252,9 +236,29 @@ class _PlainOfValue(_Plain):
         if not _HEAD.issuperset(map(type, heads)):
             raise MisreadError
         return [
-            self._none if head == LEASE_MARK else answer
+            answer
+            if isinstance(answer, ServerReply)
+            # What is no string has no head.
+            else (answer, b"" if isinstance(head, ServerReply) else head)
             for answer, head in zip(answers, heads, strict=True)
         ]
+
+
+class _Time(_Plain):
+    """The server's time, in seconds since the epoch."""
+
+    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
+        return [
+            reply if isinstance(reply, ServerReply) else int(reply[0]) + int(reply[1]) / 1_000_000
+            for reply in super().answers(arguments, replies)
+        ]
+
+
+class _TouchRecord(_Plain):
+    """A new life for a record: for how many milliseconds it stays, 0 where there is no value."""
+
+    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+        return [(b"EVAL", _TOUCH_SCRIPT, 1, key, life) for key, life in arguments]
 
 
 class _Store(Verb):
@@ -282,6 +286,7 @@ class _Store(Verb):
 
 
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
+_TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return touched(KEYS[1], tonumber(ARGV[1]))"
 _LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
 _HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
@@ -328,6 +333,14 @@ def _is_data(_: Sequence[Any], reply: Any) -> bool:
     return reply is None or isinstance(reply, bytes)
 
 
+def _is_moment(_: Sequence[Any], reply: Any) -> bool:
+    return (
+        isinstance(reply, list)
+        and len(reply) == 2  # pyright: ignore[reportUnknownArgumentType]
+        and all(isinstance(part, bytes) and part.isdigit() for part in reply)  # pyright: ignore[reportUnknownVariableType]
+    )
+
+
 def _is_pong(_: Sequence[Any], reply: Any) -> bool:
     return bool(reply == b"PONG")
 
@@ -340,8 +353,10 @@ STORE: Final[Verb] = _Store()
 TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
 DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)
 FORGET: Final[Verb] = _Plain(b"UNLINK", _is_count, changes=True)
-CONTAINS: Final[Verb] = _PlainOfValue(b"EXISTS", _is_flag, changes=False, none=0)
-TOUCH: Final[Verb] = _PlainOfValue(b"PEXPIRE", _is_flag, changes=True, none=0)
-TIME_TO_LIVE: Final[Verb] = _PlainOfValue(b"PTTL", _is_time, changes=False, none=-2)
+CONTAINS: Final[Verb] = _PlainWithHead(b"EXISTS", _is_flag, changes=False)
+TOUCH: Final[Verb] = _PlainWithHead(b"PEXPIRE", _is_flag, changes=True)
+TIME_TO_LIVE: Final[Verb] = _PlainWithHead(b"PTTL", _is_time, changes=False)
+TOUCH_RECORD: Final[Verb] = _TouchRecord(b"EVAL", _is_time, changes=True)
+TIME: Final[Verb] = _Time(b"TIME", _is_moment, changes=False)
 SCAN: Final[Verb] = _Scan()
 PING: Final[Verb] = _Plain(b"PING", _is_pong, changes=False)

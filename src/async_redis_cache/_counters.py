@@ -12,9 +12,9 @@ class CacheStats:
     """What a cache has done since it was created, and what is near now; of this process alone."""
 
     hits: int = 0
-    """Keys asked for by `retrieve` or `retrieve_many` whose value was given."""
+    """Keys asked for whose fresh value was given."""
     misses: int = 0
-    """Keys asked for by `retrieve` or `retrieve_many` for which nothing was given."""
+    """Keys asked for where there was none to give, and it was loaded or nothing was given."""
     stores: int = 0
     """Values that `store` or `store_many` stored and the server acknowledged."""
     removals: int = 0
@@ -32,10 +32,14 @@ class CacheStats:
     """Calls sent, or queued to be sent, once more."""
     connects: int = 0
     """Connections made for calls."""
+    stale_hits: int = 0
+    """Stale values given by the calls that load."""
     loads: int = 0
-    """Loaders called by `retrieve_or_load`."""
+    """Loaders called."""
     load_failures: int = 0
     """Of these, those that ended in an error."""
+    refreshes: int = 0
+    """Loads begun ahead of time, in the background."""
     overtaken: int = 0
     """Loaded values that went to those who asked and not into the cache, since the key was changed
     while they were loaded."""

@@ -32,17 +32,21 @@ from ._commands import (
     TAKE,
     TIME_TO_LIVE,
     TOUCH,
+    TOUCH_RECORD,
     Entry,
     Verb,
 )
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheUnsupported
-from ._leases import BoundedPublish, Publish, is_lease
+from ._leases import BoundedPublish, Publish
 from ._loading import Loading, Wanted
 from ._near_cache import NearCache
 from ._options import Options
 from ._queue import CallQueue
+from ._records import VALUE, is_record, record_of
+from ._rights import Product, Rights
+from ._server_clock import ServerClock
 from ._tracking import Tracking
 from ._transport import Transport
 from ._uri import Endpoint
@@ -102,14 +106,9 @@ class Engine:
         )
         self._batcher.connect_to(self._transport)
         publish = BoundedPublish(self._index, options.max_size) if self._bounded else Publish()
-        self._loading = Loading(
-            self._batcher,
-            counters,
-            publish=publish,
-            lease=options.loading_lease_timeout,
-            longest=options.loading_hard_timeout / _SECOND,
-            random=random.random,
-        )
+        lease = options.loading_lease_timeout
+        self._loading = Loading(Rights(self._batcher, publish, lease, random.random), counters)
+        self.clock = ServerClock(self._batcher, time.monotonic)
         self._near: NearCache | None = None
         self._tracking: Tracking | None = None
         if options.near_cache_enabled:
@@ -165,9 +164,28 @@ class Engine:
         if self._tracking is not None:
             await self._tracking.stopped()
 
-    async def load(self, key: bytes, wanted: Wanted) -> bytes | None:
-        """The data of a key that has none: loaded, by us or by another who is faster."""
-        return await self._loading.load(key, wanted)
+    async def load(
+        self, key: bytes, wanted: Wanted, patience: float | None = None
+    ) -> Product | bytes | None:
+        """See `Loading.load`."""
+        return await self._loading.load(key, wanted, patience)
+
+    def load_ahead(self, key: bytes, wanted: Wanted) -> None:
+        """See `Loading.ahead`."""
+        self._loading.ahead(key, wanted)
+
+    async def fresh(self, data: bytes | None) -> bytes | None:
+        """The payload, if what was read is a value and not stale."""
+        if data is None or not is_record(data):
+            return data
+        record = record_of(data)
+        if record is None:
+            self._counters.unreadable += 1
+            return None
+        if record.kind != VALUE:
+            return None
+        now = await self.clock.now() if record.slack else 0
+        return record.payload if record.is_fresh(now) else None
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
@@ -175,10 +193,25 @@ class Engine:
             return self._read_near(self._near, key)
         return self._batcher.ask(READ, key, len(key) + 16)
 
-    async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
+    async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
+        """The data of one key, and whether it was near."""
+        if self._near is None:
+            return await self._batcher.ask(READ, key, len(key) + 16), False
+        data = await self._find_near(self._near, key)
+        if data is not None:
+            return data, True
+        return await self._read_near(self._near, key), False
+
+    async def _find_near(self, near: NearCache, key: bytes) -> bytes | None:
         data = near.get(key)
         if data is None and near.is_behind(key) and await self._hear(near):
             data = near.get(key, heard=True)
+        return data
+
+    async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
+        data = near.get(key)
+        if data is None and near.is_behind(key):
+            data = await self._find_near(near, key)
         if data is None:
             lease = near.lease(key)
             if lease is None:
@@ -240,10 +273,9 @@ class Engine:
         data: bytes | None = await self._changing(
             (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
         )
-        if data is None or is_lease(data):
-            return None
-        self._counters.removals += 1
-        return data
+        payload = await self.fresh(data)
+        self._counters.removals += payload is not None
+        return payload
 
     async def discard(self, keys: Sequence[bytes]) -> int:
         """Remove keys: how many there were."""
@@ -259,17 +291,32 @@ class Engine:
         self._counters.removals += sum(await forgotten)
 
     async def contains(self, key: bytes) -> bool:
-        """Whether the key is there."""
-        return bool(await self._batcher.ask(CONTAINS, (key,), len(key) + 16))
+        """Whether the key has a value."""
+        there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
+        return bool(there) and await self.fresh(head) is not None
 
     async def touch(self, key: bytes, life: int) -> bool:
-        """Give the key a new life, in milliseconds; whether it was there."""
-        touched = self._batcher.ask(self._touch, (key, life), len(key) + 32)
-        return bool(await self._changing((key,), touched))
+        """Give the key a new life, in milliseconds; whether it had a value."""
+        return bool(await self._changing((key,), self._touched(key, life)))
+
+    async def _touched(self, key: bytes, life: int) -> int:
+        size = len(key) + 32
+        if self._bounded:
+            touched: int = await self._batcher.ask(self._touch, (key, life), size)
+            return touched
+        touched, head = await self._batcher.ask(self._touch, (key, life), size)
+        if touched and is_record(head):
+            touched = await self._batcher.ask(TOUCH_RECORD, (key, life), size)
+        return touched
 
     async def time_to_live(self, key: bytes) -> int | None:
-        """Milliseconds that the key has left; None when it is not there or never expires."""
-        left: int = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
+        """Milliseconds that its value has left; None when there is none or it never expires."""
+        left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
+        if is_record(head):
+            record = record_of(head)
+            if record is None or await self.fresh(head) is None:
+                return None
+            left = max(0, left - record.slack)
         return left if left >= 0 else None
 
     async def ping(self) -> None:

@@ -80,7 +80,7 @@ class CacheStateError(CacheError, InvalidStateException, RuntimeError):
 class CacheInputError(CacheError, BadRequestException, ValueError):
     """A key, timeout or value that cannot be taken. Nothing was sent.
 
-    Codes: BAD_KEY, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+    Codes: BAD_KEY, BAD_LOAD_OPTION, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
     """
 
 

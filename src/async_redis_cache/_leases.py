@@ -1,63 +1,137 @@
 """The right to load a key, held on the server, in the key itself.
 
-Where nothing is stored, whoever loads puts a placeholder: a mark, a token of its own, and until when
-the lease is good. Only while that very placeholder stands there may the loaded value take its place,
+Where nothing is stored, whoever loads puts a placeholder; where a value is, the right stands in its
+head (see `_records`). Only while that very right stands there may the loaded value take its place,
 checked and done in one script. So whatever happens to the key meanwhile, from whichever program, voids
-the lease without knowing of it: a store overwrites the placeholder, a removal takes it away. No other
-verb pays for that.
+the right without knowing of it: a store overwrites it, a removal takes it away. No other verb pays for
+that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 from ._bounded import STORE_SCRIPT
-from ._commands import LEASE_MARK, Command, MisreadError, Verb
+from ._commands import Command, MisreadError, Verb
 from ._failures import ServerReply
+from ._records import HEAD_SCRIPT
 
-__all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "is_lease"]
+__all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Giving", "Publish"]
+
+
+class Giving(IntEnum):
+    """How a right is given back."""
+
+    BACK = 0
+    WITH_VALUE = 1
+    """The value is removed as well: there is none any more."""
+    AFTER_FAILURE = 2
+    """Who can do without a load is told to wait until the right would have ended."""
+
+
+# A record keeps its place for as long as somebody loads it again: it must not go from under the right.
+_HOLD: Final = (
+    HEAD_SCRIPT
+    + b"""
+local NOBODY = string.rep('\\0', 16)
+local function holds(head, token) return string.sub(head, 1, 2) == MARK and string.sub(head, 4, 19) == token end
+local function hold(key, head, kind, token, life)
+  local ends = now() + life
+  if kind ~= 'v' and kind ~= 'm' then
+    redis.call('SET', key, MARK .. 'l' .. token .. packed(ends), 'PX', life)
+    return
+  end
+  redis.call('SETRANGE', key, 3, token .. packed(ends))
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left < life then
+    redis.call('SETRANGE', key, 51, packed(math.max(slack(head), ends - fresh_until(head))))
+    redis.call('PEXPIRE', key, life)
+  end
+end
+"""
+)
 
 # Granted: 0. Held by another: for how many milliseconds more. Otherwise what is stored, which is not
 # what the caller has seen. Reading the head of something that is no string is refused, as it should be.
-_LEASE: Final = b"""
-local key, mark, token, life, seen = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local head = redis.call('GETRANGE', key, 0, 33)
-if string.sub(head, 1, 3) == mark then
-  local left = tonumber(string.sub(head, 20)) - now
-  if string.sub(head, 4, 19) ~= token and left > 0 then return left end
+# Who forces it takes it from another, and a value without a head gets one.
+_LEASE: Final = (
+    _HOLD
+    + b"""
+local key, token, life, seen, force = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
+local head, kind = head_of(key)
+if kind ~= '' then
+  local left = leased_until(head) - now()
+  local held = string.sub(head, 4, 19) ~= NOBODY and not holds(head, token)
+  if not force and left > 0 and held then return left end
+  if not force and kind ~= 'l' and string.sub(head, 28, 35) ~= seen then return redis.call('GET', key) end
 elseif redis.call('EXISTS', key) == 1 then
   local stored = redis.call('GET', key)
-  if stored ~= seen then return stored end
+  if not force and stored ~= seen then return stored end
+  local left = redis.call('PTTL', key)
+  if force and left > 0 then
+    local time = now()
+    head = MARK .. 'v' .. NO_RIGHT .. string.sub(token, 1, 8) .. packed(time) .. packed(time + left)
+      .. packed(0) .. packed(0)
+    kind = 'v'
+    redis.call('SET', key, head .. stored, 'PX', left)
+  end
 end
-redis.call('SET', key, mark .. token .. string.format('%015d', now + life), 'PX', life)
+hold(key, head, kind, token, life)
 return 0
 """
+)
 
-_RENEW: Final = b"""
-if redis.call('GETRANGE', KEYS[1], 0, 18) ~= ARGV[1] .. ARGV[2] then return 0 end
-local time = redis.call('TIME')
-local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
-redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2] .. string.format('%015d', ends), 'PX', ARGV[3])
+_RENEW: Final = (
+    _HOLD
+    + b"""
+local head, kind = head_of(KEYS[1])
+if not holds(head, ARGV[1]) then return 0 end
+hold(KEYS[1], head, kind, ARGV[1], tonumber(ARGV[2]))
 return 1
 """
+)
 
-_RELEASE: Final = b"""
-if redis.call('GETRANGE', KEYS[1], 0, 18) ~= ARGV[1] .. ARGV[2] then return 0 end
-return redis.call('UNLINK', KEYS[1])
-"""
-
-_PUBLISH: Final = b"""
-if redis.call('GETRANGE', KEYS[1], 0, 18) ~= ARGV[1] .. ARGV[2] then return 0 end
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+_RELEASE: Final = (
+    _HOLD
+    + b"""
+local head, kind = head_of(KEYS[1])
+if not holds(head, ARGV[1]) then return 0 end
+if kind == 'l' or ARGV[2] == '1' then return redis.call('UNLINK', KEYS[1]) end
+redis.call('SETRANGE', KEYS[1], 3, ARGV[2] == '2' and NOBODY or NO_RIGHT)
 return 1
 """
+)
+
+_PUBLISHED: Final = (
+    _HOLD
+    + b"""
+local function record(key, token, kind, version, life, slack, cost, payload)
+  if not holds(head_of(key), token) then return nil end
+  local time = now()
+  return MARK .. kind .. NO_RIGHT .. version .. packed(time) .. packed(time + life) .. packed(slack)
+    .. packed(cost) .. payload
+end
+"""
+)
+
+_PUBLISH: Final = (
+    _PUBLISHED
+    + b"""
+local data = record(KEYS[1], unpack(ARGV))
+if not data then return 0 end
+redis.call('SET', KEYS[1], data, 'PX', ARGV[4] + ARGV[5])
+return 1
+"""
+)
 
 _PUBLISH_BOUNDED: Final = (
-    b"""
-if redis.call('GETRANGE', KEYS[2], 0, 18) ~= ARGV[4] then return 0 end
+    _PUBLISHED
+    + b"""
+local data = record(KEYS[2], unpack(ARGV, 2))
+if not data then return 0 end
+local ARGV = {ARGV[1], ARGV[5] + ARGV[6], data}
 local function store()
 """
     + STORE_SCRIPT
@@ -69,15 +143,10 @@ return 1
 )
 
 
-def is_lease(data: bytes) -> bool:
-    """Whether this is no value, but stands where one is being loaded."""
-    return data.startswith(LEASE_MARK)
-
-
 class _Script(Verb):
     """A script on one key, one call each. A second run of the same call does no more than the first.
 
-    The argument is (key, what comes after the mark ...).
+    The argument is (key, what the script takes ...).
     """
 
     changes = True
@@ -87,7 +156,7 @@ class _Script(Verb):
         self._kinds = kinds
 
     def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
-        return [(b"EVAL", self._source, 1, key, LEASE_MARK, *rest) for key, *rest in arguments]
+        return [(b"EVAL", self._source, 1, *argument) for argument in arguments]
 
     def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         for reply in replies:
@@ -100,16 +169,16 @@ class _Script(Verb):
 
 
 class Publish(_Script):
-    """The loaded value in place of the placeholder: 1, or 0 where that is not there any more.
+    """The loaded value where the right to load stands: 1, or 0 where that is not there any more.
 
-    The argument is (key, token, data, life).
+    The argument is (key, token, kind, version, life, slack, cost, payload).
     """
 
     def __init__(self) -> None:
         super().__init__(_PUBLISH)
 
     def conclusive(self, argument: Any, answer: Any) -> bool:
-        """A first try that did publish leaves no placeholder for the second."""
+        """A first try that did publish leaves no right for the second."""
         return bool(answer)
 
 
@@ -123,16 +192,15 @@ class BoundedPublish(Publish):
 
     def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
         return [
-            (b"EVAL", _PUBLISH_BOUNDED, 2, self._index, key, *rest)
-            for key, token, data, life in arguments
-            for rest in [(self._bound, life, data, LEASE_MARK + token)]
+            (b"EVAL", _PUBLISH_BOUNDED, 2, self._index, key, self._bound, *rest)
+            for key, *rest in arguments
         ]
 
 
 LEASE: Final[Verb] = _Script(_LEASE, (int, bytes))
-"""(key, token, milliseconds, the data that is known not to do, or nothing): 0 when granted; for how
-many milliseconds another holds it; or what is stored."""
+"""(key, token, milliseconds, the version that is known not to do, 1 to take it in any case): 0 when
+granted; for how many milliseconds another holds it; or what is stored."""
 RENEW: Final[Verb] = _Script(_RENEW)
-"""(key, token, milliseconds): 1, or 0 where the lease is void."""
+"""(key, token, milliseconds): 1, or 0 where the right is void."""
 RELEASE: Final[Verb] = _Script(_RELEASE)
-"""(key, token): 1, or 0 where it was void."""
+"""(key, token, how as in `Giving`): 1, or 0 where the right was void."""

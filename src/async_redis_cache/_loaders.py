@@ -5,34 +5,92 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 
-__all__ = ["Loader", "called"]
+from ._timeouts import Timeout
 
-Loader = Callable[[], Any]
-"""A function without parameters: one that gives a value, or something to await for it."""
+__all__ = ["NOT_MODIFIED", "Load", "Loader", "called"]
+
+Loader = Callable[..., Any]
+"""A function that gives a value, or something to await for it. If it has a parameter that must be
+given, it is given a `Load`."""
+NOT_MODIFIED: Final[Any] = object()
 
 
-async def called(loader: Loader, *, in_thread: bool) -> Any:
+class Load:
+    """One load, as its loader sees and steers it.
+
+    Attributes:
+        key: whose value is loaded.
+        stale: the value that it will replace; None where there is none.
+        timeout: the life of what is loaded, as for `store`; may be set.
+    """
+
+    def __init__(self, key: str, stale: Any, timeout: Timeout) -> None:
+        self.key = key
+        self.stale = stale
+        self.timeout = timeout
+        self._cached = True
+
+    def __repr__(self) -> str:
+        return f"<Load of {self.key!r}>"
+
+    def not_modified(self) -> Any:
+        """To be returned by the loader: the present value is still right, and gets a new life.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if self.stale is None:
+            raise LookupError("there is no value that could be still right")
+        return NOT_MODIFIED
+
+    def do_not_cache(self) -> None:
+        """Give what is loaded to those who wait for it, and do not store it."""
+        self._cached = False
+
+    @property
+    def cached(self) -> bool:
+        """Whether what is loaded will be stored."""
+        return self._cached
+
+
+async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
     """What the loader gives.
 
     The result is looked at, not the function: a lambda may hide a coroutine function.
 
     Args:
         loader: see `Loader`.
+        load: for a loader that takes it.
         in_thread: call it in a worker thread, where it may block. As many as are needed: loaders
             that wait for other loads must never wait for each other's threads.
     """
+    call = partial(loader, load) if _takes_load(loader) else loader
     if in_thread and not inspect.iscoroutinefunction(loader):
         # One who is cancelled does not wait for the thread, which goes on to its end.
         result = await anyio.to_thread.run_sync(
-            loader, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
+            call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
         )
     else:
-        result = loader()
+        result = call()
     if inspect.isawaitable(result):
         return await result
     return result
+
+
+def _takes_load(loader: Loader) -> bool:
+    try:
+        parameters = inspect.signature(loader).parameters.values()
+    except (ValueError, TypeError):
+        # Built in, and not telling.
+        return False
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+        for parameter in parameters
+    )

@@ -1,20 +1,17 @@
-"""One load, not many: in this process by sharing it, across processes by a lease on the server.
+"""One load, not many: in this process by sharing it, across processes by a right on the server.
 
 A load runs in a task of its own, which no caller owns: callers hold futures, so any of them may be
-cancelled. When the last one has left, the load is cancelled too. What it gives is published only while
-its lease holds (see `_leases`); in any case it goes to those who asked for it.
+cancelled. When the last one has left, the load is cancelled too, unless it was begun ahead of time, for
+those to come. What it gives is published only while its right holds (see `_leases`); in any case it goes
+to those who asked for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ._batcher import Batcher
-from ._commands import LEASE_MARK, READ, Verb
 from ._counters import CacheStats
 from ._errors import (
     CacheError,
@@ -26,17 +23,15 @@ from ._errors import (
     CacheUnavailable,
 )
 from ._failures import Failure
-from ._leases import LEASE, RELEASE, RENEW, is_lease
+from ._leases import Giving
+from ._records import MISSING
+from ._rights import Product, Right, Rights
 
 __all__ = ["AWAY", "Loading", "Wanted"]
 
 T = TypeVar("T")
 
-_SECOND: Final = 1000
-_TOKEN_BYTES: Final = 16
-_FIRST_LOOK: Final = 0.005
-_LONGEST_PAUSE: Final = 0.050
-"""Seconds between two looks at a key that another is loading."""
+_MICROSECONDS: Final = 1_000_000
 
 AWAY: Final = (
     CacheUnavailable,
@@ -47,47 +42,51 @@ AWAY: Final = (
 )
 """What a load goes on without the server for. What it must not do, or cannot do, is said."""
 _TOO_LONG: Final = Failure(
-    CacheTimeout, "LOAD_TIMEOUT", "the load took longer than loading.hard_timeout"
+    CacheTimeout, "LOAD_TIMEOUT", "the load took longer than its hard_timeout"
 )
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
-
-Product = tuple[bytes, int]
-"""What was loaded: data, and its life in milliseconds."""
 
 
 class Wanted(NamedTuple):
     """What a caller asks for, below the hall.
 
     Attributes:
-        produce: loads; None where there is nothing to store.
+        produce: loads.
         suits: whether stored data is what the caller wants.
         read: what the caller has read, and what does not suit; empty for nothing; None where the
             server could not be asked.
+        longest: seconds that the load may take, and that anybody waits for it.
+        force: whether to load whatever is stored, and whoever else loads.
     """
 
-    produce: Callable[[], Awaitable[Product | None]]
-    suits: Callable[[bytes], bool]
+    produce: Callable[[], Awaitable[Product]]
+    suits: Callable[[bytes], Awaitable[bool]]
     read: bytes | None
+    longest: float
+    force: bool = False
 
 
 class _Flight:
     """One load and those who wait for it."""
 
-    __slots__ = ("holds_lease", "task", "token", "void", "waiting")
+    __slots__ = ("expired", "goes_on", "holds_right", "right", "task", "void", "waiting")
 
-    def __init__(self) -> None:
-        self.task: asyncio.Task[bytes | None]
-        self.waiting: set[asyncio.Future[bytes | None]] = set()
-        self.token = secrets.token_bytes(_TOKEN_BYTES)
-        self.holds_lease = False
+    def __init__(self, right: Right, *, goes_on: bool) -> None:
+        self.task: asyncio.Task[Product | bytes | None]
+        self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
+        self.right = right
+        self.holds_right = False
+        self.goes_on = goes_on
+        """Whether it does when nobody waits."""
         self.void = False
         """Whether the key was changed by this process since."""
+        self.expired = False
 
     def serves(self, wanted: Wanted) -> bool:
-        """Whether it can be joined: not by one who has seen that the lease was voided meanwhile."""
-        if wanted.read is None or not self.holds_lease:
+        """Whether it can be joined: not by one who has seen that the right was voided meanwhile."""
+        if wanted.read is None or not self.holds_right:
             return True
-        return wanted.read.startswith(LEASE_MARK + self.token)
+        return self.right.is_in(wanted.read)
 
     def abort(self, failure: Failure) -> None:
         """End it, whether its loader heeds that or not."""
@@ -101,57 +100,58 @@ class Loading:
     """The loads under way in this process.
 
     Args:
-        batcher: asks the server.
+        rights: how the right to load is got.
         counters: where loads are counted.
-        publish: the verb that publishes.
-        lease: milliseconds that a lease is good for; it is renewed while the load goes on.
-        longest: seconds that a load may take, and that anybody waits for one.
-        random: numbers from 0 to 1.
     """
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        counters: CacheStats,
-        *,
-        publish: Verb,
-        lease: int,
-        longest: float,
-        random: Callable[[], float],
-    ) -> None:
+    def __init__(self, rights: Rights, counters: CacheStats) -> None:
         self._loop = asyncio.get_running_loop()
-        self._batcher = batcher
+        self._rights = rights
         self._counters = counters
-        self._publish = publish
-        self._lease = lease
-        self._longest = longest
-        self._random = random
         self._flights: dict[bytes, _Flight] = {}
         """Those that can be joined."""
         self._in_the_air: set[_Flight] = set()
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def load(self, key: bytes, wanted: Wanted) -> bytes | None:
-        """The data that a load gave, ours or another's.
+    async def load(
+        self, key: bytes, wanted: Wanted, patience: float | None = None
+    ) -> Product | bytes | None:
+        """What a load gave, if it is ours; what another has stored; None where patience ended first.
+
+        Args:
+            key: what to load.
+            wanted: how.
+            patience: seconds that the caller waits. The load goes on without.
 
         Raises:
             CacheTimeout: LOAD_TIMEOUT.
             Exception: what the load raised.
         """
         flight = self._flights.get(key)
-        if flight is None or not flight.serves(wanted):
-            flight = self._flights[key] = self._take_off(key, wanted)
+        if flight is None or wanted.force or not flight.serves(wanted):
+            flight = self._take_off(key, wanted)
         future = self._loop.create_future()
         flight.waiting.add(future)
         try:
-            data: bytes | None = await future
+            if patience is not None:
+                flight.goes_on = True
+                await asyncio.wait((future,), timeout=patience)
+                if not future.done():
+                    return None
+            result: Product | bytes | None = await future
         finally:
             flight.waiting.discard(future)
-            if not flight.waiting and not flight.task.done():
+            if not (flight.waiting or flight.goes_on or flight.task.done()):
                 self._forget(key, flight)
                 flight.task.cancel()
-        return data
+        return result
+
+    def ahead(self, key: bytes, wanted: Wanted) -> None:
+        """Load for those to come, unless somebody does already."""
+        if key not in self._flights:
+            self._counters.refreshes += 1
+            self._take_off(key, wanted, goes_on=True)
 
     def overtaken(self, keys: Iterable[bytes]) -> None:
         """These keys are being changed here: who asks from now on wants what is loaded from now on."""
@@ -177,13 +177,13 @@ class Loading:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _take_off(self, key: bytes, wanted: Wanted) -> _Flight:
-        flight = _Flight()
+    def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> _Flight:
+        flight = self._flights[key] = _Flight(Right(key, self._rights), goes_on=goes_on)
         self._in_the_air.add(flight)
         flight.task = self._spawn(self._fly(key, flight, wanted))
-        limit = self._loop.call_later(self._longest, self._expire, key, flight)
+        limit = self._loop.call_later(wanted.longest, self._expire, key, flight)
 
-        def land(task: asyncio.Task[bytes | None]) -> None:
+        def land(task: asyncio.Task[Product | bytes | None]) -> None:
             limit.cancel()
             self._in_the_air.discard(flight)
             self._forget(key, flight)
@@ -204,110 +204,69 @@ class Loading:
 
     def _expire(self, key: bytes, flight: _Flight) -> None:
         self._forget(key, flight)
+        flight.expired = True
         flight.abort(_TOO_LONG)
 
     def _forget(self, key: bytes, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    async def _fly(self, key: bytes, flight: _Flight, wanted: Wanted) -> bytes | None:
+    async def _fly(self, key: bytes, flight: _Flight, wanted: Wanted) -> Product | bytes | None:
+        right = flight.right
         try:
             if wanted.read is not None:
-                found = await self._compete(key, flight.token, wanted.suits, wanted.read)
-                if found is not None:
-                    return found
-                flight.holds_lease = True
+                won = await right.win(
+                    wanted.read, wanted.suits, lambda: bool(flight.waiting), force=wanted.force
+                )
+                if won is False:
+                    # Another process loads ahead of time, and nobody here waits for it.
+                    self._forget(key, flight)
+                    return None
+                if won is not True:
+                    return won
+                flight.holds_right = True
         except AWAY:
             pass
-        if not flight.holds_lease:
+        if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
-            product = await self._produce(wanted)
-            return None if product is None else product[0]
-        renewal = self._spawn(self._renew(key, flight.token))
-        published = False
+            return await self._produce(wanted)
+        renewal = self._spawn(right.renew())
         try:
             product = await self._produce(wanted)
-            if product is not None:
-                published = await self._publish_product(key, flight, product)
+        except BaseException as error:
+            failed = flight.expired or not isinstance(error, asyncio.CancelledError)
+            right.give(Giving.AFTER_FAILURE if failed else Giving.BACK)
+            raise
         finally:
             renewal.cancel()
-            if not published:
-                self._release(key, flight.token)
-        return None if product is None else product[0]
+        await self._put_away(flight, product)
+        return product
 
-    async def _publish_product(self, key: bytes, flight: _Flight, product: Product) -> bool:
-        data, life = product
-        published = False
-        if not flight.void:
-            argument = (key, flight.token, data, life)
+    async def _put_away(self, flight: _Flight, product: Product) -> None:
+        """Publish what was loaded, or give the right back."""
+        if product.keep and not flight.void:
             try:
-                published = bool(await self._batcher.ask(self._publish, argument, len(data) + 64))
+                if await flight.right.publish(product):
+                    return
             except CacheError:
-                # Those who asked get it all the same, and the lease ends by itself.
-                return False
-        self._counters.overtaken += not published
-        return published
+                # Those who asked get it all the same, and the right ends by itself.
+                return
+        self._counters.overtaken += product.keep
+        none_any_more = product.kind == MISSING and not product.keep
+        flight.right.give(Giving.WITH_VALUE if none_any_more else Giving.BACK)
 
-    async def _produce(self, wanted: Wanted) -> Product | None:
+    async def _produce(self, wanted: Wanted) -> Product:
         self._counters.loads += 1
+        begun = self._loop.time()
         try:
-            return await wanted.produce()
+            product = await wanted.produce()
         except Exception:
             self._counters.load_failures += 1
             raise
-
-    async def _compete(
-        self, key: bytes, token: bytes, suits: Callable[[bytes], bool], seen: bytes
-    ) -> bytes | None:
-        """Get the lease, and None; or what another has stored meanwhile."""
-        while True:
-            size = 2 * len(key) + len(seen) + 64
-            asked = self._batcher.ask(LEASE, (key, token, self._lease, seen), size)
-            try:
-                answer = await asyncio.shield(asked)
-            except asyncio.CancelledError:
-                # It may be granted all the same, and nobody else could load until it ended.
-                asked.add_done_callback(lambda _: self._release(key, token))
-                raise
-            if isinstance(answer, bytes):
-                if suits(answer):
-                    return answer
-                seen = answer
-            elif answer == 0:
-                return None
-            else:
-                await self._look_on(key, answer / _SECOND)
-
-    async def _look_on(self, key: bytes, left: float) -> None:
-        """Wait until the key is not being loaded by another any more, or its lease should have ended."""
-        until = self._loop.time() + left
-        pause = _FIRST_LOOK
-        while (now := self._loop.time()) < until:
-            await asyncio.sleep(min(until - now, pause * (0.5 + self._random())))
-            pause = min(_LONGEST_PAUSE, 2 * pause)
-            data = await self._batcher.ask(READ, key, len(key) + 16)
-            if data is None or not is_lease(data):
-                return
-
-    async def _renew(self, key: bytes, token: bytes) -> None:
-        while True:
-            await asyncio.sleep(self._lease / 3 / _SECOND)
-            with contextlib.suppress(CacheError):
-                await self._batcher.ask(RENEW, (key, token, self._lease), 2 * len(key) + 64)
+        return product._replace(cost=int((self._loop.time() - begun) * _MICROSECONDS))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def _release(self, key: bytes, token: bytes) -> None:
-        # Nobody waits for it: where it fails, the lease ends by itself.
-        with contextlib.suppress(CacheError):
-            asked = self._batcher.ask(RELEASE, (key, token), 2 * len(key) + 64)
-            asked.add_done_callback(_heed_not)
-
-
-def _heed_not(asked: asyncio.Future[Any]) -> None:
-    if not asked.cancelled():
-        asked.exception()

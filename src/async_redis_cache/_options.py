@@ -10,18 +10,21 @@ from typing import Any, Final
 
 from ._errors import CacheConfigError
 
-__all__ = ["CONTROL", "LONGEST", "SECTIONS", "Options", "path_of"]
+__all__ = ["CONTROL", "HOUR", "LONGEST", "SECTIONS", "Options", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
 """Ten years in milliseconds, the longest life of a value. Redis refuses what overflows its clock;
 long before, it is a mistake of units."""
+HOUR: Final = 3600 * 1000
+"""In milliseconds: the longest load."""
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What neither a key nor a prefix may hold: control characters, so that the library's own keys can
 hold them, and lone surrogates, which UTF-8 cannot."""
 SECTIONS: Final = ("loading", "near_cache")
 """Of a configuration, beside `options`."""
 _DIGITS: Final = re.compile(r"[0-9]{1,15}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
 
 
@@ -31,11 +34,19 @@ def _option(
     *,
     unit: str = "",
     least: int = 0,
+    most: float = LONGEST,
     choices: tuple[str, ...] = (),
     secret: bool = False,
     section: str = "options",
 ) -> Any:
-    about = {"doc": doc, "unit": unit, "least": least, "choices": choices, "section": section}
+    about = {
+        "doc": doc,
+        "unit": unit,
+        "least": least,
+        "most": most,
+        "choices": choices,
+        "section": section,
+    }
     return dataclasses.field(default=default, repr=not secret, metadata=about)
 
 
@@ -100,12 +111,45 @@ class Options:
         True, "whether the server's certificate is verified at all; never switched off by a URI"
     )
 
+    loading_refresh_at: float = _option(
+        0.0,
+        "share of its life after which a value is loaded anew in the background; 0 for never",
+        most=1,
+        section="loading",
+    )
+    loading_early_refresh: float = _option(
+        0.0,
+        "the same by chance, likelier towards the end and with what the load costs: beta of XFetch; "
+        "0 for never, 1 as in the paper",
+        most=100,
+        section="loading",
+    )
+    loading_stale_timeout: int = _option(
+        0,
+        "how long after its life a value may still be given, while it is loaded anew or since "
+        "loading fails",
+        unit="ms",
+        section="loading",
+    )
+    loading_soft_timeout: int = _option(
+        0,
+        "how long who could be given a stale value waits for the load; 0 for not at all",
+        unit="ms",
+        section="loading",
+    )
     loading_hard_timeout: int = _option(
         30_000,
         "longest that a load may take, and that anybody waits for one",
         unit="ms",
         least=1,
+        most=HOUR,
         section="loading",
+    )
+    loading_missing_timeout: int = _option(
+        0, "how long it is remembered that there is none; 0 for not", unit="ms", section="loading"
+    )
+    loading_jitter: float = _option(
+        0.0, "share of its life by which a value lives less, by chance", most=1, section="loading"
     )
     loading_lease_timeout: int = _option(
         3000,
@@ -223,6 +267,8 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
         return word
     if isinstance(field.default, int):
         return _read_number(field, value)
+    if isinstance(field.default, float):
+        return _read_share(field, value)
     text = "" if value is None else str(value)
     choices = field.metadata["choices"]
     if choices and text not in choices:
@@ -234,9 +280,18 @@ def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     least = field.metadata["least"]
     digits = "" if isinstance(value, bool) else str(value).strip()
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
-    if not least <= number <= LONGEST:
+    if not least <= number <= field.metadata["most"]:
         unit = field.metadata["unit"]
         raise _bad(field, f"must be a whole number{f' of {unit}' if unit else ''}, {least} or more")
+    return number
+
+
+def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
+    most = field.metadata["most"]
+    text = "" if isinstance(value, bool) else str(value).strip()
+    number = float(text) if _DECIMAL.fullmatch(text) else -1
+    if not 0 <= number <= most:
+        raise _bad(field, f"must be a number from 0 to {most}")
     return number
 
 

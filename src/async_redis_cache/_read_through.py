@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, Unpack, overload
 
-from ._codec import Codec, Decoder, Timeout
-from ._errors import CacheInputError
-from ._loaders import Loader, called
-from ._loading import AWAY, Wanted
+from ._asked import (
+    NOTHING,
+    Asked,
+    Found,
+    entry_of,
+    found_entry,
+    judged,
+    load,
+    look,
+    value_of,
+    wanted,
+)
+from ._cache_entry import CacheEntry
+from ._errors import CacheStateError
+from ._load_options import LoadOptions
+from ._loaders import Load, Loader
+from ._loading import AWAY
 from ._openable import Openable, verb
 from ._pip_services import Context
+from ._timeouts import Timeout
 
 __all__ = ["ReadThrough"]
 
 T = TypeVar("T")
+
+_SECOND: Final = 1000
 
 
 class ReadThrough(Openable):
@@ -25,20 +42,18 @@ class ReadThrough(Openable):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]],
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
         timeout: Timeout = None,
-        *,
-        in_thread: bool = False,
+        **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
     async def retrieve_or_load(
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T],
+        loader: Callable[[], T] | Callable[[Load], T],
         timeout: Timeout = None,
-        *,
-        in_thread: bool = False,
+        **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
     async def retrieve_or_load(
@@ -49,7 +64,7 @@ class ReadThrough(Openable):
         timeout: Timeout = None,
         *,
         type: type[T],
-        in_thread: bool = False,
+        **loading: Unpack[LoadOptions],
     ) -> T | None: ...
     @overload
     async def retrieve_or_load(
@@ -60,7 +75,7 @@ class ReadThrough(Openable):
         timeout: Timeout = None,
         *,
         type: Any = None,
-        in_thread: bool = False,
+        **loading: Unpack[LoadOptions],
     ) -> Any: ...
     @verb
     async def retrieve_or_load(
@@ -71,7 +86,7 @@ class ReadThrough(Openable):
         timeout: Timeout = None,
         *,
         type: Any = None,
-        in_thread: bool = False,
+        **loading: Unpack[LoadOptions],
     ) -> Any:
         """The value stored under the key; where there is none, what the loader gives, stored.
 
@@ -85,53 +100,152 @@ class ReadThrough(Openable):
         Args:
             context: for the errors.
             key: as for `store`.
-            loader: a function without parameters, or a coroutine function: anything whose result
-                is the value or can be awaited for it. None is given to who asked, and not stored.
+            loader: a function, or a coroutine function: anything whose result is the value or can be
+                awaited for it. If it has a parameter that must be given, it is given a `Load`. None
+                says that there is none.
             timeout: as for `store`, of the value that is loaded.
             type: as for `retrieve`.
-            in_thread: call a plain function, which may block, in a worker thread. Cancelled, it
-                goes on to its end there.
+            **loading: see `LoadOptions`.
 
         Raises:
-            CacheInputError: as for `store` and `retrieve`; BAD_TYPE, too, for a loaded value that
-                does not fit the type.
-            CacheTimeout: LOAD_TIMEOUT, when the load took longer than `loading.hard_timeout`.
+            CacheInputError: as for `store` and `retrieve`; BAD_LOAD_OPTION; BAD_TYPE, too, for a
+                loaded value that does not fit the type.
+            CacheTimeout: LOAD_TIMEOUT, when the load took longer than `hard_timeout`.
             CacheAuthError, CacheUnsupported: the server does not take what this needs.
             Exception: what the loader raised; it reaches all who wait, and is not remembered.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
-        decode = codec.decoder(type)
-        wire_key = codec.key(key)
-        life = codec.life(timeout)
-        is_away = False
-        data: bytes | None = None
+        asked = self._asking(key, loader, timeout, type, loading)
         try:
-            data = await engine.read(wire_key)
+            data = await asked.engine.read(asked.wire_key)
+            found = await self._found(asked, data)
         except AWAY:
-            is_away = True
-        value = self._given(codec, wire_key, data, decode)
-        if value is not None:
-            return value
-
-        async def produce() -> tuple[bytes, int] | None:
-            loaded = await called(loader, in_thread=in_thread)
-            if loaded is None:
-                return None
-            loaded_data = codec.dumps(wire_key, loaded)
-            if codec.loads(wire_key, loaded_data, decode) is None:
-                raise CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
-            return loaded_data, life
-
-        def suits(found: bytes) -> bool:
-            return codec.loads(wire_key, found, decode) is not None
-
-        data = await engine.load(wire_key, Wanted(produce, suits, None if is_away else data or b""))
-        return None if data is None else codec.loads(wire_key, data, decode)
-
-    def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
-        value = None if data is None else codec.loads(wire_key, data, decode)
-        if value is None:
             self._counters.misses += 1
-        else:
+            return value_of(asked, await load(asked, None, None))
+        if found.status is None:
+            return (await self._through(asked, data, found)).value
+        return found.value
+
+    @verb
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]:
+        """As `retrieve_or_load`, with the value's status, age and remaining life.
+
+        Raises:
+            CacheError: as for `retrieve_or_load`.
+        """
+        asked = self._asking(key, loader, timeout, type, loading)
+        try:
+            data, is_near = await asked.engine.read_where(asked.wire_key)
+            found = await self._found(asked, data)
+        except AWAY:
+            self._counters.misses += 1
+            return await entry_of(asked, await load(asked, None, None))
+        if found.status is None:
+            return await self._through(asked, data, found)
+        return await found_entry(asked, found, is_near=is_near)
+
+    @verb
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: Any = None
+    ) -> CacheEntry[Any]:
+        """As `retrieve`, with the value's status, age and remaining life.
+
+        Of a value that `store` stored the remaining life is asked for, so that is a round trip more.
+
+        Raises:
+            CacheError: as for `retrieve`.
+        """
+        asked = self._asking(key, _no_loader, None, type, {})
+        data, is_near = await asked.engine.read_where(asked.wire_key)
+        found = await self._found(asked, data)
+        if found.status not in {"hit", "missing"}:
+            return CacheEntry(None, "missing", None, None)
+        return await found_entry(asked, found, is_near=is_near)
+
+    @verb
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """Load a value now, whatever is stored and whoever else loads it; return it.
+
+        Until it is there, others are given what is stored.
+
+        Raises:
+            CacheError: as for `retrieve_or_load`.
+        """
+        asked = self._asking(key, loader, timeout, type, loading)
+        try:
+            data = await asked.engine.read(asked.wire_key)
+        except AWAY:
+            return value_of(asked, await load(asked, None, None))
+        found = NOTHING if data is None else look(asked, data)
+        return value_of(asked, await load(asked, data or b"", found, force=True))
+
+    def _asking(
+        self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
+    ) -> Asked:
+        _, engine, codec, _ = self._lifecycle.ready()
+        codec.life(timeout)
+        policy = codec.policy(loading)
+        wire_key = codec.key(key)
+        return Asked(engine, codec, policy, codec.decoder(kind), key, wire_key, loader, timeout)
+
+    async def _found(self, asked: Asked, data: bytes | None) -> Found:
+        """What was read; what is to be loaded anew ahead of time is begun to be."""
+        found = NOTHING if data is None else await judged(asked, data)
+        if found.status == "hit":
             self._counters.hits += 1
-        return value
+        elif found.status is None and found.value is not None:
+            pass  # Stale: what is given is counted when it is.
+        else:
+            self._counters.misses += 1
+        record = found.record
+        if (
+            record is not None
+            and data is not None
+            and asked.policy.looks_ahead
+            and found.status is not None
+            and asked.policy.is_ageing(record, found.now, random.random)
+        ):
+            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+        return found
+
+    async def _through(self, asked: Asked, data: bytes | None, found: Found) -> CacheEntry[Any]:
+        """What a load gives; or the stale value, where there is one and that takes too long."""
+        if found.value is None or found.record is None:
+            return await entry_of(asked, await load(asked, data or b"", found))
+        record, now = found.record, found.now
+        is_leased = record.leased_until > now
+        if asked.policy.soft and (record.is_held or not is_leased):
+            patience = asked.policy.soft / _SECOND
+            try:
+                result = await load(asked, data or b"", found, patience=patience)
+            except CacheStateError:
+                raise
+            except Exception:  # noqa: BLE001  whatever the loader raises, there is a value to give
+                result = None
+            if result is not None:
+                return await entry_of(asked, result)
+        elif not is_leased:
+            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+        self._counters.stale_hits += 1
+        return CacheEntry(found.value, "stale", now - record.stored_at, record.fresh_until - now)
+
+
+def _no_loader() -> None:
+    """Where nothing is loaded."""

@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._cache import AsyncRedisCache
-from ._codec import Timeout
+from ._cache_entry import CacheEntry
 from ._counters import CacheStats
 from ._errors import CacheStateError
-from ._loaders import Loader
+from ._load_options import LoadOptions
+from ._loaders import Load, Loader
 from ._pip_services import (
     ConfigParams,
     Context,
@@ -26,6 +27,7 @@ from ._pip_services import (
 )
 from ._portal import Portal, RefusedError
 from ._serializers import Serializer
+from ._timeouts import Timeout
 
 __all__ = ["RedisCache"]
 
@@ -142,20 +144,18 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]],
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
         timeout: Timeout = None,
-        *,
-        in_thread: bool = True,
+        **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
     def retrieve_or_load(
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T],
+        loader: Callable[[], T] | Callable[[Load], T],
         timeout: Timeout = None,
-        *,
-        in_thread: bool = True,
+        **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
     def retrieve_or_load(
@@ -166,7 +166,7 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
         timeout: Timeout = None,
         *,
         type: type[T],
-        in_thread: bool = True,
+        **loading: Unpack[LoadOptions],
     ) -> T | None: ...
     @overload
     def retrieve_or_load(
@@ -177,7 +177,7 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
         timeout: Timeout = None,
         *,
         type: Any = None,
-        in_thread: bool = True,
+        **loading: Unpack[LoadOptions],
     ) -> Any: ...
     def retrieve_or_load(
         self,
@@ -187,14 +187,49 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
         timeout: Timeout = None,
         *,
         type: Any = None,
-        in_thread: bool = True,
+        **loading: Unpack[LoadOptions],
     ) -> Any:
         """The value stored under the key; where there is none, what the loader gives, stored.
 
         A plain loader runs in a worker thread, a coroutine function on the private event loop.
         """
-        load = self._cache.retrieve_or_load
-        return self._call(load, context, key, loader, timeout, type=type, in_thread=in_thread)
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.retrieve_or_load
+        return self._call(load, context, key, loader, timeout, type=type, **given)
+
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]:
+        """As `retrieve_or_load`, with the value's status, age and remaining life."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load = self._cache.retrieve_or_load_entry
+        return self._call(load, context, key, loader, timeout, type=type, **given)
+
+    def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
+        """As `retrieve`, with the value's status, age and remaining life."""
+        return self._call(self._cache.retrieve_entry, context, key, type=type)
+
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """Load a value now, whatever is stored and whoever else loads it; return it."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load = self._cache.refresh
+        return self._call(load, context, key, loader, timeout, type=type, **given)
 
     def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None."""

@@ -1,0 +1,164 @@
+"""What one caller of a loading call asks for, what he finds, and what a load makes of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final, NamedTuple
+
+from ._cache_entry import CacheEntry, Status
+from ._codec import Codec, Decoder
+from ._engine import Engine
+from ._errors import CacheInputError
+from ._load_options import LoadPolicy
+from ._loaders import NOT_MODIFIED, Load, Loader, called
+from ._loading import Wanted
+from ._records import MISSING, PLACEHOLDER, VALUE, Record, is_record, record_of
+from ._rights import Product
+from ._timeouts import Timeout
+
+__all__ = [
+    "NOTHING",
+    "Asked",
+    "Found",
+    "entry_of",
+    "found_entry",
+    "judged",
+    "load",
+    "look",
+    "value_of",
+    "wanted",
+]
+
+
+class Asked(NamedTuple):
+    """What one caller of a loading call asks for."""
+
+    engine: Engine
+    codec: Codec
+    policy: LoadPolicy
+    decode: Decoder
+    key: str
+    wire_key: bytes
+    loader: Loader
+    timeout: Timeout
+
+
+class Found(NamedTuple):
+    """What stands on the server, as one caller sees it.
+
+    Attributes:
+        value: None where there is none, or it does not suit.
+        payload: of the value.
+        record: what it stood in, if in one.
+        status: `missing` where there is none, and that is known.
+        now: the server's time, where it was needed.
+    """
+
+    value: Any = None
+    payload: bytes = b""
+    record: Record | None = None
+    status: Status | None = None
+    now: int = 0
+
+
+NOTHING: Final = Found()
+_SECOND: Final = 1000
+
+
+def look(asked: Asked, data: bytes) -> Found:
+    """What this data is, its time aside."""
+    if not is_record(data):
+        value = asked.codec.loads(asked.wire_key, data, asked.decode)
+        return NOTHING if value is None else Found(value, data, None, "hit")
+    record = record_of(data)
+    if record is None or record.kind == PLACEHOLDER:
+        return NOTHING
+    if record.kind == MISSING:
+        return Found(None, b"", record, "missing")
+    value = asked.codec.loads(asked.wire_key, record.payload, asked.decode)
+    return NOTHING if value is None else Found(value, record.payload, record, "hit")
+
+
+async def judged(asked: Asked, data: bytes) -> Found:
+    """What this data is now: where its time is over, its status is None, and it may have a value."""
+    found = look(asked, data)
+    record = found.record
+    if record is None or not (record.slack or asked.policy.looks_ahead):
+        return found
+    now = await asked.engine.clock.now()
+    if record.is_fresh(now):
+        return found._replace(now=now)
+    if record.kind == VALUE and now < record.fresh_until + asked.policy.stale:
+        return found._replace(now=now, status=None)
+    return NOTHING
+
+
+async def load(
+    asked: Asked,
+    data: bytes | None,
+    found: Found | None,
+    *,
+    patience: float | None = None,
+    force: bool = False,
+) -> Product | Found | None:
+    """What was loaded, or what another has stored meanwhile; None where patience ended first."""
+    found = found or NOTHING
+    result = await asked.engine.load(
+        asked.wire_key, wanted(asked, data, found, force=force), patience
+    )
+    return look(asked, result) if isinstance(result, bytes) else result
+
+
+def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
+    async def produce() -> Product:
+        return await produced(asked, found)
+
+    async def suits(stored: bytes) -> bool:
+        return (await judged(asked, stored)).status is not None
+
+    return Wanted(produce, suits, data, asked.policy.hard / _SECOND, force=force)
+
+
+async def produced(asked: Asked, found: Found) -> Product:
+    """Call the loader, and make a product of what it gives."""
+    codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
+    steering = Load(asked.key, found.value, asked.timeout)
+    loaded = await called(asked.loader, steering, in_thread=policy.in_thread)
+    if loaded is None:
+        return Product(MISSING, b"", policy.missing, 0, keep=policy.missing > 0)
+    if loaded is NOT_MODIFIED:
+        payload = found.payload
+    else:
+        payload = codec.dumps(wire_key, loaded)
+        if codec.loads(wire_key, payload, asked.decode) is None:
+            raise CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
+    life = policy.life_of(codec.life(steering.timeout), random.random)
+    return Product(VALUE, payload, life, policy.stale, keep=steering.cached)
+
+
+def value_of(asked: Asked, result: Product | Found | None) -> Any:
+    if isinstance(result, Product):
+        is_value = result.kind == VALUE
+        return asked.codec.loads(asked.wire_key, result.payload, asked.decode) if is_value else None
+    return None if result is None else result.value
+
+
+async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[Any]:
+    """What a load gave, with all that is known about it."""
+    if isinstance(result, Found):
+        return await found_entry(asked, result, is_near=False)
+    value = value_of(asked, result)
+    if result is None or value is None:
+        return CacheEntry(None, "missing", 0, (result and result.life) or None)
+    return CacheEntry(value, "loaded", 0, result.life)
+
+
+async def found_entry(asked: Asked, found: Found, *, is_near: bool) -> CacheEntry[Any]:
+    """What was found and is not stale, with all that is known about it."""
+    status: Status = "near" if is_near and found.status == "hit" else found.status or "missing"
+    record = found.record
+    if record is None:
+        left = await asked.engine.time_to_live(asked.wire_key)
+        return CacheEntry(found.value, status, None, left)
+    now = found.now or await asked.engine.clock.now()
+    return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)

@@ -1,0 +1,138 @@
+"""How a load is made, kept and refreshed: the options of one call, over those of the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final, TypedDict
+
+from ._errors import CacheInputError
+from ._options import HOUR, Options
+from ._records import Record
+from ._timeouts import milliseconds
+
+__all__ = ["LoadOptions", "LoadPolicies", "LoadPolicy"]
+
+_MOST_REMEMBERED: Final = 1000
+
+
+class LoadOptions(TypedDict, total=False):
+    """What a call that loads may say; what it does not say is as the cache was configured."""
+
+    refresh_at: float
+    """Share of its life, from 0 to 1, after which a value is loaded anew in the background, by one
+    caller, while all are given the present one. 0 for never."""
+    early_refresh: float
+    """The same by chance, ever more likely towards the end of the life, and the earlier the longer
+    the load took: beta of XFetch, 1 as in the paper. 0 for never."""
+    stale_timeout: int | timedelta
+    """Milliseconds for which a value may still be given after its life, while it is loaded anew, or
+    since loading fails."""
+    soft_timeout: int | timedelta
+    """Milliseconds to wait for the load before a stale value is given; 0 for at once."""
+    hard_timeout: int | timedelta
+    """Milliseconds that a load may take, and that anybody waits for it; an hour at the most."""
+    missing_timeout: int | timedelta
+    """Milliseconds for which is remembered that there is none: that the loader gave None."""
+    jitter: float
+    """Share of its life, from 0 to 1, by which a value lives less, by chance."""
+    in_thread: bool
+    """Call a plain loader, which may block, in a worker thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPolicy:
+    """What applies to a call. Times are milliseconds."""
+
+    refresh_at: float
+    early_refresh: float
+    stale: int
+    soft: int
+    hard: int
+    missing: int
+    jitter: float
+    in_thread: bool = False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a fresh value may be loaded anew."""
+        return self.refresh_at > 0 or self.early_refresh > 0
+
+    def is_ageing(self, record: Record, now: int, random: Callable[[], float]) -> bool:
+        """Whether a fresh value is to be loaded anew now.
+
+        The chance is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
+        Stampede Prevention", VLDB 2015.
+        """
+        if record.leased_until > now:
+            return False
+        life = record.fresh_until - record.stored_at
+        if self.refresh_at and now >= record.stored_at + self.refresh_at * life:
+            return True
+        # From 1 down to, but not, 0, of which there is no logarithm.
+        head_start = -math.log(1 - random()) * self.early_refresh * record.cost / 1000
+        return self.early_refresh > 0 and now + head_start >= record.fresh_until
+
+    def life_of(self, life: int, random: Callable[[], float]) -> int:
+        """How long a value lives, so that those stored together do not end together."""
+        return max(1, round(life * (1 - self.jitter * random()))) if self.jitter else life
+
+
+class LoadPolicies:
+    """What applies to each call. Those that were asked for are remembered: callers ask for few."""
+
+    def __init__(self, options: Options) -> None:
+        self._default = LoadPolicy(
+            refresh_at=options.loading_refresh_at,
+            early_refresh=options.loading_early_refresh,
+            stale=options.loading_stale_timeout,
+            soft=options.loading_soft_timeout,
+            hard=options.loading_hard_timeout,
+            missing=options.loading_missing_timeout,
+            jitter=options.loading_jitter,
+        )
+        self._known: dict[tuple[tuple[str, Any], ...], LoadPolicy] = {(): self._default}
+
+    def of(self, given: LoadOptions) -> LoadPolicy:
+        """What applies to a call that says this.
+
+        Raises:
+            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
+        """
+        asked = tuple(given.items())
+        policy = self._known.get(asked)
+        if policy is None:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known = {(): self._default}
+            changed = {_FIELDS.get(name, name): _read(name, value) for name, value in asked}
+            policy = self._known[asked] = replace(self._default, **changed)
+        return policy
+
+
+_FIELDS: Final = {
+    "stale_timeout": "stale",
+    "soft_timeout": "soft",
+    "hard_timeout": "hard",
+    "missing_timeout": "missing",
+}
+_MOST: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
+
+
+def _read(name: str, value: Any) -> Any:
+    if name in _FIELDS:
+        time = milliseconds(value, **({"most": HOUR} if name == "hard_timeout" else {}))
+        return time or (1 if name == "hard_timeout" else 0)
+    if name == "in_thread":
+        return bool(value)
+    if name not in _MOST:
+        raise TypeError(f"{name} is no option of a load")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value <= _MOST[name]
+    ):
+        problem = f"{name} is a number from 0 to {_MOST[name]:g}"
+        raise CacheInputError("BAD_LOAD_OPTION", problem)
+    return float(value)

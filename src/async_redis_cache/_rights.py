@@ -1,0 +1,159 @@
+"""The right to load one key, and what is done with it on the server (see `_leases`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from ._batcher import Batcher
+from ._commands import READ, Verb
+from ._errors import CacheError
+from ._leases import LEASE, RELEASE, RENEW, Giving
+from ._records import VERSION_BYTES, is_record, record_of, version_of
+
+__all__ = ["Product", "Right", "Rights"]
+
+_SECOND: Final = 1000
+_TOKEN_BYTES: Final = 16
+_TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
+_FIRST_LOOK: Final = 0.005
+_LONGEST_PAUSE: Final = 0.050
+"""Seconds between two looks at a key that another is loading."""
+
+
+class Product(NamedTuple):
+    """What was loaded.
+
+    Attributes:
+        kind: of the record to be.
+        payload: as for `store`.
+        life: milliseconds for which it is fresh.
+        slack: milliseconds for which it stays after that.
+        keep: whether it is to be stored.
+        cost: microseconds that it took.
+    """
+
+    kind: bytes
+    payload: bytes
+    life: int
+    slack: int
+    keep: bool
+    cost: int = 0
+
+
+class Rights(NamedTuple):
+    """How rights are got and kept.
+
+    Attributes:
+        batcher: asks the server.
+        publish: the verb that publishes.
+        lease: milliseconds that a right is good for; it is renewed while the load goes on.
+        random: numbers from 0 to 1.
+    """
+
+    batcher: Batcher
+    publish: Verb
+    lease: int
+    random: Callable[[], float]
+
+
+class Right:
+    """The right to load one key, or the wish for it."""
+
+    def __init__(self, key: bytes, rights: Rights) -> None:
+        self._key = key
+        self._rights = rights
+        self._token = secrets.token_bytes(_TOKEN_BYTES)
+        self._loop = asyncio.get_running_loop()
+
+    def is_in(self, data: bytes) -> bool:
+        """Whether this right stands there."""
+        return is_record(data) and data[_TOKEN] == self._token
+
+    async def win(
+        self,
+        seen: bytes,
+        suits: Callable[[bytes], Awaitable[bool]],
+        waits: Callable[[], bool],
+        *,
+        force: bool,
+    ) -> bytes | bool:
+        """Get the right, and True; or what another has stored meanwhile.
+
+        Args:
+            seen: what the key held, and what will not do.
+            suits: whether what another has stored will do.
+            waits: whether to wait for another who holds the right; otherwise that is False.
+            force: whether to take it from another, whatever is stored.
+        """
+        while True:
+            version = version_of(seen)
+            argument = (self._key, self._token, self._rights.lease, version, int(force))
+            asked = self._ask(LEASE, argument, len(version))
+            try:
+                answer = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                # It may be granted all the same, and nobody else could load until it ended.
+                asked.add_done_callback(lambda _: self.give())
+                raise
+            if isinstance(answer, bytes):
+                if await suits(answer):
+                    return answer
+                seen = answer
+            elif answer == 0:
+                return True
+            elif waits():
+                await self._look_on(answer / _SECOND)
+            else:
+                return False
+
+    async def _look_on(self, left: float) -> None:
+        """Wait until the key is not being loaded by another any more, or its lease should have ended."""
+        until = self._loop.time() + left
+        pause = _FIRST_LOOK
+        while (now := self._loop.time()) < until:
+            await asyncio.sleep(min(until - now, pause * (0.5 + self._rights.random())))
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+            data = await self._rights.batcher.ask(READ, self._key, len(self._key) + 16)
+            record = record_of(data) if data is not None and is_record(data) else None
+            if record is None or not record.leased_until:
+                return
+
+    async def renew(self) -> None:
+        """Keep it, until cancelled."""
+        lease = self._rights.lease
+        while True:
+            await asyncio.sleep(lease / 3 / _SECOND)
+            with contextlib.suppress(CacheError):
+                await self._ask(RENEW, (self._key, self._token, lease))
+
+    async def publish(self, product: Product) -> bool:
+        """Store what was loaded; whether the right was still there.
+
+        Raises:
+            CacheError: nobody knows. The right ends by itself.
+        """
+        kind, payload, life, slack, _, cost = product
+        version = secrets.token_bytes(VERSION_BYTES)
+        argument = (self._key, self._token, kind, version, life, slack, cost, payload)
+        return bool(await self._ask(self._rights.publish, argument, len(payload)))
+
+    def give(self, how: Giving = Giving.BACK) -> None:
+        """Give it back, if it is still there.
+
+        Nobody waits for it: where it fails, the right ends by itself.
+        """
+        with contextlib.suppress(CacheError):
+            asked = self._ask(RELEASE, (self._key, self._token, int(how)))
+            asked.add_done_callback(_heed_not)
+
+    def _ask(self, verb: Verb, argument: Any, size: int = 0) -> asyncio.Future[Any]:
+        return self._rights.batcher.ask(verb, argument, size + 2 * len(self._key) + 128)
+
+
+def _heed_not(asked: asyncio.Future[Any]) -> None:
+    if not asked.cancelled():
+        asked.exception()

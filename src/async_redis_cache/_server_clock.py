@@ -1,0 +1,84 @@
+"""What time it is on the server, without asking each time.
+
+The wall clocks of two hosts may be an hour apart; the server's is the one that all can ask. It is asked
+at most once a second, and only by those who read what may be stale; between, the monotonic clock goes
+on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Final
+
+from ._batcher import Batcher
+from ._commands import TIME
+from ._errors import CacheError
+
+__all__ = ["ServerClock"]
+
+_SECOND: Final = 1000
+_OFTEN: Final = 1.0
+"""Seconds after which it is asked again, while nobody waits for the answer."""
+_TOO_OLD: Final = 10.0
+"""Seconds after which who wants to know waits for the answer."""
+_DRIFT: Final = 0.01
+"""How much more uncertain each second makes it: far more than clocks drift, so that a good sample is
+replaced by one that is nearly as good soon."""
+
+
+class ServerClock:
+    """The server's clock, as far as it is known here.
+
+    Args:
+        batcher: asks the server.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, batcher: Batcher, clock: Callable[[], float]) -> None:
+        self._batcher = batcher
+        self._clock = clock
+        self._ahead = 0.0
+        """Seconds that the server's clock is ahead of ours."""
+        self._uncertainty = math.inf
+        self._sampled = -math.inf
+        self._asked: asyncio.Future[float] | None = None
+
+    async def now(self) -> int:
+        """Milliseconds since the epoch.
+
+        Raises:
+            CacheError: the server has not said for too long, and does not now.
+        """
+        age = self._clock() - self._sampled
+        if age > _TOO_OLD:
+            await asyncio.shield(self._sample())
+        elif age > _OFTEN:
+            # Where it cannot be asked, what is known will do for a while.
+            with contextlib.suppress(CacheError):
+                self._sample()
+        return int((self._clock() + self._ahead) * _SECOND)
+
+    def _sample(self) -> asyncio.Future[float]:
+        if self._asked is None:
+            asked_at = self._clock()
+            self._asked = self._batcher.ask(TIME, (), 16)
+            self._asked.add_done_callback(lambda asked: self._learn(asked, asked_at))
+        return self._asked
+
+    def _learn(self, asked: asyncio.Future[float], asked_at: float) -> None:
+        self._asked = None
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        answered_at = self._clock()
+        uncertainty = (answered_at - asked_at) / 2
+        ahead = asked.result() - (asked_at + answered_at) / 2
+        known = self._uncertainty + _DRIFT * (answered_at - self._sampled)
+        # The better of the two, unless they contradict each other: then the clock was set.
+        if uncertainty <= known or abs(ahead - self._ahead) > uncertainty + known:
+            self._ahead, self._uncertainty = ahead, uncertainty
+        else:
+            self._uncertainty = known
+        self._sampled = answered_at

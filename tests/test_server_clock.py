@@ -1,0 +1,163 @@
+"""The server's clock, as it is known here, and what is judged by it."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from async_redis_cache import CacheError, CacheUnavailable
+from async_redis_cache._load_options import LoadPolicies
+from async_redis_cache._options import Options
+from async_redis_cache._records import VALUE, Record
+from async_redis_cache._server_clock import ServerClock
+
+if TYPE_CHECKING:
+    from async_redis_cache._batcher import Batcher
+
+EPOCH = 1_700_000_000.0
+"""What the server's clock says, in seconds, when ours says 0."""
+
+
+class Asked:
+    """A server that says what time it is after a while, on a clock that does not run by itself."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ahead = EPOCH
+        self.futures: list[asyncio.Future[float]] = []
+        self.clock = ServerClock(cast("Batcher", self), lambda: self.now)
+
+    def ask(self, *_: Any) -> asyncio.Future[float]:
+        future = asyncio.get_running_loop().create_future()
+        self.futures.append(future)
+        return future
+
+    async def answer(self, took: float, *, asked_late: float = 0.5) -> None:
+        """The answer to the oldest question: it took so long, and the server looked in that part."""
+        (future,) = self.futures
+        self.futures.clear()
+        future.set_result(self.now + took * asked_late + self.ahead)
+        self.now += took
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def first(self, took: float = 0.001) -> None:
+        asking = asyncio.ensure_future(self.clock.now())
+        await asyncio.sleep(0)
+        await self.answer(took)
+        await asking
+
+    async def error(self) -> float:
+        """Milliseconds by which the clock is wrong; what is asked stays open."""
+        return abs(await self.clock.now() - (self.now + self.ahead) * 1000)
+
+
+async def test_it_is_asked_once_a_second_at_most() -> None:
+    """Who comes first waits; later ones do not, and between nobody asks."""
+    server = Asked()
+    await server.first()
+    for _ in range(100):
+        assert await server.error() <= 1
+    assert server.futures == []
+    server.now += 1.5
+    for _ in range(100):
+        assert await server.error() <= 1
+    assert len(server.futures) == 1
+    await server.answer(0.001)
+    assert await server.error() <= 1
+    assert server.futures == []
+
+
+async def test_many_who_wait_ask_once_and_may_leave() -> None:
+    """One question serves all; whoever is cancelled takes nobody along."""
+    server = Asked()
+    waiting = [asyncio.ensure_future(server.clock.now()) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    await server.answer(0.001)
+    assert waiting[0].cancelled()
+    assert await asyncio.gather(*waiting[1:]) == [EPOCH * 1000 + 1] * 4
+
+
+async def test_a_slow_answer_is_not_believed_over_a_good_one() -> None:
+    """A sample that took long is off by up to half of that; the drift makes it good in the end."""
+    server = Asked()
+    await server.first()
+    for _ in range(20):
+        server.now += 1.1
+        assert await server.error() <= 251
+        await server.answer(0.5, asked_late=1.0)
+        assert await server.error() <= 251
+    server.now += 1.1
+    await server.error()
+    await server.answer(0.002)
+    assert await server.error() <= 2
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_is_followed(step: float) -> None:
+    """Within the second in which it is asked again."""
+    server = Asked()
+    await server.first()
+    server.ahead += step
+    server.now += 1.1
+    await server.error()
+    await server.answer(0.05)
+    assert await server.error() < 50
+
+
+async def test_a_server_that_does_not_answer() -> None:
+    """What is known is good for a while; then who asks is told, and asks anew."""
+    server = Asked()
+    await server.first()
+    server.now += 5
+    assert await server.error() <= 1
+    server.futures.pop().set_exception(CacheUnavailable("CONNECT_FAILED", "away"))
+    await asyncio.sleep(0)
+    server.now += 6
+    asking = asyncio.ensure_future(server.clock.now())
+    await asyncio.sleep(0)
+    server.futures.pop().set_exception(CacheUnavailable("CONNECT_FAILED", "away"))
+    with pytest.raises(CacheError):
+        await asking
+    asking = asyncio.ensure_future(server.clock.now())
+    await asyncio.sleep(0)
+    await server.answer(0.001)
+    assert await asking == round((server.now + server.ahead) * 1000)
+
+
+def test_ageing_by_share() -> None:
+    """From that share of its life on, unless somebody loads it already."""
+    policy = LoadPolicies(Options()).of({"refresh_at": 0.8})
+    record = Record(VALUE, 0, stored_at=1000, fresh_until=2000)
+    assert [policy.is_ageing(record, now, Random(1).random) for now in (1000, 1799)] == [False] * 2
+    assert [policy.is_ageing(record, now, Random(1).random) for now in (1800, 1999)] == [True] * 2
+    assert not policy.is_ageing(record._replace(leased_until=1801), 1800, Random(1).random)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_ageing_by_chance(beta: float) -> None:
+    """XFetch: the head start has an exponential distribution with the mean beta x cost."""
+    policy = LoadPolicies(Options()).of({"early_refresh": beta})
+    cost = 100  # ms
+    record = Record(VALUE, 0, stored_at=0, fresh_until=10_000, cost=cost * 1000)
+    chance = Random(3)
+    for left in (10, 50, 200):
+        tries = 4_000
+        began = sum(policy.is_ageing(record, 10_000 - left, chance.random) for _ in range(tries))
+        expected = 2.718281828 ** (-left / (beta * cost))
+        assert abs(began / tries - expected) < 0.04
+
+
+def test_policies_are_remembered_and_few() -> None:
+    """The same options are read once; many different ones do not fill the memory."""
+    policies = LoadPolicies(Options(loading_jitter=0.25))
+    assert policies.of({}).jitter == 0.25
+    assert policies.of({"soft_timeout": 5}) is policies.of({"soft_timeout": 5})
+    for number in range(3_000):
+        assert policies.of({"soft_timeout": number}).soft == number
+    assert len(policies._known) <= 1_000
