@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
 from pip_services4_logic.cache import ICache
 
-from async_redis_cache import AsyncRedisCache, CacheStats, IAsyncCache, RedisCache, Serializer
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheStats,
+    IAsyncCache,
+    RedisCache,
+    Serializer,
+    cached,
+)
 
 
 @dataclass
@@ -95,3 +103,39 @@ def contracts(asynchronous: AsyncRedisCache, synchronous: RedisCache) -> None:
     # Were there no error to ignore, mypy would say so.
     takes_async(synchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     takes_sync(asynchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def decorated(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
+    @cached(cache, timeout=1000, key="product:{number}")
+    async def product(number: int, name: str = "") -> Product:
+        raise NotImplementedError
+
+    @cached(plain_cache)
+    def plain(number: int) -> Product:
+        raise NotImplementedError
+
+    class Shop:
+        @cached(cache, key="{self}:{number}")
+        async def price(self, number: int) -> float:
+            raise NotImplementedError
+
+        @cached(plain_cache)
+        def tax(self, number: int) -> float:
+            raise NotImplementedError
+
+    assert_type(await product(1, name="a"), Product)
+    assert_type(product.key(1), str)
+    forget: Callable[[int], Coroutine[Any, Any, None]] = product.invalidate
+    await forget(1)
+    assert_type(await product.refresh(1), Product)
+    assert_type(await product.uncached(1), Product)
+    assert_type(plain(1), Product)
+    assert_type(plain.refresh(1), Product)
+    assert_type(plain.uncached(1), Product)
+    assert_type(await Shop().price(1), float)
+    assert_type(await Shop().price.refresh(1), float)
+    assert_type(await Shop.price(Shop(), 1), float)
+    assert_type(Shop().tax(1), float)
+    await product("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Shop().tax("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._contract import IAsyncCache
 from ._counters import CacheStats
+from ._decorator import CachedCoroutine, CachedFunction, cached
 from ._errors import (
     CacheAuthError,
     CacheConfigError,
@@ -42,10 +43,13 @@ __all__ = [
     "CacheTimeout",
     "CacheUnavailable",
     "CacheUnsupported",
+    "CachedCoroutine",
+    "CachedFunction",
     "DefaultRedisFactory",
     "IAsyncCache",
     "Load",
     "LoadOptions",
     "RedisCache",
     "Serializer",
+    "cached",
 ]

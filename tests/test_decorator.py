@@ -1,0 +1,221 @@
+"""`cached`: keys, types, methods, and what stands beside the function."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, RedisCache, cached
+from harness import Server
+from harness.doors import configured
+
+
+@dataclass
+class User:
+    number: int
+    name: str = "A"
+
+
+@pytest.fixture
+async def cache(server: Server) -> AsyncIterator[AsyncRedisCache]:
+    async with configured(server.url, key_prefix="dec:") as cache:
+        yield cache
+
+
+@pytest.fixture
+def plain_cache(server: Server) -> Iterator[RedisCache]:
+    with RedisCache.from_url(server.url, key_prefix="dec:") as cache:
+        yield cache
+
+
+async def test_a_coroutine_function(cache: AsyncRedisCache) -> None:
+    """Called once; its result, of its annotated type, is given again; and what stands beside it."""
+    calls: list[int] = []
+
+    @cached(cache, timeout=60_000, key="user:{number}")
+    async def user(number: int, name: str = "A") -> User:
+        """Find one."""
+        calls.append(number)
+        return User(number, name)
+
+    assert await user(1) == await user(number=1) == await user(1, name="A") == User(1)
+    assert calls == [1]
+    assert user.key(7) == "user:7"
+    assert await cache.retrieve(None, "user:1") == {"number": 1, "name": "A"}
+    await user.invalidate(1)
+    assert await cache.contains(None, "user:1") is False
+    assert await user(1) == User(1)
+    assert await user.refresh(1, name="B") == User(1, "B")
+    assert await user(1) == User(1, "B")
+    assert await user.uncached(1) == User(1)
+    assert calls == [1, 1, 1, 1]
+    assert vars(user)["__name__"] == "user"
+    assert user.__doc__ == "Find one."
+    assert inspect.signature(user) == inspect.signature(user.uncached)
+    assert await asyncio.gather(*(user(2) for _ in range(50))) == [User(2)] * 50
+    assert calls[4:] == [2]
+
+
+def test_a_plain_function(plain_cache: RedisCache) -> None:
+    """The same with the synchronous door."""
+    calls: list[int] = []
+
+    @cached(plain_cache, timeout=60_000, key="user:{number}")
+    def user(number: int, name: str = "A") -> User | None:
+        calls.append(number)
+        return User(number, name)
+
+    assert user(1) == user(number=1) == User(1)
+    assert calls == [1]
+    user.invalidate(1)
+    assert user(1) == User(1)
+    assert user.refresh(1, "B") == User(1, "B")
+    assert user(1) == User(1, "B")
+    assert user.uncached(1) == User(1)
+    assert user.key(3) == "user:3"
+
+
+async def test_methods(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
+    """Bound as methods are; a template may use the receiver, a key by default leaves it out."""
+
+    class Store:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.calls = 0
+
+        @cached(cache, key="{self.name}:{number}")
+        async def price(self, number: int) -> int:
+            self.calls += 1
+            return number * 2
+
+        @cached(cache)
+        async def tax(self, number: int) -> float:
+            self.calls += 1
+            return number / 2
+
+        @cached(plain_cache, key="plain:{self.name}:{number}")
+        def plain(self, number: int) -> int:
+            self.calls += 1
+            return number
+
+    one, two = Store("one"), Store("two")
+    assert [await one.price(1), await one.price(number=1), await two.price(1)] == [2, 2, 2]
+    assert (one.calls, two.calls) == (1, 1)
+    assert one.price.key(1) == "one:1"
+    await one.price.invalidate(1)
+    assert await one.price.refresh(1) == 2
+    assert await one.price.uncached(1) == 2
+    assert one.calls == 3
+    assert [await one.tax(1), await two.tax(1)] == [0.5, 0.5]
+    assert (one.calls, two.calls) == (4, 1)
+    assert one.tax.key(1) == two.tax.key(1) == Store.tax.key(one, 1)
+    assert list(inspect.signature(one.price).parameters) == ["number"]
+    assert await asyncio.to_thread(one.plain, 5) == 5
+
+
+async def test_keys_of_their_own(cache: AsyncRedisCache) -> None:
+    """The qualified name and the arguments, however they are given; the same in each process."""
+
+    @cached(cache)
+    async def find(number: int, *more: str, since: date | None = None, **rest: Any) -> int:
+        return number
+
+    name = f"{__name__}.test_keys_of_their_own.<locals>.find"
+    assert find.key(1) == f'{name}("more":[],"number":1,"rest":{{}},"since":null)'
+    assert find.key(1) == find.key(number=1) == find.key(1, since=None)
+    keys = {
+        find.key(1),
+        find.key(2),
+        find.key(1, "a"),
+        find.key(1, "a", "b"),
+        find.key(1, since=date(2026, 1, 2)),
+        find.key(1, a=1),
+        find.key(1, a="1"),
+        find.key(1, a=True),
+        find.key(1, a={"b": 1, "c": 2}),
+    }
+    assert len(keys) == 9
+    assert find.key(1, a={"c": 2, "b": 1}) in keys
+    assert find.key(1, a=1, b=2) == find.key(1, b=2, a=1)
+    for strange in ("x" * 10_000, "\x00", "\x85", "\ud7ff\u2028"):
+        assert find.key(1, strange).isprintable()
+        assert len(find.key(1, strange).encode()) <= 512
+        assert await find(1, strange) == 1
+    assert find.key(1, "x" * 10_000) != find.key(1, "x" * 10_001)
+    with pytest.raises(TypeError, match="give key="):
+        find.key(1, a=object())
+    loose: Any = find
+    with pytest.raises(TypeError, match="number"):
+        loose.key()
+
+
+def test_mistakes_are_told_when_it_is_applied(server: Server, plain_cache: RedisCache) -> None:
+    """A template that names no argument; a function that is not of the cache's kind."""
+    cache = AsyncRedisCache.from_url(server.url)
+
+    async def find(number: int) -> int:
+        return number
+
+    def plain(number: int) -> int:
+        return number
+
+    for template in ("{numbers}", "{}", "{0}", "x:{user.id}", "{row[id]}"):
+        with pytest.raises(TypeError, match="none of its arguments"):
+            cached(cache, key=template)(find)
+    wrong: Any = plain
+    with pytest.raises(TypeError, match="caches coroutine functions"):
+        cached(cache)(wrong)
+    with pytest.raises(TypeError, match="caches plain functions"):
+        cached(plain_cache)(find)
+    with pytest.raises(ValueError, match="expected '}'"):
+        cached(cache, key="{number")(find)
+
+
+async def test_errors_and_none_are_not_kept(cache: AsyncRedisCache) -> None:
+    """An error reaches the caller; None is given; both ask the function again."""
+    results: list[Any] = [OSError("down"), None, 3]
+
+    @cached(cache, key="key")
+    async def find() -> int | None:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        found: int | None = result
+        return found
+
+    with pytest.raises(OSError, match="down"):
+        await find()
+    assert [await find(), await find(), await find()] == [None, 3, 3]
+
+
+async def test_load_options(cache: AsyncRedisCache) -> None:
+    """What loading calls can, it can."""
+    calls = 0
+
+    @cached(cache, key="key", missing_timeout=60_000, hard_timeout=5_000)
+    async def find() -> int | None:
+        nonlocal calls
+        calls += 1
+        return None
+
+    assert [await find(), await find()] == [None, None]
+    assert calls == 1
+
+
+async def test_a_type_that_cannot_be_found(cache: AsyncRedisCache) -> None:
+    """It is told which function, and what to do; with `type=` it is not looked for."""
+
+    async def find() -> int:
+        return 1
+
+    find.__annotations__["return"] = "Missing"
+    lost: Any = find
+    with pytest.raises(TypeError, match="give type="):
+        await cached(cache, key="key")(lost)()
+    assert await cached(cache, key="key", type=int)(lost)() == 1
