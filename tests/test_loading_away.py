@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
-from async_redis_cache import CachePermissionError
-from harness import StartProxy, StartServer, await_until
+from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
+from async_redis_cache._debts import Debts
+from harness import Client, Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
-
-if TYPE_CHECKING:
-    from harness import Server
+from harness.figures import report
 
 pytest_plugins = ["near_fixtures"]
 
@@ -94,3 +95,132 @@ async def test_what_is_not_allowed_is_said(private_server: StartServer, door: Do
         with pytest.raises(CachePermissionError):
             await cache.retrieve_or_load(None, "key", lambda: loads.append(1))
     assert loads == []
+
+
+async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer) -> None:
+    """200 requests a second, the server killed: nobody waits longer than a call may, and soon not at all.
+
+    After its return it is used again within a second.
+    """
+    server = private_server()
+    took: list[tuple[float, float]] = []
+    calls: set[asyncio.Task[None]] = set()
+    options = {"command_timeout": DEADLINE, "max_size": 0, "max_connections": 2}
+    async with configured(server.url, **options) as cache:
+
+        async def request(number: int) -> None:
+            begun = time.monotonic()
+            found = await cache.retrieve_or_load(None, f"key{number % 50}", lambda: 1, 60_000)
+            assert found == 1
+            took.append((begun, time.monotonic() - begun))
+
+        async def requests(until: float) -> None:
+            number = 0
+            while time.monotonic() < until:
+                number += 1
+                task = asyncio.create_task(request(number))
+                calls.add(task)
+                task.add_done_callback(calls.discard)
+                await asyncio.sleep(0.005)
+
+        await requests(time.monotonic() + 0.3)
+        await asyncio.to_thread(server.kill)
+        died = time.monotonic()
+        await requests(died + 1.5)
+        assert cache.stats().breaker_open
+        await asyncio.to_thread(server.start)
+        back = time.monotonic()
+        await requests(back + 1.5)
+        await asyncio.gather(*calls)
+        late = sorted(seconds for begun, seconds in took if died + 1 < begun < back)
+        report(
+            24,
+            f"{max(took, key=lambda one: one[1])[1] * 1000:.0f} ms at most (deadline {DEADLINE}), "
+            f"with the breaker open {late[len(late) // 2] * 1e6:.0f} us in the median",
+        )
+        assert max(seconds for _, seconds in took) < DEADLINE / 1000 + 0.3
+        assert late[len(late) // 2] < 0.005
+        stats = cache.stats()
+        assert not stats.breaker_open
+        assert await cache.contains(None, "key1")
+
+
+async def test_the_breaker_opens_after_failures_in_a_row(
+    private_server: StartServer, door: Door
+) -> None:
+    """Two are not enough; while it is open, callers share a load; the plain methods still try."""
+    server = private_server()
+    async with configured(server.url, door, command_timeout=DEADLINE, max_size=0) as cache:
+        server.kill()
+        for number in range(3):
+            assert not cache.stats().breaker_open
+            assert await cache.retrieve_or_load(None, "key", lambda: 5) == 5
+            assert cache.stats().loads == number + 1
+        assert cache.stats().breaker_open
+        with pytest.raises(CacheError) as caught:
+            await cache.retrieve(None, "key")
+        assert caught.value.code != "BREAKER_OPEN"
+        server.start()
+        await await_until(lambda: not cache.stats().breaker_open)
+        assert await cache.retrieve_or_load(None, "key", lambda: 6) == 6
+        assert await cache.retrieve(None, "key") == 6
+
+
+CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
+    "store": lambda cache: cache.store(None, "key", "new"),
+    "store_many": lambda cache: cache.store_many(None, {"key": "new"}),
+    "store None": lambda cache: cache.store(None, "key", None),
+    "remove": lambda cache: cache.remove(None, "key"),
+    "remove_many": lambda cache: cache.remove_many(None, ["key"]),
+}
+READS: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
+    "retrieve": lambda cache: cache.retrieve(None, "key"),
+    "retrieve_many": lambda cache: cache.retrieve_many(None, ["key"]),
+    "retrieve_or_load": lambda cache: cache.retrieve_or_load(None, "key", lambda: 0),
+    "contains": lambda cache: cache.contains(None, "key"),
+    "time_to_live": lambda cache: cache.time_to_live(None, "key"),
+}
+
+
+@pytest.mark.parametrize("near", [False, True], ids=["far", "near"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("read", READS)
+async def test_a_change_that_failed_is_made_good(
+    server: Server, proxy: StartProxy, raw: Client, change: str, read: str, *, near: bool
+) -> None:
+    """What should have gone is not given any more, though it is still there when the server is back."""
+    network = proxy(server)
+    options = {"command_timeout": DEADLINE, "key_prefix": "debt:", "near_cache_enabled": near}
+    async with configured(network.url, **options) as cache:
+        await cache.store(None, "key", "old", 60_000)
+        await cache.store(None, "other", "kept", 60_000)
+        assert await cache.retrieve(None, "key") == "old"
+        network.refuse()
+        network.cut()
+        with pytest.raises(CacheError):
+            await CHANGES[change](cache)
+        assert raw.get("debt:key") == b'"old"'
+        network.heal()
+        found: list[Any] = []
+        async with asyncio.timeout(5):
+            while not found:
+                with contextlib.suppress(CacheError):
+                    found.append(await READS[read](cache))
+        assert not found[0]
+        assert await cache.retrieve(None, "other") == "kept"
+        await cache.store(None, "key", "later")
+        assert await cache.retrieve(None, "key") == "later"
+
+
+async def test_debts_are_bounded() -> None:
+    """The oldest are forgotten, so an outage cannot fill the memory."""
+    paid: list[bytes] = []
+
+    async def forget(keys: Sequence[bytes]) -> None:
+        paid.extend(keys)
+
+    debts = Debts(forget)
+    debts.add([b"%d" % number for number in range(10_005)])
+    await asyncio.gather(*(debts.pay() for _ in range(10)))
+    assert paid == [b"%d" % number for number in range(5, 10_005)]
+    assert not debts

@@ -43,6 +43,8 @@ class CacheStats:
     overtaken: int = 0
     """Loaded values that went to those who asked and not into the cache, since the key was changed
     while they were loaded."""
+    breaker_open: bool = False
+    """Whether the calls that load leave the server alone now, since it does not answer."""
     near_hits: int = 0
     """Keys answered from the near cache, without a question to the server."""
     near_misses: int = 0

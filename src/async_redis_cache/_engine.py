@@ -10,13 +10,14 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import repeat
 from typing import Final, TypeVar
 
 from ._backoff import Backoff
 from ._batcher import Batcher
 from ._bounded import INDEX_SUFFIX, BoundedRemove, BoundedStore, BoundedTouch
+from ._breaker import Breaker
 from ._bulk import ask_in_parts
 from ._clearing import clear_index, clear_prefix
 from ._commands import (
@@ -37,10 +38,11 @@ from ._commands import (
     Verb,
 )
 from ._counters import CacheStats
+from ._debts import Debts
 from ._dialer import Dialer
-from ._errors import CacheUnsupported
+from ._errors import CacheError, CacheUnsupported
 from ._leases import BoundedPublish, Publish
-from ._loading import Loading, Wanted
+from ._loading import AWAY, Loading, Wanted
 from ._near_cache import NearCache
 from ._options import Options
 from ._queue import CallQueue
@@ -56,6 +58,8 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
+_PROBE_SECONDS: Final = 0.4
+"""How long a server that was away has to answer a probe: so that it is found back within a second."""
 _TURNS_TO_HEAR: Final = 4
 """How often the loop, which reads a part of a flood a turn, may turn before the server is asked."""
 
@@ -107,8 +111,10 @@ class Engine:
         self._batcher.connect_to(self._transport)
         publish = BoundedPublish(self._index, options.max_size) if self._bounded else Publish()
         lease = options.loading_lease_timeout
+        self._debts = Debts(self._made_good)
         self._loading = Loading(Rights(self._batcher, publish, lease, random.random), counters)
         self.clock = ServerClock(self._batcher, time.monotonic)
+        self.breaker = Breaker(self._sign_of_life, counters, random.random)
         self._near: NearCache | None = None
         self._tracking: Tracking | None = None
         if options.near_cache_enabled:
@@ -147,6 +153,10 @@ class Engine:
             if failure is not None:
                 raise failure.error()
 
+    async def _sign_of_life(self) -> None:
+        budget = min(self._command_timeout, _PROBE_SECONDS)
+        await self._batcher.ask(PING, (), 16, budget=budget, retries=0)
+
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._transport.abandon()
@@ -156,10 +166,14 @@ class Engine:
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         self._loading.stop()
+        self.breaker.stop()
+        self._debts.stop()
         self._batcher.close()
         if self._tracking is not None:
             self._tracking.stop()
         await self._loading.stopped()
+        await self.breaker.stopped()
+        await self._debts.stopped()
         await self._transport.close()
         if self._tracking is not None:
             await self._tracking.stopped()
@@ -189,12 +203,20 @@ class Engine:
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
+        if self._debts:
+            return self._read_late(key)
         if self._near is not None:
             return self._read_near(self._near, key)
         return self._batcher.ask(READ, key, len(key) + 16)
 
+    async def _read_late(self, key: bytes) -> bytes | None:
+        await self._debts.pay()
+        return await self.read(key)
+
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
+        if self._debts:
+            await self._debts.pay()
         if self._near is None:
             return await self._batcher.ask(READ, key, len(key) + 16), False
         data = await self._find_near(self._near, key)
@@ -238,6 +260,8 @@ class Engine:
 
     async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The data of each key, in their order."""
+        if self._debts:
+            await self._debts.pay()
         if self._near is not None:
             return await self._read_many_near(self._near, keys)
         chunks = await ask_in_parts(self._batcher, READ_MANY, keys)
@@ -259,39 +283,48 @@ class Engine:
         return list(found.values())
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
-        """Store one entry for so many milliseconds."""
+        """Store one entry for so many milliseconds. Where that fails, `owe` has to be told."""
+        if self._debts:
+            return self._store_late(key, data, life)
         stored = self._batcher.ask(self._store, ((key, data, life),), len(key) + len(data) + 48)
         return self._changing((key,), stored)
+
+    async def _store_late(self, key: bytes, data: bytes, life: int) -> None:
+        await self._debts.pay()
+        await self.store(key, data, life)
 
     async def store_many(self, entries: Sequence[Entry]) -> None:
         """Store all entries; when it fails, some may have been stored."""
         keys = [key for key, _, _ in entries]
-        await self._changing(keys, ask_in_parts(self._batcher, self._store, entries))
+        await self._surely(keys, lambda: ask_in_parts(self._batcher, self._store, entries))
 
     async def take(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
-        data: bytes | None = await self._changing(
-            (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
-        )
+        size = len(key) + 32
+        data = await self._surely((key,), lambda: self._batcher.ask(self._take, (key,), size))
         payload = await self.fresh(data)
         self._counters.removals += payload is not None
         return payload
 
     async def discard(self, keys: Sequence[bytes]) -> int:
         """Remove keys: how many there were."""
-        removed: int = sum(
-            await self._changing(keys, ask_in_parts(self._batcher, self._discard, keys))
-        )
+        discard = self._discard
+        counts = await self._surely(keys, lambda: ask_in_parts(self._batcher, discard, keys))
+        removed: int = sum(counts)
         self._counters.removals += removed
         return removed
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         """Remove keys, whether they were there or not."""
-        forgotten = self._changing(keys, ask_in_parts(self._batcher, self._forget, keys))
-        self._counters.removals += sum(await forgotten)
+        self._counters.removals += sum(await self._surely(keys, lambda: self._made_good(keys)))
+
+    async def _made_good(self, keys: Sequence[bytes]) -> list[int]:
+        return await self._changing(keys, ask_in_parts(self._batcher, self._forget, keys))
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key has a value."""
+        if self._debts:
+            await self._debts.pay()
         there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
         return bool(there) and await self.fresh(head) is not None
 
@@ -311,6 +344,8 @@ class Engine:
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
+        if self._debts:
+            await self._debts.pay()
         left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
         if is_record(head):
             record = record_of(head)
@@ -344,6 +379,21 @@ class Engine:
                 self._near.flush()
         self._counters.removals += removed
         return removed
+
+    def owe(self, error: CacheError, keys: Sequence[bytes]) -> None:
+        """A change of these keys has failed: what they hold must not be given any more."""
+        if isinstance(error, AWAY):
+            self._debts.add(keys)
+
+    async def _surely(self, keys: Sequence[bytes], change: Callable[[], Awaitable[T]]) -> T:
+        """A change that is made good later, where it fails since the server is away."""
+        try:
+            if self._debts:
+                await self._debts.pay()
+            return await self._changing(keys, change())
+        except CacheError as error:
+            self.owe(error, keys)
+            raise
 
     def _changing(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.

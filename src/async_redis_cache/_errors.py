@@ -87,7 +87,8 @@ class CacheInputError(CacheError, BadRequestException, ValueError):
 class CacheUnavailable(CacheError, ConnectionException):
     """The server cannot be reached or does not serve at the moment. Nothing was changed.
 
-    Codes: CONNECT_FAILED, CONNECTION_LOST, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN.
+    Codes: CONNECT_FAILED, CONNECTION_LOST, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN; BREAKER_OPEN,
+    which no method raises.
     """
 
 

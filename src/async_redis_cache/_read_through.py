@@ -19,12 +19,13 @@ from ._asked import (
     wanted,
 )
 from ._cache_entry import CacheEntry
-from ._errors import CacheStateError
+from ._errors import CacheError, CacheStateError
 from ._load_options import LoadOptions
 from ._loaders import Load, Loader
 from ._loading import AWAY
 from ._openable import Openable, verb
 from ._pip_services import Context
+from ._rights import Product
 from ._timeouts import Timeout
 
 __all__ = ["ReadThrough"]
@@ -115,12 +116,14 @@ class ReadThrough(Openable):
             Exception: what the loader raised; it reaches all who wait, and is not remembered.
         """
         asked = self._asking(key, loader, timeout, type, loading)
+        breaker = asked.engine.breaker
         try:
+            breaker.pass_through()
             data = await asked.engine.read(asked.wire_key)
             found = await self._found(asked, data)
-        except AWAY:
-            self._counters.misses += 1
-            return value_of(asked, await load(asked, None, None))
+        except AWAY as error:
+            return value_of(asked, await self._without_server(asked, error))
+        breaker.succeeded()
         if found.status is None:
             return (await self._through(asked, data, found)).value
         return found.value
@@ -142,12 +145,14 @@ class ReadThrough(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         asked = self._asking(key, loader, timeout, type, loading)
+        breaker = asked.engine.breaker
         try:
+            breaker.pass_through()
             data, is_near = await asked.engine.read_where(asked.wire_key)
             found = await self._found(asked, data)
-        except AWAY:
-            self._counters.misses += 1
-            return await entry_of(asked, await load(asked, None, None))
+        except AWAY as error:
+            return await entry_of(asked, await self._without_server(asked, error))
+        breaker.succeeded()
         if found.status is None:
             return await self._through(asked, data, found)
         return await found_entry(asked, found, is_near=is_near)
@@ -190,9 +195,10 @@ class ReadThrough(Openable):
         """
         asked = self._asking(key, loader, timeout, type, loading)
         try:
+            asked.engine.breaker.pass_through()
             data = await asked.engine.read(asked.wire_key)
-        except AWAY:
-            return value_of(asked, await load(asked, None, None))
+        except AWAY as error:
+            return value_of(asked, await self._without_server(asked, error))
         found = NOTHING if data is None else look(asked, data)
         return value_of(asked, await load(asked, data or b"", found, force=True))
 
@@ -204,6 +210,12 @@ class ReadThrough(Openable):
         policy = codec.policy(loading)
         wire_key = codec.key(key)
         return Asked(engine, codec, policy, codec.decoder(kind), key, wire_key, loader, timeout)
+
+    async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
+        """Load, and store nothing."""
+        asked.engine.breaker.failed(error)
+        self._counters.misses += 1
+        return await load(asked, None, None)
 
     async def _found(self, asked: Asked, data: bytes | None) -> Found:
         """What was read; what is to be loaded anew ahead of time is begun to be."""
