@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from ._cache_entry import CacheEntry, Status
@@ -25,9 +26,14 @@ __all__ = [
     "judged",
     "load",
     "look",
+    "many",
     "value_of",
     "wanted",
 ]
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Asked(NamedTuple):
@@ -41,6 +47,8 @@ class Asked(NamedTuple):
     wire_key: bytes
     loader: Loader
     timeout: Timeout
+    decided: Callable[[], None] = _nothing
+    """See `Wanted`."""
 
 
 class Found(NamedTuple):
@@ -65,6 +73,17 @@ NOTHING: Final = Found()
 _SECOND: Final = 1000
 
 
+def many(keys: Iterable[str]) -> Iterable[str]:
+    """Several keys, and not one that could be taken for them.
+
+    Raises:
+        CacheInputError: BAD_KEY.
+    """
+    if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CacheInputError("BAD_KEY", "several keys are taken, as a list")
+    return keys
+
+
 def look(asked: Asked, data: bytes) -> Found:
     """What this data is, its time aside."""
     if not is_record(data):
@@ -83,7 +102,7 @@ async def judged(asked: Asked, data: bytes) -> Found:
     """What this data is now: where its time is over, its status is None, and it may have a value."""
     found = look(asked, data)
     record = found.record
-    if record is None or not (record.slack or asked.policy.looks_ahead):
+    if record is None or (record.is_lasting and not asked.policy.looks_ahead):
         return found
     now = await asked.engine.clock.now()
     if record.is_fresh(now):
@@ -116,7 +135,8 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
     async def suits(stored: bytes) -> bool:
         return (await judged(asked, stored)).status is not None
 
-    return Wanted(produce, suits, data, asked.policy.hard / _SECOND, force=force)
+    longest = asked.policy.hard / _SECOND
+    return Wanted(produce, suits, data, longest, force=force, decided=asked.decided)
 
 
 async def produced(asked: Asked, found: Found) -> Product:

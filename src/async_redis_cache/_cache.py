@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, overload
 
+from ._asked import many
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheError, CacheInputError
@@ -272,6 +273,4 @@ async def _fresh(engine: Engine, found: list[bytes | None]) -> list[bytes | None
 
 
 def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:
-    if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CacheInputError("BAD_KEY", "several keys are taken, as a list")
-    return {key: codec.key(key) for key in keys}
+    return {key: codec.key(key) for key in many(keys)}

@@ -198,7 +198,7 @@ class Engine:
             return None
         if record.kind != VALUE:
             return None
-        now = await self.clock.now() if record.slack else 0
+        now = 0 if record.is_lasting else await self.clock.now()
         return record.payload if record.is_fresh(now) else None
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from ._timeouts import Timeout
 
-__all__ = ["NOT_MODIFIED", "Load", "Loader", "called"]
+__all__ = ["NOT_MODIFIED", "Load", "Loader", "called", "run"]
 
 Loader = Callable[..., Any]
 """A function that gives a value, or something to await for it. If it has a parameter that must be
@@ -70,8 +70,12 @@ async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
         in_thread: call it in a worker thread, where it may block. As many as are needed: loaders
             that wait for other loads must never wait for each other's threads.
     """
-    call = partial(loader, load) if _takes_load(loader) else loader
-    if in_thread and not inspect.iscoroutinefunction(loader):
+    return await run(partial(loader, load) if _takes_load(loader) else loader, in_thread=in_thread)
+
+
+async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
+    """What this gives; where that can be awaited, what it is awaited for."""
+    if in_thread and not inspect.iscoroutinefunction(call):
         # One who is cancelled does not wait for the thread, which goes on to its end.
         result = await anyio.to_thread.run_sync(
             call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ._counters import CacheStats
@@ -47,6 +48,10 @@ _TOO_LONG: Final = Failure(
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Wanted(NamedTuple):
     """What a caller asks for, below the hall.
 
@@ -57,6 +62,7 @@ class Wanted(NamedTuple):
             server could not be asked.
         longest: seconds that the load may take, and that anybody waits for it.
         force: whether to load whatever is stored, and whoever else loads.
+        decided: to be called when it is known that another loads, or that there is nothing to load.
     """
 
     produce: Callable[[], Awaitable[Product]]
@@ -64,6 +70,7 @@ class Wanted(NamedTuple):
     read: bytes | None
     longest: float
     force: bool = False
+    decided: Callable[[], None] = _nothing
 
 
 class _Flight:
@@ -131,6 +138,8 @@ class Loading:
         flight = self._flights.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
             flight = self._take_off(key, wanted)
+        else:
+            wanted.decided()
         future = self._loop.create_future()
         flight.waiting.add(future)
         try:
@@ -149,7 +158,9 @@ class Loading:
 
     def ahead(self, key: bytes, wanted: Wanted) -> None:
         """Load for those to come, unless somebody does already."""
-        if key not in self._flights:
+        if key in self._flights:
+            wanted.decided()
+        else:
             self._counters.refreshes += 1
             self._take_off(key, wanted, goes_on=True)
 
@@ -185,6 +196,7 @@ class Loading:
 
         def land(task: asyncio.Task[Product | bytes | None]) -> None:
             limit.cancel()
+            wanted.decided()
             self._in_the_air.discard(flight)
             self._forget(key, flight)
             for future in flight.waiting:
@@ -216,7 +228,7 @@ class Loading:
         try:
             if wanted.read is not None:
                 won = await right.win(
-                    wanted.read, wanted.suits, lambda: bool(flight.waiting), force=wanted.force
+                    wanted.read, wanted.suits, partial(_waits, flight, wanted), force=wanted.force
                 )
                 if won is False:
                     # Another process loads ahead of time, and nobody here waits for it.
@@ -270,3 +282,9 @@ class Loading:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _waits(flight: _Flight, wanted: Wanted) -> bool:
+    """Whether to wait for another process that loads this."""
+    wanted.decided()
+    return bool(flight.waiting)

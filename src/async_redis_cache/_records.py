@@ -90,8 +90,7 @@ class Record(NamedTuple):
             whoever can do without should not try again.
         stored_at: when it was stored.
         fresh_until: from when on it is stale.
-        slack: for how many milliseconds it stays on the server after that. Where it is 0, what can
-            be read is fresh.
+        slack: for how many milliseconds it stays on the server after that.
         cost: microseconds that the load took.
         payload: what was stored, as for a value without a head.
     """
@@ -107,7 +106,15 @@ class Record(NamedTuple):
 
     def is_fresh(self, now: int) -> bool:
         """Whether it is neither stale nor a placeholder, at this moment."""
-        return self.kind != PLACEHOLDER and (not self.slack or now < self.fresh_until)
+        return self.kind != PLACEHOLDER and (self.is_lasting or now < self.fresh_until)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is fresh for as long as it can be read, so that nobody needs to know the time.
+
+        That there is none is no value, and yet may have been touched.
+        """
+        return self.kind == VALUE and not self.slack
 
 
 def is_record(data: bytes) -> bool:

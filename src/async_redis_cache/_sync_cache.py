@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
+from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._counters import CacheStats
@@ -215,6 +216,21 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
     def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
         """As `retrieve`, with the value's status, age and remaining life."""
         return self._call(self._cache.retrieve_entry, context, key, type=type)
+
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, Any]:
+        """The values of those keys that have one; for those not there the loader is called once."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.retrieve_or_load_many
+        return self._call(load, context, keys, loader, timeout, type=type, **given)
 
     def refresh(
         self,

@@ -1,0 +1,209 @@
+"""`retrieve_or_load_many`: one call of the loader for what is not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, LoadOptions
+from harness import Server, StartServer, await_until
+from harness.doors import Door, configured
+
+pytest_plugins = ["near_fixtures"]
+
+PREFIX = "many:"
+WAYS: dict[str, dict[str, Any]] = {
+    "bounded": {},
+    "unbounded": {"max_size": 0},
+    "near": {"near_cache_enabled": True},
+}
+
+
+class Origin:
+    """What is loaded from: it notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.cancelled = 0
+
+    async def load(self, keys: list[str]) -> dict[str, Any]:
+        self.calls.append(keys)
+        call = len(self.calls)
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return {key: [key, call] for key in keys if key != "none"}
+
+
+@pytest.fixture(params=WAYS)
+async def caches(
+    request: pytest.FixtureRequest, server: Server
+) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
+    """Two of the same configuration, as in two processes."""
+    options = {"key_prefix": PREFIX, "loading_lease_timeout": 400, **WAYS[request.param]}
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(configured(server.url, **options)) for _ in range(2)
+        ]
+        yield one, two
+
+
+@pytest.fixture
+def cache(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
+    return caches[0]
+
+
+@pytest.fixture
+def other(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
+    return caches[1]
+
+
+async def test_what_is_not_there_is_loaded_in_one_call(
+    cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """And stored; what is there is not asked for; what the loader leaves out is not given."""
+    origin = Origin()
+    await cache.store(None, "b", "stored")
+    keys = ["c", "b", "none", "a", "c"]
+    found = await cache.retrieve_or_load_many(None, keys, origin.load, 60_000)
+    assert list(found.items()) == [("c", ["c", 1]), ("b", "stored"), ("a", ["a", 1])]
+    assert origin.calls == [["c", "none", "a"]]
+    assert await other.retrieve_or_load_many(None, ["a", "b", "c"], origin.load) == found
+    assert await other.retrieve_many(None, keys) == found
+    assert len(origin.calls) == 1
+    assert await cache.retrieve_or_load_many(None, [], origin.load) == {}
+
+
+async def test_many_keys(cache: AsyncRedisCache) -> None:
+    """As many as there may be: still one call."""
+    origin = Origin()
+    keys = [f"key{number}" for number in range(900)]
+    found = await cache.retrieve_or_load_many(None, keys, origin.load)
+    assert found == {key: [key, 1] for key in keys}
+    assert origin.calls == [keys]
+
+
+async def test_callers_share_what_others_load(
+    cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Keys that are being loaded, here or elsewhere, alone or with others, are not loaded again."""
+    origin = Origin()
+    origin.may_end.clear()
+
+    async def single() -> Any:
+        return (await origin.load(["a"]))["a"]
+
+    calls: list[asyncio.Task[Any]] = [
+        asyncio.create_task(cache.retrieve_or_load(None, "a", single))
+    ]
+    await await_until(lambda: len(origin.calls) == 1)
+    more = [(cache, ["a", "b"]), (other, ["b", "c"]), (cache, ["c", "d", "a"])]
+    for one, keys in more:
+        loading = one.retrieve_or_load_many(None, keys, origin.load)
+        calls.append(asyncio.create_task(loading))
+        await await_until(lambda: len(origin.calls) == len(calls))
+    origin.may_end.set()
+    a, b, c, d = (["a", 1], ["b", 2], ["c", 3], ["d", 4])
+    expected: list[Any] = [a, {"a": a, "b": b}, {"b": b, "c": c}, {"c": c, "d": d, "a": a}]
+    assert await asyncio.gather(*calls) == expected
+    assert origin.calls == [["a"], ["b"], ["c"], ["d"]]
+
+
+async def test_who_leaves_takes_nobody_along(cache: AsyncRedisCache) -> None:
+    """The loader is cancelled when the last who waits for any of its keys has left."""
+    origin = Origin()
+    origin.may_end.clear()
+    many = asyncio.create_task(cache.retrieve_or_load_many(None, ["a", "b"], origin.load))
+    await await_until(lambda: len(origin.calls) == 1)
+    one = asyncio.create_task(cache.retrieve_or_load(None, "b", lambda: ["other"]))
+    await await_until(lambda: cache.stats().misses == 3)
+    many.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await many
+    await asyncio.sleep(0)
+    assert origin.cancelled == 0
+    origin.may_end.set()
+    assert await one == ["b", 1]
+    origin.may_end.clear()
+    alone = asyncio.create_task(cache.retrieve_or_load_many(None, ["c", "d"], origin.load))
+    await await_until(lambda: len(origin.calls) == 2)
+    alone.cancel()
+    await await_until(lambda: origin.cancelled == 1)
+
+
+async def test_an_error_reaches_all_and_is_not_kept(cache: AsyncRedisCache) -> None:
+    """So is a result that is no mapping."""
+    origin = Origin()
+
+    async def failing(_: list[str]) -> dict[str, Any]:
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        await cache.retrieve_or_load_many(None, ["a", "b"], failing)
+    wrong: Callable[[list[str]], Any] = list
+    with pytest.raises(CacheInputError):
+        await cache.retrieve_or_load_many(None, ["a", "b"], wrong)
+    with pytest.raises(CacheInputError):
+        await cache.retrieve_or_load_many(None, "ab", origin.load)
+    assert await cache.retrieve_or_load_many(None, ["a"], origin.load) == {"a": ["a", 1]}
+
+
+async def test_a_write_overtakes_one_of_them(
+    cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Its loaded value goes to who asked and not into the cache; the others are kept."""
+    origin = Origin()
+    origin.may_end.clear()
+    call = asyncio.create_task(cache.retrieve_or_load_many(None, ["a", "b"], origin.load))
+    await await_until(lambda: len(origin.calls) == 1)
+    await other.store(None, "a", "new")
+    origin.may_end.set()
+    assert await call == {"a": ["a", 1], "b": ["b", 1]}
+    assert await other.retrieve_many(None, ["a", "b"]) == {"a": "new", "b": ["b", 1]}
+
+
+async def test_stale_and_missing(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
+    """Stale values are given at once, and loaded anew in one call; "none" is remembered."""
+    origin = Origin()
+    options: LoadOptions = {"stale_timeout": 60_000, "missing_timeout": 60_000}
+    keys = ["a", "b", "none"]
+    first = await cache.retrieve_or_load_many(None, keys, origin.load, 100, **options)
+    async with asyncio.timeout(5):
+        while await cache.retrieve_many(None, keys) != {}:  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.005)
+    assert await other.retrieve_or_load_many(None, keys, origin.load, 60_000, **options) == first
+    await await_until(lambda: len(origin.calls) == 2)
+    async with asyncio.timeout(5):
+        while len(await cache.retrieve_many(None, keys)) != 2:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.005)
+    found = await cache.retrieve_or_load_many(None, keys, origin.load, **options)
+    assert found == {"a": ["a", 2], "b": ["b", 2]}
+    assert origin.calls == [keys, ["a", "b"]]
+
+
+async def test_a_server_that_is_away(private_server: StartServer, door: Door) -> None:
+    """The loader is called once for all, and the service goes on."""
+    server = private_server()
+    calls: list[list[str]] = []
+
+    def load(keys: list[str]) -> dict[str, str]:
+        calls.append(keys)
+        return {key: key.upper() for key in keys}
+
+    async with configured(server.url, door, command_timeout=200, max_size=0) as cache:
+        assert await cache.retrieve_or_load_many(None, ["a", "b"], load) == {"a": "A", "b": "B"}
+        server.kill()
+        for _ in range(5):
+            found = await cache.retrieve_or_load_many(None, ["a", "c"], load)
+            assert found == {"a": "A", "c": "C"}
+        with pytest.raises(CacheError):
+            await cache.retrieve_many(None, ["a", "b"])
+    assert calls == [["a", "b"], *[["a", "c"]] * 5]
