@@ -155,6 +155,19 @@ async def test_keys_of_their_own(cache: AsyncRedisCache) -> None:
         loose.key()
 
 
+async def test_templates(cache: AsyncRedisCache) -> None:
+    """As of `str.format`: attributes, items, formats, braces; the same however a call is made."""
+
+    @cached(cache, key="{{{user.number:03}}}:{row[0]!r}:{user.name}")
+    async def find(user: User, row: list[str]) -> int:
+        return user.number
+
+    expected = "{007}:'x':A"
+    assert find.key(User(7), ["x"]) == find.key(row=["x"], user=User(7)) == expected
+    assert find.key(User(7), row=["x"]) == expected
+    assert await find(User(7), ["x"]) == 7
+
+
 def test_mistakes_are_told_when_it_is_applied(server: Server, plain_cache: RedisCache) -> None:
     """A template that names no argument; a function that is not of the cache's kind."""
     cache = AsyncRedisCache.from_url(server.url)

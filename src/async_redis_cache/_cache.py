@@ -12,7 +12,7 @@ from ._errors import CacheError, CacheInputError
 from ._openable import verb
 from ._pip_services import Context
 from ._read_through import ReadThrough
-from ._records import is_record
+from ._records import is_record, payload_at_once
 from ._timeouts import Timeout
 
 __all__ = ["AsyncRedisCache"]
@@ -104,12 +104,13 @@ class AsyncRedisCache(ReadThrough):
             decode = codec.decoder(type)
             wire_key = codec.key(key)
             data = await engine.read(wire_key)
-            if data is not None and is_record(data):
-                data = await engine.fresh(data)
+            payload = None
+            if data is not None:
+                payload = payload_at_once(data) or await engine.fresh(data)
         except CacheError as error:
             self._note(error, context)
             raise
-        return self._given(codec, wire_key, data, decode)
+        return self._given(codec, wire_key, payload, decode)
 
     def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
         value = None if data is None else codec.loads(wire_key, data, decode)

@@ -31,6 +31,7 @@ from ._loaders import Load, Loader
 from ._loading import AWAY
 from ._openable import Openable, verb
 from ._pip_services import Context
+from ._records import payload_at_once
 from ._rights import Product
 from ._timeouts import Timeout
 
@@ -84,7 +85,6 @@ class ReadThrough(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any: ...
-    @verb
     async def retrieve_or_load(
         self,
         context: Context,
@@ -121,17 +121,34 @@ class ReadThrough(Openable):
             CacheAuthError, CacheUnsupported: the server does not take what this needs.
             Exception: what the loader raised; it reaches all who wait, and is not remembered.
         """
-        asked = self._asking(key, loader, timeout, type, loading)
-        breaker = asked.engine.breaker
+        # As `verb` does, without a coroutine more: caches do this all day.
         try:
-            breaker.pass_through()
-            data = await asked.engine.read(asked.wire_key)
-            found = await self._found(asked, data)
-        except AWAY as error:
-            return value_of(asked, await self._without_server(asked, error))
-        breaker.succeeded()
-        if found.status is None:
-            return (await self._through(asked, data, found)).value
+            _, engine, codec, _ = self._lifecycle.ready()
+            policy = codec.policy(loading)
+            decode = codec.decoder(type)
+            wire_key = codec.key(key)
+            codec.life(timeout)
+            try:
+                engine.breaker.pass_through()
+                data = await engine.read(wire_key)
+                if data is not None and not policy.looks_ahead:
+                    payload = payload_at_once(data)
+                    value = None if payload is None else codec.loads(wire_key, payload, decode)
+                    if value is not None:
+                        engine.breaker.succeeded()
+                        self._counters.hits += 1
+                        return value
+                asked = Asked(engine, codec, policy, decode, key, wire_key, loader, timeout)
+                found = await self._found(asked, data)
+            except AWAY as error:
+                asked = Asked(engine, codec, policy, decode, key, wire_key, loader, timeout)
+                return value_of(asked, await self._without_server(asked, error))
+            engine.breaker.succeeded()
+            if found.status is None:
+                return (await self._through(asked, data, found)).value
+        except CacheError as error:
+            self._note(error, context)
+            raise
         return found.value
 
     @verb

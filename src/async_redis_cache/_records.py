@@ -21,6 +21,7 @@ __all__ = [
     "VERSION_BYTES",
     "Record",
     "is_record",
+    "payload_at_once",
     "record_of",
     "version_of",
 ]
@@ -37,6 +38,8 @@ HEAD_BYTES: Final = _HEAD.size
 _PLACEHOLDER_BYTES: Final = 27
 VERSION_BYTES: Final = 8
 _VERSION: Final = slice(_PLACEHOLDER_BYTES, _PLACEHOLDER_BYTES + VERSION_BYTES)
+_SLACK: Final = slice(51, 59)
+_NO_SLACK: Final = bytes(8)
 
 HEAD_SCRIPT: Final = b"""
 local MARK, NO_RIGHT = '\\193\\2', string.rep('\\0', 24)
@@ -120,6 +123,15 @@ class Record(NamedTuple):
 def is_record(data: bytes) -> bool:
     """Whether this begins with a head; otherwise it is a value."""
     return data.startswith(_MARK)
+
+
+def payload_at_once(data: bytes) -> bytes | None:
+    """The payload, where one need not know what time it is: of a plain value, and of most records."""
+    if not data.startswith(_MARK):
+        return data
+    if data[2:3] == VALUE and data[_SLACK] == _NO_SLACK:
+        return data[HEAD_BYTES:]
+    return None
 
 
 def record_of(data: bytes) -> Record | None:
