@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
-from async_redis_cache._debts import Debts
-from harness import Client, Server, StartProxy, StartServer, await_until
+from async_redis_cache import CacheError, CachePermissionError
+from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
 from harness.figures import report
 
@@ -164,63 +160,3 @@ async def test_the_breaker_opens_after_failures_in_a_row(
         await await_until(lambda: not cache.stats().breaker_open)
         assert await cache.retrieve_or_load(None, "key", lambda: 6) == 6
         assert await cache.retrieve(None, "key") == 6
-
-
-CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
-    "store": lambda cache: cache.store(None, "key", "new"),
-    "store_many": lambda cache: cache.store_many(None, {"key": "new"}),
-    "store None": lambda cache: cache.store(None, "key", None),
-    "remove": lambda cache: cache.remove(None, "key"),
-    "remove_many": lambda cache: cache.remove_many(None, ["key"]),
-}
-READS: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
-    "retrieve": lambda cache: cache.retrieve(None, "key"),
-    "retrieve_many": lambda cache: cache.retrieve_many(None, ["key"]),
-    "retrieve_or_load": lambda cache: cache.retrieve_or_load(None, "key", lambda: 0),
-    "contains": lambda cache: cache.contains(None, "key"),
-    "time_to_live": lambda cache: cache.time_to_live(None, "key"),
-}
-
-
-@pytest.mark.parametrize("near", [False, True], ids=["far", "near"])
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("read", READS)
-async def test_a_change_that_failed_is_made_good(
-    server: Server, proxy: StartProxy, raw: Client, change: str, read: str, *, near: bool
-) -> None:
-    """What should have gone is not given any more, though it is still there when the server is back."""
-    network = proxy(server)
-    options = {"command_timeout": DEADLINE, "key_prefix": "debt:", "near_cache_enabled": near}
-    async with configured(network.url, **options) as cache:
-        await cache.store(None, "key", "old", 60_000)
-        await cache.store(None, "other", "kept", 60_000)
-        assert await cache.retrieve(None, "key") == "old"
-        network.refuse()
-        network.cut()
-        with pytest.raises(CacheError):
-            await CHANGES[change](cache)
-        assert raw.get("debt:key") == b'"old"'
-        network.heal()
-        found: list[Any] = []
-        async with asyncio.timeout(5):
-            while not found:
-                with contextlib.suppress(CacheError):
-                    found.append(await READS[read](cache))
-        assert not found[0]
-        assert await cache.retrieve(None, "other") == "kept"
-        await cache.store(None, "key", "later")
-        assert await cache.retrieve(None, "key") == "later"
-
-
-async def test_debts_are_bounded() -> None:
-    """The oldest are forgotten, so an outage cannot fill the memory."""
-    paid: list[bytes] = []
-
-    async def forget(keys: Sequence[bytes]) -> None:
-        paid.extend(keys)
-
-    debts = Debts(forget)
-    debts.add([b"%d" % number for number in range(10_005)])
-    await asyncio.gather(*(debts.pay() for _ in range(10)))
-    assert paid == [b"%d" % number for number in range(5, 10_005)]
-    assert not debts

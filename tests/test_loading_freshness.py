@@ -431,6 +431,22 @@ async def test_entries(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
     assert 80_000 < left <= 90_000
 
 
+async def test_an_entry_is_looked_at_and_not_loaded(server: Server) -> None:
+    """`retrieve_entry` begins no load, however the cache is configured, and harms nothing."""
+    options = {"key_prefix": PREFIX, "loading_refresh_at": 0.001, "loading_stale_timeout": 60_000}
+    async with configured(server.url, **options) as cache:
+        await cache.retrieve_or_load(None, "key", lambda: 1, 400)
+        async with asyncio.timeout(5):
+            while (entry := await cache.retrieve_entry(None, "key")).status == "hit":
+                assert entry.value == 1
+                await asyncio.sleep(0.01)
+        assert entry == CacheEntry(None, "missing", None, None)
+        assert await cache.retrieve_or_load(None, "key", lambda: 2, 400) == 1
+        stats = cache.stats()
+        assert stats.refreshes == 1
+        assert stats.unreadable == 0
+
+
 async def test_near_is_told(server: Server) -> None:
     """An entry that this process held says so."""
     async with configured(server.url, key_prefix=PREFIX, near_cache_enabled=True) as cache:

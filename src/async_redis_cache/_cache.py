@@ -66,12 +66,7 @@ class AsyncRedisCache(ReadThrough):
             if value is None:
                 await engine.forget([wire_key])
             else:
-                data = codec.dumps(wire_key, value)
-                try:
-                    await engine.store(wire_key, data, life)
-                except CacheError as error:
-                    engine.owe(error, (wire_key,))
-                    raise
+                await engine.store(wire_key, codec.dumps(wire_key, value), life)
                 self._counters.stores += 1
         except CacheError as error:
             self._note(error, context)

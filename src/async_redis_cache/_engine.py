@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import repeat
 from typing import Final, TypeVar
 
@@ -38,11 +38,10 @@ from ._commands import (
     Verb,
 )
 from ._counters import CacheStats
-from ._debts import Debts
 from ._dialer import Dialer
-from ._errors import CacheError, CacheUnsupported
+from ._errors import CacheUnsupported
 from ._leases import BoundedPublish, Publish
-from ._loading import AWAY, Loading, Wanted
+from ._loading import Loading, Wanted
 from ._near_cache import NearCache
 from ._options import Options
 from ._queue import CallQueue
@@ -111,7 +110,6 @@ class Engine:
         self._batcher.connect_to(self._transport)
         publish = BoundedPublish(self._index, options.max_size) if self._bounded else Publish()
         lease = options.loading_lease_timeout
-        self._debts = Debts(self._made_good)
         self._loading = Loading(Rights(self._batcher, publish, lease, random.random), counters)
         self.clock = ServerClock(self._batcher, time.monotonic)
         self.breaker = Breaker(self._sign_of_life, counters, random.random)
@@ -167,13 +165,11 @@ class Engine:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         self._loading.stop()
         self.breaker.stop()
-        self._debts.stop()
         self._batcher.close()
         if self._tracking is not None:
             self._tracking.stop()
         await self._loading.stopped()
         await self.breaker.stopped()
-        await self._debts.stopped()
         await self._transport.close()
         if self._tracking is not None:
             await self._tracking.stopped()
@@ -203,20 +199,12 @@ class Engine:
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
-        if self._debts:
-            return self._read_late(key)
         if self._near is not None:
             return self._read_near(self._near, key)
         return self._batcher.ask(READ, key, len(key) + 16)
 
-    async def _read_late(self, key: bytes) -> bytes | None:
-        await self._debts.pay()
-        return await self.read(key)
-
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
-        if self._debts:
-            await self._debts.pay()
         if self._near is None:
             return await self._batcher.ask(READ, key, len(key) + 16), False
         data = await self._find_near(self._near, key)
@@ -260,8 +248,6 @@ class Engine:
 
     async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The data of each key, in their order."""
-        if self._debts:
-            await self._debts.pay()
         if self._near is not None:
             return await self._read_many_near(self._near, keys)
         chunks = await ask_in_parts(self._batcher, READ_MANY, keys)
@@ -283,48 +269,39 @@ class Engine:
         return list(found.values())
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
-        """Store one entry for so many milliseconds. Where that fails, `owe` has to be told."""
-        if self._debts:
-            return self._store_late(key, data, life)
+        """Store one entry for so many milliseconds."""
         stored = self._batcher.ask(self._store, ((key, data, life),), len(key) + len(data) + 48)
         return self._changing((key,), stored)
-
-    async def _store_late(self, key: bytes, data: bytes, life: int) -> None:
-        await self._debts.pay()
-        await self.store(key, data, life)
 
     async def store_many(self, entries: Sequence[Entry]) -> None:
         """Store all entries; when it fails, some may have been stored."""
         keys = [key for key, _, _ in entries]
-        await self._surely(keys, lambda: ask_in_parts(self._batcher, self._store, entries))
+        await self._changing(keys, ask_in_parts(self._batcher, self._store, entries))
 
     async def take(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
-        size = len(key) + 32
-        data = await self._surely((key,), lambda: self._batcher.ask(self._take, (key,), size))
+        data: bytes | None = await self._changing(
+            (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
+        )
         payload = await self.fresh(data)
         self._counters.removals += payload is not None
         return payload
 
     async def discard(self, keys: Sequence[bytes]) -> int:
         """Remove keys: how many there were."""
-        discard = self._discard
-        counts = await self._surely(keys, lambda: ask_in_parts(self._batcher, discard, keys))
-        removed: int = sum(counts)
+        removed: int = sum(
+            await self._changing(keys, ask_in_parts(self._batcher, self._discard, keys))
+        )
         self._counters.removals += removed
         return removed
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         """Remove keys, whether they were there or not."""
-        self._counters.removals += sum(await self._surely(keys, lambda: self._made_good(keys)))
-
-    async def _made_good(self, keys: Sequence[bytes]) -> list[int]:
-        return await self._changing(keys, ask_in_parts(self._batcher, self._forget, keys))
+        forgotten = self._changing(keys, ask_in_parts(self._batcher, self._forget, keys))
+        self._counters.removals += sum(await forgotten)
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key has a value."""
-        if self._debts:
-            await self._debts.pay()
         there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
         return bool(there) and await self.fresh(head) is not None
 
@@ -344,8 +321,6 @@ class Engine:
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
-        if self._debts:
-            await self._debts.pay()
         left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
         if is_record(head):
             record = record_of(head)
@@ -379,21 +354,6 @@ class Engine:
                 self._near.flush()
         self._counters.removals += removed
         return removed
-
-    def owe(self, error: CacheError, keys: Sequence[bytes]) -> None:
-        """A change of these keys has failed: what they hold must not be given any more."""
-        if isinstance(error, AWAY):
-            self._debts.add(keys)
-
-    async def _surely(self, keys: Sequence[bytes], change: Callable[[], Awaitable[T]]) -> T:
-        """A change that is made good later, where it fails since the server is away."""
-        try:
-            if self._debts:
-                await self._debts.pay()
-            return await self._changing(keys, change())
-        except CacheError as error:
-            self.owe(error, keys)
-            raise
 
     def _changing(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.

@@ -193,8 +193,12 @@ class ReadThrough(Openable):
         """
         asked = self._asking(key, _no_loader, None, type, {})
         data, is_near = await asked.engine.read_where(asked.wire_key)
-        found = await self._found(asked, data)
-        if found.status not in {"hit", "missing"}:
+        found = NOTHING if data is None else await judged(asked, data)
+        if found.status == "hit":
+            self._counters.hits += 1
+        else:
+            self._counters.misses += 1
+        if found.status is None:
             return CacheEntry(None, "missing", None, None)
         return await found_entry(asked, found, is_near=is_near)
 
