@@ -120,6 +120,21 @@ async def test_documented_user_has_no_command_to_spare(account: Account, use: st
     assert spare == []
 
 
+async def test_who_reads_what_may_be_stale_needs_time(account: Account, raw: Client) -> None:
+    """The user of a program that loads nothing, beside one that loads with a `stale_timeout`."""
+    account.grant(*PLAIN, *LOADING)
+    async with account.cache(USES["loading"]) as cache:
+        await cache.retrieve_or_load(None, "key", lambda: 1, 60_000, stale_timeout=1_000)
+    account.grant("reset", *PLAIN)
+    async with account.cache(USES["plain"]) as cache:
+        with pytest.raises(CachePermissionError):
+            await cache.retrieve(None, "key")
+    account.grant("+time")
+    async with account.cache(USES["plain"]) as cache:
+        assert await cache.retrieve(None, "key") == 1
+    raw.flushdb()
+
+
 async def test_another_database_needs_select(account: Account) -> None:
     """The user needs SELECT for a database other than 0, and for nothing else."""
     account.grant(*PLAIN)

@@ -160,3 +160,8 @@ async def test_the_breaker_opens_after_failures_in_a_row(
         await await_until(lambda: not cache.stats().breaker_open)
         assert await cache.retrieve_or_load(None, "key", lambda: 6) == 6
         assert await cache.retrieve(None, "key") == 6
+        server.kill()
+        for _ in range(3):
+            assert await cache.retrieve_or_load(None, "key", lambda: 7) == 7
+        assert cache.stats().breaker_open
+    assert not cache.stats().breaker_open

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -22,13 +20,10 @@ from harness import Client, Server, await_until
 from harness.doors import configured
 from harness.figures import report
 from harness.length import scaled
+from harness.loading import LEASE, PREFIX
 
-PREFIX = "load:"
-WAYS: dict[str, dict[str, Any]] = {
-    "bounded": {},
-    "unbounded": {"max_size": 0},
-    "near": {"near_cache_enabled": True},
-}
+pytest_plugins = ["loading_fixtures"]
+
 LIFE = 150
 """Milliseconds."""
 STALE: LoadOptions = {"stale_timeout": 60_000}
@@ -52,38 +47,6 @@ class Origin:
         return number
 
 
-@pytest.fixture(params=WAYS)
-async def caches(
-    request: pytest.FixtureRequest, server: Server
-) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
-    """Two of the same configuration, as in two processes."""
-    way = {"key_prefix": PREFIX, **WAYS[request.param]}
-    async with AsyncExitStack() as stack:
-        one, two = [
-            await stack.enter_async_context(
-                configured(server.url, loading_lease_timeout=400, **way)
-            )
-            for _ in range(2)
-        ]
-        yield one, two
-
-
-@pytest.fixture
-def cache(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    return caches[0]
-
-
-@pytest.fixture
-def other(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    return caches[1]
-
-
-async def made_stale(cache: AsyncRedisCache, origin: Origin, key: str = "key") -> None:
-    """Load a value that may be given when it is stale, and wait until it is."""
-    assert await cache.retrieve_or_load(None, key, origin.load, LIFE, **STALE) == origin.loads
-    await gone(cache, key)
-
-
 async def becomes(cache: AsyncRedisCache, value: object, key: str = "key") -> None:
     """Wait until this is what all are given."""
     async with asyncio.timeout(10):
@@ -96,6 +59,12 @@ async def becomes(cache: AsyncRedisCache, value: object, key: str = "key") -> No
 async def gone(cache: AsyncRedisCache, key: str = "key") -> None:
     """Wait until nobody is given a fresh value any more."""
     await becomes(cache, None, key)
+
+
+async def made_stale(cache: AsyncRedisCache, origin: Origin, key: str = "key") -> None:
+    """Load a value that may be given when it is stale, and wait until it is."""
+    assert await cache.retrieve_or_load(None, key, origin.load, LIFE, **STALE) == origin.loads
+    await gone(cache, key)
 
 
 async def test_a_stale_value_is_for_those_who_load(
@@ -187,8 +156,8 @@ async def test_an_origin_that_fails(
             assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
             given += 1
         await asyncio.sleep(0.005)
-    report(23, f"{given} stale values in 1.2 s, {origin.loads - 1} loads, lease 400 ms")
-    # One at once, and one each 400 ms.
+    report(23, f"{given} stale values in 1.2 s, {origin.loads - 1} loads, lease {LEASE} ms")
+    # One at once, and one a lease; each cache that was waiting for one tries it as well.
     assert 2 <= origin.loads - 1 <= 2 * 5
     while True:
         try:
@@ -201,6 +170,24 @@ async def test_an_origin_that_fails(
     assert await other.retrieve_or_load(None, "key", origin.load, LIFE) == origin.loads
 
 
+async def test_nobody_waits_for_who_has_failed(
+    cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Who has nothing to fall back on loads at once, while others leave the origin alone."""
+    origin = Origin()
+    await made_stale(cache, origin)
+    origin.may_end.clear()
+    origin.failure = OSError("down")
+    assert await cache.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 1
+    await await_until(lambda: origin.loads == 2)
+    waiting = asyncio.create_task(other.retrieve_or_load(None, "key", lambda: "new", 60_000))
+    await await_until(lambda: other.stats().misses > 0)
+    origin.may_end.set()
+    failed_at = time.monotonic()
+    assert await waiting == "new"
+    assert time.monotonic() - failed_at < LEASE / 1000
+
+
 async def test_hard_timeout_of_a_call(cache: AsyncRedisCache) -> None:
     """Who has nothing to fall back on is told; who has, gets that."""
     origin = Origin()
@@ -209,10 +196,11 @@ async def test_hard_timeout_of_a_call(cache: AsyncRedisCache) -> None:
         await cache.retrieve_or_load(None, "key", origin.load, hard_timeout=50)
     assert caught.value.code == "LOAD_TIMEOUT"
     origin.may_end.set()
+    assert await cache.retrieve_or_load(None, "other", origin.load, hard_timeout=0) == 2
     await made_stale(cache, origin)
     origin.may_end.clear()
     slow: LoadOptions = {**STALE, "soft_timeout": 5_000, "hard_timeout": 50}
-    assert await cache.retrieve_or_load(None, "key", origin.load, LIFE, **slow) == 2
+    assert await cache.retrieve_or_load(None, "key", origin.load, LIFE, **slow) == 3
 
 
 async def test_refresh_at(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
@@ -237,7 +225,7 @@ async def test_refresh_at(cache: AsyncRedisCache, other: AsyncRedisCache) -> Non
     origin.may_end.set()
     await becomes(other, 2)
     assert origin.loads == 2
-    assert cache.stats().refreshes + other.stats().refreshes >= 1
+    assert cache.stats().refreshes + other.stats().refreshes == 1
 
 
 @pytest.mark.parametrize("options", [{"refresh_at": 0.5}, {"early_refresh": 1.0}], ids=str)
@@ -376,7 +364,8 @@ async def test_what_a_loader_is_told_and_may_say(
         load.do_not_cache()
         return 7
 
-    assert await cache.retrieve_or_load(None, "other", not_kept) == 7
+    entry = await cache.retrieve_or_load_entry(None, "other", not_kept)
+    assert entry == CacheEntry(7, "loaded", 0, 0)
     assert await cache.retrieve(None, "other") is None
     assert cache.stats().overtaken == 0
 
@@ -402,6 +391,27 @@ async def test_refresh_loads_whatever_is_stored(
     raw.set(f"{PREFIX}for ever", "1")
     assert await cache.refresh(None, "for ever", origin.load, 60_000) == 4
     assert await other.retrieve(None, "for ever") == 4
+
+
+async def test_a_refresh_that_fails_leaves_what_was_there(
+    cache: AsyncRedisCache, other: AsyncRedisCache, raw: Client
+) -> None:
+    """A loaded value, a plain one as any program reads it, one that never expires, none."""
+
+    async def failing() -> int:
+        raise OSError("down")
+
+    await cache.retrieve_or_load(None, "loaded", lambda: 1, 60_000)
+    await cache.store(None, "plain", 2, 60_000)
+    raw.set(f"{PREFIX}for ever", "3")
+    for key, value in {"loaded": 1, "plain": 2, "for ever": 3, "none": None}.items():
+        with pytest.raises(OSError, match="down"):
+            await cache.refresh(None, key, failing)
+        assert await other.retrieve(None, key) == value
+    await await_until(lambda: raw.get(f"{PREFIX}for ever") == b"3")
+    assert raw.get(f"{PREFIX}plain") == b"2"
+    assert 50_000 < raw.pttl(f"{PREFIX}plain") <= 60_000
+    assert raw.exists(f"{PREFIX}none") == 0
 
 
 async def test_entries(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
@@ -442,9 +452,8 @@ async def test_an_entry_is_looked_at_and_not_loaded(server: Server) -> None:
                 await asyncio.sleep(0.01)
         assert entry == CacheEntry(None, "missing", None, None)
         assert await cache.retrieve_or_load(None, "key", lambda: 2, 400) == 1
-        stats = cache.stats()
-        assert stats.refreshes == 1
-        assert stats.unreadable == 0
+        await await_until(lambda: cache.stats().refreshes == 1)
+        assert cache.stats().unreadable == 0
 
 
 async def test_near_is_told(server: Server) -> None:
@@ -467,7 +476,9 @@ async def test_a_damaged_record_is_no_value(
     assert cache.stats().unreadable >= 1
     assert await cache.contains(None, "key") is False
     assert await cache.time_to_live(None, "key") is None
+    unreadable = cache.stats().unreadable
     assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
+    assert cache.stats().unreadable > unreadable
     assert await cache.retrieve(None, "key") == 1
 
 

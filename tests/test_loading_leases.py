@@ -12,11 +12,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
 from harness import Client, Server, await_until
 from harness.doors import configured
 
-WAYS: dict[str, dict[str, Any]] = {
-    "bounded": {},
-    "unbounded": {"max_size": 0},
-    "near": {"near_cache_enabled": True},
-}
+pytest_plugins = ["loading_fixtures"]
 
 
 class Gate:
@@ -40,11 +36,6 @@ class Gate:
 
     async def loading(self, times: int = 1) -> None:
         await await_until(lambda: self.begun >= times)
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"key_prefix": "load:", **WAYS[request.param]}
 
 
 async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, Any]) -> None:

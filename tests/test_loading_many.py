@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, LoadOptions
-from harness import Server, StartServer, await_until
+from harness import StartServer, await_until
 from harness.doors import Door, configured
 
-pytest_plugins = ["near_fixtures"]
-
-PREFIX = "many:"
-WAYS: dict[str, dict[str, Any]] = {
-    "bounded": {},
-    "unbounded": {"max_size": 0},
-    "near": {"near_cache_enabled": True},
-}
+pytest_plugins = ["loading_fixtures", "near_fixtures"]
 
 
 class Origin:
@@ -41,29 +33,6 @@ class Origin:
             self.cancelled += 1
             raise
         return {key: [key, call] for key in keys if key != "none"}
-
-
-@pytest.fixture(params=WAYS)
-async def caches(
-    request: pytest.FixtureRequest, server: Server
-) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
-    """Two of the same configuration, as in two processes."""
-    options = {"key_prefix": PREFIX, "loading_lease_timeout": 400, **WAYS[request.param]}
-    async with AsyncExitStack() as stack:
-        one, two = [
-            await stack.enter_async_context(configured(server.url, **options)) for _ in range(2)
-        ]
-        yield one, two
-
-
-@pytest.fixture
-def cache(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    return caches[0]
-
-
-@pytest.fixture
-def other(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    return caches[1]
 
 
 async def test_what_is_not_there_is_loaded_in_one_call(

@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "look",
     "many",
+    "no_loader",
     "value_of",
     "wanted",
 ]
@@ -73,6 +74,10 @@ NOTHING: Final = Found()
 _SECOND: Final = 1000
 
 
+def no_loader() -> None:
+    """Where nothing is loaded, or by another way."""
+
+
 def many(keys: Iterable[str]) -> Iterable[str]:
     """Several keys, and not one that could be taken for them.
 
@@ -86,11 +91,11 @@ def many(keys: Iterable[str]) -> Iterable[str]:
 
 def look(asked: Asked, data: bytes) -> Found:
     """What this data is, its time aside."""
-    if not is_record(data):
+    record = record_of(data) if is_record(data) else None
+    if record is None:
         value = asked.codec.loads(asked.wire_key, data, asked.decode)
         return NOTHING if value is None else Found(value, data, None, "hit")
-    record = record_of(data)
-    if record is None or record.kind == PLACEHOLDER:
+    if record.kind == PLACEHOLDER:
         return NOTHING
     if record.kind == MISSING:
         return Found(None, b"", record, "missing")
@@ -170,7 +175,7 @@ async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[A
     value = value_of(asked, result)
     if result is None or value is None:
         return CacheEntry(None, "missing", 0, (result and result.life) or None)
-    return CacheEntry(value, "loaded", 0, result.life)
+    return CacheEntry(value, "loaded", 0, result.life if result.keep else 0)
 
 
 async def found_entry(asked: Asked, found: Found, *, is_near: bool) -> CacheEntry[Any]:

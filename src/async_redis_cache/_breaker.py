@@ -68,6 +68,7 @@ class Breaker:
 
     def stop(self) -> None:
         """Probe no more."""
+        self._counters.breaker_open = False
         if self._probing is not None:
             self._probing.cancel()
 

@@ -11,7 +11,7 @@ from ._engine import Engine
 from ._errors import CacheError, CacheInputError
 from ._openable import verb
 from ._pip_services import Context
-from ._read_through import ReadThrough
+from ._read_many_through import ReadManyThrough
 from ._records import is_record, payload_at_once
 from ._timeouts import Timeout
 
@@ -20,7 +20,7 @@ __all__ = ["AsyncRedisCache"]
 T = TypeVar("T")
 
 
-class AsyncRedisCache(ReadThrough):
+class AsyncRedisCache(ReadManyThrough):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that

@@ -35,9 +35,9 @@ class CacheStats:
     stale_hits: int = 0
     """Stale values given by the calls that load."""
     loads: int = 0
-    """Loaders called."""
+    """Keys that a loader was called for."""
     load_failures: int = 0
-    """Of these, those that ended in an error."""
+    """Of these, those for which it ended in an error."""
     refreshes: int = 0
     """Loads begun ahead of time, in the background."""
     overtaken: int = 0

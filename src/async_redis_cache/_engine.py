@@ -11,7 +11,6 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Sequence
-from itertools import repeat
 from typing import Final, TypeVar
 
 from ._backoff import Backoff
@@ -27,8 +26,6 @@ from ._commands import (
     PING,
     READ,
     READ_MANY,
-    READ_MANY_WITH_LIFE,
-    READ_WITH_LIFE,
     STORE,
     TAKE,
     TIME_TO_LIVE,
@@ -43,6 +40,7 @@ from ._errors import CacheUnsupported
 from ._leases import BoundedPublish, Publish
 from ._loading import Loading, Wanted
 from ._near_cache import NearCache
+from ._near_reads import NearReads
 from ._options import Options
 from ._queue import CallQueue
 from ._records import VALUE, is_record, record_of
@@ -59,8 +57,6 @@ T = TypeVar("T")
 _SECOND: Final = 1000
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
-_TURNS_TO_HEAR: Final = 4
-"""How often the loop, which reads a part of a flood a turn, may turn before the server is asked."""
 
 
 class Engine:
@@ -133,6 +129,7 @@ class Engine:
                 random=random.random,
                 clock=time.monotonic,
             )
+            self._reads = NearReads(self._batcher, self._near, self._tracking.has_unread)
             self._tracking.start()
 
     def __repr__(self) -> str:
@@ -200,73 +197,21 @@ class Engine:
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
         if self._near is not None:
-            return self._read_near(self._near, key)
+            return self._reads.one(key)
         return self._batcher.ask(READ, key, len(key) + 16)
 
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
-        if self._near is None:
-            return await self._batcher.ask(READ, key, len(key) + 16), False
-        data = await self._find_near(self._near, key)
-        if data is not None:
-            return data, True
-        return await self._read_near(self._near, key), False
-
-    async def _find_near(self, near: NearCache, key: bytes) -> bytes | None:
-        data = near.get(key)
-        if data is None and near.is_behind(key) and await self._hear(near):
-            data = near.get(key, heard=True)
-        return data
-
-    async def _read_near(self, near: NearCache, key: bytes) -> bytes | None:
-        data = near.get(key)
-        if data is None and near.is_behind(key):
-            data = await self._find_near(near, key)
-        if data is None:
-            lease = near.lease(key)
-            if lease is None:
-                data = await self._batcher.ask(READ, key, len(key) + 16)
-            else:
-                left = 0
-                try:
-                    data, left = await self._batcher.ask(READ_WITH_LIFE, key, 2 * len(key) + 32)
-                finally:
-                    near.settle(lease, data, left)
-        return data
-
-    async def _hear(self, near: NearCache) -> bool:
-        """Let the loop read what the link has brought; whether that was all."""
-        since = time.monotonic()
-        # What is read in a turn is acted on after what was due in it, such as this.
-        await asyncio.sleep(0)
-        for _ in range(_TURNS_TO_HEAR):
-            await asyncio.sleep(0)
-            if self._tracking is not None and not self._tracking.has_unread():
-                near.heard(since)
-                return True
-        return False
+        if self._near is not None:
+            return await self._reads.where(key)
+        return await self._batcher.ask(READ, key, len(key) + 16), False
 
     async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The data of each key, in their order."""
         if self._near is not None:
-            return await self._read_many_near(self._near, keys)
+            return await self._reads.many(keys)
         chunks = await ask_in_parts(self._batcher, READ_MANY, keys)
         return [data for chunk in chunks for data in chunk]
-
-    async def _read_many_near(self, near: NearCache, keys: Sequence[bytes]) -> list[bytes | None]:
-        heard = any(map(near.is_behind, keys)) and await self._hear(near)
-        found = {key: near.get(key, heard=heard) for key in keys}
-        leases = {key: near.lease(key) for key, data in found.items() if data is None}
-        answers: list[tuple[bytes | None, int]] = []
-        try:
-            chunks = await ask_in_parts(self._batcher, READ_MANY_WITH_LIFE, list(leases))
-            answers = [answer for chunk in chunks for answer in chunk]
-        finally:
-            asked = zip(leases.items(), answers or repeat((None, 0)), strict=False)
-            for (key, lease), (data, left) in asked:
-                near.settle(lease, data, left)
-                found[key] = data
-        return list(found.values())
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
         """Store one entry for so many milliseconds."""

@@ -35,8 +35,10 @@ class Giving(IntEnum):
 _HOLD: Final = (
     HEAD_SCRIPT
     + b"""
-local NOBODY = string.rep('\\0', 16)
+local NOBODY, FOREVER = string.rep('\\0', 16), 315360000000
 local function holds(head, token) return string.sub(head, 1, 2) == MARK and string.sub(head, 4, 19) == token end
+-- The version of a head that was put before a plain value, by which it is known again.
+local function plain(token) return string.sub(token, 1, 8) end
 local function hold(key, head, kind, token, life)
   local ends = now() + life
   if kind ~= 'v' and kind ~= 'm' then
@@ -55,7 +57,7 @@ end
 
 # Granted: 0. Held by another: for how many milliseconds more. Otherwise what is stored, which is not
 # what the caller has seen. Reading the head of something that is no string is refused, as it should be.
-# Who forces it takes it from another, and a value without a head gets one.
+# Who forces it takes it from another, and a value without a head gets one, to be readable meanwhile.
 _LEASE: Final = (
     _HOLD
     + b"""
@@ -69,13 +71,13 @@ if kind ~= '' then
 elseif redis.call('EXISTS', key) == 1 then
   local stored = redis.call('GET', key)
   if not force and stored ~= seen then return stored end
-  local left = redis.call('PTTL', key)
-  if force and left > 0 then
-    local time = now()
-    head = MARK .. 'v' .. NO_RIGHT .. string.sub(token, 1, 8) .. packed(time) .. packed(time + left)
-      .. packed(0) .. packed(0)
+  if force then
+    local time, left = now(), redis.call('PTTL', key)
+    local ends = time + (left < 0 and FOREVER or left)
+    head = MARK .. 'v' .. NO_RIGHT .. plain(token) .. packed(time) .. packed(ends) .. packed(0)
+      .. packed(0)
     kind = 'v'
-    redis.call('SET', key, head .. stored, 'PX', left)
+    redis.call('SET', key, head .. stored, 'PX', ends - time)
   end
 end
 hold(key, head, kind, token, life)
@@ -98,7 +100,14 @@ _RELEASE: Final = (
     + b"""
 local head, kind = head_of(KEYS[1])
 if not holds(head, ARGV[1]) then return 0 end
-if kind == 'l' or ARGV[2] == '1' then return redis.call('UNLINK', KEYS[1]) end
+local left = kind ~= 'l' and fresh_until(head) - now() or 0
+local was_plain = kind == 'v' and string.sub(head, 28, 35) == plain(ARGV[1])
+if kind == 'l' or ARGV[2] == '1' or (was_plain and left <= 0) then
+  return redis.call('UNLINK', KEYS[1])
+elseif was_plain then
+  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 67, -1), 'PX', left)
+  return 1
+end
 redis.call('SETRANGE', KEYS[1], 3, ARGV[2] == '2' and NOBODY or NO_RIGHT)
 return 1
 """

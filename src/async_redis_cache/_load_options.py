@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, TypedDict
 
 from ._errors import CacheInputError
-from ._options import HOUR, Options
+from ._options import HOUR, LONGEST, Options
 from ._records import Record
 from ._timeouts import milliseconds
 
@@ -33,7 +33,8 @@ class LoadOptions(TypedDict, total=False):
     soft_timeout: int | timedelta
     """Milliseconds to wait for the load before a stale value is given; 0 for at once."""
     hard_timeout: int | timedelta
-    """Milliseconds that a load may take, and that anybody waits for it; an hour at the most."""
+    """Milliseconds that a load may take, and that anybody waits for it; an hour at the most, and 0
+    for the configured default."""
     missing_timeout: int | timedelta
     """Milliseconds for which is remembered that there is none: that the loader gave None."""
     jitter: float
@@ -107,6 +108,8 @@ class LoadPolicies:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known = {(): self._default}
             changed = {_FIELDS.get(name, name): _read(name, value) for name, value in asked}
+            if changed.get("hard") == 0:
+                del changed["hard"]
             policy = self._known[asked] = replace(self._default, **changed)
         return policy
 
@@ -122,8 +125,7 @@ _MOST: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
 
 def _read(name: str, value: Any) -> Any:
     if name in _FIELDS:
-        time = milliseconds(value, **({"most": HOUR} if name == "hard_timeout" else {}))
-        return time or (1 if name == "hard_timeout" else 0)
+        return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST)
     if name == "in_thread":
         return bool(value)
     if name not in _MOST:

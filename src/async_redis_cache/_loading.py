@@ -76,13 +76,24 @@ class Wanted(NamedTuple):
 class _Flight:
     """One load and those who wait for it."""
 
-    __slots__ = ("expired", "goes_on", "holds_right", "right", "task", "void", "waiting")
+    __slots__ = (
+        "expired",
+        "goes_on",
+        "holds_right",
+        "is_ahead",
+        "right",
+        "task",
+        "void",
+        "waiting",
+    )
 
     def __init__(self, right: Right, *, goes_on: bool) -> None:
         self.task: asyncio.Task[Product | bytes | None]
         self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
         self.right = right
         self.holds_right = False
+        self.is_ahead = goes_on
+        """Whether it was begun for those to come."""
         self.goes_on = goes_on
         """Whether it does when nobody waits."""
         self.void = False
@@ -161,7 +172,6 @@ class Loading:
         if key in self._flights:
             wanted.decided()
         else:
-            self._counters.refreshes += 1
             self._take_off(key, wanted, goes_on=True)
 
     def overtaken(self, keys: Iterable[bytes]) -> None:
@@ -237,6 +247,7 @@ class Loading:
                 if won is not True:
                     return won
                 flight.holds_right = True
+                self._counters.refreshes += flight.is_ahead
         except AWAY:
             pass
         if not flight.holds_right:

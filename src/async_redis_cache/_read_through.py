@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, Unpack, overload
 
 from ._asked import (
@@ -18,13 +15,11 @@ from ._asked import (
     judged,
     load,
     look,
-    many,
+    no_loader,
     value_of,
     wanted,
 )
-from ._batches import Batch, BatchLoader
 from ._cache_entry import CacheEntry
-from ._engine import Engine
 from ._errors import CacheError, CacheStateError
 from ._load_options import LoadOptions
 from ._loaders import Load, Loader
@@ -191,7 +186,7 @@ class ReadThrough(Openable):
         Raises:
             CacheError: as for `retrieve`.
         """
-        asked = self._asking(key, _no_loader, None, type, {})
+        asked = self._asking(key, no_loader, None, type, {})
         data, is_near = await asked.engine.read_where(asked.wire_key)
         found = NOTHING if data is None else await judged(asked, data)
         if found.status == "hit":
@@ -201,112 +196,6 @@ class ReadThrough(Openable):
         if found.status is None:
             return CacheEntry(None, "missing", None, None)
         return await found_entry(asked, found, is_near=is_near)
-
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: BatchLoader,
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: BatchLoader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, Any]: ...
-    @verb
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: BatchLoader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, Any]:
-        """The values of those keys that have one, by key, in the order of the keys.
-
-        For those that are not there, and that nobody else is loading, the loader is called once.
-
-        Args:
-            context: for the errors.
-            keys: as for `store`.
-            loader: a function of a list of keys that gives a mapping from keys to values, or
-                something to await for it. Of keys that it leaves out there is no value.
-            timeout: as for `store`, of the values that are loaded.
-            type: as for `retrieve`.
-            **loading: see `LoadOptions`.
-
-        Raises:
-            CacheError: as for `retrieve_or_load`.
-            Exception: what the loader raised, when a value could not be given for it.
-        """
-        wanted = list(dict.fromkeys(many(keys)))
-        if not wanted:
-            return {}
-        first = self._asking(wanted[0], _no_loader, timeout, type, loading)
-        batch = Batch(wanted, loader, in_thread=first.policy.in_thread)
-        policy = replace(first.policy, in_thread=False)
-        asked = [
-            first._replace(
-                key=key,
-                wire_key=first.codec.key(key),
-                policy=policy,
-                loader=partial(batch.value, key),
-                decided=partial(batch.decided, key),
-            )
-            for key in wanted
-        ]
-        entries = await _all(await self._many(first.engine, asked))
-        values = {key: entry.value for key, entry in zip(wanted, entries, strict=True)}
-        return {key: value for key, value in values.items() if value is not None}
-
-    async def _many(
-        self, engine: Engine, asked: list[Asked]
-    ) -> list[Coroutine[Any, Any, CacheEntry[Any]]]:
-        """For each what gives its entry: a load for those that are not there."""
-        try:
-            engine.breaker.pass_through()
-            read = await engine.read_many([one.wire_key for one in asked])
-            found = [await self._found(one, data) for one, data in zip(asked, read, strict=True)]
-        except AWAY as error:
-            engine.breaker.failed(error)
-            self._counters.misses += len(asked)
-            return [_loaded(one) for one in asked]
-        engine.breaker.succeeded()
-        return [
-            self._through(one, data, this) if this.status is None else _known(one, this)
-            for one, data, this in zip(asked, read, found, strict=True)
-        ]
 
     @verb
     async def refresh(
@@ -392,27 +281,3 @@ class ReadThrough(Openable):
             asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
         self._counters.stale_hits += 1
         return CacheEntry(found.value, "stale", now - record.stored_at, record.fresh_until - now)
-
-
-def _no_loader() -> None:
-    """Where nothing is loaded."""
-
-
-async def _loaded(asked: Asked) -> CacheEntry[Any]:
-    """Where the server is away."""
-    return await entry_of(asked, await load(asked, None, None))
-
-
-async def _known(asked: Asked, found: Found) -> CacheEntry[Any]:
-    """Where nothing is to be loaded."""
-    asked.decided()
-    return CacheEntry(found.value, found.status or "missing", None, None)
-
-
-async def _all(entries: Iterable[Awaitable[CacheEntry[Any]]]) -> list[CacheEntry[Any]]:
-    """Wait until all have ended; then raise the first error there was."""
-    results = await asyncio.gather(*entries, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, CacheEntry)]

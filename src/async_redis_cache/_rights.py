@@ -119,7 +119,7 @@ class Right:
             pause = min(_LONGEST_PAUSE, 2 * pause)
             data = await self._rights.batcher.ask(READ, self._key, len(self._key) + 16)
             record = record_of(data) if data is not None and is_record(data) else None
-            if record is None or not record.leased_until:
+            if record is None or not (record.leased_until and record.is_held):
                 return
 
     async def renew(self) -> None:

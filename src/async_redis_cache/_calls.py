@@ -1,0 +1,126 @@
+"""What a call of a cached function is known by: its key, and the type of its result."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import string
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Final, get_type_hints
+
+import msgspec
+
+__all__ = ["Calls"]
+
+_LONGEST_KEY: Final = 200
+"""Bytes of the arguments in a key that was not given; what is longer is hashed."""
+_RECEIVERS: Final = {"self", "cls"}
+_UNTYPED: Final = object()
+
+
+class Calls:
+    """The calls of one function.
+
+    Args:
+        function: whose.
+        key: a template over its arguments; None for its name and its arguments.
+        kind: what its results are validated as; None for what it is annotated as.
+
+    Raises:
+        TypeError: the template names what is no argument.
+    """
+
+    def __init__(self, function: Callable[..., Any], key: str | None, kind: Any) -> None:
+        self.signature = inspect.signature(function)
+        self._function = function
+        self._kind = kind
+        self._template = key
+        parameters = self.signature.parameters.values()
+        self._names = tuple(self.signature.parameters)
+        self._is_simple = all(
+            parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
+        )
+        # The receiver of a method has no text of its own that other processes would agree on.
+        self._left_out = {*self._names[:1]} & _RECEIVERS
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        # The template over positions, for calls that name nothing: that is the faster way.
+        self._by_position = "" if key is None else _by_position(key, self._names, self._name)
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The key of a call with these arguments."""
+        if self._by_position and not kwargs and len(args) == len(self._names) and self._is_simple:
+            return self._by_position.format(*args)
+        given = self._arguments(args, kwargs)
+        if self._template is not None:
+            return self._template.format_map(given)
+        for name in self._left_out:
+            del given[name]
+        return f"{self._name}({_text_of(given, self._name)})"
+
+    def kind(self) -> Any:
+        """What the value is validated as: as was said, otherwise as the function is annotated."""
+        if self._kind is None:
+            # Only now: what an annotation names may come after the function.
+            annotated = _annotated(self._function, self._name)
+            self._kind = _UNTYPED if annotated is Any or annotated is type(None) else annotated
+        return None if self._kind is _UNTYPED else self._kind
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if self._is_simple and len(args) + len(kwargs) == len(self._names):
+            given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+            if given.keys() == self.signature.parameters.keys():
+                return given
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+
+def _annotated(function: Callable[..., Any], name: str) -> Any:
+    """What the function gives, as it is annotated; nothing else of its annotations has to exist.
+
+    Raises:
+        TypeError: that cannot be found.
+    """
+    holder = FunctionType((lambda: None).__code__, inspect.unwrap(function).__globals__)
+    holder.__annotations__ = {"return": function.__annotations__.get("return", Any)}
+    try:
+        return get_type_hints(holder, include_extras=True)["return"]
+    except NameError as error:
+        raise TypeError(
+            f"what {name} gives cannot be found by its annotation; give type="
+        ) from error
+
+
+def _by_position(template: str, names: tuple[str, ...], function: str) -> str:
+    """The template, with the positions of the arguments that it names in place of their names.
+
+    Raises:
+        TypeError: it names what is no argument.
+    """
+    parts: list[str] = []
+    for text, field, form, conversion in string.Formatter().parse(template):
+        parts.append(text.replace("{", "{{").replace("}", "}}"))
+        if field is None:
+            continue
+        # "user.id" and "row[id]" are of the arguments "user" and "row".
+        name = field.replace("[", ".").partition(".")[0]
+        if name not in names:
+            raise TypeError(
+                f"the key of {function} names {field!r}, which is none of its arguments"
+            )
+        place = f"{names.index(name)}{field[len(name) :]}"
+        convert = f"!{conversion}" if conversion else ""
+        parts.append(f"{{{place}{convert}{f':{form}' if form else ''}}}")
+    return "".join(parts)
+
+
+def _text_of(given: dict[str, Any], function: str) -> str:
+    try:
+        encoded = msgspec.json.encode(given, order="deterministic")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"the arguments of {function} are no key: give key=") from error
+    text = encoded[1:-1].decode()
+    if len(encoded) > _LONGEST_KEY or not text.isprintable():
+        return hashlib.sha256(encoded).hexdigest()
+    return text

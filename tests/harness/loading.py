@@ -1,0 +1,16 @@
+"""The caches of the tests of what loads, as `loading_fixtures` opens them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["LEASE", "PREFIX", "WAYS"]
+
+PREFIX = "load:"
+WAYS: dict[str, dict[str, Any]] = {
+    "bounded": {},
+    "unbounded": {"max_size": 0},
+    "near": {"near_cache_enabled": True},
+}
+LEASE = 400
+"""Milliseconds."""
