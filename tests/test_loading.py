@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError
+from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, LoadOptions
 
 if TYPE_CHECKING:
     from contract import Setup
@@ -67,14 +67,14 @@ async def test_any_kind_of_loader(cache: AsyncRedisCache, kind: str) -> None:
         "partial": partial(origin.fetch),
         "thread": origin.load,
     }[kind]
-    options = {"in_thread": True} if kind == "thread" else {}
+    options: LoadOptions = {"in_thread": True} if kind == "thread" else {}
     assert await cache.retrieve_or_load(None, "key", loader, **options) == [1]
     assert await cache.retrieve(None, "key") == [1]
 
 
 async def test_a_blocking_loader_runs_beside_the_loop(cache: AsyncRedisCache, setup: Setup) -> None:
     """With `in_thread`, and by the synchronous door always, a plain loader has its own thread."""
-    options = {} if setup.door == "sync" else {"in_thread": True}
+    options: LoadOptions = {} if setup.door == "sync" else {"in_thread": True}
     names: list[str] = []
 
     def loader() -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheInputError
 from ._load_options import LoadPolicy
-from ._loaders import NOT_MODIFIED, Load, Loader, called
+from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
 from ._loading import Wanted
-from ._records import MISSING, PLACEHOLDER, VALUE, Record, is_record, record_of
+from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import Product
 from ._timeouts import Timeout
 
@@ -21,6 +23,7 @@ __all__ = [
     "NOTHING",
     "Asked",
     "Found",
+    "each",
     "entry_of",
     "found_entry",
     "judged",
@@ -31,6 +34,10 @@ __all__ = [
     "value_of",
     "wanted",
 ]
+
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _nothing() -> None:
@@ -48,6 +55,9 @@ class Asked(NamedTuple):
     wire_key: bytes
     loader: Loader
     timeout: Timeout
+    tags: Iterable[str]
+    since: float
+    """When it was asked, by the loop's clock."""
     decided: Callable[[], None] = _nothing
     """See `Wanted`."""
 
@@ -89,6 +99,15 @@ def many(keys: Iterable[str]) -> Iterable[str]:
     return keys
 
 
+async def each(
+    judge: Callable[[T], Awaitable[R]], items: Sequence[T], data: Sequence[bytes | None]
+) -> list[R]:
+    """What is said of each item, of which this data was read: at once, where the server is asked."""
+    if any(one is not None and has_tags(one) for one in data):
+        return await asyncio.gather(*map(judge, items))
+    return [await judge(item) for item in items]
+
+
 def look(asked: Asked, data: bytes) -> Found:
     """What this data is, its time aside."""
     record = record_of(data) if is_record(data) else None
@@ -107,9 +126,13 @@ async def judged(asked: Asked, data: bytes) -> Found:
     """What this data is now: where its time is over, its status is None, and it may have a value."""
     found = look(asked, data)
     record = found.record
-    if record is None or (record.is_lasting and not asked.policy.looks_ahead):
+    if record is None:
         return found
-    now = await asked.engine.clock.now()
+    if record.tags and not await asked.engine.tags_hold(record, asked.since):
+        return NOTHING
+    now = 0
+    if asked.policy.looks_ahead or not record.is_lasting:
+        now = await asked.engine.clock.now()
     if record.is_fresh(now):
         return found._replace(now=now)
     if record.kind == VALUE and now < record.fresh_until + asked.policy.stale:
@@ -134,23 +157,35 @@ async def load(
 
 
 def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
+    tags = asked.codec.tags(asked.tags)
+
     async def produce() -> Product:
-        return await produced(asked, found)
+        return await produced(asked, found, tags)
 
     async def suits(stored: bytes) -> bool:
         return (await judged(asked, stored)).status is not None
 
     longest = asked.policy.hard / _SECOND
-    return Wanted(produce, suits, data, longest, force=force, decided=asked.decided)
+    return Wanted(
+        produce,
+        suits,
+        data,
+        longest,
+        force=force,
+        tags=asked.codec.wire_tags(tags),
+        steered=partial(takes_load, asked.loader),
+        decided=asked.decided,
+    )
 
 
-async def produced(asked: Asked, found: Found) -> Product:
+async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
     """Call the loader, and make a product of what it gives."""
     codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
-    steering = Load(asked.key, found.value, asked.timeout)
+    steering = Load(asked.key, found.value, asked.timeout, tags)
     loaded = await called(asked.loader, steering, in_thread=policy.in_thread)
     if loaded is None:
-        return Product(MISSING, b"", policy.missing, 0, keep=policy.missing > 0)
+        bears = codec.wire_tags(steering.tags)
+        return Product(MISSING, b"", policy.missing, 0, keep=policy.missing > 0, tags=bears)
     if loaded is NOT_MODIFIED:
         payload = found.payload
     else:
@@ -158,7 +193,8 @@ async def produced(asked: Asked, found: Found) -> Product:
         if codec.loads(wire_key, payload, asked.decode) is None:
             raise CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
     life = policy.life_of(codec.life(steering.timeout), random.random)
-    return Product(VALUE, payload, life, policy.stale, keep=steering.cached)
+    bears = codec.wire_tags(steering.tags)
+    return Product(VALUE, payload, life, policy.stale, keep=steering.cached, tags=bears)
 
 
 def value_of(asked: Asked, result: Product | Found | None) -> Any:

@@ -71,8 +71,8 @@ _TOUCH: Final = (
 redis.call('ZCARD', KEYS[1])
 local answers = {}
 for i = 2, #KEYS do
-  local stays = touched(KEYS[i], tonumber(ARGV[i - 1]))
-  answers[i - 1] = stays > 0 and 1 or 0
+  local stays, tagged = touched(KEYS[i], tonumber(ARGV[i - 1]))
+  answers[i - 1] = stays > 0 and (tagged and 2 or 1) or 0
   if stays > 0 then
     redis.call('ZADD', KEYS[1], 'XX', now() + stays, KEYS[i])
     if redis.call('PTTL', KEYS[1]) < stays then redis.call('PEXPIRE', KEYS[1], stays) end
@@ -189,7 +189,7 @@ class BoundedTouch(Verb):
     def answers(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]
     ) -> Sequence[Any]:
-        """1 for each key that was there, 0 for each other."""
+        """For each key: 0 where it was not there, 1, or 2 where it has tags."""
         parts = _parts(replies, len(arguments), _NUMBERS)
         return [parts] * len(arguments) if isinstance(parts, ServerReply) else parts
 

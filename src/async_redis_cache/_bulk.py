@@ -16,7 +16,9 @@ _KEYS_A_CALL: Final = 256
 _BYTES_A_CALL: Final = 256 * 1024
 
 
-async def ask_in_parts(batcher: Batcher, verb: Verb, items: Sequence[Any]) -> list[Any]:
+async def ask_in_parts(
+    batcher: Batcher, verb: Verb, items: Sequence[Any], *, budget: float | None = None
+) -> list[Any]:
     """The answers to all parts, asked for at once.
 
     Waits for the last, then raises the first error there was.
@@ -25,11 +27,12 @@ async def ask_in_parts(batcher: Batcher, verb: Verb, items: Sequence[Any]) -> li
         batcher: who is asked.
         verb: whose argument is a sequence of items.
         items: keys, or entries.
+        budget: seconds that it may take, where that is not the budget of every call.
     """
     asked: list[asyncio.Future[Any]] = []
     try:
         for part, size in _parts(items):
-            asked.append(batcher.ask(verb, part, size, keys=len(part)))
+            asked.append(batcher.ask(verb, part, size, keys=len(part), budget=budget))
     except CacheError:
         for future in asked:
             future.cancel()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar, overload
 
-from ._asked import many
+from ._asked import each, many
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheError, CacheInputError
@@ -44,7 +45,15 @@ class AsyncRedisCache(ReadManyThrough):
         ```
     """
 
-    async def store(self, context: Context, key: str, value: T, timeout: Timeout = None) -> T:
+    async def store(
+        self,
+        context: Context,
+        key: str,
+        value: T,
+        timeout: Timeout = None,
+        *,
+        tags: Iterable[str] = (),
+    ) -> T:
         """Store a value; return it. Storing None removes the key.
 
         Args:
@@ -52,9 +61,12 @@ class AsyncRedisCache(ReadManyThrough):
             key: text of 1 to 512 bytes without control characters.
             value: anything that the serializer takes.
             timeout: milliseconds, or a timedelta; None and 0 for `options.timeout`.
+            tags: what the value can be invalidated by, up to 64; each is text as for a key. A value
+                with tags is not stored as plain JSON, and costs a round trip more to store and, where
+                there is no near cache, to read.
 
         Raises:
-            CacheInputError: BAD_KEY, BAD_TIMEOUT, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+            CacheInputError: BAD_KEY, BAD_TAG, BAD_TIMEOUT, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
             CacheOutcomeUnknown: it was sent, and may have been stored, or may yet be.
             CacheError: any other, and nothing was stored.
         """
@@ -65,6 +77,10 @@ class AsyncRedisCache(ReadManyThrough):
             life = codec.life(timeout)
             if value is None:
                 await engine.forget([wire_key])
+            elif tags:
+                entry = (wire_key, codec.dumps(wire_key, value), life)
+                await engine.store_many([entry], codec.wire_tags(tags))
+                self._counters.stores += 1
             else:
                 await engine.store(wire_key, codec.dumps(wire_key, value), life)
                 self._counters.stores += 1
@@ -98,10 +114,11 @@ class AsyncRedisCache(ReadManyThrough):
             _, engine, codec, _ = self._lifecycle.ready()
             decode = codec.decoder(type)
             wire_key = codec.key(key)
+            since = engine.loop.time()
             data = await engine.read(wire_key)
             payload = None
             if data is not None:
-                payload = payload_at_once(data) or await engine.fresh(data)
+                payload = payload_at_once(data) or await engine.fresh(data, since)
         except CacheError as error:
             self._note(error, context)
             raise
@@ -131,9 +148,14 @@ class AsyncRedisCache(ReadManyThrough):
 
     @verb
     async def store_many(
-        self, context: Context, mapping: Mapping[str, Any], timeout: Timeout = None
+        self,
+        context: Context,
+        mapping: Mapping[str, Any],
+        timeout: Timeout = None,
+        *,
+        tags: Iterable[str] = (),
     ) -> None:
-        """Store many values at once, all with the same timeout; those that are None are removed.
+        """Store many values at once, all with the same timeout and tags; those that are None are removed.
 
         Not a transaction: when it fails, some may have been stored.
 
@@ -145,6 +167,7 @@ class AsyncRedisCache(ReadManyThrough):
         life = codec.life(timeout)
         if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
+        wire_tags = codec.wire_tags(tags)
         keys = {key: codec.key(key) for key in mapping}
         gone = [keys[key] for key, value in mapping.items() if value is None]
         entries = [
@@ -153,7 +176,7 @@ class AsyncRedisCache(ReadManyThrough):
             if value is not None
         ]
         if entries:
-            await engine.store_many(entries)
+            await engine.store_many(entries, wire_tags)
             self._counters.stores += len(entries)
         if gone:
             await engine.forget(gone)
@@ -180,11 +203,12 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _ = self._lifecycle.ready()
         decode = codec.decoder(type)
         wire_keys = _wire_keys(codec, keys)
+        since = engine.loop.time()
         found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
         values = {
             key: self._given(codec, wire_key, data, decode)
             for (key, wire_key), data in zip(
-                wire_keys.items(), await _fresh(engine, found), strict=True
+                wire_keys.items(), await _fresh(engine, found, since), strict=True
             )
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -199,6 +223,22 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _ = self._lifecycle.ready()
         wire_keys = _wire_keys(codec, keys)
         return await engine.discard(list(wire_keys.values())) if wire_keys else 0
+
+    @verb
+    async def invalidate_tags(self, context: Context, *tags: str) -> None:
+        """Make invalid all values that bear any of these tags, however many there are.
+
+        That is one small write a tag. They are gone for every method and every process; what is
+        being loaded with such a tag is not stored, and what is stored from now on is valid.
+
+        Raises:
+            CacheInputError: BAD_TAG.
+            CacheError: any other; some or all may have been invalidated.
+        """
+        _, engine, codec, _ = self._lifecycle.ready()
+        wire_tags = codec.wire_tags(tags)
+        if wire_tags:
+            await engine.invalidate_tags(wire_tags)
 
     @verb
     async def contains(self, context: Context, key: str) -> bool:
@@ -262,9 +302,9 @@ class AsyncRedisCache(ReadManyThrough):
         await engine.ping()
 
 
-async def _fresh(engine: Engine, found: list[bytes | None]) -> list[bytes | None]:
+async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:
     if any(data is not None and is_record(data) for data in found):
-        return [await engine.fresh(data) for data in found]
+        return await each(partial(engine.fresh, since=since), found, found)
     return found
 
 

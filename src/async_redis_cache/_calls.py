@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, Final, get_type_hints
 
@@ -25,13 +25,18 @@ class Calls:
     Args:
         function: whose.
         key: a template over its arguments; None for its name and its arguments.
+        tags: templates likewise.
         kind: what its results are validated as; None for what it is annotated as.
 
     Raises:
-        TypeError: the template names what is no argument.
+        TypeError: a template names what is no argument; the tags are no templates.
     """
 
-    def __init__(self, function: Callable[..., Any], key: str | None, kind: Any) -> None:
+    def __init__(
+        self, function: Callable[..., Any], key: str | None, tags: Iterable[str], kind: Any
+    ) -> None:
+        if isinstance(tags, str):
+            raise TypeError("several tags are taken, as a tuple")
         self.signature = inspect.signature(function)
         self._function = function
         self._kind = kind
@@ -45,7 +50,11 @@ class Calls:
         self._left_out = {*self._names[:1]} & _RECEIVERS
         self._name = f"{function.__module__}.{function.__qualname__}"
         # The template over positions, for calls that name nothing: that is the faster way.
-        self._by_position = "" if key is None else _by_position(key, self._names, self._name)
+        self._by_position = "" if key is None else self._checked("key", key)
+        self._tags = tuple(tags)
+        self.has_tags = bool(self._tags)
+        for tag in self._tags:
+            self._checked("tags", tag)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call with these arguments."""
@@ -57,6 +66,14 @@ class Calls:
         for name in self._left_out:
             del given[name]
         return f"{self._name}({_text_of(given, self._name)})"
+
+    def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        """The tags of the result of a call with these arguments."""
+        given = self._arguments(args, kwargs)
+        return tuple(tag.format_map(given) for tag in self._tags)
+
+    def _checked(self, what: str, template: str) -> str:
+        return _by_position(template, self._names, f"the {what} of {self._name}")
 
     def kind(self) -> Any:
         """What the value is validated as: as was said, otherwise as the function is annotated."""
@@ -92,7 +109,7 @@ def _annotated(function: Callable[..., Any], name: str) -> Any:
         ) from error
 
 
-def _by_position(template: str, names: tuple[str, ...], function: str) -> str:
+def _by_position(template: str, names: tuple[str, ...], what: str) -> str:
     """The template, with the positions of the arguments that it names in place of their names.
 
     Raises:
@@ -106,9 +123,7 @@ def _by_position(template: str, names: tuple[str, ...], function: str) -> str:
         # "user.id" and "row[id]" are of the arguments "user" and "row".
         name = field.replace("[", ".").partition(".")[0]
         if name not in names:
-            raise TypeError(
-                f"the key of {function} names {field!r}, which is none of its arguments"
-            )
+            raise TypeError(f"{what} names {field!r}, which is none of its arguments")
         place = f"{names.index(name)}{field[len(name) :]}"
         convert = f"!{conversion}" if conversion else ""
         parts.append(f"{{{place}{convert}{f':{form}' if form else ''}}}")

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Final
 
 from ._batcher import Batcher
-from ._bounded import INDEX_SUFFIX, Sweep
+from ._bounded import Sweep
 from ._commands import SCAN, Verb
 
 __all__ = ["clear_index", "clear_prefix"]
@@ -31,8 +31,9 @@ async def clear_prefix(batcher: Batcher, budget: float, prefix: str, discard: Ve
     while True:
         scan = (cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
         cursor, keys = await _ask_by(deadline, batcher, SCAN, scan)
-        # Without the index, or with it gone while others store, the bound would not hold.
-        values = tuple(key for key in keys if not key.endswith(INDEX_SUFFIX))
+        # Without the index, or with it gone while others store, the bound would not hold; and loads
+        # under way have to know which tags were invalidated. No key of a user holds a NUL.
+        values = tuple(key for key in keys if b"\0" not in key)
         if values:
             removed += await _ask_by(deadline, batcher, discard, values)
         if cursor == b"0":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ._counters import CacheStats
@@ -19,6 +19,7 @@ __all__ = ["Codec", "Decoder"]
 
 Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
+_MOST_TAGS: Final = 64
 
 
 class Codec:
@@ -54,22 +55,29 @@ class Codec:
         Raises:
             CacheInputError: BAD_KEY.
         """
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CacheInputError("BAD_KEY", f"a key is a str, not {type(key).__name__}")
-        try:
-            encoded = key.encode()
-        except UnicodeEncodeError:
-            encoded = b""
-        if not encoded:
-            raise CacheInputError(
-                "BAD_KEY", "a key must be text that UTF-8 can hold, and not empty"
-            )
-        if not key.isprintable() and CONTROL.search(key):
-            raise CacheInputError("BAD_KEY", "a key must not hold control characters")
-        if len(encoded) > _KEY_BYTES:
-            problem = f"a key may have {_KEY_BYTES} bytes, this one has {len(encoded)}"
-            raise CacheInputError("BAD_KEY", problem)
-        return self._prefix + encoded
+        return self._prefix + _encoded(key, "key")
+
+    def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
+        """Tags as they stand on the server, each once.
+
+        Raises:
+            CacheInputError: BAD_TAG.
+        """
+        return tuple(tag.encode() for tag in self.tags(tags)) if tags else ()
+
+    def tags(self, tags: Iterable[str]) -> tuple[str, ...]:
+        """Tags that an entry may have, each once.
+
+        Raises:
+            CacheInputError: BAD_TAG.
+        """
+        if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CacheInputError("BAD_TAG", "several tags are taken, as a tuple")
+        taken = {tag: _encoded(tag, "tag") for tag in tags}
+        if len(taken) > _MOST_TAGS:
+            problem = f"{_MOST_TAGS} tags are taken at once, and these are {len(taken)}"
+            raise CacheInputError("BAD_TAG", problem)
+        return tuple(taken)
 
     def life(self, timeout: Timeout) -> int:
         """Milliseconds that a value is to live.
@@ -132,6 +140,31 @@ class Codec:
         except Exception:  # noqa: BLE001  whatever stands there is not ours to trust
             self._counters.unreadable += 1
             return None
+
+
+def _encoded(name: str, what: str) -> bytes:
+    """A name that may stand on the server.
+
+    Raises:
+        CacheInputError: BAD_KEY, BAD_TAG, by what it is.
+    """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _bad(what, f"is a str, not {type(name).__name__}")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        encoded = b""
+    if not encoded:
+        raise _bad(what, "must be text that UTF-8 can hold, and not empty")
+    if not name.isprintable() and CONTROL.search(name):
+        raise _bad(what, "must not hold control characters")
+    if len(encoded) > _KEY_BYTES:
+        raise _bad(what, f"may have {_KEY_BYTES} bytes, this one has {len(encoded)}")
+    return encoded
+
+
+def _bad(what: str, problem: str) -> CacheInputError:
+    return CacheInputError(f"BAD_{what.upper()}", f"a {what} {problem}")
 
 
 def _as_bytes(payload: object) -> bytes:

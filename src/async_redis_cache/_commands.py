@@ -286,7 +286,7 @@ class _Store(Verb):
 
 
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
-_TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return touched(KEYS[1], tonumber(ARGV[1]))"
+_TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 _LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
 _HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial, update_wrapper
 from typing import (
     Any,
@@ -30,6 +30,17 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class _Tags(Iterable[str]):
+    """The tags of a call, once somebody wants them."""
+
+    def __init__(self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call = calls, args, kwargs
+
+    def __iter__(self) -> Iterator[str]:
+        calls, args, kwargs = self._call
+        return iter(calls.tags(args, kwargs))
+
+
 class _Cached(Generic[P, T]):
     """A function whose results are cached.
 
@@ -42,7 +53,7 @@ class _Cached(Generic[P, T]):
     def __init__(self, function: Callable[..., Any], calls: Calls, about: dict[str, Any]) -> None:
         self._function = function
         self._calls = calls
-        self._about = about
+        self._said = about
         self._bound: tuple[Any, ...] = ()
         wrapper: Any = self
         update_wrapper(wrapper, function)
@@ -61,6 +72,14 @@ class _Cached(Generic[P, T]):
     def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         # Faster than a partial, of which most calls make one for nothing.
         return lambda: self._function(*self._bound, *args, **kwargs)
+
+    def _about(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What is said to the cache about a call."""
+        about = {**self._said, "type": self._calls.kind()}
+        if self._calls.has_tags:
+            # Looked at when something is loaded, and worked out no sooner.
+            about["tags"] = _Tags(self._calls, self._bound + args, kwargs)
+        return about
 
     def _uncached(self) -> Callable[..., Any]:
         return partial(self._function, *self._bound) if self._bound else self._function
@@ -94,10 +113,9 @@ class CachedCoroutine(_Cached[P, T]):
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
-        calls = self._calls
-        key, loader = calls.key(self._bound + args, kwargs), self._loader(args, kwargs)
+        key = self._calls.key(self._bound + args, kwargs)
         load: Any = self._cache.retrieve_or_load
-        result: T = await load(None, key, loader, type=calls.kind(), **self._about)
+        result: T = await load(None, key, self._loader(args, kwargs), **self._about(args, kwargs))
         return result
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -116,8 +134,7 @@ class CachedCoroutine(_Cached[P, T]):
             Exception: what the function raised.
         """
         key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
-        kind = self._calls.kind()
-        result: T = await self._cache.refresh(None, key, loader, type=kind, **self._about)
+        result: T = await self._cache.refresh(None, key, loader, **self._about(args, kwargs))
         return result
 
     @property
@@ -155,10 +172,9 @@ class CachedFunction(_Cached[P, T]):
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
-        calls = self._calls
-        key, loader = calls.key(self._bound + args, kwargs), self._loader(args, kwargs)
+        key = self._calls.key(self._bound + args, kwargs)
         load: Any = self._cache.retrieve_or_load
-        result: T = load(None, key, loader, type=calls.kind(), **self._about)
+        result: T = load(None, key, self._loader(args, kwargs), **self._about(args, kwargs))
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -177,8 +193,7 @@ class CachedFunction(_Cached[P, T]):
             Exception: what the function raised.
         """
         key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
-        kind = self._calls.kind()
-        result: T = self._cache.refresh(None, key, loader, type=kind, **self._about)
+        result: T = self._cache.refresh(None, key, loader, **self._about(args, kwargs))
         return result
 
     @property
@@ -231,11 +246,12 @@ def cached(
             is the function's qualified name and its arguments, which must then be what JSON can
             hold; the receiver of a method is not in it.
         type: what results are validated as; by default as the function's return is annotated.
-        **loading: see `LoadOptions`.
+        **loading: see `LoadOptions`; tags are templates as the key.
 
     Raises:
-        TypeError: the function is not of the cache's kind; the template names what is no argument.
+        TypeError: the function is not of the cache's kind; a template names what is no argument.
     """
+    tags = loading.pop("tags", ())
     about = {"timeout": timeout, **loading}
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -243,7 +259,7 @@ def cached(
         if is_coroutine is isinstance(cache, RedisCache):
             kind = "plain functions" if is_coroutine else "coroutine functions"
             raise TypeError(f"{cache.__class__.__name__} caches {kind}")
-        calls = Calls(function, key, type)
+        calls = Calls(function, key, tags, type)
         if isinstance(cache, RedisCache):
             return CachedFunction[..., Any](cache, function, calls, about)
         return CachedCoroutine[..., Any](cache, function, calls, about)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Final, TypeVar
 
 from ._backoff import Backoff
@@ -36,16 +36,18 @@ from ._commands import (
 )
 from ._counters import CacheStats
 from ._dialer import Dialer
-from ._errors import CacheUnsupported
+from ._errors import CacheError, CacheUnsupported
+from ._failures import TIMED_OUT, UNKNOWN
 from ._leases import BoundedPublish, Publish
 from ._loading import Loading, Wanted
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
 from ._queue import CallQueue
-from ._records import VALUE, is_record, record_of
+from ._records import VALUE, Record, has_tags, is_record, record_of, slack_of, tagged
 from ._rights import Product, Rights
 from ._server_clock import ServerClock
+from ._tags import Tags
 from ._tracking import Tracking
 from ._transport import Transport
 from ._uri import Endpoint
@@ -55,6 +57,9 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
+_MILLISECOND: Final = 1000
+"""In microseconds."""
+_TOUCHED_WITH_TAGS: Final = 2
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -106,7 +111,9 @@ class Engine:
         self._batcher.connect_to(self._transport)
         publish = BoundedPublish(self._index, options.max_size) if self._bounded else Publish()
         lease = options.loading_lease_timeout
-        self._loading = Loading(Rights(self._batcher, publish, lease, random.random), counters)
+        self._tags = Tags(self._batcher, self.read_many, options.key_prefix.encode())
+        rights = Rights(self._batcher, publish, self._tags, lease, random.random)
+        self._loading = Loading(rights, counters)
         self.clock = ServerClock(self._batcher, time.monotonic)
         self.breaker = Breaker(self._sign_of_life, counters, random.random)
         self._near: NearCache | None = None
@@ -181,8 +188,13 @@ class Engine:
         """See `Loading.ahead`."""
         self._loading.ahead(key, wanted)
 
-    async def fresh(self, data: bytes | None) -> bytes | None:
-        """The payload, if what was read is a value and not stale."""
+    async def fresh(self, data: bytes | None, since: float) -> bytes | None:
+        """The payload, if what was read is a value, not stale, and its tags hold.
+
+        Args:
+            data: what was read.
+            since: when the call began, by the loop's clock. All it asks ends by its deadline.
+        """
         if data is None or not is_record(data):
             return data
         record = record_of(data)
@@ -191,8 +203,20 @@ class Engine:
             return None
         if record.kind != VALUE:
             return None
-        now = 0 if record.is_lasting else await self.clock.now()
-        return record.payload if record.is_fresh(now) else None
+        now = 0 if record.is_lasting else await self._in_time(self.clock.now(), since)
+        if not record.is_fresh(now):
+            return None
+        holds = not record.tags or await self.tags_hold(record, since)
+        return record.payload if holds else None
+
+    async def tags_hold(self, record: Record, since: float) -> bool:
+        """Whether none of its tags was invalidated since it was stored."""
+        return await self._in_time(self._tags.hold(record.tags), since)
+
+    async def invalidate_tags(self, tags: Collection[bytes]) -> None:
+        """Make invalid what bears any of these tags."""
+        self._loading.tags_overtaken(tags)
+        await self._changing(self._tags.keys(tags), self._tags.invalidate(tags))
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
@@ -218,17 +242,31 @@ class Engine:
         stored = self._batcher.ask(self._store, ((key, data, life),), len(key) + len(data) + 48)
         return self._changing((key,), stored)
 
-    async def store_many(self, entries: Sequence[Entry]) -> None:
-        """Store all entries; when it fails, some may have been stored."""
-        keys = [key for key, _, _ in entries]
-        await self._changing(keys, ask_in_parts(self._batcher, self._store, entries))
+    async def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> None:
+        """Store all entries, each with these tags; when it fails, some may have been stored."""
+        since = self.loop.time()
+        if tags:
+            life = max(life for _, _, life in entries)
+            versions, now = await self._tags.stamp(tags, life)
+            now //= _MILLISECOND
+            entries = [
+                (key, tagged(data, versions, now, life), life) for key, data, life in entries
+            ]
+        left = since + self._command_timeout - self.loop.time()
+        stored = ask_in_parts(self._batcher, self._store, entries, budget=left)
+        await self._changing([key for key, _, _ in entries], stored)
 
     async def take(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
+        since = self.loop.time()
         data: bytes | None = await self._changing(
             (key,), self._batcher.ask(self._take, (key,), len(key) + 32)
         )
-        payload = await self.fresh(data)
+        try:
+            payload = await self.fresh(data, since)
+        except CacheError:
+            # It is removed, and nobody knows whether it was valid.
+            raise UNKNOWN.error() from None
         self._counters.removals += payload is not None
         return payload
 
@@ -247,32 +285,73 @@ class Engine:
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key has a value."""
+        since = self.loop.time()
         there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
-        return bool(there) and await self.fresh(head) is not None
+        return bool(there) and await self._is_value(key, head, since)
 
     async def touch(self, key: bytes, life: int) -> bool:
         """Give the key a new life, in milliseconds; whether it had a value."""
-        return bool(await self._changing((key,), self._touched(key, life)))
+        return await self._changing((key,), self._touched(key, life))
 
-    async def _touched(self, key: bytes, life: int) -> int:
+    async def _touched(self, key: bytes, life: int) -> bool:
+        since = self.loop.time()
         size = len(key) + 32
         if self._bounded:
-            touched: int = await self._batcher.ask(self._touch, (key, life), size)
-            return touched
-        touched, head = await self._batcher.ask(self._touch, (key, life), size)
-        if touched and is_record(head):
-            touched = await self._batcher.ask(TOUCH_RECORD, (key, life), size)
-        return touched
+            touched = await self._batcher.ask(self._touch, (key, life), size)
+            is_tagged = touched == _TOUCHED_WITH_TAGS
+        else:
+            touched, head = await self._batcher.ask(self._touch, (key, life), size)
+            if touched and is_record(head):
+                left = since + self._command_timeout - self.loop.time()
+                touched = await self._batcher.ask(TOUCH_RECORD, (key, life), size, budget=left)
+            is_tagged = touched and has_tags(head)
+        if is_tagged:
+            return await self._in_time(self._retagged(key, life), since)
+        return bool(touched)
+
+    async def _retagged(self, key: bytes, life: int) -> bool:
+        """Let the tags of a key live with it; whether it is valid."""
+        data = await self._batcher.ask(READ, key, len(key) + 16)
+        record = record_of(data) if has_tags(data or b"") else None
+        if record is None:
+            return False
+        stamp = await self._tags.stamp(record.tags.keys(), life + record.slack)
+        return stamp.versions == record.tags
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
+        since = self.loop.time()
         left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
         if is_record(head):
-            record = record_of(head)
-            if record is None or await self.fresh(head) is None:
+            if not await self._is_value(key, head, since):
                 return None
-            left = max(0, left - record.slack)
+            left = max(0, left - slack_of(head))
         return left if left >= 0 else None
+
+    async def _is_value(self, key: bytes, head: bytes, since: float) -> bool:
+        """Whether a value stands there that is neither stale nor invalid."""
+        if has_tags(head):
+            # Which they are, the head does not say.
+            return await self.fresh(await self._in_time(self._data(key), since), since) is not None
+        return await self.fresh(head, since) is not None
+
+    async def _data(self, key: bytes) -> bytes | None:
+        data: bytes | None = await self._batcher.ask(READ, key, len(key) + 16)
+        return data
+
+    async def _in_time(self, work: Awaitable[T], since: float) -> T:
+        """What a call does after it was answered once, by the deadline that it had from the first.
+
+        Raises:
+            CacheTimeout: TIMEOUT.
+        """
+        try:
+            async with asyncio.timeout_at(since + self._command_timeout):
+                return await work
+        except CacheError:
+            raise
+        except TimeoutError:
+            raise TIMED_OUT.error() from None
 
     async def ping(self) -> None:
         """One round trip that does nothing."""

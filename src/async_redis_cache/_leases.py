@@ -14,9 +14,9 @@ from enum import IntEnum
 from typing import Any, Final
 
 from ._bounded import STORE_SCRIPT
-from ._commands import Command, MisreadError, Verb
-from ._failures import ServerReply
+from ._commands import Command, Verb
 from ._records import HEAD_SCRIPT
+from ._scripts import Script
 
 __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Giving", "Publish"]
 
@@ -55,7 +55,7 @@ end
 """
 )
 
-# Granted: 0. Held by another: for how many milliseconds more. Otherwise what is stored, which is not
+# Granted: the time, less than zero. Held by another: for how many milliseconds more. Otherwise what is stored, which is not
 # what the caller has seen. Reading the head of something that is no string is refused, as it should be.
 # Who forces it takes it from another, and a value without a head gets one, to be readable meanwhile.
 _LEASE: Final = (
@@ -75,13 +75,14 @@ elseif redis.call('EXISTS', key) == 1 then
     local time, left = now(), redis.call('PTTL', key)
     local ends = time + (left < 0 and FOREVER or left)
     head = MARK .. 'v' .. NO_RIGHT .. plain(token) .. packed(time) .. packed(ends) .. packed(0)
-      .. packed(0)
+      .. '\\0\\0' .. packed(0)
     kind = 'v'
     redis.call('SET', key, head .. stored, 'PX', ends - time)
   end
 end
 hold(key, head, kind, token, life)
-return 0
+local granted = redis.call('TIME')
+return -(granted[1] * 1000000 + granted[2])
 """
 )
 
@@ -105,7 +106,7 @@ local was_plain = kind == 'v' and string.sub(head, 28, 35) == plain(ARGV[1])
 if kind == 'l' or ARGV[2] == '1' or (was_plain and left <= 0) then
   return redis.call('UNLINK', KEYS[1])
 elseif was_plain then
-  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 67, -1), 'PX', left)
+  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 69, -1), 'PX', left)
   return 1
 end
 redis.call('SETRANGE', KEYS[1], 3, ARGV[2] == '2' and NOBODY or NO_RIGHT)
@@ -116,11 +117,11 @@ return 1
 _PUBLISHED: Final = (
     _HOLD
     + b"""
-local function record(key, token, kind, version, life, slack, cost, payload)
+local function record(key, token, kind, version, life, slack, extent, cost, payload)
   if not holds(head_of(key), token) then return nil end
   local time = now()
   return MARK .. kind .. NO_RIGHT .. version .. packed(time) .. packed(time + life) .. packed(slack)
-    .. packed(cost) .. payload
+    .. string.sub(packed(extent), 7) .. packed(cost) .. payload
 end
 """
 )
@@ -152,35 +153,10 @@ return 1
 )
 
 
-class _Script(Verb):
-    """A script on one key, one call each. A second run of the same call does no more than the first.
-
-    The argument is (key, what the script takes ...).
-    """
-
-    changes = True
-
-    def __init__(self, source: bytes, kinds: tuple[type, ...] = (int,)) -> None:
-        self._source = source
-        self._kinds = kinds
-
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
-        return [(b"EVAL", self._source, 1, *argument) for argument in arguments]
-
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        for reply in replies:
-            if not isinstance(reply, (ServerReply, *self._kinds)):
-                raise MisreadError
-        return replies
-
-    def conclusive(self, argument: Any, answer: Any) -> bool:
-        return True
-
-
-class Publish(_Script):
+class Publish(Script):
     """The loaded value where the right to load stands: 1, or 0 where that is not there any more.
 
-    The argument is (key, token, kind, version, life, slack, cost, payload).
+    The argument is (key, token, kind, version, life, slack, bytes of tags, cost, tags and payload).
     """
 
     def __init__(self) -> None:
@@ -206,10 +182,11 @@ class BoundedPublish(Publish):
         ]
 
 
-LEASE: Final[Verb] = _Script(_LEASE, (int, bytes))
-"""(key, token, milliseconds, the version that is known not to do, 1 to take it in any case): 0 when
-granted; for how many milliseconds another holds it; or what is stored."""
-RENEW: Final[Verb] = _Script(_RENEW)
+LEASE: Final[Verb] = Script(_LEASE, (int, bytes))
+"""(key, token, milliseconds, the version that is known not to do, 1 to take it in any case): when
+granted, what time it is, in microseconds, less than zero; for how many milliseconds another holds it; or
+what is stored."""
+RENEW: Final[Verb] = Script(_RENEW)
 """(key, token, milliseconds): 1, or 0 where the right is void."""
-RELEASE: Final[Verb] = _Script(_RELEASE)
+RELEASE: Final[Verb] = Script(_RELEASE)
 """(key, token, how as in `Giving`): 1, or 0 where the right was void."""

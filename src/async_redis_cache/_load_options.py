@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypedDict
@@ -39,6 +39,8 @@ class LoadOptions(TypedDict, total=False):
     """Milliseconds for which is remembered that there is none: that the loader gave None."""
     jitter: float
     """Share of its life, from 0 to 1, by which a value lives less, by chance."""
+    tags: Iterable[str]
+    """What is loaded can be invalidated by, as for `store`."""
     in_thread: bool
     """Call a plain loader, which may block, in a worker thread."""
 
@@ -97,7 +99,7 @@ class LoadPolicies:
         self._known: dict[tuple[tuple[str, Any], ...], LoadPolicy] = {(): self._default}
 
     def of(self, given: LoadOptions) -> LoadPolicy:
-        """What applies to a call that says this.
+        """What applies to a call that says this, its tags aside.
 
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from ._timeouts import Timeout
 
-__all__ = ["NOT_MODIFIED", "Load", "Loader", "called", "run"]
+__all__ = ["NOT_MODIFIED", "Load", "Loader", "called", "run", "takes_load"]
 
 Loader = Callable[..., Any]
 """A function that gives a value, or something to await for it. If it has a parameter that must be
@@ -28,12 +28,14 @@ class Load:
         key: whose value is loaded.
         stale: the value that it will replace; None where there is none.
         timeout: the life of what is loaded, as for `store`; may be set.
+        tags: what it bears, as for `store`; may be set.
     """
 
-    def __init__(self, key: str, stale: Any, timeout: Timeout) -> None:
+    def __init__(self, key: str, stale: Any, timeout: Timeout, tags: Iterable[str]) -> None:
         self.key = key
         self.stale = stale
         self.timeout = timeout
+        self.tags = tags
         self._cached = True
 
     def __repr__(self) -> str:
@@ -70,7 +72,7 @@ async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
         in_thread: call it in a worker thread, where it may block. As many as are needed: loaders
             that wait for other loads must never wait for each other's threads.
     """
-    return await run(partial(loader, load) if _takes_load(loader) else loader, in_thread=in_thread)
+    return await run(partial(loader, load) if takes_load(loader) else loader, in_thread=in_thread)
 
 
 async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
@@ -87,7 +89,8 @@ async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
     return result
 
 
-def _takes_load(loader: Loader) -> bool:
+def takes_load(loader: Loader) -> bool:
+    """Whether a loader takes a `Load`: whether it has a parameter that must be given."""
     try:
         parameters = inspect.signature(loader).parameters.values()
     except (ValueError, TypeError):

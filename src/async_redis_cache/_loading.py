@@ -9,7 +9,7 @@ to those who asked for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -52,6 +52,11 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
+def _never() -> bool:
+    """It is not."""
+    return False
+
+
 class Wanted(NamedTuple):
     """What a caller asks for, below the hall.
 
@@ -62,6 +67,8 @@ class Wanted(NamedTuple):
             server could not be asked.
         longest: seconds that the load may take, and that anybody waits for it.
         force: whether to load whatever is stored, and whoever else loads.
+        tags: that what is loaded will bear.
+        steered: whether the loader may give it others.
         decided: to be called when it is known that another loads, or that there is nothing to load.
     """
 
@@ -70,6 +77,8 @@ class Wanted(NamedTuple):
     read: bytes | None
     longest: float
     force: bool = False
+    tags: tuple[bytes, ...] = ()
+    steered: Callable[[], bool] = _never
     decided: Callable[[], None] = _nothing
 
 
@@ -82,15 +91,19 @@ class _Flight:
         "holds_right",
         "is_ahead",
         "right",
+        "steered",
+        "tags",
         "task",
         "void",
         "waiting",
     )
 
-    def __init__(self, right: Right, *, goes_on: bool) -> None:
+    def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
         self.task: asyncio.Task[Product | bytes | None]
         self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
         self.right = right
+        self.tags = frozenset(wanted.tags)
+        self.steered = wanted.steered
         self.holds_right = False
         self.is_ahead = goes_on
         """Whether it was begun for those to come."""
@@ -186,6 +199,18 @@ class Loading:
         """Every key is being changed."""
         self.overtaken(tuple(self._flights))
 
+    def tags_overtaken(self, tags: Collection[bytes]) -> None:
+        """These tags are being invalidated here."""
+        for key, flight in tuple(self._flights.items()):
+            if not flight.tags.isdisjoint(tags):
+                self.overtaken((key,))
+                if flight.holds_right:
+                    # Who asks from now on need not wait for its end.
+                    flight.right.give()
+            elif flight.steered():
+                # Nobody knows yet which tags it will have: its publication will show.
+                self._forget(key, flight)
+
     def stop(self) -> None:
         """End every load; who waits for one is told that the cache was closed."""
         for flight in self._in_the_air:
@@ -199,7 +224,7 @@ class Loading:
             await asyncio.wait(self._tasks)
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> _Flight:
-        flight = self._flights[key] = _Flight(Right(key, self._rights), goes_on=goes_on)
+        flight = self._flights[key] = _Flight(Right(key, self._rights), wanted, goes_on=goes_on)
         self._in_the_air.add(flight)
         flight.task = self._spawn(self._fly(key, flight, wanted))
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
-from ._asked import Asked, Found, entry_of, load, many, no_loader
+from ._asked import Asked, Found, each, entry_of, load, many, no_loader
 from ._batches import Batch, BatchLoader
 from ._cache_entry import CacheEntry
 from ._engine import Engine
@@ -115,6 +115,9 @@ class ReadManyThrough(ReadThrough):
         values = {key: entry.value for key, entry in zip(wanted, entries, strict=True)}
         return {key: value for key, value in values.items() if value is not None}
 
+    async def _found_of(self, read: tuple[Asked, bytes | None]) -> Found:
+        return await self._found(*read)
+
     async def _many(
         self, engine: Engine, asked: list[Asked]
     ) -> list[Coroutine[Any, Any, CacheEntry[Any]]]:
@@ -122,7 +125,7 @@ class ReadManyThrough(ReadThrough):
         try:
             engine.breaker.pass_through()
             read = await engine.read_many([one.wire_key for one in asked])
-            found = [await self._found(one, data) for one, data in zip(asked, read, strict=True)]
+            found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.breaker.failed(error)
             self._counters.misses += len(asked)

@@ -119,7 +119,9 @@ class ReadThrough(Openable):
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _ = self._lifecycle.ready()
+            tags = loading.pop("tags", ())
             policy = codec.policy(loading)
+            since = engine.loop.time()
             decode = codec.decoder(type)
             wire_key = codec.key(key)
             codec.life(timeout)
@@ -133,10 +135,14 @@ class ReadThrough(Openable):
                         engine.breaker.succeeded()
                         self._counters.hits += 1
                         return value
-                asked = Asked(engine, codec, policy, decode, key, wire_key, loader, timeout)
+                asked = Asked(
+                    engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since
+                )
                 found = await self._found(asked, data)
             except AWAY as error:
-                asked = Asked(engine, codec, policy, decode, key, wire_key, loader, timeout)
+                asked = Asked(
+                    engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since
+                )
                 return value_of(asked, await self._without_server(asked, error))
             engine.breaker.succeeded()
             if found.status is None:
@@ -229,9 +235,21 @@ class ReadThrough(Openable):
     ) -> Asked:
         _, engine, codec, _ = self._lifecycle.ready()
         codec.life(timeout)
+        tags = codec.tags(loading.pop("tags", ()))
         policy = codec.policy(loading)
         wire_key = codec.key(key)
-        return Asked(engine, codec, policy, codec.decoder(kind), key, wire_key, loader, timeout)
+        return Asked(
+            engine,
+            codec,
+            policy,
+            codec.decoder(kind),
+            key,
+            wire_key,
+            loader,
+            timeout,
+            tags,
+            engine.loop.time(),
+        )
 
     async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
         """Load, and store nothing."""

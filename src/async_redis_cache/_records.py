@@ -9,7 +9,9 @@ The scripts that read and write heads on the server share the Lua functions here
 
 from __future__ import annotations
 
-from struct import Struct
+import secrets
+from collections.abc import Mapping
+from struct import Struct, error
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -20,9 +22,13 @@ __all__ = [
     "VALUE",
     "VERSION_BYTES",
     "Record",
+    "has_tags",
     "is_record",
+    "packed_tags",
     "payload_at_once",
     "record_of",
+    "slack_of",
+    "tagged",
     "version_of",
 ]
 
@@ -33,13 +39,18 @@ MISSING: Final = b"m"
 """The kind of a record that says that there is none."""
 PLACEHOLDER: Final = b"l"
 """The kind of what stands where nothing is stored and somebody loads."""
-_HEAD: Final = Struct(">3x16sQ8sQQQQ")
+_HEAD: Final = Struct(">2sc16sQ8sQQQHQ")
 HEAD_BYTES: Final = _HEAD.size
 _PLACEHOLDER_BYTES: Final = 27
 VERSION_BYTES: Final = 8
 _VERSION: Final = slice(_PLACEHOLDER_BYTES, _PLACEHOLDER_BYTES + VERSION_BYTES)
 _SLACK: Final = slice(51, 59)
-_NO_SLACK: Final = bytes(8)
+_TAGS: Final = slice(59, 61)
+_NO_TAGS: Final = bytes(2)
+_SLACK_AND_TAGS: Final = slice(51, 61)
+_NEITHER: Final = bytes(10)
+_TAG: Final = Struct(">H24s")
+_NO_VERSIONS: Final[Mapping[bytes, bytes]] = {}
 
 HEAD_SCRIPT: Final = b"""
 local MARK, NO_RIGHT = '\\193\\2', string.rep('\\0', 24)
@@ -61,9 +72,9 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 local function head_of(key)
-  local head = redis.call('GETRANGE', key, 0, 66)
+  local head = redis.call('GETRANGE', key, 0, 68)
   local kind = string.sub(head, 3, 3)
-  local whole = kind == 'l' and #head >= 27 or (kind == 'v' or kind == 'm') and #head == 67
+  local whole = kind == 'l' and #head >= 27 or (kind == 'v' or kind == 'm') and #head == 69
   return head, string.sub(head, 1, 2) == MARK and whole and kind or ''
 end
 local function leased_until(head) return number(head, 20) end
@@ -72,15 +83,15 @@ local function slack(head) return number(head, 52) end
 local function touched(key, life)
   local head, kind = '', ''
   if type(redis.pcall('GETRANGE', key, 0, 0)) == 'string' then head, kind = head_of(key) end
-  if kind == '' then return redis.call('PEXPIRE', key, life) * life end
-  if kind ~= 'v' or fresh_until(head) <= now() then return 0 end
+  if kind == '' then return redis.call('PEXPIRE', key, life) * life, false end
+  if kind ~= 'v' or fresh_until(head) <= now() then return 0, false end
   redis.call('SETRANGE', key, 43, packed(now() + life))
   redis.call('PEXPIRE', key, life + slack(head))
-  return life + slack(head)
+  return life + slack(head), string.sub(head, 60, 61) ~= '\\0\\0'
 end
 """
 """Lua: a head's numbers, the time in milliseconds, and `touched`, which gives a value a new life and
-says how long it then stays, 0 where there is none."""
+says how long it then stays, 0 where there is none, and whether it has tags."""
 
 
 class Record(NamedTuple):
@@ -95,6 +106,7 @@ class Record(NamedTuple):
         fresh_until: from when on it is stale.
         slack: for how many milliseconds it stays on the server after that.
         cost: microseconds that the load took.
+        tags: each with the version that it had when the value was stored.
         payload: what was stored, as for a value without a head.
     """
 
@@ -105,6 +117,7 @@ class Record(NamedTuple):
     fresh_until: int = 0
     slack: int = 0
     cost: int = 0
+    tags: Mapping[bytes, bytes] = _NO_VERSIONS
     payload: bytes = b""
 
     def is_fresh(self, now: int) -> bool:
@@ -129,9 +142,14 @@ def payload_at_once(data: bytes) -> bytes | None:
     """The payload, where one need not know what time it is: of a plain value, and of most records."""
     if not data.startswith(_MARK):
         return data
-    if data[2:3] == VALUE and data[_SLACK] == _NO_SLACK:
+    if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER:
         return data[HEAD_BYTES:]
     return None
+
+
+def has_tags(data: bytes) -> bool:
+    """Whether this head is one of a value with tags, which follow the head."""
+    return is_record(data) and data[_TAGS] > _NO_TAGS
 
 
 def record_of(data: bytes) -> Record | None:
@@ -141,9 +159,46 @@ def record_of(data: bytes) -> Record | None:
         return Record(PLACEHOLDER, int.from_bytes(data[19:27]))
     if kind not in {VALUE, MISSING} or len(data) < HEAD_BYTES:
         return None
-    token, leased_until, _, stored_at, fresh_until, slack, cost = _HEAD.unpack_from(data)
-    payload = data[HEAD_BYTES:]
-    return Record(kind, leased_until, any(token), stored_at, fresh_until, slack, cost, payload)
+    _, _, token, leased_until, _, stored_at, fresh_until, slack, extent, cost = _HEAD.unpack_from(
+        data
+    )
+    begin = HEAD_BYTES + extent
+    try:
+        tags = _tags_in(data[HEAD_BYTES:begin]) if extent else _NO_VERSIONS
+    except error:
+        return None
+    return Record(
+        kind, leased_until, any(token), stored_at, fresh_until, slack, cost, tags, data[begin:]
+    )
+
+
+def slack_of(head: bytes) -> int:
+    """For how many milliseconds a value with this head stays after its life."""
+    return int.from_bytes(head[_SLACK])
+
+
+def tagged(payload: bytes, tags: Mapping[bytes, bytes], now: int, life: int) -> bytes:
+    """A value that is stored with tags, and lasts."""
+    packed = packed_tags(tags)
+    nobody, version = bytes(16), secrets.token_bytes(VERSION_BYTES)
+    head = _HEAD.pack(_MARK, VALUE, nobody, 0, version, now, now + life, 0, len(packed), 0)
+    return head + packed + payload
+
+
+def packed_tags(tags: Mapping[bytes, bytes]) -> bytes:
+    """Tags and their versions, as they stand behind a head."""
+    return b"".join(_TAG.pack(len(tag), version) + tag for tag, version in tags.items())
+
+
+def _tags_in(packed: bytes) -> dict[bytes, bytes]:
+    tags: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(packed):
+        length, version = _TAG.unpack_from(packed, at)
+        at += _TAG.size
+        tags[packed[at : at + length]] = version
+        at += length
+    return tags
 
 
 def version_of(data: bytes) -> bytes:

@@ -12,7 +12,8 @@ from ._batcher import Batcher
 from ._commands import READ, Verb
 from ._errors import CacheError
 from ._leases import LEASE, RELEASE, RENEW, Giving
-from ._records import VERSION_BYTES, is_record, record_of, version_of
+from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
+from ._tags import Tags
 
 __all__ = ["Product", "Right", "Rights"]
 
@@ -34,6 +35,7 @@ class Product(NamedTuple):
         slack: milliseconds for which it stays after that.
         keep: whether it is to be stored.
         cost: microseconds that it took.
+        tags: that it bears.
     """
 
     kind: bytes
@@ -42,6 +44,7 @@ class Product(NamedTuple):
     slack: int
     keep: bool
     cost: int = 0
+    tags: tuple[bytes, ...] = ()
 
 
 class Rights(NamedTuple):
@@ -50,12 +53,14 @@ class Rights(NamedTuple):
     Attributes:
         batcher: asks the server.
         publish: the verb that publishes.
+        tags: what is loaded may bear.
         lease: milliseconds that a right is good for; it is renewed while the load goes on.
         random: numbers from 0 to 1.
     """
 
     batcher: Batcher
     publish: Verb
+    tags: Tags
     lease: int
     random: Callable[[], float]
 
@@ -67,6 +72,8 @@ class Right:
         self._key = key
         self._rights = rights
         self._token = secrets.token_bytes(_TOKEN_BYTES)
+        self._since = 0
+        """When it was got, in microseconds of the server's clock."""
         self._loop = asyncio.get_running_loop()
 
     def is_in(self, data: bytes) -> bool:
@@ -103,7 +110,8 @@ class Right:
                 if await suits(answer):
                     return answer
                 seen = answer
-            elif answer == 0:
+            elif answer < 0:
+                self._since = -answer
                 return True
             elif waits():
                 await self._look_on(answer / _SECOND)
@@ -131,15 +139,22 @@ class Right:
                 await self._ask(RENEW, (self._key, self._token, lease))
 
     async def publish(self, product: Product) -> bool:
-        """Store what was loaded; whether the right was still there.
+        """Store what was loaded; whether the right was still there, and no tag was invalidated.
 
         Raises:
             CacheError: nobody knows. The right ends by itself.
         """
-        kind, payload, life, slack, _, cost = product
+        kind, payload, life, slack, _, cost, tags = product
+        packed = b""
+        if tags:
+            stamp = await self._rights.tags.stamp(tags, life + slack)
+            if not stamp.is_before(self._since):
+                return False
+            packed = packed_tags(stamp.versions)
         version = secrets.token_bytes(VERSION_BYTES)
-        argument = (self._key, self._token, kind, version, life, slack, cost, payload)
-        return bool(await self._ask(self._rights.publish, argument, len(payload)))
+        data = packed + payload
+        head = (self._key, self._token, kind, version, life, slack, len(packed), cost)
+        return bool(await self._ask(self._rights.publish, (*head, data), len(data)))
 
     def give(self, how: Giving = Giving.BACK) -> None:
         """Give it back, if it is still there.

@@ -126,9 +126,17 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
     ) -> None:
         self.close(None)
 
-    def store(self, context: Context, key: str, value: T, timeout: Timeout = None) -> T:
+    def store(
+        self,
+        context: Context,
+        key: str,
+        value: T,
+        timeout: Timeout = None,
+        *,
+        tags: Iterable[str] = (),
+    ) -> T:
         """Store a value; return it."""
-        return self._call(self._cache.store, context, key, value, timeout)
+        return self._call(self._cache.store, context, key, value, timeout, tags=tags)
 
     @overload
     def retrieve(self, context: Context, key: str) -> Any: ...
@@ -252,10 +260,15 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
         return self._call(self._cache.remove, context, key)
 
     def store_many(
-        self, context: Context, mapping: Mapping[str, Any], timeout: Timeout = None
+        self,
+        context: Context,
+        mapping: Mapping[str, Any],
+        timeout: Timeout = None,
+        *,
+        tags: Iterable[str] = (),
     ) -> None:
         """Store many values at once."""
-        self._call(self._cache.store_many, context, mapping, timeout)
+        self._call(self._cache.store_many, context, mapping, timeout, tags=tags)
 
     @overload
     def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
@@ -276,6 +289,10 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
     def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there."""
         return self._call(self._cache.remove_many, context, keys)
+
+    def invalidate_tags(self, context: Context, *tags: str) -> None:
+        """Make invalid all values that bear any of these tags."""
+        self._call(self._cache.invalidate_tags, context, *tags)
 
     def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value."""

@@ -1,0 +1,43 @@
+"""Verbs that are a script on one key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ._commands import Command, MisreadError, Verb
+from ._failures import ServerReply
+
+__all__ = ["Script"]
+
+
+class Script(Verb):
+    """A script on one key, one call each. A second run of the same call does no more than the first.
+
+    The argument is (key, what the script takes ...).
+
+    Args:
+        source: in Lua.
+        kinds: of replies that it can give.
+    """
+
+    changes = True
+
+    def __init__(self, source: bytes, kinds: tuple[type, ...] = (int,)) -> None:
+        self._source = source
+        self._kinds = kinds
+
+    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+        """One EVAL a call."""
+        return [(b"EVAL", self._source, 1, *argument) for argument in arguments]
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        """The replies as they are."""
+        for reply in replies:
+            if not isinstance(reply, (ServerReply, *self._kinds)):
+                raise MisreadError
+        return replies
+
+    def conclusive(self, argument: Any, answer: Any) -> bool:
+        """Which of two runs has answered makes no difference."""
+        return True

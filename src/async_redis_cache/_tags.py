@@ -1,0 +1,159 @@
+"""Tags: what many entries have in common, so that one write makes all of them invalid.
+
+A tag is a key of its own that holds a version: the moment at which the tag was last invalidated, by the
+server's clock, and a nonce. An entry bears the versions that its tags had when it was stored, and is valid
+for as long as they have them still. So nothing has to know which entries bear a tag, and nothing is left
+over: a tag lives a while longer than the last entry that bears it, and a tag that is gone has no version
+that could be right.
+
+Whoever stores asks for the versions first. If a tag is invalidated between that and the store, what is
+stored is invalid from the beginning. A load asks when it has ended, for only then its tags are known; the
+moments in the versions say whether one was invalidated since it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from ._batcher import Batcher
+from ._commands import expect_parts
+from ._failures import ServerReply
+from ._options import HOUR
+from ._scripts import Script
+
+__all__ = ["Stamp", "Tags"]
+
+_NAME: Final = b"\x00tag:"
+"""Behind the prefix, before a tag. No key of a user can hold a control character."""
+_MOMENT: Final = slice(16)
+_NONCE_BYTES: Final = 8
+_REMEMBERED: Final = 2 * HOUR
+"""Milliseconds for which it is known when a tag was invalidated: longer than any load takes."""
+
+_NOW: Final = b"""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+"""
+# A tag lives twice as long as it must, for most stores not to change it: whoever has it near is told
+# of each change.
+_STAMP: Final = (
+    _NOW
+    + b"""
+local version, life = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
+if not version or #version ~= 24 then
+  version = string.rep('0', 16) .. ARGV[1]
+  redis.call('SET', KEYS[1], version, 'PX', 2 * life)
+elseif redis.call('PTTL', KEYS[1]) < life then
+  redis.call('PEXPIRE', KEYS[1], 2 * life)
+end
+return {version, now}
+"""
+)
+_INVALIDATE: Final = (
+    _NOW
+    + b"""
+redis.call('SET', KEYS[1], string.format('%016.0f', now) .. ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+)
+
+
+class _Stamping(Script):
+    """(key, nonce, milliseconds that it is to live at least): its version, and what time it is."""
+
+    def __init__(self) -> None:
+        super().__init__(_STAMP, (list,))
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        return [
+            reply if isinstance(reply, ServerReply) else expect_parts(reply, 2, _STAMPED)
+            for reply in replies
+        ]
+
+
+_STAMPED: Final = frozenset({bytes, int})
+_STAMPS: Final = _Stamping()
+_INVALIDATES: Final = Script(_INVALIDATE)
+
+
+class Stamp(NamedTuple):
+    """The versions of some tags.
+
+    Attributes:
+        versions: by tag.
+        now: what time it was on the server, in microseconds.
+    """
+
+    versions: Mapping[bytes, bytes]
+    now: int
+
+    def is_before(self, moment: int) -> bool:
+        """Whether none of the tags was invalidated at this moment or since."""
+        return all(int(version[_MOMENT]) < moment for version in self.versions.values())
+
+
+class Tags:
+    """The tags of a cache.
+
+    Args:
+        batcher: asks the server.
+        read: gives the data of keys, from near where that is on.
+        prefix: of the cache's keys.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        read: Callable[[Sequence[bytes]], Awaitable[Sequence[bytes | None]]],
+        prefix: bytes,
+    ) -> None:
+        self._batcher = batcher
+        self._read = read
+        self._prefix = prefix + _NAME
+
+    def keys(self, tags: Collection[bytes]) -> list[bytes]:
+        """Under which their versions stand."""
+        return [self._prefix + tag for tag in tags]
+
+    async def hold(self, versions: Mapping[bytes, bytes]) -> bool:
+        """Whether all tags have these versions still.
+
+        Raises:
+            CacheError: the server could not be asked.
+        """
+        return list(versions.values()) == list(await self._read(self.keys(versions)))
+
+    async def stamp(self, tags: Collection[bytes], life: int) -> Stamp:
+        """Their versions, for an entry that is to live for so many milliseconds.
+
+        Raises:
+            CacheError: the server could not be asked.
+        """
+        answers = await self._ask(_STAMPS, tags, life)
+        versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
+        return Stamp(versions, max((now for _, now in answers), default=0))
+
+    async def invalidate(self, tags: Collection[bytes]) -> None:
+        """Make invalid what bears any of them.
+
+        Raises:
+            CacheError: of some, nobody may know.
+        """
+        await self._ask(_INVALIDATES, tags, _REMEMBERED)
+
+    async def _ask(self, script: Script, tags: Collection[bytes], life: int) -> list[Any]:
+        """Ask for each; wait for the last, then raise the first error there was."""
+        asked = [
+            self._batcher.ask(
+                script, (key, secrets.token_bytes(_NONCE_BYTES), life), len(key) + 500
+            )
+            for key in self.keys(tags)
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
