@@ -239,3 +239,56 @@ async def test_a_type_that_cannot_be_found(cache: AsyncRedisCache) -> None:
     with pytest.raises(TypeError, match="give type="):
         await cached(cache, key="key")(lost)()
     assert await cached(cache, key="key", type=int)(lost)() == 1
+
+
+async def test_tags(cache: AsyncRedisCache) -> None:
+    """Templates, as the key; worked out only when something is loaded."""
+    calls: list[int] = []
+
+    @cached(cache, key="{number}:{page}", tags=("user:{number}", "all"))
+    async def posts(number: int, page: int = 1) -> list[int]:
+        calls.append(number)
+        return [number, page]
+
+    for _ in range(2):
+        assert [await posts(1), await posts(1, 2), await posts(number=2)] == [
+            [1, 1],
+            [1, 2],
+            [2, 1],
+        ]
+    await cache.invalidate_tags(None, "user:1")
+    assert [await posts(1), await posts(1, 2), await posts(2)] == [[1, 1], [1, 2], [2, 1]]
+    assert calls == [1, 1, 2, 1, 1]
+    await cache.invalidate_tags(None, "all")
+    await posts(2)
+    assert calls == [1, 1, 2, 1, 1, 2]
+
+
+def test_tags_of_a_plain_function(plain_cache: RedisCache) -> None:
+    """Likewise by the other door, and for methods."""
+
+    class Shop:
+        name = "one"
+        calls = 0
+
+        @cached(plain_cache, key="{self.name}:{item}", tags=["shop:{self.name}"])
+        def price(self, item: str) -> int:
+            self.calls += 1
+            return len(item)
+
+    shop = Shop()
+    assert shop.price("ball") == shop.price("ball") == 4
+    plain_cache.invalidate_tags(None, "shop:one")
+    assert shop.price("ball") == 4
+    assert shop.calls == 2
+
+
+@pytest.mark.parametrize("tags", ["user:{number}", ["user:{nobody}"], ["{"]])
+async def test_bad_tag_templates(tags: Any, cache: AsyncRedisCache) -> None:
+    """Found when the decorator is applied."""
+    decorate = cached(cache, key="{number}", tags=tags)
+    with pytest.raises((TypeError, ValueError)):
+
+        @decorate
+        async def find(number: int) -> int:
+            return number

@@ -132,7 +132,7 @@ async def judged(asked: Asked, data: bytes) -> Found:
         return NOTHING
     now = 0
     if asked.policy.looks_ahead or not record.is_lasting:
-        now = await asked.engine.clock.now()
+        now = await asked.engine.now(asked.since)
     if record.is_fresh(now):
         return found._replace(now=now)
     if record.kind == VALUE and now < record.fresh_until + asked.policy.stale:
@@ -221,5 +221,5 @@ async def found_entry(asked: Asked, found: Found, *, is_near: bool) -> CacheEntr
     if record is None:
         left = await asked.engine.time_to_live(asked.wire_key)
         return CacheEntry(found.value, status, None, left)
-    now = found.now or await asked.engine.clock.now()
+    now = found.now or await asked.engine.now(asked.since)
     return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)

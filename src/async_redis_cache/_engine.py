@@ -37,7 +37,7 @@ from ._commands import (
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheError, CacheUnsupported
-from ._failures import TIMED_OUT, UNKNOWN
+from ._failures import UNKNOWN
 from ._leases import BoundedPublish, Publish
 from ._loading import Loading, Wanted
 from ._near_cache import NearCache
@@ -114,7 +114,7 @@ class Engine:
         self._tags = Tags(self._batcher, self.read_many, options.key_prefix.encode())
         rights = Rights(self._batcher, publish, self._tags, lease, random.random)
         self._loading = Loading(rights, counters)
-        self.clock = ServerClock(self._batcher, time.monotonic)
+        self._clock = ServerClock(self._batcher, time.monotonic)
         self.breaker = Breaker(self._sign_of_life, counters, random.random)
         self._near: NearCache | None = None
         self._tracking: Tracking | None = None
@@ -203,15 +203,19 @@ class Engine:
             return None
         if record.kind != VALUE:
             return None
-        now = 0 if record.is_lasting else await self._in_time(self.clock.now(), since)
+        now = 0 if record.is_lasting else await self.now(since)
         if not record.is_fresh(now):
             return None
         holds = not record.tags or await self.tags_hold(record, since)
         return record.payload if holds else None
 
+    async def now(self, since: float) -> int:
+        """What time it is on the server, for a call that began then."""
+        return await self._clock.now(self._left(since))
+
     async def tags_hold(self, record: Record, since: float) -> bool:
         """Whether none of its tags was invalidated since it was stored."""
-        return await self._in_time(self._tags.hold(record.tags), since)
+        return await self._tags.hold(record.tags, self._left(since))
 
     async def invalidate_tags(self, tags: Collection[bytes]) -> None:
         """Make invalid what bears any of these tags."""
@@ -230,11 +234,13 @@ class Engine:
             return await self._reads.where(key)
         return await self._batcher.ask(READ, key, len(key) + 16), False
 
-    async def read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def read_many(
+        self, keys: Sequence[bytes], budget: float | None = None
+    ) -> list[bytes | None]:
         """The data of each key, in their order."""
         if self._near is not None:
-            return await self._reads.many(keys)
-        chunks = await ask_in_parts(self._batcher, READ_MANY, keys)
+            return await self._reads.many(keys, budget)
+        chunks = await ask_in_parts(self._batcher, READ_MANY, keys, budget=budget)
         return [data for chunk in chunks for data in chunk]
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
@@ -252,8 +258,7 @@ class Engine:
             entries = [
                 (key, tagged(data, versions, now, life), life) for key, data, life in entries
             ]
-        left = since + self._command_timeout - self.loop.time()
-        stored = ask_in_parts(self._batcher, self._store, entries, budget=left)
+        stored = ask_in_parts(self._batcher, self._store, entries, budget=self._left(since))
         await self._changing([key for key, _, _ in entries], stored)
 
     async def take(self, key: bytes) -> bytes | None:
@@ -302,20 +307,21 @@ class Engine:
         else:
             touched, head = await self._batcher.ask(self._touch, (key, life), size)
             if touched and is_record(head):
-                left = since + self._command_timeout - self.loop.time()
+                left = self._left(since)
                 touched = await self._batcher.ask(TOUCH_RECORD, (key, life), size, budget=left)
             is_tagged = touched and has_tags(head)
         if is_tagged:
-            return await self._in_time(self._retagged(key, life), since)
+            return await self._retagged(key, life, since)
         return bool(touched)
 
-    async def _retagged(self, key: bytes, life: int) -> bool:
+    async def _retagged(self, key: bytes, life: int, since: float) -> bool:
         """Let the tags of a key live with it; whether it is valid."""
-        data = await self._batcher.ask(READ, key, len(key) + 16)
+        data = await self._batcher.ask(READ, key, len(key) + 16, budget=self._left(since))
         record = record_of(data) if has_tags(data or b"") else None
         if record is None:
             return False
-        stamp = await self._tags.stamp(record.tags.keys(), life + record.slack)
+        stays = life + record.slack
+        stamp = await self._tags.stamp(record.tags.keys(), stays, self._left(since))
         return stamp.versions == record.tags
 
     async def time_to_live(self, key: bytes) -> int | None:
@@ -332,26 +338,13 @@ class Engine:
         """Whether a value stands there that is neither stale nor invalid."""
         if has_tags(head):
             # Which they are, the head does not say.
-            return await self.fresh(await self._in_time(self._data(key), since), since) is not None
+            budget = self._left(since)
+            head = await self._batcher.ask(READ, key, len(key) + 16, budget=budget)
         return await self.fresh(head, since) is not None
 
-    async def _data(self, key: bytes) -> bytes | None:
-        data: bytes | None = await self._batcher.ask(READ, key, len(key) + 16)
-        return data
-
-    async def _in_time(self, work: Awaitable[T], since: float) -> T:
-        """What a call does after it was answered once, by the deadline that it had from the first.
-
-        Raises:
-            CacheTimeout: TIMEOUT.
-        """
-        try:
-            async with asyncio.timeout_at(since + self._command_timeout):
-                return await work
-        except CacheError:
-            raise
-        except TimeoutError:
-            raise TIMED_OUT.error() from None
+    def _left(self, since: float) -> float:
+        """Seconds that a call has left which was answered once: one deadline for all that it asks."""
+        return since + self._command_timeout - self.loop.time()
 
     async def ping(self) -> None:
         """One round trip that does nothing."""

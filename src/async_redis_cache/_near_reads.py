@@ -58,15 +58,17 @@ class NearReads:
             data = await self._heard(key)
         return (await self.one(key), False) if data is None else (data, True)
 
-    async def many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The data of each key, in their order."""
+    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+        """The data of each key, in their order, within so many seconds."""
         near = self._near
         heard = any(map(near.is_behind, keys)) and await self._hear()
         found = {key: near.get(key, heard=heard) for key in keys}
         leases = {key: near.lease(key) for key, data in found.items() if data is None}
         answers: list[tuple[bytes | None, int]] = []
         try:
-            chunks = await ask_in_parts(self._batcher, READ_MANY_WITH_LIFE, list(leases))
+            chunks = await ask_in_parts(
+                self._batcher, READ_MANY_WITH_LIFE, list(leases), budget=budget
+            )
             answers = [answer for chunk in chunks for answer in chunk]
         finally:
             asked = zip(leases.items(), answers or repeat((None, 0)), strict=False)

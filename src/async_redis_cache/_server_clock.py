@@ -16,6 +16,7 @@ from typing import Final
 from ._batcher import Batcher
 from ._commands import TIME
 from ._errors import CacheError
+from ._failures import TIMED_OUT
 
 __all__ = ["ServerClock"]
 
@@ -46,15 +47,22 @@ class ServerClock:
         self._sampled = -math.inf
         self._asked: asyncio.Future[float] | None = None
 
-    async def now(self) -> int:
+    async def now(self, budget: float | None = None) -> int:
         """Milliseconds since the epoch.
+
+        Args:
+            budget: seconds to wait for the server at the most, where that has to be asked.
 
         Raises:
             CacheError: the server has not said for too long, and does not now.
         """
         age = self._clock() - self._sampled
         if age > _TOO_OLD:
-            await asyncio.shield(self._sample())
+            sample = self._sample()
+            await asyncio.wait((sample,), timeout=budget)
+            if not sample.done():
+                raise TIMED_OUT.error()
+            sample.result()
         elif age > _OFTEN:
             # Where it cannot be asked, what is known will do for a while.
             with contextlib.suppress(CacheError):

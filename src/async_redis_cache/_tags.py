@@ -30,6 +30,7 @@ _NAME: Final = b"\x00tag:"
 """Behind the prefix, before a tag. No key of a user can hold a control character."""
 _MOMENT: Final = slice(16)
 _NONCE_BYTES: Final = 8
+_SCRIPT_BYTES: Final = 500
 _REMEMBERED: Final = 2 * HOUR
 """Milliseconds for which it is known when a tag was invalidated: longer than any load takes."""
 
@@ -100,14 +101,14 @@ class Tags:
 
     Args:
         batcher: asks the server.
-        read: gives the data of keys, from near where that is on.
+        read: gives the data of keys within so many seconds, from near where that is on.
         prefix: of the cache's keys.
     """
 
     def __init__(
         self,
         batcher: Batcher,
-        read: Callable[[Sequence[bytes]], Awaitable[Sequence[bytes | None]]],
+        read: Callable[[Sequence[bytes], float], Awaitable[Sequence[bytes | None]]],
         prefix: bytes,
     ) -> None:
         self._batcher = batcher
@@ -118,21 +119,21 @@ class Tags:
         """Under which their versions stand."""
         return [self._prefix + tag for tag in tags]
 
-    async def hold(self, versions: Mapping[bytes, bytes]) -> bool:
-        """Whether all tags have these versions still.
+    async def hold(self, versions: Mapping[bytes, bytes], budget: float) -> bool:
+        """Whether all tags have these versions still; said within so many seconds.
 
         Raises:
             CacheError: the server could not be asked.
         """
-        return list(versions.values()) == list(await self._read(self.keys(versions)))
+        return list(versions.values()) == list(await self._read(self.keys(versions), budget))
 
-    async def stamp(self, tags: Collection[bytes], life: int) -> Stamp:
+    async def stamp(self, tags: Collection[bytes], life: int, budget: float | None = None) -> Stamp:
         """Their versions, for an entry that is to live for so many milliseconds.
 
         Raises:
             CacheError: the server could not be asked.
         """
-        answers = await self._ask(_STAMPS, tags, life)
+        answers = await self._ask(_STAMPS, tags, life, budget)
         versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
         return Stamp(versions, max((now for _, now in answers), default=0))
 
@@ -144,11 +145,16 @@ class Tags:
         """
         await self._ask(_INVALIDATES, tags, _REMEMBERED)
 
-    async def _ask(self, script: Script, tags: Collection[bytes], life: int) -> list[Any]:
+    async def _ask(
+        self, script: Script, tags: Collection[bytes], life: int, budget: float | None = None
+    ) -> list[Any]:
         """Ask for each; wait for the last, then raise the first error there was."""
         asked = [
             self._batcher.ask(
-                script, (key, secrets.token_bytes(_NONCE_BYTES), life), len(key) + 500
+                script,
+                (key, secrets.token_bytes(_NONCE_BYTES), life),
+                len(key) + _SCRIPT_BYTES,
+                budget=budget,
             )
             for key in self.keys(tags)
         ]

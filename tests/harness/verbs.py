@@ -14,6 +14,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "store_many": lambda cache: cache.store_many("trace", {"key": 1}),
     "retrieve_many": lambda cache: cache.retrieve_many("trace", ["key"]),
     "remove_many": lambda cache: cache.remove_many("trace", ["key"]),
+    "invalidate_tags": lambda cache: cache.invalidate_tags("trace", "tag"),
     "contains": lambda cache: cache.contains("trace", "key"),
     "touch": lambda cache: cache.touch("trace", "key"),
     "time_to_live": lambda cache: cache.time_to_live("trace", "key"),

@@ -1,0 +1,341 @@
+"""Tags: what bears one is gone once the tag is invalidated, for everyone, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheEntry,
+    CacheInputError,
+    CacheOutcomeUnknown,
+    CacheTimeout,
+    Load,
+)
+from harness import Client, Server, await_until
+from harness.doors import configured, until_gone
+from harness.loading import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytest_plugins = ["loading_fixtures"]
+
+VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
+    "retrieve": lambda cache: cache.retrieve(None, "key"),
+    "retrieve_many": lambda cache: cache.retrieve_many(None, ["key"]),
+    "retrieve_entry": lambda cache: cache.retrieve_entry(None, "key"),
+    "contains": lambda cache: cache.contains(None, "key"),
+    "time_to_live": lambda cache: cache.time_to_live(None, "key"),
+    "touch": lambda cache: cache.touch(None, "key"),
+    "remove": lambda cache: cache.remove(None, "key"),
+}
+NOTHING: list[Any] = [None, {}, CacheEntry(None, "missing", None, None), False]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_what_bears_it_is_gone_to_every_method(
+    verb: str, cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Until then it is a value like any; then it is none, in the other process too."""
+    for reader in (cache, other):
+        await cache.store(None, "key", 1, 60_000, tags=("red", "round"))
+        assert await VERBS[verb](reader) not in NOTHING
+        await cache.store(None, "key", 1, 60_000, tags=("red", "round"))
+        assert await reader.retrieve(None, "key") == 1
+        await cache.invalidate_tags(None, "square")
+        assert await reader.retrieve(None, "key") == 1
+        await cache.invalidate_tags(None, "blue", "round")
+        await until_gone(reader, "key")
+        assert await VERBS[verb](reader) in NOTHING
+
+
+async def test_many(cache: AsyncRedisCache) -> None:
+    """Stored together, read together, invalid together; the others stay."""
+    numbers = {f"k{n}": n for n in range(300)}
+    await cache.store_many(None, numbers, tags=["all"])
+    await cache.store(None, "plain", 1)
+    assert await cache.retrieve_many(None, [*numbers, "plain"]) == {**numbers, "plain": 1}
+    before = cache.stats().round_trips
+    await cache.invalidate_tags(None, "all")
+    assert cache.stats().round_trips == before + 1
+    assert await cache.retrieve_many(None, [*numbers, "plain"]) == {"plain": 1}
+    await cache.store_many(None, {"k1": 1}, tags=["all"])
+    assert await cache.retrieve_many(None, numbers) == {"k1": 1}
+
+
+async def test_its_writes_do_not_grow_with_what_bears_it(
+    cache: AsyncRedisCache, raw: Client
+) -> None:
+    """One SET a tag, of 24 bytes, however many entries bear it."""
+    await cache.store_many(None, {f"k{n}": n for n in range(500)}, tags=["all"])
+    raw.config_resetstat()
+    await cache.invalidate_tags(None, "all")
+    stats = raw.info("commandstats")
+    writes = {name: stats[name]["calls"] for name in ("cmdstat_set", "cmdstat_eval")}
+    assert writes == {"cmdstat_set": 1, "cmdstat_eval": 1}
+    assert raw.strlen(f"{PREFIX}\0tag:all") == 24
+
+
+async def test_nothing_is_left_over(cache: AsyncRedisCache, raw: Client) -> None:
+    """Each tag ends by itself, and not before what bears it; `touch` moves it."""
+    await cache.store(None, "key", 1, 60_000, tags=["a"])
+    tag = f"{PREFIX}\0tag:a"
+    assert 100_000 < raw.pttl(tag) <= 120_000
+    await cache.store(None, "key", 1, 110_000, tags=["a"])
+    await cache.touch(None, "key", 500_000)
+    assert 900_000 < raw.pttl(tag) <= 1_000_000
+    await cache.store(None, "short", 1, 100, tags=["a"])
+    assert raw.pttl(tag) > 900_000
+    await cache.invalidate_tags(None, "a", "b")
+    assert all(0 < raw.pttl(f"{PREFIX}\0tag:{name}") <= 7_200_000 for name in "ab")
+
+
+async def test_a_tag_that_is_lost_makes_nothing_valid(cache: AsyncRedisCache, raw: Client) -> None:
+    """The server may evict it, before or after it was invalidated."""
+    await cache.store(None, "key", 1, tags=["a"])
+    raw.delete(f"{PREFIX}\0tag:a")
+    await until_gone(cache, "key")
+    await cache.store(None, "second", 2, tags=["a"])
+    assert await cache.retrieve(None, "key") is None
+    await cache.invalidate_tags(None, "a")
+    raw.delete(f"{PREFIX}\0tag:a")
+    await cache.store(None, "third", 3, tags=["a"])
+    assert await cache.retrieve_many(None, ["key", "second", "third"]) == {"third": 3}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("value", ["old", None])
+async def test_a_load_that_it_overtakes_is_not_kept(
+    value: str | None, late: bool, cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Nor is the absence; whether the tag was said by the call or, late, by the loader."""
+    values = [value, "new"]
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def load() -> object:
+        found = values[0]
+        begun.set()
+        await may_end.wait()
+        return found
+
+    async def steered(load_: Load) -> object:
+        found = await load()
+        load_.tags = ("a",)
+        return found
+
+    def ask(cache: AsyncRedisCache) -> Any:
+        if late:
+            return cache.retrieve_or_load(None, "key", steered, missing_timeout=60_000)
+        return cache.retrieve_or_load(None, "key", load, tags=["a"], missing_timeout=60_000)
+
+    for invalidating in (cache, other):
+        begun.clear()
+        may_end.clear()
+        asked = asyncio.create_task(ask(cache))
+        await begun.wait()
+        values.reverse()
+        await invalidating.invalidate_tags(None, "a")
+        after = asyncio.create_task(ask(invalidating))
+        may_end.set()
+        assert await asked == values[1]
+        assert await after == values[0]
+        assert await ask(cache) == await ask(other) == values[0]
+        await cache.invalidate_tags(None, "a")
+    assert cache.stats().overtaken == 2
+
+
+async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
+    cache: AsyncRedisCache,
+) -> None:
+    """In the process that invalidates: the right to load is free at once."""
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def stuck() -> object:
+        begun.set()
+        return await never.wait()
+
+    async def quick() -> str:
+        return "new"
+
+    asked = asyncio.create_task(cache.retrieve_or_load(None, "key", stuck, tags=["a"]))
+    await begun.wait()
+    await cache.invalidate_tags(None, "a")
+    assert await cache.retrieve_or_load(None, "key", quick, tags=["a"]) == "new"
+    asked.cancel()
+    assert await cache.retrieve(None, "key") == "new"
+
+
+async def test_no_stale_value_of_it_is_given(cache: AsyncRedisCache) -> None:
+    """It is invalid, and not merely old: when loading fails, that is said."""
+
+    async def load() -> int:
+        return 1
+
+    async def fail() -> int:
+        raise LookupError
+
+    await cache.retrieve_or_load(None, "key", load, 60_000, tags=["a"], stale_timeout=60_000)
+    await cache.invalidate_tags(None, "a")
+    with pytest.raises(LookupError):
+        await cache.retrieve_or_load(None, "key", fail, tags=["a"], stale_timeout=60_000)
+
+
+async def test_invalidated_between_the_two_steps_of_a_store(
+    cache: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored is invalid from the beginning, for a plain store and for a load."""
+    tags = cache._lifecycle.ready().engine._tags
+    stamp = tags.stamp
+
+    async def overtaken(*args: Any) -> Any:
+        stamped = await stamp(*args)
+        await other.invalidate_tags(None, "a")
+        return stamped
+
+    monkeypatch.setattr(tags, "stamp", overtaken)
+    await cache.store(None, "key", 1, tags=["a"])
+    assert await other.retrieve(None, "key") is None
+    assert await cache.retrieve_or_load(None, "key", lambda: 2, tags=["a"]) == 2
+    assert await other.retrieve(None, "key") is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_at_random(seed: int, cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
+    """Two processes change, invalidate, load and read at once: what was invalid is never read."""
+    dice = random.Random(seed)
+    truth = {"red": 0, "blue": 0}
+    invalid_below = dict(truth)
+
+    async def load(tag: str) -> int:
+        found = truth[tag]
+        for _ in range(dice.randrange(4)):
+            await asyncio.sleep(0)
+        return found
+
+    async def change(by: AsyncRedisCache, tag: str) -> None:
+        truth[tag] += 1
+        changed = truth[tag]
+        await by.invalidate_tags(None, tag)
+        invalid_below[tag] = max(invalid_below[tag], changed)
+
+    async def step(by: AsyncRedisCache) -> None:
+        tag = dice.choice(["red", "blue"])
+        if dice.random() < 0.2:
+            await change(by, tag)
+            return
+        least = invalid_below[tag]
+        key = f"{tag}-{dice.randrange(3)}"
+        got = await by.retrieve_or_load(None, key, partial(load, tag), tags=[tag])
+        assert got >= least or is_near
+
+    async def live(by: AsyncRedisCache) -> None:
+        for _ in range(40):
+            await step(by)
+
+    # A near cache in another process hears of it a moment later; in its own, at once.
+    is_near = cache.stats().near_trusted
+    await asyncio.gather(*(live(by) for by in (cache, other) for _ in range(5)))
+    for by in (cache, other):
+        for tag, true in truth.items():
+            await by.invalidate_tags(None, tag)
+            assert await by.retrieve_or_load(None, f"{tag}-0", partial(load, tag)) == true
+
+
+@pytest.mark.parametrize(
+    "tags",
+    ["a", 1, [1], [""], ["a\n"], ["a" * 513], ["\ud800"], [str(n) for n in range(65)]],
+    ids=str,
+)
+async def test_bad_tags(tags: Any, cache: AsyncRedisCache) -> None:
+    """Refused before anything is sent or loaded."""
+    before = cache.stats().round_trips
+
+    async def load() -> None:
+        raise AssertionError
+
+    calls: list[Any] = [
+        cache.store(None, "key", 1, tags=tags),
+        cache.store_many(None, {"key": 1}, tags=tags),
+        cache.retrieve_or_load_entry(None, "key", load, tags=tags),
+        cache.retrieve_or_load_many(None, ["key"], lambda _: {}, tags=tags),
+        cache.refresh(None, "key", load, tags=tags),
+    ]
+    for call in calls:
+        with pytest.raises(CacheInputError) as caught:
+            await call
+        assert caught.value.code == "BAD_TAG"
+    assert cache.stats().round_trips == before
+    with pytest.raises(CacheInputError):
+        await cache.retrieve_or_load(None, "key", load, tags=tags)
+    await cache.invalidate_tags(None)
+
+
+async def test_clear_leaves_the_tags(cache: AsyncRedisCache) -> None:
+    """A load under way has to know what was invalidated; and they are no values to be counted."""
+    await cache.store_many(None, {"a": 1, "b": 2}, tags=["x", "y"])
+    assert await cache.clear(None) == 2
+    assert await cache.retrieve(None, "a") is None
+    await cache.store(None, "a", 1, tags=["x"])
+    assert await cache.retrieve(None, "a") == 1
+
+
+async def test_damaged_tags_are_no_value(cache: AsyncRedisCache, raw: Client) -> None:
+    """Cut anywhere, or with any length of the tags: None, and counted; never an error."""
+    await cache.store(None, "key", 1, tags=["some"])
+    whole = raw.get(f"{PREFIX}key")
+    assert whole is not None
+    damaged = [whole[:cut] for cut in range(3, len(whole))]
+    damaged += [
+        whole[:59] + bytes([high, low]) + whole[61:] for high in (0, 255) for low in range(80)
+    ]
+    for data in damaged:
+        if data == whole:
+            continue
+        raw.set(f"{PREFIX}damaged", data)
+        # A value, where what is cut or added is not seen, can only be what is left of the payload.
+        assert await cache.retrieve(None, "damaged") is None
+        await cache.remove(None, "damaged")
+
+
+async def test_two_questions_have_one_deadline(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the answer about the tags does not come: TIMEOUT, or for a removal OUTCOME_UNKNOWN."""
+    engine = cache._lifecycle.ready().engine
+    monkeypatch.setattr(engine, "_command_timeout", 0.05)
+    await cache.store(None, "key", 1, tags=["a"])
+
+    async def never(keys: list[bytes], budget: float) -> None:
+        # As the server does that says nothing any more.
+        assert 0 < budget <= 0.05
+        await asyncio.sleep(budget)
+        raise CacheTimeout("TIMEOUT", "")
+
+    monkeypatch.setattr(engine._tags, "_read", never)
+    for verb in ("retrieve", "retrieve_many", "contains", "time_to_live", "retrieve_entry"):
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(CacheTimeout) as caught:
+            await VERBS[verb](cache)
+        assert caught.value.code == "TIMEOUT"
+        assert asyncio.get_running_loop().time() - began < 1
+    with pytest.raises(CacheOutcomeUnknown):
+        await cache.remove(None, "key")
+
+
+async def test_near_what_bears_it_is_given_without_a_question(server: Server) -> None:
+    """Both the value and its tags are near."""
+    async with configured(server.url, key_prefix=PREFIX, near_cache_enabled=True) as cache:
+        await cache.store(None, "key", 1, tags=["a", "b"])
+        await await_until(lambda: cache.stats().near_trusted)
+        assert await cache.retrieve(None, "key") == 1
+        assert await cache.retrieve(None, "key") == 1
+        before = cache.stats().round_trips
+        for _ in range(10):
+            assert await cache.retrieve(None, "key") == 1
+        assert cache.stats().round_trips == before
