@@ -308,7 +308,7 @@ async def test_two_questions_have_one_deadline(
 ) -> None:
     """Where the answer about the tags does not come: TIMEOUT, or for a removal OUTCOME_UNKNOWN."""
     engine = cache._lifecycle.ready().engine
-    monkeypatch.setattr(engine, "_command_timeout", 0.05)
+    monkeypatch.setattr(engine.freshness, "_budget", 0.05)
     await cache.store(None, "key", 1, tags=["a"])
 
     async def never(keys: list[bytes], budget: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._debts import Debts
 from async_redis_cache._wire import Wire
 from harness import Client, Server, StartProxy, StartServer, await_until, wait_until
 from harness.figures import report
@@ -217,6 +218,17 @@ class LargeStores:
         await await_until(lambda: len(self._raw.client_list()) == 1)
 
 
+@pytest.fixture
+def not_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails is left alone, to see what becomes of it."""
+
+    def forget(debts: Debts, keys: object, failure: object) -> None:
+        pass
+
+    monkeypatch.setattr(Debts, "owe", forget)
+
+
+@pytest.mark.usefixtures("not_made_good")
 async def test_a_store_that_has_timed_out_is_not_applied_later(
     private_server: StartServer,
 ) -> None:
@@ -228,6 +240,7 @@ async def test_a_store_that_has_timed_out_is_not_applied_later(
     assert stores.codes.keys() == {"OUTCOME_UNKNOWN"}
 
 
+@pytest.mark.usefixtures("not_made_good")
 async def test_with_a_polite_end_of_the_connection_it_is_applied(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,11 +128,11 @@ async def judged(asked: Asked, data: bytes) -> Found:
     record = found.record
     if record is None:
         return found
-    if record.tags and not await asked.engine.tags_hold(record, asked.since):
+    if record.tags and not await asked.engine.freshness.tags_hold(record, asked.since):
         return NOTHING
     now = 0
     if asked.policy.looks_ahead or not record.is_lasting:
-        now = await asked.engine.now(asked.since)
+        now = await asked.engine.freshness.now(asked.since)
     if record.is_fresh(now):
         return found._replace(now=now)
     if record.kind == VALUE and now < record.fresh_until + asked.policy.stale:
@@ -174,6 +174,7 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
         force=force,
         tags=asked.codec.wire_tags(tags),
         steered=partial(takes_load, asked.loader),
+        strict=asked.engine.fails_closed,
         decided=asked.decided,
     )
 
@@ -221,5 +222,5 @@ async def found_entry(asked: Asked, found: Found, *, is_near: bool) -> CacheEntr
     if record is None:
         left = await asked.engine.time_to_live(asked.wire_key)
         return CacheEntry(found.value, status, None, left)
-    now = found.now or await asked.engine.now(asked.since)
+    now = found.now or await asked.engine.freshness.now(asked.since)
     return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)

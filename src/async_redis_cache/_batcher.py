@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from ._backoff import Backoff
@@ -38,6 +39,7 @@ class Batcher:
         budget: seconds that a call may take in all.
         retries: how often a call is tried again.
         waiting: those that wait.
+        heard: told when the server has answered.
         backoff: the pauses after answers that say that the server does not serve for now.
     """
 
@@ -49,6 +51,7 @@ class Batcher:
         retries: int,
         waiting: CallQueue,
         backoff: Backoff,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counters = counters
@@ -56,6 +59,7 @@ class Batcher:
         self._retries = retries
         self._waiting = waiting
         self._backoff = backoff
+        self._heard = heard
         self._transport: Transport
         self._under_way: dict[Exchange, Wire] = {}
         self._turn: asyncio.Handle | None = None
@@ -171,6 +175,7 @@ class Batcher:
             self._backoff.failed()
         else:
             self._backoff.succeeded()
+            self._heard()
         # The last one first, since each goes to the front.
         for call, failure in reversed(refused):
             self._try_again([call], failure)

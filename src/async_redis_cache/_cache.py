@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from types import NoneType
 from typing import Any, TypeVar, overload
 
 from ._asked import each, many
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheError, CacheInputError
-from ._openable import verb
+from ._openable import verb, verb_or
 from ._pip_services import Context
 from ._read_many_through import ReadManyThrough
 from ._records import is_record, payload_at_once
@@ -79,14 +80,20 @@ class AsyncRedisCache(ReadManyThrough):
                 await engine.forget([wire_key])
             elif tags:
                 entry = (wire_key, codec.dumps(wire_key, value), life)
-                await engine.store_many([entry], codec.wire_tags(tags))
+                await engine.changes.store_many([entry], codec.wire_tags(tags))
                 self._counters.stores += 1
             else:
-                await engine.store(wire_key, codec.dumps(wire_key, value), life)
+                data = codec.dumps(wire_key, value)
+                try:
+                    await engine.changes.store(wire_key, data, life)
+                except CacheError as error:
+                    engine.changes.store_failed(wire_key, error)
+                    raise
                 self._counters.stores += 1
         except CacheError as error:
             self._note(error, context)
-            raise
+            if not self._goes_on(error):
+                raise
         return value
 
     @overload
@@ -118,10 +125,13 @@ class AsyncRedisCache(ReadManyThrough):
             data = await engine.read(wire_key)
             payload = None
             if data is not None:
-                payload = payload_at_once(data) or await engine.fresh(data, since)
+                payload = payload_at_once(data) or await engine.freshness.payload(data, since)
         except CacheError as error:
             self._note(error, context)
-            raise
+            if not self._goes_on(error):
+                raise
+            self._counters.misses += 1
+            return None
         return self._given(codec, wire_key, payload, decode)
 
     def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
@@ -132,7 +142,7 @@ class AsyncRedisCache(ReadManyThrough):
             self._counters.hits += 1
         return value
 
-    @verb
+    @verb_or(NoneType)
     async def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None.
 
@@ -146,7 +156,7 @@ class AsyncRedisCache(ReadManyThrough):
         data = await engine.take(wire_key)
         return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
 
-    @verb
+    @verb_or(NoneType)
     async def store_many(
         self,
         context: Context,
@@ -176,7 +186,7 @@ class AsyncRedisCache(ReadManyThrough):
             if value is not None
         ]
         if entries:
-            await engine.store_many(entries, wire_tags)
+            await engine.changes.store_many(entries, wire_tags)
             self._counters.stores += len(entries)
         if gone:
             await engine.forget(gone)
@@ -191,7 +201,7 @@ class AsyncRedisCache(ReadManyThrough):
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]: ...
-    @verb
+    @verb_or(dict)
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
@@ -213,7 +223,7 @@ class AsyncRedisCache(ReadManyThrough):
         }
         return {key: value for key, value in values.items() if value is not None}
 
-    @verb
+    @verb_or(int)
     async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there.
 
@@ -224,7 +234,7 @@ class AsyncRedisCache(ReadManyThrough):
         wire_keys = _wire_keys(codec, keys)
         return await engine.discard(list(wire_keys.values())) if wire_keys else 0
 
-    @verb
+    @verb_or(NoneType)
     async def invalidate_tags(self, context: Context, *tags: str) -> None:
         """Make invalid all values that bear any of these tags, however many there are.
 
@@ -238,9 +248,9 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _ = self._lifecycle.ready()
         wire_tags = codec.wire_tags(tags)
         if wire_tags:
-            await engine.invalidate_tags(wire_tags)
+            await engine.changes.invalidate_tags(wire_tags)
 
-    @verb
+    @verb_or(bool)
     async def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value. It may be gone a moment later.
 
@@ -250,7 +260,7 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _ = self._lifecycle.ready()
         return await engine.contains(codec.key(key))
 
-    @verb
+    @verb_or(bool)
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
         """Let a value live for `timeout` from now on; return whether there was one.
 
@@ -265,7 +275,7 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _ = self._lifecycle.ready()
         return await engine.touch(codec.key(key), codec.life(timeout))
 
-    @verb
+    @verb_or(NoneType)
     async def time_to_live(self, context: Context, key: str) -> int | None:
         """Milliseconds until the value expires; None where there is none.
 
@@ -304,7 +314,7 @@ class AsyncRedisCache(ReadManyThrough):
 
 async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:
     if any(data is not None and is_record(data) for data in found):
-        return await each(partial(engine.fresh, since=since), found, found)
+        return await each(partial(engine.freshness.payload, since=since), found, found)
     return found
 
 

@@ -43,6 +43,9 @@ class CacheStats:
     overtaken: int = 0
     """Loaded values that went to those who asked and not into the cache, since the key was changed
     while they were loaded."""
+    owed: int = 0
+    """Keys of changes that failed since the server was away, and that are still to be removed: until
+    then nothing is given for them."""
     breaker_open: bool = False
     """Whether the calls that load leave the server alone now, since it does not answer."""
     near_hits: int = 0

@@ -72,6 +72,10 @@ class Lifecycle:
             raise CacheStateError("WRONG_LOOP", problem)
         return opened
 
+    def engine(self) -> Engine | None:
+        """That of an open cache."""
+        return None if self._opened is None else self._opened.engine
+
     async def open(self, context: Context) -> None:
         """Open, unless it is. What was open on a loop that is gone is opened anew."""
         async with self._turn():

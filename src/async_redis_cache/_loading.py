@@ -69,6 +69,7 @@ class Wanted(NamedTuple):
         force: whether to load whatever is stored, and whoever else loads.
         tags: that what is loaded will bear.
         steered: whether the loader may give it others.
+        strict: whether it fails when the server cannot be asked for the right.
         decided: to be called when it is known that another loads, or that there is nothing to load.
     """
 
@@ -79,6 +80,7 @@ class Wanted(NamedTuple):
     force: bool = False
     tags: tuple[bytes, ...] = ()
     steered: Callable[[], bool] = _never
+    strict: bool = False
     decided: Callable[[], None] = _nothing
 
 
@@ -274,7 +276,8 @@ class Loading:
                 flight.holds_right = True
                 self._counters.refreshes += flight.is_ahead
         except AWAY:
-            pass
+            if wanted.strict:
+                raise
         if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
             return await self._produce(wanted)

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from ._counters import CacheStats
 from ._errors import CacheError
 from ._lifecycle import Lifecycle
+from ._loading import AWAY
 from ._pip_services import ConfigParams, Context, IReferences
 from ._serializers import Serializer
 
-__all__ = ["Openable", "verb"]
+__all__ = ["Openable", "verb", "verb_or"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def verb(method: Verb) -> Verb:
     """A call that ends in an error says so to the counters, and to the error whose call it was."""
+    return _counted(method, None)
 
+
+def verb_or(otherwise: Callable[[], Any]) -> Callable[[Verb], Verb]:
+    """The same; where the cache always fails open, it gives this while the server is away."""
+    return partial(_counted, otherwise=otherwise)
+
+
+def _counted(method: Verb, otherwise: Callable[[], Any] | None) -> Verb:
     @wraps(method)
     async def counted(self: Openable, *args: Any, **kwargs: Any) -> Any:
         try:
             return await method(self, *args, **kwargs)
         except CacheError as error:
             self._note(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
+            if otherwise is not None and self._goes_on(error):  # pyright: ignore[reportPrivateUsage]
+                return otherwise()
             raise
 
     return cast("Verb", counted)
@@ -135,6 +146,14 @@ class Openable:
     def stats(self) -> CacheStats:
         """What this cache has done so far. Closing it does not reset the counts."""
         return self._counters.snapshot()
+
+    def _goes_on(self, error: CacheError) -> bool:
+        """Whether a call that ends so is to give what it gives of an empty cache."""
+        engine = self._lifecycle.engine()
+        if engine is None or not engine.fails_open or not isinstance(error, AWAY):
+            return False
+        engine.breaker.failed(error)
+        return True
 
     def _note(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""

@@ -74,6 +74,12 @@ class Options:
     require_connection: bool = _option(
         True, "whether `open` fails when the server is away; otherwise it connects when it can"
     )
+    fail_open: str = _option(
+        "loading",
+        "what goes on while the server is away: `loading` calls the loaders, and the other methods "
+        "raise; `always`: these give what they give of an empty cache; `never`: all raise",
+        choices=("loading", "always", "never"),
+    )
     max_connections: int = _option(
         4, "most connections, and so exchanges under way at once", unit="connections", least=1
     )

@@ -128,9 +128,10 @@ class ReadManyThrough(ReadThrough):
             found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.breaker.failed(error)
+            if engine.fails_closed:
+                raise
             self._counters.misses += len(asked)
             return [_loaded(one) for one in asked]
-        engine.breaker.succeeded()
         return [
             self._through(one, data, this) if this.status is None else _known(one, this)
             for one, data, this in zip(asked, read, found, strict=True)

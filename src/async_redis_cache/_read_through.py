@@ -24,7 +24,7 @@ from ._errors import CacheError, CacheStateError
 from ._load_options import LoadOptions
 from ._loaders import Load, Loader
 from ._loading import AWAY
-from ._openable import Openable, verb
+from ._openable import Openable, verb, verb_or
 from ._pip_services import Context
 from ._records import payload_at_once
 from ._rights import Product
@@ -35,6 +35,10 @@ __all__ = ["ReadThrough"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
+
+
+def _no_entry() -> CacheEntry[Any]:
+    return CacheEntry(None, "missing", None, None)
 
 
 class ReadThrough(Openable):
@@ -132,7 +136,6 @@ class ReadThrough(Openable):
                     payload = payload_at_once(data)
                     value = None if payload is None else codec.loads(wire_key, payload, decode)
                     if value is not None:
-                        engine.breaker.succeeded()
                         self._counters.hits += 1
                         return value
                 asked = Asked(
@@ -144,7 +147,6 @@ class ReadThrough(Openable):
                     engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since
                 )
                 return value_of(asked, await self._without_server(asked, error))
-            engine.breaker.succeeded()
             if found.status is None:
                 return (await self._through(asked, data, found)).value
         except CacheError as error:
@@ -169,19 +171,17 @@ class ReadThrough(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         asked = self._asking(key, loader, timeout, type, loading)
-        breaker = asked.engine.breaker
         try:
-            breaker.pass_through()
+            asked.engine.breaker.pass_through()
             data, is_near = await asked.engine.read_where(asked.wire_key)
             found = await self._found(asked, data)
         except AWAY as error:
             return await entry_of(asked, await self._without_server(asked, error))
-        breaker.succeeded()
         if found.status is None:
             return await self._through(asked, data, found)
         return await found_entry(asked, found, is_near=is_near)
 
-    @verb
+    @verb_or(_no_entry)
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]:
@@ -254,6 +254,8 @@ class ReadThrough(Openable):
     async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
         """Load, and store nothing."""
         asked.engine.breaker.failed(error)
+        if asked.engine.fails_closed:
+            raise error
         self._counters.misses += 1
         return await load(asked, None, None)
 

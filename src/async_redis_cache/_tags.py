@@ -133,20 +133,24 @@ class Tags:
         Raises:
             CacheError: the server could not be asked.
         """
-        answers = await self._ask(_STAMPS, tags, life, budget)
+        answers = await self._ask(_STAMPS, self.keys(tags), life, budget)
         versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
         return Stamp(versions, max((now for _, now in answers), default=0))
 
-    async def invalidate(self, tags: Collection[bytes]) -> None:
-        """Make invalid what bears any of them.
+    def is_key(self, key: bytes) -> bool:
+        """Whether this is the key of a tag."""
+        return key.startswith(self._prefix)
+
+    async def invalidate_keys(self, keys: Collection[bytes]) -> None:
+        """Make invalid what bears any of the tags of these keys.
 
         Raises:
             CacheError: of some, nobody may know.
         """
-        await self._ask(_INVALIDATES, tags, _REMEMBERED)
+        await self._ask(_INVALIDATES, keys, _REMEMBERED)
 
     async def _ask(
-        self, script: Script, tags: Collection[bytes], life: int, budget: float | None = None
+        self, script: Script, keys: Collection[bytes], life: int, budget: float | None = None
     ) -> list[Any]:
         """Ask for each; wait for the last, then raise the first error there was."""
         asked = [
@@ -156,7 +160,7 @@ class Tags:
                 len(key) + _SCRIPT_BYTES,
                 budget=budget,
             )
-            for key in self.keys(tags)
+            for key in keys
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:

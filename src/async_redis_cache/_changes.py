@@ -1,0 +1,177 @@
+"""Changing keys: what is near and what is being loaded gives way, and what fails is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+from ._batcher import Batcher
+from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
+from ._bulk import ask_in_parts
+from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH, Entry, Verb
+from ._debts import Debts
+from ._errors import CacheError
+from ._freshness import Freshness
+from ._leases import BoundedPublish, Publish
+from ._loading import Loading
+from ._near_cache import NearCache
+from ._records import tagged
+from ._tags import Tags
+
+__all__ = ["ChangeVerbs", "Changes"]
+
+T = TypeVar("T")
+
+_MILLISECOND: Final = 1000
+"""In microseconds."""
+
+
+class ChangeVerbs(NamedTuple):
+    """How keys are changed, in a cache of its kind."""
+
+    store: Verb
+    take: Verb
+    discard: Verb
+    forget: Verb
+    touch: Verb
+    publish: Verb
+
+    @classmethod
+    def of(cls, index: bytes, bound: int) -> ChangeVerbs:
+        """Of a cache of so many values at the most, whose keys stand in this index; 0 for no bound."""
+        if not bound:
+            return cls(STORE, TAKE, DISCARD, FORGET, TOUCH, Publish())
+        return cls(
+            BoundedStore(index, bound),
+            BoundedRemove(index, b"GETDEL"),
+            BoundedRemove(index, b"UNLINK"),
+            BoundedRemove(index, b"UNLINK", heeded=False),
+            BoundedTouch(index),
+            BoundedPublish(index, bound),
+        )
+
+
+class Changes:
+    """The changes of keys.
+
+    Args:
+        batcher: asks the server.
+        verbs: how keys are changed.
+        loading: the loads that a change overtakes.
+        near: what is near, where that is on.
+        debts: the changes that failed.
+        tags: of the cache.
+        freshness: judges.
+        admit: called before the server is asked; it may raise.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        verbs: ChangeVerbs,
+        *,
+        loading: Loading,
+        near: NearCache | None,
+        debts: Debts,
+        tags: Tags,
+        freshness: Freshness,
+        admit: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._batcher = batcher
+        self._verbs = verbs
+        self._loading = loading
+        self._near = near
+        self._debts = debts
+        self._tags = tags
+        self._freshness = freshness
+        self._admit = admit
+
+    def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
+        """Store one entry for so many milliseconds. When it fails, say so to `store_failed`."""
+        self._begin((key,))
+        argument = ((key, data, life),)
+        stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
+        return self._unnear((key,), stored)
+
+    def store_failed(self, key: bytes, failure: CacheError) -> None:
+        """What was awaited of `store` was this: the one change that does not find it out itself."""
+        self._debts.owe((key,), failure)
+
+    async def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> None:
+        """Store all entries, each with these tags; when it fails, some may have been stored."""
+        await self._change([key for key, _, _ in entries], partial(self._stored, entries, tags))
+
+    async def remove(self, how: Verb, keys: Sequence[bytes]) -> list[Any]:
+        """Remove keys: the answers of the verb."""
+        return await self._change(keys, partial(ask_in_parts, self._batcher, how, keys))
+
+    async def invalidate_tags(self, tags: Collection[bytes]) -> None:
+        """Make invalid what bears any of these tags."""
+        self._loading.tags_overtaken(tags)
+        keys = self._tags.keys(tags)
+        await self._change(keys, partial(self._tags.invalidate_keys, keys))
+
+    async def touch(self, keys: Sequence[bytes], touched: Awaitable[T]) -> T:
+        """Change the lives of keys, which makes no value old: nothing is to be remembered of it."""
+        self._loading.overtaken(keys)
+        return await self._unnear(keys, touched)
+
+    async def make_good(self, keys: Sequence[bytes]) -> None:
+        """Remove keys whose change has failed; invalidate tags, which loads have to know of."""
+        tags = [key for key in keys if self._tags.is_key(key)]
+        values = [key for key in keys if not self._tags.is_key(key)]
+        if tags:
+            await self._unnear(tags, self._tags.invalidate_keys(tags))
+        if values:
+            removed = ask_in_parts(self._batcher, self._verbs.forget, values)
+            await self._unnear(values, removed)
+
+    def all_changed(self) -> None:
+        """Every key was."""
+        self._loading.all_overtaken()
+        if self._near is not None:
+            self._near.flush()
+
+    async def _stored(self, entries: Sequence[Entry], tags: Collection[bytes]) -> None:
+        since = self._loop.time()
+        if tags:
+            longest = max(life for _, _, life in entries)
+            versions, now = await self._tags.stamp(tags, longest)
+            now //= _MILLISECOND
+            entries = [
+                (key, tagged(data, versions, now, life), life) for key, data, life in entries
+            ]
+        left = self._freshness.left(since)
+        await ask_in_parts(self._batcher, self._verbs.store, entries, budget=left)
+
+    async def _change(self, keys: Sequence[bytes], change: Callable[[], Awaitable[T]]) -> T:
+        try:
+            self._begin(keys)
+            return await self._unnear(keys, change())
+        except CacheError as failure:
+            self._debts.owe(keys, failure)
+            raise
+
+    def _begin(self, keys: Sequence[bytes]) -> None:
+        self._loading.overtaken(keys)
+        self._admit()
+        if self._debts.owed:
+            self._debts.settle(keys)
+
+    def _unnear(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
+        """A change of keys, before and after which nothing is near that it makes old.
+
+        The server says so too, but a little later: whoever awaits a change reads it thereafter.
+        """
+        return change if self._near is None else _invalidating(self._near, keys, change)
+
+
+async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:
+    near.invalidate(keys)
+    try:
+        return await change
+    finally:
+        near.invalidate(keys)

@@ -1,0 +1,169 @@
+"""Changes that fail while the server is away: what they should have made old is not given again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheUnavailable
+from harness import Client, Proxy, Server, StartProxy, await_until
+from harness.doors import configured
+from harness.loading import PREFIX
+
+pytest_plugins = ["loading_fixtures"]
+
+DEADLINE = 200
+CHANGES: dict[str, Callable[[AsyncRedisCache], Any]] = {
+    "store": lambda cache: cache.store(None, "key", "new"),
+    "store None": lambda cache: cache.store(None, "key", None),
+    "store_many": lambda cache: cache.store_many(None, {"key": "new"}),
+    "store with tags": lambda cache: cache.store(None, "key", "new", tags=["a"]),
+    "remove": lambda cache: cache.remove(None, "key"),
+    "remove_many": lambda cache: cache.remove_many(None, ["key"]),
+    "invalidate_tags": lambda cache: cache.invalidate_tags(None, "tag"),
+}
+
+
+async def load() -> str:
+    return "new"
+
+
+READS: dict[str, Callable[[AsyncRedisCache], Any]] = {
+    "retrieve": lambda cache: cache.retrieve(None, "key"),
+    "retrieve_many": lambda cache: cache.retrieve_many(None, ["key"]),
+    "retrieve_entry": lambda cache: cache.retrieve_entry(None, "key"),
+    "retrieve_or_load": lambda cache: cache.retrieve_or_load(None, "key", load),
+    "retrieve_or_load_many": lambda cache: cache.retrieve_or_load_many(
+        None, ["key"], lambda keys: dict.fromkeys(keys, "new")
+    ),
+    "contains": lambda cache: cache.contains(None, "key"),
+    "touch": lambda cache: cache.touch(None, "key"),
+    "time_to_live": lambda cache: cache.time_to_live(None, "key"),
+}
+
+
+@pytest.fixture
+def network(server: Server, proxy: StartProxy) -> Proxy:
+    """Between the cache and the server."""
+    return proxy(server)
+
+
+@pytest.fixture
+async def cache(network: Proxy, way: dict[str, Any]) -> AsyncIterator[AsyncRedisCache]:
+    """Open, and holding an old value with a tag."""
+    options = {"command_timeout": DEADLINE, "connect_timeout": DEADLINE, **way}
+    async with configured(network.url, **options) as cache:
+        await cache.store(None, "key", "old", tags=["tag"])
+        yield cache
+
+
+async def failed(cache: AsyncRedisCache, network: Proxy, change: str) -> None:
+    """Let a change fail, with the network away and back again."""
+    network.refuse()
+    network.cut()
+    with pytest.raises(CacheError):
+        await CHANGES[change](cache)
+    assert cache.stats().owed == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_it_is_made_good(
+    change: str, cache: AsyncRedisCache, network: Proxy, raw: Client
+) -> None:
+    """By itself, soon after the server is back: for other processes too."""
+    await failed(cache, network, change)
+    network.heal()
+    await await_until(lambda: cache.stats().owed == 0)
+    assert await cache.retrieve(None, "key") is None
+    assert change == "invalidate_tags" or raw.get(f"{PREFIX}key") is None
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("change", ["store", "remove", "invalidate_tags"])
+async def test_until_then_nobody_reads_it(
+    change: str, read: str, cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that comes before that makes it good first."""
+    debts = cache._lifecycle.ready().engine._debts
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(debts, "_until_paid", never)
+    await failed(cache, network, change)
+    network.heal()
+    for _ in range(50):
+        try:
+            found = await READS[read](cache)
+        except CacheUnavailable:
+            continue
+        assert "old" not in str(found)
+        assert found is not True
+        break
+    assert cache.stats().owed == 0
+
+
+async def test_while_it_cannot_be_made_good_it_is_not_read(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server takes reads and no removals, as a replica: the key cannot be read."""
+    engine = cache._lifecycle.ready().engine
+
+    async def refused(_: object) -> None:
+        raise CacheUnavailable("MASTERDOWN", "")
+
+    monkeypatch.setattr(engine._debts, "_remove", refused)
+    engine.changes.store_failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
+    with pytest.raises(CacheUnavailable):
+        await cache.retrieve(None, "key")
+    assert await cache.retrieve(None, "another") is None
+    assert await cache.retrieve_or_load(None, "key", load) == "new"
+    assert cache.stats().owed == 1
+
+
+async def test_a_change_that_succeeds_later_settles_it(
+    cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value stored meanwhile stays."""
+    debts = cache._lifecycle.ready().engine._debts
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(debts, "_until_paid", never)
+    await failed(cache, network, "remove")
+    network.heal()
+    for _ in range(50):
+        try:
+            await cache.store(None, "key", "newer")
+        except CacheUnavailable:
+            continue
+        break
+    assert cache.stats().owed == 0
+    assert await cache.retrieve(None, "key") == "newer"
+
+
+async def test_what_the_server_refuses_is_not_owed(cache: AsyncRedisCache, raw: Client) -> None:
+    """The caller was told that it was not made, by a server that is there."""
+    raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(CacheError):
+            await cache.store(None, "key", "new")
+    finally:
+        raw.config_set("maxmemory", 0)
+    assert cache.stats().owed == 0
+    assert await cache.retrieve(None, "key") == "old"
+
+
+async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> None:
+    """The latest 10,000."""
+    engine = cache._lifecycle.ready().engine
+    engine._debts.owe(
+        (f"k{n}".encode() for n in range(10_010)), CacheUnavailable("CONNECTION_LOST", "")
+    )
+    assert cache.stats().owed == 10_000
+    assert b"k9" not in engine._debts.owed
+    assert b"k10009" in engine._debts.owed

@@ -1,0 +1,117 @@
+"""`options.fail_open`: what goes on while the server is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from async_redis_cache import CacheEntry, CacheError, CacheInputError, CacheUnavailable
+from harness import StartServer, await_until
+from harness.doors import Door, configured
+from harness.verbs import VERBS
+
+pytest_plugins = ["near_fixtures"]
+
+DEADLINE = 200
+OTHERWISE: dict[str, Any] = {
+    "store": 1,
+    "retrieve": None,
+    "remove": None,
+    "store_many": None,
+    "retrieve_many": {},
+    "remove_many": 0,
+    "invalidate_tags": None,
+    "contains": False,
+    "touch": False,
+    "time_to_live": None,
+}
+RAISE = sorted({*VERBS} - {*OTHERWISE})
+
+
+async def load() -> str:
+    return "loaded"
+
+
+@pytest.mark.parametrize("near", [False, True])
+async def test_always(private_server: StartServer, door: Door, *, near: bool) -> None:
+    """Each method gives what it gives of an empty cache, soon at next to no cost; two still raise."""
+    server = private_server()
+    options = {"command_timeout": DEADLINE, "near_cache_enabled": near, "key_prefix": "a:"}
+    async with configured(server.url, door, fail_open="always", **options) as cache:
+        await cache.store(None, "key", 1)
+        server.stop()
+        for name, expected in OTHERWISE.items():
+            assert await VERBS[name](cache) == expected
+        entry = await cache.retrieve_entry(None, "key")
+        assert entry == CacheEntry(None, "missing", None, None)
+        assert await cache.retrieve_or_load(None, "key", load) == "loaded"
+        for name in RAISE:
+            with pytest.raises(CacheError):
+                await VERBS[name](cache)
+        with pytest.raises(CacheInputError):
+            await cache.retrieve(None, "")
+        assert cache.stats().breaker_open
+        begun = time.monotonic()
+        for _ in range(100):
+            await cache.retrieve(None, "key")
+            await cache.store(None, "key", 2)
+        assert time.monotonic() - begun < 1
+        server.start()
+        await await_until(lambda: not cache.stats().breaker_open)
+        await await_until(lambda: cache.stats().owed == 0)
+        await cache.store(None, "key", 3)
+        assert await cache.retrieve(None, "key") == 3
+
+
+async def test_never(private_server: StartServer, door: Door) -> None:
+    """No loader is called for a server that is away; before and after, loading is as ever."""
+    server = private_server()
+    options = {"command_timeout": DEADLINE, "fail_open": "never"}
+    async with configured(server.url, door, **options) as cache:
+        assert await cache.retrieve_or_load(None, "key", load) == "loaded"
+        loads = cache.stats().loads
+        server.stop()
+        for call in (
+            lambda: cache.retrieve_or_load(None, "other", load),
+            lambda: cache.retrieve_or_load_entry(None, "other", load),
+            lambda: cache.refresh(None, "key", load),
+            lambda: cache.retrieve_or_load_many(None, ["other"], lambda _: {"other": 1}),
+            lambda: cache.retrieve(None, "key"),
+        ):
+            with pytest.raises(CacheError):
+                await call()
+        assert cache.stats().loads == loads
+        server.start()
+        await await_until(lambda: not cache.stats().breaker_open)
+        assert await cache.retrieve_or_load(None, "other", load) == "loaded"
+
+
+async def test_never_when_it_dies_between_read_and_right(private_server: StartServer) -> None:
+    """Nor then."""
+    server = private_server()
+    async with configured(server.url, command_timeout=DEADLINE, fail_open="never") as cache:
+        engine = cache._lifecycle.ready().engine
+        read = engine.read
+
+        async def dying(key: bytes) -> bytes | None:
+            data = await read(key)
+            await asyncio.to_thread(server.stop)
+            return data
+
+        engine.read = dying  # type: ignore[method-assign]
+        with pytest.raises(CacheError):
+            await cache.retrieve_or_load(None, "key", load)
+        assert cache.stats().loads == 0
+
+
+async def test_by_default_only_loading_goes_on(private_server: StartServer, door: Door) -> None:
+    """The other methods raise."""
+    server = private_server()
+    async with configured(server.url, door, command_timeout=DEADLINE) as cache:
+        server.stop()
+        assert await cache.retrieve_or_load(None, "key", load) == "loaded"
+        with pytest.raises(CacheUnavailable):
+            await cache.retrieve(None, "key")
