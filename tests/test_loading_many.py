@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, LoadOptions
-from harness import StartServer, await_until
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheInputError,
+    CoalescingLoader,
+    LoadOptions,
+)
+from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
 
 pytest_plugins = ["loading_fixtures", "near_fixtures"]
@@ -176,3 +183,103 @@ async def test_a_server_that_is_away(private_server: StartServer, door: Door) ->
         with pytest.raises(CacheError):
             await cache.retrieve_many(None, ["a", "b"])
     assert calls == [["a", "b"], *[["a", "c"]] * 5]
+
+
+async def test_single_misses_are_loaded_together(
+    cache: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Callers whose questions travel together; each gets its value, None, or the error."""
+    origin = Origin()
+    load = CoalescingLoader(origin.load)
+    await cache.store(None, "k3", "there")
+    keys = [f"k{n}" for n in range(8)] + ["none"]
+    asked = [cache.retrieve_or_load(None, key, load) for key in keys for _ in range(2)]
+    found = await asyncio.gather(*asked)
+    assert {str(value) for value in found} >= {"there", "None", "['k0', 1]"}
+    loaded = [key for call in origin.calls for key in call]
+    assert sorted(loaded) == sorted({*keys} - {"k3"})
+    # The first question leaves alone, for nothing is under way.
+    assert len(origin.calls) <= 2
+    assert await other.retrieve_many(None, keys) == {
+        **{
+            key: [key, origin.calls.index(call) + 1]
+            for call in origin.calls
+            for key in call
+            if key != "none"
+        },
+        "k3": "there",
+    }
+
+
+@pytest.mark.parametrize("max_keys", [1, 3])
+async def test_no_more_than_so_many_at_once(max_keys: int, cache: AsyncRedisCache) -> None:
+    """More are loaded by more calls."""
+    origin = Origin()
+    load = CoalescingLoader(origin.load, max_keys=max_keys)
+    keys = [f"k{n}" for n in range(10)]
+    await asyncio.gather(*(cache.retrieve_or_load(None, key, load) for key in keys))
+    assert max(map(len, origin.calls)) == max_keys
+    assert sum(map(len, origin.calls)) == 10
+
+
+async def test_one_error_for_all_that_travelled_together(cache: AsyncRedisCache) -> None:
+    """And the next call is as the first."""
+    calls = 0
+
+    async def fail(keys: list[str]) -> dict[str, int]:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise LookupError
+        return dict.fromkeys(keys, 1)
+
+    load = CoalescingLoader(fail)
+    asked = [cache.retrieve_or_load(None, key, load) for key in "abc"]
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(error) for error in errors} == {LookupError}
+    calls = 2
+    assert await cache.retrieve_or_load(None, "a", load) == 1
+
+
+async def test_a_key_that_is_refreshed_while_it_is_loaded(cache: AsyncRedisCache) -> None:
+    """Both get a value; nobody waits for ever."""
+    origin = Origin()
+    load = CoalescingLoader(origin.load)
+    asked = [cache.refresh(None, "key", load) for _ in range(5)]
+    asked.append(cache.retrieve_or_load(None, "key", load))
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*asked)
+    assert all(key == "key" for key, _ in found)
+
+
+async def test_who_leaves_a_coalesced_load(cache: AsyncRedisCache) -> None:
+    """A load goes on for the others of its call, and is cancelled when all have left."""
+    origin = Origin()
+    origin.may_end.clear()
+    load = CoalescingLoader(origin.load)
+    first = asyncio.create_task(cache.retrieve_or_load(None, "first", load))
+    await await_until(lambda: len(origin.calls) == 1)
+    asked = [asyncio.create_task(cache.retrieve_or_load(None, key, load)) for key in "ab"]
+    await await_until(lambda: sum(map(len, origin.calls)) == 3)
+    asked[0].cancel()
+    first.cancel()
+    await await_until(lambda: origin.cancelled >= 1)
+    origin.may_end.set()
+    assert await asked[1] == ["b", 2]
+
+
+async def test_coalescing_by_both_doors_and_in_threads(server: Server, door: Door) -> None:
+    """A plain loader runs in a thread when told so; the loop it is called on does not matter."""
+    threads: list[str] = []
+
+    def plain(keys: list[str]) -> dict[str, int]:
+        threads.append(threading.current_thread().name)
+        return {key: len(key) for key in keys}
+
+    load = CoalescingLoader(plain, in_thread=True)
+    async with configured(server.url, door, key_prefix="c:") as cache:
+        assert await cache.retrieve_or_load(None, "four", load) == 4
+    async with configured(server.url, key_prefix="d:") as cache:
+        assert await cache.retrieve_or_load(None, "four", load) == 4
+    assert len(threads) == 2
+    assert not {"MainThread", "RedisCache"} & {*threads}

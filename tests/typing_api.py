@@ -12,6 +12,7 @@ from pip_services4_logic.cache import ICache
 from async_redis_cache import (
     AsyncRedisCache,
     CacheStats,
+    CoalescingLoader,
     IAsyncCache,
     RedisCache,
     Serializer,
@@ -40,6 +41,10 @@ async def loaded() -> Product:
     raise NotImplementedError
 
 
+async def loaded_many(keys: list[str]) -> dict[str, Product]:
+    raise NotImplementedError
+
+
 async def awaited(cache: AsyncRedisCache, product: Product) -> None:
     assert_type(await cache.store(None, "key", product), Product)
     assert_type(await cache.store("trace", "key", 1, timedelta(seconds=1)), int)
@@ -51,6 +56,9 @@ async def awaited(cache: AsyncRedisCache, product: Product) -> None:
     assert_type(await cache.retrieve_or_load(None, "key", loaded), Product)
     assert_type(await cache.retrieve_or_load(None, "key", lambda: 1, in_thread=True), int)
     assert_type(await cache.retrieve_or_load(None, "key", dict, type=Product), Product | None)
+    assert_type(
+        await cache.retrieve_or_load(None, "key", CoalescingLoader(loaded_many)), Product | None
+    )
     assert_type(await cache.remove(None, "key"), Any)
     assert_type(await cache.retrieve_many(None, ["key"]), dict[str, Any])
     assert_type(await cache.retrieve_many(None, {"key"}, type=Product), dict[str, Product])

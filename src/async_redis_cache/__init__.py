@@ -1,5 +1,6 @@
 """The Redis cache for asyncio services, and for the synchronous ones beside them."""
 
+from ._batches import CoalescingLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._contract import IAsyncCache
@@ -45,6 +46,7 @@ __all__ = [
     "CacheUnsupported",
     "CachedCoroutine",
     "CachedFunction",
+    "CoalescingLoader",
     "DefaultRedisFactory",
     "IAsyncCache",
     "Load",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 from ._errors import CacheInputError
-from ._loaders import run
+from ._loaders import Load, run
 
-__all__ = ["Batch", "BatchLoader"]
+__all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
+
+T = TypeVar("T")
 
 BatchLoader = Callable[[list[str]], Any]
 """A function of a list of keys that gives a mapping from keys to values, or something to await for it.
 Of keys that it leaves out there is no value."""
+
+
+_THE_TURN: Final = ""
+"""Stands for the end of the loop's turn, among the keys that are waited for: no key is empty."""
 
 
 class Batch:
@@ -80,3 +87,63 @@ class Batch:
                 future.set_result(values.get(key))
             else:
                 future.set_exception(failure)
+
+
+class CoalescingLoader(Generic[T]):
+    """A loader of one key that calls a loader of many: once for all that are missed at a time.
+
+    Give it to the calls that load one key. What they miss in the same turn of the event loop, as
+    callers do whose questions have travelled together, is loaded by one call.
+
+    Args:
+        loader: a function of a list of keys that gives a mapping from keys to values, or something
+            to await for it. Of keys that it leaves out there is no value.
+        max_keys: most keys of one call; None for no bound.
+        in_thread: call a plain loader in a worker thread.
+
+    Example:
+        ```python
+        prices = CoalescingLoader(load_prices)
+        price = await cache.retrieve_or_load(None, "kettle", prices)
+        ```
+    """
+
+    def __init__(
+        self,
+        loader: Callable[[list[str]], Awaitable[Mapping[str, T]] | Mapping[str, T]],
+        *,
+        max_keys: int | None = None,
+        in_thread: bool = False,
+    ) -> None:
+        self._loader = loader
+        self._max_keys = math.inf if max_keys is None else max_keys
+        self._in_thread = in_thread
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batch: Batch | None = None
+        self._keys: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<CoalescingLoader of {self._loader!r}>"
+
+    async def __call__(self, load: Load) -> T | None:
+        """The value of the key of this load; None where there is none.
+
+        Raises:
+            Exception: what the loader raised, for each key that it was asked for.
+        """
+        loop = asyncio.get_running_loop()
+        batch = self._batch
+        # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
+        is_full = len(self._keys) >= self._max_keys or load.key in self._keys
+        if batch is None or self._loop is not loop or is_full:
+            batch = Batch((_THE_TURN,), self._loader, in_thread=self._in_thread)
+            self._loop, self._batch, self._keys = loop, batch, set()
+            loop.call_soon(self._leave, batch)
+        self._keys.add(load.key)
+        value: T | None = await batch.value(load.key)
+        return value
+
+    def _leave(self, batch: Batch) -> None:
+        if self._batch is batch:
+            self._batch, self._keys = None, set()
+        batch.decided(_THE_TURN)
