@@ -82,6 +82,7 @@ def test_defaults() -> None:
         "compression_threshold": 1024,
         "signing_key": "",
         "require_connection": True,
+        "fail_open": "loading",
         "max_waiting_calls": 10_000,
         "max_waiting_bytes": 67_108_864,
         "tls": False,

@@ -14,6 +14,8 @@ from harness import Client, Ending, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 from harness.length import LONG
 
+pytest_plugins = ["weather_fixtures"]
+
 CONNECTIONS = 40
 
 
@@ -128,6 +130,7 @@ async def ended(question: Question, cache: AsyncRedisCache) -> str:
     return "right" if answer == question.answer else f"wrong: {answer!r}"
 
 
+@pytest.mark.usefixtures("not_made_good")
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)
 async def test_a_reply_that_is_cut_is_no_answer(
     network: Proxy, raw: Client, question: Question, bound: int

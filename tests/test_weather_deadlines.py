@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._debts import Debts
 from async_redis_cache._wire import Wire
 from harness import Client, Server, StartProxy, StartServer, await_until, wait_until
 from harness.figures import report
 from harness.lateness import MachineLag, Stopwatch, measured
 from harness.leaks import open_descriptors
 from harness.length import scaled
+
+pytest_plugins = ["weather_fixtures"]
 
 GRACE_SECONDS = 0.050
 MIB = 1024 * 1024
@@ -216,16 +217,6 @@ class LargeStores:
         self._server.thaw()
         # When the server has noticed the end of those connections, nothing is to come.
         await await_until(lambda: len(self._raw.client_list()) == 1)
-
-
-@pytest.fixture
-def not_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that fails is left alone, to see what becomes of it."""
-
-    def forget(debts: Debts, keys: object, failure: object) -> None:
-        pass
-
-    monkeypatch.setattr(Debts, "owe", forget)
 
 
 @pytest.mark.usefixtures("not_made_good")

@@ -91,7 +91,10 @@ class Changes:
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
         """Store one entry for so many milliseconds. When it fails, say so to `store_failed`."""
-        self._begin((key,))
+        if self._debts.owed:
+            return self._change((key,), partial(self._stored, ((key, data, life),), ()))
+        self._loading.overtaken((key,))
+        self._admit()
         argument = ((key, data, life),)
         stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
         return self._unnear((key,), stored)
@@ -106,7 +109,11 @@ class Changes:
 
     async def remove(self, how: Verb, keys: Sequence[bytes]) -> list[Any]:
         """Remove keys: the answers of the verb."""
-        return await self._change(keys, partial(ask_in_parts, self._batcher, how, keys))
+
+        def removed(budget: float) -> Awaitable[list[Any]]:
+            return ask_in_parts(self._batcher, how, keys, budget=budget)
+
+        return await self._change(keys, removed)
 
     async def invalidate_tags(self, tags: Collection[bytes]) -> None:
         """Make invalid what bears any of these tags."""
@@ -135,31 +142,33 @@ class Changes:
         if self._near is not None:
             self._near.flush()
 
-    async def _stored(self, entries: Sequence[Entry], tags: Collection[bytes]) -> None:
-        since = self._loop.time()
+    async def _stored(
+        self, entries: Sequence[Entry], tags: Collection[bytes], budget: float
+    ) -> None:
+        deadline = self._loop.time() + budget
         if tags:
             longest = max(life for _, _, life in entries)
-            versions, now = await self._tags.stamp(tags, longest)
+            versions, now = await self._tags.stamp(tags, longest, budget)
             now //= _MILLISECOND
             entries = [
                 (key, tagged(data, versions, now, life), life) for key, data, life in entries
             ]
-        left = self._freshness.left(since)
+        left = deadline - self._loop.time()
         await ask_in_parts(self._batcher, self._verbs.store, entries, budget=left)
 
-    async def _change(self, keys: Sequence[bytes], change: Callable[[], Awaitable[T]]) -> T:
+    async def _change(self, keys: Sequence[bytes], change: Callable[[float], Awaitable[T]]) -> T:
+        """A change of keys that is given so many seconds, and remembered when it fails."""
+        since = self._loop.time()
+        self._loading.overtaken(keys)
         try:
-            self._begin(keys)
-            return await self._unnear(keys, change())
+            self._admit()
+            if self._debts.owed:
+                await self._debts.quiet(keys, self._freshness.left(since))
+                self._debts.settle(keys)
+            return await self._unnear(keys, change(self._freshness.left(since)))
         except CacheError as failure:
             self._debts.owe(keys, failure)
             raise
-
-    def _begin(self, keys: Sequence[bytes]) -> None:
-        self._loading.overtaken(keys)
-        self._admit()
-        if self._debts.owed:
-            self._debts.settle(keys)
 
     def _unnear(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.

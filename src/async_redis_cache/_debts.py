@@ -1,8 +1,8 @@
 """Changes that failed because the server was away: what they should have made old is not given again.
 
 When the server is back, it still holds what was to be replaced or removed. So the keys are remembered;
-they are removed as soon as the server takes that, and whoever reads one sooner removes it first. A removal
-too many costs a miss, also where another process has stored a new value meanwhile.
+they are removed as soon as the server takes that, and whoever reads one sooner has it removed, and is
+given nothing. A removal too many costs a miss, also where another process has stored a new value meanwhile.
 
 A process that ends takes its memory along, and other processes do not know of it. So the one who made the
 change is told by an error all the same.
@@ -11,6 +11,7 @@ change is told by an error all the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -19,11 +20,10 @@ from ._counters import CacheStats
 from ._errors import (
     CacheError,
     CacheOutcomeUnknown,
-    CacheOverloaded,
     CacheTimeout,
     CacheUnavailable,
 )
-from ._failures import LOST
+from ._failures import LOST, TIMED_OUT
 
 __all__ = ["Debts"]
 
@@ -33,14 +33,16 @@ _AT_ONCE: Final = 256
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 """Seconds between two attempts."""
-_NOT_MADE: Final = (CacheUnavailable, CacheTimeout, CacheOverloaded, CacheOutcomeUnknown)
+_NOT_MADE: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
 
 
 class Debts:
     """Keys that must not be given before they were removed.
 
+    A key is not changed anew while it is being removed: the removal could come after that.
+
     Args:
-        remove: removes keys, within so many seconds where that is said.
+        remove: removes keys.
         counters: where it is seen how many there are.
         random: numbers from 0 to 1.
     """
@@ -51,11 +53,14 @@ class Debts:
         counters: CacheStats,
         random: Callable[[], float],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._remove = remove
         self._counters = counters
         self._random = random
         # By key the change that failed: another may fail while the first is made good.
         self.owed: dict[bytes, object] = {}
+        self.payments: dict[bytes, asyncio.Task[None]] = {}
+        """By key its removal that is under way."""
         self._paying: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -71,7 +76,7 @@ class Debts:
             del self.owed[key]
         self._counters.owed = len(self.owed)
         if self._paying is None:
-            self._paying = asyncio.get_running_loop().create_task(self._until_paid())
+            self._paying = self._loop.create_task(self._until_paid())
 
     def settle(self, keys: Iterable[bytes]) -> None:
         """These keys are being changed anew."""
@@ -79,34 +84,71 @@ class Debts:
             self.owed.pop(key, None)
         self._counters.owed = len(self.owed)
 
-    async def paid(self, keys: Iterable[bytes]) -> None:
-        """Remove those that are owed, before any of them is read.
+    async def quiet(self, keys: Iterable[bytes], budget: float) -> None:
+        """Wait until none of these keys is being removed, for so many seconds at the most.
 
         Raises:
-            CacheError: the server does not take it, so that they cannot be read.
+            CacheTimeout: TIMEOUT.
         """
+        payments = {self.payments[key] for key in keys if key in self.payments}
+        if payments:
+            _, pending = await asyncio.wait(payments, timeout=budget)
+            if pending:
+                raise TIMED_OUT.error()
+
+    async def paid(self, keys: Sequence[bytes], budget: float) -> None:
+        """Remove those that are owed, within so many seconds.
+
+        Raises:
+            CacheError: the server does not take it, so that they cannot be given.
+        """
+        deadline = self._loop.time() + budget
+        await self.quiet(keys, budget)
         owed = [key for key in keys if key in self.owed]
         if owed:
-            try:
-                await self._pay(owed)
-            except CacheOutcomeUnknown:
+            payment = self._pay(owed)
+            await asyncio.wait((payment,), timeout=deadline - self._loop.time())
+            if not payment.done():
+                raise TIMED_OUT.error()
+            if isinstance(payment.exception(), CacheOutcomeUnknown):
                 # To who only reads, no outcome is unknown.
-                raise LOST.error() from None
+                raise LOST.error()
+            payment.result()
 
     def stop(self) -> None:
         """Try no more."""
         self._stopped = True
         self._counters.owed = 0
-        if self._paying is not None:
-            self._paying.cancel()
+        for task in self._tasks():
+            task.cancel()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of it."""
-        if self._paying is not None:
-            await asyncio.wait((self._paying,))
+        while tasks := self._tasks():
+            await asyncio.wait(tasks)
 
-    async def _pay(self, keys: Sequence[bytes]) -> None:
-        changes = [self.owed[key] for key in keys]
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        """Those that have not ended."""
+        tasks = [*self.payments.values()]
+        if self._paying is not None:
+            tasks.append(self._paying)
+        return [task for task in tasks if not task.done()]
+
+    def _pay(self, keys: Sequence[bytes]) -> asyncio.Task[None]:
+        """Remove keys none of which is being removed."""
+        payment = self._loop.create_task(self._removed(keys, [self.owed[key] for key in keys]))
+        self.payments.update(dict.fromkeys(keys, payment))
+
+        def end(_: asyncio.Task[None]) -> None:
+            for key in keys:
+                del self.payments[key]
+            if not payment.cancelled():
+                payment.exception()  # Seen, though nobody may be left to see it.
+
+        payment.add_done_callback(end)
+        return payment
+
+    async def _removed(self, keys: Sequence[bytes], changes: Sequence[object]) -> None:
         await self._remove(keys)
         for key, change in zip(keys, changes, strict=True):
             if self.owed.get(key) is change:
@@ -115,11 +157,14 @@ class Debts:
 
     async def _until_paid(self) -> None:
         pause = _FIRST_PAUSE
-        while self.owed:
-            await asyncio.sleep(pause * (0.5 + self._random() / 2))
-            try:
-                await self._pay(tuple(islice(self.owed, _AT_ONCE)))
-                pause = _FIRST_PAUSE
-            except CacheError:
+        try:
+            while self.owed:
+                await asyncio.sleep(pause * (0.5 + self._random() / 2))
+                owed = [key for key in self.owed if key not in self.payments][:_AT_ONCE]
                 pause = min(_LONGEST_PAUSE, 2 * pause)
-        self._paying = None
+                if owed:
+                    with contextlib.suppress(CacheError):
+                        await self._pay(owed)
+                        pause = _FIRST_PAUSE
+        finally:
+            self._paying = None

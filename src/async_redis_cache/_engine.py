@@ -208,7 +208,8 @@ class Engine:
 
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
-        await self._admitted((key,))
+        if self._debts.owed or self.fails_open:
+            return await self._read_admitted(key), False
         if self._near is not None:
             return await self._reads.where(key)
         return await self._batcher.ask(READ, key, len(key) + 16), False
@@ -217,15 +218,21 @@ class Engine:
         self, keys: Sequence[bytes], budget: float | None = None
     ) -> list[bytes | None]:
         """The data of each key, in their order."""
-        await self._admitted(keys)
+        self._admit()
+        since = self.loop.time()
         if self._near is not None:
-            return await self._reads.many(keys, budget)
-        chunks = await ask_in_parts(self._batcher, READ_MANY, keys, budget=budget)
-        return [data for chunk in chunks for data in chunk]
+            found = await self._reads.many(keys, budget)
+        else:
+            chunks = await ask_in_parts(self._batcher, READ_MANY, keys, budget=budget)
+            found = [data for chunk in chunks for data in chunk]
+        if self._debts.owed:
+            owed = {key for key in keys if key in self._debts.owed}
+            await self._debts.paid(list(owed), self.freshness.left(since))
+            found = [None if key in owed else data for key, data in zip(keys, found, strict=True)]
+        return found
 
     async def take(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
-        await self._admitted((key,))
         since = self.loop.time()
         data: bytes | None = (await self.changes.remove(self._verbs.take, (key,)))[0]
         try:
@@ -248,18 +255,23 @@ class Engine:
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key has a value."""
-        await self._admitted((key,))
-        return await self._heads.contains(key)
+        self._admit()
+        since = self.loop.time()
+        return await self._heads.contains(key) and not await self._was_owed(key, since)
 
     async def touch(self, key: bytes, life: int) -> bool:
         """Give the key a new life, in milliseconds; whether it had a value."""
-        await self._admitted((key,))
-        return await self.changes.touch((key,), self._heads.touch(key, life))
+        self._admit()
+        since = self.loop.time()
+        touched = await self.changes.touch((key,), self._heads.touch(key, life))
+        return touched and not await self._was_owed(key, since)
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
-        await self._admitted((key,))
-        return await self._heads.time_to_live(key)
+        self._admit()
+        since = self.loop.time()
+        left = await self._heads.time_to_live(key)
+        return None if await self._was_owed(key, since) else left
 
     async def ping(self) -> None:
         """One round trip that does nothing."""
@@ -288,21 +300,28 @@ class Engine:
         return removed
 
     def _admit(self) -> None:
+        """Before the server is asked: is it left alone?"""
         if self.fails_open:
             self.breaker.pass_through()
 
-    async def _admitted(self, keys: Sequence[bytes]) -> None:
-        """Before keys are read: is the server left alone, and is any of them still to be removed?"""
-        self._admit()
-        if self._debts.owed:
-            await self._debts.paid(keys)
+    async def _was_owed(self, key: bytes, since: float) -> bool:
+        """Whether what was asked about has to be removed yet; then that is done.
+
+        Asked first, the server says for itself what is wrong with it.
+        """
+        if key not in self._debts.owed:
+            return False
+        await self._debts.paid((key,), self.freshness.left(since))
+        return True
 
     async def _read_admitted(self, key: bytes) -> bytes | None:
-        await self._admitted((key,))
+        self._admit()
+        since = self.loop.time()
         if self._near is not None:
-            return await self._reads.one(key)
-        data: bytes | None = await self._batcher.ask(READ, key, len(key) + 16)
-        return data
+            data = await self._reads.one(key)
+        else:
+            data = await self._batcher.ask(READ, key, len(key) + 16)
+        return None if await self._was_owed(key, since) else data
 
     async def _make_good(self, keys: Sequence[bytes]) -> None:
         await self.changes.make_good(keys)

@@ -141,13 +141,13 @@ class Tags:
         """Whether this is the key of a tag."""
         return key.startswith(self._prefix)
 
-    async def invalidate_keys(self, keys: Collection[bytes]) -> None:
+    async def invalidate_keys(self, keys: Collection[bytes], budget: float | None = None) -> None:
         """Make invalid what bears any of the tags of these keys.
 
         Raises:
             CacheError: of some, nobody may know.
         """
-        await self._ask(_INVALIDATES, keys, _REMEMBERED)
+        await self._ask(_INVALIDATES, keys, _REMEMBERED, budget)
 
     async def _ask(
         self, script: Script, keys: Collection[bytes], life: int, budget: float | None = None
