@@ -192,14 +192,14 @@ async def test_single_misses_are_loaded_together(
     origin = Origin()
     load = CoalescingLoader(origin.load)
     await cache.store(None, "k3", "there")
-    keys = [f"k{n}" for n in range(8)] + ["none"]
+    keys = [f"k{n}" for n in range(60)] + ["none"]
     asked = [cache.retrieve_or_load(None, key, load) for key in keys for _ in range(2)]
     found = await asyncio.gather(*asked)
     assert {str(value) for value in found} >= {"there", "None", "['k0', 1]"}
     loaded = [key for call in origin.calls for key in call]
     assert sorted(loaded) == sorted({*keys} - {"k3"})
-    # The first question leaves alone, for nothing is under way.
-    assert len(origin.calls) <= 2
+    # The first question leaves alone, for nothing is under way; the others by an exchange or a few.
+    assert len(origin.calls) < 20
     assert await other.retrieve_many(None, keys) == {
         **{
             key: [key, origin.calls.index(call) + 1]
