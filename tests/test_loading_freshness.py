@@ -429,10 +429,10 @@ async def test_entries(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
         assert 0 <= entry.age < 10_000
         assert entry.age + entry.remaining == 60_000
     await cache.store(None, "plain", 1, 60_000)
-    entry = await cache.retrieve_entry(None, "plain")
-    assert (entry.value, entry.age) == (1, None)
-    assert entry.remaining is not None
-    assert 50_000 < entry.remaining <= 60_000
+    plain = await cache.retrieve_entry(None, "plain")
+    assert (plain.value, plain.age) == (1, None)
+    assert plain.remaining is not None
+    assert 50_000 < plain.remaining <= 60_000
     nothing = CacheEntry[str](None, "missing", None, None)
     assert await cache.retrieve_entry(None, "nothing") == nothing
     assert await cache.touch(None, "key", 90_000) is True

@@ -246,7 +246,7 @@ async def test_a_key_that_is_refreshed_while_it_is_loaded(cache: AsyncRedisCache
     asked = [cache.refresh(None, "key", load) for _ in range(5)]
     asked.append(cache.retrieve_or_load(None, "key", load))
     async with asyncio.timeout(5):
-        found = await asyncio.gather(*asked)
+        found: list[Any] = await asyncio.gather(*asked)
     assert all(key == "key" for key, _ in found)
 
 

@@ -11,6 +11,7 @@ from pip_services4_logic.cache import ICache
 
 from async_redis_cache import (
     AsyncRedisCache,
+    CacheEntry,
     CacheStats,
     CoalescingLoader,
     IAsyncCache,
@@ -59,6 +60,14 @@ async def awaited(cache: AsyncRedisCache, product: Product) -> None:
     assert_type(
         await cache.retrieve_or_load(None, "key", CoalescingLoader(loaded_many)), Product | None
     )
+    assert_type(await cache.retrieve_entry(None, "key"), CacheEntry[Any])
+    assert_type(await cache.retrieve_entry(None, "key", type=Product), CacheEntry[Product])
+    assert_type(await cache.retrieve_or_load_entry(None, "key", loaded), CacheEntry[Product])
+    assert_type(await cache.retrieve_or_load_entry(None, "key", lambda: 1), CacheEntry[int])
+    assert_type(
+        await cache.retrieve_or_load_entry(None, "key", dict, type=Product), CacheEntry[Product]
+    )
+    assert_type(await cache.refresh(None, "key", loaded), Product)
     assert_type(await cache.remove(None, "key"), Any)
     assert_type(await cache.retrieve_many(None, ["key"]), dict[str, Any])
     assert_type(await cache.retrieve_many(None, {"key"}, type=Product), dict[str, Product])
@@ -81,6 +90,10 @@ def blocking(cache: RedisCache, product: Product) -> None:
     assert_type(cache.retrieve(None, "key", type=Row), Row | None)
     assert_type(cache.retrieve_or_load(None, "key", loaded), Product)
     assert_type(cache.retrieve_or_load(None, "key", lambda: product), Product)
+    assert_type(cache.retrieve_entry(None, "key", type=Product), CacheEntry[Product])
+    assert_type(cache.retrieve_or_load_entry(None, "key", loaded), CacheEntry[Product])
+    assert_type(cache.refresh(None, "key", lambda: product), Product)
+    assert_type(cache.retrieve_or_load_many(None, ["key"], loaded_many), dict[str, Product])
     assert_type(cache.remove(None, "key"), Any)
     assert_type(cache.retrieve_many(None, ["key"]), dict[str, Any])
     assert_type(cache.retrieve_many(None, ["key"], type=Product), dict[str, Product])

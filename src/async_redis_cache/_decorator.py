@@ -134,7 +134,8 @@ class CachedCoroutine(_Cached[P, T]):
             Exception: what the function raised.
         """
         key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
-        result: T = await self._cache.refresh(None, key, loader, **self._about(args, kwargs))
+        refresh: Any = self._cache.refresh
+        result: T = await refresh(None, key, loader, **self._about(args, kwargs))
         return result
 
     @property
@@ -193,7 +194,8 @@ class CachedFunction(_Cached[P, T]):
             Exception: what the function raised.
         """
         key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
-        result: T = self._cache.refresh(None, key, loader, **self._about(args, kwargs))
+        refresh: Any = self._cache.refresh
+        result: T = refresh(None, key, loader, **self._about(args, kwargs))
         return result
 
     @property

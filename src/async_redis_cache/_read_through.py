@@ -154,6 +154,46 @@ class ReadThrough(Openable):
             raise
         return found.value
 
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]: ...
     @verb
     async def retrieve_or_load_entry(
         self,
@@ -181,6 +221,16 @@ class ReadThrough(Openable):
             return await self._through(asked, data, found)
         return await found_entry(asked, found, is_near=is_near)
 
+    @overload
+    async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
+    @overload
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: type[T]
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: Any = None
+    ) -> CacheEntry[Any]: ...
     @verb_or(_no_entry)
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
@@ -203,6 +253,46 @@ class ReadThrough(Openable):
             return CacheEntry(None, "missing", None, None)
         return await found_entry(asked, found, is_near=is_near)
 
+    @overload
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T | None: ...
+    @overload
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any: ...
     @verb
     async def refresh(
         self,

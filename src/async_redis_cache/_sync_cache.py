@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
 
-from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
-from ._cache_entry import CacheEntry
 from ._counters import CacheStats
 from ._errors import CacheStateError
-from ._load_options import LoadOptions
-from ._loaders import Load, Loader
 from ._pip_services import (
     ConfigParams,
     Context,
@@ -28,6 +24,7 @@ from ._pip_services import (
 )
 from ._portal import Portal, RefusedError
 from ._serializers import Serializer
+from ._sync_loading import LoadingDoor
 from ._timeouts import Timeout
 
 __all__ = ["RedisCache"]
@@ -36,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
+class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
     """`AsyncRedisCache` for synchronous callers: the same methods, each waiting for its result.
 
     Any number of threads may share one; their calls travel together. An open cache works in a
@@ -147,113 +144,6 @@ class RedisCache(ICache, IConfigurable, IReferenceable, IOpenable):
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
         """The value stored under the key, or None."""
         return self._call(self._cache.retrieve, context, key, type=type)
-
-    @overload
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: Loader,
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> T | None: ...
-    @overload
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: Loader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> Any: ...
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: Loader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> Any:
-        """The value stored under the key; where there is none, what the loader gives, stored.
-
-        A plain loader runs in a worker thread, a coroutine function on the private event loop.
-        """
-        given: dict[str, Any] = {"in_thread": True, **loading}
-        load: Any = self._cache.retrieve_or_load
-        return self._call(load, context, key, loader, timeout, type=type, **given)
-
-    def retrieve_or_load_entry(
-        self,
-        context: Context,
-        key: str,
-        loader: Loader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> CacheEntry[Any]:
-        """As `retrieve_or_load`, with the value's status, age and remaining life."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
-        load = self._cache.retrieve_or_load_entry
-        return self._call(load, context, key, loader, timeout, type=type, **given)
-
-    def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
-        """As `retrieve`, with the value's status, age and remaining life."""
-        return self._call(self._cache.retrieve_entry, context, key, type=type)
-
-    def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: BatchLoader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, Any]:
-        """The values of those keys that have one; for those not there the loader is called once."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
-        load: Any = self._cache.retrieve_or_load_many
-        return self._call(load, context, keys, loader, timeout, type=type, **given)
-
-    def refresh(
-        self,
-        context: Context,
-        key: str,
-        loader: Loader,
-        timeout: Timeout = None,
-        *,
-        type: Any = None,
-        **loading: Unpack[LoadOptions],
-    ) -> Any:
-        """Load a value now, whatever is stored and whoever else loads it; return it."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
-        load = self._cache.refresh
-        return self._call(load, context, key, loader, timeout, type=type, **given)
 
     def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None."""

@@ -1,0 +1,271 @@
+"""The part of the synchronous door that loads what is not there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+
+from ._batches import BatchLoader
+from ._cache import AsyncRedisCache
+from ._cache_entry import CacheEntry
+from ._load_options import LoadOptions
+from ._loaders import Load, Loader
+from ._pip_services import Context
+from ._timeouts import Timeout
+
+__all__ = ["LoadingDoor"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LoadingDoor(ABC):
+    """See `AsyncRedisCache` for what each method does, takes and raises."""
+
+    _cache: AsyncRedisCache
+
+    @abstractmethod
+    def _call(
+        self,
+        function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]],
+        context: Context,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """What the asynchronous method gives."""
+
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T | None: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any: ...
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """The value stored under the key; where there is none, what the loader gives, stored.
+
+        A plain loader runs in a worker thread, a coroutine function on the private event loop.
+        """
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.retrieve_or_load
+        return self._call(load, context, key, loader, timeout, type=type, **given)
+
+    @overload
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]: ...
+    def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]:
+        """As `retrieve_or_load`, with the value's status, age and remaining life."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.retrieve_or_load_entry
+        return self._call(load, context, key, loader, timeout, type=type, **given)
+
+    @overload
+    def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
+    @overload
+    def retrieve_entry(self, context: Context, key: str, *, type: type[T]) -> CacheEntry[T]: ...
+    @overload
+    def retrieve_entry(
+        self, context: Context, key: str, *, type: Any = None
+    ) -> CacheEntry[Any]: ...
+    def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
+        """As `retrieve`, with the value's status, age and remaining life."""
+        return self._call(self._cache.retrieve_entry, context, key, type=type)
+
+    @overload
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, T]: ...
+    @overload
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, T]: ...
+    @overload
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, T]: ...
+    @overload
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, Any]: ...
+    def retrieve_or_load_many(
+        self,
+        context: Context,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, Any]:
+        """The values of those keys that have one; for those not there the loader is called once."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.retrieve_or_load_many
+        return self._call(load, context, keys, loader, timeout, type=type, **given)
+
+    @overload
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T | None: ...
+    @overload
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any: ...
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """Load a value now, whatever is stored and whoever else loads it; return it."""
+        given: dict[str, Any] = {"in_thread": True, **loading}
+        load: Any = self._cache.refresh
+        return self._call(load, context, key, loader, timeout, type=type, **given)
