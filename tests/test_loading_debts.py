@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -167,3 +167,64 @@ async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> No
     assert cache.stats().owed == 10_000
     assert b"k9" not in engine._debts.owed
     assert b"k10009" in engine._debts.owed
+
+
+async def test_what_is_made_good_while_it_is_read_is_not_given(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has answered with the old value, and removes it before the answer arrives."""
+    engine = cache._lifecycle.ready().engine
+    key = f"{PREFIX}key".encode()
+    ask = engine._batcher.ask
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        asked = ask(*args, **kwargs)
+
+        async def arrive() -> Any:
+            answer = await asked
+            monkeypatch.undo()
+            await engine._debts.paid((key,), 1)
+            return answer
+
+        return asyncio.get_running_loop().create_task(arrive())
+
+    for verb in READS.values():
+        await cache.store(None, "key", "old")
+        engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+        monkeypatch.setattr(engine._batcher, "ask", late)
+        found = await verb(cache)
+        assert "old" not in str(found)
+        assert found in (None, False, {}, "new", {"key": "new"}) or found.status == "missing"
+
+
+async def test_many_readers_share_its_removal(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it fails, again and again; and a change waits for the one under way."""
+    engine = cache._lifecycle.ready().engine
+    debts = engine._debts
+    key = f"{PREFIX}key".encode()
+    removals = 0
+    fails = True
+
+    async def remove(keys: Sequence[bytes]) -> None:
+        nonlocal removals
+        removals += 1
+        await asyncio.sleep(0.01)
+        if fails:
+            raise CacheUnavailable("CONNECTION_LOST", "")
+        await engine.changes.make_good(keys)
+
+    monkeypatch.setattr(debts, "_remove", remove)
+    engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+    for _ in range(3):
+        asked = [cache.retrieve(None, "key") for _ in range(20)]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(end) for end in ends} == {CacheUnavailable}
+    assert 3 <= removals < 20
+    fails = False
+    reading = [asyncio.create_task(cache.retrieve(None, "key")) for _ in range(5)]
+    await await_until(lambda: key in debts.payments)
+    await cache.store(None, "key", "newer")
+    assert await asyncio.gather(*reading) == [None] * 5
+    assert await cache.retrieve(None, "key") == "newer"

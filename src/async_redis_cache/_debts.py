@@ -84,32 +84,29 @@ class Debts:
             self.owed.pop(key, None)
         self._counters.owed = len(self.owed)
 
-    async def quiet(self, keys: Iterable[bytes], budget: float) -> None:
+    async def quiet(self, keys: Sequence[bytes], budget: float) -> None:
         """Wait until none of these keys is being removed, for so many seconds at the most.
 
         Raises:
             CacheTimeout: TIMEOUT.
         """
-        payments = {self.payments[key] for key in keys if key in self.payments}
-        if payments:
-            _, pending = await asyncio.wait(payments, timeout=budget)
-            if pending:
-                raise TIMED_OUT.error()
+        deadline = self._loop.time() + budget
+        # Whoever woke up sooner may have begun another.
+        while payments := self._payments_of(keys):
+            await _ended(payments, deadline - self._loop.time())
 
     async def paid(self, keys: Sequence[bytes], budget: float) -> None:
-        """Remove those that are owed, within so many seconds.
+        """Remove those that are owed, within so many seconds. Who wants the same waits together.
 
         Raises:
             CacheError: the server does not take it, so that they cannot be given.
         """
-        deadline = self._loop.time() + budget
-        await self.quiet(keys, budget)
-        owed = [key for key in keys if key in self.owed]
+        owed = [key for key in keys if key in self.owed and key not in self.payments]
         if owed:
-            payment = self._pay(owed)
-            await asyncio.wait((payment,), timeout=deadline - self._loop.time())
-            if not payment.done():
-                raise TIMED_OUT.error()
+            self._pay(owed)
+        payments = self._payments_of(keys)
+        await _ended(payments, budget)
+        for payment in payments:
             if isinstance(payment.exception(), CacheOutcomeUnknown):
                 # To who only reads, no outcome is unknown.
                 raise LOST.error()
@@ -126,6 +123,9 @@ class Debts:
         """Wait until nothing is left of it."""
         while tasks := self._tasks():
             await asyncio.wait(tasks)
+
+    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Task[None]]:
+        return {self.payments[key] for key in keys if key in self.payments}
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         """Those that have not ended."""
@@ -168,3 +168,15 @@ class Debts:
                         pause = _FIRST_PAUSE
         finally:
             self._paying = None
+
+
+async def _ended(payments: set[asyncio.Task[None]], budget: float) -> None:
+    """Wait for their ends, for so many seconds at the most.
+
+    Raises:
+        CacheTimeout: TIMEOUT.
+    """
+    if payments:
+        _, pending = await asyncio.wait(payments, timeout=budget)
+        if pending:
+            raise TIMED_OUT.error()

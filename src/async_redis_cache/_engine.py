@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from ._backoff import Backoff
@@ -217,17 +217,19 @@ class Engine:
     async def read_many(
         self, keys: Sequence[bytes], budget: float | None = None
     ) -> list[bytes | None]:
-        """The data of each key, in their order."""
+        """The data of each key, in their order, within so many seconds."""
         self._admit()
-        since = self.loop.time()
+        deadline = self.loop.time() + (self._command_timeout if budget is None else budget)
+        # Before they are read: what is made good meanwhile may have been read sooner.
+        owed = {key for key in keys if key in self._debts.owed}
         if self._near is not None:
             found = await self._reads.many(keys, budget)
         else:
             chunks = await ask_in_parts(self._batcher, READ_MANY, keys, budget=budget)
             found = [data for chunk in chunks for data in chunk]
-        if self._debts.owed:
-            owed = {key for key in keys if key in self._debts.owed}
-            await self._debts.paid(list(owed), self.freshness.left(since))
+        if owed:
+            # Asked first, the server says for itself what is wrong with it.
+            await self._debts.paid(tuple(owed), deadline - self.loop.time())
             found = [None if key in owed else data for key, data in zip(keys, found, strict=True)]
         return found
 
@@ -255,23 +257,19 @@ class Engine:
 
     async def contains(self, key: bytes) -> bool:
         """Whether the key has a value."""
-        self._admit()
-        since = self.loop.time()
-        return await self._heads.contains(key) and not await self._was_owed(key, since)
+        return bool(await self._unless_owed(key, self._heads.contains))
 
     async def touch(self, key: bytes, life: int) -> bool:
         """Give the key a new life, in milliseconds; whether it had a value."""
-        self._admit()
-        since = self.loop.time()
-        touched = await self.changes.touch((key,), self._heads.touch(key, life))
-        return touched and not await self._was_owed(key, since)
+
+        async def touch(key: bytes) -> bool:
+            return await self.changes.touch((key,), self._heads.touch(key, life))
+
+        return bool(await self._unless_owed(key, touch))
 
     async def time_to_live(self, key: bytes) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
-        self._admit()
-        since = self.loop.time()
-        left = await self._heads.time_to_live(key)
-        return None if await self._was_owed(key, since) else left
+        return await self._unless_owed(key, self._heads.time_to_live)
 
     async def ping(self) -> None:
         """One round trip that does nothing."""
@@ -304,24 +302,19 @@ class Engine:
         if self.fails_open:
             self.breaker.pass_through()
 
-    async def _was_owed(self, key: bytes, since: float) -> bool:
-        """Whether what was asked about has to be removed yet; then that is done.
-
-        Asked first, the server says for itself what is wrong with it.
-        """
-        if key not in self._debts.owed:
-            return False
-        await self._debts.paid((key,), self.freshness.left(since))
-        return True
-
     async def _read_admitted(self, key: bytes) -> bytes | None:
+        return (await self.read_many((key,)))[0]
+
+    async def _unless_owed(self, key: bytes, ask: Callable[[bytes], Awaitable[T]]) -> T | None:
+        """What is said of a key; nothing where it has to be removed yet, which then is done."""
         self._admit()
         since = self.loop.time()
-        if self._near is not None:
-            data = await self._reads.one(key)
-        else:
-            data = await self._batcher.ask(READ, key, len(key) + 16)
-        return None if await self._was_owed(key, since) else data
+        was_owed = key in self._debts.owed
+        answer = await ask(key)
+        if not was_owed:
+            return answer
+        await self._debts.paid((key,), self.freshness.left(since))
+        return None
 
     async def _make_good(self, keys: Sequence[bytes]) -> None:
         await self.changes.make_good(keys)
