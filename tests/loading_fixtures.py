@@ -1,7 +1,7 @@
 """Two caches of one configuration, as in two processes, for the tests of what loads.
 
-A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. As `contract` has a fixture `cache`
-too, and the plugin that was loaded last has its way, such a module's name comes after that of `test_contract`.
+A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. As `contract` has a `cache` too, and of
+two plugins the one that was loaded last has its way, the module says `cache = loading_fixtures.cache`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import loading_fixtures
 from async_redis_cache import (
     AsyncRedisCache,
     CacheEntry,
@@ -23,6 +24,7 @@ from harness.length import scaled
 from harness.loading import LEASE, PREFIX
 
 pytest_plugins = ["loading_fixtures"]
+cache = loading_fixtures.cache
 
 LIFE = 150
 """Milliseconds."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
+from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH, Verb
 from harness import Client, Server, await_until
 from harness.doors import configured
 
@@ -211,3 +212,28 @@ async def test_closing_ends_every_load(server: Server) -> None:
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [error.code for error in errors if isinstance(error, CacheError)] == ["NOT_OPENED"] * 4
     assert gate.cancelled == 2
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_right_that_ends_between_two_commands(
+    server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    """EXISTS has seen a placeholder, and GETRANGE nothing: that is no value; an empty one is."""
+    options = {**way, "serializer": "raw"}
+    async with configured(server.url, **options) as cache:
+        if is_there:
+            await cache.store(None, "key", b"", 60_000)
+        batcher = cache._lifecycle.ready().engine._batcher
+        ask = batcher.ask
+
+        def torn(verb: Verb, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            if verb in {CONTAINS, TIME_TO_LIVE, TOUCH}:
+                torn = asyncio.get_running_loop().create_future()
+                torn.set_result((1, b""))
+                return torn
+            return ask(verb, *args, **kwargs)
+
+        monkeypatch.setattr(batcher, "ask", torn)
+        assert await cache.contains(None, "key") is is_there
+        assert await cache.time_to_live(None, "key") == (1 if is_there else None)
+        assert await cache.touch(None, "key") is is_there

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import loading_fixtures
 from async_redis_cache import (
     AsyncRedisCache,
     CacheError,
@@ -20,6 +21,7 @@ from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
 
 pytest_plugins = ["loading_fixtures", "near_fixtures"]
+cache = loading_fixtures.cache
 
 
 class Origin:

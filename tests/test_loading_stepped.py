@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import loading_fixtures
+
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache, Load
 
 pytest_plugins = ["loading_fixtures"]
+cache = loading_fixtures.cache
 
 LOADER, CHANGER = "L", "C"
 LOADER_STEPS, CHANGER_STEPS = 7, 3

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import loading_fixtures
 from async_redis_cache import (
     AsyncRedisCache,
     CacheEntry,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest_plugins = ["loading_fixtures"]
+cache = loading_fixtures.cache
 
 VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
     "retrieve": lambda cache: cache.retrieve(None, "key"),

@@ -14,6 +14,7 @@ from ._tags import Tags
 __all__ = ["Heads"]
 
 _WITH_TAGS: Final = 2
+_NOT_THERE: Final = -2
 
 
 class Heads:
@@ -47,9 +48,9 @@ class Heads:
         """Milliseconds that its value has left; None when there is none or it never expires."""
         since = self._loop.time()
         left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
+        if left == _NOT_THERE or not await self._is_value(key, head, since):
+            return None
         if is_record(head):
-            if not await self._is_value(key, head, since):
-                return None
             left = max(0, left - slack_of(head))
         return left if left >= 0 else None
 
@@ -64,6 +65,7 @@ class Heads:
             if touched and is_record(head):
                 touched = await self._ask(TOUCH_RECORD, (key, life), since)
             is_tagged = touched and has_tags(head)
+            touched = touched and (head or await self._is_value(key, head, since))
         return await self._retagged(key, life, since) if is_tagged else bool(touched)
 
     async def _retagged(self, key: bytes, life: int, since: float) -> bool:
@@ -78,8 +80,11 @@ class Heads:
 
     async def _is_value(self, key: bytes, head: bytes, since: float) -> bool:
         """Whether a value stands there that is neither stale nor invalid."""
-        # Which tags it has, the head does not say.
-        data = await self._ask(READ, key, since) if has_tags(head) else head
+        data: bytes | None = head
+        if not head or has_tags(head):
+            # Which tags it has, the head does not say. And one that is empty is of an empty value, or
+            # of what was taken away between two commands, such as somebody's right to load.
+            data = await self._ask(READ, key, since)
         return await self._freshness.payload(data, since) is not None
 
     def _ask(self, verb: Verb, argument: Any, since: float) -> asyncio.Future[Any]:
