@@ -238,8 +238,7 @@ class _PlainWithHead(_Plain):
         return [
             answer
             if isinstance(answer, ServerReply)
-            # What is no string has no head.
-            else (answer, b"" if isinstance(head, ServerReply) else head)
+            else (answer, _OF_NO_STRING if isinstance(head, ServerReply) else head)
             for answer, head in zip(answers, heads, strict=True)
         ]
 
@@ -288,6 +287,8 @@ class _Store(Verb):
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
 _TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 _LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
+_OF_NO_STRING: Final = b"?"
+"""Stands for the head of what another program keeps there and is no string: it is there, and no record."""
 _HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
 _KEYS: Final[frozenset[type]] = frozenset({bytes})
