@@ -37,7 +37,7 @@ from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
 from ._queue import CallQueue
-from ._rights import Product, Rights
+from ._rights import Product, Rights, Silence
 from ._server_clock import ServerClock
 from ._tags import Tags
 from ._tracking import Tracking
@@ -96,10 +96,7 @@ class Engine:
             unreachable=self._batcher.unreachable,
         )
         self._batcher.connect_to(self._transport)
-        lease = options.loading_lease_timeout
         self._tags = Tags(self._batcher, self.read_many, options.key_prefix.encode())
-        rights = Rights(self._batcher, self._verbs.publish, self._tags, lease, random.random)
-        self._loading = Loading(rights, counters)
         self.freshness = Freshness(
             ServerClock(self._batcher, time.monotonic),
             self._tags,
@@ -116,25 +113,17 @@ class Engine:
         self._near: NearCache | None = None
         self._tracking: Tracking | None = None
         if options.near_cache_enabled:
-            self._near = NearCache(
-                counters,
-                max_size=options.near_cache_max_size,
-                max_bytes=options.near_cache_max_bytes,
-                longest=options.near_cache_timeout / _SECOND,
-                clock=time.monotonic,
-            )
-            self._tracking = Tracking(
-                Dialer(endpoint, options, protocol=3),
-                self._near,
-                prefix=options.key_prefix.encode(),
-                heartbeat=options.near_cache_heartbeat / _SECOND,
-                timeout=self._connect_timeout,
-                backoff=Backoff(self.loop.time, random.random),
-                random=random.random,
-                clock=time.monotonic,
-            )
+            self._near, self._tracking = self._tracked(endpoint, options)
             self._reads = NearReads(self._batcher, self._near, self._tracking.has_unread)
-            self._tracking.start()
+        rights = Rights(
+            self._batcher,
+            self._verbs.publish,
+            self._tags,
+            options.loading_lease_timeout,
+            random.random,
+            news=Silence() if self._near is None else self._near,
+        )
+        self._loading = Loading(rights, counters)
         self._debts = Debts(self._make_good, counters, random.random)
         self.changes = Changes(
             self._batcher,
@@ -146,6 +135,28 @@ class Engine:
             freshness=self.freshness,
             admit=self._admit,
         )
+
+    def _tracked(self, endpoint: Endpoint, options: Options) -> tuple[NearCache, Tracking]:
+        """What is held near, and the link on which the server says what of it has changed."""
+        near = NearCache(
+            self._counters,
+            max_size=options.near_cache_max_size,
+            max_bytes=options.near_cache_max_bytes,
+            longest=options.near_cache_timeout / _SECOND,
+            clock=time.monotonic,
+        )
+        tracking = Tracking(
+            Dialer(endpoint, options, protocol=3),
+            near,
+            prefix=options.key_prefix.encode(),
+            heartbeat=options.near_cache_heartbeat / _SECOND,
+            timeout=self._connect_timeout,
+            backoff=Backoff(self.loop.time, random.random),
+            random=random.random,
+            clock=time.monotonic,
+        )
+        tracking.start()
+        return near, tracking
 
     def __repr__(self) -> str:
         return f"<Engine {self._batcher!r} {self._transport!r}>"

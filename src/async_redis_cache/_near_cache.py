@@ -74,6 +74,7 @@ class NearCache:
         # Whether an entry had to go for room, and none has left since.
         self._is_full = False
         self._leases: dict[bytes, Lease] = {}
+        self._watchers: dict[bytes, list[Callable[[], None]]] = {}
         counters.near_entries = counters.near_bytes = 0
         counters.near_trusted = False
 
@@ -141,6 +142,21 @@ class NearCache:
         lease.size = len(key) + len(data) + _ENTRY_BYTES
         self._keep(lease)
 
+    def is_trusted(self) -> bool:
+        """Whether each change is told; as long as it is, `watch` misses none."""
+        return self._clock() < self._trusted_until
+
+    def watch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """Call this at each change of a key, and when changes may have been missed."""
+        self._watchers.setdefault(key, []).append(tell)
+
+    def unwatch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """Call it no more."""
+        watchers = self._watchers[key]
+        watchers.remove(tell)
+        if not watchers:
+            del self._watchers[key]
+
     def invalidate(self, keys: Iterable[bytes]) -> None:
         """These keys have changed, or are about to."""
         entries = self._entries
@@ -152,6 +168,9 @@ class NearCache:
                 self._is_full = False
             if leases:
                 leases.pop(key, None)
+            if self._watchers:
+                for tell in self._watchers.get(key, ()):
+                    tell()
 
     def changed(self, keys: Sequence[bytes]) -> None:
         """The server says that these keys have changed."""
@@ -166,6 +185,9 @@ class NearCache:
         self._is_full = False
         self._counters.near_entries = self._counters.near_bytes = 0
         self._counters.near_flushes += 1
+        for watchers in self._watchers.values():
+            for tell in watchers:
+                tell()
 
     def trust_until(self, moment: float) -> None:
         """The server is known to have told all, and will have to say so again by this moment."""

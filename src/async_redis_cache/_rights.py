@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from ._batcher import Batcher
 from ._commands import READ, Verb
@@ -15,14 +15,44 @@ from ._leases import LEASE, RELEASE, RENEW, Giving
 from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
 from ._tags import Tags
 
-__all__ = ["Product", "Right", "Rights"]
+__all__ = ["News", "Product", "Right", "Rights", "Silence"]
 
 _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
 _TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
 _FIRST_LOOK: Final = 0.005
 _LONGEST_PAUSE: Final = 0.050
-"""Seconds between two looks at a key that another is loading."""
+"""Seconds between two looks at a key that another is loading, where nobody tells that it changes."""
+
+
+class News(Protocol):
+    """Who tells that a key has changed."""
+
+    def is_trusted(self) -> bool:
+        """Whether each change is told at present."""
+        ...
+
+    def watch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """Call this at each change of a key, and when changes may have been missed."""
+        ...
+
+    def unwatch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """Call it no more."""
+        ...
+
+
+class Silence:
+    """Where nobody tells: who waits has to look."""
+
+    def is_trusted(self) -> bool:
+        """Nothing is told."""
+        return False
+
+    def watch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """In vain."""
+
+    def unwatch(self, key: bytes, tell: Callable[[], None]) -> None:
+        """Nothing was told."""
 
 
 class Product(NamedTuple):
@@ -56,6 +86,7 @@ class Rights(NamedTuple):
         tags: what is loaded may bear.
         lease: milliseconds that a right is good for; it is renewed while the load goes on.
         random: numbers from 0 to 1.
+        news: tells when another has published.
     """
 
     batcher: Batcher
@@ -63,6 +94,7 @@ class Rights(NamedTuple):
     tags: Tags
     lease: int
     random: Callable[[], float]
+    news: News
 
 
 class Right:
@@ -120,15 +152,32 @@ class Right:
 
     async def _look_on(self, left: float) -> None:
         """Wait until the key is not being loaded by another any more, or its lease should have ended."""
+        news, changed = self._rights.news, asyncio.Event()
         until = self._loop.time() + left
         pause = _FIRST_LOOK
-        while (now := self._loop.time()) < until:
-            await asyncio.sleep(min(until - now, pause * (0.5 + self._rights.random())))
-            pause = min(_LONGEST_PAUSE, 2 * pause)
-            data = await self._rights.batcher.ask(READ, self._key, len(self._key) + 16)
-            record = record_of(data) if data is not None and is_record(data) else None
-            if record is None or not (record.leased_until and record.is_held):
-                return
+        news.watch(self._key, changed.set)
+        try:
+            while True:
+                # Asked before the key is looked at: only what is published later is told later.
+                is_told = news.is_trusted()
+                left = until - self._loop.time()
+                if not await self._is_held() or left <= 0:
+                    return
+                if not is_told:
+                    left = min(left, pause * (0.5 + self._rights.random()))
+                    pause = min(_LONGEST_PAUSE, 2 * pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await changed.wait()
+                changed.clear()
+        finally:
+            news.unwatch(self._key, changed.set)
+
+    async def _is_held(self) -> bool:
+        """Whether somebody is loading the key."""
+        data = await self._rights.batcher.ask(READ, self._key, len(self._key) + 16)
+        record = record_of(data) if data is not None and is_record(data) else None
+        return record is not None and record.leased_until > 0 and record.is_held
 
     async def renew(self) -> None:
         """Keep it, until cancelled."""
