@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any, Final, get_type_hints
 
@@ -17,6 +17,7 @@ _LONGEST_KEY: Final = 200
 """Bytes of the arguments in a key that was not given; what is longer is hashed."""
 _RECEIVERS: Final = {"self", "cls"}
 _UNTYPED: Final = object()
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Calls:
@@ -46,8 +47,10 @@ class Calls:
         self._is_simple = all(
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
         )
+        self._whole = len(self._names) if self._is_simple else -1
+        """How many arguments, none of them named, stand in the places of the parameters."""
         # The receiver of a method has no text of its own that other processes would agree on.
-        self._left_out = {*self._names[:1]} & _RECEIVERS
+        self._left_out = len({*self._names[:1]} & _RECEIVERS)
         self._name = f"{function.__module__}.{function.__qualname__}"
         # The template over positions, for calls that name nothing: that is the faster way.
         self._by_position = "" if key is None else self._checked("key", key)
@@ -58,14 +61,15 @@ class Calls:
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call with these arguments."""
-        if self._by_position and not kwargs and len(args) == len(self._names) and self._is_simple:
+        values: Sequence[Any] = args
+        if kwargs or len(args) != self._whole:
+            given = self._arguments(args, kwargs)
+            if self._template is not None:
+                return self._template.format_map(given)
+            values = [given[name] for name in self._names]
+        elif self._by_position:
             return self._by_position.format(*args)
-        given = self._arguments(args, kwargs)
-        if self._template is not None:
-            return self._template.format_map(given)
-        for name in self._left_out:
-            del given[name]
-        return f"{self._name}({_text_of(given, self._name)})"
+        return f"{self._name}({_text_of(values[self._left_out :], self._name)})"
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of the result of a call with these arguments."""
@@ -130,9 +134,9 @@ def _by_position(template: str, names: tuple[str, ...], what: str) -> str:
     return "".join(parts)
 
 
-def _text_of(given: dict[str, Any], function: str) -> str:
+def _text_of(values: Sequence[Any], function: str) -> str:
     try:
-        encoded = msgspec.json.encode(given, order="deterministic")
+        encoded = _encode(values)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"the arguments of {function} are no key: give key=") from error
     text = encoded[1:-1].decode()

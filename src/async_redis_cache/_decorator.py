@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from typing import (
     Any,
     Concatenate,
@@ -53,7 +53,7 @@ class _Cached(Generic[P, T]):
     def __init__(self, function: Callable[..., Any], calls: Calls, about: dict[str, Any]) -> None:
         self._function = function
         self._calls = calls
-        self._said = about
+        self._options = about
         self._bound: tuple[Any, ...] = ()
         wrapper: Any = self
         update_wrapper(wrapper, function)
@@ -69,17 +69,17 @@ class _Cached(Generic[P, T]):
         parameters = tuple(signature.parameters.values())[len(self._bound) :]
         return signature.replace(parameters=parameters)
 
-    def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-        # Faster than a partial, of which most calls make one for nothing.
-        return lambda: self._function(*self._bound, *args, **kwargs)
+    @cached_property
+    def _said(self) -> dict[str, Any]:
+        """What is said to the cache about every call. Not sooner: an annotation may come later."""
+        return {**self._options, "type": self._calls.kind()}
 
     def _about(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What is said to the cache about a call."""
-        about = {**self._said, "type": self._calls.kind()}
-        if self._calls.has_tags:
-            # Looked at when something is loaded, and worked out no sooner.
-            about["tags"] = _Tags(self._calls, self._bound + args, kwargs)
-        return about
+        if not self._calls.has_tags:
+            return self._said
+        # Looked at when something is loaded, and worked out no sooner.
+        return {**self._said, "tags": _Tags(self._calls, args, kwargs)}
 
     def _uncached(self) -> Callable[..., Any]:
         return partial(self._function, *self._bound) if self._bound else self._function
@@ -113,9 +113,15 @@ class CachedCoroutine(_Cached[P, T]):
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
-        key = self._calls.key(self._bound + args, kwargs)
+        given = self._bound + args
         load: Any = self._cache.retrieve_or_load
-        result: T = await load(None, key, self._loader(args, kwargs), **self._about(args, kwargs))
+        result: T = await load(
+            None,
+            self._calls.key(given, kwargs),
+            # Faster than a partial, of which most calls make one for nothing.
+            lambda: self._function(*given, **kwargs),
+            **(self._about(given, kwargs) if self._calls.has_tags else self._said),
+        )
         return result
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -133,9 +139,14 @@ class CachedCoroutine(_Cached[P, T]):
             CacheError: as for `refresh` of the cache.
             Exception: what the function raised.
         """
-        key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
+        given = self._bound + args
         refresh: Any = self._cache.refresh
-        result: T = await refresh(None, key, loader, **self._about(args, kwargs))
+        result: T = await refresh(
+            None,
+            self._calls.key(given, kwargs),
+            lambda: self._function(*given, **kwargs),
+            **self._about(given, kwargs),
+        )
         return result
 
     @property
@@ -173,9 +184,14 @@ class CachedFunction(_Cached[P, T]):
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
-        key = self._calls.key(self._bound + args, kwargs)
+        given = self._bound + args
         load: Any = self._cache.retrieve_or_load
-        result: T = load(None, key, self._loader(args, kwargs), **self._about(args, kwargs))
+        result: T = load(
+            None,
+            self._calls.key(given, kwargs),
+            lambda: self._function(*given, **kwargs),
+            **self._about(given, kwargs),
+        )
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -193,9 +209,14 @@ class CachedFunction(_Cached[P, T]):
             CacheError: as for `refresh` of the cache.
             Exception: what the function raised.
         """
-        key, loader = self.key(*args, **kwargs), self._loader(args, kwargs)
+        given = self._bound + args
         refresh: Any = self._cache.refresh
-        result: T = refresh(None, key, loader, **self._about(args, kwargs))
+        result: T = refresh(
+            None,
+            self._calls.key(given, kwargs),
+            lambda: self._function(*given, **kwargs),
+            **self._about(given, kwargs),
+        )
         return result
 
     @property
