@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from ._counters import CacheStats
@@ -10,7 +11,7 @@ from ._envelope import MARK, Envelope
 from ._errors import CacheInputError
 from ._json_damage import RefusedError
 from ._load_options import LoadOptions, LoadPolicies, LoadPolicy
-from ._options import CONTROL, Options
+from ._options import CONTROL, LONGEST, Options
 from ._serializers import SERIALIZERS, Serializer
 from ._timeouts import Timeout, milliseconds
 from ._validation import decoder_of
@@ -20,6 +21,7 @@ __all__ = ["Codec", "Decoder"]
 Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
 _MOST_TAGS: Final = 64
+_MOST_TYPES: Final = 256
 
 
 class Codec:
@@ -39,6 +41,8 @@ class Codec:
         self._timeout = options.timeout
         self._largest = options.max_value_size
         self._serializer = serializer or SERIALIZERS[options.serializer]()
+        # Types are few, and what makes a value of one takes long to make.
+        self._decoder_of = lru_cache(maxsize=_MOST_TYPES)(partial(decoder_of, self._serializer))
         self._signed = bool(options.signing_key)
         self._policies = LoadPolicies(options)
         self._envelope = Envelope(
@@ -87,6 +91,8 @@ class Codec:
         """
         if timeout is None:
             return self._timeout
+        if type(timeout) is int and 0 < timeout <= LONGEST:
+            return timeout
         return milliseconds(timeout) or self._timeout
 
     def policy(self, given: LoadOptions) -> LoadPolicy:
@@ -126,7 +132,7 @@ class Codec:
         if kind is None:
             return self._serializer.loads
         try:
-            return decoder_of(self._serializer, kind)
+            return self._decoder_of(kind)
         except Exception as error:  # noqa: BLE001  an annotation may name what does not exist
             problem = f"values cannot be validated as this type: {type(error).__name__}"
         raise CacheInputError("BAD_TYPE", problem)

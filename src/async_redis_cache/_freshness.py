@@ -27,6 +27,8 @@ class Freshness:
     def __init__(self, clock: ServerClock, tags: Tags, budget: float, counters: CacheStats) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
+        self.known_now = clock.known
+        """What time it is on the server, in milliseconds, where nobody has to be asked for that."""
         self._tags = tags
         self._budget = budget
         self._counters = counters

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
 from ._errors import CacheInputError
 from ._options import HOUR, LONGEST, Options
-from ._records import Record
+from ._records import HEAD_BYTES, Record, is_record, untagged_value
 from ._timeouts import milliseconds
 
 __all__ = ["LoadOptions", "LoadPolicies", "LoadPolicy"]
@@ -57,26 +57,57 @@ class LoadPolicy:
     missing: int
     jitter: float
     in_thread: bool = False
+    looks_ahead: bool = field(init=False)
+    """Whether a fresh value may be loaded anew."""
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether a fresh value may be loaded anew."""
-        return self.refresh_at > 0 or self.early_refresh > 0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "looks_ahead", self.refresh_at > 0 or self.early_refresh > 0)
+
+    def payload_at_once(
+        self, data: bytes, now: Callable[[], int | None], random: Callable[[], float]
+    ) -> bytes | None:
+        """The payload of a value that is to be given as it is, with nothing to ask for or to begin.
+
+        Args:
+            data: what was read.
+            now: the time in milliseconds of the server's clock, where that is known.
+            random: numbers from 0 to 1.
+        """
+        if not is_record(data):
+            return data
+        head = untagged_value(data)
+        if head is None:
+            return None
+        leased_until, stored_at, fresh_until, slack, cost = head
+        if slack or self.looks_ahead:
+            moment = now()
+            if moment is None or moment >= fresh_until:
+                return None
+            if moment >= leased_until and self._ages(stored_at, fresh_until, cost, moment, random):
+                return None
+        return data[HEAD_BYTES:]
 
     def is_ageing(self, record: Record, now: int, random: Callable[[], float]) -> bool:
-        """Whether a fresh value is to be loaded anew now.
+        """Whether a fresh value is to be loaded anew now, which nobody else does."""
+        return record.leased_until <= now and self._ages(
+            record.stored_at, record.fresh_until, record.cost, now, random
+        )
+
+    def _ages(
+        self, stored_at: int, fresh_until: int, cost: int, now: int, random: Callable[[], float]
+    ) -> bool:
+        """Whether a value is old enough, or by chance taken for it.
 
         The chance is that of Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
         Stampede Prevention", VLDB 2015.
         """
-        if record.leased_until > now:
-            return False
-        life = record.fresh_until - record.stored_at
-        if self.refresh_at and now >= record.stored_at + self.refresh_at * life:
+        if self.refresh_at and now >= stored_at + self.refresh_at * (fresh_until - stored_at):
             return True
+        if not self.early_refresh:
+            return False
         # From 1 down to, but not, 0, of which there is no logarithm.
-        head_start = -math.log(1 - random()) * self.early_refresh * record.cost / 1000
-        return self.early_refresh > 0 and now + head_start >= record.fresh_until
+        head_start = -math.log(1 - random()) * self.early_refresh * cost / 1000
+        return now + head_start >= fresh_until
 
     def life_of(self, life: int, random: Callable[[], float]) -> int:
         """How long a value lives, so that those stored together do not end together."""
@@ -96,7 +127,7 @@ class LoadPolicies:
             missing=options.loading_missing_timeout,
             jitter=options.loading_jitter,
         )
-        self._known: dict[tuple[tuple[str, Any], ...], LoadPolicy] = {(): self._default}
+        self._known: dict[tuple[tuple[str, Any], ...], LoadPolicy] = {}
 
     def of(self, given: LoadOptions) -> LoadPolicy:
         """What applies to a call that says this, its tags aside.
@@ -104,11 +135,13 @@ class LoadPolicies:
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
         """
+        if not given:
+            return self._default
         asked = tuple(given.items())
         policy = self._known.get(asked)
         if policy is None:
             if len(self._known) >= _MOST_REMEMBERED:
-                self._known = {(): self._default}
+                self._known.clear()
             changed = {_FIELDS.get(name, name): _read(name, value) for name, value in asked}
             if changed.get("hard") == 0:
                 del changed["hard"]

@@ -26,7 +26,6 @@ from ._loaders import Load, Loader
 from ._loading import AWAY
 from ._openable import Openable, verb, verb_or
 from ._pip_services import Context
-from ._records import payload_at_once
 from ._rights import Product
 from ._timeouts import Timeout
 
@@ -132,8 +131,10 @@ class ReadThrough(Openable):
             try:
                 engine.breaker.pass_through()
                 data = await engine.read(wire_key)
-                if data is not None and not policy.looks_ahead:
-                    payload = payload_at_once(data)
+                if data is not None:
+                    payload = policy.payload_at_once(
+                        data, engine.freshness.known_now, random.random
+                    )
                     value = None if payload is None else codec.loads(wire_key, payload, decode)
                     if value is not None:
                         self._counters.hits += 1

@@ -29,6 +29,7 @@ __all__ = [
     "record_of",
     "slack_of",
     "tagged",
+    "untagged_value",
     "version_of",
 ]
 
@@ -40,6 +41,8 @@ MISSING: Final = b"m"
 PLACEHOLDER: Final = b"l"
 """The kind of what stands where nothing is stored and somebody loads."""
 _HEAD: Final = Struct(">2sc16sQ8sQQQHQ")
+_NUMBERS: Final = Struct(">2xB16xQ8xQQQHQ")
+_VALUE: Final = VALUE[0]
 HEAD_BYTES: Final = _HEAD.size
 _PLACEHOLDER_BYTES: Final = 27
 VERSION_BYTES: Final = 8
@@ -145,6 +148,19 @@ def payload_at_once(data: bytes) -> bytes | None:
     if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER:
         return data[HEAD_BYTES:]
     return None
+
+
+def untagged_value(data: bytes) -> tuple[int, int, int, int, int] | None:
+    """Of a value without tags the numbers in its head, as `Record` has them.
+
+    They are leased_until, stored_at, fresh_until, slack and cost: faster than a whole `Record`.
+    """
+    if len(data) < HEAD_BYTES:
+        return None
+    kind, leased_until, stored_at, fresh_until, slack, extent, cost = _NUMBERS.unpack_from(data)
+    if kind != _VALUE or extent:
+        return None
+    return leased_until, stored_at, fresh_until, slack, cost
 
 
 def has_tags(data: bytes) -> bool:

@@ -69,6 +69,11 @@ class ServerClock:
                 self._sample()
         return int((self._clock() + self._ahead) * _SECOND)
 
+    def known(self) -> int | None:
+        """Milliseconds since the epoch, where that is known well enough to ask nobody."""
+        now = self._clock()
+        return None if now - self._sampled > _OFTEN else int((now + self._ahead) * _SECOND)
+
     def _sample(self) -> asyncio.Future[float]:
         if self._asked is None:
             asked_at = self._clock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
@@ -31,7 +30,6 @@ def decoder_of(serializer: Serializer, kind: Any) -> Callable[[bytes], Any]:
     return decode
 
 
-@functools.lru_cache(maxsize=256)
 def _json_decoder(kind: Any) -> Callable[[bytes], Any]:
     validate = getattr(kind, "model_validate_json", None)
     if validate is not None:
@@ -40,7 +38,6 @@ def _json_decoder(kind: Any) -> Callable[[bytes], Any]:
     return msgspec.json.Decoder(kind, dec_hook=_model).decode
 
 
-@functools.lru_cache(maxsize=256)
 def _validator(kind: Any, *, plain: bool) -> Callable[[Any], Any]:
     """Validates what is not JSON: plain data, or, from other serializers, the very object."""
     is_class = not plain and _is_class(kind)
