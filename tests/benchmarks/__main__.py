@@ -15,6 +15,7 @@ from harness import FLAVOURS
 
 from . import line_up
 from .footprint import measure_footprint
+from .peers_loading import Way, loading
 from .peers_ours import near_misses
 from .report import (
     is_open_loop_goal_reached,
@@ -28,7 +29,9 @@ from .report import (
 from .runs import (
     ASYNCIO,
     BYTES,
+    LOADING,
     NEAR,
+    NEAR_LOADING,
     NEAR_MISSES,
     THREADS,
     UVLOOP,
@@ -45,6 +48,8 @@ from .workloads import (
     PROTOCOL,
     async_workloads,
     bytes_workloads,
+    loading_workloads,
+    near_loading_workloads,
     near_miss_workloads,
     near_workloads,
     sync_workloads,
@@ -121,6 +126,12 @@ def _measure(
     misses = replace(closed, async_rows=near_miss_workloads())
     ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
+    for way in Way:
+        hits = replace(closed, async_rows=loading_workloads(way))
+        run_tasks(results, server, hits, loading(way), section=LOADING, progress=progress)
+        hits = replace(closed, async_rows=near_loading_workloads(way))
+        both = loading(way, near=True)
+        run_tasks(results, server, hits, both, section=NEAR_LOADING, progress=progress)
     run_threads(results, server, plan, line_up.in_threads(with_others=peers), progress=progress)
     if peers:
         near = replace(closed, async_rows=near_workloads())
@@ -145,6 +156,14 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
         ASYNCIO: (f"{OURS} on asyncio", plan.async_rows),
         NEAR: (f"{OURS} with its near cache", near_workloads()),
         NEAR_MISSES: ("a near cache where nothing is near, against none", near_miss_workloads()),
+        LOADING: (
+            "hits of calls that could load, against retrieve",
+            [row for way in Way for row in loading_workloads(way)],
+        ),
+        NEAR_LOADING: (
+            "near hits of calls that could load, against retrieve",
+            [row for way in Way for row in near_loading_workloads(way)],
+        ),
         BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),

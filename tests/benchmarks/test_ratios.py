@@ -11,6 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from .peers import AsyncPeer, SyncPeer
+from .peers_loading import Way, loading
 from .peers_ours import Ours, OursInThreads, OursNear, near_misses
 from .peers_protocol import Protocol
 from .peers_redis import RedisPy, RedisPyInThreads
@@ -20,12 +21,15 @@ from .servers import Target, private_server
 from .workloads import (
     OURS,
     PLAIN,
+    RETRIEVE,
     Door,
     Goal,
     Operation,
     Workload,
     async_workloads,
     bytes_workloads,
+    loading_workloads,
+    near_loading_workloads,
     near_miss_workloads,
     near_workloads,
     sync_workloads,
@@ -37,6 +41,7 @@ ROWS = with_goals(
     + near_workloads()
     + near_miss_workloads()
     + bytes_workloads()
+    + [row for way in Way for row in loading_workloads(way) + near_loading_workloads(way)]
     + sync_workloads()
 )
 ARRIVALS = 4000
@@ -74,6 +79,8 @@ def _measure(results: Results, server: Target, plan: Plan) -> None:
 
 
 def _peers(workload: Workload) -> list[AsyncPeer]:
+    if workload.reference == RETRIEVE:
+        return loading(Way(workload.note), near=workload.operation is Operation.NEAR_HIT)
     if workload.operation is Operation.NEAR_HIT:
         return [OursNear(), RedisPy()]
     if workload.reference == PLAIN:

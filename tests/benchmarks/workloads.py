@@ -17,6 +17,7 @@ REFERENCE = "redis-py"
 PROTOCOL = "hand-written protocol"
 UNBOUNDED = f"{OURS}, max_size=0"
 PLAIN = f"{OURS}, nothing near"
+RETRIEVE = f"{OURS}, retrieve"
 PUBLISHED = "pip-services4-redis"
 
 
@@ -201,6 +202,29 @@ def near_miss_workloads() -> list[Workload]:
         )
         for callers in (1, 10, 100)
     ]
+
+
+def loading_workloads(way: str) -> list[Workload]:
+    """What a hit costs beside `retrieve` of the same value, when the call could load it."""
+    return [
+        Workload(
+            Door.ASYNC,
+            Operation.RETRIEVE_HIT,
+            callers,
+            100,
+            note=way,
+            goal=Goal(wall=1 / 1.3),
+            reference=RETRIEVE,
+        )
+        for callers in (1, 10, 100)
+    ]
+
+
+def near_loading_workloads(way: str) -> list[Workload]:
+    """The same of a value that is near."""
+    goal = Goal(wall=1 / 2)
+    near = Operation.NEAR_HIT
+    return [Workload(Door.ASYNC, near, 1, 100, keys=100, note=way, goal=goal, reference=RETRIEVE)]
 
 
 def bytes_workloads() -> list[Workload]:
