@@ -21,10 +21,11 @@ NUMBERS = [
     "max_connections",
     "max_value_size",
     "compression_threshold",
+    "max_connection_age",
     "max_waiting_calls",
     "max_waiting_bytes",
 ]
-MAY_BE_ZERO = {"retries", "max_size", "compression_threshold"}
+MAY_BE_ZERO = {"retries", "max_size", "max_connection_age", "compression_threshold"}
 FLAGS = ["tls", "tls_check_hostname", "tls_verify", "require_connection"]
 BAD_NUMBERS: list[Any] = [
     "-1",
@@ -83,6 +84,7 @@ def test_defaults() -> None:
         "signing_key": "",
         "require_connection": True,
         "fail_open": "loading",
+        "max_connection_age": 1_800_000,
         "max_waiting_calls": 10_000,
         "max_waiting_bytes": 67_108_864,
         "tls": False,

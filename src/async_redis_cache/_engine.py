@@ -7,6 +7,7 @@ Here everything is bytes: keys as they stand on the server, data as it is stored
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -49,8 +50,8 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
-_MILLISECOND: Final = 1000
-"""In microseconds."""
+_SPREAD: Final = 0.1
+"""Share of their age by which connections end sooner, by chance."""
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -70,6 +71,7 @@ class Engine:
         self._counters = counters
         self._connect_timeout = options.connect_timeout / _SECOND
         self._command_timeout = options.command_timeout / _SECOND
+        self._connection_age = options.max_connection_age / _SECOND or math.inf
         self._prefix = options.key_prefix
         self._bounded = options.max_size > 0
         self.fails_open = options.fail_open == "always"
@@ -90,6 +92,7 @@ class Engine:
         self._transport = Transport(
             Dialer(endpoint, options),
             max_connections=options.max_connections,
+            lifetime=self._lifetime,
             counters=counters,
             backoff=Backoff(self.loop.time, random.random),
             ready=self._batcher.ready,
@@ -151,6 +154,7 @@ class Engine:
             prefix=options.key_prefix.encode(),
             heartbeat=options.near_cache_heartbeat / _SECOND,
             timeout=self._connect_timeout,
+            lifetime=self._lifetime,
             backoff=Backoff(self.loop.time, random.random),
             random=random.random,
             clock=time.monotonic,
@@ -173,6 +177,10 @@ class Engine:
             failure = await self._tracking.first()
             if failure is not None:
                 raise failure.error()
+
+    def _lifetime(self) -> float:
+        """For how many seconds a connection is used: not all end at once that began at once."""
+        return self._connection_age * (1 - _SPREAD * random.random())  # noqa: S311  no secret
 
     async def _sign_of_life(self) -> None:
         budget = min(self._command_timeout, _PROBE_SECONDS)

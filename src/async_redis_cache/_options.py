@@ -83,6 +83,12 @@ class Options:
     max_connections: int = _option(
         4, "most connections, and so exchanges under way at once", unit="connections", least=1
     )
+    max_connection_age: int = _option(
+        1_800_000,
+        "how long a connection is used; then another is made, for which the host's name is resolved "
+        "again. Up to a tenth less, by chance; 0 for as long as it lasts",
+        unit="ms",
+    )
     max_waiting_calls: int = _option(
         10_000, "most calls that wait for a connection; beyond it OVERLOADED", unit="calls", least=1
     )

@@ -9,6 +9,7 @@ heartbeats without proof it is given up, and another is made.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
@@ -71,6 +72,7 @@ class Tracking:
         prefix: of the keys that matter.
         heartbeat: seconds between two signs of life.
         timeout: seconds for an attempt, connecting included.
+        lifetime: gives the seconds that a new link is kept for.
         backoff: the pauses between attempts to connect.
         random: numbers from 0 to 1.
         clock: seconds; the same as the listener's.
@@ -84,6 +86,7 @@ class Tracking:
         prefix: bytes,
         heartbeat: float,
         timeout: float,
+        lifetime: Callable[[], float],
         backoff: Backoff,
         random: Callable[[], float],
         clock: Callable[[], float],
@@ -95,6 +98,8 @@ class Tracking:
             self._order += (b"PREFIX", prefix)
         self._heartbeat = heartbeat
         self._timeout = timeout
+        self._lifetime = lifetime
+        self._retires_at = math.inf
         self._backoff = backoff
         self._random = random
         self._clock = clock
@@ -161,10 +166,11 @@ class Tracking:
         self._wait_no_more()
         self._backoff.succeeded()
         self._tell_first(None)
+        self._retires_at = self._clock() + self._lifetime()
         self._next = self._loop.call_later(self._heartbeat, self._beat, link)
 
     def _beat(self, link: _Link) -> None:
-        if link.is_overdue():
+        if link.is_overdue() or self._clock() >= self._retires_at:
             link.abort()
         else:
             link.ask((b"PING",), b"PONG")

@@ -22,6 +22,7 @@ class Transport:
     Args:
         dialer: makes the connections.
         max_connections: most wires at once.
+        lifetime: gives the seconds that a new wire is used for.
         counters: where connections are counted.
         backoff: the pauses between attempts to connect.
         ready: called when a wire can be had that could not before.
@@ -33,6 +34,7 @@ class Transport:
         dialer: Dialer,
         *,
         max_connections: int,
+        lifetime: Callable[[], float],
         counters: CacheStats,
         backoff: Backoff,
         ready: Callable[[], None],
@@ -42,6 +44,8 @@ class Transport:
         self._backoff = backoff
         self._dialer = dialer
         self._max_connections = max_connections
+        self._lifetime = lifetime
+        self._loop = asyncio.get_running_loop()
         self._ready = ready
         self._unreachable = unreachable
         self._idle: list[Wire] = []
@@ -65,15 +69,17 @@ class Transport:
             wire = self._idle.pop()
             if wire.is_closing():
                 continue
+            if wire.retires_at <= self._loop.time():
+                wire.abort()
+                continue
             # On an idle connection that may be a reply that nobody has asked for, which would be
             # taken for the next one's, or the peer's farewell, or, under TLS, just a session
             # ticket. When the loop has read it, we know.
             if not wire.has_unread():
                 return wire
-            asyncio.get_running_loop().call_soon(self._look_again, wire)
+            self._loop.call_soon(self._look_again, wire)
         if self._dialing is None and len(self._wires) < self._max_connections and not self._closed:
-            loop = asyncio.get_running_loop()
-            self._dialing = loop.call_later(self._backoff.remaining(), self._start_dialing)
+            self._dialing = self._loop.call_later(self._backoff.remaining(), self._start_dialing)
         return None
 
     def give_back(self, wire: Wire) -> None:
@@ -108,7 +114,7 @@ class Transport:
         if wire.is_closing() or self._closed:
             return
         if wire.has_unread():
-            asyncio.get_running_loop().call_soon(self._look_again, wire)
+            self._loop.call_soon(self._look_again, wire)
         else:
             self.give_back(wire)
             self._ready()
@@ -131,6 +137,7 @@ class Transport:
 
     def _adopt(self, connection: Connection) -> None:
         wire = Wire(connection, self._freed, self._lost)
+        wire.retires_at = self._loop.time() + self._lifetime()
         self._wires.add(wire)
         if self._closed:
             wire.abort()
@@ -157,7 +164,7 @@ class Transport:
             self._ready()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ class Wire(Takeover):
     ) -> None:
         super().__init__(connection)
         self.has_served = False
+        self.retires_at = math.inf
+        """From when on nothing more is sent on it, by the loop's clock."""
         self.received = 0
         """Bytes of replies to the last exchange."""
         self._freed = freed

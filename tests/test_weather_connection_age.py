@@ -1,0 +1,82 @@
+"""Connections have a maximum age, so that a name which has come to mean another server is followed."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache
+from harness import Proxy, Server, StartProxy, await_until
+from harness.near import near_options, trusted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AGE = 80
+"""Milliseconds."""
+NAME = "cache.test"
+
+
+@pytest.fixture
+def means(monkeypatch: pytest.MonkeyPatch) -> Callable[[Proxy], None]:
+    """Say which network the name of the server leads to."""
+    place: list[Proxy] = []
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host in {NAME, NAME.encode()}:
+            host, port = place[-1].host, place[-1].port
+        return real(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return place.append
+
+
+async def test_a_name_is_followed_to_another_address(
+    server: Server, proxy: StartProxy, means: Callable[[Proxy], None]
+) -> None:
+    """When the old address still answers, too: after the age, calls and news come from the new one."""
+    old, new = proxy(server), proxy(server)
+    means(old)
+    options = near_options("age:", max_connection_age=AGE)
+    async with AsyncRedisCache.from_url(f"redis://{NAME}:6379", **options) as cache:
+        await cache.store(None, "key", 1)
+        await trusted(cache)
+        assert (old.opened, new.opened) == (2, 0)
+        means(new)
+
+        async def asked() -> bool:
+            assert await cache.store(None, "key", 2) == 2
+            return new.opened >= 2
+
+        while not await asked():
+            pass
+        old.forget()
+        await trusted(cache)
+        assert await cache.retrieve(None, "key") == 2
+        await await_until(lambda: old.open_now == 0)
+        assert old.commands == []
+
+
+async def test_no_call_pays_for_an_old_connection(server: Server, proxy: StartProxy) -> None:
+    """Calls that go on all the time meet no error, and no more connections than their age asks for."""
+    network = proxy(server)
+    async with AsyncRedisCache.from_url(
+        network.url, max_connections=1, max_connection_age=AGE
+    ) as cache:
+        while network.opened < 5:
+            assert await cache.store(None, "key", "value") == "value"
+            assert await cache.retrieve(None, "key") == "value"
+        assert cache.stats().retries == 0
+        assert network.open_now <= 2
+
+
+async def test_without_an_age_a_connection_lasts(server: Server, proxy: StartProxy) -> None:
+    """0 means for as long as it lasts."""
+    network = proxy(server)
+    async with AsyncRedisCache.from_url(network.url, max_connection_age=0) as cache:
+        for number in range(2000):
+            await cache.store(None, "key", number)
+        assert network.opened == 1
