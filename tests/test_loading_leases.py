@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
-from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH, Verb
+from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH
+from async_redis_cache._verbs import Verb
 from harness import Client, Server, await_until
 from harness.doors import configured
 

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ._backoff import Backoff
-from ._commands import Verb
 from ._counters import CacheStats
 from ._errors import CacheStateError
 from ._exchange import Call, Exchange
 from ._failures import TIMED_OUT, Failure
 from ._queue import CallQueue
 from ._transport import Transport
+from ._verbs import Verb
 from ._wire import Wire
 
 __all__ = ["Batcher"]

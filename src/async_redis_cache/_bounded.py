@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._commands import Command, Entry, MisreadError, Verb, expect_parts
 from ._failures import ServerReply
 from ._records import HEAD_SCRIPT
+from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 
 __all__ = ["INDEX_SUFFIX", "STORE_SCRIPT", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
 

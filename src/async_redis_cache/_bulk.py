@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ._batcher import Batcher
-from ._commands import Verb
 from ._errors import CacheError
+from ._verbs import Verb
 
 __all__ = ["ask_in_parts"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from ._batcher import Batcher
 from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
-from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH, Entry, Verb
+from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
 from ._debts import Debts
 from ._errors import CacheError
 from ._freshness import Freshness
@@ -19,6 +19,7 @@ from ._loading import Loading
 from ._near_cache import NearCache
 from ._records import tagged
 from ._tags import Tags
+from ._verbs import Entry, Verb
 
 __all__ = ["ChangeVerbs", "Changes"]
 

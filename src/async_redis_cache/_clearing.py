@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from ._batcher import Batcher
 from ._bounded import Sweep
-from ._commands import SCAN, Verb
+from ._commands import SCAN
+from ._verbs import Verb
 
 __all__ = ["clear_index", "clear_prefix"]
 

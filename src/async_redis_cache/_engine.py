@@ -21,11 +21,7 @@ from ._breaker import Breaker
 from ._bulk import ask_in_parts
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
-from ._commands import (
-    PING,
-    READ,
-    READ_MANY,
-)
+from ._commands import PING, READ, READ_MANY
 from ._counters import CacheStats
 from ._debts import Debts
 from ._dialer import Dialer

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ._commands import MisreadError, Verb
 from ._failures import UNKNOWN, Failure, ServerReply, failure_of
 from ._takeover import pack
+from ._verbs import MisreadError, Verb
 from ._wire import Wire
 
 __all__ = ["Call", "Exchange"]

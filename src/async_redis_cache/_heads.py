@@ -6,10 +6,11 @@ import asyncio
 from typing import Any, Final
 
 from ._batcher import Batcher
-from ._commands import CONTAINS, READ, TIME_TO_LIVE, TOUCH_RECORD, Verb
+from ._commands import CONTAINS, READ, TIME_TO_LIVE, TOUCH_RECORD
 from ._freshness import Freshness
 from ._records import has_tags, is_record, record_of, slack_of
 from ._tags import Tags
+from ._verbs import Verb
 
 __all__ = ["Heads"]
 

@@ -14,9 +14,9 @@ from enum import IntEnum
 from typing import Any, Final
 
 from ._bounded import STORE_SCRIPT
-from ._commands import Command, Verb
 from ._records import HEAD_SCRIPT
 from ._scripts import Script
+from ._verbs import Command, Verb
 
 __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Giving", "Publish"]
 

@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
-from ._commands import Verb
 from ._errors import CacheOverloaded
 from ._exchange import Call
+from ._verbs import Verb
 
 __all__ = ["CallQueue"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._commands import Command, MisreadError, Verb
 from ._failures import ServerReply
+from ._verbs import Command, MisreadError, Verb
 
 __all__ = ["Script"]
 

@@ -19,10 +19,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ._batcher import Batcher
-from ._commands import expect_parts
 from ._failures import ServerReply
 from ._options import HOUR
 from ._scripts import Script
+from ._verbs import expect_parts
 
 __all__ = ["Stamp", "Tags"]
 

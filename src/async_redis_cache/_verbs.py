@@ -1,0 +1,60 @@
+"""What is said to the server: how calls become commands, and replies become answers.
+
+A verb sees the calls of one exchange that are of its kind, so it can merge them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+__all__ = ["Command", "Entry", "MisreadError", "Verb", "expect_parts"]
+
+Command = tuple[bytes | int, ...]
+Entry = tuple[bytes, bytes, int]
+"""A key, its data, and its life in milliseconds."""
+
+
+class MisreadError(Exception):
+    """A reply that cannot be one to what was asked: the connection is out of step."""
+
+
+class Verb(Protocol):
+    """One kind of call. Its functions are pure: nothing here does I/O or keeps state."""
+
+    changes: bool
+    """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
+    joins: bool = False
+    """Whether calls with the same argument may share one answer."""
+    merges: bool = False
+    """Whether calls share a command, so that what one is refused for is refused to all."""
+
+    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+        """The commands for all these calls; each has one reply."""
+        ...
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        """An answer, or a `ServerReply`, for each call.
+
+        Raises:
+            MisreadError: the replies are not of the form that these commands have.
+        """
+        ...
+
+    def conclusive(self, argument: Any, answer: Any) -> bool:
+        """Whether the answer is right although an earlier try, whose reply was lost, may have run."""
+        ...
+
+
+def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any]:
+    """The reply, if it is a list of so many, all of these types.
+
+    Raises:
+        MisreadError: it is not.
+    """
+    if not isinstance(reply, list):
+        raise MisreadError
+    parts: list[Any] = reply  # pyright: ignore[reportUnknownVariableType]
+    if len(parts) != count or not kinds.issuperset(map(type, parts)):
+        raise MisreadError
+    return parts
