@@ -12,9 +12,9 @@ from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheInputError
+from ._flights import Wanted
 from ._load_options import LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
-from ._loading import Wanted
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import Product
 from ._timeouts import Timeout

@@ -27,9 +27,10 @@ from ._debts import Debts
 from ._dialer import Dialer
 from ._errors import CacheError, CacheUnsupported
 from ._failures import UNKNOWN
+from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._loading import Loading, Wanted
+from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options

@@ -9,9 +9,9 @@ to those who asked for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from ._counters import CacheStats
 from ._errors import (
@@ -24,11 +24,12 @@ from ._errors import (
     CacheUnavailable,
 )
 from ._failures import Failure
+from ._flights import Flight, Wanted
 from ._leases import Giving
 from ._records import MISSING
 from ._rights import Product, Right, Rights
 
-__all__ = ["AWAY", "Loading", "Wanted"]
+__all__ = ["AWAY", "Loading"]
 
 T = TypeVar("T")
 
@@ -48,87 +49,6 @@ _TOO_LONG: Final = Failure(
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
-def _never() -> bool:
-    """It is not."""
-    return False
-
-
-class Wanted(NamedTuple):
-    """What a caller asks for, below the hall.
-
-    Attributes:
-        produce: loads.
-        suits: whether stored data is what the caller wants.
-        read: what the caller has read, and what does not suit; empty for nothing; None where the
-            server could not be asked.
-        longest: seconds that the load may take, and that anybody waits for it.
-        force: whether to load whatever is stored, and whoever else loads.
-        tags: that what is loaded will bear.
-        steered: whether the loader may give it others.
-        strict: whether it fails when the server cannot be asked for the right.
-        decided: to be called when it is known that another loads, or that there is nothing to load.
-    """
-
-    produce: Callable[[], Awaitable[Product]]
-    suits: Callable[[bytes], Awaitable[bool]]
-    read: bytes | None
-    longest: float
-    force: bool = False
-    tags: tuple[bytes, ...] = ()
-    steered: Callable[[], bool] = _never
-    strict: bool = False
-    decided: Callable[[], None] = _nothing
-
-
-class _Flight:
-    """One load and those who wait for it."""
-
-    __slots__ = (
-        "expired",
-        "goes_on",
-        "holds_right",
-        "is_ahead",
-        "right",
-        "steered",
-        "tags",
-        "task",
-        "void",
-        "waiting",
-    )
-
-    def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
-        self.task: asyncio.Task[Product | bytes | None]
-        self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
-        self.right = right
-        self.tags = frozenset(wanted.tags)
-        self.steered = wanted.steered
-        self.holds_right = False
-        self.is_ahead = goes_on
-        """Whether it was begun for those to come."""
-        self.goes_on = goes_on
-        """Whether it does when nobody waits."""
-        self.void = False
-        """Whether the key was changed by this process since."""
-        self.expired = False
-
-    def serves(self, wanted: Wanted) -> bool:
-        """Whether it can be joined: not by one who has seen that the right was voided meanwhile."""
-        if wanted.read is None or not self.holds_right:
-            return True
-        return self.right.is_in(wanted.read)
-
-    def abort(self, failure: Failure) -> None:
-        """End it, whether its loader heeds that or not."""
-        for future in self.waiting:
-            if not future.done():
-                future.set_exception(failure.error())
-        self.task.cancel()
-
-
 class Loading:
     """The loads under way in this process.
 
@@ -141,9 +61,9 @@ class Loading:
         self._loop = asyncio.get_running_loop()
         self._rights = rights
         self._counters = counters
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[bytes, Flight] = {}
         """Those that can be joined."""
-        self._in_the_air: set[_Flight] = set()
+        self._in_the_air: set[Flight] = set()
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -225,8 +145,8 @@ class Loading:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> _Flight:
-        flight = self._flights[key] = _Flight(Right(key, self._rights), wanted, goes_on=goes_on)
+    def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
+        flight = self._flights[key] = Flight(Right(key, self._rights), wanted, goes_on=goes_on)
         self._in_the_air.add(flight)
         flight.task = self._spawn(self._fly(key, flight, wanted))
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight)
@@ -251,16 +171,16 @@ class Loading:
         flight.task.add_done_callback(land)
         return flight
 
-    def _expire(self, key: bytes, flight: _Flight) -> None:
+    def _expire(self, key: bytes, flight: Flight) -> None:
         self._forget(key, flight)
         flight.expired = True
         flight.abort(_TOO_LONG)
 
-    def _forget(self, key: bytes, flight: _Flight) -> None:
+    def _forget(self, key: bytes, flight: Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    async def _fly(self, key: bytes, flight: _Flight, wanted: Wanted) -> Product | bytes | None:
+    async def _fly(self, key: bytes, flight: Flight, wanted: Wanted) -> Product | bytes | None:
         right = flight.right
         try:
             if wanted.read is not None:
@@ -293,7 +213,7 @@ class Loading:
         await self._put_away(flight, product)
         return product
 
-    async def _put_away(self, flight: _Flight, product: Product) -> None:
+    async def _put_away(self, flight: Flight, product: Product) -> None:
         """Publish what was loaded, or give the right back."""
         if product.keep and not flight.void:
             try:
@@ -323,7 +243,7 @@ class Loading:
         return task
 
 
-def _waits(flight: _Flight, wanted: Wanted) -> bool:
+def _waits(flight: Flight, wanted: Wanted) -> bool:
     """Whether to wait for another process that loads this."""
     wanted.decided()
     return bool(flight.waiting)

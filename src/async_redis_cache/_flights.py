@@ -1,0 +1,93 @@
+"""One load under way, and those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from ._failures import Failure
+from ._rights import Product, Right
+
+__all__ = ["Flight", "Wanted"]
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _never() -> bool:
+    """It is not."""
+    return False
+
+
+class Wanted(NamedTuple):
+    """What a caller asks for, below the hall.
+
+    Attributes:
+        produce: loads.
+        suits: whether stored data is what the caller wants.
+        read: what the caller has read, and what does not suit; empty for nothing; None where the
+            server could not be asked.
+        longest: seconds that the load may take, and that anybody waits for it.
+        force: whether to load whatever is stored, and whoever else loads.
+        tags: that what is loaded will bear.
+        steered: whether the loader may give it others.
+        strict: whether it fails when the server cannot be asked for the right.
+        decided: to be called when it is known that another loads, or that there is nothing to load.
+    """
+
+    produce: Callable[[], Awaitable[Product]]
+    suits: Callable[[bytes], Awaitable[bool]]
+    read: bytes | None
+    longest: float
+    force: bool = False
+    tags: tuple[bytes, ...] = ()
+    steered: Callable[[], bool] = _never
+    strict: bool = False
+    decided: Callable[[], None] = _nothing
+
+
+class Flight:
+    """One load and those who wait for it."""
+
+    __slots__ = (
+        "expired",
+        "goes_on",
+        "holds_right",
+        "is_ahead",
+        "right",
+        "steered",
+        "tags",
+        "task",
+        "void",
+        "waiting",
+    )
+
+    def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
+        self.task: asyncio.Task[Product | bytes | None]
+        self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
+        self.right = right
+        self.tags = frozenset(wanted.tags)
+        self.steered = wanted.steered
+        self.holds_right = False
+        self.is_ahead = goes_on
+        """Whether it was begun for those to come."""
+        self.goes_on = goes_on
+        """Whether it does when nobody waits."""
+        self.void = False
+        """Whether the key was changed by this process since."""
+        self.expired = False
+
+    def serves(self, wanted: Wanted) -> bool:
+        """Whether it can be joined: not by one who has seen that the right was voided meanwhile."""
+        if wanted.read is None or not self.holds_right:
+            return True
+        return self.right.is_in(wanted.read)
+
+    def abort(self, failure: Failure) -> None:
+        """End it, whether its loader heeds that or not."""
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(failure.error())
+        self.task.cancel()

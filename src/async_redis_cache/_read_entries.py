@@ -1,0 +1,213 @@
+"""The part of the asynchronous door that tells what is known about a value."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, Unpack, overload
+
+from ._asked import (
+    NOTHING,
+    Asked,
+    Found,
+    entry_of,
+    found_entry,
+    judged,
+    load,
+    no_loader,
+    wanted,
+)
+from ._cache_entry import CacheEntry
+from ._errors import CacheError, CacheStateError
+from ._load_options import LoadOptions
+from ._loaders import Load, Loader
+from ._loading import AWAY
+from ._openable import Openable, verb, verb_or
+from ._pip_services import Context
+from ._rights import Product
+from ._timeouts import Timeout
+
+__all__ = ["ReadEntries"]
+
+T = TypeVar("T")
+
+_SECOND: Final = 1000
+
+
+def _no_entry() -> CacheEntry[Any]:
+    return CacheEntry(None, "missing", None, None)
+
+
+class ReadEntries(Openable):
+    """A cache that tells a value's status, age and remaining life."""
+
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Callable[[], T] | Callable[[Load], T],
+        timeout: Timeout = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]: ...
+    @verb
+    async def retrieve_or_load_entry(
+        self,
+        context: Context,
+        key: str,
+        loader: Loader,
+        timeout: Timeout = None,
+        *,
+        type: Any = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[Any]:
+        """As `retrieve_or_load`, with the value's status, age and remaining life.
+
+        Raises:
+            CacheError: as for `retrieve_or_load`.
+        """
+        asked = self._asking(key, loader, timeout, type, loading)
+        try:
+            asked.engine.breaker.pass_through()
+            data, is_near = await asked.engine.read_where(asked.wire_key)
+            found = await self._found(asked, data)
+        except AWAY as error:
+            return await entry_of(asked, await self._without_server(asked, error))
+        if found.status is None:
+            return await self._through(asked, data, found)
+        return await found_entry(asked, found, is_near=is_near)
+
+    @overload
+    async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
+    @overload
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: type[T]
+    ) -> CacheEntry[T]: ...
+    @overload
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: Any = None
+    ) -> CacheEntry[Any]: ...
+    @verb_or(_no_entry)
+    async def retrieve_entry(
+        self, context: Context, key: str, *, type: Any = None
+    ) -> CacheEntry[Any]:
+        """As `retrieve`, with the value's status, age and remaining life.
+
+        Of a value that `store` stored the remaining life is asked for, so that is a round trip more.
+
+        Raises:
+            CacheError: as for `retrieve`.
+        """
+        asked = self._asking(key, no_loader, None, type, {})
+        data, is_near = await asked.engine.read_where(asked.wire_key)
+        found = NOTHING if data is None else await judged(asked, data)
+        if found.status == "hit":
+            self._counters.hits += 1
+        else:
+            self._counters.misses += 1
+        if found.status is None:
+            return CacheEntry(None, "missing", None, None)
+        return await found_entry(asked, found, is_near=is_near)
+
+    def _asking(
+        self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
+    ) -> Asked:
+        _, engine, codec, _ = self._lifecycle.ready()
+        codec.life(timeout)
+        tags = codec.tags(loading.pop("tags", ()))
+        policy = codec.policy(loading)
+        wire_key = codec.key(key)
+        return Asked(
+            engine,
+            codec,
+            policy,
+            codec.decoder(kind),
+            key,
+            wire_key,
+            loader,
+            timeout,
+            tags,
+            engine.loop.time(),
+        )
+
+    async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
+        """Load, and store nothing."""
+        asked.engine.breaker.failed(error)
+        if asked.engine.fails_closed:
+            raise error
+        self._counters.misses += 1
+        return await load(asked, None, None)
+
+    async def _found(self, asked: Asked, data: bytes | None) -> Found:
+        """What was read; what is to be loaded anew ahead of time is begun to be."""
+        found = NOTHING if data is None else await judged(asked, data)
+        if found.status == "hit":
+            self._counters.hits += 1
+        elif found.status is None and found.value is not None:
+            pass  # Stale: what is given is counted when it is.
+        else:
+            self._counters.misses += 1
+        record = found.record
+        if (
+            record is not None
+            and data is not None
+            and asked.policy.looks_ahead
+            and found.status is not None
+            and asked.policy.is_ageing(record, found.now, random.random)
+        ):
+            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+        return found
+
+    async def _through(self, asked: Asked, data: bytes | None, found: Found) -> CacheEntry[Any]:
+        """What a load gives; or the stale value, where there is one and that takes too long."""
+        if found.value is None or found.record is None:
+            return await entry_of(asked, await load(asked, data or b"", found))
+        record, now = found.record, found.now
+        is_leased = record.leased_until > now
+        if asked.policy.soft and (record.is_held or not is_leased):
+            patience = asked.policy.soft / _SECOND
+            try:
+                result = await load(asked, data or b"", found, patience=patience)
+            except CacheStateError:
+                raise
+            except Exception:  # noqa: BLE001  whatever the loader raises, there is a value to give
+                result = None
+            if result is not None:
+                return await entry_of(asked, result)
+        elif is_leased:
+            asked.decided()
+        else:
+            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+        self._counters.stale_hits += 1
+        return CacheEntry(found.value, "stale", now - record.stored_at, record.fresh_until - now)
