@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import (
@@ -32,7 +32,7 @@ from ._failures import Failure, ServerReply, failure_of
 from ._options import Options
 from ._uri import Endpoint
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "Dials"]
 
 _SECOND: Final = 1000
 _UNAVAILABLE: Final = {
@@ -40,6 +40,22 @@ _UNAVAILABLE: Final = {
     MasterDownError: "MASTERDOWN",
     ClusterDownError: "CLUSTERDOWN",
 }
+
+
+class Dials(Protocol):
+    """Makes connections."""
+
+    async def dial(self) -> AbstractConnection | Failure:
+        """A connection that is logged in and idle, or why there is none."""
+        ...
+
+    async def sweep(self) -> None:
+        """Close what is kept of attempts that came to nothing."""
+        ...
+
+    async def hang_up(self, connection: AbstractConnection) -> None:
+        """Give back a connection that is not to be used again."""
+        ...
 
 
 class Dialer:

@@ -30,6 +30,7 @@ from ._failures import UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
+from ._links import Pace
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -149,12 +150,13 @@ class Engine:
             Dialer(endpoint, options, protocol=3),
             near,
             prefix=options.key_prefix.encode(),
-            heartbeat=options.near_cache_heartbeat / _SECOND,
-            timeout=self._connect_timeout,
-            lifetime=self._lifetime,
-            backoff=Backoff(self.loop.time, random.random),
-            random=random.random,
-            clock=time.monotonic,
+            pace=Pace(
+                options.near_cache_heartbeat / _SECOND,
+                self._connect_timeout,
+                self._lifetime,
+                random.random,
+                time.monotonic,
+            ),
         )
         tracking.start()
         return near, tracking

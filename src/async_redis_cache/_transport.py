@@ -8,7 +8,7 @@ from typing import Any
 
 from ._backoff import Backoff
 from ._counters import CacheStats
-from ._dialer import Dialer
+from ._dialer import Dials
 from ._failures import Failure
 from ._takeover import Connection
 from ._wire import Wire
@@ -31,7 +31,7 @@ class Transport:
 
     def __init__(
         self,
-        dialer: Dialer,
+        dialer: Dials,
         *,
         max_connections: int,
         lifetime: Callable[[], float],
