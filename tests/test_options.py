@@ -26,7 +26,7 @@ NUMBERS = [
     "max_waiting_bytes",
 ]
 MAY_BE_ZERO = {"retries", "max_size", "max_connection_age", "compression_threshold"}
-FLAGS = ["tls", "tls_check_hostname", "tls_verify", "require_connection"]
+FLAGS = ["sentinel_tls", "tls", "tls_check_hostname", "tls_verify", "require_connection"]
 BAD_NUMBERS: list[Any] = [
     "-1",
     "secret",
@@ -75,6 +75,11 @@ def test_defaults() -> None:
         "max_size": 1000,
         "connect_timeout": 2000,
         "command_timeout": 1000,
+        "topology": "single",
+        "sentinel_master": "",
+        "sentinel_username": "",
+        "sentinel_password": "",
+        "sentinel_tls": False,
         "max_connections": 4,
         "key_prefix": "",
         "serializer": "json",

@@ -59,7 +59,7 @@ BAD = [
     "localhost:6379",
     "redis:/secret",
     "http://secret",
-    "redis+sentinel://secret",
+    "redis+other://secret",
     "redis://",
     "redis://:6379",
     "redis://:secret@",
@@ -97,7 +97,47 @@ BAD = [
     "embedded://?db=1",
     "fake://secret:1",
     "fake:///1",
+    "redis+sentinel://",
+    "redis+sentinel:///secret",
+    "redis+sentinel://a,,b/secret",
+    "redis+sentinel://a:secret/m",
+    "redis+sentinel://a/m/secret",
+    "redis+cluster://a,b/secret",
+    "redis+cluster://a,secret:0",
+    "unix+sentinel://secret/m",
+    "embedded+cluster://secret",
 ]
+
+
+SEVERAL = [
+    ("redis+sentinel://a/m", "sentinel", (("a", 26379),), "m", 0, False),
+    (
+        "redis+sentinel://a:1,b,[::1]:3/m/2",
+        "sentinel",
+        (("a", 1), ("b", 26379), ("::1", 3)),
+        "m",
+        2,
+        False,
+    ),
+    ("valkeys+sentinel://u:p@a,b/m%2Fn", "sentinel", (("a", 26379), ("b", 26379)), "m/n", 0, True),
+    ("redis+sentinel://a", "sentinel", (("a", 26379),), "", 0, False),
+    ("redis+cluster://a", "cluster", (("a", 6379),), "", 0, False),
+    ("rediss+cluster://u:p@a:1,b:2?db=1", "cluster", (("a", 1), ("b", 2)), "", 1, True),
+]
+
+
+@pytest.mark.parametrize(("uri", "topology", "seeds", "master", "database", "tls"), SEVERAL)
+def test_several_places(
+    uri: str, topology: str, seeds: object, master: str, database: int, *, tls: bool
+) -> None:
+    """Sentinels with the name of their master, or nodes of a cluster, each with its own port."""
+    found = parse_uri(uri)
+    assert (found.topology, found.seeds, found.master) == (topology, seeds, master)
+    assert (found.database, found.tls) == (database, tls)
+    assert ("u:p@" in uri) is (found.username == "u")
+    single = found.at(("c", 7))
+    assert (single.topology, single.host, single.port) == ("single", "c", 7)
+    assert (single.database, single.tls, single.password) == (database, tls, found.password)
 
 
 @pytest.mark.parametrize(("uri", "endpoint"), GOOD)

@@ -28,6 +28,7 @@ from ._wire import Wire
 __all__ = ["Batcher"]
 
 _WATCH_INTERVAL: Final = 0.005
+_DEMOTED: Final = "READONLY"
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
@@ -40,6 +41,7 @@ class Batcher:
         retries: how often a call is tried again.
         waiting: those that wait.
         heard: told when the server has answered.
+        may_move: whether another connection may lead to another server.
         backoff: the pauses after answers that say that the server does not serve for now.
     """
 
@@ -52,6 +54,7 @@ class Batcher:
         waiting: CallQueue,
         backoff: Backoff,
         heard: Callable[[], None] = lambda: None,
+        may_move: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counters = counters
@@ -60,6 +63,7 @@ class Batcher:
         self._waiting = waiting
         self._backoff = backoff
         self._heard = heard
+        self._may_move = may_move
         self._transport: Transport
         self._under_way: dict[Exchange, Wire] = {}
         self._turn: asyncio.Handle | None = None
@@ -171,6 +175,10 @@ class Batcher:
         wire = self._under_way.pop(exchange)
         if exchange.asks:
             self._waiting.learn(wire.received / exchange.keys)
+        if self._may_move and any(failure.code == _DEMOTED for _, failure in refused):
+            # It is no master any more. What it refused to change can be tried on the one that is.
+            wire.drop()
+            refused = [(call, failure._replace(passing=True)) for call, failure in refused]
         if any(failure.passing and not call.alone for call, failure in refused):
             self._backoff.failed()
         else:

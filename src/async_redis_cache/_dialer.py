@@ -59,18 +59,22 @@ class Dials(Protocol):
 
 
 class Dialer:
-    """Connects and logs in, one attempt a call. Owns the pool of redis.asyncio.
+    """Connects to one server and logs in, one attempt a call. Owns the pool of redis.asyncio.
 
     Args:
         endpoint: where to, and as whom.
         options: time limits and TLS.
         protocol: which version of RESP the connections speak.
+        master: whether only a master will do.
 
     Raises:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
     """
 
-    def __init__(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> None:
+    def __init__(
+        self, endpoint: Endpoint, options: Options, *, protocol: int = 2, master: bool = False
+    ) -> None:
+        self._see_it_serve = _see_it_lead if master else _see_it_serve
         self._timeout = options.connect_timeout / _SECOND
         self._pool = ConnectionPool(
             connection_class=_connection_class(endpoint),
@@ -98,7 +102,7 @@ class Dialer:
             async with asyncio.timeout(self._timeout):
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
-                    await _see_it_serve(connection)
+                    await self._see_it_serve(connection)
                 except BaseException:
                     await self.hang_up(connection)
                     raise
@@ -107,6 +111,20 @@ class Dialer:
             failure = _failure_of(error)
         await self.sweep()
         return failure
+
+    async def ask(self, *command: str) -> Any:
+        """The answer to a command, on a connection of its own; a `Failure` where there is none."""
+        connection = await self.dial()
+        if isinstance(connection, Failure):
+            return connection
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.send_command(*command)
+                return await connection.read_response()
+        except Exception as error:  # noqa: BLE001  as in `dial`
+            return _failure_of(error)
+        finally:
+            await self.hang_up(connection)
 
     async def sweep(self) -> None:
         """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
@@ -139,6 +157,18 @@ async def _see_it_serve(connection: AbstractConnection) -> None:
     except ResponseError:
         # In trouble of another kind, as with MISCONF, but it answers; so will it the calls.
         pass
+
+
+async def _see_it_lead(connection: AbstractConnection) -> None:
+    """Ask whether it is a master. Who may not ask finds out when it refuses a change."""
+    await connection.send_command("ROLE")
+    try:
+        role: Any = await connection.read_response()
+    except NoPermissionError:
+        await _see_it_serve(connection)
+    else:
+        if role[0] != b"master":
+            raise MasterDownError("it is a replica")
 
 
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:

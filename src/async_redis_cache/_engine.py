@@ -24,24 +24,25 @@ from ._clearing import clear_index, clear_prefix
 from ._commands import PING, READ, READ_MANY
 from ._counters import CacheStats
 from ._debts import Debts
-from ._dialer import Dialer
+from ._dialer import Dialer, Dials
 from ._errors import CacheError, CacheUnsupported
 from ._failures import UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._links import Pace
+from ._links import Keeper, Pace
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
 from ._queue import CallQueue
 from ._rights import Product, Rights, Silence
+from ._sentinels import Announcements, MasterDialer
 from ._server_clock import ServerClock
 from ._tags import Tags
 from ._tracking import Tracking
 from ._transport import Transport
-from ._uri import Endpoint
+from ._uri import Address, Endpoint
 
 __all__ = ["Engine"]
 
@@ -50,6 +51,7 @@ T = TypeVar("T")
 _SECOND: Final = 1000
 _SPREAD: Final = 0.1
 """Share of their age by which connections end sooner, by chance."""
+_SENTINEL_HEARTBEAT: Final = 1.0
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -82,13 +84,14 @@ class Engine:
         self._batcher = Batcher(
             counters,
             heard=self.breaker.succeeded,
+            may_move=endpoint.topology == "sentinel",
             budget=self._command_timeout,
             retries=options.retries,
             waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=Backoff(self.loop.time, random.random),
         )
         self._transport = Transport(
-            Dialer(endpoint, options),
+            self._dialer(endpoint, options),
             max_connections=options.max_connections,
             lifetime=self._lifetime,
             counters=counters,
@@ -116,6 +119,11 @@ class Engine:
         if options.near_cache_enabled:
             self._near, self._tracking = self._tracked(endpoint, options)
             self._reads = NearReads(self._batcher, self._near, self._tracking.has_unread)
+        self._announcements: Announcements | None = None
+        if endpoint.topology == "sentinel":
+            pace = self._pace(_SENTINEL_HEARTBEAT)
+            self._announcements = Announcements(endpoint, options, self._moved, pace)
+            self._announcements.start()
         rights = Rights(
             self._batcher,
             self._verbs.publish,
@@ -137,6 +145,20 @@ class Engine:
             admit=self._admit,
         )
 
+    @staticmethod
+    def _dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
+        kind = MasterDialer if endpoint.topology == "sentinel" else Dialer
+        return kind(endpoint, options, protocol=protocol)
+
+    def _pace(self, heartbeat: float) -> Pace:
+        return Pace(heartbeat, self._connect_timeout, self._lifetime, random.random, time.monotonic)
+
+    def _moved(self, place: Address) -> None:
+        """The master is now there: what was said to another is not to be relied on."""
+        self._transport.leave_all_but(place)
+        if self._tracking is not None:
+            self._tracking.leave_all_but(place)
+
     def _tracked(self, endpoint: Endpoint, options: Options) -> tuple[NearCache, Tracking]:
         """What is held near, and the link on which the server says what of it has changed."""
         near = NearCache(
@@ -147,16 +169,10 @@ class Engine:
             clock=time.monotonic,
         )
         tracking = Tracking(
-            Dialer(endpoint, options, protocol=3),
+            self._dialer(endpoint, options, protocol=3),
             near,
             prefix=options.key_prefix.encode(),
-            pace=Pace(
-                options.near_cache_heartbeat / _SECOND,
-                self._connect_timeout,
-                self._lifetime,
-                random.random,
-                time.monotonic,
-            ),
+            pace=self._pace(options.near_cache_heartbeat / _SECOND),
         )
         tracking.start()
         return near, tracking
@@ -188,8 +204,8 @@ class Engine:
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._transport.abandon()
-        if self._tracking is not None:
-            self._tracking.abandon()
+        for link in self._links():
+            link.abandon()
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
@@ -197,14 +213,17 @@ class Engine:
         self.breaker.stop()
         self._debts.stop()
         self._batcher.close()
-        if self._tracking is not None:
-            self._tracking.stop()
+        for link in self._links():
+            link.stop()
         await self._loading.stopped()
         await self.breaker.stopped()
         await self._debts.stopped()
         await self._transport.close()
-        if self._tracking is not None:
-            await self._tracking.stopped()
+        for link in self._links():
+            await link.stopped()
+
+    def _links(self) -> list[Keeper]:
+        return [link for link in (self._tracking, self._announcements) if link is not None]
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None

@@ -19,6 +19,7 @@ from ._backoff import Backoff
 from ._dialer import Dials
 from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
+from ._uri import Address
 
 __all__ = ["Hearer", "Keeper", "Pace"]
 
@@ -141,10 +142,15 @@ class Keeper:
         if self._link is not None:
             self._link.abandon()
 
-    def drop(self) -> None:
-        """Give up the link that there is, and make another."""
+    def leave_all_but(self, place: Address) -> None:
+        """Give up a link that leads elsewhere, and make another."""
         if self._link is not None:
-            self._link.abort()
+            if self._link.place != place:
+                self._link.abort()
+        elif self._dialing is not None and not self._dialing.done():
+            # To where it leads may take long to answer, or never do.
+            self._dialing.cancel()
+            self.start()
 
     async def _dial(self) -> None:
         deadline = self._clock() + self._pace.timeout

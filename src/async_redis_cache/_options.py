@@ -80,8 +80,21 @@ class Options:
         "raise; `always`: these give what they give of an empty cache; `never`: all raise",
         choices=("loading", "always", "never"),
     )
+    topology: str = _option(
+        "single",
+        "what the connections lead to: a server; sentinels, which know the server; or the nodes of a "
+        "cluster. A URI such as `redis+sentinel://` says it too",
+        choices=("single", "sentinel", "cluster"),
+    )
+    sentinel_master: str = _option("", "the name that the sentinels know the master by")
+    sentinel_username: str = _option("", "user of the login at the sentinels")
+    sentinel_password: str = _option("", "password of the login at the sentinels", secret=True)
+    sentinel_tls: bool = _option(False, "connect to the sentinels over TLS")
     max_connections: int = _option(
-        4, "most connections, and so exchanges under way at once", unit="connections", least=1
+        4,
+        "most connections, and so exchanges under way at once; in a cluster, to each node",
+        unit="connections",
+        least=1,
     )
     max_connection_age: int = _option(
         1_800_000,

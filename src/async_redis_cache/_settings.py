@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -17,7 +18,7 @@ from ._pip_services import (
     IReferences,
     trace_id_of,
 )
-from ._uri import DEFAULT_PORT, Endpoint, parse_number, parse_port, parse_uri
+from ._uri import DEFAULT_PORTS, Endpoint, Topology, parse_number, parse_port, parse_uri
 
 __all__ = ["Settings"]
 
@@ -65,8 +66,8 @@ class Settings:
         Raises:
             CacheConfigError: NO_CONNECTION, BAD_URI, CANNOT_RESOLVE.
         """
-        connection, credential = self._look_up(context)
-        endpoint = _endpoint_of(connection)
+        connections, credential = self._look_up(context)
+        endpoint = self._endpoint_of(connections)
         if self.options.tls:
             if endpoint.kind != "tcp":
                 problem = (
@@ -80,33 +81,61 @@ class Settings:
             credential.get_username() or None, credential.get_password() or None
         )
 
-    def _look_up(self, context: Context) -> tuple[ConnectionParams, CredentialParams | None]:
+    def _endpoint_of(self, connections: Sequence[ConnectionParams]) -> Endpoint:
+        """What the connections lead to: one server, or those who know which it is."""
+        topology = cast("Topology", self.options.topology)
+        endpoints = [_place_of(connection, topology) for connection in connections]
+        endpoint = endpoints[0]
+        if endpoint.topology == "single" and topology != "single":
+            if any(one.kind != "tcp" for one in endpoints):
+                raise CacheConfigError("BAD_OPTION", "options.topology needs hosts and ports")
+            seeds = tuple((one.host, one.port) for one in endpoints)
+            endpoint = replace(endpoint, topology=topology, seeds=seeds)
+        if endpoint.topology not in {topology, "single"} and topology != "single":
+            raise CacheConfigError("BAD_OPTION", "options.topology and connection.uri disagree")
+        if endpoint.topology == "sentinel":
+            endpoint = replace(endpoint, master=endpoint.master or self.options.sentinel_master)
+            if not endpoint.master:
+                problem = "options.sentinel_master is not given, nor does the URI name it"
+                raise CacheConfigError("BAD_OPTION", problem)
+        return endpoint
+
+    def _look_up(
+        self, context: Context
+    ) -> tuple[Sequence[ConnectionParams], CredentialParams | None]:
         refers = any(connection.use_discovery() for connection in self._connections.get_all())
         if self._references is None and refers:
             raise _unresolved("connection.discovery_key is given, and no references were set")
         stored = any(one.use_credential_store() for one in self._credentials.get_all())
         if self._references is None and stored:
             raise _unresolved("credential.store_key is given, and no references were set")
-        connection: ConnectionParams | None = None
+        connections: Sequence[ConnectionParams] = ()
         credential: CredentialParams | None = None
         failure: str | None = None
         try:
             # The framework's resolvers hand the context to their own errors as a trace id.
             trace_id: Any = trace_id_of(context)
-            connection = self._connections.resolve(trace_id)
+            connections = self._resolved(trace_id)
             credential = self._credentials.lookup(trace_id)
         except Exception as error:  # noqa: BLE001  a discovery service may raise anything
             failure = type(error).__name__
         # Raised outside of the handler: the original may quote a credential.
         if failure is not None:
             raise _unresolved(f"discovery service or credential store failed with {failure}")
-        if connection is None or not (connection.get_uri() or connection.get_host()):
+        if not (connections and all(one.get_uri() or one.get_host() for one in connections)):
             if refers:
                 raise _unresolved("no discovery service knows connection.discovery_key")
             raise CacheConfigError("NO_CONNECTION", "neither connection.uri nor connection.host")
         if stored and not (credential and credential.get_password()):
             raise _unresolved("no credential store has a password for credential.store_key")
-        return connection, credential
+        return connections, credential
+
+    def _resolved(self, trace_id: Any) -> Sequence[ConnectionParams]:
+        """The connections; of a single server, the first that is found."""
+        if self.options.topology != "single":
+            return self._connections.resolve_all(trace_id)
+        connection = self._connections.resolve(trace_id)
+        return () if connection is None else (connection,)
 
 
 def _in_section(config: ConfigParams, section: str, names: tuple[str, ...]) -> ConfigParams:
@@ -127,7 +156,7 @@ def _items(config: ConfigParams) -> list[tuple[str, Any]]:
     return list(cast("dict[str, Any]", config).items())
 
 
-def _endpoint_of(connection: ConnectionParams) -> Endpoint:
+def _place_of(connection: ConnectionParams, topology: Topology) -> Endpoint:
     uri = connection.get_uri()
     if uri:
         return parse_uri(uri)
@@ -135,7 +164,7 @@ def _endpoint_of(connection: ConnectionParams) -> Endpoint:
     database = connection.get_as_nullable_string("database")
     return Endpoint(
         host=connection.get_host(),
-        port=parse_port(port) if port else DEFAULT_PORT,
+        port=parse_port(port) if port else DEFAULT_PORTS[topology],
         tls=connection.get_as_nullable_string("protocol") in {"rediss", "valkeys"},
         database=parse_number(database, "database") if database else 0,
     )

@@ -49,6 +49,12 @@ class Takeover(asyncio.Protocol):
         self._poll.register(self._socket.fileno(), select.POLLIN)
         self._transport.set_protocol(self)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The host and port of the server, as they were dialed."""
+        connection: Any = self.connection
+        return getattr(connection, "host", ""), getattr(connection, "port", 0)
+
     def is_closing(self) -> bool:
         """Whether it has ended, or is about to."""
         return bool(self._transport.is_closing())

@@ -11,6 +11,7 @@ from ._counters import CacheStats
 from ._dialer import Dials
 from ._failures import Failure
 from ._takeover import Connection
+from ._uri import Address
 from ._wire import Wire
 
 __all__ = ["Transport"]
@@ -86,6 +87,15 @@ class Transport:
         """Return a wire that was not used after all."""
         self._idle.append(wire)
 
+    def leave_all_but(self, place: Address) -> None:
+        """Drop every connection that leads elsewhere: who waits for one is told that it was lost."""
+        for wire in tuple(self._wires):
+            if wire.place != place:
+                wire.drop()
+        if isinstance(self._dialing, asyncio.Task):
+            # To where it leads may take long to answer, or never do.
+            self._dialing.cancel()
+
     async def close(self) -> None:
         """Drop every connection.
 
@@ -125,8 +135,13 @@ class Transport:
     async def _dial(self) -> None:
         try:
             outcome = await self._dialer.dial()
-        finally:
+        except asyncio.CancelledError:
             self._dialing = None
+            if not self._closed:
+                self._spawn(self._dialer.sweep())
+                self._ready()
+            raise
+        self._dialing = None
         if not isinstance(outcome, Failure):
             self._adopt(outcome)
             return

@@ -8,30 +8,50 @@ from urllib.parse import unquote
 
 from ._errors import CacheConfigError
 
-__all__ = ["DEFAULT_PORT", "Endpoint", "parse_port", "parse_uri"]
-
-DEFAULT_PORT: Final = 6379
+__all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "parse_port", "parse_uri"]
 
 Kind = Literal["tcp", "unix", "embedded", "fake"]
+Topology = Literal["single", "sentinel", "cluster"]
+Address = tuple[str, int]
+"""A host and a port."""
 
-_SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
-    "redis": ("tcp", False),
-    "rediss": ("tcp", True),
-    "valkey": ("tcp", False),
-    "valkeys": ("tcp", True),
-    "unix": ("unix", False),
-    "embedded": ("embedded", False),
-    "fake": ("fake", False),
+DEFAULT_PORTS: Final[dict[Topology, int]] = {"single": 6379, "sentinel": 26379, "cluster": 6379}
+"""Of the servers that an address names: with sentinels, of these."""
+_TCP: Final = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
+_SCHEMES: Final[dict[str, tuple[Kind, bool, Topology]]] = {
+    **{name: ("tcp", tls, "single") for name, tls in _TCP.items()},
+    "unix": ("unix", False, "single"),
+    "embedded": ("embedded", False, "single"),
+    "fake": ("fake", False, "single"),
+    **{f"{name}+sentinel": ("tcp", tls, "sentinel") for name, tls in _TCP.items()},
+    **{f"{name}+cluster": ("tcp", tls, "cluster") for name, tls in _TCP.items()},
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A server, and who we are there. Its repr shows neither user nor password."""
+    """Where the server is, and who we are there. Its repr shows neither user nor password.
+
+    Attributes:
+        kind: how it is reached.
+        topology: whether it is one, or who knows which it is.
+        host: of a single server.
+        port: likewise.
+        seeds: who knows: sentinels, or nodes of a cluster.
+        master: the name that the sentinels know it by.
+        path: of a unix socket.
+        tls: whether the connection is encrypted; that to a sentinel is an option of its own.
+        database: its number.
+        username: of the login.
+        password: of the login.
+    """
 
     kind: Kind = "tcp"
+    topology: Topology = "single"
     host: str = ""
-    port: int = DEFAULT_PORT
+    port: int = DEFAULT_PORTS["single"]
+    seeds: tuple[Address, ...] = ()
+    master: str = ""
     path: str = ""
     tls: bool = False
     database: int = 0
@@ -46,11 +66,17 @@ class Endpoint:
             password=self.password if password is None else password,
         )
 
+    def at(self, place: Address) -> Endpoint:
+        """The single server at this address."""
+        host, port = place
+        return replace(self, topology="single", host=host, port=port, seeds=(), master="")
+
 
 def parse_uri(uri: str) -> Endpoint:
     """Read `scheme://[user[:password]@]host[:port][/database]`, or a `unix://` path.
 
-    User and password are percent-encoded; the database may also be given as `?db=`. Nothing
+    Where sentinels or a cluster are named, several `host[:port]`, separated by commas; with
+    sentinels, `/master[/database]` behind them. User and password are percent-encoded; the database may also be given as `?db=`. Nothing
     else is taken from a query: a URI cannot switch off the verification of a certificate.
 
     Raises:
@@ -61,13 +87,13 @@ def parse_uri(uri: str) -> Endpoint:
         raise _bad("must begin with one of " + ", ".join(f"{name}://" for name in _SCHEMES))
     if "#" in rest:
         raise _bad("must not hold '#'; write %23")
-    kind, tls = _SCHEMES[scheme.lower()]
+    kind, tls, topology = _SCHEMES[scheme.lower()]
     rest, _, query = rest.partition("?")
     login, _, place = rest.rpartition("@") if kind == "unix" else _split_login(rest)
     username, _, password = login.partition(":")
-    endpoint = Endpoint(kind=kind, tls=tls, database=_database_of(query)).with_login(
-        unquote(username) or None, unquote(password) or None
-    )
+    endpoint = Endpoint(
+        kind=kind, tls=tls, topology=topology, database=_database_of(query)
+    ).with_login(unquote(username) or None, unquote(password) or None)
     if kind == "unix":
         if not place.startswith("/"):
             raise _bad("must name an absolute path, as in unix:///run/redis.sock")
@@ -77,10 +103,16 @@ def parse_uri(uri: str) -> Endpoint:
             raise _bad(f"takes nothing behind {kind}://")
         return endpoint
     address, _, path = place.partition("/")
-    host, port = _split_address(address)
+    if topology == "sentinel":
+        master, _, path = path.partition("/")
+        endpoint = replace(endpoint, master=unquote(master))
     if path:
         endpoint = replace(endpoint, database=parse_number(path, "database"))
-    return replace(endpoint, host=host, port=port)
+    default = DEFAULT_PORTS[topology]
+    if topology == "single":
+        return endpoint.at(_split_address(address, default))
+    seeds = tuple(_split_address(one, default) for one in address.split(","))
+    return replace(endpoint, seeds=seeds)
 
 
 def parse_number(text: str, what: str) -> int:
@@ -112,7 +144,7 @@ def _split_login(rest: str) -> tuple[str, str, str]:
     return login, at, address + slash + path
 
 
-def _split_address(address: str) -> tuple[str, int]:
+def _split_address(address: str, default: int) -> Address:
     if address.startswith("["):
         host, closed, port = address[1:].partition("]")
         if not closed or (port and not port.startswith(":")):
@@ -122,7 +154,7 @@ def _split_address(address: str) -> tuple[str, int]:
         host, _, port = address.partition(":")
     if not host:
         raise _bad("names no host")
-    return unquote(host), parse_port(port) if port else DEFAULT_PORT
+    return unquote(host), parse_port(port) if port else default
 
 
 def _database_of(query: str) -> int:

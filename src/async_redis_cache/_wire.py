@@ -66,6 +66,10 @@ class Wire(Takeover):
         self._errand = None
         super().abort()
 
+    def drop(self) -> None:
+        """End the connection now, as if the server had: whoever waits for it is told."""
+        super().abort()
+
     def data_received(self, data: bytes) -> None:
         """Collect replies; called by the loop."""
         errand = self._errand

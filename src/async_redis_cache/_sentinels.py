@@ -1,0 +1,181 @@
+"""Sentinels: who knows which server is the master, and tells when it is another.
+
+They are asked at each connect, all at once, and the first who knows is believed; what it names is then
+asked itself whether it is a master, for a sentinel that was away may not know better. And one of them is
+listened to all the time: a master that was cut off goes on to acknowledge writes which nobody will ever see
+again, and only they know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ._dialer import Dialer
+from ._errors import CacheUnavailable
+from ._failures import Failure
+from ._links import Keeper, Pace
+from ._options import Options
+from ._takeover import Connection
+from ._uri import Address, Endpoint
+
+__all__ = ["Announcements", "MasterDialer"]
+
+_SECOND: Final = 1000
+_FAILED_OVER: Final = b"+switch-master"
+_UNKNOWN: Final = Failure(
+    CacheUnavailable,
+    "CONNECT_FAILED",
+    "no sentinel can be asked, or knows the master",
+    passing=True,
+)
+
+
+class _Dialers:
+    """Several dialers; who has made a connection also ends it."""
+
+    def __init__(self, dialers: Sequence[Dialer]) -> None:
+        self._dialers = list(dialers)
+        self._dialed: dict[Connection, Dialer] = {}
+
+    async def sweep(self) -> None:
+        """Close what is kept of attempts that came to nothing."""
+        for dialer in {*self._dialers, *self._dialed.values()}:
+            await dialer.sweep()
+
+    async def hang_up(self, connection: Connection) -> None:
+        """Give back a connection that is not to be used again."""
+        await self._dialed.pop(connection).hang_up(connection)
+
+    async def _by(self, dialer: Dialer) -> Connection | Failure:
+        outcome = await dialer.dial()
+        if not isinstance(outcome, Failure):
+            self._dialed[outcome] = dialer
+        return outcome
+
+
+class MasterDialer(_Dialers):
+    """Connects to the master that the sentinels name.
+
+    Args:
+        endpoint: the sentinels, the master's name, and who we are there.
+        options: time limits, TLS, and who we are to the sentinels.
+        protocol: which version of RESP the connections speak.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> None:
+        super().__init__(_sentinel_dialers(endpoint, options))
+        self._endpoint = endpoint
+        self._options = options
+        self._protocol = protocol
+        self._timeout = options.connect_timeout / _SECOND
+        self._known: tuple[Address, Dialer] | None = None
+
+    async def dial(self) -> Connection | Failure:
+        """A connection to the master, or why there is none."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                place = await self._master()
+                if place is None:
+                    return _UNKNOWN
+                return await self._by(self._dialer_to(place))
+        except TimeoutError:
+            return _UNKNOWN
+
+    def _dialer_to(self, place: Address) -> Dialer:
+        if self._known is None or self._known[0] != place:
+            endpoint = self._endpoint.at(place)
+            dialer = Dialer(endpoint, self._options, protocol=self._protocol, master=True)
+            self._known = place, dialer
+        return self._known[1]
+
+    async def _master(self) -> Address | None:
+        """Where it is, by the first sentinel that knows."""
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._endpoint.master)
+        asked = {asyncio.ensure_future(sentinel.ask(*question)) for sentinel in self._dialers}
+        pending = asked
+        try:
+            while pending:
+                answered, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for one in answered:
+                    if (place := _address_in(one.result())) is not None:
+                        return place
+            return None
+        finally:
+            for one in pending:
+                one.cancel()
+            if pending:
+                await asyncio.wait(pending)
+
+
+class Announcements(Keeper):
+    """A link to one of the sentinels, on which they tell of failovers.
+
+    Args:
+        endpoint: the sentinels, and the master's name.
+        options: as for `MasterDialer`.
+        moved: called with where the master is now.
+        pace: how the link is kept.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, options: Options, moved: Callable[[Address], None], pace: Pace
+    ) -> None:
+        super().__init__(
+            _AnyOf(_sentinel_dialers(endpoint, options, protocol=3)),
+            _Failovers(endpoint.master.encode(), moved),
+            order=(b"SUBSCRIBE", _FAILED_OVER),
+            agreed=None,
+            pace=pace,
+        )
+
+
+class _Failovers:
+    """Reads what sentinels announce."""
+
+    def __init__(self, master: bytes, moved: Callable[[Address], None]) -> None:
+        self._master = master
+        self._moved = moved
+
+    def told(self, message: list[Any]) -> None:
+        """Pass on where the master is now, if it is ours."""
+        if message[0] != b"message" or message[1] != _FAILED_OVER:
+            return
+        name, _, _, host, port = message[2].split()
+        if name == self._master:
+            self._moved((host.decode(), int(port)))
+
+    def alive_until(self, moment: float) -> None:
+        """All that happened was told."""
+
+    def silent(self) -> None:
+        """A failover that is missed is noticed by who connects, or is refused a change."""
+
+
+class _AnyOf(_Dialers):
+    """Connects to one of several servers: to the next one where the last was in vain, or is lost."""
+
+    async def dial(self) -> Connection | Failure:
+        """A connection to the one whose turn it is."""
+        self._dialers.append(self._dialers.pop(0))
+        return await self._by(self._dialers[-1])
+
+
+def _sentinel_dialers(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> list[Dialer]:
+    sentinel = Endpoint(
+        tls=options.sentinel_tls,
+        username=options.sentinel_username or None,
+        password=options.sentinel_password or None,
+    )
+    return [Dialer(sentinel.at(place), options, protocol=protocol) for place in endpoint.seeds]
+
+
+def _address_in(answer: Any) -> Address | None:
+    if not isinstance(answer, list) or len(answer) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        return None
+    host, port = answer  # pyright: ignore[reportUnknownVariableType]
+    try:
+        return host.decode(), int(port)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+    except (AttributeError, UnicodeDecodeError, ValueError):
+        return None
