@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ._backoff import Backoff
 from ._counters import CacheStats
@@ -32,8 +32,20 @@ _DEMOTED: Final = "READONLY"
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
+class Router(Protocol):
+    """Knows which server a call is for, where there are several."""
+
+    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+        """Whether a call that was refused was passed on to the server that the refusal names."""
+        ...
+
+    def home(self, call: Call) -> Batcher | None:
+        """Who is to try a call again; None where it does not matter."""
+        ...
+
+
 class Batcher:
-    """The calls that wait, and the exchanges under way.
+    """The calls that wait for one server, and the exchanges under way.
 
     Args:
         counters: where round trips, batched calls and retries are counted.
@@ -42,8 +54,11 @@ class Batcher:
         waiting: those that wait.
         heard: told when the server has answered.
         may_move: whether another connection may lead to another server.
+        router: who knows the other servers, where there are some.
         backoff: the pauses after answers that say that the server does not serve for now.
     """
+
+    keys_a_call = 256
 
     def __init__(
         self,
@@ -55,6 +70,7 @@ class Batcher:
         backoff: Backoff,
         heard: Callable[[], None] = lambda: None,
         may_move: bool = False,
+        router: Router | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counters = counters
@@ -64,6 +80,7 @@ class Batcher:
         self._backoff = backoff
         self._heard = heard
         self._may_move = may_move
+        self._router = router
         self._transport: Transport
         self._under_way: dict[Exchange, Wire] = {}
         self._turn: asyncio.Handle | None = None
@@ -123,6 +140,16 @@ class Batcher:
         if self._turn is None:
             self._turn = self._loop.call_soon(self._leave)
         return future
+
+    def take_over(self, call: Call) -> None:
+        """Let a call wait here that another server was asked."""
+        if self._closed:
+            call.fail(_CLOSED)
+            return
+        if call.deadline < self._watch_at:
+            self._watch_for(call.deadline)
+        self._waiting.put_back(call)
+        self.ready()
 
     def ready(self) -> None:
         """Let what waits leave in the loop's next turn, after callers just answered have spoken."""
@@ -186,7 +213,13 @@ class Batcher:
             self._heard()
         # The last one first, since each goes to the front.
         for call, failure in reversed(refused):
-            self._try_again([call], failure)
+            if not self._is_redirected(call, failure):
+                self._try_again([call], failure)
+
+    def _is_redirected(self, call: Call, failure: Failure) -> bool:
+        if failure.place is None or self._router is None or call.is_settled():
+            return False
+        return self._router.redirected(self, call, failure)
 
     def _broken(self, exchange: Exchange, failure: Failure) -> None:
         self._give_up(exchange)
@@ -209,7 +242,8 @@ class Batcher:
                 call.retries -= 1
                 call.reason = failure
                 self._counters.retries += 1
-                self._waiting.put_back(call)
+                home = self._router and self._router.home(call)
+                (home or self).take_over(call)
             else:
                 call.fail(failure)
         self.ready()

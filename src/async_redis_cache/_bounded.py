@@ -206,6 +206,10 @@ class Sweep(Verb):
     def __init__(self, index: bytes) -> None:
         self._index = index
 
+    def key(self, argument: int) -> bytes:
+        """The index."""
+        return self._index
+
     def commands(self, arguments: Sequence[int]) -> list[Command]:
         """One script a call."""
         return [(b"EVAL", _SWEEP, 1, self._index, most) for most in arguments]

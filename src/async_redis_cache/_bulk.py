@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ._batcher import Batcher
 from ._errors import CacheError
-from ._verbs import Verb
+from ._verbs import Asker, Verb
 
 __all__ = ["ask_in_parts"]
 
-_KEYS_A_CALL: Final = 256
 _BYTES_A_CALL: Final = 256 * 1024
 
 
 async def ask_in_parts(
-    batcher: Batcher, verb: Verb, items: Sequence[Any], *, budget: float | None = None
+    batcher: Asker, verb: Verb, items: Sequence[Any], *, budget: float | None = None
 ) -> list[Any]:
     """The answers to all parts, asked for at once.
 
@@ -31,7 +29,7 @@ async def ask_in_parts(
     """
     asked: list[asyncio.Future[Any]] = []
     try:
-        for part, size in _parts(items):
+        for part, size in _parts(items, batcher.keys_a_call):
             asked.append(batcher.ask(verb, part, size, keys=len(part), budget=budget))
     except CacheError:
         for future in asked:
@@ -46,13 +44,13 @@ async def ask_in_parts(
     return answers
 
 
-def _parts(items: Sequence[Any]) -> Iterator[tuple[Sequence[Any], int]]:
+def _parts(items: Sequence[Any], most: int) -> Iterator[tuple[Sequence[Any], int]]:
     """Parts that are few enough, and small enough, to be one call each, with their sizes."""
     part: list[Any] = []
     size = 0
     for item in items:
         more = len(item) + 16 if isinstance(item, bytes) else len(item[0]) + len(item[1]) + 48
-        if part and (len(part) == _KEYS_A_CALL or size + more > _BYTES_A_CALL):
+        if part and (len(part) == most or size + more > _BYTES_A_CALL):
             yield part, size
             part, size = [], 0
         part.append(item)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ._batcher import Batcher
 from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
 from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
@@ -19,7 +18,7 @@ from ._loading import Loading
 from ._near_cache import NearCache
 from ._records import tagged
 from ._tags import Tags
-from ._verbs import Entry, Verb
+from ._verbs import Asker, Entry, Verb
 
 __all__ = ["ChangeVerbs", "Changes"]
 
@@ -70,7 +69,7 @@ class Changes:
 
     def __init__(
         self,
-        batcher: Batcher,
+        batcher: Asker,
         verbs: ChangeVerbs,
         *,
         loading: Loading,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
-from ._batcher import Batcher
 from ._bounded import Sweep
+from ._bulk import ask_in_parts
 from ._commands import SCAN
-from ._verbs import Verb
+from ._verbs import Asker, Verb
 
 __all__ = ["clear_index", "clear_prefix"]
 
@@ -17,31 +18,35 @@ _SCAN_KEYS: Final = 1000
 _GLOB: Final = str.maketrans({character: f"\\{character}" for character in "*?[]\\^-"})
 
 
-async def clear_prefix(batcher: Batcher, budget: float, prefix: str, discard: Verb) -> int:
+async def clear_prefix(
+    servers: Sequence[Asker], batcher: Asker, budget: float, prefix: str, discard: Verb
+) -> int:
     """Remove the keys that begin with a prefix; how many there were.
 
     Args:
-        batcher: who asks the server.
+        servers: who asks each server, for the keys that it has.
+        batcher: who asks the right one.
         budget: seconds that it may take in all.
         prefix: not empty.
         discard: how keys are removed.
     """
     deadline = asyncio.get_running_loop().time() + budget
     pattern = prefix.translate(_GLOB).encode() + b"*"
-    removed, cursor = 0, b"0"
-    while True:
-        scan = (cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
-        cursor, keys = await _ask_by(deadline, batcher, SCAN, scan)
-        # Without the index, or with it gone while others store, the bound would not hold; and loads
-        # under way have to know which tags were invalidated. No key of a user holds a NUL.
-        values = tuple(key for key in keys if b"\0" not in key)
-        if values:
-            removed += await _ask_by(deadline, batcher, discard, values)
-        if cursor == b"0":
-            return removed
+    removed = 0
+    for server in servers:
+        cursor = b""
+        while cursor != b"0":
+            scan = (cursor or b"0", b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
+            cursor, keys = await _ask_by(deadline, server, SCAN, scan)
+            # Without the index, or with it gone while others store, the bound would not hold; and
+            # loads under way have to know which tags were invalidated. No key of a user holds a NUL.
+            values = [key for key in keys if b"\0" not in key]
+            left = deadline - asyncio.get_running_loop().time()
+            removed += sum(await ask_in_parts(batcher, discard, values, budget=left))
+    return removed
 
 
-async def clear_index(batcher: Batcher, budget: float, index: bytes) -> int:
+async def clear_index(batcher: Asker, budget: float, index: bytes) -> int:
     """Remove the keys in an index; how many there were.
 
     Args:
@@ -58,6 +63,6 @@ async def clear_index(batcher: Batcher, budget: float, index: bytes) -> int:
     return removed
 
 
-async def _ask_by(deadline: float, batcher: Batcher, verb: Verb, argument: Any) -> Any:
+async def _ask_by(deadline: float, batcher: Asker, verb: Verb, argument: Any) -> Any:
     left = deadline - asyncio.get_running_loop().time()
     return await batcher.ask(verb, argument, 64, budget=left)

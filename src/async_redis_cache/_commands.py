@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ._failures import ServerReply
+from ._failures import ServerReply, failure_of
 from ._records import HEAD_BYTES, HEAD_SCRIPT
 from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 
@@ -48,8 +48,27 @@ class _Read(Verb):
             return [reply] * len(arguments)
         return expect_parts(reply, len(arguments), _DATA)
 
+    @property
+    def apart(self) -> Verb:
+        return _READ_APART
+
     def conclusive(self, argument: bytes, answer: Any) -> bool:
         return True
+
+
+class _ReadApart(_Read):
+    """Single keys, each with an MGET of its own."""
+
+    merges = False
+
+    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+        return [(b"MGET", key) for key in arguments]
+
+    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+        return [
+            reply if isinstance(reply, ServerReply) else expect_parts(reply, 1, _DATA)[0]
+            for reply in replies
+        ]
 
 
 class _ReadMany(Verb):
@@ -82,6 +101,25 @@ class _ReadWithLife(_Read):
         data = super().answers(arguments, replies[:1])
         return _with_life(data, replies[1:])
 
+    @property
+    def apart(self) -> Verb:
+        return _READ_WITH_LIFE_APART
+
+
+class _ReadWithLifeApart(_ReadWithLife):
+    """Single keys, each with an MGET of its own, and with the milliseconds that it has left."""
+
+    merges = False
+
+    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+        return [command for key in arguments for command in ((b"MGET", key), (b"PTTL", key))]
+
+    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+        return [
+            _with_life(_READ_APART.answers([key], [data]), [left])[0]
+            for key, data, left in zip(arguments, replies[::2], replies[1::2], strict=True)
+        ]
+
 
 class _ReadManyWithLife(_ReadMany):
     """Several keys of one caller, each with the milliseconds that it has left."""
@@ -107,6 +145,9 @@ class _Scan(Verb):
     """Steps of a scan: [the next cursor, the keys found]."""
 
     changes = False
+
+    def key(self, argument: Sequence[Any]) -> None:
+        """A server is scanned."""
 
     def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
         return [(b"SCAN", *argument) for argument in arguments]
@@ -183,6 +224,8 @@ class _PlainWithHead(_Plain):
         return [
             answer
             if isinstance(answer, ServerReply)
+            else head
+            if isinstance(head, ServerReply) and failure_of(head).place is not None
             else (answer, _OF_NO_STRING if isinstance(head, ServerReply) else head)
             for answer, head in zip(answers, heads, strict=True)
         ]
@@ -291,6 +334,8 @@ def _is_pong(_: Sequence[Any], reply: Any) -> bool:
     return bool(reply == b"PONG")
 
 
+_READ_APART: Final[Verb] = _ReadApart()
+_READ_WITH_LIFE_APART: Final[Verb] = _ReadWithLifeApart()
 READ: Final[Verb] = _Read()
 READ_MANY: Final[Verb] = _ReadMany()
 READ_WITH_LIFE: Final[Verb] = _ReadWithLife()

@@ -7,51 +7,43 @@ Here everything is bytes: keys as they stand on the server, data as it is stored
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from ._backoff import Backoff
-from ._batcher import Batcher
 from ._bounded import INDEX_SUFFIX
 from ._breaker import Breaker
 from ._bulk import ask_in_parts
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
+from ._cluster import Cluster
 from ._commands import PING, READ, READ_MANY
 from ._counters import CacheStats
 from ._debts import Debts
-from ._dialer import Dialer, Dials
 from ._errors import CacheError, CacheUnsupported
 from ._failures import UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._links import Keeper, Pace
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
-from ._queue import CallQueue
 from ._rights import Product, Rights, Silence
-from ._sentinels import Announcements, MasterDialer
 from ._server_clock import ServerClock
+from ._single import Single
 from ._tags import Tags
-from ._tracking import Tracking
-from ._transport import Transport
-from ._uri import Address, Endpoint
+from ._uri import Endpoint
 
 __all__ = ["Engine"]
 
 T = TypeVar("T")
 
 _SECOND: Final = 1000
-_SPREAD: Final = 0.1
-"""Share of their age by which connections end sooner, by chance."""
-_SENTINEL_HEARTBEAT: Final = 1.0
+_NODES_SKEW: Final = 100_000
+"""Microseconds by which the clocks of the nodes of a cluster may differ."""
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -71,7 +63,6 @@ class Engine:
         self._counters = counters
         self._connect_timeout = options.connect_timeout / _SECOND
         self._command_timeout = options.command_timeout / _SECOND
-        self._connection_age = options.max_connection_age / _SECOND or math.inf
         self._prefix = options.key_prefix
         self._bounded = options.max_size > 0
         self.fails_open = options.fail_open == "always"
@@ -81,26 +72,26 @@ class Engine:
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
         self._verbs = ChangeVerbs.of(self._index, options.max_size)
         self.breaker = Breaker(self._sign_of_life, counters, random.random)
-        self._batcher = Batcher(
-            counters,
-            heard=self.breaker.succeeded,
-            may_move=endpoint.topology == "sentinel",
-            budget=self._command_timeout,
-            retries=options.retries,
-            waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
-            backoff=Backoff(self.loop.time, random.random),
+        self._near: NearCache | None = None
+        if options.near_cache_enabled:
+            self._near = NearCache(
+                counters,
+                max_size=options.near_cache_max_size,
+                max_bytes=options.near_cache_max_bytes,
+                longest=options.near_cache_timeout / _SECOND,
+                clock=time.monotonic,
+            )
+        kind = Cluster if endpoint.topology == "cluster" else Single
+        self._servers: Single | Cluster = kind(
+            endpoint, options, counters, heard=self.breaker.succeeded, listener=self._near
         )
-        self._transport = Transport(
-            self._dialer(endpoint, options),
-            max_connections=options.max_connections,
-            lifetime=self._lifetime,
-            counters=counters,
-            backoff=Backoff(self.loop.time, random.random),
-            ready=self._batcher.ready,
-            unreachable=self._batcher.unreachable,
+        self._batcher = self._servers.asker
+        self._tags = Tags(
+            self._batcher,
+            self.read_many,
+            options.key_prefix.encode(),
+            skew=_NODES_SKEW if endpoint.topology == "cluster" else 0,
         )
-        self._batcher.connect_to(self._transport)
-        self._tags = Tags(self._batcher, self.read_many, options.key_prefix.encode())
         self.freshness = Freshness(
             ServerClock(self._batcher, time.monotonic),
             self._tags,
@@ -114,16 +105,8 @@ class Engine:
             tags=self._tags,
             freshness=self.freshness,
         )
-        self._near: NearCache | None = None
-        self._tracking: Tracking | None = None
-        if options.near_cache_enabled:
-            self._near, self._tracking = self._tracked(endpoint, options)
-            self._reads = NearReads(self._batcher, self._near, self._tracking.has_unread)
-        self._announcements: Announcements | None = None
-        if endpoint.topology == "sentinel":
-            pace = self._pace(_SENTINEL_HEARTBEAT)
-            self._announcements = Announcements(endpoint, options, self._moved, pace)
-            self._announcements.start()
+        if self._near is not None:
+            self._reads = NearReads(self._batcher, self._near, self._servers.has_unread)
         rights = Rights(
             self._batcher,
             self._verbs.publish,
@@ -145,40 +128,8 @@ class Engine:
             admit=self._admit,
         )
 
-    @staticmethod
-    def _dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
-        kind = MasterDialer if endpoint.topology == "sentinel" else Dialer
-        return kind(endpoint, options, protocol=protocol)
-
-    def _pace(self, heartbeat: float) -> Pace:
-        return Pace(heartbeat, self._connect_timeout, self._lifetime, random.random, time.monotonic)
-
-    def _moved(self, place: Address) -> None:
-        """The master is now there: what was said to another is not to be relied on."""
-        self._transport.leave_all_but(place)
-        if self._tracking is not None:
-            self._tracking.leave_all_but(place)
-
-    def _tracked(self, endpoint: Endpoint, options: Options) -> tuple[NearCache, Tracking]:
-        """What is held near, and the link on which the server says what of it has changed."""
-        near = NearCache(
-            self._counters,
-            max_size=options.near_cache_max_size,
-            max_bytes=options.near_cache_max_bytes,
-            longest=options.near_cache_timeout / _SECOND,
-            clock=time.monotonic,
-        )
-        tracking = Tracking(
-            self._dialer(endpoint, options, protocol=3),
-            near,
-            prefix=options.key_prefix.encode(),
-            pace=self._pace(options.near_cache_heartbeat / _SECOND),
-        )
-        tracking.start()
-        return near, tracking
-
     def __repr__(self) -> str:
-        return f"<Engine {self._batcher!r} {self._transport!r}>"
+        return f"<Engine {self._servers!r}>"
 
     async def connect(self) -> None:
         """Connect, log in and ping: one attempt, within `connect_timeout`.
@@ -187,15 +138,7 @@ class Engine:
             CacheUnsupported: the server, or the user, cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        await self._batcher.ask(PING, (), 0, budget=self._connect_timeout, retries=0)
-        if self._tracking is not None:
-            failure = await self._tracking.first()
-            if failure is not None:
-                raise failure.error()
-
-    def _lifetime(self) -> float:
-        """For how many seconds a connection is used: not all end at once that began at once."""
-        return self._connection_age * (1 - _SPREAD * random.random())  # noqa: S311  no secret
+        await self._servers.connect(self._connect_timeout)
 
     async def _sign_of_life(self) -> None:
         budget = min(self._command_timeout, _PROBE_SECONDS)
@@ -203,27 +146,18 @@ class Engine:
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        self._transport.abandon()
-        for link in self._links():
-            link.abandon()
+        self._servers.abandon()
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         self._loading.stop()
         self.breaker.stop()
         self._debts.stop()
-        self._batcher.close()
-        for link in self._links():
-            link.stop()
+        self._servers.stop()
         await self._loading.stopped()
         await self.breaker.stopped()
         await self._debts.stopped()
-        await self._transport.close()
-        for link in self._links():
-            await link.stopped()
-
-    def _links(self) -> list[Keeper]:
-        return [link for link in (self._tracking, self._announcements) if link is not None]
+        await self._servers.stopped()
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
@@ -325,7 +259,7 @@ class Engine:
         try:
             if self._prefix:
                 removed = await clear_prefix(
-                    self._batcher, budget, self._prefix, self._verbs.discard
+                    self._servers.askers, self._batcher, budget, self._prefix, self._verbs.discard
                 )
             else:
                 removed = await clear_index(self._batcher, budget, self._index)

@@ -27,6 +27,7 @@ class Call:
         "callers",
         "deadline",
         "future",
+        "hops",
         "keys",
         "reason",
         "retries",
@@ -54,6 +55,8 @@ class Call:
         self.future = future
         self.callers = 1
         """How many were given a future of it."""
+        self.hops = 0
+        """How often a node of a cluster has sent it to another."""
         self.alone = False
         """Whether it must not share an exchange, since the last one was refused for somebody."""
         self.uncertain = False

@@ -14,6 +14,7 @@ from ._errors import (
     CacheUnavailable,
     CacheUnsupported,
 )
+from ._uri import Address
 
 __all__ = ["LOST", "MISREAD", "TIMED_OUT", "UNKNOWN", "Failure", "ServerReply", "failure_of"]
 
@@ -29,6 +30,8 @@ class Failure(NamedTuple):
     message: str
     passing: bool = False
     """Whether the same call may succeed a moment later, on this server."""
+    place: Address | None = None
+    """The node of the cluster that would have been right; without a host, on the same."""
 
     def error(self) -> CacheError:
         """A new error that says this."""
@@ -51,6 +54,7 @@ UNKNOWN: Final = Failure(
 )
 
 _NOPERM_IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
+_REDIRECTS: Final = {"MOVED", "ASK"}
 _UNAVAILABLE: Final = {
     "LOADING": "the server is loading its data",
     "MASTERDOWN": "the server is a replica that has lost its master",
@@ -78,4 +82,13 @@ def failure_of(reply: ServerReply) -> Failure:
             CacheUnsupported, "UNSUPPORTED", "the server lacks a command this call needs"
         )
     code = word if word.isalpha() and word.isupper() else "ERR"
-    return Failure(CacheServerError, code, f"the server answered with the error {code}")
+    place = _place_in(text) if word in _REDIRECTS else None
+    problem = f"the server answered with the error {code}"
+    if place is not None:
+        problem = "the key is on another node of a cluster, and options.topology is not cluster"
+    return Failure(CacheServerError, code, problem, place=place)
+
+
+def _place_in(redirection: str) -> Address | None:
+    host, _, port = redirection.rpartition(" ")[2].rpartition(":")
+    return (host, int(port)) if port.isdigit() else None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from ._batcher import Batcher
 from ._commands import CONTAINS, READ, TIME_TO_LIVE, TOUCH_RECORD
 from ._freshness import Freshness
 from ._records import has_tags, is_record, record_of, slack_of
 from ._tags import Tags
-from ._verbs import Verb
+from ._verbs import Asker, Verb
 
 __all__ = ["Heads"]
 
@@ -30,7 +29,7 @@ class Heads:
     """
 
     def __init__(
-        self, batcher: Batcher, touch: Verb, *, bounded: bool, tags: Tags, freshness: Freshness
+        self, batcher: Asker, touch: Verb, *, bounded: bool, tags: Tags, freshness: Freshness
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Final
 
-from ._batcher import Batcher
 from ._bulk import ask_in_parts
 from ._commands import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
 from ._near_cache import NearCache
+from ._verbs import Asker
 
 __all__ = ["NearReads"]
 
@@ -28,7 +28,7 @@ class NearReads:
         has_unread: whether the link has brought what nobody has read yet.
     """
 
-    def __init__(self, batcher: Batcher, near: NearCache, has_unread: Callable[[], bool]) -> None:
+    def __init__(self, batcher: Asker, near: NearCache, has_unread: Callable[[], bool]) -> None:
         self._batcher = batcher
         self._near = near
         self._has_unread = has_unread

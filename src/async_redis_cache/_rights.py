@@ -8,13 +8,12 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from ._batcher import Batcher
 from ._commands import READ
 from ._errors import CacheError
 from ._leases import LEASE, RELEASE, RENEW, Giving
 from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
 from ._tags import Tags
-from ._verbs import Verb
+from ._verbs import Asker, Verb
 
 __all__ = ["News", "Product", "Right", "Rights", "Silence"]
 
@@ -90,7 +89,7 @@ class Rights(NamedTuple):
         news: tells when another has published.
     """
 
-    batcher: Batcher
+    batcher: Asker
     publish: Verb
     tags: Tags
     lease: int

@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from ._batcher import Batcher
 from ._commands import TIME
 from ._errors import CacheError
 from ._failures import TIMED_OUT
+from ._verbs import Asker
 
 __all__ = ["ServerClock"]
 
@@ -38,7 +38,7 @@ class ServerClock:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, batcher: Batcher, clock: Callable[[], float]) -> None:
+    def __init__(self, batcher: Asker, clock: Callable[[], float]) -> None:
         self._batcher = batcher
         self._clock = clock
         self._ahead = 0.0

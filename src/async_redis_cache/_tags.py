@@ -18,11 +18,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ._batcher import Batcher
 from ._failures import ServerReply
 from ._options import HOUR
 from ._scripts import Script
-from ._verbs import expect_parts
+from ._verbs import Asker, expect_parts
 
 __all__ = ["Stamp", "Tags"]
 
@@ -86,14 +85,16 @@ class Stamp(NamedTuple):
     Attributes:
         versions: by tag.
         now: what time it was on the server, in microseconds.
+        skew: microseconds by which the clocks may differ that are compared.
     """
 
     versions: Mapping[bytes, bytes]
     now: int
+    skew: int = 0
 
     def is_before(self, moment: int) -> bool:
-        """Whether none of the tags was invalidated at this moment or since."""
-        return all(int(version[_MOMENT]) < moment for version in self.versions.values())
+        """Whether surely none of the tags was invalidated at this moment or since."""
+        return all(int(version[_MOMENT]) + self.skew < moment for version in self.versions.values())
 
 
 class Tags:
@@ -103,17 +104,21 @@ class Tags:
         batcher: asks the server.
         read: gives the data of keys within so many seconds, from near where that is on.
         prefix: of the cache's keys.
+        skew: microseconds by which the clocks of the servers that have the keys may differ.
     """
 
     def __init__(
         self,
-        batcher: Batcher,
+        batcher: Asker,
         read: Callable[[Sequence[bytes], float], Awaitable[Sequence[bytes | None]]],
         prefix: bytes,
+        *,
+        skew: int = 0,
     ) -> None:
         self._batcher = batcher
         self._read = read
         self._prefix = prefix + _NAME
+        self._skew = skew
 
     def keys(self, tags: Collection[bytes]) -> list[bytes]:
         """Under which their versions stand."""
@@ -135,7 +140,7 @@ class Tags:
         """
         answers = await self._ask(_STAMPS, self.keys(tags), life, budget)
         versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
-        return Stamp(versions, max((now for _, now in answers), default=0))
+        return Stamp(versions, max((now for _, now in answers), default=0), self._skew)
 
     def is_key(self, key: bytes) -> bool:
         """Whether this is the key of a tag."""

@@ -5,10 +5,11 @@ A verb sees the calls of one exchange that are of its kind, so it can merge them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["Command", "Entry", "MisreadError", "Verb", "expect_parts"]
+__all__ = ["Asker", "Command", "Entry", "MisreadError", "Verb", "expect_parts"]
 
 Command = tuple[bytes | int, ...]
 Entry = tuple[bytes, bytes, int]
@@ -41,8 +42,39 @@ class Verb(Protocol):
         """
         ...
 
+    def key(self, argument: Any) -> bytes | None:
+        """A key that a call is about, by which its server is found; None where any server will do."""
+        while argument and not isinstance(argument, bytes):
+            argument = argument[0]
+        return argument or None
+
+    @property
+    def apart(self) -> Verb:
+        """The same, for calls whose keys may be in different slots of a cluster."""
+        return self
+
     def conclusive(self, argument: Any, answer: Any) -> bool:
         """Whether the answer is right although an earlier try, whose reply was lost, may have run."""
+        ...
+
+
+class Asker(Protocol):
+    """Who asks the server."""
+
+    keys_a_call: int
+    """Most keys that one call may be about."""
+
+    def ask(
+        self,
+        verb: Verb,
+        argument: Any,
+        size: int,
+        *,
+        keys: int = 1,
+        budget: float | None = None,
+        retries: int | None = None,
+    ) -> asyncio.Future[Any]:
+        """See `Batcher.ask`."""
         ...
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from async_redis_cache import _engine
+from async_redis_cache import _single
 from async_redis_cache._dialer import Dialer
 from harness.waiting import await_until
 
@@ -44,7 +44,7 @@ def link_through(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
             replace(endpoint, port=port) if protocol == 3 else endpoint, options, protocol=protocol
         )
 
-    monkeypatch.setattr(_engine, "Dialer", dialer)
+    monkeypatch.setattr(_single, "Dialer", dialer)
 
 
 def near_of(cache: AsyncRedisCache) -> NearCache:

@@ -1,0 +1,124 @@
+"""One server, or the one that the sentinels call the master; and the links on which they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ._commands import PING
+from ._counters import CacheStats
+from ._dialer import Dialer, Dials
+from ._links import Keeper
+from ._node import Node, pace_of
+from ._options import Options
+from ._sentinels import Announcements, MasterDialer
+from ._tracking import Listener, Tracking
+from ._uri import Address, Endpoint
+from ._verbs import Asker
+
+__all__ = ["Single"]
+
+_SECOND: Final = 1000
+_SENTINEL_HEARTBEAT: Final = 1.0
+
+
+class Single:
+    """A server.
+
+    Args:
+        endpoint: where it is, or the sentinels are.
+        options: of the cache.
+        counters: of the cache.
+        heard: told when it has answered.
+        listener: told what changes, where somebody wants to know.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        counters: CacheStats,
+        *,
+        heard: Callable[[], None],
+        listener: Listener | None,
+    ) -> None:
+        by_sentinels = endpoint.topology == "sentinel"
+        self._node = Node(
+            _dialer(endpoint, options), options, counters, heard=heard, may_move=by_sentinels
+        )
+        self._tracking: Tracking | None = None
+        self._announcements: Announcements | None = None
+        if listener is not None:
+            self._tracking = Tracking(
+                _dialer(endpoint, options, protocol=3),
+                listener,
+                prefix=options.key_prefix.encode(),
+                pace=pace_of(options, options.near_cache_heartbeat / _SECOND),
+            )
+        if by_sentinels:
+            pace = pace_of(options, _SENTINEL_HEARTBEAT)
+            self._announcements = Announcements(endpoint, options, self._moved, pace)
+        for link in self._links():
+            link.start()
+
+    def __repr__(self) -> str:
+        return repr(self._node)
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks it."""
+        return self._node.batcher
+
+    @property
+    def askers(self) -> Sequence[Asker]:
+        """Who asks each server that has keys."""
+        return (self.asker,)
+
+    async def connect(self, budget: float) -> None:
+        """Connect, log in and ping: one attempt, within so many seconds.
+
+        Raises:
+            CacheUnsupported: the server, or the user, cannot do what an option needs.
+            CacheError: whatever else came of the attempt.
+        """
+        await self.asker.ask(PING, (), 0, budget=budget, retries=0)
+        if self._tracking is not None:
+            failure = await self._tracking.first()
+            if failure is not None:
+                raise failure.error()
+
+    def has_unread(self) -> bool:
+        """Whether there is news of changes that has come, and has not been passed on."""
+        return self._tracking is not None and self._tracking.has_unread()
+
+    def stop(self) -> None:
+        """End every call, and every link."""
+        self._node.batcher.close()
+        for link in self._links():
+            link.stop()
+
+    async def stopped(self) -> None:
+        """Drop all connections, and wait until nothing is left."""
+        await self._node.transport.close()
+        for link in self._links():
+            await link.stopped()
+
+    def abandon(self) -> None:
+        """Drop every connection though the event loop is closed."""
+        self._node.transport.abandon()
+        for link in self._links():
+            link.abandon()
+
+    def _links(self) -> list[Keeper]:
+        return [link for link in (self._tracking, self._announcements) if link is not None]
+
+    def _moved(self, place: Address) -> None:
+        """The master is now there: what was said to another is not to be relied on."""
+        self._node.transport.leave_all_but(place)
+        if self._tracking is not None:
+            self._tracking.leave_all_but(place)
+
+
+def _dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
+    kind = MasterDialer if endpoint.topology == "sentinel" else Dialer
+    return kind(endpoint, options, protocol=protocol)

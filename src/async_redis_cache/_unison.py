@@ -1,0 +1,78 @@
+"""Several links, of which each tells of other keys: they are believed while all of them are alive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ._tracking import Listener
+from ._uri import Address
+
+__all__ = ["Unison"]
+
+
+class Unison:
+    """Passes on what several links tell.
+
+    Args:
+        listener: who is told.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._moments: dict[Address, float] = {}
+        """Until when each has said that it has told all."""
+
+    def joined_by(self, place: Address) -> Listener:
+        """Whom the link to this server is to tell. Until it is alive, nothing is trusted."""
+        self._moments[place] = -math.inf
+        self._listener.distrust()
+        return _Voice(self, place)
+
+    def left_by(self, place: Address) -> None:
+        """The link to this server is not needed any more."""
+        self._moments.pop(place, None)
+        self._agree()
+
+    def changed(self, keys: Sequence[bytes]) -> None:
+        """One of them says that these keys have changed."""
+        self._listener.changed(list(keys))
+
+    def flush(self) -> None:
+        """One of them says that all may have."""
+        self._listener.flush()
+
+    def alive_until(self, place: Address, moment: float) -> None:
+        """The link to this server is proven alive."""
+        if place in self._moments:
+            self._moments[place] = moment
+            self._agree()
+
+    def silent(self, place: Address) -> None:
+        """The link to this server is lost."""
+        if place in self._moments:
+            self._moments[place] = -math.inf
+            self._listener.distrust()
+
+    def _agree(self) -> None:
+        moment = min(self._moments.values(), default=-math.inf)
+        if moment > -math.inf:
+            self._listener.trust_until(moment)
+
+
+class _Voice:
+    """One link among several."""
+
+    def __init__(self, unison: Unison, place: Address) -> None:
+        self._unison = unison
+        self._place = place
+        self.changed = unison.changed
+        self.flush = unison.flush
+
+    def trust_until(self, moment: float) -> None:
+        """See `Listener`."""
+        self._unison.alive_until(self._place, moment)
+
+    def distrust(self) -> None:
+        """See `Listener`."""
+        self._unison.silent(self._place)
