@@ -148,8 +148,8 @@ class Changes:
         deadline = self._loop.time() + budget
         if tags:
             longest = max(life for _, _, life in entries)
-            versions, now = await self._tags.stamp(tags, longest, budget)
-            now //= _MILLISECOND
+            stamp = await self._tags.stamp(tags, longest, budget)
+            versions, now = stamp.versions, stamp.now // _MILLISECOND
             entries = [
                 (key, tagged(data, versions, now, life), life) for key, data, life in entries
             ]
