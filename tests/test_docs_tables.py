@@ -1,4 +1,4 @@
-"""What the documentation lists is what the code has: options, errors, methods, modules, links."""
+"""What the documentation lists is what the code has: options, errors, methods, modules, commands."""
 
 from __future__ import annotations
 
@@ -164,25 +164,6 @@ def test_design_has_the_layers_that_are_enforced() -> None:
     )
     enforced = [set(re.findall(r"\w+", layer)) & modules for layer in layers]
     assert [set(layer) for layer in listed] == enforced
-
-
-def anchors(page: Path) -> set[str]:
-    """What can follow the `#` of a link to this page."""
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Each link to a file of the project leads to a file, and each anchor to a heading."""
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in link:
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
