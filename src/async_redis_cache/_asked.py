@@ -31,6 +31,7 @@ __all__ = [
     "look",
     "many",
     "no_loader",
+    "valid",
     "value_of",
     "wanted",
 ]
@@ -122,14 +123,21 @@ def look(asked: Asked, data: bytes) -> Found:
     return NOTHING if value is None else Found(value, record.payload, record, "hit")
 
 
+async def valid(asked: Asked, data: bytes) -> Found:
+    """What this data is, its time aside, unless one of its tags was invalidated."""
+    found = look(asked, data)
+    record = found.record
+    if record is None or not record.tags:
+        return found
+    return found if await asked.engine.freshness.tags_hold(record, asked.since) else NOTHING
+
+
 async def judged(asked: Asked, data: bytes) -> Found:
     """What this data is now: where its time is over, its status is None, and it may have a value."""
-    found = look(asked, data)
+    found = await valid(asked, data)
     record = found.record
     if record is None:
         return found
-    if record.tags and not await asked.engine.freshness.tags_hold(record, asked.since):
-        return NOTHING
     now = 0
     if asked.policy.looks_ahead or not record.is_lasting:
         now = await asked.engine.freshness.now(asked.since)
@@ -186,7 +194,8 @@ async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
     loaded = await called(asked.loader, steering, in_thread=policy.in_thread)
     if loaded is None:
         bears = codec.wire_tags(steering.tags)
-        return Product(MISSING, b"", policy.missing, 0, keep=policy.missing > 0, tags=bears)
+        keep = steering.cached and policy.missing > 0
+        return Product(MISSING, b"", policy.missing, 0, keep=keep, tags=bears)
     if loaded is NOT_MODIFIED:
         payload = found.payload
     else:

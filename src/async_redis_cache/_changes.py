@@ -123,7 +123,6 @@ class Changes:
 
     async def touch(self, keys: Sequence[bytes], touched: Awaitable[T]) -> T:
         """Change the lives of keys, which makes no value old: nothing is to be remembered of it."""
-        self._loading.overtaken(keys)
         return await self._unnear(keys, touched)
 
     async def make_good(self, keys: Sequence[bytes]) -> None:

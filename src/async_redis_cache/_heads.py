@@ -61,9 +61,12 @@ class Heads:
             touched = await self._ask(self._touch, (key, life), since)
             is_tagged = touched == _WITH_TAGS
         else:
-            touched, head = await self._ask(self._touch, (key, life), since)
+            # Looked at first: what is no value, such as somebody's right to load, must not end sooner.
+            touched, head = await self._ask(CONTAINS, (key,), since)
             if touched and is_record(head):
                 touched = await self._ask(TOUCH_RECORD, (key, life), since)
+            elif touched:
+                touched, head = await self._ask(self._touch, (key, life), since)
             is_tagged = touched and has_tags(head)
             touched = touched and (head or await self._is_value(key, head, since))
         return await self._retagged(key, life, since) if is_tagged else bool(touched)

@@ -10,7 +10,7 @@ from ._asked import (
     NOTHING,
     Asked,
     load,
-    look,
+    valid,
     value_of,
 )
 from ._errors import CacheError
@@ -204,7 +204,7 @@ class ReadThrough(ReadEntries):
         try:
             asked.engine.breaker.pass_through()
             data = await asked.engine.read(asked.wire_key)
+            found = NOTHING if data is None else await valid(asked, data)
         except AWAY as error:
             return value_of(asked, await self._without_server(asked, error))
-        found = NOTHING if data is None else look(asked, data)
         return value_of(asked, await load(asked, data or b"", found, force=True))
