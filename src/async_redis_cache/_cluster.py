@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from ._batcher import Batcher
-from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
@@ -35,6 +34,8 @@ _SECOND: Final = 1000
 _MOST_HOPS: Final = 8
 _LOOK_SECONDS: Final = 0.5
 """How long a node has to tell what it knows of the slots."""
+_OTHERS_SECONDS: Final = 0.1
+"""How long they are waited for when one has told."""
 _PAUSE_SECONDS: Final = 0.1
 """Between two looks that were asked for."""
 _INTERVAL_SECONDS: Final = 10.0
@@ -94,12 +95,12 @@ class Cluster:
         self._replicas: frozenset[Address] = frozenset()
         self._by_slot: list[Node] = [self._node_at(endpoint.seeds[0])] * SLOTS
         self._next_look: asyncio.TimerHandle | None = None
-        self._looked_at = 0.0
+        self._looked_at = self._loop.time()
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = False
         self._look: asyncio.Task[CacheError | None] | None = None
-        self._begin_look(options.connect_timeout / _SECOND)
+        self._look_soon()
 
     def __repr__(self) -> str:
         return f"<Cluster {list(self._nodes.values())!r}>"
@@ -136,9 +137,9 @@ class Cluster:
             CacheUnsupported: the server is no node of a cluster, or cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        # By the node that each call would go to first, until more is known: its error says most.
-        await self.ask(PING, (), 0, budget=budget, retries=0)
-        if self._look is not None and (failure := await asyncio.shield(self._look)) is not None:
+        look = self._look or self._begin_look(budget)
+        failure = await asyncio.shield(look)
+        if failure is not None:
             raise failure
         for link in tuple(self._links.values()):
             refused = await link.first()
@@ -230,8 +231,10 @@ class Cluster:
             self._next_look.cancel()
         self._next_look = self._loop.call_at(moment, self._begin_look, _LOOK_SECONDS)
 
-    def _begin_look(self, budget: float) -> None:
-        self._next_look = None
+    def _begin_look(self, budget: float) -> asyncio.Task[CacheError | None]:
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         self._look = look = self._spawn(self._look_around(budget))
 
         def end(_: object) -> None:
@@ -241,6 +244,7 @@ class Cluster:
                 self._look_at(self._looked_at + _INTERVAL_SECONDS)
 
         look.add_done_callback(end)
+        return look
 
     async def _look_around(self, budget: float) -> CacheError | None:
         """Ask whose the slots are; why that is not known, where nobody says."""
@@ -250,9 +254,7 @@ class Cluster:
                 self._node_at(place).batcher.ask(VIEW, place[0], 16, budget=budget, retries=0)
                 for place in informants
             ]
-            answers = await asyncio.gather(*asked, return_exceptions=True)
-            failures += [answer for answer in answers if isinstance(answer, CacheError)]
-            views = Counter[View](answer for answer in answers if isinstance(answer, tuple))
+            views = await _views_of(asked, failures)
             if views:
                 # Most of them: one may be cut off from the others, and not know.
                 self._heed(views.most_common(1)[0][0])
@@ -302,3 +304,30 @@ class Cluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _views_of(
+    asked: Collection[asyncio.Future[View]], failures: list[CacheError]
+) -> Counter[View]:
+    """What they say, and how many of them; who is slow is not waited for when others have answered."""
+    views = Counter[View]()
+    pending = set(asked)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=_OTHERS_SECONDS if views else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not done:
+                break
+            for one in done:
+                error = one.exception()
+                if error is None and one.result():
+                    views[one.result()] += 1
+                elif isinstance(error, CacheError):
+                    failures.append(error)
+    finally:
+        for one in pending:
+            one.cancel()
+    return views
