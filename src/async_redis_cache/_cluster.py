@@ -40,6 +40,8 @@ _PAUSE_SECONDS: Final = 0.1
 """Between two looks that were asked for."""
 _INTERVAL_SECONDS: Final = 10.0
 """Between two looks that nobody has asked for: a node that is cut off from the others does not know."""
+_LOST_INTERVAL_SECONDS: Final = 0.5
+"""The same, while the link to a master is lost."""
 
 NOWHERE: Final[Address] = ("", 0)
 CLUSTER_LOST: Final = Failure(
@@ -87,7 +89,7 @@ class Cluster:
         self._options = options
         self._counters = counters
         self._heard = heard
-        self._unison = None if listener is None else Unison(listener)
+        self._unison = None if listener is None else Unison(listener, self._look_soon)
         self._nodes: dict[Address, Node] = {}
         self._places: dict[Batcher, Address] = {}
         self._links: dict[Address, Tracking] = {}
@@ -173,6 +175,7 @@ class Cluster:
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
+        self._stopped = True
         for node in self._nodes.values():
             node.transport.abandon()
         for link in self._links.values():
@@ -241,7 +244,10 @@ class Cluster:
             self._look = None
             self._looked_at = self._loop.time()
             if not self._stopped:
-                self._look_at(self._looked_at + _INTERVAL_SECONDS)
+                # A master whose link is lost may have been replaced by now.
+                is_whole = self._unison is None or self._unison.is_whole
+                interval = _INTERVAL_SECONDS if is_whole else _LOST_INTERVAL_SECONDS
+                self._look_at(self._looked_at + interval)
 
         look.add_done_callback(end)
         return look

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ._tracking import Listener
 from ._uri import Address
@@ -16,12 +16,19 @@ class Unison:
 
     Args:
         listener: who is told.
+        lost: called when one of them is lost.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, lost: Callable[[], None]) -> None:
         self._listener = listener
+        self._lost = lost
         self._moments: dict[Address, float] = {}
         """Until when each has said that it has told all."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether none of them is lost."""
+        return -math.inf not in self._moments.values()
 
     def joined_by(self, place: Address) -> Listener:
         """Whom the link to this server is to tell. Until it is alive, nothing is trusted."""
@@ -53,6 +60,7 @@ class Unison:
         if place in self._moments:
             self._moments[place] = -math.inf
             self._listener.distrust()
+            self._lost()
 
     def _agree(self) -> None:
         moment = min(self._moments.values(), default=-math.inf)

@@ -1,0 +1,209 @@
+"""17. A master behind sentinels: found, followed through failovers, and not believed when it was one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from pip_services4_components.config import ConfigParams
+
+from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheError
+from harness import await_until
+from harness.doors import DOORS, Door, new_cache
+from harness.figures import report
+from harness.near import near_of, trusted
+from harness.sentinels import MASTER_NAME, Sentinels
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from harness import Flavour, Server
+
+DOWN_AFTER_SECONDS = 0.5
+PROMISE_SECONDS = DOWN_AFTER_SECONDS + 2
+OURS_SECONDS = 0.5
+"""Of it, from when the sentinels agree: how long they take for that is theirs."""
+TASKS = 20
+
+
+class Callers:
+    """Tasks that store and read their own key all the time, and note how it ended."""
+
+    def __init__(self, cache: AsyncRedisCache) -> None:
+        self._cache = cache
+        self.stored = dict.fromkeys(range(TASKS), 0)
+        """By task, the last number that was acknowledged."""
+        self.served_at: dict[int, float] = {}
+        """By task, when it was first served since that was asked."""
+        self.wrong: list[object] = []
+        self.late = 0.0
+        """The longest that any call has taken, in seconds."""
+        self._since = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(TASKS)]
+        await self.all_served(time.monotonic())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def all_served(self, since: float, seconds: float = 30.0) -> float:
+        """Wait until a call of each task, begun since then, was answered; how long that took."""
+        self._since = since
+        self.served_at = {}
+        await await_until(lambda: len(self.served_at) == TASKS, seconds)
+        return max(self.served_at.values()) - since
+
+    async def _call(self, number: int) -> None:
+        key, turn = f"key{number}", 0
+        while True:
+            turn += 1
+            began = time.monotonic()
+            try:
+                await self._cache.store(None, key, turn)
+                found = await self._cache.retrieve(None, key)
+            except CacheError:
+                pass
+            except Exception as error:  # noqa: BLE001  each is a defect, and belongs into the report
+                self.wrong.append(error)
+            else:
+                self.stored[number] = turn
+                if began > self._since:
+                    self.served_at.setdefault(number, time.monotonic())
+                # A replica that was promoted may have missed the last of what was acknowledged.
+                if found is not None and found != turn:
+                    self.wrong.append((turn, found))
+            self.late = max(self.late, time.monotonic() - began)
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
+    with Sentinels(flavour, down_after=int(DOWN_AFTER_SECONDS * 1000)) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+async def cache(sentinels: Sentinels) -> AsyncIterator[AsyncRedisCache]:
+    async with AsyncRedisCache.from_url(
+        sentinels.uri, near_cache_enabled=True, near_cache_heartbeat=100, key_prefix="s:"
+    ) as cache:
+        await trusted(cache)
+        yield cache
+
+
+async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what: str) -> None:
+    """See that all tasks are served as soon as is promised after the old master was lost just now."""
+    lost_at = time.monotonic()
+
+    async def agreed() -> float:
+        await asyncio.to_thread(sentinels.new_master, old)
+        return time.monotonic() - lost_at
+
+    agreeing = asyncio.create_task(agreed())
+    seconds = await callers.all_served(lost_at)
+    agreement = await agreeing
+    report(17, f"{what}: all served after {seconds:.2f} s, agreed on after {agreement:.2f} s")
+    assert seconds < max(PROMISE_SECONDS, agreement + OURS_SECONDS)
+
+
+async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
+    """All tasks are back within down-after + 2 s; nothing wrong is given, near values included."""
+    async with Callers(cache) as callers:
+        old = sentinels.kill_master()
+        await back_in_time(callers, sentinels, old, "master killed")
+        await trusted(cache)
+    assert callers.wrong == []
+    assert sentinels.client(sentinels.new_master(old)).get("s:key0") is not None
+
+
+async def test_a_stopped_master_that_returns(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
+    """It kept its connections: what it acknowledges when it wakes up would be lost, so it is left."""
+    async with Callers(cache) as callers:
+        old = sentinels.freeze_master()
+        await back_in_time(callers, sentinels, old, "master stopped")
+        new = sentinels.new_master(old)
+        for sentinel in sentinels.sentinels:
+            sentinel.kill()  # So it may believe to be the master when it is back.
+        old.thaw()
+        await await_until(lambda: sentinels.client(old).role()[0] == b"master")
+        returned_at = time.monotonic()
+        await callers.all_served(returned_at)
+        before = sentinels.client(old).info("commandstats")
+        await callers.all_served(time.monotonic())
+        after = sentinels.client(old).info("commandstats")
+        await trusted(cache)
+    assert callers.wrong == []
+    # It was asked for nothing any more, though it would have answered.
+    assert calls_of(before) == calls_of(after)
+    assert int(sentinels.client(new).get("s:key0") or 0) >= callers.stored[0] - 1
+
+
+def calls_of(stats: dict[str, Any]) -> int:
+    """How often a server was asked to read or to store."""
+    return sum(
+        stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "mget", "pttl")
+    )
+
+
+async def test_a_master_that_was_demoted_while_it_was_well(
+    sentinels: Sentinels, cache: AsyncRedisCache
+) -> None:
+    """Its connections are dropped, and what it refuses to change is changed on the new one."""
+    await cache.store(None, "key", "before")
+    assert await cache.retrieve(None, "key") == "before"
+    old = sentinels.master()
+    new = sentinels.fail_over()
+    assert await cache.store(None, "key", "after") == "after"
+    assert await cache.retrieve(None, "key") == "after"
+    assert sentinels.client(new).get("s:key") == b'"after"'
+    await trusted(cache)
+    sentinels.client(new).set("s:key", b'"behind our back"')
+    await await_until(lambda: b"s:key" not in near_of(cache)._entries)
+    assert await cache.retrieve(None, "key") == "behind our back"
+    assert old is not new
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_by_configuration(sentinels: Sentinels, door: Door) -> None:
+    """`connections.N.*` with `options.topology`, and some of the sentinels away."""
+    sentinels.sentinels[0].kill()
+    sentinels.sentinels[1].freeze()
+    cache = configured_by_hosts(sentinels, door)
+    await cache.open(None)
+    try:
+        assert await cache.store(None, "key", 1) == 1
+        assert await cache.retrieve(None, "key") == 1
+    finally:
+        await cache.close(None)
+        sentinels.sentinels[1].thaw()
+
+
+def configured_by_hosts(
+    sentinels: Sentinels, door: Door, master: str = MASTER_NAME
+) -> AsyncRedisCache:
+    cache = new_cache(door)
+    config = ConfigParams.from_tuples(
+        "options.topology", "sentinel", "options.sentinel_master", master
+    )
+    for number, (host, port) in enumerate(sentinels.addresses):
+        config[f"connections.{number}.host"] = host
+        config[f"connections.{number}.port"] = str(port)
+    cache.configure(config)
+    return cache
+
+
+async def test_a_master_that_nobody_knows(sentinels: Sentinels) -> None:
+    """Typed, by the deadline; without any name, a mistake of configuration."""
+    with pytest.raises(CacheError) as caught:
+        await configured_by_hosts(sentinels, "async", "another").open("t")
+    assert (caught.value.code, caught.value.trace_id) == ("CONNECT_FAILED", "t")
+    with pytest.raises(CacheConfigError) as unnamed:
+        await configured_by_hosts(sentinels, "async", "").open("t")
+    assert unnamed.value.code == "BAD_OPTION"

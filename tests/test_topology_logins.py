@@ -1,0 +1,144 @@
+"""Sentinels and clusters with logins and TLS: the documented users may do what is needed, no more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheLoginError
+from code_blocks import ROOT, blocks_of
+from harness import Flavour, needs_redis
+from harness.clusters import Cluster
+from harness.near import trusted
+from harness.sentinels import Sentinels
+from harness.slots import key_in
+
+if TYPE_CHECKING:
+    from harness import Certificates, ServerOptions
+
+PAGES = ROOT / "docs"
+PLAIN, _, _, NEAR, LOADING = (
+    block.text.removeprefix("ACL SETUSER shop reset ").strip()
+    for block in blocks_of(PAGES / "explanation" / "security.md", "text")
+)
+MASTER, SENTINEL, NODE = (
+    block.text.removeprefix("ACL SETUSER shop reset ").strip()
+    for block in blocks_of(PAGES / "how-to" / "sentinel-and-cluster.md", "text")
+)
+OPTIONS: dict[str, Any] = {"max_size": 0, "near_cache_enabled": True, "command_timeout": 10_000}
+PATIENCE = 10_000
+"""Milliseconds to connect on a busy machine."""
+
+
+async def use(cache: AsyncRedisCache, prefix: str = "") -> None:
+    """Everything that a topology has a part in."""
+    keys = [f"{prefix}key{number}" for number in range(20)]
+    await cache.store_many(None, dict.fromkeys(keys, 1))
+    assert await cache.retrieve_many(None, keys) == dict.fromkeys(keys, 1)
+    assert await cache.retrieve_or_load(None, f"{prefix}new", lambda: 2) == 2
+    assert await cache.remove_many(None, keys) == 20
+    await trusted(cache)
+
+
+def missing(rules: str) -> list[str]:
+    """Each command that could be left out of these rules."""
+    return [f"-{rule[1:]}" for rule in rules.split() if rule.startswith("+")]
+
+
+async def test_users_behind_sentinels(flavour: Flavour) -> None:
+    """As documented, for the servers with the data and for the sentinels."""
+    data: ServerOptions = {"acl": {"shop": f"{PLAIN} {LOADING} {NEAR} {MASTER}"}}
+    with Sentinels(flavour, data=data, sentinels={"acl": {"shop": SENTINEL}}) as sentinels:
+        uri = sentinels.uri.replace("://", "://shop:PASSWORD@")
+        options: dict[str, Any] = {
+            **OPTIONS,
+            "key_prefix": "shop:",
+            "sentinel_username": "shop",
+            "sentinel_password": "PASSWORD",
+            "connect_timeout": PATIENCE,
+        }
+        async with AsyncRedisCache.from_url(uri, **options) as cache:
+            await use(cache)
+            old = sentinels.master()
+            await asyncio.to_thread(sentinels.fail_over)
+            await use(cache)
+            assert sentinels.master() is not old
+        options["connect_timeout"] = 500
+        with pytest.raises(CacheError):
+            await AsyncRedisCache.from_url(uri, **{**options, "sentinel_password": "x"}).open(None)
+        for rule in missing("+ping +sentinel|get-master-addr-by-name"):
+            for sentinel in sentinels.sentinels:
+                granted = f"{SENTINEL} {rule}".split()
+                sentinels.client(sentinel).execute_command("ACL", "SETUSER", "shop", *granted)
+            with pytest.raises(CacheError):
+                await AsyncRedisCache.from_url(uri, **options).open(None)
+
+
+async def test_users_in_a_cluster(flavour: Flavour) -> None:
+    """As documented, on every node; while a slot is moving, too."""
+    rules = f"{PLAIN} {LOADING} {NEAR} {NODE}"
+    with Cluster(flavour, acl={"shop": rules}) as cluster:
+        uri = cluster.uri.replace("://", "://shop:PASSWORD@")
+
+        def new(**options: Any) -> AsyncRedisCache:
+            return AsyncRedisCache.from_url(uri, key_prefix="shop:", **OPTIONS, **options)
+
+        def deny(rule: str) -> None:
+            for node in cluster.nodes:
+                granted = f"reset {rules} {rule}".split()
+                cluster.client(node).execute_command("ACL", "SETUSER", "shop", *granted)
+
+        source, target = cluster.masters()[:2]
+        slot = cluster.slots(source)[0]
+        prefix = key_in(slot)
+        cluster.moving(target, slot).begin()
+        async with new() as cache:
+            await use(cache)
+            await use(cache, prefix)
+        deny("-asking")
+        async with new() as cache:
+            with pytest.raises(CacheError):
+                await use(cache, prefix)
+        deny("-cluster|slots")
+        with pytest.raises(CacheError):
+            await new().open(None)
+        with pytest.raises(CacheLoginError):
+            await AsyncRedisCache.from_url(uri.replace("PASSWORD", "x"), max_size=0).open(None)
+
+
+@needs_redis
+@pytest.mark.parametrize("encrypted", ["data", "sentinels", "both"])
+async def test_tls_behind_sentinels(certificates: Certificates, encrypted: str) -> None:
+    """The data, the sentinels, or both: TLS is switched on for each of its own."""
+    tls: ServerOptions = {"certificates": certificates}
+    plain: ServerOptions = {}
+    data = plain if encrypted == "sentinels" else tls
+    watch = plain if encrypted == "data" else tls
+    with Sentinels("redis", data=data, sentinels=watch) as sentinels:
+        uri = sentinels.uri if not data else sentinels.uri.replace("redis+", "rediss+")
+        options: dict[str, Any] = {
+            **OPTIONS,
+            "sentinel_tls": encrypted != "data",
+            "tls_ca_file": str(certificates.ca_file),
+            "connect_timeout": PATIENCE,
+        }
+        async with AsyncRedisCache.from_url(uri, **options) as cache:
+            await use(cache)
+        # What nobody vouches for is refused, whoever shows it.
+        with pytest.raises(CacheError):
+            await AsyncRedisCache.from_url(uri, **{**options, "tls_ca_file": ""}).open(None)
+
+
+@needs_redis
+async def test_tls_in_a_cluster(certificates: Certificates) -> None:
+    """Every node is verified."""
+    with Cluster("redis", certificates=certificates) as cluster:
+        uri = cluster.uri.replace("redis+", "rediss+")
+        options: dict[str, Any] = {**OPTIONS, "tls_ca_file": str(certificates.ca_file)}
+        async with AsyncRedisCache.from_url(uri, **options) as cache:
+            await use(cache)
+        with pytest.raises(CacheLoginError) as caught:
+            await AsyncRedisCache.from_url(uri, **OPTIONS).open(None)
+        assert caught.value.code == "BAD_CERTIFICATE"
