@@ -80,6 +80,7 @@ def test_defaults() -> None:
         "sentinel_username": "",
         "sentinel_password": "",
         "sentinel_tls": False,
+        "read_from": "master",
         "max_connections": 4,
         "key_prefix": "",
         "serializer": "json",

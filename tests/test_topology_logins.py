@@ -16,7 +16,9 @@ from harness.sentinels import Sentinels
 from harness.slots import key_in
 
 if TYPE_CHECKING:
-    from harness import Certificates, ServerOptions
+    from collections.abc import Callable, Sequence
+
+    from harness import Certificates, Client, Server, ServerOptions
 
 PAGES = ROOT / "docs"
 PLAIN, _, _, NEAR, LOADING = (
@@ -47,6 +49,28 @@ def missing(rules: str) -> list[str]:
     return [f"-{rule[1:]}" for rule in rules.split() if rule.startswith("+")]
 
 
+FOR_REPLICAS = "+sentinel|replicas +readonly"
+
+
+async def read_from_replicas(
+    uri: str,
+    options: dict[str, Any],
+    client: Callable[[Server], Client],
+    servers: Sequence[Server],
+    rules: str,
+) -> None:
+    """With what is documented for that, replicas answer as well."""
+    page = (PAGES / "how-to" / "sentinel-and-cluster.md").read_text()
+    assert all(f"`{rule}`" in page for rule in FOR_REPLICAS.split())
+    for server in servers:
+        granted = f"reset {rules} {FOR_REPLICAS}".split()
+        client(server).execute_command("ACL", "SETUSER", "shop", *granted)
+    allowed = {**options, "near_cache_enabled": False, "read_from": "replica"}
+    async with AsyncRedisCache.from_url(uri, **allowed) as cache:
+        assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
+        assert cache.stats().errors == cache.stats().retries == 0
+
+
 async def test_users_behind_sentinels(flavour: Flavour) -> None:
     """As documented, for the servers with the data and for the sentinels."""
     data: ServerOptions = {"acl": {"shop": f"{PLAIN} {LOADING} {NEAR} {MASTER}"}}
@@ -68,6 +92,7 @@ async def test_users_behind_sentinels(flavour: Flavour) -> None:
         options["connect_timeout"] = 500
         with pytest.raises(CacheError):
             await AsyncRedisCache.from_url(uri, **{**options, "sentinel_password": "x"}).open(None)
+        await read_from_replicas(uri, options, sentinels.client, sentinels.sentinels, SENTINEL)
         for rule in missing("+ping +sentinel|get-master-addr-by-name"):
             for sentinel in sentinels.sentinels:
                 granted = f"{SENTINEL} {rule}".split()
@@ -79,7 +104,7 @@ async def test_users_behind_sentinels(flavour: Flavour) -> None:
 async def test_users_in_a_cluster(flavour: Flavour) -> None:
     """As documented, on every node; while a slot is moving, too."""
     rules = f"{PLAIN} {LOADING} {NEAR} {NODE}"
-    with Cluster(flavour, acl={"shop": rules}) as cluster:
+    with Cluster(flavour, replicas=1, acl={"shop": rules}) as cluster:
         uri = cluster.uri.replace("://", "://shop:PASSWORD@")
 
         def new(**options: Any) -> AsyncRedisCache:
@@ -97,6 +122,9 @@ async def test_users_in_a_cluster(flavour: Flavour) -> None:
         async with new() as cache:
             await use(cache)
             await use(cache, prefix)
+        await read_from_replicas(
+            uri, {**OPTIONS, "key_prefix": "shop:"}, cluster.client, cluster.nodes, rules
+        )
         deny("-asking")
         async with new() as cache:
             with pytest.raises(CacheError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool
@@ -32,7 +33,7 @@ from ._failures import Failure, ServerReply, failure_of
 from ._options import Options
 from ._uri import Endpoint
 
-__all__ = ["Dialer", "Dials"]
+__all__ = ["Dialer", "Dials", "see_it_lead", "see_it_read"]
 
 _SECOND: Final = 1000
 _UNAVAILABLE: Final = {
@@ -65,16 +66,21 @@ class Dialer:
         endpoint: where to, and as whom.
         options: time limits and TLS.
         protocol: which version of RESP the connections speak.
-        master: whether only a master will do.
+        see: asks a new connection whether it will do; by default whether it answers.
 
     Raises:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Options, *, protocol: int = 2, master: bool = False
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        *,
+        protocol: int = 2,
+        see: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
-        self._see_it_serve = _see_it_lead if master else _see_it_serve
+        self._see = see or _see_it_serve
         self._timeout = options.connect_timeout / _SECOND
         self._pool = ConnectionPool(
             connection_class=_connection_class(endpoint),
@@ -102,7 +108,7 @@ class Dialer:
             async with asyncio.timeout(self._timeout):
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
-                    await self._see_it_serve(connection)
+                    await self._see(connection)
                 except BaseException:
                     await self.hang_up(connection)
                     raise
@@ -159,7 +165,7 @@ async def _see_it_serve(connection: AbstractConnection) -> None:
         pass
 
 
-async def _see_it_lead(connection: AbstractConnection) -> None:
+async def see_it_lead(connection: AbstractConnection) -> None:
     """Ask whether it is a master. Who may not ask finds out when it refuses a change."""
     await connection.send_command("ROLE")
     try:
@@ -169,6 +175,12 @@ async def _see_it_lead(connection: AbstractConnection) -> None:
     else:
         if role[0] != b"master":
             raise MasterDownError("it is a replica")
+
+
+async def see_it_read(connection: AbstractConnection) -> None:
+    """Let the replica of a node in a cluster answer for the slots of its master."""
+    await connection.send_command("READONLY")
+    await connection.read_response()
 
 
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:

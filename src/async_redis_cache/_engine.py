@@ -86,6 +86,7 @@ class Engine:
             endpoint, options, counters, heard=self.breaker.succeeded, listener=self._near
         )
         self._batcher = self._servers.asker
+        self._reader = self._servers.reader
         self._tags = Tags(
             self._batcher,
             self.read_many,
@@ -175,7 +176,7 @@ class Engine:
             return self._read_admitted(key)
         if self._near is not None:
             return self._reads.one(key)
-        return self._batcher.ask(READ, key, len(key) + 16)
+        return self._reader.ask(READ, key, len(key) + 16)
 
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
@@ -183,7 +184,7 @@ class Engine:
             return await self._read_admitted(key), False
         if self._near is not None:
             return await self._reads.where(key)
-        return await self._batcher.ask(READ, key, len(key) + 16), False
+        return await self._reader.ask(READ, key, len(key) + 16), False
 
     async def read_many(
         self, keys: Sequence[bytes], budget: float | None = None
@@ -196,7 +197,7 @@ class Engine:
         if self._near is not None:
             found = await self._reads.many(keys, budget)
         else:
-            chunks = await ask_in_parts(self._batcher, READ_MANY, keys, budget=budget)
+            chunks = await ask_in_parts(self._reader, READ_MANY, keys, budget=budget)
             found = [data for chunk in chunks for data in chunk]
         if owed:
             # Asked first, the server says for itself what is wrong with it.

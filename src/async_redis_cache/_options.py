@@ -90,6 +90,12 @@ class Options:
     sentinel_username: str = _option("", "user of the login at the sentinels")
     sentinel_password: str = _option("", "password of the login at the sentinels", secret=True)
     sentinel_tls: bool = _option(False, "connect to the sentinels over TLS")
+    read_from: str = _option(
+        "master",
+        "who answers `retrieve` and the first look of the calls that load: the master, or a replica, "
+        "which knows what was changed a moment later",
+        choices=("master", "replica"),
+    )
     max_connections: int = _option(
         4,
         "most connections, and so exchanges under way at once; in a cluster, to each node",
@@ -234,6 +240,9 @@ class Options:
             raise _bad(_FIELDS["key_prefix"], "must not hold control characters or surrogates")
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:
             raise _bad(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
+        if self.read_from == "replica" and self.near_cache_enabled:
+            # What is near is kept by what the master tells, and would be filled with older values.
+            raise _bad(_FIELDS["read_from"], "cannot be replica where near_cache.enabled is true")
         if self.tls_key_file and not self.tls_certificate_file:
             raise _bad(_FIELDS["tls_key_file"], "needs options.tls_certificate_file")
 

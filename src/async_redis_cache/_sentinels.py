@@ -9,10 +9,11 @@ again, and only they know.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from ._dialer import Dialer
+from ._dialer import Dialer, see_it_lead
 from ._errors import CacheUnavailable
 from ._failures import Failure
 from ._links import Keeper, Pace
@@ -20,14 +21,16 @@ from ._options import Options
 from ._takeover import Connection
 from ._uri import Address, Endpoint
 
-__all__ = ["Announcements", "MasterDialer"]
+__all__ = ["Announcements", "MasterDialer", "ReplicaDialer"]
 
 _SECOND: Final = 1000
 _FAILED_OVER: Final = b"+switch-master"
+T = TypeVar("T")
+
 _UNKNOWN: Final = Failure(
     CacheUnavailable,
     "CONNECT_FAILED",
-    "no sentinel can be asked, or knows the master",
+    "no sentinel can be asked, or knows a server that will do",
     passing=True,
 )
 
@@ -86,27 +89,42 @@ class MasterDialer(_Dialers):
     def _dialer_to(self, place: Address) -> Dialer:
         if self._known is None or self._known[0] != place:
             endpoint = self._endpoint.at(place)
-            dialer = Dialer(endpoint, self._options, protocol=self._protocol, master=True)
+            dialer = Dialer(endpoint, self._options, protocol=self._protocol, see=see_it_lead)
             self._known = place, dialer
         return self._known[1]
 
     async def _master(self) -> Address | None:
         """Where it is, by the first sentinel that knows."""
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._endpoint.master)
-        asked = {asyncio.ensure_future(sentinel.ask(*question)) for sentinel in self._dialers}
-        pending = asked
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._endpoint.master)
+        return await _first_answer(self._dialers, command, _address_in)
+
+
+class ReplicaDialer(_Dialers):
+    """Connects to one of the replicas that the sentinels find well, by chance.
+
+    Args:
+        endpoint: as for `MasterDialer`.
+        options: as for `MasterDialer`.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        super().__init__(_sentinel_dialers(endpoint, options))
+        self._endpoint = endpoint
+        self._options = options
+        self._timeout = options.connect_timeout / _SECOND
+
+    async def dial(self) -> Connection | Failure:
+        """A connection to a replica, or why there is none."""
+        command = ("SENTINEL", "REPLICAS", self._endpoint.master)
         try:
-            while pending:
-                answered, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for one in answered:
-                    if (place := _address_in(one.result())) is not None:
-                        return place
-            return None
-        finally:
-            for one in pending:
-                one.cancel()
-            if pending:
-                await asyncio.wait(pending)
+            async with asyncio.timeout(self._timeout):
+                places = await _first_answer(self._dialers, command, _replicas_in)
+                if not places:
+                    return _UNKNOWN
+                place = random.choice(places)  # noqa: S311  no secret
+                return await self._by(Dialer(self._endpoint.at(place), self._options))
+        except TimeoutError:
+            return _UNKNOWN
 
 
 class Announcements(Keeper):
@@ -171,11 +189,45 @@ def _sentinel_dialers(endpoint: Endpoint, options: Options, *, protocol: int = 2
     return [Dialer(sentinel.at(place), options, protocol=protocol) for place in endpoint.seeds]
 
 
-def _address_in(answer: Any) -> Address | None:
-    if not isinstance(answer, list) or len(answer) != 2:  # pyright: ignore[reportUnknownArgumentType]
-        return None
-    host, port = answer  # pyright: ignore[reportUnknownVariableType]
+async def _first_answer(
+    sentinels: Sequence[Dialer], command: Sequence[str], read: Callable[[Any], T | None]
+) -> T | None:
+    """What the first sentinel says that says something."""
+    pending = {asyncio.ensure_future(sentinel.ask(*command)) for sentinel in sentinels}
     try:
+        while pending:
+            answered, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for one in answered:
+                if (answer := read(one.result())) is not None:
+                    return answer
+        return None
+    finally:
+        for one in pending:
+            one.cancel()
+        if pending:
+            await asyncio.wait(pending)
+
+
+def _address_in(answer: Any) -> Address | None:
+    if not isinstance(answer, list):
+        return None
+    try:
+        host, port = answer  # pyright: ignore[reportUnknownVariableType]
         return host.decode(), int(port)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
-    except (AttributeError, UnicodeDecodeError, ValueError):
+    except (AttributeError, ValueError):
+        return None
+
+
+def _replicas_in(answer: Any) -> list[Address] | None:
+    """Those that follow the master, and answer."""
+    if not isinstance(answer, list):
+        return None
+    try:
+        replicas = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in answer]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [
+            (replica[b"ip"].decode(), int(replica[b"port"]))
+            for replica in replicas
+            if replica[b"flags"] == b"slave" and replica[b"master-link-status"] == b"ok"
+        ]
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None

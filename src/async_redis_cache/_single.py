@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ._batcher import Batcher
 from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dialer, Dials
+from ._errors import CacheUnsupported
+from ._exchange import Call
+from ._failures import Failure
 from ._links import Keeper
 from ._node import Node, pace_of
 from ._options import Options
-from ._sentinels import Announcements, MasterDialer
+from ._sentinels import Announcements, MasterDialer, ReplicaDialer
 from ._tracking import Listener, Tracking
 from ._uri import Address, Endpoint
 from ._verbs import Asker
@@ -46,6 +50,15 @@ class Single:
         self._node = Node(
             _dialer(endpoint, options), options, counters, heard=heard, may_move=by_sentinels
         )
+        self._replica: Node | None = None
+        if options.read_from == "replica":
+            if not by_sentinels:
+                problem = (
+                    "options.read_from replica needs sentinels, or a cluster, to find replicas by"
+                )
+                raise CacheUnsupported("UNSUPPORTED", problem)
+            dialer = ReplicaDialer(endpoint, options)
+            self._replica = Node(dialer, options, counters, heard=heard, router=self)
         self._tracking: Tracking | None = None
         self._announcements: Announcements | None = None
         if listener is not None:
@@ -74,6 +87,19 @@ class Single:
         """Who asks each server that has keys."""
         return (self.asker,)
 
+    @property
+    def reader(self) -> Asker:
+        """Who asks for what may be a moment old, if that is allowed."""
+        return self.asker if self._replica is None else self._replica.batcher
+
+    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+        """Nobody refuses a call for another."""
+        return False
+
+    def home(self, call: Call) -> Batcher:
+        """What a replica did not answer, the master is asked."""
+        return self._node.batcher
+
     async def connect(self, budget: float) -> None:
         """Connect, log in and ping: one attempt, within so many seconds.
 
@@ -93,21 +119,27 @@ class Single:
 
     def stop(self) -> None:
         """End every call, and every link."""
-        self._node.batcher.close()
+        for node in self._nodes():
+            node.batcher.close()
         for link in self._links():
             link.stop()
 
     async def stopped(self) -> None:
         """Drop all connections, and wait until nothing is left."""
-        await self._node.transport.close()
+        for node in self._nodes():
+            await node.transport.close()
         for link in self._links():
             await link.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        self._node.transport.abandon()
+        for node in self._nodes():
+            node.transport.abandon()
         for link in self._links():
             link.abandon()
+
+    def _nodes(self) -> list[Node]:
+        return [node for node in (self._node, self._replica) if node is not None]
 
     def _links(self) -> list[Keeper]:
         return [link for link in (self._tracking, self._announcements) if link is not None]

@@ -30,6 +30,11 @@ class SlotRange(NamedTuple):
     master: Address
     replicas: tuple[Address, ...]
 
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.last + 1 - self.first
+
 
 def slot_of(key: bytes) -> int:
     """The slot of a key: of what stands between its first braces, if anything does."""

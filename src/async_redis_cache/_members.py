@@ -1,0 +1,177 @@
+"""The nodes of a cluster: who has which slots, by what they have said last."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from ._batcher import Batcher
+from ._dialer import Dialer, see_it_read
+from ._failures import LOST
+from ._node import Node, pace_of
+from ._options import Options
+from ._slots import SLOTS, SlotRange, slot_of
+from ._tracking import Tracking
+from ._unison import Unison
+from ._uri import Address, Endpoint
+
+__all__ = ["NOWHERE", "Members", "View"]
+
+_SECOND: Final = 1000
+NOWHERE: Final[Address] = ("", 0)
+View = tuple[SlotRange, ...]
+
+
+class Members:
+    """The nodes that are known, with their connections and links.
+
+    Args:
+        endpoint: some of the nodes, and who we are there.
+        options: of the cache.
+        make: makes a node of what connects to it.
+        unison: of the links, where there are to be some.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        make: Callable[[Dialer], Node],
+        unison: Unison | None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._make = make
+        self._unison = unison
+        self._nodes: dict[Address, Node] = {}
+        self._replicas: dict[Address, Node] = {}
+        """Those that are asked, which is by who allows it alone."""
+        self._places: dict[Batcher, Address] = {}
+        self._links: dict[Address, Tracking] = {}
+        self._by_slot = [self.at(endpoint.seeds[0])] * SLOTS
+        self._readers: list[Node] = self._by_slot
+        """By slot who answers reads: a replica, where that is allowed and there is one."""
+        self.masters: tuple[Address, ...] = ()
+        self.others: frozenset[Address] = frozenset(endpoint.seeds)
+        """Who may know the masters, beside themselves."""
+        # The loop keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return repr([*self._nodes.values()])
+
+    def at(self, place: Address) -> Node:
+        """The node at this address, known or not."""
+        node = self._nodes.get(place)
+        if node is None:
+            node = self._nodes[place] = self._make(Dialer(self._endpoint.at(place), self._options))
+            self._places[node.batcher] = place
+        return node
+
+    def of(self, key: bytes | None) -> Node:
+        """The node that has the slot of a key, as far as is known; any, where there is no key."""
+        # By chance: none is to be asked more than others.
+        slot = random.randrange(SLOTS) if key is None else slot_of(key)  # noqa: S311  no secret
+        return self._by_slot[slot]
+
+    def reader_of(self, key: bytes) -> Node:
+        """Who is asked for a key that may be a moment old."""
+        return self._readers[slot_of(key)]
+
+    def host_of(self, batcher: Batcher) -> str:
+        """Where a node is whose calls these are."""
+        return self._places.get(batcher, NOWHERE)[0]
+
+    def moved(self, key: bytes, node: Node) -> None:
+        """The slot of this key has turned out to be there."""
+        self._by_slot[slot_of(key)] = node
+
+    def links(self) -> list[Tracking]:
+        """Those on which the masters say what changes."""
+        return list(self._links.values())
+
+    def heed(self, view: View) -> None:
+        """Go by what the nodes say from now on."""
+        self.masters = tuple(dict.fromkeys(slots.master for slots in view))
+        replicas = {replica for slots in view for replica in slots.replicas}
+        self.others = frozenset({*replicas, *self._endpoint.seeds})
+        for slots in view:
+            self._by_slot[slots.first : slots.last + 1] = [self.at(slots.master)] * slots.size
+        if self._options.read_from == "replica":
+            readers = self._by_slot.copy()
+            for slots in view:
+                if slots.replicas:
+                    place = random.choice(slots.replicas)  # noqa: S311  no secret
+                    readers[slots.first : slots.last + 1] = [self._replica_at(place)] * slots.size
+            self._readers = readers
+        for place in self.masters:
+            self._track(place)
+        needed = {*self._by_slot, *self._readers}
+        for nodes in (self._nodes, self._replicas):
+            for place in [place for place, node in nodes.items() if node not in needed]:
+                self._retire(nodes.pop(place), place)
+
+    def stop(self) -> None:
+        """End every call, and every link."""
+        for node in self._all():
+            node.batcher.close()
+        for link in self._links.values():
+            link.stop()
+
+    async def stopped(self) -> None:
+        """Drop all connections, and wait until nothing is left."""
+        for node in [*self._all()]:
+            await node.transport.close()
+        for link in self.links():
+            await link.stopped()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abandon(self) -> None:
+        """Drop every connection though the event loop is closed."""
+        for node in self._all():
+            node.transport.abandon()
+        for link in self._links.values():
+            link.abandon()
+
+    def _all(self) -> Iterator[Node]:
+        yield from self._nodes.values()
+        yield from self._replicas.values()
+
+    def _replica_at(self, place: Address) -> Node:
+        node = self._replicas.get(place)
+        if node is None:
+            dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
+            node = self._replicas[place] = self._make(dialer)
+            self._places[node.batcher] = place
+        return node
+
+    def _track(self, place: Address) -> None:
+        """Be told of changes on a node; until that is so, nothing near is trusted."""
+        if self._unison is not None and place not in self._links:
+            self._links[place] = link = Tracking(
+                Dialer(self._endpoint.at(place), self._options, protocol=3),
+                self._unison.joined_by(place),
+                prefix=self._options.key_prefix.encode(),
+                pace=pace_of(self._options, self._options.near_cache_heartbeat / _SECOND),
+            )
+            link.start()
+
+    def _retire(self, node: Node, place: Address) -> None:
+        """Let a node go that has no slots any more; what waits for it is asked elsewhere."""
+        del self._places[node.batcher]
+        node.transport.leave_all_but(NOWHERE)
+        node.batcher.unreachable(LOST)
+        self._spawn(node.transport.close())
+        if self._unison is not None and place not in self.masters and place in self._links:
+            link = self._links.pop(place)
+            link.stop()
+            self._unison.left_by(place)
+            self._spawn(link.stopped())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
