@@ -133,6 +133,41 @@ def test_a_restart_keeps_the_port(private_server: StartServer, ending: str) -> N
         assert client.get("key") is None
 
 
+def test_a_restart_keeps_what_the_server_has_written(private_server: StartServer) -> None:
+    """A server that changes its configuration finds the change again, as one out there does."""
+    server = private_server(config={"maxmemory": "3mb"})
+    client = server.client()
+    client.config_set("maxmemory", "4mb")
+    client.config_rewrite()
+    server.restart()
+    assert client.config_get("maxmemory") == {"maxmemory": "4194304"}
+
+
+def test_further_ports_are_kept(private_server: StartServer) -> None:
+    """A directive that names a port gets a free one, the same after a restart."""
+    server = private_server(
+        ports=("cluster-port",),
+        config={"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"},
+    )
+    port = server.further_port("cluster-port")
+    assert port != server.port
+    for _ in range(2):
+        with socket.create_connection((server.host, port)):
+            pass
+        server.restart()
+        assert server.further_port("cluster-port") == port
+
+
+def test_who_is_up(private_server: StartServer) -> None:
+    """A server is up while it runs and is not frozen."""
+    server = private_server()
+    seen = [server.is_up]
+    for change in (server.freeze, server.thaw, server.kill, server.start):
+        change()
+        seen.append(server.is_up)
+    assert seen == [True, False, True, False, True]
+
+
 def test_a_server_outlives_the_thread_that_started_it(private_server: StartServer) -> None:
     """A test may restart its server from a worker thread, so as not to block its loop."""
     server = private_server()

@@ -19,7 +19,7 @@ from harness.clients import connect
 from harness.flavours import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from harness.certificates import Certificates
     from harness.clients import Client
@@ -41,6 +41,10 @@ class ServerOptions(TypedDict, total=False):
     """False: reachable through its unix socket alone."""
     port: int
     """Listen here, not on a free port."""
+    ports: Collection[str]
+    """Directives that name further ports: each gets a free one."""
+    sentinel: bool
+    """No server for data, but one that watches over such servers."""
     certificates: Certificates
     """Speak TLS, and only TLS, on the port (the valkey of the tests is built without it)."""
     password: str
@@ -54,9 +58,9 @@ class ServerOptions(TypedDict, total=False):
 class Server:
     """A server that can be started, stopped, frozen and killed, and that dies with the tests.
 
-    The port is chosen by the first start and kept by the later ones. Whatever else it listens to,
-    every server has a unix socket in its own directory, so that what answers there is this server
-    and no other.
+    The ports are chosen, and the configuration is written, by the first start; what the server
+    itself changes there, it finds again. Whatever else it listens to, every server has a unix
+    socket in its own directory, so that what answers there is this server and no other.
     """
 
     def __init__(self, flavour: Flavour = "valkey", **options: Unpack[ServerOptions]) -> None:
@@ -67,8 +71,10 @@ class Server:
         self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="server-"))
         self.socket_file = self.directory / "s"
+        self._configuration = self.directory / "conf"
         self._program = program
         self._port = options.get("port")
+        self._further_ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._clients: list[Client] = []
@@ -108,6 +114,15 @@ class Server:
             raise LookupError("the server has no port, or has not been started yet")
         return self._port
 
+    def further_port(self, directive: str) -> int:
+        """The port that this directive has been given."""
+        return self._further_ports[directive]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and is not frozen."""
+        return self._process is not None and self._process.poll() is None and not self._frozen
+
     @property
     def pid(self) -> int:
         """The process, which is a child of this one."""
@@ -145,11 +160,11 @@ class Server:
         """Start it, and return once it answers, be it with NOAUTH or LOADING."""
         if self._process is not None:
             raise RuntimeError(f"{self!r} has been started already")
-        keeps_port = not self.tcp or self._port is not None
+        is_new = not self._configuration.exists()
         for _ in range(ATTEMPTS_TO_LISTEN):
-            if not keeps_port:
-                self._port = free_port()
-            self._write_configuration()
+            if is_new:
+                self._choose_ports()
+                self._write_configuration()
             self._process = _starter.submit(self._spawn).result()
             self._frozen = False
             if self._answers():
@@ -215,15 +230,21 @@ class Server:
     def _spawn(self) -> subprocess.Popen[bytes]:
         wrapper = str(Path(__file__).with_name("die_with_parent.py"))
         python = [sys.executable, "-I", "-S", wrapper, str(os.getpid())]
+        mode = ["--sentinel"] if self.options.get("sentinel") else []
         with (self.directory / "log").open("wb") as log:
             return subprocess.Popen(
-                [*python, str(self._program), str(self.directory / "conf")],
+                [*python, str(self._program), str(self._configuration), *mode],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
                 start_new_session=True,  # A Ctrl-C is for the tests, not for their servers.
             )
+
+    def _choose_ports(self) -> None:
+        if self.tcp and "port" not in self.options:
+            self._port = free_port()
+        self._further_ports = {name: free_port() for name in self.options.get("ports", ())}
 
     def _write_configuration(self) -> None:
         port = str(self._port or 0)
@@ -246,11 +267,12 @@ class Server:
                 "tls-auth-clients": "no",
             }
         if "password" in self.options:
-            directives["requirepass"] = _quoted(self.options["password"])
+            directives["requirepass"] = quoted(self.options["password"])
+        directives |= self._further_ports
         directives |= self.options.get("config", {})
         lines = [f"{name} {value}" for name, value in directives.items()]
         lines += [f"user {name} {rules}" for name, rules in self.options.get("acl", {}).items()]
-        (self.directory / "conf").write_text("\n".join(lines) + "\n")
+        self._configuration.write_text("\n".join(lines) + "\n")
 
     def _answers(self) -> bool:
         """Wait for an answer; False when the process has ended instead."""
@@ -272,6 +294,6 @@ class Server:
         return False
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """The one spelling that every byte survives in a configuration file."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in value.encode()) + '"'
