@@ -1,7 +1,7 @@
 """Two caches of one configuration, as in two processes, for the tests of what loads.
 
-A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. As `contract` has a `cache` too, and of
-two plugins the one that was loaded last has its way, the module says `cache = loading_fixtures.cache`.
+A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. None of them has the name of a fixture of
+another plugin: of two the one that was loaded last would have its way, in all modules.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def caches(
 
 
 @pytest.fixture
-def cache(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
+def one(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
     """The one."""
     return caches[0]
 

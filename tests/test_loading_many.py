@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import loading_fixtures
 from async_redis_cache import (
     AsyncRedisCache,
     CacheError,
@@ -21,7 +20,6 @@ from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
 
 pytest_plugins = ["loading_fixtures", "near_fixtures"]
-cache = loading_fixtures.cache
 
 
 class Origin:
@@ -45,33 +43,31 @@ class Origin:
 
 
 async def test_what_is_not_there_is_loaded_in_one_call(
-    cache: AsyncRedisCache, other: AsyncRedisCache
+    one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """And stored; what is there is not asked for; what the loader leaves out is not given."""
     origin = Origin()
-    await cache.store(None, "b", "stored")
+    await one.store(None, "b", "stored")
     keys = ["c", "b", "none", "a", "c"]
-    found = await cache.retrieve_or_load_many(None, keys, origin.load, 60_000)
+    found = await one.retrieve_or_load_many(None, keys, origin.load, 60_000)
     assert list(found.items()) == [("c", ["c", 1]), ("b", "stored"), ("a", ["a", 1])]
     assert origin.calls == [["c", "none", "a"]]
     assert await other.retrieve_or_load_many(None, ["a", "b", "c"], origin.load) == found
     assert await other.retrieve_many(None, keys) == found
     assert len(origin.calls) == 1
-    assert await cache.retrieve_or_load_many(None, [], origin.load) == {}
+    assert await one.retrieve_or_load_many(None, [], origin.load) == {}
 
 
-async def test_many_keys(cache: AsyncRedisCache) -> None:
+async def test_many_keys(one: AsyncRedisCache) -> None:
     """As many as there may be: still one call."""
     origin = Origin()
     keys = [f"key{number}" for number in range(900)]
-    found = await cache.retrieve_or_load_many(None, keys, origin.load)
+    found = await one.retrieve_or_load_many(None, keys, origin.load)
     assert found == {key: [key, 1] for key in keys}
     assert origin.calls == [keys]
 
 
-async def test_callers_share_what_others_load(
-    cache: AsyncRedisCache, other: AsyncRedisCache
-) -> None:
+async def test_callers_share_what_others_load(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Keys that are being loaded, here or elsewhere, alone or with others, are not loaded again."""
     origin = Origin()
     origin.may_end.clear()
@@ -79,13 +75,11 @@ async def test_callers_share_what_others_load(
     async def single() -> Any:
         return (await origin.load(["a"]))["a"]
 
-    calls: list[asyncio.Task[Any]] = [
-        asyncio.create_task(cache.retrieve_or_load(None, "a", single))
-    ]
+    calls: list[asyncio.Task[Any]] = [asyncio.create_task(one.retrieve_or_load(None, "a", single))]
     await await_until(lambda: len(origin.calls) == 1)
-    more = [(cache, ["a", "b"]), (other, ["b", "c"]), (cache, ["c", "d", "a"])]
-    for one, keys in more:
-        loading = one.retrieve_or_load_many(None, keys, origin.load)
+    more = [(one, ["a", "b"]), (other, ["b", "c"]), (one, ["c", "d", "a"])]
+    for each, keys in more:
+        loading = each.retrieve_or_load_many(None, keys, origin.load)
         calls.append(asyncio.create_task(loading))
         await await_until(lambda: len(origin.calls) == len(calls))
     origin.may_end.set()
@@ -95,29 +89,29 @@ async def test_callers_share_what_others_load(
     assert origin.calls == [["a"], ["b"], ["c"], ["d"]]
 
 
-async def test_who_leaves_takes_nobody_along(cache: AsyncRedisCache) -> None:
+async def test_who_leaves_takes_nobody_along(one: AsyncRedisCache) -> None:
     """The loader is cancelled when the last who waits for any of its keys has left."""
     origin = Origin()
     origin.may_end.clear()
-    many = asyncio.create_task(cache.retrieve_or_load_many(None, ["a", "b"], origin.load))
+    many = asyncio.create_task(one.retrieve_or_load_many(None, ["a", "b"], origin.load))
     await await_until(lambda: len(origin.calls) == 1)
-    one = asyncio.create_task(cache.retrieve_or_load(None, "b", lambda: ["other"]))
-    await await_until(lambda: cache.stats().misses == 3)
+    single = asyncio.create_task(one.retrieve_or_load(None, "b", lambda: ["other"]))
+    await await_until(lambda: one.stats().misses == 3)
     many.cancel()
     with pytest.raises(asyncio.CancelledError):
         await many
     await asyncio.sleep(0)
     assert origin.cancelled == 0
     origin.may_end.set()
-    assert await one == ["b", 1]
+    assert await single == ["b", 1]
     origin.may_end.clear()
-    alone = asyncio.create_task(cache.retrieve_or_load_many(None, ["c", "d"], origin.load))
+    alone = asyncio.create_task(one.retrieve_or_load_many(None, ["c", "d"], origin.load))
     await await_until(lambda: len(origin.calls) == 2)
     alone.cancel()
     await await_until(lambda: origin.cancelled == 1)
 
 
-async def test_an_error_reaches_all_and_is_not_kept(cache: AsyncRedisCache) -> None:
+async def test_an_error_reaches_all_and_is_not_kept(one: AsyncRedisCache) -> None:
     """So is a result that is no mapping."""
     origin = Origin()
 
@@ -125,22 +119,20 @@ async def test_an_error_reaches_all_and_is_not_kept(cache: AsyncRedisCache) -> N
         raise OSError("down")
 
     with pytest.raises(OSError, match="down"):
-        await cache.retrieve_or_load_many(None, ["a", "b"], failing)
+        await one.retrieve_or_load_many(None, ["a", "b"], failing)
     wrong: Callable[[list[str]], Any] = list
     with pytest.raises(CacheInputError):
-        await cache.retrieve_or_load_many(None, ["a", "b"], wrong)
+        await one.retrieve_or_load_many(None, ["a", "b"], wrong)
     with pytest.raises(CacheInputError):
-        await cache.retrieve_or_load_many(None, "ab", origin.load)
-    assert await cache.retrieve_or_load_many(None, ["a"], origin.load) == {"a": ["a", 1]}
+        await one.retrieve_or_load_many(None, "ab", origin.load)
+    assert await one.retrieve_or_load_many(None, ["a"], origin.load) == {"a": ["a", 1]}
 
 
-async def test_a_write_overtakes_one_of_them(
-    cache: AsyncRedisCache, other: AsyncRedisCache
-) -> None:
+async def test_a_write_overtakes_one_of_them(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Its loaded value goes to who asked and not into the cache; the others are kept."""
     origin = Origin()
     origin.may_end.clear()
-    call = asyncio.create_task(cache.retrieve_or_load_many(None, ["a", "b"], origin.load))
+    call = asyncio.create_task(one.retrieve_or_load_many(None, ["a", "b"], origin.load))
     await await_until(lambda: len(origin.calls) == 1)
     await other.store(None, "a", "new")
     origin.may_end.set()
@@ -148,21 +140,21 @@ async def test_a_write_overtakes_one_of_them(
     assert await other.retrieve_many(None, ["a", "b"]) == {"a": "new", "b": ["b", 1]}
 
 
-async def test_stale_and_missing(cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_stale_and_missing(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Stale values are given at once, and loaded anew in one call; "none" is remembered."""
     origin = Origin()
     options: LoadOptions = {"stale_timeout": 60_000, "missing_timeout": 60_000}
     keys = ["a", "b", "none"]
-    first = await cache.retrieve_or_load_many(None, keys, origin.load, 100, **options)
+    first = await one.retrieve_or_load_many(None, keys, origin.load, 100, **options)
     async with asyncio.timeout(5):
-        while await cache.retrieve_many(None, keys) != {}:  # noqa: ASYNC110  the server tells nobody
+        while await one.retrieve_many(None, keys) != {}:  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.005)
     assert await other.retrieve_or_load_many(None, keys, origin.load, 60_000, **options) == first
     await await_until(lambda: len(origin.calls) == 2)
     async with asyncio.timeout(5):
-        while len(await cache.retrieve_many(None, keys)) != 2:  # noqa: ASYNC110  as above
+        while len(await one.retrieve_many(None, keys)) != 2:  # noqa: ASYNC110  as above
             await asyncio.sleep(0.005)
-    found = await cache.retrieve_or_load_many(None, keys, origin.load, **options)
+    found = await one.retrieve_or_load_many(None, keys, origin.load, **options)
     assert found == {"a": ["a", 2], "b": ["b", 2]}
     assert origin.calls == [keys, ["a", "b"]]
 
@@ -188,14 +180,14 @@ async def test_a_server_that_is_away(private_server: StartServer, door: Door) ->
 
 
 async def test_single_misses_are_loaded_together(
-    cache: AsyncRedisCache, other: AsyncRedisCache
+    one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Callers whose questions travel together; each gets its value, None, or the error."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
-    await cache.store(None, "k3", "there")
+    await one.store(None, "k3", "there")
     keys = [f"k{n}" for n in range(60)] + ["none"]
-    asked = [cache.retrieve_or_load(None, key, load) for key in keys for _ in range(2)]
+    asked = [one.retrieve_or_load(None, key, load) for key in keys for _ in range(2)]
     found = await asyncio.gather(*asked)
     assert {str(value) for value in found} >= {"there", "None", "['k0', 1]"}
     loaded = [key for call in origin.calls for key in call]
@@ -214,17 +206,17 @@ async def test_single_misses_are_loaded_together(
 
 
 @pytest.mark.parametrize("max_keys", [1, 3])
-async def test_no_more_than_so_many_at_once(max_keys: int, cache: AsyncRedisCache) -> None:
+async def test_no_more_than_so_many_at_once(max_keys: int, one: AsyncRedisCache) -> None:
     """More are loaded by more calls."""
     origin = Origin()
     load = CoalescingLoader(origin.load, max_keys=max_keys)
     keys = [f"k{n}" for n in range(10)]
-    await asyncio.gather(*(cache.retrieve_or_load(None, key, load) for key in keys))
+    await asyncio.gather(*(one.retrieve_or_load(None, key, load) for key in keys))
     assert max(map(len, origin.calls)) == max_keys
     assert sum(map(len, origin.calls)) == 10
 
 
-async def test_one_error_for_all_that_travelled_together(cache: AsyncRedisCache) -> None:
+async def test_one_error_for_all_that_travelled_together(one: AsyncRedisCache) -> None:
     """And the next call is as the first."""
     is_broken = True
 
@@ -234,32 +226,32 @@ async def test_one_error_for_all_that_travelled_together(cache: AsyncRedisCache)
         return dict.fromkeys(keys, 1)
 
     load = CoalescingLoader(fail)
-    asked = [cache.retrieve_or_load(None, key, load) for key in "abc"]
+    asked = [one.retrieve_or_load(None, key, load) for key in "abc"]
     errors = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(error) for error in errors} == {LookupError}
     is_broken = False
-    assert await cache.retrieve_or_load(None, "a", load) == 1
+    assert await one.retrieve_or_load(None, "a", load) == 1
 
 
-async def test_a_key_that_is_refreshed_while_it_is_loaded(cache: AsyncRedisCache) -> None:
+async def test_a_key_that_is_refreshed_while_it_is_loaded(one: AsyncRedisCache) -> None:
     """Both get a value; nobody waits for ever."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
-    asked = [cache.refresh(None, "key", load) for _ in range(5)]
-    asked.append(cache.retrieve_or_load(None, "key", load))
+    asked = [one.refresh(None, "key", load) for _ in range(5)]
+    asked.append(one.retrieve_or_load(None, "key", load))
     async with asyncio.timeout(5):
         found: list[Any] = await asyncio.gather(*asked)
     assert all(key == "key" for key, _ in found)
 
 
-async def test_who_leaves_a_coalesced_load(cache: AsyncRedisCache) -> None:
+async def test_who_leaves_a_coalesced_load(one: AsyncRedisCache) -> None:
     """A load goes on for the others of its call, and is cancelled when all have left."""
     origin = Origin()
     origin.may_end.clear()
     load = CoalescingLoader(origin.load)
-    first = asyncio.create_task(cache.retrieve_or_load(None, "first", load))
+    first = asyncio.create_task(one.retrieve_or_load(None, "first", load))
     await await_until(lambda: len(origin.calls) == 1)
-    asked = [asyncio.create_task(cache.retrieve_or_load(None, key, load)) for key in "ab"]
+    asked = [asyncio.create_task(one.retrieve_or_load(None, key, load)) for key in "ab"]
     await await_until(lambda: sum(map(len, origin.calls)) == 3)
     asked[0].cancel()
     first.cancel()

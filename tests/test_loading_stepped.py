@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import loading_fixtures
-
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache, Load
 
 pytest_plugins = ["loading_fixtures"]
-cache = loading_fixtures.cache
 
 LOADER, CHANGER = "L", "C"
 LOADER_STEPS, CHANGER_STEPS = 7, 3
@@ -101,14 +98,14 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("way", ["bounded", "unbounded"], indirect=True)
 async def test_no_order_leaves_the_old_value(
-    change: str, before: str, cache: AsyncRedisCache, other: AsyncRedisCache
+    change: str, before: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Whenever the change comes: what is read afterwards is nothing, or the new value."""
     seen: set[str] = set()
     for order in ORDERS:
-        await cache.remove(None, "key")
+        await one.remove(None, "key")
         if before == "a value":
-            await cache.store(None, "key", "old", tags=["tag"])
+            await one.store(None, "key", "old", tags=["tag"])
         origin = ["old"]
         gate = Gate(order)
 
@@ -126,15 +123,15 @@ async def test_no_order_leaves_the_old_value(
             await CHANGES[change](other)
 
         with pytest.MonkeyPatch.context() as patch:
-            gated(cache, gate, LOADER, patch)
+            gated(one, gate, LOADER, patch)
             gated(other, gate, CHANGER, patch)
-            call = cache.refresh if before == "a value" else cache.retrieve_or_load
+            call = one.refresh if before == "a value" else one.retrieve_or_load
             loading = asyncio.create_task(call(None, "key", load))
             async with asyncio.timeout(10):
                 await gate.direct({LOADER: loading, CHANGER: asyncio.create_task(alter())})
         assert await loading in {"old", "new"}
         assert await other.retrieve(None, "key") in {None, "new"}, gate.taken
-        assert await cache.retrieve_or_load(None, "key", lambda: "new") == "new", gate.taken
+        assert await one.retrieve_or_load(None, "key", lambda: "new") == "new", gate.taken
         seen.add(gate.taken)
     # Where a load has five steps and a change two, there are 21 orders.
     assert len(seen) >= 21

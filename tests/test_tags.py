@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import loading_fixtures
 from async_redis_cache import (
     AsyncRedisCache,
     CacheEntry,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest_plugins = ["loading_fixtures"]
-cache = loading_fixtures.cache
 
 VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
     "retrieve": lambda cache: cache.retrieve(None, "key"),
@@ -43,79 +41,77 @@ NOTHING: list[Any] = [None, {}, CacheEntry(None, "missing", None, None), False]
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_what_bears_it_is_gone_to_every_method(
-    verb: str, cache: AsyncRedisCache, other: AsyncRedisCache
+    verb: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Until then it is a value like any; then it is none, in the other process too."""
-    for reader in (cache, other):
-        await cache.store(None, "key", 1, 60_000, tags=("red", "round"))
+    for reader in (one, other):
+        await one.store(None, "key", 1, 60_000, tags=("red", "round"))
         assert await VERBS[verb](reader) not in NOTHING
-        await cache.store(None, "key", 1, 60_000, tags=("red", "round"))
+        await one.store(None, "key", 1, 60_000, tags=("red", "round"))
         assert await reader.retrieve(None, "key") == 1
-        await cache.invalidate_tags(None, "square")
+        await one.invalidate_tags(None, "square")
         assert await reader.retrieve(None, "key") == 1
-        await cache.invalidate_tags(None, "blue", "round")
+        await one.invalidate_tags(None, "blue", "round")
         await until_gone(reader, "key")
         assert await VERBS[verb](reader) in NOTHING
 
 
-async def test_many(cache: AsyncRedisCache) -> None:
+async def test_many(one: AsyncRedisCache) -> None:
     """Stored together, read together, invalid together; the others stay."""
     numbers = {f"k{n}": n for n in range(300)}
-    await cache.store_many(None, numbers, tags=["all"])
-    await cache.store(None, "plain", 1)
-    assert await cache.retrieve_many(None, [*numbers, "plain"]) == {**numbers, "plain": 1}
-    before = cache.stats().round_trips
-    await cache.invalidate_tags(None, "all")
-    assert cache.stats().round_trips == before + 1
-    assert await cache.retrieve_many(None, [*numbers, "plain"]) == {"plain": 1}
-    await cache.store_many(None, {"k1": 1}, tags=["all"])
-    assert await cache.retrieve_many(None, numbers) == {"k1": 1}
+    await one.store_many(None, numbers, tags=["all"])
+    await one.store(None, "plain", 1)
+    assert await one.retrieve_many(None, [*numbers, "plain"]) == {**numbers, "plain": 1}
+    before = one.stats().round_trips
+    await one.invalidate_tags(None, "all")
+    assert one.stats().round_trips == before + 1
+    assert await one.retrieve_many(None, [*numbers, "plain"]) == {"plain": 1}
+    await one.store_many(None, {"k1": 1}, tags=["all"])
+    assert await one.retrieve_many(None, numbers) == {"k1": 1}
 
 
-async def test_its_writes_do_not_grow_with_what_bears_it(
-    cache: AsyncRedisCache, raw: Client
-) -> None:
+async def test_its_writes_do_not_grow_with_what_bears_it(one: AsyncRedisCache, raw: Client) -> None:
     """One SET a tag, of 24 bytes, however many entries bear it."""
-    await cache.store_many(None, {f"k{n}": n for n in range(500)}, tags=["all"])
+    await one.store_many(None, {f"k{n}": n for n in range(500)}, tags=["all"])
     raw.config_resetstat()
-    await cache.invalidate_tags(None, "all")
+    await one.invalidate_tags(None, "all")
     stats = raw.info("commandstats")
     writes = {name: stats[name]["calls"] for name in ("cmdstat_set", "cmdstat_eval")}
     assert writes == {"cmdstat_set": 1, "cmdstat_eval": 1}
     assert raw.strlen(f"{PREFIX}\0tag:all") == 24
 
 
-async def test_nothing_is_left_over(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_nothing_is_left_over(one: AsyncRedisCache, raw: Client) -> None:
     """Each tag ends by itself, and not before what bears it; `touch` moves it."""
-    await cache.store(None, "key", 1, 60_000, tags=["a"])
+    await one.store(None, "key", 1, 60_000, tags=["a"])
     tag = f"{PREFIX}\0tag:a"
     assert 100_000 < raw.pttl(tag) <= 120_000
-    await cache.store(None, "key", 1, 110_000, tags=["a"])
-    await cache.touch(None, "key", 500_000)
+    await one.store(None, "key", 1, 110_000, tags=["a"])
+    await one.touch(None, "key", 500_000)
     assert 900_000 < raw.pttl(tag) <= 1_000_000
-    await cache.store(None, "short", 1, 100, tags=["a"])
+    await one.store(None, "short", 1, 100, tags=["a"])
     assert raw.pttl(tag) > 900_000
-    await cache.invalidate_tags(None, "a", "b")
+    await one.invalidate_tags(None, "a", "b")
     assert all(0 < raw.pttl(f"{PREFIX}\0tag:{name}") <= 7_200_000 for name in "ab")
 
 
-async def test_a_tag_that_is_lost_makes_nothing_valid(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_a_tag_that_is_lost_makes_nothing_valid(one: AsyncRedisCache, raw: Client) -> None:
     """The server may evict it, before or after it was invalidated."""
-    await cache.store(None, "key", 1, tags=["a"])
+    await one.store(None, "key", 1, tags=["a"])
     raw.delete(f"{PREFIX}\0tag:a")
-    await until_gone(cache, "key")
-    await cache.store(None, "second", 2, tags=["a"])
-    assert await cache.retrieve(None, "key") is None
-    await cache.invalidate_tags(None, "a")
+    await until_gone(one, "key")
+    await one.store(None, "second", 2, tags=["a"])
+    assert await one.retrieve(None, "key") is None
+    await one.invalidate_tags(None, "a")
     raw.delete(f"{PREFIX}\0tag:a")
-    await cache.store(None, "third", 3, tags=["a"])
-    assert await cache.retrieve_many(None, ["key", "second", "third"]) == {"third": 3}
+    await one.store(None, "third", 3, tags=["a"])
+    assert await one.retrieve_many(None, ["key", "second", "third"]) == {"third": 3}
 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("value", ["old", None])
 async def test_a_load_that_it_overtakes_is_not_kept(
-    value: str | None, late: bool, cache: AsyncRedisCache, other: AsyncRedisCache
+    value: str | None, late: bool, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Nor is the absence; whether the tag was said by the call or, late, by the loader."""
     values = [value, "new"]
@@ -137,10 +133,10 @@ async def test_a_load_that_it_overtakes_is_not_kept(
             return cache.retrieve_or_load(None, "key", steered, missing_timeout=60_000)
         return cache.retrieve_or_load(None, "key", load, tags=["a"], missing_timeout=60_000)
 
-    for invalidating in (cache, other):
+    for invalidating in (one, other):
         begun.clear()
         may_end.clear()
-        asked = asyncio.create_task(ask(cache))
+        asked = asyncio.create_task(ask(one))
         await begun.wait()
         values.reverse()
         await invalidating.invalidate_tags(None, "a")
@@ -148,13 +144,13 @@ async def test_a_load_that_it_overtakes_is_not_kept(
         may_end.set()
         assert await asked == values[1]
         assert await after == values[0]
-        assert await ask(cache) == await ask(other) == values[0]
-        await cache.invalidate_tags(None, "a")
-    assert cache.stats().overtaken == 2
+        assert await ask(one) == await ask(other) == values[0]
+        await one.invalidate_tags(None, "a")
+    assert one.stats().overtaken == 2
 
 
 async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
-    cache: AsyncRedisCache,
+    one: AsyncRedisCache,
 ) -> None:
     """In the process that invalidates: the right to load is free at once."""
     begun, never = asyncio.Event(), asyncio.Event()
@@ -166,15 +162,15 @@ async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
     async def quick() -> str:
         return "new"
 
-    asked = asyncio.create_task(cache.retrieve_or_load(None, "key", stuck, tags=["a"]))
+    asked = asyncio.create_task(one.retrieve_or_load(None, "key", stuck, tags=["a"]))
     await begun.wait()
-    await cache.invalidate_tags(None, "a")
-    assert await cache.retrieve_or_load(None, "key", quick, tags=["a"]) == "new"
+    await one.invalidate_tags(None, "a")
+    assert await one.retrieve_or_load(None, "key", quick, tags=["a"]) == "new"
     asked.cancel()
-    assert await cache.retrieve(None, "key") == "new"
+    assert await one.retrieve(None, "key") == "new"
 
 
-async def test_no_stale_value_of_it_is_given(cache: AsyncRedisCache) -> None:
+async def test_no_stale_value_of_it_is_given(one: AsyncRedisCache) -> None:
     """It is invalid, and not merely old: when loading fails, that is said."""
 
     async def load() -> int:
@@ -183,17 +179,17 @@ async def test_no_stale_value_of_it_is_given(cache: AsyncRedisCache) -> None:
     async def fail() -> int:
         raise LookupError
 
-    await cache.retrieve_or_load(None, "key", load, 60_000, tags=["a"], stale_timeout=60_000)
-    await cache.invalidate_tags(None, "a")
+    await one.retrieve_or_load(None, "key", load, 60_000, tags=["a"], stale_timeout=60_000)
+    await one.invalidate_tags(None, "a")
     with pytest.raises(LookupError):
-        await cache.retrieve_or_load(None, "key", fail, tags=["a"], stale_timeout=60_000)
+        await one.retrieve_or_load(None, "key", fail, tags=["a"], stale_timeout=60_000)
 
 
 async def test_invalidated_between_the_two_steps_of_a_store(
-    cache: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+    one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is stored is invalid from the beginning, for a plain store and for a load."""
-    tags = cache._lifecycle.ready().engine._tags
+    tags = one._lifecycle.ready().engine._tags
     stamp = tags.stamp
 
     async def overtaken(*args: Any) -> Any:
@@ -202,14 +198,14 @@ async def test_invalidated_between_the_two_steps_of_a_store(
         return stamped
 
     monkeypatch.setattr(tags, "stamp", overtaken)
-    await cache.store(None, "key", 1, tags=["a"])
+    await one.store(None, "key", 1, tags=["a"])
     assert await other.retrieve(None, "key") is None
-    assert await cache.retrieve_or_load(None, "key", lambda: 2, tags=["a"]) == 2
+    assert await one.retrieve_or_load(None, "key", lambda: 2, tags=["a"]) == 2
     assert await other.retrieve(None, "key") is None
 
 
 @pytest.mark.parametrize("seed", range(scaled(3, 170)))
-async def test_at_random(seed: int, cache: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Two processes change, invalidate and load at once: what was invalid is never read.
 
     In the long form 1,020 runs: with each server and each way to store.
@@ -245,9 +241,9 @@ async def test_at_random(seed: int, cache: AsyncRedisCache, other: AsyncRedisCac
             await step(by)
 
     # A near cache in another process hears of it a moment later; in its own, at once.
-    is_near = cache.stats().near_trusted
-    await asyncio.gather(*(live(by) for by in (cache, other) for _ in range(5)))
-    for by in (cache, other):
+    is_near = one.stats().near_trusted
+    await asyncio.gather(*(live(by) for by in (one, other) for _ in range(5)))
+    for by in (one, other):
         for tag, true in truth.items():
             await by.invalidate_tags(None, tag)
             assert await by.retrieve_or_load(None, f"{tag}-0", partial(load, tag)) == true
@@ -258,42 +254,42 @@ async def test_at_random(seed: int, cache: AsyncRedisCache, other: AsyncRedisCac
     ["a", 1, [1], [""], ["a\n"], ["a" * 513], ["\ud800"], [str(n) for n in range(65)]],
     ids=str,
 )
-async def test_bad_tags(tags: Any, cache: AsyncRedisCache) -> None:
+async def test_bad_tags(tags: Any, one: AsyncRedisCache) -> None:
     """Refused before anything is sent or loaded."""
-    before = cache.stats().round_trips
+    before = one.stats().round_trips
 
     async def load() -> None:
         raise AssertionError
 
     calls: list[Any] = [
-        cache.store(None, "key", 1, tags=tags),
-        cache.store_many(None, {"key": 1}, tags=tags),
-        cache.retrieve_or_load_entry(None, "key", load, tags=tags),
-        cache.retrieve_or_load_many(None, ["key"], lambda _: {}, tags=tags),
-        cache.refresh(None, "key", load, tags=tags),
+        one.store(None, "key", 1, tags=tags),
+        one.store_many(None, {"key": 1}, tags=tags),
+        one.retrieve_or_load_entry(None, "key", load, tags=tags),
+        one.retrieve_or_load_many(None, ["key"], lambda _: {}, tags=tags),
+        one.refresh(None, "key", load, tags=tags),
     ]
     for call in calls:
         with pytest.raises(CacheInputError) as caught:
             await call
         assert caught.value.code == "BAD_TAG"
-    assert cache.stats().round_trips == before
+    assert one.stats().round_trips == before
     with pytest.raises(CacheInputError):
-        await cache.retrieve_or_load(None, "key", load, tags=tags)
-    await cache.invalidate_tags(None)
+        await one.retrieve_or_load(None, "key", load, tags=tags)
+    await one.invalidate_tags(None)
 
 
-async def test_clear_leaves_the_tags(cache: AsyncRedisCache) -> None:
+async def test_clear_leaves_the_tags(one: AsyncRedisCache) -> None:
     """A load under way has to know what was invalidated; and they are no values to be counted."""
-    await cache.store_many(None, {"a": 1, "b": 2}, tags=["x", "y"])
-    assert await cache.clear(None) == 2
-    assert await cache.retrieve(None, "a") is None
-    await cache.store(None, "a", 1, tags=["x"])
-    assert await cache.retrieve(None, "a") == 1
+    await one.store_many(None, {"a": 1, "b": 2}, tags=["x", "y"])
+    assert await one.clear(None) == 2
+    assert await one.retrieve(None, "a") is None
+    await one.store(None, "a", 1, tags=["x"])
+    assert await one.retrieve(None, "a") == 1
 
 
-async def test_damaged_tags_are_no_value(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_damaged_tags_are_no_value(one: AsyncRedisCache, raw: Client) -> None:
     """Cut anywhere, or with any length of the tags: None, and counted; never an error."""
-    await cache.store(None, "key", 1, tags=["some"])
+    await one.store(None, "key", 1, tags=["some"])
     whole = raw.get(f"{PREFIX}key")
     assert whole is not None
     damaged = [whole[:cut] for cut in range(3, len(whole))]
@@ -305,17 +301,17 @@ async def test_damaged_tags_are_no_value(cache: AsyncRedisCache, raw: Client) ->
             continue
         raw.set(f"{PREFIX}damaged", data)
         # A value, where what is cut or added is not seen, can only be what is left of the payload.
-        assert await cache.retrieve(None, "damaged") is None
-        await cache.remove(None, "damaged")
+        assert await one.retrieve(None, "damaged") is None
+        await one.remove(None, "damaged")
 
 
 async def test_two_questions_have_one_deadline(
-    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+    one: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the answer about the tags does not come: TIMEOUT, or for a removal OUTCOME_UNKNOWN."""
-    engine = cache._lifecycle.ready().engine
+    engine = one._lifecycle.ready().engine
     monkeypatch.setattr(engine.freshness, "_budget", 0.05)
-    await cache.store(None, "key", 1, tags=["a"])
+    await one.store(None, "key", 1, tags=["a"])
 
     async def never(keys: list[bytes], budget: float) -> None:
         # As the server does that says nothing any more.
@@ -327,11 +323,11 @@ async def test_two_questions_have_one_deadline(
     for verb in ("retrieve", "retrieve_many", "contains", "time_to_live", "retrieve_entry"):
         began = asyncio.get_running_loop().time()
         with pytest.raises(CacheTimeout) as caught:
-            await VERBS[verb](cache)
+            await VERBS[verb](one)
         assert caught.value.code == "TIMEOUT"
         assert asyncio.get_running_loop().time() - began < 1
     with pytest.raises(CacheOutcomeUnknown):
-        await cache.remove(None, "key")
+        await one.remove(None, "key")
 
 
 async def test_near_what_bears_it_is_given_without_a_question(server: Server) -> None:
