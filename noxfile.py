@@ -108,6 +108,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def weather(session: nox.Session) -> None:
+    """Run all scenarios of bad weather in full, on both servers, and show what each has shown."""
+    install(session, "test")
+    session.run("pytest", "--weather", *session.posargs, env={"ARC_LONG": "1"})
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Show in a few seconds what the cache does for a service: no server needed."""
     install(session, "demo")

@@ -24,6 +24,7 @@ from harness import (
     needs_redis,
 )
 from harness.leaks import open_descriptors, tasks_left
+from harness.weather import Weather
 
 if TYPE_CHECKING:
     import ssl
@@ -37,7 +38,19 @@ hypothesis.settings.load_profile(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("weather")
+    group.addoption(
+        "--weather", action="store_true", help="run the scenarios of RELIABILITY, and show a table"
+    )
+    group.addoption("--weather-file", metavar="FILE", help="write that table there, as JSON")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    weather = Weather(
+        alone=bool(config.getoption("--weather")), file=config.getoption("--weather-file")
+    )
+    config.pluginmanager.register(weather, "weather")
     config.addinivalue_line(
         "markers", "no_leaks: after the test no file descriptor is open that was not open before"
     )

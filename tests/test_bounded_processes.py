@@ -23,7 +23,7 @@ INDEX = "p:\x00index"
 
 
 def test_many_processes_keep_the_bound(server: Server, raw: Client) -> None:
-    """However many processes store at once: after no call are there more values than max_size."""
+    """31. However many processes store at once: after no call are there more values than max_size."""
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     with ExitStack() as stack:
         programs: list[Program] = []

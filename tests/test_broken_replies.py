@@ -97,7 +97,7 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
 
 @pytest.mark.parametrize("name", VERBS)
 async def test_nonsense_is_a_typed_error(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What is no RESP, or answers nothing that was asked, is an error, and nothing is logged."""
+    """16. What is no RESP, or answers nothing that was asked, is an error, and nothing is logged."""
     caplog.set_level(logging.WARNING)
     command, _, _ = name.partition(" ")
     for reply in NONSENSE + NO_ANSWER_TO.get(name, []):
@@ -110,7 +110,7 @@ async def test_nonsense_is_a_typed_error(name: str, caplog: pytest.LogCaptureFix
 async def test_nonsense_of_a_script_is_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The scripts of a bounded cache are not believed either."""
+    """16. The scripts of a bounded cache are not believed either."""
     caplog.set_level(logging.WARNING)
     for reply in NONSENSE + NO_SCRIPT_ANSWER_TO[name]:
         await _is_typed("EVAL", name, reply)
@@ -119,7 +119,7 @@ async def test_nonsense_of_a_script_is_a_typed_error(
 
 @pytest.mark.parametrize("reply", NONSENSE)
 async def test_one_nonsense_harms_nobody(server: Server, proxy: StartProxy, reply: bytes) -> None:
-    """Desynchronised once, the connection is dropped; all who shared it are served by another."""
+    """16. Desynchronised once, the connection is dropped; all who shared it are served by another."""
     network = proxy(server)
     async with configured(network.url) as cache:
         await cache.store_many(None, {f"key{number}": number for number in range(50)})
@@ -147,7 +147,7 @@ async def test_a_reply_too_many_drops_the_connection(server: Server, proxy: Star
 
 @pytest.mark.parametrize("reply", [b"$100\r\nbegun", b"*1\r\n", b"", b"*1\r\n$1\r\n"])
 async def test_half_an_answer_ends_with_the_deadline(reply: bytes) -> None:
-    """A reply that never ends is no reply: TIMEOUT, and the connection is dropped."""
+    """16. A reply that never ends is no reply: TIMEOUT, and the connection is dropped."""
     async with (
         ScriptedServer(MGET=reply) as server,
         configured(server.url, command_timeout=100) as cache,

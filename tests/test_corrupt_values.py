@@ -134,7 +134,7 @@ async def _stored(cache: AsyncRedisCache, raw: Client) -> bytes:
 async def test_damaged_values_are_misses(
     cache: AsyncRedisCache, raw: Client, request: pytest.FixtureRequest
 ) -> None:
-    """Of thousands of damaged values none raises and none executes code; the signed are all seen.
+    """28. Of thousands of damaged values none raises and none executes code; the signed are all seen.
 
     Without a signature a damaged value may be another value of the same format, and no more.
     """
@@ -164,7 +164,7 @@ def _believe(_: bytes, __: bytes) -> bool:
 async def test_without_the_signature_code_is_executed(
     cache: AsyncRedisCache, raw: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proof that the test above can fail: with the check removed, the exploits work."""
+    """28, the proof: with the check of the signature removed, the exploits work."""
     monkeypatch.setattr(hmac, "compare_digest", _believe)
     executed.clear()
     for forged in _forged(await _stored(cache, raw)):
@@ -176,7 +176,7 @@ async def test_without_the_signature_code_is_executed(
 
 @pytest.mark.parametrize("cache", ["pickle"], indirect=True)
 async def test_other_verbs_execute_nothing_either(cache: AsyncRedisCache, raw: Client) -> None:
-    """Removal, and retrieval as a type, check the signature too."""
+    """28. Removal, and retrieval as a type, check the signature too."""
     executed.clear()
     for number, exploit in enumerate(EXPLOITS):
         raw.set("p:a", exploit)
@@ -208,7 +208,7 @@ def _bomb() -> bytes:
 
 @pytest.mark.parametrize("promised", [10, 1_000, 200_000, 2**20, 2**40, 2**62])
 async def test_a_compression_bomb_is_bounded(server: Server, raw: Client, promised: int) -> None:
-    """However much a small payload would become, no more is made of it than a value may have."""
+    """28. However much a small payload would become, no more is made of it than a value may have."""
     header = msgspec.msgpack.encode(["zlib", promised, b""])
     raw.set("p:bomb", b"\xc1\x01" + len(header).to_bytes(2, "big") + header + _bomb())
     async with configured(server.url, key_prefix="p:", max_value_size=200_000) as cache:
@@ -220,5 +220,5 @@ async def test_a_compression_bomb_is_bounded(server: Server, raw: Client, promis
         finally:
             tracemalloc.stop()
         assert cache.stats().unreadable == 1
-        report(28, f"a bomb that promises {promised} bytes: peak {peak / 1e6:.1f} MB")
+        report(28, f"a bomb that promises {promised} bytes: peak {peak / 1e6:.1f} MB", peak)
         assert peak < 3_000_000

@@ -1,4 +1,4 @@
-"""The synchronous door among threads and event loops (scenario 24): it answers or refuses."""
+"""The synchronous door among threads and event loops: it answers or refuses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Calling:
 
 
 def test_each_of_32_threads_reads_what_it_wrote(server: Server, key_prefix: str) -> None:
-    """32 threads with one cache: 0 wrong values, of their own keys and of those they share."""
+    """24. 32 threads with one cache: 0 wrong values, of their own keys and of those they share."""
     shared = {f"shared-{number}": number for number in range(50)}
     rounds = scaled(50, 250)
     wrong: list[object] = []
@@ -94,14 +94,16 @@ def test_each_of_32_threads_reads_what_it_wrote(server: Server, key_prefix: str)
         seconds = time.monotonic() - started
         stats = cache.stats()
     calls = THREADS * rounds * 3
-    report(24, f"{calls} calls of {THREADS} threads in {seconds:.1f} s, {len(wrong)} wrong")
+    report(
+        24, f"{calls} calls of {THREADS} threads in {seconds:.1f} s, {len(wrong)} wrong", seconds
+    )
     assert wrong == []
     assert (stats.errors, stats.misses) == (0, 0)
     assert stats.batched_calls > stats.round_trips
 
 
 async def test_it_answers_on_a_thread_with_a_running_loop(server: Server, key_prefix: str) -> None:
-    """On a thread that runs an event loop the calls block that loop, and are answered."""
+    """24. On a thread that runs an event loop the calls block that loop, and are answered."""
     # The portal is another thread's loop, so the running one is not needed.
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
         assert cache.store(None, "key", "value") == "value"
@@ -113,7 +115,7 @@ async def test_it_answers_on_a_thread_with_a_running_loop(server: Server, key_pr
 
 @pytest.mark.parametrize("verb", [*VERBS, *STEPS])
 def test_its_own_loop_is_refused(verb: str, server: Server, key_prefix: str) -> None:
-    """On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
+    """24. On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
     serializer = Calling()
     url = server.url
     with RedisCache.from_url(url, serializer=serializer, key_prefix=key_prefix) as cache:
@@ -146,7 +148,7 @@ def test_refusal_that_a_serializer_lets_pass_is_typed(server: Server, key_prefix
 
 
 def test_two_caches_that_use_each_other_do_not_deadlock(server: Server, key_prefix: str) -> None:
-    """Caches whose serializers call the other cache refuse inside, and answer outside."""
+    """24. Caches whose serializers call the other cache refuse inside, and answer outside."""
     first, second = Calling(), Calling()
     url = server.url
     with (
@@ -181,7 +183,7 @@ def test_calls_while_it_opens_are_refused_at_once(private_server: StartServer) -
 
 @pytest.mark.parametrize("away", [False, True], ids=["answering", "frozen"])
 def test_calls_of_20_threads_end_when_it_closes(away: bool, private_server: StartServer) -> None:
-    """Calls of every size that meet close end typed: none is left waiting for its answer."""
+    """26. Calls of every size that meet close end typed: none is left waiting for its answer."""
     limit = 1.5
     server = private_server()
     slowest = 0.0

@@ -1,4 +1,4 @@
-"""Real gunicorn in front of a WSGI application with a facade (scenario 22)."""
+"""Real gunicorn in front of a WSGI application with a facade."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def stored(valkey_server: Server) -> Iterator[None]:
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_workers_come_and_go(worker: str, preload: bool, gunicorn: Serve) -> None:
-    """HUP and SIGKILL of workers, with and without --preload: 0 wrong answers, 0 hung."""
+    """22. HUP and SIGKILL of workers, with and without --preload: 0 wrong answers, 0 hung."""
     arguments = ["--worker-class", worker]
     arguments += ["--threads", "4"] if worker == "gthread" else []
     arguments += ["--preload"] if preload else []
@@ -145,6 +145,7 @@ def test_workers_come_and_go(worker: str, preload: bool, gunicorn: Serve) -> Non
         f"gunicorn {' '.join(arguments)}: {clients.seen['right']} right of {len(clients.pids)} "
         f"workers, {clients.seen['wrong']} wrong, {clients.seen['hung']} hung, "
         f"ended after {ending:.1f} s",
+        ending,
     )
     assert set(clients.seen) <= {"right", "cut"}
     assert ended.code == 0

@@ -1,4 +1,4 @@
-"""Closing and opening again, in every order and with calls under way (scenario 26)."""
+"""Closing and opening again, in every order and with calls under way."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def ends_of_calls(cache: AsyncRedisCache) -> list[tuple[object, float]]:
 async def test_calls_in_flight_end_when_it_closes(
     trouble: str, private_server: StartServer, proxy: StartProxy
 ) -> None:
-    """20 calls under way, waiting, or without a connection end typed by D; 0 sockets are left."""
+    """26. 20 calls under way, waiting, or without a connection end typed by D; 0 sockets are left."""
     server = private_server()
     way = proxy(server)
     cache = AsyncRedisCache.from_url(
@@ -95,7 +95,7 @@ async def test_calls_in_flight_end_when_it_closes(
     contention = Contention(os.getpid(), server.pid)
     ends = await ends_of_calls(cache)
     latest = max(seconds for _, seconds in ends)
-    report(26, f"close with 20 calls, {trouble}: latest end {latest * 1e3:.0f} ms")
+    report(26, f"close with 20 calls, {trouble}: latest end {latest * 1e3:.0f} ms", latest)
     assert len(ends) == 20
     assert {code for code, _ in ends} <= {"NOT_OPENED", "OUTCOME_UNKNOWN"}
     assert latest - contention.seconds() < LIMIT + 0.05
@@ -121,7 +121,7 @@ async def test_call_that_asks_again_after_close_ends(server: Server, key_prefix:
 
 
 async def test_close_twice_and_at_once(server: Server, raw: Client, key_prefix: str) -> None:
-    """Closing a closed cache, or one that is being closed, is no error; then it is closed."""
+    """26. Closing a closed cache, or one that is being closed, is no error; then it is closed."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     await cache.close(None)
@@ -137,7 +137,7 @@ async def test_close_twice_and_at_once(server: Server, raw: Client, key_prefix: 
 async def test_close_that_is_cancelled_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """A close cancelled at any turn of the loop has closed, and the cache can be opened again."""
+    """26. A close cancelled at any turn of the loop has closed, and the cache can be opened again."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for moment in range(scaled(12, 30)):
@@ -204,7 +204,7 @@ async def test_embedded_open_that_is_cancelled_leaves_no_server() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_use_after_close_is_refused(verb: str, server: Server, key_prefix: str) -> None:
-    """A closed cache refuses every verb, with NOT_OPENED and the trace id."""
+    """26. A closed cache refuses every verb, with NOT_OPENED and the trace id."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:
@@ -217,7 +217,7 @@ async def test_use_after_close_is_refused(verb: str, server: Server, key_prefix:
 async def test_reopening_100_times_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """100 times opened, used and closed: descriptors, tasks, objects are back to the start."""
+    """26. 100 times opened, used and closed: descriptors, tasks, objects are back to the start."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     objects = living(Engine, Wire)
@@ -238,7 +238,7 @@ async def test_reopening_100_times_leaves_nothing(
 def test_reopening_the_facade_100_times_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """100 times opened, used and closed: descriptors, threads, objects are back to the start."""
+    """26. 100 times opened, used and closed: descriptors, threads, objects are back to the start."""
     connected = raw.info("clients")["connected_clients"]
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     threads = threading.active_count()
@@ -264,7 +264,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
 def test_use_of_the_facade_after_close_is_refused(
     verb: str, server: Server, key_prefix: str
 ) -> None:
-    """A closed facade refuses every verb, with NOT_OPENED and the trace id."""
+    """26. A closed facade refuses every verb, with NOT_OPENED and the trace id."""
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:

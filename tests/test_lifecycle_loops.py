@@ -1,4 +1,4 @@
-"""One AsyncRedisCache and several event loops (scenario 25): typed refusal, never a wrong value."""
+"""One AsyncRedisCache and several event loops: typed refusal, never a wrong value."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def refusals(cache: AsyncRedisCache, steps: dict[str, Callable[[Any], Any]
 
 @pytest.mark.no_leaks
 def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str) -> None:
-    """While the cache is open on one loop, every verb of another is refused: WRONG_LOOP."""
+    """25. While the cache is open on one loop, every verb of another is refused: WRONG_LOOP."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     opened, done = threading.Event(), threading.Event()
 
@@ -97,7 +97,7 @@ def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str)
 def test_two_loops_that_open_at_once_share_nothing(
     run: Run[Any], server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """Of two loops that open one cache at the same time, one has it; the other is refused."""
+    """25. Of two loops that open one cache at the same time, one has it; the other is refused."""
     outcomes: list[str] = []
     connected = raw.info("clients")["connected_clients"]
     for _ in range(scaled(20, 500)):
@@ -146,7 +146,7 @@ def test_one_run_after_another_with_close(run: Run[Any], server: Server, key_pre
 def test_one_run_after_another_without_close(
     run: Run[Any], server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """What a closed loop has left is refused, then opened anew, and leaves no connection behind."""
+    """25. What a closed loop has left is refused, then opened anew, and leaves no connection behind."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, max_connections=4)
     connected = raw.info("clients")["connected_clients"]
     most = 0
@@ -168,7 +168,7 @@ def test_one_run_after_another_without_close(
         most = max(most, len(open_descriptors()) - descriptors)
     run(cache.close(None))
     gc.collect()
-    report(25, f"{runs} runs without close: at most {most} descriptors open between them")
+    report(25, f"{runs} runs without close: at most {most} descriptors open between them", most)
     assert most <= 4
     assert not cache.is_open()
     wait_until(lambda: raw.info("clients")["connected_clients"] == connected)

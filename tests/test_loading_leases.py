@@ -13,6 +13,7 @@ from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH
 from async_redis_cache._verbs import Verb
 from harness import Client, Server, await_until
 from harness.doors import configured
+from harness.figures import report
 
 pytest_plugins = ["loading_fixtures"]
 
@@ -55,7 +56,9 @@ async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, 
         assert gate.begun == 1
         assert values == [{"n": 1}] * 1000
         assert len({id(value) for value in values}) == 1000
-        assert one.stats().loads + two.stats().loads == 1
+        loads = one.stats().loads + two.stats().loads
+        report(21, f"{len(values)} callers, {loads} load", loads)
+        assert loads == 1
 
 
 async def test_to_others_nothing_is_there_yet(server: Server, way: dict[str, Any]) -> None:
@@ -125,7 +128,7 @@ async def test_any_program_overtakes(
 @pytest.mark.parametrize("leaving", range(8), ids=lambda leaving: f"{leaving:03b}")
 @pytest.mark.parametrize("moment", ["at once", "loading"])
 async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, moment: str) -> None:
-    """Of three callers any may leave: the others are answered; after the last, nothing goes on."""
+    """21. Of three callers any may leave: the others are answered; after the last, nothing goes on."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         gate = Gate(1)
         calls = [
@@ -152,7 +155,7 @@ async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, momen
 
 
 async def test_an_error_reaches_all_who_wait(server: Server) -> None:
-    """The loader's error ends every call that shares the load."""
+    """21. The loader's error ends every call that shares the load."""
     begun = asyncio.Event()
 
     async def fail() -> None:

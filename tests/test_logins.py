@@ -87,7 +87,7 @@ async def test_a_wrong_login(
     user: str,
     required: bool,
 ) -> None:
-    """Scenario 14: a wrong password or user is one attempt on one connection, required or not."""
+    """14. A wrong password or user is one attempt on one connection, required or not."""
     url = network.login_url(user, PASSWORD)
     cache = configured(url, door, require_connection=required, retries=5)
     error = await refused(cache, caplog)
@@ -115,7 +115,7 @@ async def test_a_missing_login(
 async def test_a_user_who_may_nothing(
     network: Proxy, caplog: pytest.LogCaptureFixture, door: Door
 ) -> None:
-    """A user who may log in and do nothing, or not choose the database: NOPERM at open."""
+    """14. A user who may log in and do nothing, or not choose the database: NOPERM at open."""
     for user, database in (("nobody", 0), ("reader", 1)):
         opened = network.opened
         url = network.login_url(user, PASSWORD, database)
@@ -144,7 +144,7 @@ async def limited(
 async def test_a_forbidden_command(
     limited: tuple[AsyncRedisCache, Proxy, Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """NOPERM for who removes, once; the connection and everybody else's calls stay."""
+    """14. NOPERM for who removes, once; the connection and everybody else's calls stay."""
     cache, network, _ = limited
     caplog.set_level(logging.DEBUG)
     await cache.store(None, f"shop:{KEY}", VALUE)
@@ -191,7 +191,7 @@ async def test_a_forbidden_key_harms_no_other(
 
 
 async def test_a_password_that_changes(private_server: StartServer, door: Door) -> None:
-    """A login that is refused later than at open is told to each caller, and tried again by none."""
+    """14. A login that is refused later than at open is told to each caller, and tried again by none."""
     server: Server = private_server(password="first")
     raw = server.client()
     async with configured(server.url, door) as cache:

@@ -145,7 +145,7 @@ class Cutter(threading.Thread):
 def test_processes_that_read_and_write_at_once(
     server: Server, proxy: StartProxy, key_prefix: str
 ) -> None:
-    """The link cut at random, nothing that is given is older than 100 ms; at rest 0 stale entries.
+    """20. The link cut at random, nothing that is given is older than 100 ms; at rest 0 stale entries.
 
     Older than: a write acknowledged by another process 100 ms before. What a process itself has
     written and awaited it always reads.
@@ -192,6 +192,7 @@ def test_processes_that_read_and_write_at_once(
         f"{sum(one['near_flushes'] for one in stats)} flushes; "
         f"the oldest value given was outdated for {verdict.oldest * 1000:.1f} ms "
         f"({verdict.oldest_at_all * 1000:.1f} ms with nothing excused)",
+        verdict.oldest,
     )
     assert [(end.code, end.errors) for end in ended] == [(0, "")] * PROCESSES
     assert [stale for _, stale in rest] == [[]] * PROCESSES

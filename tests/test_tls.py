@@ -65,7 +65,7 @@ async def test_a_known_authority(network: Proxy, certificates: Certificates, doo
 
 
 async def test_an_unknown_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
-    """A certificate of nobody we trust is refused, also where no connection is required."""
+    """14. A certificate of nobody we trust is refused, also where no connection is required."""
     for options in (
         {},
         {"tls_ca_file": str(certificates.stranger_ca_file)},
@@ -122,7 +122,7 @@ async def test_a_servers_own_tls(
     certificates: Certificates,
     strangers: Certificates,
 ) -> None:
-    """Scenario 14: with mutual TLS and a password, each refusal is typed and one attempt."""
+    """14. With mutual TLS and a password, each refusal is typed and one attempt."""
     config: dict[str, str | int] = {"tls-auth-clients": "yes"}
     server = private_server("redis", certificates=certificates, password="right", config=config)
     network = proxy(server)  # It carries what it cannot read.

@@ -29,7 +29,7 @@ WAYS: list[dict[str, Any]] = [
 async def test_a_value_over_the_limit_is_not_sent(
     server: Server, proxy: StartProxy, door: Door, options: dict[str, Any]
 ) -> None:
-    """Refused before a byte is sent, by its size before compression, alone or among many."""
+    """30. Refused before a byte is sent, by its size before compression, alone or among many."""
     network = proxy(server)
     async with configured(network.url, door, max_value_size=LIMIT, **options) as cache:
         network.forget()

@@ -152,7 +152,7 @@ async def test_a_reply_that_is_cut_is_no_answer(
                 results[await ended(question, cache)] += 1
                 # One that came whole is cut off behind it: the end is on its way.
                 await await_until(lambda: network.open_now <= 1)
-    report(9, f"{question}: {length + 1} offsets, {results}")
+    report(9, f"{question}: {length + 1} offsets, {results}", length)
     assert results.keys() == ({"right", "OUTCOME_UNKNOWN"} if question.told_once else {"right"})
     assert results["right"] >= 1
 
@@ -183,6 +183,7 @@ async def test_a_reply_that_is_lost_is_made_up_for(
             stored = {"store": {b"a"}, "store_many": {b"a", b"c"}}
             assert set(raw.zrange(b"\0index", 0, -1)) == stored.get(question.name, set())
         assert cache.stats().retries == 1
+    report(10, f"{question}: told {result}, the server as it should be, 1 retry")
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)

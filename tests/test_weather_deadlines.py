@@ -93,7 +93,9 @@ async def test_no_call_outlives_its_deadline(server: Server, proxy: StartProxy) 
             await stack.enter_async_context(cache)
         network.delay(0.004, jitter=0.012)  # A call lives for 8 to 32 ms.
         latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
-    report(3, f"{codes.total()} calls, {latest * 1000:.1f} ms after D at the latest, {codes}")
+    report(
+        3, f"{codes.total()} calls, {latest * 1000:.1f} ms after D at the latest, {codes}", latest
+    )
     assert latest < GRACE_SECONDS
     assert codes.keys() == {"OK", "TIMEOUT", "OUTCOME_UNKNOWN"}
 
@@ -174,7 +176,7 @@ async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment
         return stop.watch.latest
 
     latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
-    report(4, f"{moment}: {latest * 1000:.1f} ms after D at the latest, {codes}")
+    report(4, f"{moment}: {latest * 1000:.1f} ms after D at the latest, {codes}", latest)
     assert latest < GRACE_SECONDS
     assert codes.keys() <= {"TIMEOUT", "OUTCOME_UNKNOWN"}
 
@@ -226,7 +228,11 @@ async def test_a_store_that_has_timed_out_is_not_applied_later(
     """5. Timed-out 4 MB stores, then SIGCONT: 0 of 30 applied later."""
     stores = LargeStores(private_server())
     await stores.run(least=scaled(32, 120))
-    report(5, f"{stores.applied()} of {len(stores.keys)} applied later, {stores.codes}")
+    report(
+        5,
+        f"{stores.applied()} of {len(stores.keys)} applied later, {stores.codes}",
+        stores.applied(),
+    )
     assert stores.applied() == 0
     assert stores.codes.keys() == {"OUTCOME_UNKNOWN"}
 

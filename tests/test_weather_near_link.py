@@ -104,6 +104,7 @@ async def test_a_link_that_is_silent(
         20,
         f"silent {direction or 'both ways'}: last stale hit after {seconds * 1000:.0f} ms, "
         f"with a heartbeat of {HEARTBEAT_SECONDS * 1000:.0f} ms",
+        seconds,
     )
     assert seconds <= 2 * HEARTBEAT_SECONDS
     assert await cache.retrieve(None, KEYS[0]) == "second"
@@ -154,7 +155,7 @@ async def test_a_link_that_is_lost(
         return max(0.0, seconds - lag.excuse(lost_at, watchers.last_seen_old))
 
     seconds, _ = await measured(last_seen_old, lambda seconds: seconds <= LOSS_SECONDS)
-    report(20, f"{lose.__name__.strip('_')}: last stale hit after {seconds * 1000:.1f} ms")
+    report(20, f"{lose.__name__.strip('_')}: last stale hit after {seconds * 1000:.1f} ms", seconds)
     assert seconds <= LOSS_SECONDS
     await comes_back(cache, raw, PREFIX)
 
@@ -187,5 +188,5 @@ async def test_a_server_that_comes_back_without_its_data(
         return max(0.0, seconds - lag.excuse(ended_at, watchers.last_seen_old))
 
     seconds, _ = await measured(last_seen_old, lambda seconds: seconds <= LOSS_SECONDS)
-    report(7, f"{how}: last value from before after {seconds * 1000:.1f} ms")
+    report(7, f"{how}: last value from before after {seconds * 1000:.1f} ms", seconds)
     assert seconds <= LOSS_SECONDS

@@ -144,5 +144,5 @@ async def test_who_does_nothing_but_ask(server: Server, raw: Client, key_prefix:
             return heard_at - written_at[0] - lag.excuse(written_at[0], heard_at)
 
     seconds, _ = await measured(seconds_until_heard, lambda seconds: seconds < HEARD_SECONDS)
-    report(20, f"who only asks: heard after {seconds * 1000:.1f} ms")
+    report(20, f"who only asks: heard after {seconds * 1000:.1f} ms", seconds)
     assert seconds < HEARD_SECONDS

@@ -164,6 +164,7 @@ async def test_a_server_that_is_killed_and_restarted(private_server: StartServer
         f"{latest * 1000:.1f} ms after D at the latest, all served after "
         f"{', '.join(f'{seconds * 1000:.0f}' for seconds in recoveries)} ms, "
         f"connects {connects}, {codes}",
+        max(recoveries),
     )
     assert fits(latest)
     assert max(connects) <= CONNECTIONS

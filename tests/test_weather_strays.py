@@ -71,7 +71,7 @@ async def is_served_wrongly(cache: AsyncRedisCache, network: Proxy, number: int)
 async def test_a_planted_reply_is_not_served(cache: AsyncRedisCache, network: Proxy) -> None:
     """2. An unread reply planted on an idle connection: 0 of 100 served, and no call fails."""
     wrong = [number for number in range(ROUNDS) if await is_served_wrongly(cache, network, number)]
-    report(2, f"{len(wrong)} of {ROUNDS} served, {network.opened} connections")
+    report(2, f"{len(wrong)} of {ROUNDS} served, {network.opened} connections", len(wrong))
     assert wrong == []
     assert cache.stats().errors == 0
 
