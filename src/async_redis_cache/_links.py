@@ -28,6 +28,8 @@ _BACKLOG_BYTES: Final = 1024 * 1024
 turn of the server. To drop everything costs less, and memory and the loop's time stay bounded."""
 _SPREAD: Final = 0.05
 """Seconds over which the processes that have lost a server come back to it."""
+_LOADING_PAUSE: Final = 1.0
+"""Seconds to leave a server alone that loads its data: the calls ask it often enough."""
 
 
 class Hearer(Protocol):
@@ -193,7 +195,8 @@ class Keeper:
         self._tell_first(failure)
         self._backoff.failed()
         if not self._stopped:
-            pause = max(self._backoff.remaining(), _SPREAD * self._pace.random())
+            least = _LOADING_PAUSE if failure.code == "LOADING" else 0.0
+            pause = max(self._backoff.remaining(), least + _SPREAD * self._pace.random())
             self._next = self._loop.call_later(pause, self.start)
 
     def _tell_first(self, failure: Failure | None) -> None:
