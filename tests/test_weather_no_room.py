@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache import AsyncRedisCache
 from harness import Server, StartServer, await_until
+from harness.customers import Customers
 from harness.figures import report
 from harness.lateness import MachineLag, Stopwatch, measured
 
@@ -31,37 +32,6 @@ def fill(server: Server, crowd: ExitStack) -> None:
             return
 
 
-class Customers:
-    """Tasks that ask again and again, whatever comes."""
-
-    def __init__(self, cache: AsyncRedisCache, watch: Stopwatch) -> None:
-        self.codes: Counter[str] = Counter()
-        self.served_at = [0.0] * TASKS
-        """When each was served last."""
-        self._cache = cache
-        self._watch = watch
-        self._loop = asyncio.get_running_loop()
-        self._closed = False
-
-    async def run(self, group: asyncio.TaskGroup) -> None:
-        for number in range(TASKS):
-            group.create_task(self._ask(number))
-
-    def close(self) -> None:
-        self._closed = True
-
-    async def _ask(self, number: int) -> None:
-        while not self._closed:
-            start = self._loop.time()
-            try:
-                assert await self._cache.retrieve(None, "key") == "value"
-                self.served_at[number] = self._loop.time()
-                self.codes["OK"] += 1
-            except CacheError as error:
-                self.codes[error.code] += 1
-            self._watch.add(start, self._loop.time())
-
-
 @pytest.mark.no_leaks
 async def test_without_room_calls_end_and_with_room_they_are_served(
     private_server: StartServer,
@@ -79,13 +49,13 @@ async def test_without_room_calls_end_and_with_room_they_are_served(
             AsyncRedisCache.from_url(server.url, command_timeout=int(LIMIT * 1000)) as cache,
             asyncio.TaskGroup() as group,
         ):
-            customers = Customers(cache, watch)
+            customers = Customers(cache, watch, TASKS)
             with ExitStack() as crowd:
                 raw.client_kill_filter(_type="normal", skipme=True)
                 fill(server, crowd)
                 await await_until(lambda: "<Transport 0 wires" in repr(cache))
                 fill(server, crowd)
-                await customers.run(group)
+                customers.run(group)
                 await await_until(lambda: customers.codes.total() >= 3 * TASKS)
                 assert customers.codes["OK"] == 0
             left_at = loop.time()
@@ -118,8 +88,8 @@ async def test_one_connection_is_enough(private_server: StartServer) -> None:
         with ExitStack() as crowd, MachineLag() as lag:
             fill(server, crowd)
             async with asyncio.TaskGroup() as group:
-                customers = Customers(cache, Stopwatch(lag, LIMIT))
-                await customers.run(group)
+                customers = Customers(cache, Stopwatch(lag, LIMIT), TASKS)
+                customers.run(group)
                 await await_until(lambda: customers.codes["OK"] >= 100 * TASKS)
                 customers.close()
         assert customers.codes.keys() == {"OK"}

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.figures import said
+from harness.length import LONG
 from harness.scenarios import PROVED, TITLES, Label, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PROPERTY = "weather"
+LONGEST_SECONDS = 3600
+"""For one test in the long form."""
 WIDTHS = (26, 50, 60)
 """Of the columns for the scenario, the promise and the figure."""
 
@@ -86,6 +89,10 @@ class Weather:
             others = [item for item in items if _label_of(item) is None]
             config.hook.pytest_deselected(items=others)
             items[:] = [item for item in items if _label_of(item) is not None]
+        if LONG:
+            for item in items:
+                # In front of its own, which is for the short form.
+                item.add_marker(pytest.mark.timeout(LONGEST_SECONDS), append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
