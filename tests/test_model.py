@@ -1,4 +1,4 @@
-"""Scenario 27: whatever is done in whatever order, the cache is a dict whose values expire."""
+"""Whatever is done in whatever order, the cache is a dict whose values expire."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from harness.doors import configured
+from harness.figures import report
 from harness.length import scaled
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Model(RuleBasedStateMachine):
     """
 
     server: ClassVar[Server]
+    steps: ClassVar[int]
 
     @initialize(way=st.sampled_from(WAYS))
     def begin(self, way: dict[str, Any]) -> None:
@@ -66,6 +68,7 @@ class Model(RuleBasedStateMachine):
     def cache(self) -> AsyncRedisCache:
         """One or the other."""
         self.turn += 1
+        Model.steps += 1
         return self.caches[self.turn % 2]
 
     @rule(key=KEYS, value=VALUES, life=LIVES)
@@ -151,8 +154,8 @@ class Model(RuleBasedStateMachine):
 
 
 def test_the_cache_is_a_dict_that_forgets(server: Server) -> None:
-    """No divergence from a dict with lives, in some hundreds of steps; thousands in the long form."""
-    Model.server = server
+    """27. In good weather: no divergence from a dict with lives."""
+    Model.server, Model.steps = server, 0
     run_state_machine_as_test(
         Model,
         settings=settings(
@@ -162,3 +165,4 @@ def test_the_cache_is_a_dict_that_forgets(server: Server) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+    report(27, f"in good weather: {Model.steps} steps, 0 divergences")
