@@ -115,6 +115,13 @@ def weather(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Serve in bad weather for half an hour, and see that nothing is left of it."""
+    install(session, "test")
+    session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Show in a few seconds what the cache does for a service: no server needed."""
     install(session, "demo")
