@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ._counters import CacheStats
 from ._errors import CacheError, CacheOutcomeUnknown, CacheTimeout, CacheUnavailable
+from ._journal import Condition
 
 __all__ = ["Breaker"]
 
@@ -30,6 +31,7 @@ class Breaker:
         probe: asks the server for a sign of life.
         counters: where it is seen whether it is open.
         random: numbers from 0 to 1.
+        told: where it is told when it opens and closes.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Breaker:
         probe: Callable[[], Awaitable[Any]],
         counters: CacheStats,
         random: Callable[[], float],
+        told: Condition,
     ) -> None:
         self._probe = probe
         self._counters = counters
         self._random = random
+        self._told = told
         self._failures = 0
         self._probing: asyncio.Task[None] | None = None
         counters.breaker_open = False
@@ -64,6 +68,7 @@ class Breaker:
             self._failures += 1
             if self._failures >= _FAILURES:
                 self._counters.breaker_open = True
+                self._told.worse(error.code)
                 self._probing = asyncio.get_running_loop().create_task(self._until_it_answers())
 
     def stop(self) -> None:
@@ -89,4 +94,5 @@ class Breaker:
             self._failures = 0
             self._counters.breaker_open = False
             self._probing = None
+            self._told.better()
             return

@@ -159,15 +159,19 @@ class Changes:
         """A change of keys that is given so many seconds, and remembered when it fails."""
         since = self._loop.time()
         self._loading.overtaken(keys)
+        some_owed = bool(self._debts.owed)
         try:
             self._admit()
-            if self._debts.owed:
+            if some_owed:
                 await self._debts.quiet(keys, self._freshness.left(since))
                 self._debts.settle(keys)
             return await self._unnear(keys, change(self._freshness.left(since)))
         except CacheError as failure:
             self._debts.owe(keys, failure)
             raise
+        finally:
+            if some_owed:
+                self._debts.settled()
 
     def _unnear(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.

@@ -19,6 +19,7 @@ from ._dialer import Dialer
 from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
 from ._exchange import Call
 from ._failures import Failure
+from ._journal import Condition, Journal
 from ._members import Members, View
 from ._node import Node
 from ._options import Options
@@ -53,6 +54,7 @@ class Cluster:
         endpoint: some of the nodes, and who we are there.
         options: of the cache.
         counters: of the cache.
+        journal: of the cache.
         heard: told when a node has answered.
         listener: told what changes, where somebody wants to know.
 
@@ -68,6 +70,7 @@ class Cluster:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
+        journal: Journal,
         *,
         heard: Callable[[], None],
         listener: Listener | None,
@@ -84,11 +87,19 @@ class Cluster:
         self._look: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
 
-        def make(dialer: Dialer) -> Node:
-            return Node(dialer, options, counters, heard=heard, lost=self._look_soon, router=self)
+        def make(dialer: Dialer, told: Condition) -> Node:
+            return Node(
+                dialer,
+                options,
+                counters,
+                heard=heard,
+                told=told,
+                lost=self._look_soon,
+                router=self,
+            )
 
         self._unison = None if listener is None else Unison(listener, self._look_soon)
-        self._members = Members(endpoint, options, make, self._unison)
+        self._members = Members(endpoint, options, make, self._unison, journal)
         self.asker: Asker = self
         """Who asks the right node."""
         self.reader: Asker = _Reader(self._members) if options.read_from == "replica" else self

@@ -24,6 +24,7 @@ from ._errors import (
     CacheUnavailable,
 )
 from ._failures import LOST, TIMED_OUT
+from ._journal import Condition
 
 __all__ = ["Debts"]
 
@@ -45,6 +46,7 @@ class Debts:
         remove: removes keys.
         counters: where it is seen how many there are.
         random: numbers from 0 to 1.
+        told: where it is told when there are some, and when there are none any more.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Debts:
         remove: Callable[[Sequence[bytes]], Awaitable[Any]],
         counters: CacheStats,
         random: Callable[[], float],
+        told: Condition,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._remove = remove
         self._counters = counters
         self._random = random
+        self._told = told
         # By key the change that failed: another may fail while the first is made good.
         self.owed: dict[bytes, object] = {}
         self.payments: dict[bytes, asyncio.Task[None]] = {}
@@ -75,6 +79,7 @@ class Debts:
         for key in tuple(islice(self.owed, max(0, len(self.owed) - _MOST))):
             del self.owed[key]
         self._counters.owed = len(self.owed)
+        self._told.worse(failure.code)
         if self._paying is None:
             self._paying = self._loop.create_task(self._until_paid())
 
@@ -83,6 +88,11 @@ class Debts:
         for key in keys:
             self.owed.pop(key, None)
         self._counters.owed = len(self.owed)
+
+    def settled(self) -> None:
+        """Those that were being changed anew are changed, or owed again."""
+        if not self.owed:
+            self._told.better()
 
     async def quiet(self, keys: Sequence[bytes], budget: float) -> None:
         """Wait until none of these keys is being removed, for so many seconds at the most.
@@ -154,6 +164,7 @@ class Debts:
             if self.owed.get(key) is change:
                 del self.owed[key]
         self._counters.owed = len(self.owed)
+        self.settled()
 
     async def _until_paid(self) -> None:
         pause = _FIRST_PAUSE

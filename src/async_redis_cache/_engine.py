@@ -27,6 +27,7 @@ from ._failures import UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
+from ._journal import BREAKER, DEBTS, Journal
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -57,10 +58,13 @@ class Engine:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
     """
 
-    def __init__(self, endpoint: Endpoint, options: Options, counters: CacheStats) -> None:
+    def __init__(
+        self, endpoint: Endpoint, options: Options, counters: CacheStats, journal: Journal
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self._counters = counters
+        self._journal = journal
         self._connect_timeout = options.connect_timeout / _SECOND
         self._command_timeout = options.command_timeout / _SECOND
         self._prefix = options.key_prefix
@@ -71,7 +75,9 @@ class Engine:
         """Whether those that load raise too."""
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
         self._verbs = ChangeVerbs.of(self._index, options.max_size)
-        self.breaker = Breaker(self._sign_of_life, counters, random.random)
+        self.breaker = Breaker(
+            self._sign_of_life, counters, random.random, journal.condition(BREAKER)
+        )
         self._near: NearCache | None = None
         if options.near_cache_enabled:
             self._near = NearCache(
@@ -83,7 +89,7 @@ class Engine:
             )
         kind = Cluster if endpoint.topology == "cluster" else Single
         self._servers: Single | Cluster = kind(
-            endpoint, options, counters, heard=self.breaker.succeeded, listener=self._near
+            endpoint, options, counters, journal, heard=self.breaker.succeeded, listener=self._near
         )
         self._batcher = self._servers.asker
         self._reader = self._servers.reader
@@ -117,7 +123,7 @@ class Engine:
             news=Silence() if self._near is None else self._near,
         )
         self._loading = Loading(rights, counters)
-        self._debts = Debts(self._make_good, counters, random.random)
+        self._debts = Debts(self._make_good, counters, random.random, journal.condition(DEBTS))
         self.changes = Changes(
             self._batcher,
             self._verbs,
@@ -151,6 +157,7 @@ class Engine:
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
+        self._journal.end()
         self._loading.stop()
         self.breaker.stop()
         self._debts.stop()

@@ -18,6 +18,7 @@ from ._codec import Codec
 from ._counters import CacheStats
 from ._engine import Engine
 from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
+from ._journal import Journal
 from ._pip_services import Context
 from ._private_server import PrivateServer, start_server
 from ._serializers import Serializer
@@ -94,8 +95,10 @@ class Lifecycle:
         await self._leave_behind()
         if parent is not None and self._opened is None:
             options = self.settings.options
-            engine = Engine(parent.endpoint, options, self._counters)
+            journal = Journal(parent.endpoint.name)
+            engine = Engine(parent.endpoint, options, self._counters, journal)
             codec = Codec(options, self._serializer, self._counters)
+            journal.begin()
             self._opened = Opened(parent.endpoint, engine, codec, None)
 
     async def close(self) -> None:
@@ -119,7 +122,8 @@ class Lifecycle:
             if endpoint.kind in {"embedded", "fake"}:
                 server = await _start(endpoint.kind)
                 endpoint = server.endpoint
-            engine = Engine(endpoint, options, self._counters)
+            journal = Journal(endpoint.name)
+            engine = Engine(endpoint, options, self._counters, journal)
             try:
                 await engine.connect()
             except (CacheUnavailable, CacheTimeout, CacheServerError):
@@ -131,6 +135,7 @@ class Lifecycle:
             await _stop(server)
             raise
         codec = Codec(options, self._serializer, self._counters)
+        journal.begin()
         return Opened(endpoint, engine, codec, server)
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from hiredis import ProtocolError, PushNotification
 from ._backoff import Backoff
 from ._dialer import Dials
 from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
+from ._journal import Condition
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
 from ._uri import Address
 
@@ -79,6 +80,7 @@ class Keeper:
         order: the command by which the server is asked to tell.
         agreed: what it answers when it will; None where it answers nothing.
         pace: how the link is kept.
+        told: where it is told when it is lost, and armed again.
     """
 
     def __init__(
@@ -89,12 +91,14 @@ class Keeper:
         order: tuple[bytes, ...],
         agreed: bytes | None,
         pace: Pace,
+        told: Condition,
     ) -> None:
         self._dialer = dialer
         self._hearer = hearer
         self._order = order
         self._agreed = agreed
         self._pace = pace
+        self._told = told
         self._clock = pace.clock
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(self._loop.time, pace.random)
@@ -175,6 +179,7 @@ class Keeper:
         self._wait_no_more()
         self._backoff.succeeded()
         self._tell_first(None)
+        self._told.better()
         self._retires_at = self._clock() + self._pace.lifetime()
         self._next = self._loop.call_later(self._pace.heartbeat, self._beat, link)
 
@@ -195,6 +200,10 @@ class Keeper:
         self._tell_first(failure)
         self._backoff.failed()
         if not self._stopped:
+            # One that has reached its age is given up on purpose; its successor may fail.
+            if self._clock() < self._retires_at:
+                self._told.worse(failure.code)
+            self._retires_at = math.inf
             least = _LOADING_PAUSE if failure.code == "LOADING" else 0.0
             pause = max(self._backoff.remaining(), least + _SPREAD * self._pace.random())
             self._next = self._loop.call_later(pause, self.start)

@@ -10,12 +10,13 @@ from typing import Any, Final
 from ._batcher import Batcher
 from ._dialer import Dialer, see_it_read
 from ._failures import LOST
+from ._journal import NEAR_LINK, REPLICA, SERVER, Condition, Journal
 from ._node import Node, pace_of
 from ._options import Options
 from ._slots import SLOTS, SlotRange, slot_of
 from ._tracking import Tracking
 from ._unison import Unison
-from ._uri import Address, Endpoint
+from ._uri import Address, Endpoint, name_of
 
 __all__ = ["NOWHERE", "Members", "View"]
 
@@ -32,19 +33,22 @@ class Members:
         options: of the cache.
         make: makes a node of what connects to it.
         unison: of the links, where there are to be some.
+        journal: told what becomes of the nodes.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         options: Options,
-        make: Callable[[Dialer], Node],
+        make: Callable[[Dialer, Condition], Node],
         unison: Unison | None,
+        journal: Journal,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
         self._make = make
         self._unison = unison
+        self._journal = journal
         self._nodes: dict[Address, Node] = {}
         self._replicas: dict[Address, Node] = {}
         """Those that are asked, which is by who allows it alone."""
@@ -66,7 +70,9 @@ class Members:
         """The node at this address, known or not."""
         node = self._nodes.get(place)
         if node is None:
-            node = self._nodes[place] = self._make(Dialer(self._endpoint.at(place), self._options))
+            dialer = Dialer(self._endpoint.at(place), self._options)
+            told = self._journal.condition(SERVER, name_of(place))
+            node = self._nodes[place] = self._make(dialer, told)
             self._places[node.batcher] = place
         return node
 
@@ -94,7 +100,11 @@ class Members:
 
     def heed(self, view: View) -> None:
         """Go by what the nodes say from now on."""
-        self.masters = tuple(dict.fromkeys(slots.master for slots in view))
+        masters = tuple(dict.fromkeys(slots.master for slots in view))
+        for place in masters:
+            if self.masters and place not in self.masters:
+                self._journal.moved(name_of(place))
+        self.masters = masters
         replicas = {replica for slots in view for replica in slots.replicas}
         self.others = frozenset({*replicas, *self._endpoint.seeds})
         for slots in view:
@@ -144,7 +154,8 @@ class Members:
         node = self._replicas.get(place)
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
-            node = self._replicas[place] = self._make(dialer)
+            told = self._journal.condition(REPLICA, name_of(place))
+            node = self._replicas[place] = self._make(dialer, told)
             self._places[node.batcher] = place
         return node
 
@@ -156,6 +167,7 @@ class Members:
                 self._unison.joined_by(place),
                 prefix=self._options.key_prefix.encode(),
                 pace=pace_of(self._options, self._options.near_cache_heartbeat / _SECOND),
+                told=self._journal.condition(NEAR_LINK, name_of(place)),
             )
             link.start()
 

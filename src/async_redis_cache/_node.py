@@ -14,6 +14,7 @@ from ._batcher import Batcher, Router
 from ._counters import CacheStats
 from ._dialer import Dials
 from ._failures import Failure
+from ._journal import Condition
 from ._links import Pace
 from ._options import Options
 from ._queue import CallQueue
@@ -34,6 +35,7 @@ class Node:
         options: of the cache.
         counters: of the cache.
         heard: told when it has answered.
+        told: where it is told when there is no connection to it, and when there is one again.
         lost: told when it cannot be reached.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
@@ -46,6 +48,7 @@ class Node:
         counters: CacheStats,
         *,
         heard: Callable[[], None],
+        told: Condition,
         lost: Callable[[], None] | None = None,
         may_move: bool = False,
         router: Router | None = None,
@@ -70,6 +73,7 @@ class Node:
             backoff=Backoff(loop.time, random.random),
             ready=self.batcher.ready,
             unreachable=self._unreachable,
+            told=told,
         )
         self.batcher.connect_to(self.transport)
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from ._dialer import Dialer, see_it_lead
 from ._errors import CacheUnavailable
 from ._failures import Failure
+from ._journal import Condition
 from ._links import Keeper, Pace
 from ._options import Options
 from ._takeover import Connection
@@ -64,13 +65,22 @@ class MasterDialer(_Dialers):
     Args:
         endpoint: the sentinels, the master's name, and who we are there.
         options: time limits, TLS, and who we are to the sentinels.
+        met: called with where it is, at each connection.
         protocol: which version of RESP the connections speak.
     """
 
-    def __init__(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        *,
+        met: Callable[[Address], None],
+        protocol: int = 2,
+    ) -> None:
         super().__init__(_sentinel_dialers(endpoint, options))
         self._endpoint = endpoint
         self._options = options
+        self._met = met
         self._protocol = protocol
         self._timeout = options.connect_timeout / _SECOND
         self._known: tuple[Address, Dialer] | None = None
@@ -82,9 +92,12 @@ class MasterDialer(_Dialers):
                 place = await self._master()
                 if place is None:
                     return _UNKNOWN
-                return await self._by(self._dialer_to(place))
+                outcome = await self._by(self._dialer_to(place))
         except TimeoutError:
             return _UNKNOWN
+        if not isinstance(outcome, Failure):
+            self._met(place)
+        return outcome
 
     def _dialer_to(self, place: Address) -> Dialer:
         if self._known is None or self._known[0] != place:
@@ -135,10 +148,16 @@ class Announcements(Keeper):
         options: as for `MasterDialer`.
         moved: called with where the master is now.
         pace: how the link is kept.
+        told: where it is told when it is lost, and armed again.
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Options, moved: Callable[[Address], None], pace: Pace
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        moved: Callable[[Address], None],
+        pace: Pace,
+        told: Condition,
     ) -> None:
         super().__init__(
             _AnyOf(_sentinel_dialers(endpoint, options, protocol=3)),
@@ -146,6 +165,7 @@ class Announcements(Keeper):
             order=(b"SUBSCRIBE", _FAILED_OVER),
             agreed=None,
             pace=pace,
+            told=told,
         )
 
 

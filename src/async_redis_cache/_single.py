@@ -12,12 +12,13 @@ from ._dialer import Dialer, Dials
 from ._errors import CacheUnsupported
 from ._exchange import Call
 from ._failures import Failure
+from ._journal import NEAR_LINK, REPLICA, SENTINEL_LINK, SERVER, Journal
 from ._links import Keeper
 from ._node import Node, pace_of
 from ._options import Options
 from ._sentinels import Announcements, MasterDialer, ReplicaDialer
 from ._tracking import Listener, Tracking
-from ._uri import Address, Endpoint
+from ._uri import Address, Endpoint, name_of
 from ._verbs import Asker
 
 __all__ = ["Single"]
@@ -33,6 +34,7 @@ class Single:
         endpoint: where it is, or the sentinels are.
         options: of the cache.
         counters: of the cache.
+        journal: of the cache.
         heard: told when it has answered.
         listener: told what changes, where somebody wants to know.
     """
@@ -42,13 +44,21 @@ class Single:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
+        journal: Journal,
         *,
         heard: Callable[[], None],
         listener: Listener | None,
     ) -> None:
+        self._journal = journal
+        self._master: Address | None = None
         by_sentinels = endpoint.topology == "sentinel"
         self._node = Node(
-            _dialer(endpoint, options), options, counters, heard=heard, may_move=by_sentinels
+            self._dialer(endpoint, options),
+            options,
+            counters,
+            heard=heard,
+            told=journal.condition(SERVER),
+            may_move=by_sentinels,
         )
         self._replica: Node | None = None
         if options.read_from == "replica":
@@ -58,19 +68,28 @@ class Single:
                 )
                 raise CacheUnsupported("UNSUPPORTED", problem)
             dialer = ReplicaDialer(endpoint, options)
-            self._replica = Node(dialer, options, counters, heard=heard, router=self)
+            self._replica = Node(
+                dialer,
+                options,
+                counters,
+                heard=heard,
+                told=journal.condition(REPLICA),
+                router=self,
+            )
         self._tracking: Tracking | None = None
         self._announcements: Announcements | None = None
         if listener is not None:
             self._tracking = Tracking(
-                _dialer(endpoint, options, protocol=3),
+                self._dialer(endpoint, options, protocol=3),
                 listener,
                 prefix=options.key_prefix.encode(),
                 pace=pace_of(options, options.near_cache_heartbeat / _SECOND),
+                told=journal.condition(NEAR_LINK),
             )
         if by_sentinels:
             pace = pace_of(options, _SENTINEL_HEARTBEAT)
-            self._announcements = Announcements(endpoint, options, self._moved, pace)
+            told = journal.condition(SENTINEL_LINK)
+            self._announcements = Announcements(endpoint, options, self._moved, pace, told)
         for link in self._links():
             link.start()
 
@@ -146,11 +165,18 @@ class Single:
 
     def _moved(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""
+        self._met(place)
         self._node.transport.leave_all_but(place)
         if self._tracking is not None:
             self._tracking.leave_all_but(place)
 
+    def _met(self, place: Address) -> None:
+        """The master is there, where it may have been all the time."""
+        if self._master not in {None, place}:
+            self._journal.moved(name_of(place))
+        self._master = place
 
-def _dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
-    kind = MasterDialer if endpoint.topology == "sentinel" else Dialer
-    return kind(endpoint, options, protocol=protocol)
+    def _dialer(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
+        if endpoint.topology == "sentinel":
+            return MasterDialer(endpoint, options, met=self._met, protocol=protocol)
+        return Dialer(endpoint, options, protocol=protocol)

@@ -15,6 +15,7 @@ from ._errors import (
     CacheUnsupported,
 )
 from ._failures import Failure
+from ._journal import Condition
 from ._links import Keeper, Pace
 
 __all__ = ["Listener", "Tracking"]
@@ -56,13 +57,16 @@ class Tracking(Keeper):
         listener: who is told.
         prefix: of the keys that matter.
         pace: how the link is kept.
+        told: where it is told when it is lost, and armed again.
     """
 
-    def __init__(self, dialer: Dials, listener: Listener, *, prefix: bytes, pace: Pace) -> None:
+    def __init__(
+        self, dialer: Dials, listener: Listener, *, prefix: bytes, pace: Pace, told: Condition
+    ) -> None:
         order: tuple[bytes, ...] = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
         if prefix:
             order += (b"PREFIX", prefix)
-        super().__init__(dialer, _News(listener), order=order, agreed=b"OK", pace=pace)
+        super().__init__(dialer, _News(listener), order=order, agreed=b"OK", pace=pace, told=told)
 
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""

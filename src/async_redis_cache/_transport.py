@@ -10,6 +10,7 @@ from ._backoff import Backoff
 from ._counters import CacheStats
 from ._dialer import Dials
 from ._failures import Failure
+from ._journal import Condition
 from ._takeover import Connection
 from ._uri import Address
 from ._wire import Wire
@@ -28,6 +29,7 @@ class Transport:
         backoff: the pauses between attempts to connect.
         ready: called when a wire can be had that could not before.
         unreachable: called when there is no wire and an attempt to connect has failed.
+        told: where that is told, and when there is a wire again.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Transport:
         backoff: Backoff,
         ready: Callable[[], None],
         unreachable: Callable[[Failure], None],
+        told: Condition,
     ) -> None:
         self._counters = counters
         self._backoff = backoff
@@ -49,6 +52,7 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._ready = ready
         self._unreachable = unreachable
+        self._told = told
         self._idle: list[Wire] = []
         self._wires: set[Wire] = set()
         self._dialing: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -148,6 +152,7 @@ class Transport:
         self._backoff.failed()
         # Where there is a wire, it was only not possible to have another.
         if not self._wires:
+            self._told.worse(outcome.code)
             self._unreachable(outcome)
 
     def _adopt(self, connection: Connection) -> None:
@@ -158,6 +163,7 @@ class Transport:
             wire.abort()
             return
         self._counters.connects += 1
+        self._told.better()
         self._idle.append(wire)
         self._ready()
 

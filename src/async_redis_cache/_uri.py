@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from ._errors import CacheConfigError
 
-__all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "parse_port", "parse_uri"]
+__all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
 
 Kind = Literal["tcp", "unix", "embedded", "fake"]
 Topology = Literal["single", "sentinel", "cluster"]
@@ -70,6 +70,20 @@ class Endpoint:
         """The single server at this address."""
         host, port = place
         return replace(self, topology="single", host=host, port=port, seeds=(), master="")
+
+    @property
+    def name(self) -> str:
+        """What it is called where people read it; the login is no part of that."""
+        if self.kind == "tcp":
+            places = self.seeds or ((self.host, self.port),)
+            return self.master or ",".join(map(name_of, places))
+        return self.path or self.kind
+
+
+def name_of(place: Address) -> str:
+    """An address as people write it."""
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_uri(uri: str) -> Endpoint:
