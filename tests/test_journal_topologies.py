@@ -1,0 +1,86 @@
+"""What is told of sentinels and of clusters: whose connection is lost, and who has become a master."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from harness import await_until
+from harness.clusters import Cluster
+from harness.sentinels import Sentinels
+
+if TYPE_CHECKING:
+    from harness import Flavour, Server
+    from journal_fixtures import Told
+
+pytest_plugins = ["journal_fixtures"]
+
+
+def name_of(server: Server) -> str:
+    """What the log calls it."""
+    return f"{server.host}:{server.port}"
+
+
+async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
+    """The master dies and another takes over: one record names it; nothing else is told twice."""
+    with Sentinels(flavour) as sentinels:
+        async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
+            await cache.store(None, "key", 1)
+            assert told.events == []
+            old = await asyncio.to_thread(sentinels.kill_master)
+            await await_until(lambda: told.count("master_moved"), 30)
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        await cache.store(None, "key", 2)
+                        break
+                    except CacheError:
+                        continue
+            new = await asyncio.to_thread(sentinels.new_master, old)
+        moves = [r for r in told.records if r.__dict__["cache_event"] == "master_moved"]
+    assert [(r.levelname, r.__dict__["cache_server"]) for r in moves] == [("WARNING", name_of(new))]
+    assert told.count("server_lost") == told.count("server_found") <= 1
+
+
+async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
+    """The sentinel that is listened to dies: that is told, and that another is listened to."""
+    with Sentinels(flavour) as sentinels:
+        async with AsyncRedisCache.from_url(sentinels.uri) as cache:
+            await cache.store(None, "key", 1)
+            for sentinel in sentinels.sentinels[:2]:
+                sentinel.kill()
+            await await_until(lambda: told.count("sentinel_link_armed"), 10)
+    assert told.events == ["sentinel_link_lost", "sentinel_link_armed"]
+
+
+@pytest.mark.parametrize("near", [False, True])
+async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) -> None:
+    """A node dies and its replica takes over: the one that is lost is named, and the new master."""
+    with Cluster(flavour, replicas=1) as cluster:
+        options = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
+        async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, **options) as cache:
+            old = cluster.node_of("c:key")
+            await cache.store(None, "key", 1)
+            assert told.events == []
+            await asyncio.to_thread(old.kill)
+            async with asyncio.timeout(30):
+                while told.count("master_moved") == 0:
+                    try:
+                        await cache.store(None, "key", 2)
+                    except CacheError:
+                        continue
+            new = await asyncio.to_thread(cluster.new_master, "c:key", old)
+    places = {
+        event: [
+            r.__dict__["cache_server"] for r in told.records if r.__dict__["cache_event"] == event
+        ]
+        for event in ("server_lost", "near_link_lost", "master_moved")
+    }
+    assert places == {
+        "server_lost": [name_of(old)],
+        "near_link_lost": [name_of(old)] if near else [],
+        "master_moved": [name_of(new)],
+    }
