@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -60,7 +60,7 @@ async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
 async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) -> None:
     """A node dies and its replica takes over: the one that is lost is named, and the new master."""
     with Cluster(flavour, replicas=1) as cluster:
-        options = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
+        options: dict[str, Any] = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, **options) as cache:
             old = cluster.node_of("c:key")
             await cache.store(None, "key", 1)
