@@ -1,0 +1,37 @@
+"""What the page for operators lists is what the code has."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import fields
+
+from async_redis_cache import CacheStats
+from async_redis_cache._journal import EVENTS
+from code_blocks import ROOT
+from test_docs_tables import REFERENCE, rows
+
+PAGE = ROOT / "docs" / "how-to" / "operate.md"
+
+
+def test_every_event_is_listed() -> None:
+    """Each event stands in the table as it is told, with its level, in the same order."""
+    cells = re.findall(r"^\| `(\w+)` \| (WARNING|INFO) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    assert cells == [
+        (event.name, logging.getLevelName(event.level), event.text) for event in EVENTS
+    ]
+
+
+def test_alerts_are_on_fields_that_exist() -> None:
+    """What to alert on is in `stats()`."""
+    names = {field.name for field in fields(CacheStats)}
+    watched = {name for row in rows(PAGE, "## What to alert on") for name in row[0]}
+    assert watched
+    assert watched <= names
+
+
+def test_each_code_is_somebodys_task() -> None:
+    """Each code that can be met is in the table, once."""
+    codes = [code for row in rows(PAGE, "## What an error means to you") for code in row[1]]
+    explained = [row[0][0] for row in rows(REFERENCE / "errors.md", "## By code")]
+    assert sorted(codes) == sorted(explained)
