@@ -6,8 +6,12 @@ import logging
 import re
 from dataclasses import fields
 
-from async_redis_cache import CacheStats
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
+
+from async_redis_cache import AsyncRedisCache, CacheStats
 from async_redis_cache._journal import EVENTS
+from async_redis_cache.otel import instrument
 from code_blocks import ROOT
 from test_docs_tables import REFERENCE, rows
 
@@ -35,3 +39,22 @@ def test_each_code_is_somebodys_task() -> None:
     codes = [code for row in rows(PAGE, "## What an error means to you") for code in row[1]]
     explained = [row[0][0] for row in rows(REFERENCE / "errors.md", "## By code")]
     assert sorted(codes) == sorted(explained)
+
+
+def test_every_metric_is_listed() -> None:
+    """Each metric stands in the table, with its unit and its kind, in the order of `stats()`."""
+    reader = InMemoryMetricReader()
+    cache = AsyncRedisCache.from_url("redis://127.0.0.1:1")
+    instrument(cache, meter_provider=MeterProvider([reader]))
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metrics,) = [scope.metrics for one in data.resource_metrics for scope in one.scope_metrics]
+    sums = [(metric.name, metric.unit, metric.data) for metric in metrics]
+    assert re.findall(
+        r"^\| `(async_redis_cache\.\w+)` \| `(\S+)` \| (\w+) \|$", PAGE.read_text(), re.MULTILINE
+    ) == [
+        (name, unit, "Counter" if data.is_monotonic else "UpDownCounter")
+        for name, unit, data in sums
+        if isinstance(data, Sum)
+    ]
+    assert len(sums) == len(fields(CacheStats))

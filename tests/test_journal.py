@@ -253,7 +253,7 @@ async def test_link_that_is_refused(private_server: StartServer, told: Told) -> 
 
 async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -> None:
     """No record holds a login, a key, a prefix or a value, in any of its fields."""
-    secrets = ("alice", "hunter2", "kettle", "shop:", "4111")
+    secrets = ("alice", "hunter2", "kettle", "shop:", "pin-4111")
     server = private_server(acl={"alice": "on >hunter2 ~* &* +@all"})
     options: dict[str, Any] = near_options("shop:", command_timeout=DEADLINE)
     async with configured(server.login_url("alice", "hunter2"), **options) as cache:
@@ -261,8 +261,8 @@ async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -
         server.stop()
         for _ in range(4):
             with suppress(CacheError):
-                await cache.store(None, "kettle", "4111")
-            await cache.retrieve_or_load(None, "kettle", lambda: "4111")
+                await cache.store(None, "kettle", "pin-4111")
+            await cache.retrieve_or_load(None, "kettle", lambda: "pin-4111")
         server.start()
         await await_until(lambda: not cache.stats().owed and not cache.stats().breaker_open)
         await trusted(cache)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
-__all__ = ["CacheStats"]
+__all__ = ["LEVELS", "CacheStats"]
+
+LEVELS: Final = frozenset({"owed", "breaker_open", "near_entries", "near_bytes", "near_trusted"})
+"""What is so now; all else only grows."""
 
 
 @dataclass(slots=True, kw_only=True)

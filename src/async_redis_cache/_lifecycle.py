@@ -77,6 +77,10 @@ class Lifecycle:
         """That of an open cache."""
         return None if self._opened is None else self._opened.engine
 
+    def endpoint(self) -> Endpoint | None:
+        """Of an open cache, where its server is."""
+        return None if self._opened is None else self._opened.endpoint
+
     async def open(self, context: Context) -> None:
         """Open, unless it is. What was open on a loop that is gone is opened anew."""
         async with self._turn():

@@ -1,0 +1,272 @@
+"""Spans and metrics of OpenTelemetry: what is said of each call, and that nothing else is."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCache
+from async_redis_cache.otel import instrument
+from harness import Server
+from harness.doors import DOORS, Door, configured
+from harness.verbs import STEPS, VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOWHERE = "redis://127.0.0.1:1"
+
+
+class Telemetry:
+    """Where spans and metrics of a test go."""
+
+    def __init__(self) -> None:
+        self._spans = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
+        self.meters = MeterProvider([self._reader])
+
+    def of(self, cache: Any, name: str = "") -> Callable[[], None]:
+        """Instrument a cache behind either door."""
+        door: AsyncRedisCache | RedisCache = getattr(cache, "blocking", cache)
+        return instrument(door, name=name, tracer_provider=self.tracers, meter_provider=self.meters)
+
+    def spans(self) -> list[ReadableSpan]:
+        """Those that have ended since this was last asked."""
+        spans = list(self._spans.get_finished_spans())
+        self._spans.clear()
+        return spans
+
+    def metrics(self) -> dict[str, list[Any]]:
+        """The data points now, by the name of their metric."""
+        data = self._reader.get_metrics_data()
+        if data is None:
+            return {}
+        return {
+            metric.name: list(metric.data.data_points)
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def telemetry() -> Telemetry:
+    return Telemetry()
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    chosen: Door = request.param
+    return chosen
+
+
+def said_of(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def verbs_of_class() -> set[str]:
+    """All that a cache is asked for, beside what it is before and after that."""
+    other = {"configure", "set_references", "from_url", "is_open", "stats", *STEPS}
+    return {name for name in dir(AsyncRedisCache) if not name.startswith("_")} - other
+
+
+async def test_each_call_is_a_span(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """Every verb is: a client's, named after the verb, with the system, the database and the server."""
+    async with configured(server.url, door, key_prefix="otel:") as cache:
+        telemetry.of(cache)
+        for name, call in VERBS.items():
+            await call(cache)
+            (span,) = telemetry.spans()
+            assert (span.name, span.kind) == (f"{name} 0", SpanKind.CLIENT)
+            assert said_of(span) == {
+                "db.system.name": "redis",
+                "db.operation.name": name,
+                "db.namespace": "0",
+                "server.address": server.host,
+                "server.port": server.port,
+            }
+            assert span.status.status_code is StatusCode.UNSET
+
+
+def test_no_verb_is_forgotten(telemetry: Telemetry) -> None:
+    """Each method that asks the server or loads is wrapped, of both classes."""
+    for cache in (AsyncRedisCache(), RedisCache()):
+        telemetry.of(cache)
+        assert set(vars(cache)) & set(dir(cache.__class__)) == verbs_of_class()
+
+
+async def test_several_keys(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """A call about several keys says how many; not where it cannot be told without taking them."""
+    async with configured(server.url, door) as cache:
+        telemetry.of(cache)
+        await cache.store_many(None, {"a": 1, "b": 2})
+        await cache.retrieve_many(None, keys=["a", "b", "c"])
+        await cache.remove_many(None, (key for key in "ab"))
+    sizes = [said_of(span).get("db.operation.batch.size") for span in telemetry.spans()]
+    assert sizes == [2, 3, None]
+
+
+async def test_unix_socket(server: Server, telemetry: Telemetry) -> None:
+    """The address of a server on a unix socket is its path."""
+    async with AsyncRedisCache.from_url(server.unix_url) as cache:
+        telemetry.of(cache)
+        await cache.ping(None)
+    (span,) = telemetry.spans()
+    assert said_of(span)["server.address"] == str(server.socket_file)
+    assert "server.port" not in said_of(span)
+
+
+async def test_errors(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """A call that fails says how, by its code; the server's own word is its status."""
+    async with configured(server.url, door) as cache:
+        telemetry.of(cache)
+        with server.client() as raw:
+            raw.execute_command("RPUSH", "list", "a")
+        with pytest.raises(CacheError):
+            await cache.retrieve(None, "")
+        with pytest.raises(CacheError):
+            await cache.remove(None, "list")
+    bad_key, wrong_type = telemetry.spans()
+    assert said_of(bad_key)["error.type"] == "BAD_KEY"
+    assert "db.response.status_code" not in said_of(bad_key)
+    assert said_of(wrong_type)["error.type"] == "WRONGTYPE"
+    assert said_of(wrong_type)["db.response.status_code"] == "WRONGTYPE"
+    assert bad_key.status.status_code is wrong_type.status.status_code is StatusCode.ERROR
+
+
+async def test_nothing_secret(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """Neither keys nor values are in spans and metrics, nor what a loader has said of them."""
+    secrets = ("kettle", "pin-4111", "shop:")
+
+    def load() -> str:
+        raise LookupError("no kettle, and no pin-4111")
+
+    async with configured(server.url, door, key_prefix="shop:") as cache:
+        telemetry.of(cache)
+        await cache.store(None, "kettle", "pin-4111")
+        await cache.retrieve_many(None, ["kettle", "kettle-pin-4111"])
+        with pytest.raises(LookupError):
+            await cache.retrieve_or_load(None, "kettle-pin-4111", load)
+        told = [span.to_json() for span in telemetry.spans()] + [str(telemetry.metrics())]
+    assert "builtins.LookupError" in told[-2]
+    for text in told:
+        assert not any(secret in text for secret in secrets)
+
+
+async def test_parent_and_child(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """A span is the child of the caller's."""
+    tracer = telemetry.tracers.get_tracer("test")
+    async with configured(server.url, door) as cache:
+        telemetry.of(cache)
+        with tracer.start_as_current_span("request") as parent:
+            await cache.ping(None)
+    child, _ = telemetry.spans()
+    assert child.parent == parent.get_span_context()
+
+
+def matching(points: list[Any], **wanted: object) -> list[Any]:
+    """The data points that bear these attributes, dots written as underscores."""
+    return [
+        point
+        for point in points
+        if wanted.items()
+        <= {name.replace(".", "_"): value for name, value in point.attributes.items()}.items()
+    ]
+
+
+async def test_durations(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """How long calls take is a histogram, by operation and by error."""
+    async with configured(server.url, door) as cache:
+        telemetry.of(cache)
+        for key in ("a", "b", ""):
+            try:
+                await cache.store(None, key, 1)
+            except CacheError:
+                continue
+    points = telemetry.metrics()["db.client.operation.duration"]
+    (failed,) = matching(points, error_type="BAD_KEY")
+    assert failed.count == 1
+    assert {point.count for point in matching(points, db_operation_name="store")} == {1, 2}
+    assert failed.explicit_bounds == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+
+
+async def test_counts(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """Each field of `stats()` is a metric, and has its value when it is read."""
+    async with configured(server.url, door, near_cache_enabled=True, key_prefix="o:") as cache:
+        telemetry.of(cache, "products")
+        await cache.store(None, "key", 1)
+        for _ in range(3):
+            await cache.retrieve(None, "key")
+        metrics, stats = telemetry.metrics(), cache.stats()
+        for field in fields(CacheStats):
+            (point,) = metrics[f"async_redis_cache.{field.name}"]
+            assert point.value == getattr(stats, field.name), field.name
+            assert point.attributes["async_redis_cache.name"] == "products"
+            assert point.attributes["server.port"] == server.port
+
+
+async def test_two_caches_are_told_apart(server: Server, telemetry: Telemetry) -> None:
+    """Caches of one provider share its metrics, each under its name."""
+    caches = [AsyncRedisCache.from_url(server.url, key_prefix=f"{name}:") for name in "ab"]
+    async with caches[0], caches[1]:
+        for cache, name in zip(caches, "ab", strict=True):
+            telemetry.of(cache, name)
+        await caches[0].retrieve(None, "key")
+        points = telemetry.metrics()["async_redis_cache.misses"]
+    assert [
+        [point.value for point in matching(points, async_redis_cache_name=name)] for name in "ab"
+    ] == [[1], [0]]
+
+
+async def test_stop(server: Server, door: Door, telemetry: Telemetry) -> None:
+    """After that the cache is as it was, and nothing is read of it; it may be instrumented anew."""
+    async with configured(server.url, door) as cache:
+        before = dict(vars(getattr(cache, "blocking", cache)))
+        stop = telemetry.of(cache)
+        with pytest.raises(ValueError, match="instrumented already"):
+            telemetry.of(cache)
+        stop()
+        stop()
+        after: Mapping[str, object] = vars(getattr(cache, "blocking", cache))
+        assert after == before
+        await cache.ping(None)
+        assert telemetry.spans() == []
+        assert telemetry.metrics() == {}
+        telemetry.of(cache)
+        await cache.ping(None)
+        assert len(telemetry.spans()) == 1
+
+
+async def test_a_server_that_is_away(telemetry: Telemetry) -> None:
+    """A cache that was never open has spans and metrics as well."""
+    cache = AsyncRedisCache.from_url(NOWHERE)
+    telemetry.of(cache)
+    with pytest.raises(CacheError):
+        await cache.ping(None)
+    (span,) = telemetry.spans()
+    assert (span.name, said_of(span)["error.type"]) == ("ping", "NOT_OPENED")
+    assert [point.value for point in telemetry.metrics()["async_redis_cache.errors"]] == [1]
+
+
+def test_a_cache_that_is_dropped_is_not_held(telemetry: Telemetry) -> None:
+    """Who forgets to stop it loses no memory to it."""
+    cache = AsyncRedisCache.from_url(NOWHERE)
+    telemetry.of(cache)
+    gone = weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert gone() is None
+    assert telemetry.metrics() == {}
