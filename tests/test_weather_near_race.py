@@ -84,8 +84,8 @@ async def test_news_that_overtakes_the_answer(
     # It was right when it was asked for, and is given to whoever asked.
     assert await asked == dict.fromkeys(keys, "old")
     stale = stale_entries(cache, raw)
-    told = f"{keeping}: {len(stale)} of {count} keys stale"
-    report(19, told, len(stale), proof=keeping == "naive")
+    figures = f"{keeping}: {len(stale)} of {count} keys stale"
+    report(19, figures, len(stale), proof=keeping == "naive")
     assert len(stale) == (count if keeping == "naive" else 0)
     assert near_of(cache)._leases == {}
     now = "old" if keeping == "naive" else "new"
