@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from harness.loading_model import World
 from harness.loading_server import LocalServer
-from harness.loading_states import LEASE, SETTLING, Call, Failed, Flight, Given, Outcome
+from harness.loading_states import LEASE, SETTLING, Call, Failed, Flight, Outcome, as_given, same
 from harness.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -87,25 +87,6 @@ class Loaders:
     def end(self, call: Call, outcome: Outcome) -> None:
         """Let one go on that was held."""
         self._held[call.number].set_result(outcome)
-
-
-def as_given(entry: CacheEntry[int]) -> Given:
-    """As the model says it."""
-    return Given(entry.value, entry.status, entry.age, entry.remaining)
-
-
-def same(found: Given, expected: Given) -> bool:
-    """Whether this is what was expected, and as old."""
-    if found[:2] != expected[:2]:
-        return False
-    if found.remaining is None or expected.remaining is None:
-        return found[2:4] == expected[2:4]
-    late = found.remaining - expected.remaining
-    # That of a plain value is rounded by the server, and may be less by one.
-    is_right = -(expected.age is None) <= late <= SETTLING * expected.late
-    if expected.age is None or found.age is None:
-        return is_right and found.age is expected.age
-    return is_right and found.age == expected.age - late
 
 
 class Model(RuleBasedStateMachine):

@@ -113,8 +113,9 @@ class World:
         flight = self._joinable.get((call.process, call.key))
         if entry is not None and entry.tags and self.now >= entry.tags_until:
             return True
-        joins = flight is not None and key.holder is flight
-        return joins and flight.tags != self._versions(flight.tags)
+        if flight is None or key.holder is not flight:
+            return False
+        return flight.tags != self._versions(flight.tags)
 
     def ask(self, call: Call) -> Flight | None:
         """Notes what the call is given, if it need not wait, and gives the load that it begins."""

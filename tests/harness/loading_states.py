@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from async_redis_cache import CacheEntry
 from async_redis_cache._cache_entry import Status
 
 LEASE = 601
@@ -95,3 +96,22 @@ class Key:
     """Who has the right to load it."""
     alone_until: int = 0
     """After a load that failed: until when it is not tried again by who can do without."""
+
+
+def as_given(entry: CacheEntry[int]) -> Given:
+    """As the model says it."""
+    return Given(entry.value, entry.status, entry.age, entry.remaining)
+
+
+def same(found: Given, expected: Given) -> bool:
+    """Whether this is what was expected, and as old."""
+    if found[:2] != expected[:2]:
+        return False
+    if found.remaining is None or expected.remaining is None:
+        return found[2:4] == expected[2:4]
+    late = found.remaining - expected.remaining
+    # That of a plain value is rounded by the server, and may be less by one.
+    is_right = -(expected.age is None) <= late <= SETTLING * expected.late
+    if expected.age is None or found.age is None:
+        return is_right and found.age is expected.age
+    return is_right and found.age == expected.age - late

@@ -7,7 +7,9 @@ It reads requests, one a line, as JSON, and answers each with a line of JSON:
 - `["watch", key, own]` asks for both keys until they are old, and tells between which two moments something was
   or became so: `gone`, from when on the first key has no value for a method that does not load; `stale`, from
   when on it is given as a stale one; `ends`, when its life ends by its remaining life, and `stored`, when it was
-  stored by its age; and `ageing`, from when on the second key, that nobody else asks for, was loaded anew.
+  stored by its age; and `ageing`, from when on the second key, that nobody else asks for, was loaded anew. With
+  `doubt`, from 0 to what the process may be wrong about the server's clock: a half of how long it had to wait
+  for the answer.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ async def watch(cache: AsyncRedisCache, key: str, own: str) -> dict[str, Between
     ends: Between = (-NEVER, NEVER)
     stored: Between = (-NEVER, NEVER)
     refreshed: list[float] = []
+    clock, doubt = cache._lifecycle.ready().engine.freshness._clock, 0.0
 
     def refresh() -> int:
         refreshed.append(time.monotonic())
@@ -111,8 +114,10 @@ async def watch(cache: AsyncRedisCache, key: str, own: str) -> dict[str, Between
             ageing.see(still=not refreshed, began=began, ended=NEVER)
         if refreshed:
             ageing.see(still=False, began=-NEVER, ended=refreshed[0])
+        doubt = max(doubt, clock._uncertainty)
         await asyncio.sleep(POLL_SECONDS)
     return {
+        "doubt": (0.0, doubt),
         "gone": gone.between,
         "stale": stale.between,
         "ends": ends,
