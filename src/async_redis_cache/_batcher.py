@@ -166,8 +166,10 @@ class Batcher:
         for handle in (self._turn, self._watch):
             if handle is not None:
                 handle.cancel()
-        for exchange in tuple(self._under_way):
+        for exchange, wire in tuple(self._under_way.items()):
             self._give_up(exchange)
+            # Before the connections are closed the loop may run: a reply would find nobody.
+            wire.abort()
             for call in exchange.calls:
                 call.fail(_CLOSED)
         for call in self._waiting.take_all():

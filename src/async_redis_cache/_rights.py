@@ -136,7 +136,7 @@ class Right:
                 answer = await asyncio.shield(asked)
             except asyncio.CancelledError:
                 # It may be granted all the same, and nobody else could load until it ended.
-                asked.add_done_callback(lambda _: self.give())
+                asked.add_done_callback(self._give_and_heed_not)
                 raise
             if isinstance(answer, bytes):
                 if await suits(answer):
@@ -213,6 +213,10 @@ class Right:
         with contextlib.suppress(CacheError):
             asked = self._ask(RELEASE, (self._key, self._token, int(how)))
             asked.add_done_callback(_heed_not)
+
+    def _give_and_heed_not(self, asked: asyncio.Future[Any]) -> None:
+        _heed_not(asked)
+        self.give()
 
     def _ask(self, verb: Verb, argument: Any, size: int = 0) -> asyncio.Future[Any]:
         return self._rights.batcher.ask(verb, argument, size + 2 * len(self._key) + 128)
