@@ -111,7 +111,11 @@ def coverage(session: nox.Session) -> None:
 def weather(session: nox.Session) -> None:
     """Run all scenarios of bad weather in full, on both servers, and show what each has shown."""
     install(session, "test")
-    session.run("pytest", "--weather", *session.posargs, env={"ARC_LONG": "1"})
+    options = [
+        "--weather-file=docs/weather/scenarios.json" if option == "--page" else option
+        for option in session.posargs
+    ]
+    session.run("pytest", "--weather", *options, env={"ARC_LONG": "1"})
 
 
 @nox.session

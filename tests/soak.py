@@ -42,7 +42,8 @@ def main() -> None:
         f"calls {dict(found.codes)}\nfaults {dict(found.faults)}\n"
         f"at rest, before and after: {start.descriptors} and {last.descriptors} descriptors, "
         f"{start.tasks} and {last.tasks} tasks, {start.threads} and {last.threads} threads; "
-        f"{first.resident / 1e6:.1f} MB after the first round, {last.resident / 1e6:.1f} MB at last\n"
+        f"{first.resident / 1e6:.1f} MB after the first round, {last.resident / 1e6:.1f} MB at last, "
+        f"{first.blocks} and {last.blocks} blocks\n"
     )
     if found.wrong or start.descriptors != last.descriptors or start.threads != last.threads:
         raise SystemExit(1)

@@ -86,7 +86,7 @@ def test_table(tmp_path: Path, processes: str) -> None:
         check=False,
     )
     assert ended.returncode == 1, ended.stdout
-    rows: list[dict[str, Any]] = json.loads(file.read_text())
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"]
     found = {
         (row["scenario"], row["proof"]): (row["figure"], row["runs"], row["failed"]) for row in rows
     }

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, Protocol
 
+from harness.length import scaled
 from harness.stalls import Contention
 
 TESTS = Path(__file__).parent.parent
 PROGRAMS = TESTS / "programs"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = scaled(60.0, 600.0)
 POLL_SECONDS = 0.01
 
 PrivateLoop = Literal["asyncio", "uvloop"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,8 @@ class Taken:
     """Since the start."""
     resident: int
     """Bytes of memory."""
+    blocks: int
+    """Pieces of memory that Python holds: these tell a leak from a heap that has holes."""
     descriptors: int
     tasks: int
     threads: int
@@ -159,6 +162,7 @@ class Soak:
         return Taken(
             round(time.monotonic() - self._started, 2),
             resident(),
+            sys.getallocatedblocks(),
             len(open_descriptors()),
             tasks,
             threading.active_count(),

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import platform
+import subprocess
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.figures import said
+from harness.flavours import FLAVOURS, installed
 from harness.length import LONG
 from harness.scenarios import PROVED, TITLES, Label, label
 
@@ -58,6 +62,12 @@ class Row:
     def kept(self) -> bool:
         """Whether every run has kept it."""
         return self.runs > 0 and not self.failed and not self.skipped
+
+    def told(self) -> dict[str, Any]:
+        """What is written down of it."""
+        told = asdict(self) | {"title": TITLES[self.scenario]}
+        del told["badness"]
+        return told
 
     def add(self, run: dict[str, Any], outcome: str) -> None:
         """Count a run of the test."""
@@ -133,7 +143,7 @@ class Weather:
         for line in lines(rows):
             terminalreporter.line(line)
         if self._file:
-            told = [asdict(row) for row in rows]
+            told = {**_circumstances(), "rows": [row.told() for row in rows]}
             Path(self._file).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def table(self) -> list[Row]:
@@ -179,6 +189,20 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
                 for cell, width in zip(cells, WIDTHS, strict=True)
             )
             yield f"{line} {'' if number else servers}".rstrip()
+
+
+def _circumstances() -> dict[str, Any]:
+    programs = filter(None, map(installed, FLAVOURS))
+    versions = [
+        subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+        for program in programs
+    ]
+    return {
+        "date": time.strftime("%F"),
+        "python": platform.python_version(),
+        "servers": [" ".join(version.split()[:3]) for version in versions],
+        "long": LONG,
+    }
 
 
 def _label_of(item: pytest.Item) -> Label | None:
