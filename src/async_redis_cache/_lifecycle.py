@@ -19,6 +19,7 @@ from ._counters import CacheStats
 from ._engine import Engine
 from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
 from ._journal import Journal
+from ._monitors import Monitors
 from ._pip_services import Context
 from ._private_server import PrivateServer, start_server
 from ._serializers import Serializer
@@ -46,6 +47,7 @@ class Lifecycle:
         self._serializer = serializer
         self._counters = counters
         self._opened: Opened | None = None
+        self._monitors: Monitors | None = None
         self._claim = threading.Lock()
         self._claimants = 0
         self._place: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
@@ -99,11 +101,11 @@ class Lifecycle:
         await self._leave_behind()
         if parent is not None and self._opened is None:
             options = self.settings.options
-            journal = Journal(parent.endpoint.name)
+            journal = self._new_journal(parent.endpoint)
             engine = Engine(parent.endpoint, options, self._counters, journal)
             codec = Codec(options, self._serializer, self._counters)
-            journal.begin()
             self._opened = Opened(parent.endpoint, engine, codec, None)
+            self._begin(journal)
 
     async def close(self) -> None:
         """Close, unless it is."""
@@ -115,6 +117,7 @@ class Lifecycle:
                 try:
                     await opened.engine.close()
                 finally:
+                    await self._stop_monitors()
                     await _stop(opened.server)
 
     async def _open(self, context: Context) -> Opened:
@@ -126,7 +129,7 @@ class Lifecycle:
             if endpoint.kind in {"embedded", "fake"}:
                 server = await _start(endpoint.kind)
                 endpoint = server.endpoint
-            journal = Journal(endpoint.name)
+            journal = self._new_journal(endpoint)
             engine = Engine(endpoint, options, self._counters, journal)
             try:
                 await engine.connect()
@@ -139,8 +142,22 @@ class Lifecycle:
             await _stop(server)
             raise
         codec = Codec(options, self._serializer, self._counters)
-        journal.begin()
+        self._begin(journal)
         return Opened(endpoint, engine, codec, server)
+
+    def _new_journal(self, endpoint: Endpoint) -> Journal:
+        self._monitors = Monitors(self.settings, self._counters)
+        return Journal(endpoint.name, self._monitors.told)
+
+    def _begin(self, journal: Journal) -> None:
+        journal.begin()
+        if self._monitors is not None:
+            self._monitors.start()
+
+    async def _stop_monitors(self) -> None:
+        monitors, self._monitors = self._monitors, None
+        if monitors is not None:
+            await monitors.stop()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -169,7 +186,7 @@ class Lifecycle:
         To close it would unregister the parent's sockets from the poll that both share. And the
         lock may be held by a thread that is not here.
         """
-        _INHERITED.append(self._opened)
+        _INHERITED.append((self._opened, self._monitors))
         self._claim = threading.Lock()
 
     async def _leave_behind(self) -> None:
@@ -186,7 +203,7 @@ class Lifecycle:
 
 
 _LIVING: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
-_INHERITED: Final[list[Opened | None]] = []
+_INHERITED: Final[list[object]] = []
 
 
 def _outlive_fork() -> None:

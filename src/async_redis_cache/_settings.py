@@ -15,6 +15,7 @@ from ._pip_services import (
     Context,
     CredentialParams,
     CredentialResolver,
+    Descriptor,
     IReferences,
     trace_id_of,
 )
@@ -59,6 +60,14 @@ class Settings:
         self._references = references
         self._connections.set_references(references)
         self._credentials.set_references(references)
+
+    def monitors(self) -> tuple[list[Any], list[Any]]:
+        """The loggers and the counters that the references hold."""
+        if self._references is None:
+            return [], []
+        loggers = self._references.get_optional(Descriptor("*", "logger", "*", "*", "1.0"))
+        counters = self._references.get_optional(Descriptor("*", "counters", "*", "*", "1.0"))
+        return list(loggers), list(counters)
 
     def resolve(self, context: Context) -> Endpoint:
         """Find the server and the login. Blocks: a discovery service may ask the network.
