@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from async_redis_cache import AsyncRedisCache, CacheStats
+from async_redis_cache._counters import LEVELS
 from async_redis_cache._journal import EVENTS
 from async_redis_cache.otel import instrument
 from code_blocks import ROOT
@@ -42,7 +43,7 @@ def test_each_code_is_somebodys_task() -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    """Each metric stands in the table, with its unit and its kind, in the order of `stats()`."""
+    """Each counter and metric stands in the table, with unit and kind, in the order of `stats()`."""
     reader = InMemoryMetricReader()
     cache = AsyncRedisCache.from_url("redis://127.0.0.1:1")
     instrument(cache, meter_provider=MeterProvider([reader]))
@@ -50,11 +51,18 @@ def test_every_metric_is_listed() -> None:
     assert data is not None
     (metrics,) = [scope.metrics for one in data.resource_metrics for scope in one.scope_metrics]
     sums = [(metric.name, metric.unit, metric.data) for metric in metrics]
-    assert re.findall(
-        r"^\| `(async_redis_cache\.\w+)` \| `(\S+)` \| (\w+) \|$", PAGE.read_text(), re.MULTILINE
-    ) == [
-        (name, unit, "Counter" if data.is_monotonic else "UpDownCounter")
+    listed = re.findall(
+        r"^\| `cache\.(\w+)` \| (\w+) \| `(\S+)` \| `(\S+)` \| (\w+) \|$",
+        PAGE.read_text(),
+        re.MULTILINE,
+    )
+    assert [metric for _, _, *metric in listed] == [
+        [name, unit, "Counter" if data.is_monotonic else "UpDownCounter"]
         for name, unit, data in sums
         if isinstance(data, Sum)
+    ]
+    assert [(name, how) for name, how, *_ in listed] == [
+        (field.name, "last" if field.name in LEVELS else "increment")
+        for field in fields(CacheStats)
     ]
     assert len(sums) == len(fields(CacheStats))

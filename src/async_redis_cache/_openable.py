@@ -89,9 +89,10 @@ class Openable:
         self._lifecycle.settings.configure(config)
 
     def set_references(self, references: IReferences) -> None:
-        """Where `discovery_key` and `store_key` are looked up.
+        """Where `discovery_key` and `store_key` are looked up, and who is told what happens.
 
-        That is in `*:discovery:*:*:1.0` and in `*:credential-store:*:*:1.0`.
+        That is `*:discovery:*:*:1.0` and `*:credential-store:*:*:1.0`; and `*:logger:*:*:1.0` and
+        `*:counters:*:*:1.0`, from the next `open` on.
         """
         self._lifecycle.settings.set_references(references)
 

@@ -17,6 +17,7 @@ from . import line_up
 from .footprint import measure_footprint
 from .peers_loading import Way, loading
 from .peers_ours import near_misses
+from .peers_watched import watched
 from .report import (
     is_open_loop_goal_reached,
     print_footprint,
@@ -36,6 +37,7 @@ from .runs import (
     THREADS,
     UVLOOP,
     UVLOOP_THREADS,
+    WATCHED,
     Plan,
     Results,
     describe_environment,
@@ -53,6 +55,7 @@ from .workloads import (
     near_miss_workloads,
     near_workloads,
     sync_workloads,
+    watched_workloads,
     with_goals,
 )
 
@@ -123,6 +126,8 @@ def _measure(
     without = replace(closed, async_rows=bytes_workloads())
     bare = line_up.without_serializer()
     run_tasks(results, server, without, bare, section=BYTES, progress=progress)
+    spans = replace(closed, async_rows=watched_workloads())
+    run_tasks(results, server, spans, watched(), section=WATCHED, progress=progress)
     misses = replace(closed, async_rows=near_miss_workloads())
     ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
@@ -165,6 +170,7 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
             [row for way in Way for row in near_loading_workloads(way)],
         ),
         BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
+        WATCHED: ("a span and a duration for each call, against none", watched_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),
         UVLOOP_THREADS: (

@@ -27,6 +27,7 @@ NEAR_MISSES = "near misses"
 LOADING = "loading"
 NEAR_LOADING = "loading, near"
 BYTES = "no serializer"
+WATCHED = "spans"
 THREADS = "threads"
 UVLOOP_THREADS = "threads, uvloop"
 

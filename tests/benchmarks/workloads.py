@@ -18,6 +18,7 @@ PROTOCOL = "hand-written protocol"
 UNBOUNDED = f"{OURS}, max_size=0"
 PLAIN = f"{OURS}, nothing near"
 RETRIEVE = f"{OURS}, retrieve"
+UNWATCHED = f"{OURS}, without spans"
 PUBLISHED = "pip-services4-redis"
 
 
@@ -225,6 +226,15 @@ def near_loading_workloads(way: str) -> list[Workload]:
     goal = Goal(wall=1 / 2)
     near = Operation.NEAR_HIT
     return [Workload(Door.ASYNC, near, 1, 100, keys=100, note=way, goal=goal, reference=RETRIEVE)]
+
+
+def watched_workloads() -> list[Workload]:
+    """What a span for each call costs, beside none. No goal: who asks for spans pays for them."""
+    hit = Operation.RETRIEVE_HIT
+    return [
+        Workload(Door.ASYNC, hit, callers, 100, note="spans", reference=UNWATCHED)
+        for callers in (1, 100)
+    ]
 
 
 def bytes_workloads() -> list[Workload]:
