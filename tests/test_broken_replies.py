@@ -97,13 +97,14 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
 
 @pytest.mark.parametrize("name", VERBS)
 async def test_nonsense_is_a_typed_error(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """16. What is no RESP, or answers nothing that was asked, is an error, and nothing is logged."""
+    """16. What is no RESP, or answers nothing that was asked, is an error, and the loop logs nothing."""
     caplog.set_level(logging.WARNING)
     command, _, _ = name.partition(" ")
     for reply in NONSENSE + NO_ANSWER_TO.get(name, []):
         if (name, reply) != ("GETDEL", b"_\r\n"):  # That one is "nothing there".
             await _is_typed(command, name, reply, max_size=0, key_prefix="p:")
-    assert not caplog.records
+    # The cache says that it owes a change; the loop has nothing to complain of.
+    assert {record.name for record in caplog.records} <= {"async_redis_cache"}
 
 
 @pytest.mark.parametrize("name", BOUNDED_VERBS)
@@ -114,7 +115,8 @@ async def test_nonsense_of_a_script_is_a_typed_error(
     caplog.set_level(logging.WARNING)
     for reply in NONSENSE + NO_SCRIPT_ANSWER_TO[name]:
         await _is_typed("EVAL", name, reply)
-    assert not caplog.records
+    # The cache says that it owes a change; the loop has nothing to complain of.
+    assert {record.name for record in caplog.records} <= {"async_redis_cache"}
 
 
 @pytest.mark.parametrize("reply", NONSENSE)
