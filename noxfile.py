@@ -133,6 +133,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def story(session: nox.Session) -> None:
+    """Tell the story of docs/story.md, and print its figures: no server needed."""
+    install(session, "demo")
+    session.run("python", "docs/examples/story.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure this library beside redis-py and, with --peers or --page, the other caches."""
     install(session, "bench", "peers")
