@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout, CacheUnavailable
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheServerError,
+    CacheTimeout,
+    CacheUnavailable,
+)
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.doors import configured
 from harness.loading import PREFIX
@@ -135,6 +142,41 @@ async def test_while_it_cannot_be_made_good_it_is_not_read(
     assert await cache.retrieve(None, "another") is None
     assert await cache.retrieve_or_load(None, "key", load) == "new"
     assert cache.stats().owed == 1
+
+
+@pytest.mark.parametrize("ending", ["refused", "cancelled"])
+async def test_a_change_that_comes_to_nothing_settles_nothing(
+    cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Stored anew in vain, the key is still to be removed."""
+    engine = cache._lifecycle.ready().engine
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine._debts, "_until_paid", never)
+    await failed(cache, network, "store")
+    network.heal()
+    ask = engine._batcher.ask
+
+    def in_vain(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        answer = asyncio.get_running_loop().create_future()
+        if ending == "refused":
+            answer.set_exception(CacheServerError("OOM", "no room"))
+        else:
+            answer.cancel()
+        return answer
+
+    monkeypatch.setattr(engine._batcher, "ask", in_vain)
+    with pytest.raises(CacheServerError if ending == "refused" else asyncio.CancelledError):
+        await cache.store(None, "key", "newer")
+    monkeypatch.setattr(engine._batcher, "ask", ask)
+    assert cache.stats().owed == 1
+    while True:
+        with contextlib.suppress(CacheUnavailable, CacheTimeout):
+            assert await cache.retrieve(None, "key") is None
+            break
+    assert cache.stats().owed == 0
 
 
 async def test_a_change_that_succeeds_later_settles_it(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -160,14 +160,18 @@ class Changes:
         since = self._loop.time()
         self._loading.overtaken(keys)
         some_owed = bool(self._debts.owed)
+        settled: Mapping[bytes, object] = {}
         try:
             self._admit()
             if some_owed:
                 await self._debts.quiet(keys, self._freshness.left(since))
-                self._debts.settle(keys)
+                settled = self._debts.settle(keys)
             return await self._unnear(keys, change(self._freshness.left(since)))
-        except CacheError as failure:
-            self._debts.owe(keys, failure)
+        except BaseException as failure:
+            if isinstance(failure, CacheError):
+                self._debts.owe(keys, failure)
+            # Refused, or given up: what was to be removed still is.
+            self._debts.owe_again(settled)
             raise
         finally:
             if some_owed:

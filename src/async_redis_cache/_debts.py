@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -72,22 +72,29 @@ class Debts:
         """A change of these keys has failed."""
         if self._stopped or not isinstance(failure, _NOT_MADE):
             return
-        change = object()
-        for key in keys:
+        self._owe(dict.fromkeys(keys, object()))
+        self._told.worse(failure.code)
+
+    def settle(self, keys: Iterable[bytes]) -> Mapping[bytes, object]:
+        """These keys are being changed anew: those of them that were owed."""
+        settled = {key: self.owed.pop(key) for key in keys if key in self.owed}
+        self._counters.owed = len(self.owed)
+        return settled
+
+    def owe_again(self, settled: Mapping[bytes, object]) -> None:
+        """The change that was to settle these has failed, or has been given up."""
+        if settled and not self._stopped:
+            self._owe({key: change for key, change in settled.items() if key not in self.owed})
+
+    def _owe(self, changes: Mapping[bytes, object]) -> None:
+        for key, change in changes.items():
             self.owed.pop(key, None)
             self.owed[key] = change
         for key in tuple(islice(self.owed, max(0, len(self.owed) - _MOST))):
             del self.owed[key]
         self._counters.owed = len(self.owed)
-        self._told.worse(failure.code)
         if self._paying is None:
             self._paying = self._loop.create_task(self._until_paid())
-
-    def settle(self, keys: Iterable[bytes]) -> None:
-        """These keys are being changed anew."""
-        for key in keys:
-            self.owed.pop(key, None)
-        self._counters.owed = len(self.owed)
 
     def settled(self) -> None:
         """Those that were being changed anew are changed, or owed again."""
