@@ -196,7 +196,7 @@ async def test_when_every_reply_is_lost_it_is_told_what_is_known(
         network.forget()
         assert await ended(question, cache) == "right"
         # Some look at what is stored besides.
-        command = next(iter(network.counts))
+        command = "PEXPIRE" if "PEXPIRE" in network.counts else next(iter(network.counts))
         prepare(raw)
         network.forget()
         network.swallow_replies(times=1_000, command=command)
