@@ -1,0 +1,173 @@
+"""What a process may be given, by what it has done and by what has happened on the server."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheTimeout, CacheUnavailable
+from harness.simulated_witness import Origin, Version, ViolationError, Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Call", "Judge"]
+
+_UNHEARD: Final = 0.020
+"""Seconds for which what is near is given without a look at what the link has brought."""
+_ROUNDING: Final = 0.002
+_CLOCK_ERROR: Final = 0.200
+"""Seconds by which a process may be wrong about the server's clock: half a slow round trip."""
+_OWED: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one process, that has ended."""
+
+    verb: str
+    keys: tuple[bytes, ...]
+    begin: float
+    end: float = math.inf
+    error: BaseException | None = None
+    was_owed: bool = False
+    loads: bool = False
+    stale: float = 0.0
+
+
+class Judge:
+    """Of one process.
+
+    Args:
+        process: its name.
+        witness: of what has happened.
+        tags: the prefix of the keys of tags.
+        lag: seconds for which what is near may be given though another process has changed it,
+            where no news came.
+    """
+
+    def __init__(self, process: str, witness: Witness, tags: bytes, lag: float) -> None:
+        self._process = process
+        self._witness = witness
+        self._tags = tags
+        self._lag = lag
+        self._own: defaultdict[bytes, list[tuple[float, float]]] = defaultdict(list)
+        """By key its acknowledged changes: when they ended, and what must be seen from then on."""
+        self._failed: defaultdict[bytes, list[tuple[float, float]]] = defaultdict(list)
+        self._begun: list[Call] = []
+        self.without_server: list[float] = []
+        """When a call that loads went on without."""
+
+    def changing(self, call: Call) -> None:
+        """A change has begun."""
+        self._begun.append(call)
+
+    def changed(self, call: Call) -> None:
+        """A change has ended."""
+        if isinstance(call.error, _OWED):
+            for key in call.keys:
+                self._failed[key].append((call.begin, call.end))
+        if call.error is not None:
+            return
+        for key in call.keys:
+            at = self._witness.changed_between(key, call.begin - 1e-9, call.end + 1e-9)
+            if at is None:
+                raise ViolationError(f"{self._process}: {call} was acknowledged, and not made")
+            self._own[key].append((call.end, at))
+
+    def stored(self, call: Call, number: int) -> None:
+        """A store has ended."""
+        self.changed(call)
+        seen = self._witness.first_seen.get(number)
+        if call.error is None:
+            if seen is None or not call.begin <= seen <= call.end:
+                raise ViolationError(f"{self._process}: {call} stored {number} at {seen}")
+        elif isinstance(call.error, CacheError) and not isinstance(call.error, CacheOutcomeUnknown):
+            self._witness.origins[number].never = True
+
+    def missed(self, call: Call, key: bytes) -> None:
+        """None was given where nothing is loaded."""
+        if call.was_owed or any(call.begin <= end <= call.end for _, end in self._failed[key]):
+            return
+        # What is near may be a placeholder, or that there is none, a little longer.
+        at = self._floor(key, call.begin)
+        for version, until in self._witness.held(key, at, call.end):
+            margin = _CLOCK_ERROR if version.slack else _ROUNDING
+            ends = min(until, version.fresh_until - margin)
+            if version.number is None or version.tags or version.at > at:
+                return
+            at = ends
+            if ends < until:
+                break
+        if at > call.end:
+            raise ViolationError(f"{self._process}: {call} missed what was there all the time")
+
+    def given(self, call: Call, key: bytes, number: int) -> None:
+        """A value was."""
+        origin = self._witness.origins.get(number)
+        if origin is None or origin.key != key:
+            raise ViolationError(f"{self._process}: {call} was given another key's {origin}")
+        floor = self._floor(key, call.begin)
+        found = [
+            version
+            for version, _ in self._witness.held(key, floor, call.end)
+            if version.number == number and self._is_valid(version, call)
+        ]
+        if not found and not (call.loads and self._was_loaded_for(call, origin, floor)):
+            raise ViolationError(
+                f"{self._process}: {call} was given {origin}, which it must not be since {floor}; "
+                f"there was {[*self._witness.held(key, floor - 0.1, call.end)]}"
+            )
+        self._is_not_owed(call, [key, *(self._tags + tag.encode() for tag in origin.tags)], origin)
+
+    def _floor(self, key: bytes, begin: float) -> float:
+        """What the server held at this moment or later may be given to a call that begins so."""
+        if not self._lag:
+            return begin
+        own = (at for end, at in self._own[key] if end <= begin)
+        known = self._witness.known(self._process, key, begin - _UNHEARD)
+        return max(begin - self._lag, known, *own)
+
+    def _is_valid(self, version: Version, call: Call) -> bool:
+        margin = _CLOCK_ERROR if version.slack else _ROUNDING
+        stays = version.fresh_until + margin + (min(version.slack, call.stale))
+        return stays >= call.begin and all(
+            self._witness.tag_was(
+                self._tags + tag, stamp, self._floor(self._tags + tag, call.begin), call.end
+            )
+            for tag, stamp in version.tags.items()
+        )
+
+    def _was_loaded_for(self, call: Call, origin: Origin, floor: float) -> bool:
+        """Whether it is what a load gave, which nobody has overtaken as far as one could know."""
+        if not origin.by_load or origin.process != self._process or origin.ended > call.end:
+            return False
+        own = max((at for end, at in self._own[origin.key] if end <= call.begin), default=0.0)
+        # Who cannot ask the server does not know what others have changed.
+        asked = not any(call.begin <= at <= call.end for at in self.without_server)
+        seen = floor if origin.holds_right and asked else own
+        if self._witness.changed_between(origin.key, origin.begun, seen) is not None:
+            return False
+        for tag in origin.tags:
+            key = self._tags + tag.encode()
+            own = max((at for end, at in self._own[key] if end <= call.begin), default=0.0)
+            if self._witness.changed_between(key, origin.begun, own) is not None:
+                return False
+        return True
+
+    def _is_not_owed(self, call: Call, keys: Sequence[bytes], origin: Origin) -> None:
+        seen = self._witness.first_seen.get(origin.number, origin.begun)
+        for key in keys:
+            for begin, end in self._failed[key]:
+                # While it is changed anew, the reader may as well come before that.
+                anew = any(
+                    key in one.keys and end <= one.begin <= call.end and call.begin <= one.end
+                    for one in self._begun
+                )
+                if end <= call.begin and seen < begin and origin.begun < begin and not anew:
+                    raise ViolationError(
+                        f"{self._process}: {call} was given {origin}, first stored at {seen}, which "
+                        f"a change of {key!r} from {begin} to {end} had failed to make old"
+                    )
