@@ -1,4 +1,4 @@
-"""17. A master behind sentinels: found, followed through failovers, and not believed when it was one."""
+"""A master behind sentinels: found, followed through failovers, and not believed when it was one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what
 
 
 async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
-    """All tasks are back within down-after + 2 s; nothing wrong is given, near values included."""
+    """17. All tasks are back within down-after + 2 s; nothing wrong is given, near values included."""
     async with Callers(cache) as callers:
         old = sentinels.kill_master()
         await back_in_time(callers, sentinels, old, "master killed")
@@ -124,7 +124,7 @@ async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> 
 
 
 async def test_a_stopped_master_that_returns(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
-    """It kept its connections: what it acknowledges when it wakes up would be lost, so it is left."""
+    """17. It kept its connections: what it acknowledges when it wakes up would be lost, so it is left."""
     async with Callers(cache) as callers:
         old = sentinels.freeze_master()
         await back_in_time(callers, sentinels, old, "master stopped")
@@ -155,7 +155,7 @@ def calls_of(stats: dict[str, Any]) -> int:
 async def test_a_master_that_was_demoted_while_it_was_well(
     sentinels: Sentinels, cache: AsyncRedisCache
 ) -> None:
-    """Its connections are dropped, and what it refuses to change is changed on the new one."""
+    """17. Its connections are dropped, and what it refuses to change is changed on the new one."""
     await cache.store(None, "key", "before")
     assert await cache.retrieve(None, "key") == "before"
     old = sentinels.master()

@@ -1,4 +1,4 @@
-"""18. Slots move and masters die while a cluster is used: nothing is wrong, nothing missed, all typed."""
+"""Slots move and masters die while a cluster is used: nothing is wrong, nothing missed, all typed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NODE_TIMEOUT_SECONDS = 1.0
 
 @pytest.mark.parametrize("near", [False, True], ids=["", "near"])
 async def test_slots_that_move_under_readers(cluster: Cluster, *, near: bool) -> None:
-    """2,000 slots there, 30 readers: 0 wrong, 0 false misses, 0 errors."""
+    """18. 2,000 slots there, 30 readers: 0 wrong, 0 false misses, 0 errors."""
     source, target = cluster.masters()[:2]
     slots = cluster.slots(source)[:SLOTS]
     keys = [key_in(slots[number % len(slots)], f":{number}") for number in range(KEYS)]
@@ -77,7 +77,7 @@ async def test_slots_that_move_under_readers(cluster: Cluster, *, near: bool) ->
 
 @pytest.mark.parametrize("connections", range(1, 10))
 async def test_a_slot_that_is_moving(cluster: Cluster, connections: int) -> None:
-    """With 1 to 9 connections to each node: what is here, what is there, what is nowhere."""
+    """18. With 1 to 9 connections to each node: what is here, what is there, what is nowhere."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     here, there, nowhere = (key_in(slot, name) for name in ("here", "there", "nowhere"))
@@ -124,7 +124,7 @@ async def test_a_slot_that_is_moving(cluster: Cluster, connections: int) -> None
 
 
 async def test_near_values_of_a_slot_that_moves(cluster: Cluster) -> None:
-    """What was near before is told of by whichever node has the slot when it changes."""
+    """18. What was near before is told of by whichever node has the slot when it changes."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     keys = [key_in(slot, f":{number}") for number in range(20)]
@@ -151,7 +151,7 @@ def with_replicas(flavour: Flavour) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("way", ["killed", "stopped"])
 async def test_a_master_that_dies(with_replicas: Cluster, way: str) -> None:
-    """Its replica takes its place: all keys are served again, by typed errors until then."""
+    """18. Its replica takes its place: all keys are served again, by typed errors until then."""
     cluster = with_replicas
     wrong: list[object] = []
     options: dict[str, Any] = {"near_cache_enabled": True, "near_cache_heartbeat": 200}
