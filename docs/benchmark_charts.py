@@ -9,7 +9,7 @@ from html import escape
 
 from benchmark_figures import OURS, REFERENCE
 
-__all__ = ["THEMES", "Theme", "bars", "lines"]
+__all__ = ["THEMES", "Theme", "bars", "courses", "lines"]
 
 WIDTH = 760
 LABELS = 208
@@ -121,6 +121,35 @@ def lines(
         body.append(f'<path d="{lead}" stroke="{color}"/>')
         body.append(_text(right + 9, at + 4, name, *theme.words(name)))
     return _picture(theme, title, subtitle, height, body)
+
+
+def courses(
+    theme: Theme, title: str, subtitle: str, panels: Mapping[str, Sequence[tuple[float, float]]]
+) -> str:
+    """A panel for each name, with what it was at which second; every panel begins at 0."""
+    pitch, left, right = 92, 150, WIDTH - 20
+    last = max(second for points in panels.values() for second, _ in points)
+    body: list[str] = []
+    for number, (name, points) in enumerate(panels.items()):
+        foot = 146 + number * pitch
+        high = max(value for _, value in points) or 1
+        path = "L".join(
+            f"{left + second / last * (right - left):.1f} {foot - value / high * 64:.1f}"
+            for second, value in points
+        )
+        body += [
+            f'<path d="M{left} {foot}H{right}M{left} {foot - 64}H{right}" stroke="{theme.grid}"/>',
+            _text(0, foot - 28, name, theme.text, "600"),
+            _text(left - 8, foot + 4, "0", theme.muted, anchor="end"),
+            _text(left - 8, foot - 60, f"{high:,.0f}", theme.muted, anchor="end"),
+            f'<path d="M{path}" stroke="{theme.ours}" stroke-width="1.75" fill="none"/>',
+        ]
+    end = 146 + (len(panels) - 1) * pitch
+    body += [
+        _text(left, end + 22, "0", theme.muted, anchor="middle"),
+        _text(right, end + 22, f"{last / 60:.0f} min", theme.muted, anchor="end"),
+    ]
+    return _picture(theme, title, subtitle, end + 36, body)
 
 
 def _marks(low: float, high: float) -> Iterator[float]:

@@ -144,7 +144,9 @@ class Weather:
             terminalreporter.line(line)
         if self._file:
             told = {**_circumstances(), "rows": [row.told() for row in rows]}
-            Path(self._file).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            file = Path(self._file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def table(self) -> list[Row]:
         """A row for each promise, and for each that nobody keeps."""
