@@ -85,3 +85,35 @@ async def test_nothing_is_remembered_that_is_not_to_be_cached(caches: Caches) ->
     for cache in (one, other, one):
         assert await cache.retrieve_or_load(None, "key", none, missing_timeout=60_000) is None
     assert loads == 3
+
+
+async def test_who_comes_later_is_not_given_what_was_found_before(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joining one who has found a value, and still looks at its tags, is no way to a removed value."""
+    one, other = caches
+    engine = one._lifecycle.ready().engine
+    found, may_go_on = asyncio.Event(), asyncio.Event()
+    hold, read = engine._tags.hold, engine.read
+
+    async def slow(*args: Any) -> bool:
+        found.set()
+        await may_go_on.wait()
+        return await hold(*args)
+
+    async def stored_meanwhile(key: bytes) -> bytes | None:
+        nothing = await read(key)
+        await other.store(None, "key", "removed", tags=("tag",))
+        return nothing
+
+    monkeypatch.setattr(engine._tags, "hold", slow)
+    monkeypatch.setattr(engine, "read", stored_meanwhile)
+    before = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
+    await found.wait()
+    monkeypatch.setattr(engine, "read", read)
+    await other.remove(None, "key")
+    after = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
+    await await_until(lambda: one.stats().misses == 2)
+    may_go_on.set()
+    assert await before == "removed"
+    assert await after == "loaded"

@@ -81,11 +81,22 @@ class Loading:
             CacheTimeout: LOAD_TIMEOUT.
             Exception: what the load raised.
         """
-        flight = self._flights.get(key)
-        if flight is None or wanted.force or not flight.serves(wanted):
-            flight = self._take_off(key, wanted)
-        else:
-            wanted.decided()
+        while True:
+            flight = self._flights.get(key)
+            if flight is None or wanted.force or not flight.serves(wanted):
+                flight = self._take_off(key, wanted)
+            else:
+                wanted.decided()
+            asked = flight.right.asked
+            result = await self._landed(key, flight, patience)
+            # What another has stored may have been asked for before this caller came, and be gone since.
+            if not isinstance(result, bytes) or flight.right.asked > asked:
+                return result
+
+    async def _landed(
+        self, key: bytes, flight: Flight, patience: float | None
+    ) -> Product | bytes | None:
+        """What a flight brings; None where patience ended first."""
         future = self._loop.create_future()
         flight.waiting.add(future)
         try:

@@ -104,6 +104,8 @@ class Right:
         self._key = key
         self._rights = rights
         self._token = secrets.token_bytes(_TOKEN_BYTES)
+        self.asked = 0
+        """How often the server was asked for it."""
         self._since = 0
         """When it was got, in microseconds of the server's clock."""
         self._loop = asyncio.get_running_loop()
@@ -131,6 +133,7 @@ class Right:
         while True:
             version = version_of(seen)
             argument = (self._key, self._token, self._rights.lease, version, int(force))
+            self.asked += 1
             asked = self._ask(LEASE, argument, len(version))
             try:
                 answer = await asyncio.shield(asked)
