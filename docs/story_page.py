@@ -141,10 +141,8 @@ def levels(figures: Figures) -> str:
         ["queries and errors, up to", *counts],
         ["longest wait in ms, from", *(f"{wait:,}" for wait in WAITS)],
     )
-    return (
-        f"A column is {figures.length / columns:g} s of the story.\n\n"
-        + grid(["", *LEVELS[1:]], rows)
-    )  # fmt: skip
+    width = f"A column is {figures.length / columns:g} s of the story.\n\n"
+    return width + grid(["", *LEVELS[1:]], rows)
 
 
 def section(figures: Figures, step: Step) -> str:

@@ -119,8 +119,7 @@ class Cluster:
 
     def serves(self) -> bool:
         """Whether all nodes that are up say that they serve."""
-        up = [node for node in self.nodes if node.is_up]
-        return all(b"cluster_state:ok" in self._ask(node, "INFO") for node in up)
+        return all(b"cluster_state:ok" in self._ask(node, "INFO") for node in self._up())
 
     # What happens to it
 
@@ -148,7 +147,20 @@ class Cluster:
 
     def settle(self) -> None:
         """Wait until all nodes that are up agree whose the slots are, serve them, and have a part."""
-        wait_until(self._is_settled, PATIENCE_SECONDS)
+        try:
+            wait_until(self._is_settled, PATIENCE_SECONDS)
+        except AssertionError as error:
+            for node in self._up():
+                error.add_note(
+                    f"{self._ask(node, 'NODES').decode()}{self._ask(node, 'INFO')[:200]!r}"
+                )
+            raise
+
+    def wait_for_news(self) -> None:
+        """Wait until all masters that are up know how new each one's claims to its slots are."""
+        # A node makes its claims newer than all that it knows of. Where it does not know of the newest,
+        # there are two of the same age, and others may go on to believe the wrong one.
+        wait_until(self._know_all_ages, PATIENCE_SECONDS)
 
     def fail_over(self, replica: Server) -> None:
         """Let a replica take the place of its master, who goes on as its replica."""
@@ -212,6 +224,9 @@ class Cluster:
             # Or they would have to find out that they are of the same age.
             self._ask(master, "SET-CONFIG-EPOCH", number + 1)
 
+    def _up(self) -> list[Server]:
+        return [node for node in self.nodes if node.is_up]
+
     def _ask(self, node: Server, *words: object) -> Any:
         return self.client(node).execute_command("CLUSTER", *words)
 
@@ -227,7 +242,7 @@ class Cluster:
 
     def _shards(self, informant: Server | None = None) -> list[Shard]:
         """What this node says, or any that is up."""
-        node = informant or next(node for node in self.nodes if node.is_up)
+        node = informant or self._up()[0]
         by_id = {identity.encode(): node for node, identity in self._ids.items()}
         return [
             Shard(range(first, last + 1), by_id[master[2]], [by_id[other[2]] for other in replicas])
@@ -235,7 +250,7 @@ class Cluster:
         ]
 
     def _is_settled(self) -> bool:
-        up = [node for node in self.nodes if node.is_up]
+        up = self._up()
         try:
             views = [_view(self._shards(node)) for node in up]
             spares = self.nodes[len(self.nodes) - self._spares :]
@@ -244,10 +259,19 @@ class Cluster:
                 all(view == views[0] for view in views)
                 and taking_part.issuperset(up)
                 and self.serves()
+                and self._know_all_ages()
                 and all(map(self._is_in_line, up))
             )
         except exceptions.RedisError:
             return False
+
+    def _know_all_ages(self) -> bool:
+        ages: list[set[tuple[bytes, ...]]] = []
+        for node in self._up():
+            lines = [line.split() for line in self._ask(node, "NODES").splitlines()]
+            # Of those that have slots: whose claims they are, and how new.
+            ages.append({(words[0], words[6]) for words in lines if words[8:]})
+        return all(known == ages[0] for known in ages)
 
     def _is_in_line(self, node: Server) -> bool:
         """Whether it is a master, or has all that its master has."""

@@ -50,6 +50,7 @@ class Move:
 
     def begin(self) -> None:
         """Let both know that the slots are moving: first the one that has to take what comes."""
+        self._cluster.wait_for_news()
         self._set(self.target, "IMPORTING", self.source)
         self._set(self.source, "MIGRATING", self.target)
 
