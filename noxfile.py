@@ -49,6 +49,8 @@ PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs
     f"{sys.version_info.major}.{sys.version_info.minor}"
 ]
 
+ONCE = [f"--ignore=tests/{name}" for name in ("test_story.py", "test_loading_model.py")]
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the project and dependency groups; listed one by one, as old pips know no --group."""
@@ -62,7 +64,11 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    session.run("pytest", "-n", "auto", "--maxprocesses", "4", "--ignore", "tests/benchmarks")
+    # What tests the tests, or tells a story in minutes of its own, is the same on each Python.
+    once = [] if session.python == PYTHONS[0] else ["--ignore-glob", "*_harness_*", *ONCE]
+    # Most of the time they wait for servers, so a worker more than cores is not too many.
+    workers = str(min(4, 1 + (os.cpu_count() or 1)))
+    session.run("pytest", "-n", workers, "--ignore", "tests/benchmarks", *once)
     # Ratios of speed are measured with nothing beside them.
     session.run("pytest", "tests/benchmarks")
 

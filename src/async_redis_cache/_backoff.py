@@ -8,8 +8,9 @@ from typing import Final
 __all__ = ["Backoff"]
 
 _FIRST: Final = 0.010
-_LONGEST: Final = 0.120
-"""Seconds: with the jitter, fewer than ten attempts a second, and none later than 0.14 s."""
+_LONGEST: Final = 0.140
+"""Seconds: with the first ones and the jitter, fewer than ten attempts a second, and none later than
+0.16 s."""
 
 
 class Backoff:
@@ -25,6 +26,11 @@ class Backoff:
         self._random = random
         self._failures = 0
         self._until = 0.0
+
+    @property
+    def is_in_a_row(self) -> bool:
+        """Whether the last attempt has failed."""
+        return self._failures > 0
 
     def failed(self) -> None:
         """Begin or lengthen the pause. The first failure of a row costs none."""

@@ -130,7 +130,7 @@ class Batcher:
         call = Call(verb, argument, size, keys, deadline, tries, future)
         if deadline < self._watch_at:
             self._watch_for(deadline)
-        if self._lone and not self._waiting and not self._backoff.remaining():
+        if self._lone and not self._waiting and not self._backoff.is_in_a_row:
             wire = self._transport.checkout()
             if wire is not None:
                 self._launch(wire, [call])
@@ -182,6 +182,9 @@ class Batcher:
             self._turn = self._loop.call_later(pause, self._leave)
             return
         while self._waiting:
+            if self._under_way and self._backoff.is_in_a_row:
+                # One question is enough to see whether the server serves again.
+                return
             wire = self._transport.checkout()
             if wire is None:
                 return
