@@ -179,7 +179,7 @@ async def test_a_server_in_trouble_is_asked_one_question_at_a_time() -> None:
     await turns()
     (exchange,) = wires.transport.exchanges
     exchange.answer([b"1", b"2"])
-    assert await asyncio.gather(first, second) == [b"1", b"2"]
+    assert [await first, await second] == [b"1", b"2"]
     await turns()
     wires.wire.answer([b"3"])
     assert await third == b"3"

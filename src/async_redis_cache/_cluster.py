@@ -175,7 +175,10 @@ class Cluster:
         if failure.place is None or call.hops > _MOST_HOPS or self._stopped:
             return False
         host, port = failure.place
-        node = self._members.at((host or self._members.host_of(sender), port))
+        place = (host or self._members.host_of(sender), port)
+        node = self._members.at(place)
+        # It may have joined just now, with no slots but one that moves: nobody has told of it yet.
+        self._members.track(place)
         key = call.verb.key(call.argument)
         if failure.code == "ASK":
             call.verb = Asking(call.verb)

@@ -117,7 +117,7 @@ class Members:
                     readers[slots.first : slots.last + 1] = [self._replica_at(place)] * slots.size
             self._readers = readers
         for place in self.masters:
-            self._track(place)
+            self.track(place)
         needed = {*self._by_slot, *self._readers}
         for nodes in (self._nodes, self._replicas):
             for place in [place for place, node in nodes.items() if node not in needed]:
@@ -159,7 +159,7 @@ class Members:
             self._places[node.batcher] = place
         return node
 
-    def _track(self, place: Address) -> None:
+    def track(self, place: Address) -> None:
         """Be told of changes on a node; until that is so, nothing near is trusted."""
         if self._unison is not None and place not in self._links:
             self._links[place] = link = Tracking(
