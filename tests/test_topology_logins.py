@@ -63,7 +63,7 @@ async def read_from_replicas(
     for server in servers:
         granted = f"reset {rules} {more}".split()
         client(server).execute_command("ACL", "SETUSER", "shop", *granted)
-    allowed = {**options, "near_cache_enabled": False, "read_from": "replica"}
+    allowed: dict[str, Any] = {**options, "near_cache_enabled": False, "read_from": "replica"}
     async with AsyncRedisCache.from_url(uri, **allowed) as cache:
         assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
         assert cache.stats().errors == 0

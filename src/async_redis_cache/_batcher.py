@@ -39,8 +39,8 @@ class Router(Protocol):
         """Whether a call that was refused was passed on to the server that the refusal names."""
         ...
 
-    def home(self, call: Call) -> Batcher | None:
-        """Who is to try a call again; None where it does not matter."""
+    def home(self, call: Call) -> Batcher:
+        """Who is to try a call again."""
         ...
 
 
@@ -247,8 +247,8 @@ class Batcher:
                 call.retries -= 1
                 call.reason = failure
                 self._counters.retries += 1
-                home = self._router and self._router.home(call)
-                (home or self).take_over(call)
+                home = self if self._router is None else self._router.home(call)
+                home.take_over(call)
             else:
                 call.fail(failure)
         self.ready()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import (
@@ -126,7 +126,7 @@ class Dialer:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.send_command(*command)
-                return await connection.read_response()
+                return cast("Any", await connection.read_response())
         except Exception as error:  # noqa: BLE001  as in `dial`
             return _failure_of(error)
         finally:
@@ -169,7 +169,7 @@ async def see_it_lead(connection: AbstractConnection) -> None:
     """Ask whether it is a master. Who may not ask finds out when it refuses a change."""
     await connection.send_command("ROLE")
     try:
-        role: Any = await connection.read_response()
+        role = cast("Any", await connection.read_response())
     except NoPermissionError:
         await _see_it_serve(connection)
     else:

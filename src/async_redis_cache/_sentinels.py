@@ -242,8 +242,11 @@ def _replicas_in(answer: Any) -> list[Address] | None:
     """Those that follow the master, and answer."""
     if not isinstance(answer, list):
         return None
+    flats: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]
     try:
-        replicas = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in answer]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        replicas: list[dict[bytes, bytes]] = [
+            dict(zip(flat[::2], flat[1::2], strict=True)) for flat in flats
+        ]
         return [
             (replica[b"ip"].decode(), int(replica[b"port"]))
             for replica in replicas
