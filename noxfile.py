@@ -69,8 +69,9 @@ def tests(session: nox.Session) -> None:
     # Most of the time they wait for servers, so a worker more than cores is not too many.
     workers = str(min(4, 1 + (os.cpu_count() or 1)))
     session.run("pytest", "-n", workers, "--ignore", "tests/benchmarks", *once)
-    # Ratios of speed are measured with nothing beside them.
-    session.run("pytest", "tests/benchmarks")
+    if not once:
+        # Ratios of speed are measured with nothing beside them.
+        session.run("pytest", "tests/benchmarks")
 
 
 @nox.session
