@@ -98,7 +98,7 @@ async def test_an_origin_that_fails(
     """Stale values and no errors, and a load in a lease's time; errors when it is over."""
     seconds = scaled(1.2, 10.0)
     origin = Origin()
-    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 500, "soft_timeout": soft}
+    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 700, "soft_timeout": soft}
     await one.retrieve_or_load(None, "key", origin.load, LIFE, **options)
     await gone(one)
     origin.failure = OSError("no route to the origin")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 LIFE = 150
 """Milliseconds."""
 STALE: LoadOptions = {"stale_timeout": 60_000}
+AGREEMENT_SECONDS = 0.1
+"""Within which all processes agree what time it is on the server, and each with itself."""
 
 
 class Origin:
@@ -43,6 +45,8 @@ async def becomes(cache: AsyncRedisCache, value: object, key: str = "key") -> No
 async def gone(cache: AsyncRedisCache, key: str = "key") -> None:
     """Wait until nobody is given a fresh value any more."""
     await becomes(cache, None, key)
+    # To another, or after a better look at the server's clock, it may be fresh a moment longer.
+    await asyncio.sleep(AGREEMENT_SECONDS)
 
 
 async def made_stale(cache: AsyncRedisCache, origin: Origin, key: str = "key") -> None:
