@@ -17,6 +17,7 @@ from async_redis_cache import (
     CacheTimeout,
     Load,
 )
+from async_redis_cache._rights import Right
 from harness import Client, Server, await_until
 from harness.doors import configured, until_gone
 from harness.length import scaled
@@ -140,10 +141,13 @@ async def test_a_load_that_it_overtakes_is_not_kept(
         await begun.wait()
         values.reverse()
         await invalidating.invalidate_tags(None, "a")
-        after = asyncio.create_task(ask(invalidating))
+        after = [asyncio.create_task(ask(cache)) for cache in (one, other)]
+        # They have found the load, of their own process and of the other one.
+        await one.retrieve_many(None, ["key", "nothing"])
+        await other.retrieve_many(None, ["key", "nothing"])
         may_end.set()
         assert await asked == values[1]
-        assert await after == values[0]
+        assert await asyncio.gather(*after) == [values[0]] * 2
         assert await ask(one) == await ask(other) == values[0]
         await one.invalidate_tags(None, "a")
     assert one.stats().overtaken == 2
@@ -204,6 +208,30 @@ async def test_invalidated_between_the_two_steps_of_a_store(
     assert await other.retrieve(None, "key") is None
 
 
+async def test_who_joins_a_load_whose_tag_is_invalidated_while_it_is_published(
+    one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tags had been asked for before: he is not given what was loaded before he came."""
+    values = ["old", "new"]
+    joined: list[asyncio.Task[Any]] = []
+    publish = Right.publish
+
+    def ask() -> Any:
+        return one.retrieve_or_load(None, "key", lambda: values[0], tags=["a"])
+
+    async def overtaken(*args: Any) -> bool:
+        if not joined:
+            values.reverse()
+            await other.invalidate_tags(None, "a")
+            joined.append(asyncio.create_task(ask()))
+            await one.retrieve_many(None, ["key", "nothing"])
+        return await publish(*args)
+
+    monkeypatch.setattr(Right, "publish", overtaken)
+    assert await ask() == "old"
+    assert await joined[0] == "new"
+
+
 @pytest.mark.parametrize("seed", range(scaled(3, 170)))
 async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Two processes change, invalidate and load at once: what was invalid is never read.
@@ -217,7 +245,7 @@ async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache
     async def load(tag: str) -> int:
         found = truth[tag]
         for _ in range(dice.randrange(4)):
-            await asyncio.sleep(0)
+            await one.contains(None, "nothing")
         return found
 
     async def change(by: AsyncRedisCache, tag: str) -> None:

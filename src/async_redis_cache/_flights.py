@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import NamedTuple
 
 from ._failures import Failure
@@ -54,6 +55,7 @@ class Flight:
     __slots__ = (
         "expired",
         "goes_on",
+        "good_below",
         "holds_right",
         "is_ahead",
         "right",
@@ -66,7 +68,8 @@ class Flight:
 
     def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
         self.task: asyncio.Task[Product | bytes | None]
-        self.waiting: set[asyncio.Future[Product | bytes | None]] = set()
+        self.waiting: dict[asyncio.Future[Product | bytes | None], None] = {}
+        """In the order in which they came, and go on."""
         self.right = right
         self.tags = frozenset(wanted.tags)
         self.steered = wanted.steered
@@ -78,6 +81,8 @@ class Flight:
         self.void = False
         """Whether the key was changed by this process since."""
         self.expired = False
+        self.good_below = inf
+        """Who joined when its right had asked the server as often, or more often, has to ask again."""
 
     def serves(self, wanted: Wanted) -> bool:
         """Whether it can be joined: not by one who has seen that the right was voided meanwhile."""

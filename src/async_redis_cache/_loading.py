@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable
 from functools import partial
+from math import inf
 from typing import Any, Final, TypeVar
 
 from ._counters import CacheStats
@@ -81,24 +82,27 @@ class Loading:
             CacheTimeout: LOAD_TIMEOUT.
             Exception: what the load raised.
         """
-        while True:
-            flight = self._flights.get(key)
-            if flight is None or wanted.force or not flight.serves(wanted):
-                flight = self._take_off(key, wanted)
-            else:
-                wanted.decided()
-            asked = flight.right.asked
-            result = await self._landed(key, flight, patience)
-            # What another has stored may have been asked for before this caller came, and be gone since.
-            if not isinstance(result, bytes) or flight.right.asked > asked:
-                return result
+        flight = self._flights.get(key)
+        if flight is None or wanted.force or not flight.serves(wanted):
+            flight = self._take_off(key, wanted)
+        else:
+            wanted.decided()
+        came, came_at = flight.right.asked, self._loop.time()
+        result = await self._landed(key, flight, patience)
+        if result is None or came < flight.good_below:
+            return result
+        # What was begun since will do.
+        flight = self._flights.get(key) or self._take_off(key, wanted)
+        if patience is not None:
+            patience += came_at - self._loop.time()
+        return await self._landed(key, flight, patience)
 
     async def _landed(
         self, key: bytes, flight: Flight, patience: float | None
     ) -> Product | bytes | None:
         """What a flight brings; None where patience ended first."""
         future = self._loop.create_future()
-        flight.waiting.add(future)
+        flight.waiting[future] = None
         try:
             if patience is not None:
                 flight.goes_on = True
@@ -107,7 +111,7 @@ class Loading:
                     return None
             result: Product | bytes | None = await future
         finally:
-            flight.waiting.discard(future)
+            del flight.waiting[future]
             if not (flight.waiting or flight.goes_on or flight.task.done()):
                 self._forget(key, flight)
                 flight.task.cancel()
@@ -202,6 +206,8 @@ class Loading:
                     # Another process loads ahead of time, and nobody here waits for it.
                     self._forget(key, flight)
                     return None
+                # What has been stored, or the tags of what is loaded, may be invalid to who comes later.
+                flight.good_below = right.asked
                 if won is not True:
                     return won
                 flight.holds_right = True
@@ -226,13 +232,16 @@ class Loading:
 
     async def _put_away(self, flight: Flight, product: Product) -> None:
         """Publish what was loaded, or give the right back."""
-        if product.keep and not flight.void:
-            try:
-                if await flight.right.publish(product):
+        right = flight.right
+        try:
+            stamped = await right.stamp(product) if product.tags else b""
+            if stamped is not None:
+                flight.good_below = right.asked if product.tags else inf
+                if product.keep and not flight.void and await right.publish(product, stamped):
                     return
-            except CacheError:
-                # Those who asked get it all the same, and the right ends by itself.
-                return
+        except CacheError:
+            # Those who asked get it all the same, and the right ends by itself.
+            return
         self._counters.overtaken += product.keep
         none_any_more = product.kind == MISSING and not product.keep
         flight.right.give(Giving.WITH_VALUE if none_any_more else Giving.BACK)

@@ -105,7 +105,7 @@ class Right:
         self._rights = rights
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self.asked = 0
-        """How often the server was asked for it."""
+        """How often the server was asked for it, and for the tags of what was loaded."""
         self._since = 0
         """When it was got, in microseconds of the server's clock."""
         self._loop = asyncio.get_running_loop()
@@ -190,22 +190,28 @@ class Right:
             with contextlib.suppress(CacheError):
                 await self._ask(RENEW, (self._key, self._token, lease))
 
-    async def publish(self, product: Product) -> bool:
-        """Store what was loaded; whether the right was still there, and no tag was invalidated.
+    async def stamp(self, product: Product) -> bytes | None:
+        """The tags of what was loaded, to be stored with it; None if one was invalidated meanwhile.
+
+        Raises:
+            CacheError: nobody knows.
+        """
+        self.asked += 1
+        # What is not kept has no life, and its tags are asked for all the same: others may have joined.
+        life = max(1, product.life + product.slack)
+        stamp = await self._rights.tags.stamp(product.tags, life)
+        return packed_tags(stamp.versions) if stamp.is_before(self._since) else None
+
+    async def publish(self, product: Product, stamped: bytes) -> bool:
+        """Store what was loaded, with its tags; whether the right was still there.
 
         Raises:
             CacheError: nobody knows. The right ends by itself.
         """
-        kind, payload, life, slack, _, cost, tags = product
-        packed = b""
-        if tags:
-            stamp = await self._rights.tags.stamp(tags, life + slack)
-            if not stamp.is_before(self._since):
-                return False
-            packed = packed_tags(stamp.versions)
+        kind, payload, life, slack, _, cost, _ = product
         version = secrets.token_bytes(VERSION_BYTES)
-        data = packed + payload
-        head = (self._key, self._token, kind, version, life, slack, len(packed), cost)
+        data = stamped + payload
+        head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)
         return bool(await self._ask(self._rights.publish, (*head, data), len(data)))
 
     def give(self, how: Giving = Giving.BACK) -> None:

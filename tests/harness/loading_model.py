@@ -106,19 +106,17 @@ class World:
     def is_open(self, call: Call) -> bool:
         """Whether it is not said what the call is given, so that it is not made.
 
-        One joins a load with a tag that another process has invalidated since. Or a value with tags is stale, and
-        was stored to be gone by now; it is still there since it is loaded anew, but its tags may be gone.
+        A value with tags is stale, and was stored to be gone by now; it is still there since it is loaded anew, but
+        its tags may be gone.
         """
-        key, entry = self._kept(call.key), self.found(call.key)
-        flight = self._joinable.get((call.process, call.key))
-        if entry is not None and entry.tags and self.now >= entry.tags_until:
-            return True
-        if flight is None or key.holder is not flight:
-            return False
-        return flight.tags != self._versions(flight.tags)
+        entry = self.found(call.key)
+        return entry is not None and bool(entry.tags) and self.now >= entry.tags_until
 
-    def ask(self, call: Call) -> Flight | None:
-        """Notes what the call is given, if it need not wait, and gives the load that it begins."""
+    def ask(self, call: Call, *, again: bool = False) -> Flight | None:
+        """Notes what the call is given, if it need not wait, and gives the load that it begins.
+
+        Who asks again has waited so long that he waits for a fresh value, and does not load ahead of time.
+        """
         key = self._kept(call.key)
         entry, now = self.found(call.key), self.now
         if entry and now < entry.fresh_until:
@@ -128,8 +126,8 @@ class World:
                 and entry.stored_at is not None
                 and now >= entry.stored_at + call.refresh_at * (entry.fresh_until - entry.stored_at)
             )
-            return self._ahead(call, key) if is_ageing else None
-        if entry and entry.stored_at is not None and entry.value is not None:
+            return self._ahead(call, key) if is_ageing and not again else None
+        if entry and entry.stored_at is not None and entry.value is not None and not again:
             left = entry.fresh_until - now
             if -left < call.stale:
                 self.stats["stale_hits"] += 1
@@ -137,12 +135,14 @@ class World:
                 return self._ahead(call, key)
         flight = self._joinable.get((call.process, call.key))
         if flight is None or (flight.begun_at is not None and key.holder is not flight):
+            is_alone = not self._waiting(call.key)
             flight = self._take_off(call, is_ahead=False)
             flight.waiting.append(call)
-            if key.holder is None:
+            if key.holder is None and is_alone:
                 return self._begin(flight, self._clock())
         else:
-            flight.waiting.append(call)
+            came_first = again or flight.begun_at is None
+            (flight.waiting if came_first else flight.late).append(call)
         return None
 
     def end(self, flight: Flight, outcome: Outcome) -> None:
@@ -160,8 +160,8 @@ class World:
             return
         life = call.missing if outcome is None else call.life
         keep = life > 0
-        is_true = not flight.is_void and flight.tags == self._versions(flight.tags)
-        if keep and stands and is_true:
+        is_valid = flight.tags == self._versions(flight.tags)
+        if keep and stands and is_valid and not flight.is_void:
             slack = call.stale if outcome is not None else 0
             entry = self._stored(outcome, self.now, life, slack, flight.tags)
             self.keys[call.key] = Key(entry)
@@ -171,7 +171,11 @@ class World:
                 key.holder = None
                 key.entry = key.entry if keep else None
         status: Status = "missing" if outcome is None else "loaded"
+        # Who came late may have come after its tags were invalidated.
+        to_ask, flight.late = ([], flight.late) if is_valid else (flight.late, [])
         self._give(flight, Given(outcome, status, 0, life or None))
+        for late in to_ask:
+            self.ask(late, again=True)
 
     def settle(self, begun: list[tuple[int, float]]) -> None:
         """Who waited for another process has seen what became of it.
@@ -181,7 +185,7 @@ class World:
                 right that is given back, one gets it, and it is not said which.
         """
         for name in tuple(self.keys):
-            waiting = [one for one in self.flights if one.call.key == name and one.begun_at is None]
+            waiting = self._waiting(name)
             if self._kept(name).holder is not None or not waiting:
                 continue
             if self.fresh(name):
@@ -204,6 +208,10 @@ class World:
             key.entry = None
             key.alone_until = 0
         return key
+
+    def _waiting(self, name: str) -> list[Flight]:
+        """Who wants to load a key, and has not got the right."""
+        return [one for one in self.flights if one.call.key == name and one.begun_at is None]
 
     def _stored(
         self, value: int | None, stored_at: int | None, life: int, slack: int, tags: dict[str, int]
@@ -247,5 +255,5 @@ class World:
             del self._joinable[where]
 
     def _give(self, flight: Flight, given: Given | Failed) -> None:
-        for call in flight.waiting:
+        for call in (*flight.waiting, *flight.late):
             self.given[call] = given

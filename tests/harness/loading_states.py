@@ -73,6 +73,8 @@ class Flight:
     """Who began it."""
     is_ahead: bool
     waiting: list[Call] = field(default_factory=list[Call])
+    late: list[Call] = field(default_factory=list[Call])
+    """Who joined when its loader had been called."""
     is_void: bool = False
     """Whether its process has changed the key since."""
     begun_at: float | None = None
