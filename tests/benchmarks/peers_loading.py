@@ -1,4 +1,4 @@
-"""Hits of the calls that could load, each beside `retrieve` of the same stored values."""
+"""Hits of the calls that could load, each beside `retrieve` of the same stored values, under the same keys."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -32,14 +32,16 @@ _OPTIONS: Mapping[Way, LoadOptions] = {
 
 
 class Loading(Ours):
-    """Values that were loaded and are there, asked for in this way; or by `retrieve`."""
+    """Values that were loaded and are there, asked for in this way; or, once they are, by `retrieve`."""
 
-    def __init__(self, way: Way | None, *, near: bool) -> None:
-        super().__init__(RETRIEVE if way is None else OURS, near_cache_enabled=near)
+    def __init__(self, way: Way, *, near: bool, plain: bool = False) -> None:
+        super().__init__(RETRIEVE if plain else OURS, near_cache_enabled=near)
         self._way = way
-        self._said = _OPTIONS.get(way, LoadOptions()) if way else LoadOptions()
+        self._is_plain = plain
+        self._said = LoadOptions() if plain else _OPTIONS.get(way, LoadOptions())
         self._is_decorated = way in {Way.DECORATED, Way.DECORATED_BY_DEFAULT}
         self._values: Mapping[str, Any] = {}
+        self._keys: Mapping[str, str] = {}
 
     async def open(self, server: Target) -> None:
         await super().open(server)
@@ -53,8 +55,8 @@ class Loading(Ours):
         self._cached = value
 
     def retrieve(self, key: str) -> Awaitable[object]:
-        if self._way is None:
-            return self._cache.retrieve(None, key, type=Value)
+        if self._is_plain:
+            return self._cache.retrieve(None, self._keys[key], type=Value)
         return self._load(key)
 
     def _load(self, key: str) -> Awaitable[object]:
@@ -74,9 +76,11 @@ class Loading(Ours):
     async def fill(self, values: Mapping[str, object]) -> None:
         # Not what was near before the server was emptied: that news may still be under way.
         self._values = values
+        # What `cached` makes of one is longer, which costs whoever asks for it.
+        self._keys = {key: self._cached.key(key) if self._is_decorated else key for key in values}
         await asyncio.gather(*map(self._load_anew, values))
 
 
 def loading(way: Way, *, near: bool = False) -> list[AsyncPeer]:
     """This way, and the one that it is compared with."""
-    return [Loading(way, near=near), Loading(None, near=near)]
+    return [Loading(way, near=near), Loading(way, near=near, plain=True)]
