@@ -69,7 +69,9 @@ def _refuse_opaque(kind: Any) -> None:
     seen: set[int] = set()
     while pending:
         part = pending.pop()
-        if isinstance(part, msgspec.inspect.CustomType) and not hasattr(part.cls, "model_validate"):
+        if isinstance(part, msgspec.inspect.CustomType) and not (
+            part.cls is object or hasattr(part.cls, "model_validate")
+        ):
             raise TypeError(f"{part.cls.__name__} cannot be validated")
         if isinstance(part, tuple | list):
             pending.extend(cast("Collection[Any]", part))
@@ -80,6 +82,8 @@ def _refuse_opaque(kind: Any) -> None:
 
 def _model(kind: Any, value: Any) -> Any:
     """A pydantic model from plain data; asked by msgspec for types that it does not know."""
+    if kind is object:
+        return value
     validate = getattr(kind, "model_validate", None)
     if validate is None:
         raise TypeError(f"{getattr(kind, '__name__', kind)} cannot be validated")
