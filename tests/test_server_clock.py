@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from async_redis_cache import CacheError, CacheUnavailable
+from async_redis_cache._codec import Codec
+from async_redis_cache._counters import CacheStats
 from async_redis_cache._load_options import LoadPolicies
 from async_redis_cache._options import Options
 from async_redis_cache._records import VALUE, Record
@@ -155,9 +157,9 @@ def test_ageing_by_chance(beta: float) -> None:
 
 def test_policies_are_remembered_and_few() -> None:
     """The same options are read once; many different ones do not fill the memory."""
-    policies = LoadPolicies(Options(loading_jitter=0.25))
-    assert policies.of({}).jitter == 0.25
-    assert policies.of({"soft_timeout": 5}) is policies.of({"soft_timeout": 5})
+    codec = Codec(Options(loading_jitter=0.25), None, CacheStats())
+    assert codec.terms(int, 9, {})[0].jitter == 0.25
+    assert codec.terms(int, 9, {"soft_timeout": 5}) is codec.terms(int, 9, {"soft_timeout": 5})
     for number in range(3_000):
-        assert policies.of({"soft_timeout": number}).soft == number
-    assert len(policies._known) <= 1_000
+        assert codec.terms(None, None, {"soft_timeout": number})[0].soft == number
+    assert len(codec._terms) <= 1_000

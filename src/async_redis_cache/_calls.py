@@ -53,7 +53,7 @@ class Calls:
         self._left_out = len({*self._names[:1]} & _RECEIVERS)
         self._name = f"{function.__module__}.{function.__qualname__}"
         # The template over positions, for calls that name nothing: that is the faster way.
-        self._by_position = "" if key is None else self._checked("key", key)
+        self._by_position = None if key is None else self._checked("key", key).format
         self._tags = tuple(tags)
         self.has_tags = bool(self._tags)
         for tag in self._tags:
@@ -67,9 +67,17 @@ class Calls:
             if self._template is not None:
                 return self._template.format_map(given)
             values = [given[name] for name in self._names]
-        elif self._by_position:
-            return self._by_position.format(*args)
-        return f"{self._name}({_text_of(values[self._left_out :], self._name)})"
+        elif self._by_position is not None:
+            return self._by_position(*args)
+        try:
+            # With its brackets, which become those of the call.
+            encoded = _encode(values[1:] if self._left_out else values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(f"the arguments of {self._name} are no key: give key=") from error
+        text = encoded.decode()
+        if len(encoded) > _LONGEST_KEY or not text.isprintable():
+            text = f"[{hashlib.sha256(encoded).hexdigest()}]"
+        return f"{self._name}({text[1:-1]})"
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of the result of a call with these arguments."""
@@ -132,14 +140,3 @@ def _by_position(template: str, names: tuple[str, ...], what: str) -> str:
         convert = f"!{conversion}" if conversion else ""
         parts.append(f"{{{place}{convert}{f':{form}' if form else ''}}}")
     return "".join(parts)
-
-
-def _text_of(values: Sequence[Any], function: str) -> str:
-    try:
-        encoded = _encode(values)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"the arguments of {function} are no key: give key=") from error
-    text = encoded[1:-1].decode()
-    if len(encoded) > _LONGEST_KEY or not text.isprintable():
-        return hashlib.sha256(encoded).hexdigest()
-    return text

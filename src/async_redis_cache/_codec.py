@@ -22,6 +22,7 @@ Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
 _MOST_TAGS: Final = 64
 _MOST_TYPES: Final = 256
+_MOST_REMEMBERED: Final = 1000
 
 
 class Codec:
@@ -45,6 +46,8 @@ class Codec:
         self._decoder_of = lru_cache(maxsize=_MOST_TYPES)(partial(decoder_of, self._serializer))
         self._signed = bool(options.signing_key)
         self._policies = LoadPolicies(options)
+        self._terms: dict[tuple[Any, ...], tuple[LoadPolicy, Decoder]] = {}
+        """Those that were asked for: callers ask for few."""
         self._envelope = Envelope(
             compress=options.compression != "none",
             threshold=options.compression_threshold,
@@ -95,13 +98,27 @@ class Codec:
             return timeout
         return milliseconds(timeout) or self._timeout
 
-    def policy(self, given: LoadOptions) -> LoadPolicy:
-        """What applies to a call that loads.
+    def terms(
+        self, kind: Any, timeout: Timeout, loading: LoadOptions
+    ) -> tuple[LoadPolicy, Decoder]:
+        """What applies to a call that loads, its tags aside, and what makes a value of this type for it.
 
         Raises:
-            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
+            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
         """
-        return self._policies.of(given)
+        said = (kind, timeout, *loading.items())
+        try:
+            terms = self._terms.get(said)
+        except TypeError:
+            # Nothing that can be asked for has no hash: what follows says what is wrong.
+            terms = None
+        if terms is None:
+            self.life(timeout)
+            terms = self._policies.of(loading), self.decoder(kind)
+            if len(self._terms) >= _MOST_REMEMBERED:
+                self._terms.clear()
+            self._terms[said] = terms
+        return terms
 
     def dumps(self, key: bytes, value: Any) -> bytes:
         """What is stored for a value.

@@ -10,12 +10,10 @@ from typing import Any, Final, TypedDict
 
 from ._errors import CacheInputError
 from ._options import HOUR, LONGEST, Options
-from ._records import HEAD_BYTES, Record, is_record, untagged_value
+from ._records import HEAD_BYTES, Record, is_record, payload_at_once, untagged_value
 from ._timeouts import milliseconds
 
 __all__ = ["LoadOptions", "LoadPolicies", "LoadPolicy"]
-
-_MOST_REMEMBERED: Final = 1000
 
 
 class LoadOptions(TypedDict, total=False):
@@ -73,8 +71,10 @@ class LoadPolicy:
             now: the time in milliseconds of the server's clock, where that is known.
             random: numbers from 0 to 1.
         """
-        if not is_record(data):
-            return data
+        if not (self.looks_ahead and is_record(data)):
+            payload = payload_at_once(data)
+            if payload is not None:
+                return payload
         head = untagged_value(data)
         if head is None:
             return None
@@ -115,7 +115,7 @@ class LoadPolicy:
 
 
 class LoadPolicies:
-    """What applies to each call. Those that were asked for are remembered: callers ask for few."""
+    """What applies to each call."""
 
     def __init__(self, options: Options) -> None:
         self._default = LoadPolicy(
@@ -127,7 +127,6 @@ class LoadPolicies:
             missing=options.loading_missing_timeout,
             jitter=options.loading_jitter,
         )
-        self._known: dict[tuple[tuple[str, Any], ...], LoadPolicy] = {}
 
     def of(self, given: LoadOptions) -> LoadPolicy:
         """What applies to a call that says this, its tags aside.
@@ -135,18 +134,10 @@ class LoadPolicies:
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
         """
-        if not given:
-            return self._default
-        asked = tuple(given.items())
-        policy = self._known.get(asked)
-        if policy is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            changed = {_FIELDS.get(name, name): _read(name, value) for name, value in asked}
-            if changed.get("hard") == 0:
-                del changed["hard"]
-            policy = self._known[asked] = replace(self._default, **changed)
-        return policy
+        changed = {_FIELDS.get(name, name): _read(name, value) for name, value in given.items()}
+        if changed.get("hard") == 0:
+            del changed["hard"]
+        return replace(self._default, **changed)
 
 
 _FIELDS: Final = {

@@ -144,15 +144,14 @@ class ReadEntries(Openable):
         self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
     ) -> Asked:
         _, engine, codec, _ = self._lifecycle.ready()
-        codec.life(timeout)
         tags = codec.tags(loading.pop("tags", ()))
-        policy = codec.policy(loading)
+        policy, decode = codec.terms(kind, timeout, loading)
         wire_key = codec.key(key)
         return Asked(
             engine,
             codec,
             policy,
-            codec.decoder(kind),
+            decode,
             key,
             wire_key,
             loader,

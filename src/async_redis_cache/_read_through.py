@@ -110,11 +110,9 @@ class ReadThrough(ReadEntries):
         try:
             _, engine, codec, _ = self._lifecycle.ready()
             tags = loading.pop("tags", ())
-            policy = codec.policy(loading)
+            policy, decode = codec.terms(type, timeout, loading)
             since = engine.loop.time()
-            decode = codec.decoder(type)
             wire_key = codec.key(key)
-            codec.life(timeout)
             try:
                 engine.breaker.pass_through()
                 data = await engine.read(wire_key)
