@@ -188,6 +188,7 @@ class Options:
         "wait for a process that died in mid-load",
         unit="ms",
         least=100,
+        most=HOUR,
         section="loading",
     )
 

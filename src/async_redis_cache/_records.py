@@ -80,9 +80,14 @@ local function head_of(key)
   local whole = kind == 'l' and #head >= 27 or (kind == 'v' or kind == 'm') and #head == 69
   return head, string.sub(head, 1, 2) == MARK and whole and kind or ''
 end
-local function leased_until(head) return number(head, 20) end
+-- No right is good for longer than an hour: what says so is damaged, or the server's clock was set back.
+local function leased_until(head)
+  local ends = number(head, 20)
+  return ends - now() <= 3600000 and ends or 0
+end
 local function fresh_until(head) return number(head, 44) end
-local function slack(head) return number(head, 52) end
+-- At most ten years, whatever a damaged head says: the server refuses lives without end.
+local function slack(head) return math.min(number(head, 52), 315360000000) end
 local function touched(key, life)
   local head, kind = '', ''
   if type(redis.pcall('GETRANGE', key, 0, 0)) == 'string' then head, kind = head_of(key) end
@@ -145,7 +150,7 @@ def payload_at_once(data: bytes) -> bytes | None:
     """The payload, where one need not know what time it is: of a plain value, and of most records."""
     if not data.startswith(_MARK):
         return data
-    if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER:
+    if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER and len(data) >= HEAD_BYTES:
         return data[HEAD_BYTES:]
     return None
 
@@ -218,5 +223,9 @@ def _tags_in(packed: bytes) -> dict[bytes, bytes]:
 
 
 def version_of(data: bytes) -> bytes:
-    """By which a script knows that a key still holds this data: of a record, its version."""
-    return data if not is_record(data) or record_of(data) is None else data[_VERSION]
+    """By which a script knows that a key still holds this data: where it has a whole head, its version.
+
+    What the script takes for whole, whatever the tags behind it are: otherwise neither would ever give in.
+    """
+    has_head = is_record(data) and data[2:3] in {VALUE, MISSING} and len(data) >= HEAD_BYTES
+    return data[_VERSION] if has_head else data
