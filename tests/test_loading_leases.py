@@ -187,7 +187,7 @@ async def test_a_load_has_an_end(server: Server) -> None:
 
 async def test_a_long_load_keeps_its_lease(server: Server, raw: Client) -> None:
     """A lease is renewed while the load goes on: nobody else begins one."""
-    options = {"loading_lease_timeout": 100, "max_size": 0}
+    options = {"loading_lease_timeout": 400, "max_size": 0}
     async with configured(server.url, **options) as one, configured(server.url, **options) as two:
         gate, other = Gate(1), Gate(2)
         first = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
