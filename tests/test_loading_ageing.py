@@ -32,7 +32,7 @@ async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
             seen.add((entry.value, entry.status in {"hit", "near"}))
             ages.append(entry.age or 0)
         await asyncio.sleep(0.01)
-    assert ages[-1] >= 400
+    assert max(ages) >= 400
     for each in (one, other) * 5:
         seen.add((await each.retrieve_or_load(None, "key", origin.load, 2_000, **options), True))
     assert seen == {(1, True)}

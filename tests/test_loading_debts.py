@@ -241,7 +241,7 @@ async def test_what_is_made_good_while_it_is_read_is_not_given(
         async def arrive() -> Any:
             answer = await asked
             monkeypatch.undo()
-            await engine._debts.paid((key,), 1)
+            await engine._debts.paid((key,), 20)
             return answer
 
         return asyncio.get_running_loop().create_task(arrive())

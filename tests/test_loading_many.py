@@ -18,6 +18,7 @@ from async_redis_cache import (
 )
 from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
+from harness.loading_origin import AGREEMENT_SECONDS
 
 pytest_plugins = ["loading_fixtures", "near_fixtures"]
 
@@ -149,6 +150,8 @@ async def test_stale_and_missing(one: AsyncRedisCache, other: AsyncRedisCache) -
     async with asyncio.timeout(5):
         while await one.retrieve_many(None, keys) != {}:  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.005)
+    # To the other it may be fresh a moment longer.
+    await asyncio.sleep(AGREEMENT_SECONDS)
     assert await other.retrieve_or_load_many(None, keys, origin.load, 60_000, **options) == first
     await await_until(lambda: len(origin.calls) == 2)
     async with asyncio.timeout(5):
