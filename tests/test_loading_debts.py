@@ -73,7 +73,7 @@ async def cache(
     network: Proxy, way: dict[str, Any], deadline: int
 ) -> AsyncIterator[AsyncRedisCache]:
     """Open, and holding an old value with a tag."""
-    options = {"command_timeout": deadline, "connect_timeout": deadline, **way}
+    options = {"command_timeout": deadline, "connect_timeout": 5 * deadline, **way}
     async with configured(network.url, **options) as cache:
         await cache.store(None, "key", "old", tags=["tag"])
         yield cache
