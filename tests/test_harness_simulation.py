@@ -10,6 +10,7 @@ import pytest
 from async_redis_cache import _leases
 from async_redis_cache._batcher import Batcher
 from async_redis_cache._debts import Debts
+from async_redis_cache._flights import Flight
 from async_redis_cache._loading import Loading
 from async_redis_cache._near_cache import NearCache
 from harness.simulated import first_broken
@@ -60,6 +61,11 @@ def serve_what_is_overtaken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Loading, "overtaken", do_nothing)
 
 
+def give_late_what_is_invalid(patch: pytest.MonkeyPatch) -> None:
+    """Loading: give all who have joined a load what it loads, whatever became of its tags."""
+    patch.setattr(Flight, "good_below", property(lambda _: math.inf, do_nothing))
+
+
 def forget_what_failed(patch: pytest.MonkeyPatch) -> None:
     """Changes: forget those that failed."""
     patch.setattr(Debts, "owe", do_nothing)
@@ -79,6 +85,7 @@ def watch_no_deadline(patch: pytest.MonkeyPatch) -> None:
         trust_a_lost_link,
         publish_anyway,
         serve_what_is_overtaken,
+        give_late_what_is_invalid,
         forget_what_failed,
         watch_no_deadline,
     ],

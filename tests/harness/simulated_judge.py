@@ -153,7 +153,8 @@ class Judge:
         for tag in origin.tags:
             key = self._tags + tag.encode()
             own = max((at for end, at in self._own[key] if end <= call.begin), default=0.0)
-            if self._witness.changed_between(key, origin.begun, own) is not None:
+            seen = self._floor(key, call.begin) if origin.holds_right and asked else own
+            if self._witness.changed_between(key, origin.begun, seen) is not None:
                 return False
         return True
 
