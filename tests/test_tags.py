@@ -232,6 +232,37 @@ async def test_who_joins_a_load_whose_tag_is_invalidated_while_it_is_published(
     assert await joined[0] == "new"
 
 
+async def test_who_loads_again_has_what_is_left_of_the_time(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Of `hard_timeout`, which is for all that a call waits for."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    begun = 0
+
+    async def load() -> int:
+        nonlocal begun
+        begun += 1
+        await gates[begun - 1].wait()
+        return begun
+
+    loop = asyncio.get_running_loop()
+    first = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
+    await await_until(lambda: begun == 1)
+    since = loop.time()
+    late = asyncio.create_task(
+        one.retrieve_or_load(None, "key", load, tags=["a"], hard_timeout=600)
+    )
+    await one.retrieve_many(None, ["key", "nothing"])
+    await other.invalidate_tags(None, "a")
+    loop.call_later(0.3, gates[0].set)
+    with pytest.raises(CacheTimeout) as caught:
+        await late
+    assert caught.value.code == "LOAD_TIMEOUT"
+    assert 0.6 <= loop.time() - since < 0.85
+    assert await first == 1
+    assert begun == 2
+
+
 @pytest.mark.parametrize("seed", range(scaled(3, 170)))
 async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Two processes change, invalidate and load at once: what was invalid is never read.

@@ -91,18 +91,24 @@ class Loading:
         result = await self._landed(key, flight, patience)
         if result is None or came < flight.good_below:
             return result
-        # What was begun since will do.
+        # What was begun since will do; and there is only what is left of the time.
         flight = self._flights.get(key) or self._take_off(key, wanted)
+        waited = self._loop.time() - came_at
         if patience is not None:
-            patience += came_at - self._loop.time()
-        return await self._landed(key, flight, patience)
+            patience -= waited
+        return await self._landed(key, flight, patience, wanted.longest - waited)
 
     async def _landed(
-        self, key: bytes, flight: Flight, patience: float | None
+        self, key: bytes, flight: Flight, patience: float | None, longest: float = inf
     ) -> Product | bytes | None:
-        """What a flight brings; None where patience ended first."""
+        """What a flight brings; None where patience ended first.
+
+        Raises:
+            CacheTimeout: it took longer than so many seconds.
+        """
         future = self._loop.create_future()
         flight.waiting[future] = None
+        limit = None if longest == inf else self._loop.call_later(longest, _give_up, future)
         try:
             if patience is not None:
                 flight.goes_on = True
@@ -111,6 +117,8 @@ class Loading:
                     return None
             result: Product | bytes | None = await future
         finally:
+            if limit is not None:
+                limit.cancel()
             del flight.waiting[future]
             if not (flight.waiting or flight.goes_on or flight.task.done()):
                 self._forget(key, flight)
@@ -261,6 +269,11 @@ class Loading:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(_TOO_LONG.error())
 
 
 def _waits(flight: Flight, wanted: Wanted) -> bool:

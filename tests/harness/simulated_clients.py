@@ -23,8 +23,8 @@ PREFIX: Final = "p:"
 KEYS: Final = ("a", "b", "c")
 TAGS: Final = ("red", "blue")
 _CHANGES: Final = frozenset({"store", "store_many", "remove", "remove_many", "invalidate"})
-_WATCH: Final = 0.006
-"""Seconds by which a call may be late: the watch goes round every five milliseconds."""
+_WATCH: Final = 0.010
+"""Seconds by which a call may be late: the watch goes round every five milliseconds, and a call may ask twice."""
 
 
 class LoadFailedError(Exception):
