@@ -46,14 +46,17 @@ async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
 
 
 async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
-    """The sentinel that is listened to dies: that is told, and that another is listened to."""
+    """A sentinel dies: that is told with its name, and that it is back."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri) as cache:
             await cache.store(None, "key", 1)
-            for sentinel in sentinels.sentinels[:2]:
-                sentinel.kill()
+            gone = sentinels.sentinels[1]
+            gone.kill()
+            await await_until(lambda: told.count("sentinel_link_lost"), 10)
+            gone.start()
             await await_until(lambda: told.count("sentinel_link_armed"), 10)
     assert told.events == ["sentinel_link_lost", "sentinel_link_armed"]
+    assert {r.__dict__["cache_server"] for r in told.records} == {name_of(gone)}
 
 
 @pytest.mark.parametrize("near", [False, True])

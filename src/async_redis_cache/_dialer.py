@@ -33,7 +33,7 @@ from ._failures import Failure, ServerReply, failure_of
 from ._options import Options
 from ._uri import Endpoint
 
-__all__ = ["Dialer", "Dials", "see_it_lead", "see_it_read"]
+__all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
 
 _SECOND: Final = 1000
 _UNAVAILABLE: Final = {
@@ -166,15 +166,21 @@ async def _see_it_serve(connection: AbstractConnection) -> None:
 
 
 async def see_it_lead(connection: AbstractConnection) -> None:
-    """Ask whether it is a master. Who may not ask finds out when it refuses a change."""
-    await connection.send_command("ROLE")
-    try:
-        role = cast("Any", await connection.read_response())
-    except NoPermissionError:
-        await _see_it_serve(connection)
-    else:
-        if role[0] != b"master":
-            raise MasterDownError("it is a replica")
+    """Ask whether it serves, and as a master.
+
+    By HELLO, which is nobody's to forbid; ROLE is @dangerous and @admin, and answered while data is loaded.
+    """
+    await _see_it_serve(connection)
+    await connection.send_command("HELLO")
+    if fields_of(await connection.read_response()).get(b"role") != b"master":
+        raise MasterDownError("it is a replica")
+
+
+def fields_of(reply: Any) -> dict[bytes, Any]:
+    """The fields of a reply by name; they come in a row where the connection speaks RESP2."""
+    if isinstance(reply, dict):
+        return cast("dict[bytes, Any]", reply)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 async def see_it_read(connection: AbstractConnection) -> None:

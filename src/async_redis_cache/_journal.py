@@ -55,8 +55,8 @@ NEAR_LINK: Final = _subject(
     ("near_link_armed", "{server} tells what changes again"),
 )
 SENTINEL_LINK: Final = _subject(
-    ("sentinel_link_lost", "no sentinel of {server} tells of failovers: {code}"),
-    ("sentinel_link_armed", "a sentinel of {server} tells of failovers again"),
+    ("sentinel_link_lost", "the sentinel {server} does not tell who is the master: {code}"),
+    ("sentinel_link_armed", "the sentinel {server} tells who is the master again"),
 )
 DEBTS: Final = _subject(
     ("changes_owed", "changes have failed that {server} is to make good: {code}"),

@@ -9,6 +9,7 @@ from ._batcher import Batcher
 from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dialer, Dials
+from ._dialers import MasterDialer, ReplicaDialer
 from ._errors import CacheUnsupported
 from ._exchange import Call
 from ._failures import Failure
@@ -16,7 +17,7 @@ from ._journal import NEAR_LINK, REPLICA, SENTINEL_LINK, SERVER, Journal
 from ._links import Keeper
 from ._node import Node, pace_of
 from ._options import Options
-from ._sentinels import Announcements, MasterDialer, ReplicaDialer
+from ._sentinels import Sentinels
 from ._tracking import Listener, Tracking
 from ._uri import Address, Endpoint, name_of
 from ._verbs import Asker
@@ -50,8 +51,16 @@ class Single:
         listener: Listener | None,
     ) -> None:
         self._journal = journal
-        self._master: Address | None = None
         by_sentinels = endpoint.topology == "sentinel"
+        self._sentinels: Sentinels | None = None
+        if by_sentinels:
+            self._sentinels = Sentinels(
+                endpoint,
+                options,
+                self._moved,
+                pace_of(options, _SENTINEL_HEARTBEAT),
+                lambda sentinel: journal.condition(SENTINEL_LINK, name_of(sentinel)),
+            )
         self._node = Node(
             self._dialer(endpoint, options),
             options,
@@ -77,7 +86,6 @@ class Single:
                 router=self,
             )
         self._tracking: Tracking | None = None
-        self._announcements: Announcements | None = None
         if listener is not None:
             self._tracking = Tracking(
                 self._dialer(endpoint, options, protocol=3),
@@ -86,10 +94,6 @@ class Single:
                 pace=pace_of(options, options.near_cache_heartbeat / _SECOND),
                 told=journal.condition(NEAR_LINK),
             )
-        if by_sentinels:
-            pace = pace_of(options, _SENTINEL_HEARTBEAT)
-            told = journal.condition(SENTINEL_LINK)
-            self._announcements = Announcements(endpoint, options, self._moved, pace, told)
         for link in self._links():
             link.start()
 
@@ -161,22 +165,17 @@ class Single:
         return [node for node in (self._node, self._replica) if node is not None]
 
     def _links(self) -> list[Keeper]:
-        return [link for link in (self._tracking, self._announcements) if link is not None]
+        links = [] if self._sentinels is None else self._sentinels.links
+        return links if self._tracking is None else [*links, self._tracking]
 
     def _moved(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""
-        self._met(place)
+        self._journal.moved(name_of(place))
         self._node.transport.leave_all_but(place)
         if self._tracking is not None:
             self._tracking.leave_all_but(place)
 
-    def _met(self, place: Address) -> None:
-        """The master is there, where it may have been all the time."""
-        if self._master not in {None, place}:
-            self._journal.moved(name_of(place))
-        self._master = place
-
     def _dialer(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
-        if endpoint.topology == "sentinel":
-            return MasterDialer(endpoint, options, met=self._met, protocol=protocol)
-        return Dialer(endpoint, options, protocol=protocol)
+        if self._sentinels is None:
+            return Dialer(endpoint, options, protocol=protocol)
+        return MasterDialer(self._sentinels, endpoint, options, protocol=protocol)

@@ -16,6 +16,7 @@ from ._errors import (
 )
 from ._failures import Failure
 from ._journal import Condition
+from ._link import expecting
 from ._links import Keeper, Pace
 
 __all__ = ["Listener", "Tracking"]
@@ -66,7 +67,9 @@ class Tracking(Keeper):
         order: tuple[bytes, ...] = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
         if prefix:
             order += (b"PREFIX", prefix)
-        super().__init__(dialer, _News(listener), order=order, agreed=b"OK", pace=pace, told=told)
+        super().__init__(
+            dialer, _News(listener), order=expecting(b"OK", *order), pace=pace, told=told
+        )
 
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
@@ -76,6 +79,8 @@ class Tracking(Keeper):
 
 class _News:
     """Reads the messages about keys."""
+
+    question = expecting(b"PONG", b"PING")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener

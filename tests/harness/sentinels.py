@@ -155,6 +155,33 @@ class Sentinels:
         wait_until(self._ordered, PATIENCE_SECONDS)
         return self.new_master(master)
 
+    def order_failover(self, sentinel: Server) -> Server:
+        """The same, as soon as this sentinel names the new one; others may not know yet."""
+        master = self.master()
+        wait_until(lambda: self._ordered(sentinel), PATIENCE_SECONDS)
+        wait_until(lambda: self.named_by(sentinel) is not master, PATIENCE_SECONDS)
+        return self.named_by(sentinel)
+
+    def deafen(self, sentinel: Server) -> None:
+        """Let a sentinel learn nothing from the others any more; it answers as before."""
+        # They tell each other directly, and by way of the servers with the data.
+        self.client(sentinel).execute_command("ACL", "SETUSER", "default", "-publish")
+        for node in self.nodes:
+            rules = ("reset", "on", "nopass", "~*", "&*", "+@all", "-subscribe")
+            self.client(node).execute_command("ACL", "SETUSER", "deaf", *rules)
+        login = ("auth-user", "deaf", "auth-pass", "any")
+        self.client(sentinel).execute_command("SENTINEL", "SET", MASTER_NAME, *login)
+        name = f"sentinel-{self._ask(sentinel, 'SENTINEL', 'MYID').decode()[:8]}-pubsub"
+        for node in self.nodes:
+            for client in self.client(node).client_list():
+                if client["name"] == name:
+                    self.client(node).client_kill_filter(client["id"])
+
+    def named_by(self, sentinel: Server) -> Server:
+        """Whom this sentinel holds to be the master."""
+        _, port = self._ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
+        return next(node for node in self.nodes if node.port == int(port))
+
     def new_master(self, old: Server) -> Server:
         """Wait until the sentinels agree on another master than this one: which it is."""
         found: Server | None = None
@@ -244,9 +271,9 @@ class Sentinels:
         role = self._ask(found, "ROLE") if found is not None else None
         return found if role and role[0] == b"master" else None
 
-    def _ordered(self) -> bool:
+    def _ordered(self, sentinel: Server | None = None) -> bool:
         """Whether a sentinel has taken the order; it does not while it knows no good replica."""
-        sentinel = next(one for one in self.sentinels if one.is_up)
+        sentinel = sentinel or next(one for one in self.sentinels if one.is_up)
         return bool(self._ask(sentinel, "SENTINEL", "FAILOVER", MASTER_NAME))
 
     def _is_settled(self) -> bool:

@@ -1,0 +1,146 @@
+"""How a server is connected to where sentinels know which it is: the master, or a replica of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from ._dialer import Dialer, fields_of, see_it_lead
+from ._failures import Failure
+from ._options import Options
+from ._sentinels import UNKNOWN, Sentinels, dialers_of
+from ._takeover import Connection
+from ._uri import Address, Endpoint
+
+__all__ = ["MasterDialer", "ReplicaDialer"]
+
+_SECOND: Final = 1000
+T = TypeVar("T")
+
+
+class _Dialers:
+    """Several dialers; who has made a connection also ends it."""
+
+    def __init__(self, dialers: Sequence[Dialer]) -> None:
+        self._dialers = list(dialers)
+        self._dialed: dict[Connection, Dialer] = {}
+
+    async def sweep(self) -> None:
+        """Close what is kept of attempts that came to nothing."""
+        for dialer in {*self._dialers, *self._dialed.values()}:
+            await dialer.sweep()
+
+    async def hang_up(self, connection: Connection) -> None:
+        """Give back a connection that is not to be used again."""
+        await self._dialed.pop(connection).hang_up(connection)
+
+    async def _by(self, dialer: Dialer) -> Connection | Failure:
+        outcome = await dialer.dial()
+        if not isinstance(outcome, Failure):
+            self._dialed[outcome] = dialer
+        return outcome
+
+
+class MasterDialer(_Dialers):
+    """Connects to the master that the sentinels name.
+
+    Args:
+        sentinels: say which it is.
+        endpoint: who we are there.
+        options: time limits and TLS.
+        protocol: which version of RESP the connections speak.
+    """
+
+    def __init__(
+        self, sentinels: Sentinels, endpoint: Endpoint, options: Options, *, protocol: int = 2
+    ) -> None:
+        super().__init__(())
+        self._sentinels = sentinels
+        self._endpoint = endpoint
+        self._options = options
+        self._protocol = protocol
+        self._timeout = options.connect_timeout / _SECOND
+        self._place: Address | None = None
+
+    async def dial(self) -> Connection | Failure:
+        """A connection to the master, or why there is none."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                place = await self._sentinels.master()
+                if isinstance(place, Failure):
+                    return place
+                # Whoever dials is stopped when the sentinels name another.
+                return await self._by(self._dialer_to(place))
+        except TimeoutError:
+            return UNKNOWN
+
+    def _dialer_to(self, place: Address) -> Dialer:
+        if self._place != place:
+            endpoint = self._endpoint.at(place)
+            dialer = Dialer(endpoint, self._options, protocol=self._protocol, see=see_it_lead)
+            self._place, self._dialers = place, [dialer]
+        return self._dialers[0]
+
+
+class ReplicaDialer(_Dialers):
+    """Connects to one of the replicas that the sentinels find well, by chance.
+
+    Args:
+        endpoint: the sentinels, the master's name, and who we are there.
+        options: time limits, TLS, and who we are to the sentinels.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        super().__init__(dialers_of(endpoint, options))
+        self._endpoint = endpoint
+        self._options = options
+        self._timeout = options.connect_timeout / _SECOND
+
+    async def dial(self) -> Connection | Failure:
+        """A connection to a replica, or why there is none."""
+        command = ("SENTINEL", "REPLICAS", self._endpoint.master)
+        try:
+            async with asyncio.timeout(self._timeout):
+                places = await _first_answer(self._dialers, command, _replicas_in)
+                if not places:
+                    return UNKNOWN
+                place = random.choice(places)  # noqa: S311  no secret
+                return await self._by(Dialer(self._endpoint.at(place), self._options))
+        except TimeoutError:
+            return UNKNOWN
+
+
+async def _first_answer(
+    sentinels: Sequence[Dialer], command: Sequence[str], read: Callable[[Any], T | None]
+) -> T | None:
+    """What the first sentinel says that says something."""
+    pending = {asyncio.ensure_future(sentinel.ask(*command)) for sentinel in sentinels}
+    try:
+        while pending:
+            answered, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for one in answered:
+                if (answer := read(one.result())) is not None:
+                    return answer
+        return None
+    finally:
+        for one in pending:
+            one.cancel()
+        if pending:
+            await asyncio.wait(pending)
+
+
+def _replicas_in(answer: Any) -> list[Address] | None:
+    """Those that follow the master, and answer."""
+    if not isinstance(answer, list):
+        return None
+    flats: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]
+    try:
+        return [
+            (replica[b"ip"].decode(), int(replica[b"port"]))
+            for replica in map(fields_of, flats)
+            if replica[b"flags"] == b"slave" and replica[b"master-link-status"] == b"ok"
+        ]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None

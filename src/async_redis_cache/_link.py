@@ -1,0 +1,172 @@
+"""One connection on which a server tells what happens, believed only while it is proven alive."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from hiredis import ProtocolError, PushNotification
+
+from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
+from ._takeover import NOTHING_YET, Connection, Takeover, pack
+
+__all__ = ["Hearer", "Link", "Question", "expecting", "refusal_in"]
+
+_BACKLOG_BYTES: Final = 1024 * 1024
+"""Most bytes of one message: one that is longer names some ten thousand keys, all changed in one
+turn of the server. To drop everything costs less, and memory and the loop's time stay bounded."""
+
+
+class Question(NamedTuple):
+    """What a server is asked, and the sign of life is that it answers.
+
+    Attributes:
+        commands: sent together.
+        heed: takes the replies, one to each; why they are no answer, where they are none.
+        subscription: a command in front of them that is answered by messages alone.
+    """
+
+    commands: Sequence[tuple[bytes, ...]]
+    heed: Callable[[Sequence[Any]], Failure | None]
+    subscription: tuple[bytes, ...] = ()
+
+
+def expecting(answer: bytes, *command: bytes) -> Question:
+    """A question that has one right answer."""
+
+    def heed(replies: Sequence[Any]) -> Failure | None:
+        return None if [answer] == replies else refusal_in(replies) or MISREAD
+
+    return Question((command,), heed)
+
+
+def refusal_in(replies: Sequence[Any]) -> Failure | None:
+    """Why the server refuses a command, if it does."""
+    return next((failure_of(reply) for reply in replies if isinstance(reply, ServerReply)), None)
+
+
+class Hearer(Protocol):
+    """Who is told what a link brings."""
+
+    question: Question
+    """What is asked with each heartbeat."""
+
+    def told(self, message: list[Any]) -> None:
+        """A message of the server that nobody asked for.
+
+        Raises:
+            LookupError, TypeError, ValueError: it makes no sense. The link is given up.
+        """
+        ...
+
+    def alive_until(self, moment: float) -> None:
+        """Everything that has happened has been told; by that moment this will be said again."""
+        ...
+
+    def silent(self) -> None:
+        """From now on nothing is told."""
+        ...
+
+
+class Link(Takeover):
+    """One connection, from before it is armed until it is lost.
+
+    Args:
+        connection: see `Takeover`.
+        hearer: who is told.
+        clock: seconds.
+        patience: how many of them a sign of life is good for.
+        armed: called once, with the first sign of life.
+        lost: called once, when the connection is gone, with the reason.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        hearer: Hearer,
+        clock: Callable[[], float],
+        patience: float,
+        *,
+        armed: Callable[[Link], None],
+        lost: Callable[[Link, Failure], None],
+    ) -> None:
+        super().__init__(connection)
+        self._hearer = hearer
+        self._clock = clock
+        self._patience = patience
+        self._armed = armed
+        self._is_armed = False
+        self._lost = lost
+        self._failure = LOST
+        self._alive_until = clock() + patience
+        self._asked: deque[tuple[float, Question]] = deque()
+        self._replies: list[Any] = []
+        """To the question that was asked first, as far as they are here."""
+        self._backlog = 0
+
+    def ask(self, question: Question) -> None:
+        """Ask for a sign of life."""
+        self._asked.append((self._clock(), question))
+        commands = filter(None, (question.subscription, *question.commands))
+        self._transport.write(b"".join(map(pack, commands)))
+
+    def is_overdue(self) -> bool:
+        """Whether the last sign of life is too old to believe in it."""
+        return self._clock() >= self._alive_until
+
+    def has_unread(self) -> bool:
+        """Whether something has come that has not been passed on, half a message included."""
+        return self._backlog > 0 or super().has_unread()
+
+    def abort(self) -> None:
+        """End the link now: what it would have told is not told any more."""
+        self._hearer.silent()
+        super().abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what is told; called by the loop."""
+        self._backlog += len(data)
+        try:
+            self._reader.feed(data)
+            while not self.is_closing() and (message := self._reader.gets()) is not NOTHING_YET:
+                self._backlog = 0
+                if isinstance(message, PushNotification):
+                    self._hearer.told(message)
+                else:
+                    self._answered(message)
+        except (ProtocolError, LookupError, TypeError, ValueError):
+            # Whatever this is, it is nobody who tells what happens.
+            self._failure = MISREAD
+            self.abort()
+        if self._backlog > _BACKLOG_BYTES:
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop, once."""
+        super().connection_lost(exc)
+        self._hearer.silent()
+        self._lost(self, self._failure)
+
+    def _answered(self, reply: object) -> None:
+        self._replies.append(reply)
+        asked_at, question = self._asked[0]
+        if len(self._replies) < len(question.commands):
+            return
+        self._asked.popleft()
+        replies, self._replies = self._replies, []
+        failure = question.heed(replies)
+        if failure is not None:
+            self._failure = failure
+            self.abort()
+        elif self.is_overdue():
+            # Late: what was given meanwhile was rightly withheld, and begins anew.
+            self.abort()
+        else:
+            # From when it was asked, not from when we came to read the answer: that may be long
+            # after, when the process was stopped or its loop was busy.
+            self._alive_until = asked_at + self._patience
+            self._hearer.alive_until(self._alive_until)
+            if not self._is_armed:
+                self._is_armed = True
+                self._armed(self)
