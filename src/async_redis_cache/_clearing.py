@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ._bounded import Sweep
 from ._bulk import ask_in_parts
@@ -18,31 +18,61 @@ _SCAN_KEYS: Final = 1000
 _GLOB: Final = str.maketrans({character: f"\\{character}" for character in "*?[]\\^-"})
 
 
-async def clear_prefix(
-    servers: Sequence[Asker], batcher: Asker, budget: float, prefix: str, discard: Verb
-) -> int:
+class Servers(Protocol):
+    """Those that have the keys."""
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks the right one."""
+        ...
+
+    @property
+    def askers(self) -> Sequence[Asker]:
+        """Who asks each."""
+        ...
+
+    async def moves(self, deadline: float) -> int:
+        """How often keys were seen to have moved from one to another, now that all were asked.
+
+        Raises:
+            CacheError: that could not be found out by the deadline.
+        """
+        ...
+
+
+async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Verb) -> int:
     """Remove the keys that begin with a prefix; how many there were.
 
     Args:
-        servers: who asks each server, for the keys that it has.
-        batcher: who asks the right one.
+        servers: each is scanned for the keys that it has.
         budget: seconds that it may take in all.
         prefix: not empty.
         discard: how keys are removed.
     """
     deadline = asyncio.get_running_loop().time() + budget
     pattern = prefix.translate(_GLOB).encode() + b"*"
-    removed = 0
-    for server in servers:
-        cursor = b""
-        while cursor != b"0":
-            scan = (cursor or b"0", b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
-            cursor, keys = await _ask_by(deadline, server, SCAN, scan)
-            # Without the index, or with it gone while others store, the bound would not hold; and
-            # loads under way have to know which tags were invalidated. No key of a user holds a NUL.
-            values = [key for key in keys if b"\0" not in key]
-            left = deadline - asyncio.get_running_loop().time()
-            removed += sum(await ask_in_parts(batcher, discard, values, budget=left))
+    removed, seen = 0, await servers.moves(deadline)
+    while True:
+        for server in servers.askers:
+            removed += await _clear_server(server, servers.asker, deadline, pattern, discard)
+        before, seen = seen, await servers.moves(deadline)
+        if seen == before:
+            return removed
+        # What has moved from a server that was yet to be scanned to one that had been was missed.
+
+
+async def _clear_server(
+    server: Asker, all_servers: Asker, deadline: float, pattern: bytes, discard: Verb
+) -> int:
+    removed, cursor = 0, b""
+    while cursor != b"0":
+        scan = (cursor or b"0", b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
+        cursor, keys = await _ask_by(deadline, server, SCAN, scan)
+        # Without the index, or with it gone while others store, the bound would not hold; and
+        # loads under way have to know which tags were invalidated. No key of a user holds a NUL.
+        values = [key for key in keys if b"\0" not in key]
+        left = deadline - asyncio.get_running_loop().time()
+        removed += sum(await ask_in_parts(all_servers, discard, values, budget=left))
     return removed
 
 

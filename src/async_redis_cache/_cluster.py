@@ -18,7 +18,7 @@ from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
 from ._exchange import Call
-from ._failures import Failure
+from ._failures import TIMED_OUT, Failure
 from ._journal import Condition, Journal
 from ._members import Members, View
 from ._node import Node
@@ -114,6 +114,19 @@ class Cluster:
         """Who asks each node that has keys."""
         return [self._members.at(place).batcher for place in self._members.masters]
 
+    async def moves(self, deadline: float) -> int:
+        """How often keys were seen to have moved from node to node, now that the nodes were asked."""
+        if self._look is not None:
+            # It may have asked them before what its caller has just done.
+            await asyncio.wait((self._look,), timeout=deadline - self._loop.time())
+        look = self._look or self._begin_look(_LOOK_SECONDS)
+        await asyncio.wait((look,), timeout=deadline - self._loop.time())
+        if not look.done():
+            raise TIMED_OUT.error()
+        if not look.cancelled() and (failure := look.result()) is not None:
+            raise failure
+        return self._members.moves
+
     def ask(
         self,
         verb: Verb,
@@ -181,6 +194,7 @@ class Cluster:
         self._members.track(place)
         key = call.verb.key(call.argument)
         if failure.code == "ASK":
+            self._members.moves += 1
             call.verb = Asking(call.verb)
         elif key is not None:
             self._members.moved(key, node)

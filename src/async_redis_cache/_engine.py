@@ -267,7 +267,7 @@ class Engine:
         try:
             if self._prefix:
                 removed = await clear_prefix(
-                    self._servers.askers, self._batcher, budget, self._prefix, self._verbs.discard
+                    self._servers, budget, self._prefix, self._verbs.discard
                 )
             else:
                 removed = await clear_index(self._batcher, budget, self._index)

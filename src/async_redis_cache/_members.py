@@ -60,6 +60,8 @@ class Members:
         self.masters: tuple[Address, ...] = ()
         self.others: frozenset[Address] = frozenset(endpoint.seeds)
         """Who may know the masters, beside themselves."""
+        self.moves = 0
+        """How often it was seen that keys had moved from node to node."""
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,6 +95,7 @@ class Members:
     def moved(self, key: bytes, node: Node) -> None:
         """The slot of this key has turned out to be there."""
         self._by_slot[slot_of(key)] = node
+        self.moves += 1
 
     def links(self) -> list[Tracking]:
         """Those on which the masters say what changes."""
@@ -107,8 +110,10 @@ class Members:
         self.masters = masters
         replicas = {replica for slots in view for replica in slots.replicas}
         self.others = frozenset({*replicas, *self._endpoint.seeds})
+        former = self._by_slot.copy()
         for slots in view:
             self._by_slot[slots.first : slots.last + 1] = [self.at(slots.master)] * slots.size
+        self.moves += former != self._by_slot
         if self._options.read_from == "replica":
             readers = self._by_slot.copy()
             for slots in view:

@@ -110,6 +110,10 @@ class Single:
         """Who asks each server that has keys."""
         return (self.asker,)
 
+    async def moves(self, deadline: float) -> int:
+        """How often keys were seen to have moved from one server to another."""
+        return 0
+
     @property
     def reader(self) -> Asker:
         """Who asks for what may be a moment old, if that is allowed."""
