@@ -11,15 +11,15 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from ._bounded import INDEX_SUFFIX
 from ._breaker import Breaker
-from ._bulk import ask_in_parts
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
 from ._cluster import Cluster
-from ._commands import PING, READ, READ_MANY
+from ._commands import PING
 from ._counters import CacheStats
 from ._debts import Debts
 from ._errors import CacheError, CacheUnsupported
@@ -32,6 +32,7 @@ from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
+from ._reads import PlainReads, Reads, ReplicaReads
 from ._rights import Product, Rights, Silence
 from ._server_clock import ServerClock
 from ._single import Single
@@ -92,10 +93,18 @@ class Engine:
             endpoint, options, counters, journal, heard=self.breaker.succeeded, listener=self._near
         )
         self._batcher = self._servers.asker
-        self._reader = self._servers.reader
+        self._reads: Reads
+        versions: Reads = PlainReads(self._batcher)
+        if self._near is not None:
+            self._reads = versions = NearReads(self._batcher, self._near, self._servers.has_unread)
+        elif options.read_from == "replica":
+            # Where a replica lags, what was invalidated would still be given.
+            self._reads = ReplicaReads(self._servers.reader, self._batcher, self._command_timeout)
+        else:
+            self._reads = versions
         self._tags = Tags(
             self._batcher,
-            self.read_many,
+            partial(self._read_many, versions),
             options.key_prefix.encode(),
             skew=_NODES_SKEW if endpoint.topology == "cluster" else 0,
         )
@@ -112,8 +121,6 @@ class Engine:
             tags=self._tags,
             freshness=self.freshness,
         )
-        if self._near is not None:
-            self._reads = NearReads(self._batcher, self._near, self._servers.has_unread)
         rights = Rights(
             self._batcher,
             self._verbs.publish,
@@ -181,31 +188,28 @@ class Engine:
         """The data of one key."""
         if self._debts.owed or self.fails_open:
             return self._read_admitted(key)
-        if self._near is not None:
-            return self._reads.one(key)
-        return self._reader.ask(READ, key, len(key) + 16)
+        return self._reads.one(key)
 
     async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
         if self._debts.owed or self.fails_open:
             return await self._read_admitted(key), False
-        if self._near is not None:
-            return await self._reads.where(key)
-        return await self._reader.ask(READ, key, len(key) + 16), False
+        return await self._reads.where(key)
 
     async def read_many(
         self, keys: Sequence[bytes], budget: float | None = None
     ) -> list[bytes | None]:
         """The data of each key, in their order, within so many seconds."""
+        return await self._read_many(self._reads, keys, budget)
+
+    async def _read_many(
+        self, reads: Reads, keys: Sequence[bytes], budget: float | None
+    ) -> list[bytes | None]:
         self._admit()
         deadline = self.loop.time() + (self._command_timeout if budget is None else budget)
         # Before they are read: what is made good meanwhile may have been read sooner.
         owed = {key for key in keys if key in self._debts.owed}
-        if self._near is not None:
-            found = await self._reads.many(keys, budget)
-        else:
-            chunks = await ask_in_parts(self._reader, READ_MANY, keys, budget=budget)
-            found = [data for chunk in chunks for data in chunk]
+        found = await reads.many(keys, budget)
         if owed:
             # Asked first, the server says for itself what is wrong with it.
             await self._debts.paid(tuple(owed), deadline - self.loop.time())

@@ -1,0 +1,105 @@
+"""Reading from the server: from the one that has all, or from replicas as far as they have it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+from typing import Final, Protocol
+
+from ._bulk import ask_in_parts
+from ._commands import READ, READ_MANY
+from ._errors import CacheTimeout
+from ._verbs import Asker
+
+__all__ = ["PlainReads", "Reads", "ReplicaReads"]
+
+
+_SHARE: Final = 0.5
+"""How much of the time that a read may take a replica has."""
+
+
+class Reads(Protocol):
+    """Who reads keys."""
+
+    def one(self, key: bytes) -> Awaitable[bytes | None]:
+        """The data of one key."""
+        ...
+
+    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+        """The data of one key, and whether it was near."""
+        ...
+
+    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+        """The data of each key, in their order, within so many seconds."""
+        ...
+
+
+class PlainReads:
+    """Reads of what a server has.
+
+    Args:
+        asker: asks it.
+    """
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    def one(self, key: bytes, budget: float | None = None) -> Awaitable[bytes | None]:
+        """The data of one key, within so many seconds."""
+        return self._asker.ask(READ, key, len(key) + 16, budget=budget)
+
+    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+        """See `Reads`."""
+        return await self.one(key), False
+
+    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+        """See `Reads`."""
+        chunks = await ask_in_parts(self._asker, READ_MANY, keys, budget=budget)
+        return [data for chunk in chunks for data in chunk]
+
+
+class ReplicaReads:
+    """Reads that replicas answer. What one does not have, or does not say in time, the master is asked.
+
+    A replica may lag behind, or hang; and while a key's slot moves, one of Redis 7.0 says that there is no
+    such key.
+
+    Args:
+        replicas: asks one of them.
+        master: asks it.
+        budget: seconds that a read may take in all.
+    """
+
+    def __init__(self, replicas: Asker, master: Asker, budget: float) -> None:
+        self._replicas = PlainReads(replicas)
+        self._master = PlainReads(master)
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+
+    async def one(self, key: bytes) -> bytes | None:
+        """See `Reads`."""
+        deadline = self._loop.time() + self._budget
+        data = None
+        with contextlib.suppress(CacheTimeout):
+            data = await self._replicas.one(key, self._budget * _SHARE)
+        if data is None:
+            data = await self._master.one(key, deadline - self._loop.time())
+        return data
+
+    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+        """See `Reads`."""
+        return await self.one(key), False
+
+    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+        """See `Reads`."""
+        budget = self._budget if budget is None else budget
+        deadline = self._loop.time() + budget
+        found: dict[bytes, bytes | None] = dict.fromkeys(keys)
+        with contextlib.suppress(CacheTimeout):
+            found.update(zip(keys, await self._replicas.many(keys, budget * _SHARE), strict=True))
+        missing = [key for key, data in found.items() if data is None]
+        if missing:
+            more = await self._master.many(missing, deadline - self._loop.time())
+            found.update(zip(missing, more, strict=True))
+        return [found[key] for key in keys]
