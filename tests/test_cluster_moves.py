@@ -1,13 +1,14 @@
-"""What slots that move must not hide: keys from `clear`, changes from a near cache."""
+"""Slots that move: what must not be hidden by it, and what waits for it; and a node that hangs."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable
 from async_redis_cache._cluster import Cluster as Client
 from harness import await_until
 from harness.clusters import Cluster
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from async_redis_cache._verbs import Asker
-    from harness import Flavour
+    from harness import Flavour, Server
 
 pytest_plugins = ["cluster_fixtures"]
 
@@ -61,6 +62,64 @@ async def test_clear_sees_what_has_moved(cluster: Cluster, monkeypatch: pytest.M
         assert await cache.clear(None) == len(keys)
     assert cluster.node_of(keys[0]) is first
     assert [cluster.client(node).dbsize() for node in cluster.masters()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+async def test_a_call_whose_keys_are_apart(cluster: Cluster, retries: int) -> None:
+    """TRYAGAIN: a store that needs the index waits until the slot has moved, by its deadline."""
+    source, target = cluster.masters()[:2]
+    slot = cluster.slots(source)[0]
+    options: dict[str, Any] = {"key_prefix": f"{key_in(slot)}:", "retries": retries}
+    refused = refusals(cluster, target)
+    async with AsyncRedisCache.from_url(cluster.uri, command_timeout=20_000, **options) as cache:
+        await cache.store(None, "before", 1)
+        move = cluster.moving(target, slot)
+        move.begin()
+        move.take_keys(f"{key_in(slot)}:\0index")
+        # As good as moved: the index is there, and a new key neither here nor there.
+        storing = asyncio.create_task(cache.store(None, "new", 2))
+        await await_until(lambda: refusals(cluster, target) > refused + 6)
+        assert not storing.done()
+        impatient = AsyncRedisCache.from_url(cluster.uri, command_timeout=500, **options)
+        async with impatient:
+            began = time.monotonic()
+            with pytest.raises(CacheUnavailable) as caught:
+                await impatient.store(None, "never", 3)
+            assert caught.value.code == "TRYAGAIN"
+            assert 0.4 < time.monotonic() - began < 5
+        move.take_keys()
+        move.end()
+        assert await storing == 2
+        assert await cache.retrieve_many(None, ["before", "new"]) == {"before": 1, "new": 2}
+
+
+def refusals(cluster: Cluster, node: Server) -> int:
+    """How often a node has said that it has not all of the keys yet."""
+    stats: Any = cluster.client(node).info("errorstats")
+    return int(stats.get("errorstat_TRYAGAIN", {"count": 0})["count"])
+
+
+async def test_a_master_that_hangs(flavour: Flavour) -> None:
+    """18. When calls to it end in TIMEOUT, the others are asked whether they know another."""
+    with Cluster(flavour) as cluster:
+        silent, other = cluster.masters()[:2]
+        key = key_in(cluster.slots(silent)[0])
+        options: dict[str, Any] = {"max_size": 0, "command_timeout": 200}
+        async with AsyncRedisCache.from_url(cluster.uri, **options) as cache:
+            await cache.store(None, key, 1)
+            asked = questions(cluster, other)
+            silent.freeze()
+            with pytest.raises(CacheTimeout):
+                await cache.retrieve(None, key)
+            # Unasked, that would be done after ten seconds.
+            await await_until(lambda: questions(cluster, other) > asked, 3)
+            silent.thaw()
+
+
+def questions(cluster: Cluster, node: Server) -> int:
+    """How often a node was asked whose the slots are."""
+    stats: Any = cluster.client(node).info("commandstats")
+    return int(stats["cmdstat_cluster|slots"]["calls"])
 
 
 async def test_near_values_of_a_node_that_has_just_joined(flavour: Flavour) -> None:

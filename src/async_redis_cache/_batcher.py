@@ -29,6 +29,8 @@ __all__ = ["Batcher"]
 
 _WATCH_INTERVAL: Final = 0.005
 _DEMOTED: Final = "READONLY"
+_NOT_YET: Final = "TRYAGAIN"
+"""Some of a call's keys have moved to another node, and some have not: nothing was done, and soon will be."""
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
@@ -53,6 +55,7 @@ class Batcher:
         retries: how often a call is tried again.
         waiting: those that wait.
         heard: told when the server has answered.
+        silent: told when it has not, for as long as anybody waited.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
         backoff: the pauses after answers that say that the server does not serve for now.
@@ -69,6 +72,7 @@ class Batcher:
         waiting: CallQueue,
         backoff: Backoff,
         heard: Callable[[], None] = lambda: None,
+        silent: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
     ) -> None:
@@ -79,6 +83,7 @@ class Batcher:
         self._waiting = waiting
         self._backoff = backoff
         self._heard = heard
+        self._silent = silent
         self._may_move = may_move
         self._router = router
         self._transport: Transport
@@ -243,10 +248,13 @@ class Batcher:
                 continue
             if call.deadline <= now:
                 call.fail(failure)
-            elif failure.passing and call.retries > 0:
-                call.retries -= 1
+            elif failure.passing and (call.retries > 0 or failure.code == _NOT_YET):
                 call.reason = failure
-                self._counters.retries += 1
+                if failure.code == _NOT_YET:
+                    call.hops = 0
+                else:
+                    call.retries -= 1
+                    self._counters.retries += 1
                 home = self if self._router is None else self._router.home(call)
                 home.take_over(call)
             else:
@@ -273,6 +281,7 @@ class Batcher:
                 # While somebody does, it may be well and only have begun late.
                 self._give_up(exchange)
                 wire.abort()
+                self._silent()
             else:
                 due = min(due, *(call.deadline for call in exchange.calls if call.deadline > now))
         for call in self._waiting.take_all():

@@ -56,7 +56,7 @@ class Call:
         self.callers = 1
         """How many were given a future of it."""
         self.hops = 0
-        """How often a node of a cluster has sent it to another."""
+        """How often a node of a cluster has sent it to another, since it last waited."""
         self.alone = False
         """Whether it must not share an exchange, since the last one was refused for somebody."""
         self.uncertain = False

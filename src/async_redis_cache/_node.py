@@ -36,7 +36,7 @@ class Node:
         counters: of the cache.
         heard: told when it has answered.
         told: where it is told when there is no connection to it, and when there is one again.
-        lost: told when it cannot be reached.
+        lost: told when it cannot be reached, or does not answer.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
     """
@@ -49,7 +49,7 @@ class Node:
         *,
         heard: Callable[[], None],
         told: Condition,
-        lost: Callable[[], None] | None = None,
+        lost: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
     ) -> None:
@@ -58,6 +58,7 @@ class Node:
         self.batcher = Batcher(
             counters,
             heard=heard,
+            silent=lost,
             budget=options.command_timeout / _SECOND,
             retries=options.retries,
             waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
@@ -81,8 +82,7 @@ class Node:
         return f"{self.batcher!r} {self.transport!r}"
 
     def _unreachable(self, failure: Failure) -> None:
-        if self._lost is not None:
-            self._lost()
+        self._lost()
         self.batcher.unreachable(failure)
 
 
