@@ -113,7 +113,7 @@ class Judge:
         found = [
             version
             for version, _ in self._witness.held(key, floor, call.end)
-            if version.number == number and self._is_valid(version, call)
+            if version.number == number and self._is_valid(key, version, call)
         ]
         if not found and not (call.loads and self._was_loaded_for(call, origin, floor)):
             raise ViolationError(
@@ -130,8 +130,11 @@ class Judge:
         known = self._witness.known(self._process, key, begin - _UNHEARD)
         return max(begin - self._lag, known, *own)
 
-    def _is_valid(self, version: Version, call: Call) -> bool:
+    def _is_valid(self, key: bytes, version: Version, call: Call) -> bool:
         margin = _CLOCK_ERROR if version.slack else _ROUNDING
+        if self._lag and self._witness.changed_between(key, version.at, call.begin) is not None:
+            # How long it is to stay near may have been asked of what came after it, until the news come.
+            margin += self._lag
         stays = version.fresh_until + margin + (min(version.slack, call.stale))
         return stays >= call.begin and all(
             self._witness.tag_was(
@@ -167,7 +170,7 @@ class Judge:
                     key in one.keys and end <= one.begin <= call.end and call.begin <= one.end
                     for one in self._begun
                 )
-                if end <= call.begin and seen < begin and origin.begun < begin and not anew:
+                if end < call.begin and seen < begin and origin.begun < begin and not anew:
                     raise ViolationError(
                         f"{self._process}: {call} was given {origin}, first stored at {seen}, which "
                         f"a change of {key!r} from {begin} to {end} had failed to make old"
