@@ -44,8 +44,8 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _SECOND: Final = 1000
-_NODES_SKEW: Final = 100_000
-"""Microseconds by which the clocks of the nodes of a cluster may differ."""
+_SERVERS_SKEW: Final = 100_000
+"""Microseconds by which the clocks of several servers may differ: a cluster's nodes, or a master and the next."""
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -106,7 +106,7 @@ class Engine:
             self._batcher,
             partial(self._read_many, versions),
             options.key_prefix.encode(),
-            skew=_NODES_SKEW if endpoint.topology == "cluster" else 0,
+            skew=0 if endpoint.topology == "single" else _SERVERS_SKEW,
         )
         self.freshness = Freshness(
             ServerClock(self._batcher, time.monotonic),
