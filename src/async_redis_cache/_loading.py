@@ -82,12 +82,15 @@ class Loading:
             CacheTimeout: LOAD_TIMEOUT.
             Exception: what the load raised.
         """
+        came_at = self._loop.time()
         flight = self._flights.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
+            # Where tasks are eager, it has asked already.
+            came = 0
             flight = self._take_off(key, wanted)
         else:
             wanted.decided()
-        came, came_at = flight.right.asked, self._loop.time()
+            came = flight.right.asked
         result = await self._landed(key, flight, patience)
         if result is None or came < flight.good_below:
             return result
@@ -170,8 +173,8 @@ class Loading:
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
         flight = self._flights[key] = Flight(Right(key, self._rights), wanted, goes_on=goes_on)
-        self._in_the_air.add(flight)
         flight.task = self._spawn(self._fly(key, flight, wanted))
+        self._in_the_air.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight)
 
         def land(task: asyncio.Task[Product | bytes | None]) -> None:

@@ -134,7 +134,10 @@ class Transport:
             self._ready()
 
     def _start_dialing(self) -> None:
-        self._dialing = self._spawn(self._dial())
+        dialing = self._spawn(self._dial())
+        # An eager task may be done already, and what it has left stays.
+        if not dialing.done():
+            self._dialing = dialing
 
     async def _dial(self) -> None:
         try:
