@@ -18,7 +18,8 @@ if sys.version_info < (3, 12):
 
 @pytest.fixture(autouse=True)
 async def eager_tasks() -> None:
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    if sys.version_info >= (3, 12):  # Said once more, for type checkers.
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
 
 
 async def test_unix_socket_that_is_not_there_is_tried_again(private_server: StartServer) -> None:

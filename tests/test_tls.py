@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ import pytest
 from async_redis_cache import CacheAuthError, CacheConfigError, CacheError
 from harness import Certificates, needs_redis
 from harness.doors import DOORS, Door, configured
+from harness.leaks import open_descriptors
+from harness.length import scaled
+from harness.virtual_time import turns
 
 if TYPE_CHECKING:
     from harness import Proxy, Server, StartProxy, StartServer
@@ -52,6 +56,10 @@ async def _refused(url: str, door: Door, **options: object) -> CacheError:
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert not cache.is_open()
     return caught.value
+
+
+def _sockets() -> list[str]:
+    return sorted(what for what in open_descriptors().values() if what.startswith("socket"))
 
 
 async def test_a_known_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
@@ -150,6 +158,39 @@ async def test_a_servers_own_tls(
         error = await _refused(network.url, "async", retries=5, **options)
         assert error.code in {"BAD_CERTIFICATE", "CONNECT_FAILED"}
         assert network.opened == opened + 1
+
+
+async def test_named_authorities_stand_instead_of_the_systems(
+    network: Proxy,
+    certificates: Certificates,
+    strangers: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    door: Door,
+) -> None:
+    """Whom the system trusts is trusted where no authority is named, and not beside one that is."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+    await _opens(network.url, door)
+    error = await _refused(network.url, door, tls_ca_file=str(strangers.ca_file))
+    assert error.code == "BAD_CERTIFICATE"
+
+
+@needs_redis
+async def test_closing_while_it_connects_leaves_nothing(
+    private_server: StartServer, certificates: Certificates
+) -> None:
+    """Wherever in its beginning TLS is given up, no socket is open when `close` has returned."""
+    server = private_server("redis", certificates=certificates)
+    await _opens(server.url, "async", tls_ca_file=str(certificates.ca_file))
+    cache = configured(server.url, tls_ca_file=str(certificates.ca_file))
+    sockets = _sockets()
+    for number in range(scaled(50, 2_000)):
+        await cache.open(None)
+        # The second call does not wait for the first: another connection is begun for it.
+        calls = [asyncio.create_task(cache.contains(None, "key")) for _ in range(2)]
+        await turns(number % 25)
+        await cache.close(None)
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert _sockets() == sockets
 
 
 async def test_files_that_cannot_be_used(

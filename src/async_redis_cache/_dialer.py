@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
+import anyio.to_thread
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
-    SSLConnection,
     UnixDomainSocketConnection,
 )
 from redis.exceptions import (
@@ -189,10 +190,45 @@ async def see_it_read(connection: AbstractConnection) -> None:
     await connection.read_response()
 
 
+class _TLSConnection(Connection):
+    """Begins TLS on a connection that is there, and ends without a good-bye.
+
+    Where both begin in one step, asyncio forgets to close a connection that is given up just then; and
+    a good-bye leaves one open until the peer has answered it.
+
+    Args:
+        new_context: reads whom to trust, and who we are; for each connection, as files are renewed.
+        options: of redis-py.
+    """
+
+    def __init__(self, *, new_context: Callable[[], ssl.SSLContext], **options: Any) -> None:
+        super().__init__(**options)
+        self._new_context = new_context
+
+    async def _connect(self) -> None:
+        # To read the authorities of a system takes tens of milliseconds.
+        context = await anyio.to_thread.run_sync(self._new_context)
+        await super()._connect()  # type: ignore[no-untyped-call]
+        writer = cast("asyncio.StreamWriter", self._writer)
+        try:
+            await writer.start_tls(context, server_hostname=self.host)
+        except BaseException:
+            # It is closed, and asyncio tells no stream so that has not got its TLS: who waited for the
+            # end would do so in vain.
+            self._reader = self._writer = None
+            raise
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Called by redis-py, too, for what has failed or was given up."""
+        if self._writer is not None and not self._writer.transport.is_closing():
+            self._writer.transport.abort()
+        await super().disconnect(*args, **kwargs)
+
+
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
     if endpoint.kind == "unix":
         return UnixDomainSocketConnection
-    return SSLConnection if endpoint.tls else Connection
+    return _TLSConnection if endpoint.tls else Connection
 
 
 def _place(endpoint: Endpoint) -> dict[str, Any]:
@@ -205,17 +241,23 @@ def _tls(endpoint: Endpoint, options: Options) -> dict[str, Any]:
     if not endpoint.tls:
         return {}
     _check_files(options)
-    return {
-        "ssl_ca_certs": options.tls_ca_file or None,
-        "ssl_certfile": options.tls_certificate_file or None,
-        "ssl_keyfile": options.tls_key_file or None,
-        "ssl_check_hostname": options.tls_check_hostname and options.tls_verify,
-        "ssl_cert_reqs": "required" if options.tls_verify else "none",
-    }
+    return {"new_context": partial(_new_context, options)}
+
+
+def _new_context(options: Options) -> ssl.SSLContext:
+    # The authorities of the system where no others are named.
+    context = ssl.create_default_context(cafile=options.tls_ca_file or None)
+    if options.tls_certificate_file:
+        key = options.tls_key_file or None
+        context.load_cert_chain(options.tls_certificate_file, key, password="")
+    context.check_hostname = options.tls_check_hostname and options.tls_verify
+    if not options.tls_verify:
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _check_files(options: Options) -> None:
-    """Find out now what redis-py would report as a connection that failed."""
+    """Find out now what would later be a connection that failed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     name, problem = "tls_ca_file", ""
     try:
