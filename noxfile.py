@@ -51,6 +51,26 @@ PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs
 
 ONCE = [f"--ignore=tests/{name}" for name in ("test_story.py", "test_loading_model.py")]
 
+# What a change of the loop or of the server cannot concern, or is measured alone, is left out.
+WHOLE = ["--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
+
+# Where it matters most what runs when.
+TELLING = [
+    f"tests/test_{name}.py"
+    for name in (
+        "batcher",
+        "facade_threads",
+        "lifecycle",
+        "lifecycle_loops",
+        "loading",
+        "loading_many",
+        "near_cache",
+        "portal",
+        "tags",
+        "weather_cancellation",
+    )
+]
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the project and dependency groups; listed one by one, as old pips know no --group."""
@@ -72,6 +92,23 @@ def tests(session: nox.Session) -> None:
     if not once:
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
+
+
+@nox.session(python=PYTHONS[-1])
+@nox.parametrize("loop", ["uvloop", "eager", "debug", "watched"])
+def loops(session: nox.Session, loop: str) -> None:
+    """Run the most telling tests on other event loops, or with `-- --whole` all tests."""
+    install(session, "test")
+    asked = WHOLE if session.posargs == ["--whole"] else session.posargs or TELLING
+    session.run("pytest", *asked, env={"ARC_LOOP": loop})
+
+
+@nox.session(python=PYTHONS[-1])
+@nox.parametrize("access", ["user", "tls"])
+def servers(session: nox.Session, access: str) -> None:
+    """Run all tests as the least user of the documentation, and over TLS alone."""
+    install(session, "test")
+    session.run("pytest", *(session.posargs or WHOLE), env={"ARC_SERVERS": access})
 
 
 @nox.session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import uuid
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Unpack
 
 import hypothesis
@@ -23,7 +24,10 @@ from harness import (
     installed,
     needs_redis,
 )
+from harness.access import Access
+from harness.choices import LOOP, SERVERS, reason_against
 from harness.leaks import open_descriptors, tasks_left
+from harness.loops import blocked, chosen_loops
 from harness.weather import Weather
 
 if TYPE_CHECKING:
@@ -47,6 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    stack = ExitStack()
+    stack.enter_context(chosen_loops())
+    config.add_cleanup(stack.close)
+    if "debug" in LOOP:
+        # Otherwise pytest-asyncio tells its loops the contrary.
+        config.option.asyncio_debug = True
     weather = Weather(
         alone=bool(config.getoption("--weather")), file=config.getoption("--weather-file")
     )
@@ -54,15 +64,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "no_leaks: after the test no file descriptor is open that was not open before"
     )
-    if "CI" in os.environ and installed("redis") is None:
-        raise pytest.UsageError("CI promises both servers, and redis-server is not on the path")
+    config.addinivalue_line(
+        "markers", "not_with(*choices, reason): not to be run with these of ARC_LOOP or ARC_SERVERS"
+    )
+    if ("CI" in os.environ or "tls" in SERVERS) and installed("redis") is None:
+        raise pytest.UsageError("CI and TLS need Redis, and redis-server is not on the path")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Put the checks around everything else a test uses, so that fixtures may clean up first."""
+    if reason := reason_against(item):
+        item.add_marker(pytest.mark.skip(reason))
     if not isinstance(item, pytest.Function):
         return
-    checks: list[str] = []
+    checks = ["nothing_has_blocked"] if "watched" in LOOP else []
     if item.get_closest_marker("no_leaks"):
         checks.append("no_descriptor_left")
     if inspect.iscoroutinefunction(item.obj):
@@ -74,6 +89,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 async def no_task_left() -> AsyncIterator[None]:
     yield
     assert not tasks_left()
+
+
+@pytest.fixture
+def nothing_has_blocked() -> Iterator[None]:
+    blocked.clear()
+    yield
+    assert blocked == []
 
 
 @pytest.fixture
@@ -90,18 +112,35 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates.create(tmp_path_factory.mktemp("certificates"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def access(certificates: Certificates) -> Iterator[Access]:
+    """How the servers of the fixtures below are reached."""
+    chosen = Access(certificates)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in chosen.environment.items():
+            patch.setenv(name, value)
+        yield chosen
+
+
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[Server]:
+def valkey_server(access: Access) -> Iterator[Server]:
     """The Valkey that the tests of this process share."""
-    with Server("valkey") as server:
+    with Server("valkey", **access.options({})) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[Server]:
+def redis_server(access: Access) -> Iterator[Server]:
     """The Redis that the tests of this process share; for tests marked `needs_redis`."""
-    with Server("redis") as server:
+    with Server("redis", **access.options({})) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def any_server(request: pytest.FixtureRequest) -> Server:
+    """The server for tests to which one is as good as the other; it may have keys."""
+    first: Server = request.getfixturevalue(f"{FLAVOURS[0]}_server")
+    return first
 
 
 @pytest.fixture(
@@ -140,13 +179,13 @@ def key_prefix() -> str:
 
 
 @pytest.fixture
-def private_server(flavour: Flavour) -> Iterator[StartServer]:
+def private_server(flavour: Flavour, access: Access) -> Iterator[StartServer]:
     """Servers that the test may kill, freeze and configure as it likes."""
     servers: list[Server] = []
     chosen = flavour
 
     def start(flavour: Flavour | None = None, **options: Unpack[ServerOptions]) -> Server:
-        server = Server(flavour or chosen, **options)
+        server = Server(flavour or chosen, **access.options(options))
         servers.append(server)
         server.start()
         return server
@@ -157,12 +196,12 @@ def private_server(flavour: Flavour) -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[StartProxy]:
+def proxy(access: Access) -> Iterator[StartProxy]:
     """Networks between the test and a server, that fail when they are told to."""
     proxies: list[Proxy] = []
 
     def start(server: Server, *, tls: ssl.SSLContext | None = None) -> Proxy:
-        proxy = Proxy(server, tls=tls)
+        proxy = Proxy(server, tls=tls or access.proxy_tls(server))
         proxies.append(proxy)
         proxy.start()
         return proxy

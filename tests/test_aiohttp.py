@@ -31,10 +31,10 @@ def serving() -> web.Application:
 
 
 async def test_context_opens_the_cache_for_the_handlers_and_closes_it(
-    valkey_server: Server, key_prefix: str
+    any_server: Server, key_prefix: str
 ) -> None:
     """A cache given to `cache_context` is open exactly while the application runs."""
-    cache = AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix)
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
     app = serving()
     app.cleanup_ctx.append(cache_context(cache))
 
@@ -48,10 +48,10 @@ async def test_context_opens_the_cache_for_the_handlers_and_closes_it(
     assert not cache.is_open()
 
 
-async def test_several_caches_live_under_keys_of_their_own(valkey_server: Server) -> None:
+async def test_several_caches_live_under_keys_of_their_own(any_server: Server) -> None:
     """Each key leads to its own cache."""
-    pages = AsyncRedisCache.from_url(valkey_server.url, key_prefix="pages:")
-    carts = AsyncRedisCache.from_url(valkey_server.url, key_prefix="carts:")
+    pages = AsyncRedisCache.from_url(any_server.url, key_prefix="pages:")
+    carts = AsyncRedisCache.from_url(any_server.url, key_prefix="carts:")
 
     async def is_wired(request: web.Request) -> web.Response:
         wired = get_cache(request) is pages and get_cache(request, CARTS) is carts
@@ -65,23 +65,23 @@ async def test_several_caches_live_under_keys_of_their_own(valkey_server: Server
 
 
 async def test_mounted_application_finds_the_cache_of_its_parent(
-    valkey_server: Server, key_prefix: str
+    any_server: Server, key_prefix: str
 ) -> None:
     """A sub-application needs no cache of its own."""
     app = web.Application()
     app.cleanup_ctx.append(
-        cache_context(AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix))
+        cache_context(AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix))
     )
     app.add_subapp("/mounted", serving())
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/mounted/a")).status == 200
 
 
-async def test_two_caches_under_one_key_are_refused(valkey_server: Server, key_prefix: str) -> None:
+async def test_two_caches_under_one_key_are_refused(any_server: Server, key_prefix: str) -> None:
     """One cache does not take another's place unnoticed: the application does not start."""
     app = web.Application()
     first, second = (
-        AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix) for _ in range(2)
+        AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) for _ in range(2)
     )
     app.cleanup_ctx.extend([cache_context(first), cache_context(second)])
     with pytest.raises(RuntimeError, match="already"):

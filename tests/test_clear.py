@@ -90,9 +90,9 @@ async def test_unescaped_it_would_be_seen(
     bound=st.sampled_from([0, 1_000]),
 )
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_prefixes(valkey_server: Server, prefixes: list[str], bound: int) -> None:
+def test_any_prefixes(any_server: Server, prefixes: list[str], bound: int) -> None:
     """Of caches with any prefixes, one is cleared: what is not under its prefix stays."""
-    asyncio.run(_clear_the_first(valkey_server, prefixes, bound))
+    asyncio.run(_clear_the_first(any_server, prefixes, bound))
 
 
 async def _clear_the_first(server: Server, prefixes: list[str], bound: int) -> None:

@@ -8,13 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
-from code_blocks import ROOT, blocks_of
 from harness import Client, Server
-
-PLAIN, BOUNDED, CLEAR, NEAR, LOADING = (
-    block.text.removeprefix("ACL SETUSER shop ").split()
-    for block in blocks_of(ROOT / "docs" / "explanation" / "security.md", "text")
-)
+from harness.documented_users import BOUNDED, BOUNDED_CLEAR, LOADING, NEAR, PLAIN
 
 
 class Use(NamedTuple):
@@ -30,7 +25,7 @@ class Use(NamedTuple):
 USES = {
     "plain": Use(PLAIN),
     "bounded": Use(BOUNDED, max_size=2),
-    "clear": Use(CLEAR, max_size=2, clear=True),
+    "clear": Use(BOUNDED_CLEAR, max_size=2, clear=True),
     "loading": Use([*PLAIN, *LOADING], loading=True),
     "bounded, loading": Use([*BOUNDED, *LOADING[2:]], max_size=2, loading=True),
     "near": Use([*PLAIN, *NEAR], near=True),

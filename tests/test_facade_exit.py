@@ -28,10 +28,10 @@ QUIET = {
 
 @pytest.mark.parametrize("how", QUIET)
 def test_program_ends_without_close(
-    how: str, start_program: StartProgram, valkey_server: Server
+    how: str, start_program: StartProgram, any_server: Server
 ) -> None:
     """23. A program that ends without close ends in less than a second, and hooks get their answers."""
-    program = start_program("leaving", valkey_server.url, how, 1000)
+    program = start_program("leaving", any_server.url, how, 1000)
     assert program.line() == "leaving"
     ended = program.wait()
     report(23, f"{how}: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)
@@ -40,10 +40,10 @@ def test_program_ends_without_close(
 
 
 def test_hook_that_opens_a_cache_is_served_or_refused(
-    start_program: StartProgram, valkey_server: Server
+    start_program: StartProgram, any_server: Server
 ) -> None:
     """23. Some versions of Python start no thread so late; then open says so, as a `CacheError`."""
-    program = start_program("leaving", valkey_server.url, "open in hook", 1000)
+    program = start_program("leaving", any_server.url, "open in hook", 1000)
     assert program.line() == "leaving"
     ended = program.wait()
     assert (ended.code, ended.errors) == (0, "")
@@ -52,10 +52,10 @@ def test_hook_that_opens_a_cache_is_served_or_refused(
 
 
 def test_program_that_fails_ends_with_its_error(
-    start_program: StartProgram, valkey_server: Server
+    start_program: StartProgram, any_server: Server
 ) -> None:
     """An error that ends the program is all that is printed."""
-    program = start_program("leaving", valkey_server.url, "error", 1000)
+    program = start_program("leaving", any_server.url, "error", 1000)
     assert program.line() == "leaving"
     ended = program.wait()
     assert ended.code == 1

@@ -43,10 +43,10 @@ def serving(app: FastAPI) -> FastAPI:
 
 
 async def test_lifespan_opens_the_cache_for_the_handlers_and_closes_it(
-    valkey_server: Server, key_prefix: str
+    any_server: Server, key_prefix: str
 ) -> None:
     """A cache given to `cache_lifespan` is open exactly while the application runs."""
-    cache = AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix)
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
     app = serving(FastAPI(lifespan=cache_lifespan(cache)))
 
     assert not cache.is_open()
@@ -58,9 +58,9 @@ async def test_lifespan_opens_the_cache_for_the_handlers_and_closes_it(
     assert not cache.is_open()
 
 
-async def test_application_starts_again(valkey_server: Server, key_prefix: str) -> None:
+async def test_application_starts_again(any_server: Server, key_prefix: str) -> None:
     """A second start of the application opens the same cache again."""
-    cache = AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix)
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
     app = serving(FastAPI(lifespan=cache_lifespan(cache)))
 
     for _ in range(2):
@@ -68,10 +68,10 @@ async def test_application_starts_again(valkey_server: Server, key_prefix: str) 
             assert (await client.get("/a")).status_code == 200
 
 
-async def test_several_caches_live_in_a_lifespan_of_ones_own(valkey_server: Server) -> None:
+async def test_several_caches_live_in_a_lifespan_of_ones_own(any_server: Server) -> None:
     """Each name leads to its own cache, and one's own lifespan may open any number of them."""
-    pages = AsyncRedisCache.from_url(valkey_server.url, key_prefix="pages:")
-    carts = AsyncRedisCache.from_url(valkey_server.url, key_prefix="carts:")
+    pages = AsyncRedisCache.from_url(any_server.url, key_prefix="pages:")
+    carts = AsyncRedisCache.from_url(any_server.url, key_prefix="carts:")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -88,11 +88,11 @@ async def test_several_caches_live_in_a_lifespan_of_ones_own(valkey_server: Serv
 
 
 async def test_websocket_handlers_depend_on_the_cache_too(
-    valkey_server: Server, key_prefix: str
+    any_server: Server, key_prefix: str
 ) -> None:
     """The dependency serves WebSocket handlers as it serves HTTP handlers."""
     app = FastAPI(
-        lifespan=cache_lifespan(AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix))
+        lifespan=cache_lifespan(AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix))
     )
 
     async def echo(socket: WebSocket, cache: CacheDep) -> None:
@@ -127,13 +127,13 @@ async def test_missing_cache_is_named() -> None:
             await client.get("/a")
 
 
-async def test_two_caches_of_one_name_are_refused(valkey_server: Server, key_prefix: str) -> None:
+async def test_two_caches_of_one_name_are_refused(any_server: Server, key_prefix: str) -> None:
     """One cache does not take another's place unnoticed: the application does not start."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         first, second = (
-            AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix) for _ in range(2)
+            AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) for _ in range(2)
         )
         async with cache_lifespan(first)(app), cache_lifespan(second)(app):
             yield
@@ -143,12 +143,10 @@ async def test_two_caches_of_one_name_are_refused(valkey_server: Server, key_pre
         await app.router.lifespan_context(app).__aenter__()
 
 
-async def test_tests_put_their_own_cache_in_its_place(
-    valkey_server: Server, key_prefix: str
-) -> None:
+async def test_tests_put_their_own_cache_in_its_place(any_server: Server, key_prefix: str) -> None:
     """`dependency_overrides` reaches a cache by `get_cache`, and a named one by its name."""
     assert cache_named("default") is get_cache
-    stand_in = AsyncRedisCache.from_url(valkey_server.url, key_prefix=key_prefix)
+    stand_in = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
     app = FastAPI()
 
     async def is_stand_in(cache: CacheDep, carts: CartCache) -> bool:

@@ -85,7 +85,7 @@ class Clients:
 
 
 @pytest.fixture
-def gunicorn(environment: dict[str, str], valkey_server: Server, tmp_path: Path) -> Serve:
+def gunicorn(environment: dict[str, str], any_server: Server, tmp_path: Path) -> Serve:
     """Serve the application with these arguments; gives the program and its port."""
 
     @contextmanager
@@ -96,7 +96,7 @@ def gunicorn(environment: dict[str, str], valkey_server: Server, tmp_path: Path)
         command += ["--graceful-timeout", "5", "--log-level", "error"]
         command += ["--worker-tmp-dir", str(tmp_path), "--no-control-socket"]
         program = Program(
-            command, environment | {"APP_CACHE_URL": valkey_server.url, "PYTHONWARNINGS": ""}
+            command, environment | {"APP_CACHE_URL": any_server.url, "PYTHONWARNINGS": ""}
         )
         try:
             yield program, port
@@ -107,10 +107,10 @@ def gunicorn(environment: dict[str, str], valkey_server: Server, tmp_path: Path)
 
 
 @pytest.fixture
-def stored(valkey_server: Server) -> Iterator[None]:
+def stored(any_server: Server) -> Iterator[None]:
     """What the application expects to find."""
     values = {str(number): f"value of {number}" for number in range(KEYS)}
-    with RedisCache.from_url(valkey_server.url, key_prefix="gunicorn:", max_size=0) as cache:
+    with RedisCache.from_url(any_server.url, key_prefix="gunicorn:", max_size=0) as cache:
         cache.store_many(None, values)
         yield
 

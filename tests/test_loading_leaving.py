@@ -21,7 +21,15 @@ import pytest
 from harness.doors import configured
 from harness.figures import report
 from harness.length import scaled
-from harness.loading_leavers import PREFIX, PROCESSES, Callers, Moment, Promise, nothing_leaks
+from harness.loading_leavers import (
+    MOMENTS,
+    PREFIX,
+    PROCESSES,
+    Callers,
+    Moment,
+    Promise,
+    nothing_leaks,
+)
 from harness.loading_stops import Stops, soon
 from harness.virtual_time import turns
 
@@ -75,7 +83,7 @@ async def test_every_combination_of_three_callers_leaving(
     stops = [Stops(cache, monkeypatch) for cache in caches]
     processes = PROCESSES[where]
     loads = 0
-    for number, moments in enumerate(product(Moment, repeat=3)):
+    for number, moments in enumerate(product(MOMENTS, repeat=3)):
         key = f"key{number}"
         callers = Callers(key, caches, stops, processes, moments, again=again)
         promise = Promise.of(moments, processes)
@@ -101,7 +109,7 @@ async def test_every_combination_of_three_callers_leaving(
     stats = [cache.stats() for cache in caches]
     assert sum(one.loads for one in stats) == loads
     assert sum(one.load_failures + one.overtaken + one.refreshes for one in stats) == 0
-    report(21, f"{where}: {len(Moment) ** 3} combinations of three leaving, {loads} loads")
+    report(21, f"{where}: {len(MOMENTS) ** 3} combinations of three leaving, {loads} loads")
 
 
 @pytest.mark.parametrize("where", PROCESSES)

@@ -214,14 +214,14 @@ class Plain:
 
 
 @pytest.fixture
-async def cache(valkey_server: Server, serializer: str) -> AsyncIterator[AsyncRedisCache]:
+async def cache(any_server: Server, serializer: str) -> AsyncIterator[AsyncRedisCache]:
     """An open cache with that serializer."""
     prefix = f"types-{serializer}:"
     if serializer == "custom":
-        cache = AsyncRedisCache.from_url(valkey_server.url, serializer=Plain(), key_prefix=prefix)
+        cache = AsyncRedisCache.from_url(any_server.url, serializer=Plain(), key_prefix=prefix)
     else:
         cache = configured(
-            valkey_server.url,
+            any_server.url,
             serializer=serializer,
             signing_key="sixteen letters.",
             key_prefix=prefix,

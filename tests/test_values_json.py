@@ -167,9 +167,9 @@ FORMLESS: list[Any] = [
 
 
 @pytest.fixture
-async def cache(valkey_server: Server) -> AsyncIterator[AsyncRedisCache]:
+async def cache(any_server: Server) -> AsyncIterator[AsyncRedisCache]:
     """An open cache; what is tested here happens before the server is reached."""
-    async with configured(valkey_server.url, key_prefix="json:") as opened:
+    async with configured(any_server.url, key_prefix="json:") as opened:
         yield opened
         await opened.clear(None)
 

@@ -11,6 +11,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from harness import Client, Server, await_until
+from harness.choices import LOOP
 from harness.figures import report
 from harness.length import scaled
 
@@ -151,7 +152,8 @@ async def test_who_leaves_before_the_call_has_left_is_not_sent(server: Server, r
         await asyncio.sleep(0)
         leaver = asyncio.ensure_future(cache.store(None, "left", 1))
         stayer = asyncio.ensure_future(cache.store(None, "stayed", 1))
-        await asyncio.sleep(0)
+        if "eager" not in LOOP:  # Those wait already, and in another turn might be sent.
+            await asyncio.sleep(0)
         leaver.cancel()
         await asyncio.wait([busy, leaver, stayer])
         assert leaver.cancelled()

@@ -9,8 +9,11 @@ from typing import Literal
 
 import pytest
 
+from harness.choices import SERVERS
+
 Flavour = Literal["valkey", "redis"]
-FLAVOURS: tuple[Flavour, ...] = ("valkey", "redis")
+# The valkey of the tests is built without TLS.
+FLAVOURS: tuple[Flavour, ...] = ("redis",) if "tls" in SERVERS else ("valkey", "redis")
 
 
 def installed(flavour: Flavour) -> Path | None:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from async_redis_cache._batcher import Batcher
+from harness.choices import LOOP
 from harness.loading_stops import soon
 from harness.virtual_time import turns
 
@@ -35,6 +36,9 @@ class Moment(IntEnum):
     """When it has its answer."""
     NEVER = 6
 
+
+# Where tasks are eager, each begins where it is made.
+MOMENTS = [moment for moment in Moment if moment > Moment.UNBEGUN or "eager" not in LOOP]
 
 PROCESSES = {"one process": (0, 0, 0), "the first alone": (0, 1, 1), "the last alone": (0, 0, 1)}
 """In which process each caller is."""

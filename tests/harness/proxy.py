@@ -86,7 +86,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Database 0 of the server through the proxy, logged in."""
-        return self.login_url("", self.server.options.get("password", ""))
+        return self.login_url(*self.server.login)
 
     def login_url(self, username: str, password: str, database: int = 0) -> str:
         """The URL for a login other than the right one of the default user."""
@@ -236,7 +236,8 @@ class Proxy:
 
     async def _connect(self) -> Streams:
         server = self.server
-        if server.tcp:
+        # Who ends TLS here goes on without it, and a server that speaks it does not on its socket.
+        if server.tcp and not (self._tls and server.tls):
             return await asyncio.open_connection(server.host, server.port)
         return await asyncio.open_unix_connection(server.socket_file)
 

@@ -49,6 +49,8 @@ class ServerOptions(TypedDict, total=False):
     """Speak TLS, and only TLS, on the port (the valkey of the tests is built without it)."""
     password: str
     """What the default user has to say."""
+    login: tuple[str, str]
+    """The user that the URL logs in, and the password: without it, the default user."""
     acl: Mapping[str, str]
     """Rules by user, as in {"alice": "on >secret ~shop:* +@all"}."""
     config: Mapping[str, str | int]
@@ -129,13 +131,18 @@ class Server:
         return self._running().pid
 
     @property
+    def login(self) -> tuple[str, str]:
+        """Who the URL logs in."""
+        return self.options.get("login", ("", self.options.get("password", "")))
+
+    @property
     def url(self) -> str:
         """Database 0 through the port, or the unix socket where there is none, logged in."""
-        return self.login_url("", self.options.get("password", ""))
+        return self.login_url(*self.login)
 
     @property
     def unix_url(self) -> str:
-        """Database 0 through the unix socket, logged in."""
+        """Database 0 through the unix socket, as the default user."""
         return unix_url(self.socket_file, "", self.options.get("password", ""), 0)
 
     def login_url(self, username: str, password: str, database: int = 0) -> str:

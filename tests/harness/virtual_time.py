@@ -7,6 +7,8 @@ import functools
 import selectors
 from typing import TYPE_CHECKING, ParamSpec
 
+from harness.loops import as_chosen
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -22,6 +24,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 1_000.0
         super().__init__(_JumpingSelector(self.pass_time))
+        as_chosen(self)
 
     def time(self) -> float:
         """Seconds, as they have passed on this loop."""

@@ -1,0 +1,46 @@
+"""What the whole suite can be run with instead of what is usual: `ARC_LOOP` and `ARC_SERVERS`.
+
+Several are joined, as in `ARC_LOOP=eager+debug`. Where a test cannot be run with one, it is marked
+`not_with(choice, ..., reason=)`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import pytest
+
+LOOP_CHOICES: Final = {
+    "uvloop": "the loops are uvloop's",
+    "eager": "a task runs at once where it is made, until it first waits (Python 3.12 or newer)",
+    "debug": "asyncio looks at itself, and its warnings are errors as all others",
+    "watched": "blockbuster refuses what the library does that blocks a loop",
+}
+
+SERVER_CHOICES: Final = {
+    "user": "servers are reached as the least user of the documentation who may do everything",
+    "tls": "servers are reached over TLS alone",
+}
+
+
+def _chosen(variable: str, choices: dict[str, str]) -> frozenset[str]:
+    chosen = frozenset(filter(None, os.environ.get(variable, "").split("+")))
+    if unknown := chosen - choices.keys():
+        raise pytest.UsageError(f"{variable} has {', '.join(unknown)}, and may have {[*choices]}")
+    return chosen
+
+
+LOOP: Final = _chosen("ARC_LOOP", LOOP_CHOICES)
+SERVERS: Final = _chosen("ARC_SERVERS", SERVER_CHOICES)
+
+
+def reason_against(item: pytest.Item) -> str:
+    """Why the test cannot be run with what is chosen, or nothing."""
+    chosen = LOOP | SERVERS
+    for mark in item.iter_markers("not_with"):
+        if unknown := set(mark.args) - (LOOP_CHOICES | SERVER_CHOICES).keys():
+            raise pytest.UsageError(f"{item.nodeid} is marked as not to be run with {unknown}")
+        if against := chosen.intersection(mark.args):
+            return f"not with {'+'.join(against)}: {mark.kwargs['reason']}"
+    return ""

@@ -1,0 +1,10 @@
+"""The users that the documentation gives the cache on its server, as the rules stand there."""
+
+from __future__ import annotations
+
+from code_blocks import ROOT, blocks_of
+
+PLAIN, BOUNDED, BOUNDED_CLEAR, NEAR, LOADING = (
+    block.text.removeprefix("ACL SETUSER shop ").split()
+    for block in blocks_of(ROOT / "docs" / "explanation" / "security.md", "text")
+)
