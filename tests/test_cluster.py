@@ -142,9 +142,10 @@ async def test_a_bound_is_kept(cluster: Cluster) -> None:
     assert list(kept.values()) == list(range(40, 50))
 
 
+@pytest.mark.not_with("user", reason="the user of a single server may not ask for slots")
 async def test_a_server_that_is_no_node(server: Server) -> None:
     """A cluster is not asked of a single server."""
-    uri = f"redis+cluster://{server.host}:{server.port}"
+    uri = server.url.replace("://", "+cluster://").removesuffix("/0")
     with pytest.raises(CacheUnsupported) as caught:
         await AsyncRedisCache.from_url(uri, max_size=0).open("t")
     assert (caught.value.code, caught.value.trace_id) == ("UNSUPPORTED", "t")

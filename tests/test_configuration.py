@@ -22,6 +22,7 @@ from async_redis_cache import (
     IAsyncCache,
     RedisCache,
 )
+from harness.choices import by_host_and_port, by_host_and_port_with_login
 from harness.doors import DOORS, Door, new_cache
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ async def fails(
     return str(caught.value.code)
 
 
+@by_host_and_port
 async def test_host_and_port(server: Server, door: Door) -> None:
     """At top level, in `connection`, in `connections`, numbered; as text or number."""
     for section in ("", "connection.", "connections.0.", "connections.primary."):
@@ -94,6 +96,7 @@ async def test_uri(server: Server, door: Door) -> None:
     await works(new_cache(door), "connection.uri", server.unix_url, *beside)
 
 
+@by_host_and_port
 async def test_database_and_protocol(server: Server, door: Door) -> None:
     """Further parameters of a connection that is given by its parts."""
     place = ("connection.host", server.host, "connection.port", server.port)
@@ -136,6 +139,7 @@ async def test_options(server: Server, door: Door) -> None:
         assert "secret" not in str(caught.value)
 
 
+@by_host_and_port_with_login
 async def test_credentials(locked: Server, door: Door) -> None:
     """Username and password in a section or at top level, beside the place or over the URI's."""
     place = ("connection.host", locked.host, "connection.port", locked.port)
@@ -151,6 +155,7 @@ async def test_credentials(locked: Server, door: Door) -> None:
     assert await fails(new_cache(door), *place) == "BAD_CREDENTIALS"
 
 
+@by_host_and_port_with_login
 async def test_discovery(locked: Server, door: Door) -> None:
     """`discovery_key` and `store_key` are looked up in the references, set before or after."""
     references = await _references(locked)
@@ -263,6 +268,7 @@ def container(server: Server) -> Iterator[tuple[References, RedisCache, AsyncRed
     caches[0].close(None)
 
 
+@by_host_and_port
 async def test_the_frameworks_container(
     container: tuple[References, RedisCache, AsyncRedisCache],
 ) -> None:

@@ -11,6 +11,7 @@ from pip_services4_components.context import Context
 from async_redis_cache import AsyncRedisCache, RedisCache
 from code_blocks import ROOT, Block, Page
 from harness import Server
+from harness.choices import by_host_and_port
 
 EXAMPLE = """
 cache = RedisCache()
@@ -55,6 +56,7 @@ def run(server: Server) -> Iterator[Run]:
         yield run_example
 
 
+@by_host_and_port
 def test_example_on_the_synchronous_cache(run: Run) -> None:
     """`RedisCache` does what the example says, and gives what it promises."""
     page = run(EXAMPLE)
@@ -62,6 +64,7 @@ def test_example_on_the_synchronous_cache(run: Run) -> None:
     run('assert value == "ABC"\ncache.close("123")')
 
 
+@by_host_and_port
 def test_example_on_the_asynchronous_cache(run: Run) -> None:
     """`AsyncRedisCache` does what the example says, with `await` in front of each call."""
     page = run(AWAITED)
@@ -74,6 +77,7 @@ def test_examples_differ_by_the_awaits_alone() -> None:
     assert AWAITED.replace("AsyncRedisCache", "RedisCache").replace("await ", "") == EXAMPLE
 
 
+@by_host_and_port
 @pytest.mark.parametrize("context", ["123", None, Context.from_trace_id("123")])
 def test_rest_of_the_contract(server: Server, context: Context | str | None) -> None:
     """What the documentation promises of the other methods holds, with every kind of context."""

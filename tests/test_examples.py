@@ -145,7 +145,7 @@ def test_pip_services_example_finds_its_login_in_the_store(private_server: Start
     server = private_server(acl={"default": "off", "shop": "on >pass-word ~catalogue:* +@all"})
     printed = run_example(
         "pip_services_app.py",
-        CACHE_URL=f"redis://{server.host}:{server.port}",
+        CACHE_URL=server.login_url("", ""),
         CACHE_USERNAME="shop",
         CACHE_PASSWORD="pass-word",
     )

@@ -149,8 +149,7 @@ async def test_lost_connection_is_no_lost_server(
 ) -> None:
     """A connection that ends and is made again is nothing to tell, nor is one that has its age."""
     network = proxy(server)
-    url = f"redis://{network.host}:{network.port}"
-    async with configured(url, max_connection_age=50) as cache:
+    async with configured(network.url, max_connection_age=50) as cache:
         connects = cache.stats().connects
         while cache.stats().connects < connects + 5:
             network.cut()

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FOREIGN_NAME = "elsewhere.example"
 
+says_who_speaks_tls = pytest.mark.not_with(
+    "tls", reason="it says itself who speaks TLS, and who is trusted"
+)
+
 
 @pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest) -> Door:
@@ -72,6 +76,7 @@ async def test_a_known_authority(network: Proxy, certificates: Certificates, doo
     await _opens(network.url.replace("127.0.0.1", "localhost"), door, tls_ca_file=ca)
 
 
+@says_who_speaks_tls
 async def test_an_unknown_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
     """14. A certificate of nobody we trust is refused, also where no connection is required."""
     for options in (
@@ -123,6 +128,7 @@ async def test_a_client_certificate(
         assert error.code in {"BAD_CERTIFICATE", "CONNECT_FAILED", "CONNECTION_LOST"}
 
 
+@says_who_speaks_tls
 @needs_redis
 async def test_a_servers_own_tls(
     private_server: StartServer,
@@ -219,6 +225,7 @@ async def test_files_that_cannot_be_used(
     assert network.opened == 0
 
 
+@says_who_speaks_tls
 async def test_plain_where_tls_is_spoken(network: Proxy, server: Server, door: Door) -> None:
     """The wrong scheme either way ends typed and in time."""
     plain = network.url.replace("rediss", "redis")

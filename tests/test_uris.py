@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from async_redis_cache import CacheConfigError, CacheError
 from async_redis_cache._uri import Endpoint, parse_uri
+from harness.choices import by_host_and_port
 from harness.doors import DOORS, Door, configured, new_cache
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ def test_any_login(username: str, password: str, database: int, port: int) -> No
     assert (found.host, found.port, found.database) == ("::1", port, database)
 
 
+@by_host_and_port
 @pytest.mark.parametrize("door", DOORS)
 async def test_every_scheme_connects(server: Server, door: Door) -> None:
     """The two names of a plain connection and the unix socket lead to one server."""
@@ -225,7 +227,7 @@ async def test_every_scheme_connects(server: Server, door: Door) -> None:
 async def test_databases(server: Server) -> None:
     """The database of the URI is the one that is used, and one that does not exist is told."""
     for database in (0, 3, 15):
-        async with configured(server.login_url("", "", database=database)) as cache:
+        async with configured(server.login_url(*server.login, database=database)) as cache:
             await cache.store(None, "key", database)
     with server.client() as raw:
         assert {name for name in raw.info("keyspace") if raw.info("keyspace")[name]["keys"]} == {
@@ -233,7 +235,7 @@ async def test_databases(server: Server) -> None:
             "db3",
             "db15",
         }
-    cache = configured(server.login_url("", "", database=99))
+    cache = configured(server.login_url(*server.login, database=99))
     with pytest.raises(CacheConfigError) as caught:
         await cache.open("t")
     assert caught.value.code == "BAD_OPTION"

@@ -34,6 +34,13 @@ def _chosen(variable: str, choices: dict[str, str]) -> frozenset[str]:
 LOOP: Final = _chosen("ARC_LOOP", LOOP_CHOICES)
 SERVERS: Final = _chosen("ARC_SERVERS", SERVER_CHOICES)
 
+by_host_and_port = pytest.mark.not_with(
+    "user", "tls", reason="it names host and port, and nothing else"
+)
+by_host_and_port_with_login = pytest.mark.not_with(
+    "tls", reason="it names host and port and a login, and nothing else"
+)
+
 
 def reason_against(item: pytest.Item) -> str:
     """Why the test cannot be run with what is chosen, or nothing."""

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 # A synchronous caller waits by being blocked, and loads on its own thread: on a loop too, where it
-# called from there. What these hand to the private loop is watched there.
-SYNCHRONOUS = [f"async_redis_cache.{name}" for name in ("_portal", "_sync_cache", "_sync_loading")]
+# called from there. What these hand to the private loop is watched there. A span is around both doors.
+SYNCHRONOUS = [
+    f"async_redis_cache.{name}" for name in ("_portal", "_sync_cache", "_sync_loading", "otel")
+]
 
 blocked: list[str] = []
 """What was refused for blocking a loop; by the library it may have been taken for other trouble."""
