@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import CacheAuthError, CacheConfigError, CacheError
+from async_redis_cache import AsyncRedisCache, CacheAuthError, CacheConfigError, CacheError
 from harness import Certificates, needs_redis
 from harness.doors import DOORS, Door, configured
 from harness.leaks import open_descriptors
@@ -197,6 +198,30 @@ async def test_closing_while_it_connects_leaves_nothing(
         await cache.close(None)
         await asyncio.gather(*calls, return_exceptions=True)
         assert _sockets() == sockets
+
+
+@needs_redis
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Deserved: nobody closed.
+def test_loops_that_end_without_close_leave_nothing(
+    private_server: StartServer, certificates: Certificates
+) -> None:
+    """Who opens the cache on a new loop closes what was left on the old one, TLS or not."""
+    server = private_server("redis", certificates=certificates)
+    ca_file = str(certificates.ca_file)
+    cache = AsyncRedisCache.from_url(server.url, tls_ca_file=ca_file, max_connections=1)
+    sockets = _sockets()
+
+    async def use() -> list[str]:
+        await cache.open(None)
+        await cache.store(None, "key", 1)
+        return _sockets()
+
+    most = max(len(asyncio.run(use())) for _ in range(5))
+    asyncio.run(cache.close(None))
+    gc.collect()
+    # The loop's own are two.
+    assert most <= len(sockets) + 3
+    assert _sockets() == sockets
 
 
 async def test_files_that_cannot_be_used(

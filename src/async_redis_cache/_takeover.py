@@ -76,10 +76,10 @@ class Takeover(asyncio.Protocol):
     def abandon(self) -> None:
         """End the connection though the loop is closed, which alone could close the transport."""
         # uvloop has closed its transports with the loop, and has neither of these. asyncio's keeps
-        # the descriptor until it is collected, and has no other way to close it.
+        # the descriptor until it is collected, and has no other way to close it; nor has TLS above.
         with contextlib.suppress(OSError, TypeError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        if (descriptor := getattr(self._transport, "_sock", None)) is not None:
+        if (descriptor := getattr(self._socket, "_sock", None)) is not None:
             descriptor.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
