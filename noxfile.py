@@ -59,14 +59,10 @@ TELLING = [
     f"tests/test_{name}.py"
     for name in (
         "batcher",
-        "facade_threads",
         "lifecycle",
-        "lifecycle_loops",
-        "loading",
-        "loading_many",
+        "loading_touched",
         "near_cache",
         "portal",
-        "tags",
         "weather_cancellation",
     )
 ]

@@ -95,7 +95,7 @@ async def no_task_left() -> AsyncIterator[None]:
 def nothing_has_blocked() -> Iterator[None]:
     blocked.clear()
     yield
-    assert blocked == []
+    assert not blocked, "\n".join(blocked)
 
 
 @pytest.fixture

@@ -214,12 +214,17 @@ async def test_use_after_close_is_refused(verb: str, server: Server, key_prefix:
             await VERBS[verb](cache)
 
 
+@pytest.mark.not_with(
+    "tls", reason="a thread may read for a moment whom to trust, cancelled or not"
+)
 async def test_reopening_100_times_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
     """26. 100 times opened, used and closed: descriptors, tasks, objects are back to the start."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+    async with cache:
+        pass  # A loop may keep what it opens for its first connection.
     objects = living(Engine, Wire)
     descriptors = len(open_descriptors())
     for number in range(100):

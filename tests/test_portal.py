@@ -68,6 +68,7 @@ def portal_threads() -> list[threading.Thread]:
     return [thread for thread in mine if thread.name == "RedisCache"]
 
 
+@pytest.mark.not_with("uvloop", reason="whoever asks asyncio for a loop gets one of uvloop")
 def test_private_loop_is_uvloop_where_that_is_installed(private_loop: PrivateLoop) -> None:
     """The private loop is uvloop's where that can be imported, whatever the program runs on."""
 

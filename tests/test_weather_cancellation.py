@@ -10,8 +10,7 @@ from random import Random
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from harness import Client, Server, await_until
-from harness.choices import LOOP
+from harness import Client, Server, StartProxy, await_until
 from harness.figures import report
 from harness.length import scaled
 
@@ -145,15 +144,18 @@ async def test_callers_that_leave_harm_nobody(cache: AsyncRedisCache, raw: Clien
     assert f"<Transport {wires} wires, {wires} idle>" in repr(cache)
 
 
-async def test_who_leaves_before_the_call_has_left_is_not_sent(server: Server, raw: Client) -> None:
+async def test_who_leaves_before_the_call_has_left_is_not_sent(
+    server: Server, raw: Client, proxy: StartProxy
+) -> None:
     """A store whose only caller has gone while it was waiting never reaches the server."""
-    async with AsyncRedisCache.from_url(server.url, max_size=0, max_connections=1) as cache:
+    network = proxy(server)
+    async with AsyncRedisCache.from_url(network.url, max_size=0, max_connections=1) as cache:
+        network.delay(0.05)
         busy = asyncio.ensure_future(cache.retrieve(None, "anything"))
         await asyncio.sleep(0)
         leaver = asyncio.ensure_future(cache.store(None, "left", 1))
         stayer = asyncio.ensure_future(cache.store(None, "stayed", 1))
-        if "eager" not in LOOP:  # Those wait already, and in another turn might be sent.
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
         leaver.cancel()
         await asyncio.wait([busy, leaver, stayer])
         assert leaver.cancelled()

@@ -225,6 +225,7 @@ async def test_answers_that_are_slower_than_the_news(
     assert near_of(cache)._leases == {}
 
 
+@pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
 async def test_own_writes_need_no_news(
     server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ async def test_without_room_calls_end_and_with_room_they_are_served(
     assert codes.keys() <= {"OK", "CONNECT_FAILED", "TIMEOUT"}
 
 
+@pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
 async def test_one_connection_is_enough(private_server: StartServer) -> None:
     """Where there is room for one connection and no more, all calls are served on it."""
     server = private_server(config={"maxclients": ROOM})

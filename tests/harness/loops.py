@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import traceback
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +27,7 @@ SYNCHRONOUS = [
 ]
 
 blocked: list[str] = []
-"""What was refused for blocking a loop; by the library it may have been taken for other trouble."""
+"""What was refused for blocking a loop, and where: it may have been taken for other trouble."""
 
 L = TypeVar("L", bound=asyncio.AbstractEventLoop)
 
@@ -66,14 +67,16 @@ def _watched() -> Generator[None]:
     class Blocked(blockbuster.BlockingError):
         def __init__(self, call: str) -> None:
             super().__init__(call)
-            blocked.append(call)
+            blocked.append(f"{call}\n{''.join(traceback.format_stack(limit=20))}")
 
     # The tests themselves may block, as when they kill a server or look what it has.
     of_the_library = ["async_redis_cache", "redis.asyncio"]
     watching = blockbuster.blockbuster_ctx(of_the_library, excluded_modules=SYNCHRONOUS)
     with pytest.MonkeyPatch.context() as patch, watching as watch:
         patch.setattr(blockbuster, "BlockingError", Blocked)
-        # Where a record of the log is written to is for the program to choose.
         for function in watch.functions.values():
+            # Where a record of the log is written to is for the program to choose.
             function.can_block_in("logging/__init__.py", "emit")
+            # A loader of the tests may let their network fail, and waits until it does.
+            function.can_block_in("harness/proxy.py", "_do")
         yield
