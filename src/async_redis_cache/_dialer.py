@@ -213,8 +213,9 @@ class _TLSConnection(Connection):
         try:
             await writer.start_tls(context, server_hostname=self.host)
         except BaseException:
-            # It is closed, and asyncio tells no stream so that has not got its TLS: who waited for the
-            # end would do so in vain.
+            # asyncio closes it, and uvloop not always; and neither tells a stream so that has not got its
+            # TLS: who waited for the end would do so in vain.
+            writer.transport.abort()
             self._reader = self._writer = None
             raise
 
