@@ -9,6 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from harness import Proxy, Server, StartProxy, await_until
+from harness.choices import by_host_and_port
 from harness.near import near_options, trusted
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Callable[[Proxy], None]:
     return place.append
 
 
+@by_host_and_port
 async def test_a_name_is_followed_to_another_address(
     server: Server, proxy: StartProxy, means: Callable[[Proxy], None]
 ) -> None:

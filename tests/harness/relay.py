@@ -118,8 +118,10 @@ class Relay:
         with contextlib.suppress(OSError):  # There may be no server to connect to.
             self._ends.append(await connect())
             for _, writer in self._ends:
-                # Then `drain` returns when the kernel has it all, and a cut is exact.
-                writer.transport.set_write_buffer_limits(0)
+                # Then `drain` returns when the kernel has it all, and a cut is exact. Over TLS, asyncio
+                # takes as much as the limit for too much, and with none would wait for ever.
+                over_tls = writer.get_extra_info("sslcontext") is not None
+                writer.transport.set_write_buffer_limits(high=int(over_tls), low=0)
             self.ending = await self._carry_both_ways(*self._ends)
 
     def close(self) -> None:
