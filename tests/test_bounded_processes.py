@@ -28,7 +28,7 @@ def test_many_processes_keep_the_bound(server: Server, raw: Client) -> None:
     with ExitStack() as stack:
         programs: list[Program] = []
         for seed in range(PROCESSES):
-            arguments = [server.url, str(BOUND), str(seed), str(SECONDS)]
+            arguments = [server.url, server.unix_url, str(BOUND), str(seed), str(SECONDS)]
             command = [sys.executable, str(PROGRAMS / "crowding.py"), *arguments]
             program = Program(command, os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"})
             stack.callback(program.close)

@@ -146,7 +146,7 @@ async def test_databases_are_apart(server: Server) -> None:
     """Clearing a cache in one database touches nothing in another."""
     async with (
         configured(server.url, key_prefix="p:") as zero,
-        configured(server.login_url("", "", database=1), key_prefix="p:") as one,
+        configured(server.login_url(*server.login, database=1), key_prefix="p:") as one,
     ):
         await zero.store(None, "key", 0)
         await one.store(None, "key", 1)

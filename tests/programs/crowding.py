@@ -1,7 +1,8 @@
 """One of many processes that store into one bounded cache, and count after every call.
 
-Usage: crowding.py <url> <bound> <seed> <seconds>. Prints how many calls it made, and the most keys
-that it has ever seen on the server, the index included.
+Usage: crowding.py <url> <url> <bound> <seed> <seconds>; the second URL is that of who may look what
+there is. Prints how many calls it made, and the most keys that it has ever seen on the server, the
+index included.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from async_redis_cache import AsyncRedisCache
 from harness.clients import connect
 
 
-async def _crowd(url: str, bound: int, seed: int, seconds: float) -> None:
+async def _crowd(url: str, looking: str, bound: int, seed: int, seconds: float) -> None:
     chance = random.Random(seed)
     calls = most = 0
     options: dict[str, Any] = {"max_size": bound, "key_prefix": "p:", "command_timeout": 20_000}
-    with connect(url) as raw:
+    with connect(looking) as raw:
         async with AsyncRedisCache.from_url(url, **options) as cache:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
@@ -49,4 +50,5 @@ async def _crowd(url: str, bound: int, seed: int, seconds: float) -> None:
     sys.stdout.write(f"{calls} {most}\n")
 
 
-asyncio.run(_crowd(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+url, looking, bound, seed, seconds = sys.argv[1:]
+asyncio.run(_crowd(url, looking, int(bound), int(seed), float(seconds)))
