@@ -34,7 +34,8 @@ def started(stack: ExitStack, server: Server, count: int, *arguments: int) -> li
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     programs: list[Program] = []
     for _ in range(count):
-        command = [sys.executable, str(PROGRAMS / "loading.py"), server.url, *map(str, arguments)]
+        urls = [server.url, server.unix_url]
+        command = [sys.executable, str(PROGRAMS / "loading.py"), *urls, *map(str, arguments)]
         program = Program(command, os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"})
         stack.callback(program.close)
         programs.append(program)

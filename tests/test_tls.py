@@ -12,6 +12,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheAuthError, CacheConfigError, CacheError
 from harness import Certificates, needs_redis
+from harness.choices import says_who_speaks_tls
 from harness.doors import DOORS, Door, configured
 from harness.leaks import open_descriptors
 from harness.length import scaled
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from harness import Proxy, Server, StartProxy, StartServer
 
 FOREIGN_NAME = "elsewhere.example"
-
-says_who_speaks_tls = pytest.mark.not_with(
-    "tls", reason="it says itself who speaks TLS, and who is trusted"
-)
 
 
 @pytest.fixture(params=DOORS)

@@ -10,6 +10,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError, CacheLoginError
 from code_blocks import ROOT, blocks_of
 from harness import Flavour, needs_redis
+from harness.choices import says_who_speaks_tls
 from harness.clusters import Cluster
 from harness.near import trusted
 from harness.sentinels import Sentinels
@@ -141,6 +142,7 @@ async def test_users_in_a_cluster(flavour: Flavour) -> None:
             await AsyncRedisCache.from_url(uri.replace("PASSWORD", "x"), max_size=0).open(None)
 
 
+@says_who_speaks_tls
 @needs_redis
 @pytest.mark.parametrize("encrypted", ["data", "sentinels", "both"])
 async def test_tls_behind_sentinels(certificates: Certificates, encrypted: str) -> None:
@@ -164,6 +166,7 @@ async def test_tls_behind_sentinels(certificates: Certificates, encrypted: str) 
             await AsyncRedisCache.from_url(uri, **{**options, "tls_ca_file": ""}).open(None)
 
 
+@says_who_speaks_tls
 @needs_redis
 async def test_tls_in_a_cluster(certificates: Certificates) -> None:
     """Every node is verified."""

@@ -41,6 +41,10 @@ by_host_and_port_with_login = pytest.mark.not_with(
     "tls", reason="it names host and port and a login, and nothing else"
 )
 
+says_who_speaks_tls = pytest.mark.not_with(
+    "tls", reason="it says itself who speaks TLS, and who is trusted"
+)
+
 
 def reason_against(item: pytest.Item) -> str:
     """Why the test cannot be run with what is chosen, or nothing."""

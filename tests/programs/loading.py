@@ -1,7 +1,8 @@
 """One of many processes whose callers want one cold key, all at once.
 
-Usage: loading.py <url> <callers> <milliseconds that a load takes> <loading.lease_timeout>. Each load
-counts itself on the server and says so. Prints the different answers of the callers.
+Usage: loading.py <url> <url> <callers> <milliseconds that a load takes> <loading.lease_timeout>. Each
+load counts itself on the server, through the second URL, and says so. Prints the different answers of
+the callers.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def _want(url: str, callers: int, milliseconds: int, lease: int) -> None:
+async def _want(url: str, counting: str, callers: int, milliseconds: int, lease: int) -> None:
     options: dict[str, Any] = {"loading_lease_timeout": lease, "command_timeout": 20_000}
-    with connect(url) as raw:
+    with connect(counting) as raw:
         async with AsyncRedisCache.from_url(url, **options) as cache:
 
             async def load() -> int:
@@ -37,4 +38,4 @@ async def _want(url: str, callers: int, milliseconds: int, lease: int) -> None:
     _say(f"answers {sorted(set(answers))}")
 
 
-asyncio.run(_want(sys.argv[1], *map(int, sys.argv[2:])))
+asyncio.run(_want(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
