@@ -63,7 +63,6 @@ TELLING = [
         "loading_touched",
         "near_cache",
         "portal",
-        "weather_cancellation",
     )
 ]
 

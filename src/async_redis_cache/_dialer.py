@@ -202,7 +202,7 @@ class _TLSConnection(Connection):
     """
 
     def __init__(self, *, new_context: Callable[[], ssl.SSLContext], **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
         self._new_context = new_context
 
     async def _connect(self) -> None:
