@@ -106,7 +106,8 @@ class Codec:
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
         """
-        said = (kind, timeout, *loading.items())
+        # Most calls say no more: caches do this all day.
+        said = (kind, timeout, *loading.items()) if loading else (kind, timeout)
         try:
             terms = self._terms.get(said)
         except TypeError:

@@ -109,7 +109,7 @@ class ReadThrough(ReadEntries):
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _ = self._lifecycle.ready()
-            tags = loading.pop("tags", ())
+            tags = loading.pop("tags", ()) if loading else ()
             policy, decode = codec.terms(type, timeout, loading)
             since = engine.loop.time()
             wire_key = codec.key(key)
