@@ -33,14 +33,9 @@ async def at_rest(clients: Clients, store: Store, process: Process) -> None:
         if call.error is not None:
             raise ViolationError(f"{process.name}: {call} though all is well again")
         clients.judge(process, call, call.keys[0], value)
-    # Until the watch has seen that no call is overdue; some are made at moments of their own.
-    turn = process.options["command_timeout"] / 1000
-    await asyncio.sleep(turn)
-    try:
-        _idle(process)
-    except ViolationError:
-        await asyncio.sleep(turn)
-        _idle(process)
+    # Until the watch has seen that no call is overdue.
+    await asyncio.sleep(process.options["command_timeout"] / 1000)
+    _idle(process)
     near = process.engine._near
     if near is None:
         return

@@ -26,7 +26,7 @@ __all__ = ["World", "replay"]
 
 _LONGEST: Final = 60.0
 """Seconds that a run takes at the most."""
-_QUIET: Final = 1.3
+_QUIET: Final = 1.7
 """Seconds after the weather within which everything is well again: all pauses are shorter."""
 
 
