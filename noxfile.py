@@ -79,11 +79,11 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # What tests the tests, or tells a story in minutes of its own, is the same on each Python; and in
-    # bad weather the oldest and the newest say what those between them would.
+    # What tests the tests, or tells a story in minutes of its own, is the same on each Python; and of what
+    # takes long the oldest and the newest say what those between them would.
     once = [] if session.python == PYTHONS[0] else ["--ignore-glob", "*_harness_*", *ONCE]
     if session.python in PYTHONS[1:-1]:
-        once += ["--ignore-glob", "*_weather_*"]
+        once += [f"--ignore-glob=*_{name}_*" for name in ("weather", "facade", "loading")]
     # Most of the time they wait for servers, so a worker more than cores is not too many.
     workers = str(min(4, 1 + (os.cpu_count() or 1)))
     session.run("pytest", "-n", workers, "--ignore", "tests/benchmarks", *once)
@@ -97,7 +97,7 @@ def loops(session: nox.Session) -> None:
     """Run the most telling tests on other event loops, or with `-- --whole` all tests."""
     install(session, "test")
     asked = WHOLE if session.posargs == ["--whole"] else session.posargs or TELLING
-    for loop in ("uvloop", "eager", "debug", "watched"):
+    for loop in ("uvloop", "eager", "debug+watched"):
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
         else:
