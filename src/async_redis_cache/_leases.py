@@ -55,8 +55,8 @@ end
 """
 )
 
-# Granted: the time, less than zero. Held by another: for how many milliseconds more. Otherwise what is stored, which is not
-# what the caller has seen. Reading the head of something that is no string is refused, as it should be.
+# Granted: the time, less than zero. What is stored, where that is not what the caller has seen: it may do, also while
+# another holds the right. Held by another: for how many milliseconds more. Reading the head of something that is no string is refused, as it should be.
 # Who forces it takes it from another, and a value without a head gets one, to be readable meanwhile.
 _LEASE: Final = (
     _HOLD
@@ -66,8 +66,8 @@ local head, kind = head_of(key)
 if kind ~= '' then
   local left = leased_until(head) - now()
   local held = string.sub(head, 4, 19) ~= NOBODY and not holds(head, token)
-  if not force and left > 0 and held then return left end
   if not force and kind ~= 'l' and string.sub(head, 28, 35) ~= seen then return redis.call('GET', key) end
+  if not force and left > 0 and held then return left end
 elseif redis.call('EXISTS', key) == 1 then
   local stored = redis.call('GET', key)
   if not force and stored ~= seen then return stored end

@@ -94,8 +94,11 @@ class Loading:
         result = await self._landed(key, flight, patience)
         if result is None or came < flight.good_below:
             return result
-        # What was begun since will do; and there is only what is left of the time.
-        flight = self._flights.get(key) or self._take_off(key, wanted)
+        # What was begun since will do, unless it is for those to come: then there is a value, which is
+        # found by who asks for the right. And there is only what is left of the time.
+        flight = self._flights.get(key)
+        if flight is None or flight.is_ahead:
+            flight = self._take_off(key, wanted)
         waited = self._loop.time() - came_at
         if patience is not None:
             patience -= waited

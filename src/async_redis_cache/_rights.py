@@ -21,6 +21,7 @@ _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
 _TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
 _FIRST_LOOK: Final = 0.005
+_SHORTEST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.050
 """Seconds between two looks at a key that another is loading, where nobody tells that it changes."""
 
@@ -170,7 +171,8 @@ class Right:
                     left = min(left, pause * (0.5 + self._rights.random()))
                     pause = min(_LONGEST_PAUSE, 2 * pause)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
+                    # What rounding leaves of the time is less than a clock can tell.
+                    async with asyncio.timeout(max(left, _SHORTEST_PAUSE)):
                         await changed.wait()
                 changed.clear()
         finally:
