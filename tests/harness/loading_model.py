@@ -115,9 +115,14 @@ class World:
     def ask(self, call: Call, *, again: bool = False) -> Flight | None:
         """Notes what the call is given, if it need not wait, and gives the load that it begins.
 
-        Who asks again has waited so long that he waits for a fresh value, and does not load ahead of time.
+        Who asks again joins what was begun since for others; otherwise he is given what is fresh, or waits for it,
+        and does not load ahead of time.
         """
         key = self._kept(call.key)
+        since = self._joinable.get((call.process, call.key))
+        if again and since is not None and not since.is_ahead:
+            since.waiting.append(call)
+            return None
         entry, now = self.found(call.key), self.now
         if entry and now < entry.fresh_until:
             self.given[call] = self.entry(call.key)
@@ -141,8 +146,7 @@ class World:
             if key.holder is None and is_alone:
                 return self._begin(flight, self._clock())
         else:
-            came_first = again or flight.begun_at is None
-            (flight.waiting if came_first else flight.late).append(call)
+            (flight.waiting if flight.begun_at is None else flight.late).append(call)
         return None
 
     def end(self, flight: Flight, outcome: Outcome) -> None:
