@@ -193,7 +193,7 @@ class Model(RuleBasedStateMachine):
             elif fault == "none":
                 self.dict.counted(self.dict.of, removed)
         if error is None:
-            self.dict.changed(self.now, dict.fromkeys(self.dict.of))
+            self.dict.cleared()
 
     @rule(key=KEYS)
     def expire(self, key: str) -> None:

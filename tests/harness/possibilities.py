@@ -46,6 +46,11 @@ class Possibilities:
         for key, state in changes.items():
             self.of[key] = self._or_removed(key, {state})
 
+    def cleared(self) -> None:
+        """All of them are gone; what a cache owes, it still does."""
+        for key in self.of:
+            self.of[key] = GONE.copy()
+
     def failed(self, cache: int, changes: Mapping[str, State], *, unknown: bool) -> None:
         """It was told that they were not, or that this is not known."""
         self._owed[cache].update(changes)
