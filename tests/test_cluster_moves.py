@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable
+from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
 from async_redis_cache._cluster import Cluster as Client
 from harness import await_until
 from harness.clusters import Cluster
@@ -83,9 +83,10 @@ async def test_a_call_whose_keys_are_apart(cluster: Cluster, retries: int) -> No
         impatient = AsyncRedisCache.from_url(cluster.uri, command_timeout=500, **options)
         async with impatient:
             began = time.monotonic()
-            with pytest.raises(CacheUnavailable) as caught:
+            with pytest.raises(CacheError) as caught:
                 await impatient.store(None, "never", 3)
-            assert caught.value.code == "TRYAGAIN"
+            # The last try may be under way when the time is up.
+            assert caught.value.code in {"TRYAGAIN", "OUTCOME_UNKNOWN"}
             assert 0.4 < time.monotonic() - began < 5
         move.take_keys()
         move.end()
