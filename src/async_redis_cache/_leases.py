@@ -55,8 +55,9 @@ end
 """
 )
 
-# Granted: the time, less than zero. What is stored, where that is not what the caller has seen: it may do, also while
-# another holds the right. Held by another: for how many milliseconds more. Reading the head of something that is no string is refused, as it should be.
+# Granted: the time, less than zero. What is stored, where that is not what the caller has seen: it may
+# do, also while another holds the right. Held by another: for how many milliseconds more. Reading the
+# head of something that is no string is refused, as it should be.
 # Who forces it takes it from another, and a value without a head gets one, to be readable meanwhile.
 _LEASE: Final = (
     _HOLD
