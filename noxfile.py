@@ -49,10 +49,13 @@ PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs
     f"{sys.version_info.major}.{sys.version_info.minor}"
 ]
 
-ONCE = [f"--ignore=tests/{name}" for name in ("test_story.py", "test_loading_model.py")]
+# What tells a story in minutes of its own, or has a loop of its own, is the same on each Python and each loop.
+ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", "simulation")]
 
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
 WHOLE = ["--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
+
+SLOW = ("weather", "facade", "loading", "near", "model")
 
 # Where it matters most what runs when.
 TELLING = [
@@ -79,11 +82,11 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # What tests the tests, or tells a story in minutes of its own, is the same on each Python; and of what
-    # takes long the oldest and the newest say what those between them would.
+    # What tests the tests is the same on each Python too; and of what takes long the oldest and the newest
+    # say what those between them would.
     once = [] if session.python == PYTHONS[0] else ["--ignore-glob", "*_harness_*", *ONCE]
     if session.python in PYTHONS[1:-1]:
-        once += [f"--ignore-glob=*_{name}_*" for name in ("weather", "facade", "loading")]
+        once += [f"--ignore-glob=*_{name}_*" for name in SLOW]
     # Most of the time they wait for servers, so a worker more than cores is not too many.
     workers = str(min(4, 1 + (os.cpu_count() or 1)))
     session.run("pytest", "-n", workers, "--ignore", "tests/benchmarks", *once)
