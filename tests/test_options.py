@@ -80,6 +80,9 @@ def test_defaults() -> None:
         "sentinel_username": "",
         "sentinel_password": "",
         "sentinel_tls": False,
+        "sentinel_tls_ca_file": "",
+        "sentinel_tls_certificate_file": "",
+        "sentinel_tls_key_file": "",
         "read_from": "master",
         "max_connections": 4,
         "key_prefix": "",
@@ -202,6 +205,7 @@ def test_choices(name: str) -> None:
         {"key_prefix": "x" * 257},
         {"key_prefix": "é" * 129},
         {"tls_key_file": "/secret"},
+        {"sentinel_tls_key_file": "/secret", "tls_certificate_file": "/secret"},
     ],
     ids=repr,
 )

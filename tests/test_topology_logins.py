@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheLoginError
+from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheError, CacheLoginError
 from code_blocks import ROOT, blocks_of
-from harness import Flavour, needs_redis
+from harness import Certificates, Flavour, needs_redis
 from harness.choices import says_who_speaks_tls
 from harness.clusters import Cluster
 from harness.near import trusted
@@ -18,8 +18,9 @@ from harness.slots import key_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from harness import Certificates, Client, Server, ServerOptions
+    from harness import Client, Server, ServerOptions
 
 PAGES = ROOT / "docs"
 PLAIN, _, _, NEAR, LOADING = (
@@ -164,6 +165,41 @@ async def test_tls_behind_sentinels(certificates: Certificates, encrypted: str) 
         # What nobody vouches for is refused, whoever shows it.
         with pytest.raises(CacheError):
             await AsyncRedisCache.from_url(uri, **{**options, "tls_ca_file": ""}).open(None)
+
+
+@says_who_speaks_tls
+@needs_redis
+async def test_files_of_the_sentinels(certificates: Certificates, tmp_path: Path) -> None:
+    """Sentinels that another authority vouches for, and that want to see another certificate."""
+    strangers = Certificates.create(tmp_path)
+    watch: ServerOptions = {
+        "certificates": certificates,
+        "config": {"tls-auth-clients": "optional"},
+    }
+    server = {
+        "tls_ca_file": str(strangers.ca_file),
+        "tls_certificate_file": str(strangers.client_certificate_file),
+        "tls_key_file": str(strangers.client_key_file),
+    }
+    trusted = {"sentinel_tls_ca_file": str(certificates.ca_file)}
+    shown = {
+        "sentinel_tls_certificate_file": str(certificates.client_certificate_file),
+        "sentinel_tls_key_file": str(certificates.client_key_file),
+    }
+    with Sentinels("redis", sentinels=watch) as sentinels:
+
+        def new(**options: Any) -> AsyncRedisCache:
+            options |= {"sentinel_tls": True, "connect_timeout": PATIENCE}
+            return AsyncRedisCache.from_url(sentinels.uri, **OPTIONS, **options)
+
+        async with new(**server, **trusted, **shown) as cache:
+            await use(cache)
+        for files in (server, server | trusted, server | shown):
+            with pytest.raises(CacheLoginError) as caught:
+                await new(**files).open(None)
+            assert caught.value.code == "BAD_CERTIFICATE"
+        with pytest.raises(CacheConfigError, match=r"sentinel_tls_ca_file cannot be read"):
+            await new(sentinel_tls_ca_file="/nowhere").open(None)
 
 
 @says_who_speaks_tls

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Final, Protocol, cast
 
-import anyio.to_thread
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -32,6 +30,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from ._errors import CacheConfigError, CacheLoginError, CachePermissionError, CacheUnavailable
 from ._failures import Failure, ServerReply, failure_of
 from ._options import Options
+from ._tls import TLSConnection, Trust
 from ._uri import Endpoint
 
 __all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
@@ -67,6 +66,7 @@ class Dialer:
         endpoint: where to, and as whom.
         options: time limits and TLS.
         protocol: which version of RESP the connections speak.
+        trust: whom we trust and who we are, over TLS; by default as to the server.
         see: asks a new connection whether it will do; by default whether it answers.
 
     Raises:
@@ -79,6 +79,7 @@ class Dialer:
         options: Options,
         *,
         protocol: int = 2,
+        trust: Trust | None = None,
         see: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._see = see or _see_it_serve
@@ -99,7 +100,7 @@ class Dialer:
             # CLIENT SETINFO would double the round trips of a connect.
             driver_info=None,
             **_place(endpoint),
-            **_tls(endpoint, options),
+            **_tls(endpoint, trust or Trust.of(options)),
         )
 
     async def dial(self) -> AbstractConnection | Failure:
@@ -190,46 +191,10 @@ async def see_it_read(connection: AbstractConnection) -> None:
     await connection.read_response()
 
 
-class _TLSConnection(Connection):
-    """Begins TLS on a connection that is there, and ends without a good-bye.
-
-    Where both begin in one step, asyncio forgets to close a connection that is given up just then; and
-    a good-bye leaves one open until the peer has answered it.
-
-    Args:
-        new_context: reads whom to trust, and who we are; for each connection, as files are renewed.
-        options: of redis-py.
-    """
-
-    def __init__(self, *, new_context: Callable[[], ssl.SSLContext], **options: Any) -> None:
-        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
-        self._new_context = new_context
-
-    async def _connect(self) -> None:
-        # To read the authorities of a system takes tens of milliseconds.
-        context = await anyio.to_thread.run_sync(self._new_context)
-        await super()._connect()  # type: ignore[no-untyped-call]
-        writer = cast("asyncio.StreamWriter", self._writer)
-        try:
-            await writer.start_tls(context, server_hostname=self.host)
-        except BaseException:
-            # asyncio closes it, and uvloop not always; and neither tells a stream so that has not got its
-            # TLS: who waited for the end would do so in vain.
-            writer.transport.abort()
-            self._reader = self._writer = None
-            raise
-
-    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Called by redis-py, too, for what has failed or was given up."""
-        if self._writer is not None and not self._writer.transport.is_closing():
-            self._writer.transport.abort()
-        await super().disconnect(*args, **kwargs)
-
-
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
     if endpoint.kind == "unix":
         return UnixDomainSocketConnection
-    return _TLSConnection if endpoint.tls else Connection
+    return TLSConnection if endpoint.tls else Connection
 
 
 def _place(endpoint: Endpoint) -> dict[str, Any]:
@@ -238,42 +203,11 @@ def _place(endpoint: Endpoint) -> dict[str, Any]:
     return {"host": endpoint.host, "port": endpoint.port}
 
 
-def _tls(endpoint: Endpoint, options: Options) -> dict[str, Any]:
+def _tls(endpoint: Endpoint, trust: Trust) -> dict[str, Any]:
     if not endpoint.tls:
         return {}
-    _check_files(options)
-    return {"new_context": partial(_new_context, options)}
-
-
-def _new_context(options: Options) -> ssl.SSLContext:
-    # The authorities of the system where no others are named.
-    context = ssl.create_default_context(cafile=options.tls_ca_file or None)
-    if options.tls_certificate_file:
-        key = options.tls_key_file or None
-        context.load_cert_chain(options.tls_certificate_file, key, password="")
-    context.check_hostname = options.tls_check_hostname and options.tls_verify
-    if not options.tls_verify:
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _check_files(options: Options) -> None:
-    """Find out now what would later be a connection that failed."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    name, problem = "tls_ca_file", ""
-    try:
-        if options.tls_ca_file:
-            context.load_verify_locations(options.tls_ca_file)
-        name = "tls_certificate_file"
-        if options.tls_certificate_file:
-            key = options.tls_key_file or None
-            context.load_cert_chain(options.tls_certificate_file, key, password="")
-    except ssl.SSLError:
-        problem = "and its like do not hold what they should, in PEM form and unencrypted"
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read: {type(error).__name__}"
-    if problem:
-        raise CacheConfigError("BAD_OPTION", f"options.{name} {problem}")
+    trust.check()
+    return {"new_context": trust.context}
 
 
 def _failure_of(error: Exception) -> Failure:

@@ -89,7 +89,16 @@ class Options:
     sentinel_master: str = _option("", "the name that the sentinels know the master by")
     sentinel_username: str = _option("", "user of the login at the sentinels")
     sentinel_password: str = _option("", "password of the login at the sentinels", secret=True)
-    sentinel_tls: bool = _option(False, "connect to the sentinels over TLS")
+    sentinel_tls: bool = _option(
+        False, "connect to the sentinels over TLS; what the options `tls_*` say holds for them too"
+    )
+    sentinel_tls_ca_file: str = _option(
+        "", "for the sentinels, another PEM file of the authorities to trust"
+    )
+    sentinel_tls_certificate_file: str = _option(
+        "", "for the sentinels, another PEM file of the client's certificate"
+    )
+    sentinel_tls_key_file: str = _option("", "PEM file of the private key to that")
     read_from: str = _option(
         "master",
         "who answers `retrieve` and the first look of the calls that load: the master, or a replica, "
@@ -244,8 +253,10 @@ class Options:
         if self.read_from == "replica" and self.near_cache_enabled:
             # What is near is kept by what the master tells, and would be filled with older values.
             raise _bad(_FIELDS["read_from"], "cannot be replica where near_cache.enabled is true")
-        if self.tls_key_file and not self.tls_certificate_file:
-            raise _bad(_FIELDS["tls_key_file"], "needs options.tls_certificate_file")
+        for whose in ("", "sentinel_"):
+            certificate, key = f"{whose}tls_certificate_file", f"{whose}tls_key_file"
+            if getattr(self, key) and not getattr(self, certificate):
+                raise _bad(_FIELDS[key], f"needs options.{certificate}")
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Options:

@@ -19,6 +19,7 @@ from ._journal import Condition
 from ._link import Question, refusal_in
 from ._links import Keeper, Pace
 from ._options import Options
+from ._tls import Trust
 from ._uri import Address, Endpoint
 
 __all__ = ["UNKNOWN", "Sentinels", "dialers_of"]
@@ -190,4 +191,8 @@ def dialers_of(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> li
         username=options.sentinel_username or None,
         password=options.sentinel_password or None,
     )
-    return [Dialer(sentinel.at(place), options, protocol=protocol) for place in endpoint.seeds]
+    trust = Trust.of(options, sentinels=True)
+    return [
+        Dialer(sentinel.at(place), options, protocol=protocol, trust=trust)
+        for place in endpoint.seeds
+    ]
