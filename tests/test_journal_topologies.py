@@ -61,7 +61,7 @@ async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
 
 @pytest.mark.parametrize("near", [False, True])
 async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) -> None:
-    """A node dies and its replica takes over: the one that is lost is named, and the new master."""
+    """A node dies and its replica takes over: the one that is lost is named, and the new master; that is all."""
     with Cluster(flavour, replicas=1) as cluster:
         options: dict[str, Any] = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, **options) as cache:
@@ -80,10 +80,12 @@ async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) ->
         event: [
             r.__dict__["cache_server"] for r in told.records if r.__dict__["cache_event"] == event
         ]
-        for event in ("server_lost", "near_link_lost", "master_moved")
+        for event in ("server_lost", "near_link_lost", "master_moved", "node_left", "server_found")
     }
     assert places == {
         "server_lost": [name_of(old)],
         "near_link_lost": [name_of(old)] if near else [],
         "master_moved": [name_of(new)],
+        "node_left": [name_of(old)],
+        "server_found": [],
     }

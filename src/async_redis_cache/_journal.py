@@ -63,6 +63,9 @@ DEBTS: Final = _subject(
     ("changes_made_good", "{server} has made good the changes that had failed"),
 )
 MASTER_MOVED: Final = Event("master_moved", logging.WARNING, "{server} has become a master")
+NODE_LEFT: Final = Event(
+    "node_left", logging.INFO, "{server} is not asked any more: others have its keys"
+)
 
 EVENTS: Final = (
     *(
@@ -71,6 +74,7 @@ EVENTS: Final = (
         for event in subject
     ),
     MASTER_MOVED,
+    NODE_LEFT,
 )
 """All that is ever told."""
 
@@ -117,6 +121,15 @@ class Condition:
             self._is_well = True
             self._tell(Record(self._subject.better, self._server, ""))
 
+    def end(self) -> bool:
+        """From now on nothing is told; whether it was well."""
+        self._tell = _ignore
+        return self._is_well
+
+
+def _ignore(_: Record) -> None:
+    pass
+
 
 class Journal:
     """Tells the log what becomes of one open cache.
@@ -158,6 +171,13 @@ class Journal:
     def moved(self, server: str) -> None:
         """This server was no master so far."""
         self._tell(Record(MASTER_MOVED, server, ""))
+
+    def left(self, server: str, *subjects: Subject) -> None:
+        """These do not matter any more; if one was not well, that is over."""
+        known = [self._conditions.pop((subject, server), None) for subject in subjects]
+        were_well = [condition.end() for condition in known if condition is not None]
+        if not all(were_well):
+            self._tell(Record(NODE_LEFT, server, ""))
 
     def _tell(self, record: Record) -> None:
         if self._is_over:

@@ -124,9 +124,13 @@ class Members:
         for place in self.masters:
             self.track(place)
         needed = {*self._by_slot, *self._readers}
-        for nodes in (self._nodes, self._replicas):
+        for nodes, subjects in (
+            (self._nodes, (SERVER, NEAR_LINK)),
+            (self._replicas, (REPLICA,)),
+        ):
             for place in [place for place, node in nodes.items() if node not in needed]:
                 self._retire(nodes.pop(place), place)
+                self._journal.left(name_of(place), *subjects)
 
     def stop(self) -> None:
         """End every call, and every link."""
