@@ -53,14 +53,14 @@ async def test_always(private_server: StartServer, door: Door, *, near: bool) ->
                 await VERBS[name](cache)
         with pytest.raises(CacheInputError):
             await cache.retrieve(None, "")
-        assert cache.stats().breaker_open
+        assert cache.stats().breakers_open
         begun = time.monotonic()
         for _ in range(100):
             await cache.retrieve(None, "key")
             await cache.store(None, "key", 2)
         assert time.monotonic() - begun < 1
         server.start()
-        await await_until(lambda: not cache.stats().breaker_open)
+        await await_until(lambda: not cache.stats().breakers_open)
         await await_until(lambda: cache.stats().owed == 0)
         await cache.store(None, "key", 3)
         assert await cache.retrieve(None, "key") == 3
@@ -85,7 +85,7 @@ async def test_never(private_server: StartServer, door: Door) -> None:
                 await call()
         assert cache.stats().loads == loads
         server.start()
-        await await_until(lambda: not cache.stats().breaker_open)
+        await await_until(lambda: not cache.stats().breakers_open)
         assert await cache.retrieve_or_load(None, "other", load) == "loaded"
 
 

@@ -182,7 +182,7 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
         force=force,
         tags=asked.codec.wire_tags(tags),
         steered=partial(takes_load, asked.loader),
-        strict=asked.engine.fails_closed,
+        strict=asked.engine.strict,
         decided=asked.decided,
     )
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from ._backoff import Backoff
 from ._counters import CacheStats
-from ._errors import CacheStateError
+from ._errors import CacheStateError, CacheTimeout, CacheUnavailable
 from ._exchange import Call, Exchange
 from ._failures import TIMED_OUT, Failure
 from ._queue import CallQueue
@@ -31,6 +31,7 @@ _WATCH_INTERVAL: Final = 0.005
 _DEMOTED: Final = "READONLY"
 _NOT_YET: Final = "TRYAGAIN"
 """Some of a call's keys have moved to another node, and some have not: nothing was done, and soon will be."""
+_AWAY: Final = (CacheUnavailable, CacheTimeout)
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
@@ -55,6 +56,7 @@ class Batcher:
         retries: how often a call is tried again.
         waiting: those that wait.
         heard: told when the server has answered.
+        failed: told, with the code of its error, when a call has ended for want of an answer.
         silent: told when it has not, for as long as anybody waited.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
@@ -72,6 +74,7 @@ class Batcher:
         waiting: CallQueue,
         backoff: Backoff,
         heard: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda _: None,
         silent: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
@@ -83,6 +86,7 @@ class Batcher:
         self._waiting = waiting
         self._backoff = backoff
         self._heard = heard
+        self._failed = failed
         self._silent = silent
         self._may_move = may_move
         self._router = router
@@ -133,6 +137,8 @@ class Batcher:
         deadline = self._loop.time() + (self._budget if budget is None else budget)
         tries = self._retries if retries is None else retries
         call = Call(verb, argument, size, keys, deadline, tries, future)
+        if budget is not None:
+            call.hurried = budget < self._budget
         if deadline < self._watch_at:
             self._watch_for(deadline)
         if self._lone and not self._waiting and not self._backoff.is_in_a_row:
@@ -247,7 +253,7 @@ class Batcher:
             if call.is_settled():
                 continue
             if call.deadline <= now:
-                call.fail(failure)
+                self._fail(call, failure)
             elif failure.passing and (call.retries > 0 or failure.code == _NOT_YET):
                 call.reason = failure
                 if failure.code == _NOT_YET:
@@ -258,8 +264,14 @@ class Batcher:
                 home = self if self._router is None else self._router.home(call)
                 home.take_over(call)
             else:
-                call.fail(failure)
+                self._fail(call, failure)
         self.ready()
+
+    def _fail(self, call: Call, failure: Failure) -> None:
+        call.fail(failure)
+        # Who could wait for less than others says nothing of the server by not having waited longer.
+        if issubclass(failure.kind, _AWAY) and not (failure is TIMED_OUT and call.hurried):
+            self._failed(failure.code)
 
     def _watch_for(self, deadline: float) -> None:
         if self._watch is not None:
@@ -275,7 +287,7 @@ class Batcher:
             for call in exchange.calls:
                 if call.deadline <= now and not call.is_settled():
                     call.uncertain = call.verb.changes
-                    call.fail(TIMED_OUT)
+                    self._fail(call, TIMED_OUT)
             if exchange.deadline <= now:
                 # Nobody waits for it any more: end it, so that the server gets no more of it.
                 # While somebody does, it may be well and only have begun late.
@@ -287,7 +299,7 @@ class Batcher:
         for call in self._waiting.take_all():
             if call.deadline <= now:
                 # Where it waits for another try, what the last one met says more.
-                call.fail(call.reason or TIMED_OUT)
+                self._fail(call, call.reason or TIMED_OUT)
             else:
                 self._waiting.append(call)
                 due = min(due, call.deadline)

@@ -7,47 +7,59 @@ may take, which is most of what a caller has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from ._counters import CacheStats
-from ._errors import CacheError, CacheOutcomeUnknown, CacheTimeout, CacheUnavailable
+from ._errors import CacheError, CacheUnavailable
 from ._journal import Condition
 
-__all__ = ["Breaker"]
+__all__ = ["Breaker", "Breakers"]
 
 _FAILURES: Final = 3
 """In a row, after which it opens."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 """Seconds between two probes."""
-_AWAY: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
+
+
+class Breakers:
+    """What those of all servers have in common.
+
+    Args:
+        counters: where it is counted how many are open.
+        random: numbers from 0 to 1.
+    """
+
+    def __init__(self, counters: CacheStats, random: Callable[[], float]) -> None:
+        self.counters = counters
+        self.random = random
+        self.are_heeded = False
+        """Whether there are calls that go on without the server. Before there are, none opens."""
+        counters.breakers_open = 0
 
 
 class Breaker:
-    """Closed while the server answers; open from some failures in a row to the next sign of life.
+    """That of one server: closed while it answers, open from some failures in a row to the next answer.
 
     Args:
         probe: asks the server for a sign of life.
-        counters: where it is seen whether it is open.
-        random: numbers from 0 to 1.
+        breakers: all of them.
         told: where it is told when it opens and closes.
     """
 
     def __init__(
-        self,
-        probe: Callable[[], Awaitable[Any]],
-        counters: CacheStats,
-        random: Callable[[], float],
-        told: Condition,
+        self, probe: Callable[[], asyncio.Future[Any]], breakers: Breakers, told: Condition
     ) -> None:
-        self._probe = probe
-        self._counters = counters
-        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._ask = probe
+        self._breakers = breakers
         self._told = told
         self._failures = 0
-        self._probing: asyncio.Task[None] | None = None
-        counters.breaker_open = False
+        self._is_open = False
+        self._is_over = False
+        self._pause = _FIRST_PAUSE
+        self._next: asyncio.TimerHandle | None = None
 
     def pass_through(self) -> None:
         """To be called before the server is asked.
@@ -55,44 +67,56 @@ class Breaker:
         Raises:
             CacheUnavailable: BREAKER_OPEN.
         """
-        if self._probing is not None:
+        if self._is_open:
             raise CacheUnavailable("BREAKER_OPEN", "the server does not answer, and is left alone")
 
     def succeeded(self) -> None:
         """The server has answered."""
         self._failures = 0
+        if self._is_open:
+            self._close()
+            self._told.better()
 
-    def failed(self, error: CacheError) -> None:
-        """It has not, or it was not asked."""
-        if isinstance(error, _AWAY) and self._probing is None:
-            self._failures += 1
-            if self._failures >= _FAILURES:
-                self._counters.breaker_open = True
-                self._told.worse(error.code)
-                self._probing = asyncio.get_running_loop().create_task(self._until_it_answers())
+    def failed(self, code: str) -> None:
+        """It has not, and a call has ended in this."""
+        self._failures += self._breakers.are_heeded
+        if self._failures >= _FAILURES and not (self._is_open or self._is_over):
+            self._is_open = True
+            self._breakers.counters.breakers_open += 1
+            self._told.worse(code)
+            self._pause = _FIRST_PAUSE
+            self._probe_later()
 
     def stop(self) -> None:
-        """Probe no more."""
-        self._counters.breaker_open = False
-        if self._probing is not None:
-            self._probing.cancel()
+        """Be closed from now on, and probe no more."""
+        self._is_over = True
+        if self._is_open:
+            self._close()
 
-    async def stopped(self) -> None:
-        """Wait until nothing is left of it."""
-        if self._probing is not None:
-            await asyncio.wait((self._probing,))
+    def _close(self) -> None:
+        self._is_open = False
+        self._breakers.counters.breakers_open -= 1
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
-    async def _until_it_answers(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            await asyncio.sleep(pause * (0.5 + self._random() / 2))
-            pause = min(_LONGEST_PAUSE, 2 * pause)
-            try:
-                await self._probe()
-            except CacheError:
-                continue
-            self._failures = 0
-            self._counters.breaker_open = False
-            self._probing = None
-            self._told.better()
-            return
+    def _probe_later(self) -> None:
+        pause = self._pause * (0.5 + self._breakers.random() / 2)
+        self._next = self._loop.call_later(pause, self._probe)
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+
+    def _probe(self) -> None:
+        self._next = None
+        try:
+            self._ask().add_done_callback(self._probed)
+        except CacheError:
+            # So many calls wait that there is no room for one more.
+            self._probe_later()
+
+    def _probed(self, probe: asyncio.Future[Any]) -> None:
+        if probe.cancelled() or probe.exception() is not None:
+            # Others may have found it back meanwhile, and lost it again: that has its own probes.
+            if self._is_open and self._next is None:
+                self._probe_later()
+        else:
+            self.succeeded()

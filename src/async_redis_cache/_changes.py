@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -64,7 +64,7 @@ class Changes:
         debts: the changes that failed.
         tags: of the cache.
         freshness: judges.
-        admit: called before the server is asked; it may raise.
+        admit: called with keys before the server is asked; it may raise.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Changes:
         debts: Debts,
         tags: Tags,
         freshness: Freshness,
-        admit: Callable[[], None],
+        admit: Callable[[Iterable[bytes]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
@@ -94,7 +94,7 @@ class Changes:
         if self._debts.owed:
             return self._change((key,), partial(self._stored, ((key, data, life),), ()))
         self._loading.overtaken((key,))
-        self._admit()
+        self._admit((key,))
         argument = ((key, data, life),)
         stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
         return self._unnear((key,), stored)
@@ -162,7 +162,7 @@ class Changes:
         some_owed = bool(self._debts.owed)
         settled: Mapping[bytes, object] = {}
         try:
-            self._admit()
+            self._admit(keys)
             if some_owed:
                 await self._debts.quiet(keys, self._freshness.left(since))
                 settled = self._debts.settle(keys)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ._batcher import Batcher
+from ._breaker import Breakers
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
@@ -54,8 +55,8 @@ class Cluster:
         endpoint: some of the nodes, and who we are there.
         options: of the cache.
         counters: of the cache.
+        breakers: of the cache.
         journal: of the cache.
-        heard: told when a node has answered.
         listener: told what changes, where somebody wants to know.
 
     Raises:
@@ -70,9 +71,9 @@ class Cluster:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
+        breakers: Breakers,
         journal: Journal,
         *,
-        heard: Callable[[], None],
         listener: Listener | None,
     ) -> None:
         if options.max_size and not has_hash_tag(options.key_prefix.encode()):
@@ -87,13 +88,14 @@ class Cluster:
         self._look: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
 
-        def make(dialer: Dialer, told: Condition) -> Node:
+        def make(dialer: Dialer, told: Condition, alone: Condition | None) -> Node:
             return Node(
                 dialer,
                 options,
                 counters,
-                heard=heard,
                 told=told,
+                breakers=breakers,
+                alone=alone,
                 lost=self._look_soon,
                 router=self,
             )
@@ -141,6 +143,10 @@ class Cluster:
         verb = verb.apart
         batcher = self._members.of(verb.key(argument)).batcher
         return batcher.ask(verb, argument, size, keys=keys, budget=budget, retries=retries)
+
+    def pass_through(self, key: bytes) -> None:
+        """See `Breaker.pass_through`; that of the node that has the slot of this key."""
+        self._members.of(key).pass_through()
 
     async def connect(self, budget: float) -> None:
         """Find the nodes, and connect to them: one attempt, within so many seconds.

@@ -7,7 +7,7 @@ from typing import Final
 
 __all__ = ["LEVELS", "CacheStats"]
 
-LEVELS: Final = frozenset({"owed", "breaker_open", "near_entries", "near_bytes", "near_trusted"})
+LEVELS: Final = frozenset({"owed", "breakers_open", "near_entries", "near_bytes", "near_trusted"})
 """What is so now; all else only grows."""
 
 
@@ -50,8 +50,8 @@ class CacheStats:
     owed: int = 0
     """Keys of changes that failed since the server was away, and that are still to be removed: until
     then nothing is given for them."""
-    breaker_open: bool = False
-    """Whether the calls that load leave the server alone now, since it does not answer."""
+    breakers_open: int = 0
+    """Servers that the calls that load leave alone now, since they do not answer."""
     near_hits: int = 0
     """Keys answered from the near cache, without a question to the server."""
     near_misses: int = 0

@@ -10,12 +10,12 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
 from ._bounded import INDEX_SUFFIX
-from ._breaker import Breaker
+from ._breaker import Breakers
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
 from ._cluster import Cluster
@@ -27,7 +27,7 @@ from ._failures import UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._journal import BREAKER, DEBTS, Journal
+from ._journal import DEBTS, Journal
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -46,8 +46,6 @@ T = TypeVar("T")
 _SECOND: Final = 1000
 _SERVERS_SKEW: Final = 100_000
 """Microseconds by which the clocks of several servers may differ: a cluster's nodes, or a master and the next."""
-_PROBE_SECONDS: Final = 0.4
-"""How long a server that was away has to answer a probe: so that it is found back within a second."""
 
 
 class Engine:
@@ -72,13 +70,11 @@ class Engine:
         self._bounded = options.max_size > 0
         self.fails_open = options.fail_open == "always"
         """Whether every call does as if there were no cache while the server is away."""
-        self.fails_closed = options.fail_open == "never"
-        """Whether those that load raise too."""
+        self.strict = options.fail_open == "never"
+        """Whether calls that load need the server too."""
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
         self._verbs = ChangeVerbs.of(self._index, options.max_size)
-        self.breaker = Breaker(
-            self._sign_of_life, counters, random.random, journal.condition(BREAKER)
-        )
+        self._breakers = Breakers(counters, random.random)
         self._near: NearCache | None = None
         if options.near_cache_enabled:
             self._near = NearCache(
@@ -90,7 +86,7 @@ class Engine:
             )
         kind = Cluster if endpoint.topology == "cluster" else Single
         self._servers: Single | Cluster = kind(
-            endpoint, options, counters, journal, heard=self.breaker.succeeded, listener=self._near
+            endpoint, options, counters, self._breakers, journal, listener=self._near
         )
         self._batcher = self._servers.asker
         self._reads: Reads
@@ -154,10 +150,6 @@ class Engine:
         """
         await self._servers.connect(self._connect_timeout)
 
-    async def _sign_of_life(self) -> None:
-        budget = min(self._command_timeout, _PROBE_SECONDS)
-        await self._batcher.ask(PING, (), 16, budget=budget, retries=0)
-
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._servers.abandon()
@@ -166,11 +158,9 @@ class Engine:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         self._journal.end()
         self._loading.stop()
-        self.breaker.stop()
         self._debts.stop()
         self._servers.stop()
         await self._loading.stopped()
-        await self.breaker.stopped()
         await self._debts.stopped()
         await self._servers.stopped()
 
@@ -183,6 +173,22 @@ class Engine:
     def load_ahead(self, key: bytes, wanted: Wanted) -> None:
         """See `Loading.ahead`."""
         self._loading.ahead(key, wanted)
+
+    def pass_through(self, *keys: bytes) -> None:
+        """To be called before the servers of these keys are asked.
+
+        Raises:
+            CacheUnavailable: BREAKER_OPEN, one of them does not answer, and is left alone.
+        """
+        self._breakers.are_heeded = True
+        if self._counters.breakers_open:
+            for key in keys:
+                self._servers.pass_through(key)
+
+    def go_on_after(self, error: CacheError) -> None:
+        """To be called where the server has not answered a call that loads; it raises, or is to load."""
+        if self.strict:
+            raise error
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
@@ -205,7 +211,7 @@ class Engine:
     async def _read_many(
         self, reads: Reads, keys: Sequence[bytes], budget: float | None
     ) -> list[bytes | None]:
-        self._admit()
+        self._admit(keys)
         deadline = self.loop.time() + (self._command_timeout if budget is None else budget)
         # Before they are read: what is made good meanwhile may have been read sooner.
         owed = {key for key in keys if key in self._debts.owed}
@@ -280,17 +286,17 @@ class Engine:
         self._counters.removals += removed
         return removed
 
-    def _admit(self) -> None:
-        """Before the server is asked: is it left alone?"""
+    def _admit(self, keys: Iterable[bytes]) -> None:
+        """Before a server is asked, by a call that need not load: is it left alone?"""
         if self.fails_open:
-            self.breaker.pass_through()
+            self.pass_through(*keys)
 
     async def _read_admitted(self, key: bytes) -> bytes | None:
         return (await self.read_many((key,)))[0]
 
     async def _unless_owed(self, key: bytes, ask: Callable[[bytes], Awaitable[T]]) -> T | None:
         """What is said of a key; nothing where it has to be removed yet, which then is done."""
-        self._admit()
+        self._admit((key,))
         since = self.loop.time()
         was_owed = key in self._debts.owed
         answer = await ask(key)

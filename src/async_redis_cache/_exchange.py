@@ -28,6 +28,7 @@ class Call:
         "deadline",
         "future",
         "hops",
+        "hurried",
         "keys",
         "reason",
         "retries",
@@ -57,6 +58,8 @@ class Call:
         """How many were given a future of it."""
         self.hops = 0
         """How often a node of a cluster has sent it to another, since it last waited."""
+        self.hurried = False
+        """Whether it may take less time than other calls."""
         self.alone = False
         """Whether it must not share an exchange, since the last one was refused for somebody."""
         self.uncertain = False

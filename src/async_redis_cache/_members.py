@@ -9,19 +9,17 @@ from typing import Any, Final
 
 from ._batcher import Batcher
 from ._dialer import Dialer, see_it_read
-from ._failures import LOST
-from ._journal import NEAR_LINK, REPLICA, SERVER, Condition, Journal
-from ._node import Node, pace_of
+from ._journal import BREAKER, NEAR_LINK, REPLICA, SERVER, Condition, Journal
+from ._node import NOWHERE, Node, pace_of
 from ._options import Options
 from ._slots import SLOTS, SlotRange, slot_of
 from ._tracking import Tracking
 from ._unison import Unison
 from ._uri import Address, Endpoint, name_of
 
-__all__ = ["NOWHERE", "Members", "View"]
+__all__ = ["Members", "View"]
 
 _SECOND: Final = 1000
-NOWHERE: Final[Address] = ("", 0)
 View = tuple[SlotRange, ...]
 
 
@@ -40,7 +38,7 @@ class Members:
         self,
         endpoint: Endpoint,
         options: Options,
-        make: Callable[[Dialer, Condition], Node],
+        make: Callable[[Dialer, Condition, Condition | None], Node],
         unison: Unison | None,
         journal: Journal,
     ) -> None:
@@ -74,7 +72,8 @@ class Members:
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options)
             told = self._journal.condition(SERVER, name_of(place))
-            node = self._nodes[place] = self._make(dialer, told)
+            alone = self._journal.condition(BREAKER, name_of(place))
+            node = self._nodes[place] = self._make(dialer, told, alone)
             self._places[node.batcher] = place
         return node
 
@@ -125,7 +124,7 @@ class Members:
             self.track(place)
         needed = {*self._by_slot, *self._readers}
         for nodes, subjects in (
-            (self._nodes, (SERVER, NEAR_LINK)),
+            (self._nodes, (SERVER, BREAKER, NEAR_LINK)),
             (self._replicas, (REPLICA,)),
         ):
             for place in [place for place, node in nodes.items() if node not in needed]:
@@ -135,14 +134,14 @@ class Members:
     def stop(self) -> None:
         """End every call, and every link."""
         for node in self._all():
-            node.batcher.close()
+            node.stop()
         for link in self._links.values():
             link.stop()
 
     async def stopped(self) -> None:
         """Drop all connections, and wait until nothing is left."""
         for node in [*self._all()]:
-            await node.transport.close()
+            await node.stopped()
         for link in self.links():
             await link.stopped()
         while self._tasks:
@@ -151,7 +150,7 @@ class Members:
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         for node in self._all():
-            node.transport.abandon()
+            node.abandon()
         for link in self._links.values():
             link.abandon()
 
@@ -164,7 +163,7 @@ class Members:
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
             told = self._journal.condition(REPLICA, name_of(place))
-            node = self._replicas[place] = self._make(dialer, told)
+            node = self._replicas[place] = self._make(dialer, told, None)
             self._places[node.batcher] = place
         return node
 
@@ -183,9 +182,8 @@ class Members:
     def _retire(self, node: Node, place: Address) -> None:
         """Let a node go that has no slots any more; what waits for it is asked elsewhere."""
         del self._places[node.batcher]
-        node.transport.leave_all_but(NOWHERE)
-        node.batcher.unreachable(LOST)
-        self._spawn(node.transport.close())
+        node.retire()
+        self._spawn(node.stopped())
         if self._unison is not None and place not in self.masters and place in self._links:
             link = self._links.pop(place)
             link.stop()

@@ -7,24 +7,30 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from ._backoff import Backoff
 from ._batcher import Batcher, Router
+from ._breaker import Breaker, Breakers
+from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dials
-from ._failures import Failure
+from ._failures import LOST, Failure
 from ._journal import Condition
 from ._links import Pace
 from ._options import Options
 from ._queue import CallQueue
 from ._transport import Transport
+from ._uri import Address
 
-__all__ = ["Node", "pace_of"]
+__all__ = ["NOWHERE", "Node", "pace_of"]
 
+NOWHERE: Final[Address] = ("", 0)
 _SECOND: Final = 1000
 _SPREAD: Final = 0.1
 """Share of their age by which connections end sooner, by chance."""
+_PROBE_SECONDS: Final = 0.4
+"""How long a server that was away has to answer a probe: so that it is found back within a second."""
 
 
 class Node:
@@ -34,8 +40,10 @@ class Node:
         dialer: connects to it.
         options: of the cache.
         counters: of the cache.
-        heard: told when it has answered.
         told: where it is told when there is no connection to it, and when there is one again.
+        breakers: of the cache.
+        alone: where it is told when it is left alone, and when it is asked again. Without that it
+            never is left alone.
         lost: told when it cannot be reached, or does not answer.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
@@ -47,17 +55,23 @@ class Node:
         options: Options,
         counters: CacheStats,
         *,
-        heard: Callable[[], None],
         told: Condition,
+        breakers: Breakers,
+        alone: Condition | None = None,
         lost: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._lost = lost
+        self._probe_budget = min(options.command_timeout / _SECOND, _PROBE_SECONDS)
+        self._breaker: Breaker | None = None
+        if alone is not None:
+            self._breaker = Breaker(self._sign_of_life, breakers, alone)
         self.batcher = Batcher(
             counters,
-            heard=heard,
+            heard=_ignore if self._breaker is None else self._breaker.succeeded,
+            failed=_ignore if self._breaker is None else self._breaker.failed,
             silent=lost,
             budget=options.command_timeout / _SECOND,
             retries=options.retries,
@@ -81,9 +95,45 @@ class Node:
     def __repr__(self) -> str:
         return f"{self.batcher!r} {self.transport!r}"
 
+    def pass_through(self) -> None:
+        """See `Breaker.pass_through`."""
+        if self._breaker is not None:
+            self._breaker.pass_through()
+
+    def retire(self) -> None:
+        """What waits for it is asked elsewhere, and so is everything from now on."""
+        self._leave_no_probes()
+        self.transport.leave_all_but(NOWHERE)
+        self.batcher.unreachable(LOST)
+
+    def stop(self) -> None:
+        """End every call."""
+        self._leave_no_probes()
+        self.batcher.close()
+
+    async def stopped(self) -> None:
+        """Drop all connections, and wait until nothing is left."""
+        await self.transport.close()
+
+    def abandon(self) -> None:
+        """Drop every connection though the event loop is closed."""
+        self._leave_no_probes()
+        self.transport.abandon()
+
+    def _leave_no_probes(self) -> None:
+        if self._breaker is not None:
+            self._breaker.stop()
+
+    def _sign_of_life(self) -> asyncio.Future[Any]:
+        return self.batcher.ask(PING, (), 16, budget=self._probe_budget, retries=0)
+
     def _unreachable(self, failure: Failure) -> None:
         self._lost()
         self.batcher.unreachable(failure)
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def pace_of(options: Options, heartbeat: float) -> Pace:

@@ -151,10 +151,7 @@ class Openable:
     def _goes_on(self, error: CacheError) -> bool:
         """Whether a call that ends so is to give what it gives of an empty cache."""
         engine = self._lifecycle.engine()
-        if engine is None or not engine.fails_open or not isinstance(error, AWAY):
-            return False
-        engine.breaker.failed(error)
-        return True
+        return engine is not None and engine.fails_open and isinstance(error, AWAY)
 
     def _note(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""

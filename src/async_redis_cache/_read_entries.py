@@ -99,7 +99,7 @@ class ReadEntries(Openable):
         """
         asked = self._asking(key, loader, timeout, type, loading)
         try:
-            asked.engine.breaker.pass_through()
+            asked.engine.pass_through(asked.wire_key)
             data, is_near = await asked.engine.read_where(asked.wire_key)
             found = await self._found(asked, data)
         except AWAY as error:
@@ -162,9 +162,7 @@ class ReadEntries(Openable):
 
     async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
         """Load, and store nothing."""
-        asked.engine.breaker.failed(error)
-        if asked.engine.fails_closed:
-            raise error
+        asked.engine.go_on_after(error)
         self._counters.misses += 1
         return await load(asked, None, None)
 

@@ -123,13 +123,12 @@ class ReadManyThrough(ReadThrough):
     ) -> list[Coroutine[Any, Any, CacheEntry[Any]]]:
         """For each what gives its entry: a load for those that are not there."""
         try:
-            engine.breaker.pass_through()
-            read = await engine.read_many([one.wire_key for one in asked])
+            wire_keys = [one.wire_key for one in asked]
+            engine.pass_through(*wire_keys)
+            read = await engine.read_many(wire_keys)
             found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
-            engine.breaker.failed(error)
-            if engine.fails_closed:
-                raise
+            engine.go_on_after(error)
             self._counters.misses += len(asked)
             return [_loaded(one) for one in asked]
         return [

@@ -114,7 +114,7 @@ class ReadThrough(ReadEntries):
             since = engine.loop.time()
             wire_key = codec.key(key)
             try:
-                engine.breaker.pass_through()
+                engine.pass_through(wire_key)
                 data = await engine.read(wire_key)
                 if data is not None:
                     payload = policy.payload_at_once(
@@ -200,7 +200,7 @@ class ReadThrough(ReadEntries):
         """
         asked = self._asking(key, loader, timeout, type, loading)
         try:
-            asked.engine.breaker.pass_through()
+            asked.engine.pass_through(asked.wire_key)
             data = await asked.engine.read(asked.wire_key)
             found = NOTHING if data is None else await valid(asked, data)
         except AWAY as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from ._batcher import Batcher
+from ._breaker import Breakers
 from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dialer, Dials
@@ -13,7 +14,7 @@ from ._dialers import MasterDialer, ReplicaDialer
 from ._errors import CacheUnsupported
 from ._exchange import Call
 from ._failures import Failure
-from ._journal import NEAR_LINK, REPLICA, SENTINEL_LINK, SERVER, Journal
+from ._journal import BREAKER, NEAR_LINK, REPLICA, SENTINEL_LINK, SERVER, Journal
 from ._links import Keeper
 from ._node import Node, pace_of
 from ._options import Options
@@ -35,8 +36,8 @@ class Single:
         endpoint: where it is, or the sentinels are.
         options: of the cache.
         counters: of the cache.
+        breakers: of the cache.
         journal: of the cache.
-        heard: told when it has answered.
         listener: told what changes, where somebody wants to know.
     """
 
@@ -45,9 +46,9 @@ class Single:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
+        breakers: Breakers,
         journal: Journal,
         *,
-        heard: Callable[[], None],
         listener: Listener | None,
     ) -> None:
         self._journal = journal
@@ -65,8 +66,9 @@ class Single:
             self._dialer(endpoint, options),
             options,
             counters,
-            heard=heard,
             told=journal.condition(SERVER),
+            breakers=breakers,
+            alone=journal.condition(BREAKER),
             may_move=by_sentinels,
         )
         self._replica: Node | None = None
@@ -81,8 +83,8 @@ class Single:
                 dialer,
                 options,
                 counters,
-                heard=heard,
                 told=journal.condition(REPLICA),
+                breakers=breakers,
                 router=self,
             )
         self._tracking: Tracking | None = None
@@ -127,6 +129,10 @@ class Single:
         """What a replica did not answer, the master is asked."""
         return self._node.batcher
 
+    def pass_through(self, key: bytes) -> None:
+        """See `Breaker.pass_through`."""
+        self._node.pass_through()
+
     async def connect(self, budget: float) -> None:
         """Connect, log in and ping: one attempt, within so many seconds.
 
@@ -147,21 +153,21 @@ class Single:
     def stop(self) -> None:
         """End every call, and every link."""
         for node in self._nodes():
-            node.batcher.close()
+            node.stop()
         for link in self._links():
             link.stop()
 
     async def stopped(self) -> None:
         """Drop all connections, and wait until nothing is left."""
         for node in self._nodes():
-            await node.transport.close()
+            await node.stopped()
         for link in self._links():
             await link.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         for node in self._nodes():
-            node.transport.abandon()
+            node.abandon()
         for link in self._links():
             link.abandon()
 

@@ -65,7 +65,7 @@ _UNITS: Final = {
     "connects": "{connection}",
     "refreshes": "{load}",
     "overtaken": "{value}",
-    "breaker_open": "1",
+    "breakers_open": "{server}",
     "near_flushes": "{flush}",
     "near_evictions": "{entry}",
     "near_entries": "{entry}",

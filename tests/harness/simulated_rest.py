@@ -74,7 +74,7 @@ def _idle(process: Process) -> None:
     left: dict[str, list[Any]] = {
         "flights": [*loading._flights, *loading._in_the_air, *loading._tasks],
         "debts": [*engine._debts.owed, *engine._debts.payments],
-        "probes": [engine.breaker._probing],
+        "probes": [engine._servers._node._breaker._next],
         "calls": [*batcher._waiting._calls, *batcher._under_way],
         "watch": [batcher._watch],
         "leases": [] if near is None else [*near._leases, *near._watchers],

@@ -119,14 +119,14 @@ class World:
         return process
 
     def _note_absences(self, process: Process) -> None:
-        breaker = process.engine.breaker
-        failed = breaker.failed
+        engine = process.engine
+        go_on_after = engine.go_on_after
 
         def noted(error: CacheError) -> None:
             process.judge.without_server.append(self.loop.time())
-            failed(error)
+            go_on_after(error)
 
-        breaker.failed = noted
+        engine.go_on_after = noted
 
 
 def replay(seed: int) -> list[str]:
