@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCach
 from async_redis_cache.otel import instrument
 from harness import Server
 from harness.doors import DOORS, Door, configured
+from harness.sentinels import Sentinels
 from harness.verbs import STEPS, VERBS
 
 if TYPE_CHECKING:
@@ -117,6 +119,29 @@ async def test_several_keys(server: Server, door: Door, telemetry: Telemetry) ->
         await cache.remove_many(None, (key for key in "ab"))
     sizes = [said_of(span).get("db.operation.batch.size") for span in telemetry.spans()]
     assert sizes == [2, 3, None]
+
+
+async def test_where_sentinels_lead(telemetry: Telemetry) -> None:
+    """The address is that of the master, and after a failover that of the next; not of the sentinels."""
+    with Sentinels() as sentinels:
+        async with AsyncRedisCache.from_url(sentinels.uri) as cache:
+            telemetry.of(cache)
+            await cache.store(None, "key", 1)
+            (before,) = telemetry.spans()
+            old = sentinels.master()
+            await asyncio.to_thread(sentinels.fail_over)
+            new = sentinels.master()
+            async with asyncio.timeout(10):
+                # The cache may be told a moment later.
+                while True:
+                    await cache.contains(None, "key")
+                    (after,) = telemetry.spans()
+                    if said_of(after) != {**said_of(before), "db.operation.name": "contains"}:
+                        break
+    for span, server in ((before, old), (after, new)):
+        said = said_of(span)
+        where = said["server.address"], said["server.port"], said["db.namespace"]
+        assert where == (server.host, server.port, "0")
 
 
 async def test_unix_socket(server: Server, telemetry: Telemetry) -> None:

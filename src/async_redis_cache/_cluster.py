@@ -112,6 +112,10 @@ class Cluster:
         return f"<Cluster {self._members!r}>"
 
     @property
+    def master(self) -> None:
+        """There are several."""
+
+    @property
     def askers(self) -> Sequence[Asker]:
         """Who asks each node that has keys."""
         return [self._members.at(place).batcher for place in self._members.masters]

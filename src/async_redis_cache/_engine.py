@@ -37,7 +37,7 @@ from ._rights import Product, Rights, Silence
 from ._server_clock import ServerClock
 from ._single import Single
 from ._tags import Tags
-from ._uri import Endpoint
+from ._uri import Address, Endpoint
 
 __all__ = ["Engine"]
 
@@ -140,6 +140,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self._servers!r}>"
+
+    @property
+    def master(self) -> Address | None:
+        """Where the server is that the sentinels name."""
+        return self._servers.master
 
     async def connect(self) -> None:
         """Connect, log in and ping: one attempt, within `connect_timeout`.

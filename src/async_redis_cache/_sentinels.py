@@ -72,7 +72,7 @@ class Sentinels:
         self._moved = moved
         # What it has said counts when its link is lost too: no election is undone.
         self._said: dict[Address, _Said] = {}
-        self._place: Address | None = None
+        self.place: Address | None = None
         """Where everybody was led."""
         self.links: list[Keeper] = []
         dialers = dialers_of(endpoint, options, protocol=3)
@@ -87,12 +87,12 @@ class Sentinels:
 
         At first all are waited for, and for a short time only when one has spoken.
         """
-        if self._place is None:
+        if self.place is None:
             await self._all_heard()
         if not self._said:
             return self._refusal()
-        self._place = max(self._said.values()).place
-        return self._place
+        self.place = max(self._said.values()).place
+        return self.place
 
     async def _all_heard(self) -> None:
         pending = {asyncio.ensure_future(link.first()) for link in self.links}
@@ -118,8 +118,8 @@ class Sentinels:
     def _heard(self, sentinel: Address, said: _Said) -> None:
         self._said[sentinel] = said
         latest = max(self._said.values()).place
-        if self._place not in {None, latest}:
-            self._place = latest
+        if self.place not in {None, latest}:
+            self.place = latest
             self._moved(latest)
 
 

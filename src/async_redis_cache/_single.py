@@ -103,6 +103,11 @@ class Single:
         return repr(self._node)
 
     @property
+    def master(self) -> Address | None:
+        """Where the sentinels have led everybody, if there are any."""
+        return None if self._sentinels is None else self._sentinels.place
+
+    @property
     def asker(self) -> Asker:
         """Who asks it."""
         return self._node.batcher

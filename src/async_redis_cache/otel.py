@@ -30,7 +30,7 @@ except ImportError as error:
 from async_redis_cache import AsyncRedisCache, CacheError, CacheServerError, CacheStats, RedisCache
 
 from ._counters import LEVELS
-from ._uri import DEFAULT_PORTS, Endpoint
+from ._uri import DEFAULT_PORTS, Address, Endpoint
 
 __all__ = ["instrument"]
 
@@ -118,8 +118,8 @@ class _Watched:
         self._cache = cache
         self._tracer = tracer
         self._name = name
-        self._endpoint: Endpoint | None = None
-        self._where = _where(None)
+        self._known: tuple[Endpoint | None, Address | None] = (None, None)
+        self._where = _where(None, None)
 
     def stats(self) -> tuple[CacheStats, Attributes]:
         """What it counts, and what these counts are of."""
@@ -130,9 +130,11 @@ class _Watched:
         """The server, as far as it is known."""
         cache = self._cache
         core = cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        endpoint = core._lifecycle.endpoint()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        if endpoint is not self._endpoint:
-            self._endpoint, self._where = endpoint, _where(endpoint)
+        lifecycle = core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        engine = lifecycle.engine()
+        known = lifecycle.endpoint(), None if engine is None else engine.master
+        if known != self._known:
+            self._known, self._where = known, _where(*known)
         return self._where
 
     def wrapped(self, call: str, duration: metrics.Histogram) -> Callable[..., Any]:
@@ -223,12 +225,14 @@ _LOCK: Final = threading.Lock()
 _METRICS: Final[WeakKeyDictionary[metrics.MeterProvider, _Metrics]] = WeakKeyDictionary()
 
 
-def _where(endpoint: Endpoint | None) -> Attributes:
+def _where(endpoint: Endpoint | None, master: Address | None) -> Attributes:
     where: Attributes = {"db.system.name": "redis"}
     if endpoint is None:
         return where
     if endpoint.topology != "cluster":
         where["db.namespace"] = str(endpoint.database)
+    if master is not None:
+        endpoint = endpoint.at(master)
     if endpoint.topology == "single":
         where["server.address"] = endpoint.path or endpoint.host
         if not endpoint.path and endpoint.port != DEFAULT_PORTS["single"]:
