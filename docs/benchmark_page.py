@@ -7,13 +7,13 @@ The figures are benchmarks/figures.json, which `nox -s bench -- --page` measures
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 from benchmark_charts import THEMES, Theme, bars, lines
 from benchmark_figures import OURS, PLAIN, PROTOCOL, REFERENCE, Figures
+from marked_places import filled, put
 
 PAGE = Path(__file__).parent / "benchmarks.md"
 FOLDER = PAGE.with_suffix("")
@@ -38,34 +38,12 @@ LOST = 0.95
 
 def main() -> None:
     figures = msgspec.json.decode((FOLDER / "figures.json").read_bytes(), type=Figures)
-    wanted = {PAGE: page(PAGE.read_text(), figures)}
+    tables = {name: table(figures) for name, table in TABLES.items()}
+    wanted = {PAGE: filled(PAGE, tables, Path(__file__).name)}
     for name, draw in PICTURES.items():
         for theme in THEMES:
             wanted[FOLDER / f"{name}-{theme}.svg"] = draw(THEMES[theme], figures)
-    stale = [
-        path
-        for path, text in wanted.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    if sys.argv[1:] == ["--check"]:
-        if stale:
-            names = ", ".join(path.name for path in stale)
-            raise SystemExit(f"not what the figures give: {names}; run docs/benchmark_page.py")
-        return
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
-
-
-def page(written: str, figures: Figures) -> str:
-    """The page with what the figures give in each place that is marked for it."""
-    for name, table in TABLES.items():
-        begin = f"<!-- {name}: written by docs/benchmark_page.py -->\n"
-        before, found, rest = written.partition(begin)
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not (found and end):
-            raise SystemExit(f"{PAGE.name} has no place for {name}")
-        written = before + begin + "\n" + table(figures) + "\n" + end + after
-    return written
+    put(wanted, Path(__file__).name)
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
+
+from marked_places import filled, put
 
 from async_redis_cache._options import Options, path_of
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
-BEGIN = "<!-- options: written by docs/generate.py -->\n"
-END = "<!-- end of options -->"
 
 
 def option_table() -> str:
@@ -34,23 +33,9 @@ def option_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def generated(page: str) -> str:
-    """The page with the table of today in it."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE.name} has no place for the options")
-    return before + begin + option_table() + end + after
-
-
 def main() -> None:
-    written = PAGE.read_text()
-    wanted = generated(written)
-    if sys.argv[1:] == ["--check"]:
-        if written != wanted:
-            raise SystemExit("the option table is not what the code has: run docs/generate.py")
-    else:
-        PAGE.write_text(wanted)
+    script = Path(__file__).name
+    put({PAGE: filled(PAGE, {"options": option_table()}, script)}, script)
 
 
 if __name__ == "__main__":

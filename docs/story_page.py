@@ -6,12 +6,12 @@ The figures are story/figures.json, which `nox -s story -- --json docs/story/fig
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from marked_places import filled, put
 
 PAGE = Path(__file__).parent / "story.md"
 FIGURES = PAGE.with_suffix("") / "figures.json"
@@ -73,31 +73,14 @@ class Figures(msgspec.Struct):
 
 def main() -> None:
     figures = msgspec.json.decode(FIGURES.read_bytes(), type=Figures)
-    written = PAGE.read_text(encoding="utf-8")
-    wanted = page(written, figures)
-    if sys.argv[1:] == ["--check"]:
-        if written != wanted:
-            raise SystemExit(f"{PAGE.name} is not what the figures give; run docs/story_page.py")
-    else:
-        PAGE.write_text(wanted, encoding="utf-8")
-
-
-def page(written: str, figures: Figures) -> str:
-    """The page with what the figures give in each place that is marked for it."""
-    places = {
+    texts = {
         "scenario": scenario(figures),
         "all steps": table(figures.steps),
         "levels": levels(figures),
         **{step.step: section(figures, step) for step in figures.steps},
     }
-    for name, text in places.items():
-        begin = f"<!-- {name}: written by docs/story_page.py -->\n"
-        before, found, rest = written.partition(begin)
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not (found and end):
-            raise SystemExit(f"{PAGE.name} has no place for {name}")
-        written = f"{before}{begin}\n{text}\n{end}{after}"
-    return written
+    script = Path(__file__).name
+    put({PAGE: filled(PAGE, texts, script)}, script)
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -7,13 +7,13 @@ write with `--page`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 from benchmark_charts import THEMES, Theme, courses
+from marked_places import filled, put
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "explanation" / "weather.md"
@@ -77,33 +77,11 @@ def main() -> None:
         msgspec.json.decode(run.read_bytes(), type=Scenarios) if run.exists() else None,
         msgspec.json.decode((FOLDER / "soak.json").read_bytes(), type=Soak),
     )
-    wanted = {PAGE: page(PAGE.read_text(encoding="utf-8"), figures)}
+    texts = {name: text(figures) for name, text in TEXTS.items()}
+    wanted = {PAGE: filled(PAGE, texts, Path(__file__).name)}
     for theme in THEMES:
         wanted[FOLDER / f"soak-{theme}.svg"] = draw_soak(THEMES[theme], figures.soak)
-    stale = [
-        path
-        for path, text in wanted.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    if sys.argv[1:] == ["--check"]:
-        if stale:
-            names = ", ".join(path.name for path in stale)
-            raise SystemExit(f"not what the figures give: {names}; run docs/weather_page.py")
-        return
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
-
-
-def page(written: str, figures: Figures) -> str:
-    """The page with what the figures give in each place that is marked for it."""
-    for name, text in TEXTS.items():
-        begin = f"<!-- {name}: written by docs/weather_page.py -->\n"
-        before, found, rest = written.partition(begin)
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not (found and end):
-            raise SystemExit(f"{PAGE.name} has no place for {name}")
-        written = before + begin + "\n" + text(figures) + "\n" + end + after
-    return written
+    put(wanted, Path(__file__).name)
 
 
 def scenarios(figures: Figures) -> str:

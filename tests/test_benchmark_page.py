@@ -11,7 +11,7 @@ from pathlib import Path
 from code_blocks import ROOT
 
 DOCS = ROOT / "docs"
-SCRIPTS = ("benchmark_page.py", "benchmark_charts.py", "benchmark_figures.py")
+SCRIPTS = ("benchmark_page.py", "benchmark_charts.py", "benchmark_figures.py", "marked_places.py")
 
 
 def written(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from code_blocks import ROOT
 
 DOCS = ROOT / "docs"
-NEEDED = ("weather_page.py", "benchmark_charts.py", "benchmark_figures.py")
+NEEDED = ("weather_page.py", "benchmark_charts.py", "benchmark_figures.py", "marked_places.py")
 
 
 def written(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
