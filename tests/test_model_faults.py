@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from async_redis_cache import AsyncRedisCache, CacheError
 from harness import Proxy, Server, StartProxy
 from harness.doors import configured
-from harness.figures import report
+from harness.figures import counts, report
 from harness.length import scaled
 from harness.possibilities import GONE, Possibilities, stored
 
@@ -229,5 +229,5 @@ def test_the_cache_is_a_dict_in_bad_weather_too(server: Server, proxy: StartProx
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
-    report(27, f"{Model.steps} steps, 0 divergences, {dict(Model.codes)}")
+    report(27, f"{Model.steps:,} steps, 0 divergences, {counts(Model.codes)}")
     assert Model.codes["OUTCOME_UNKNOWN"] > 0

@@ -11,7 +11,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
 from harness import Client, Ending, Proxy, Server, StartProxy, await_until
-from harness.figures import report
+from harness.figures import counts, report
 from harness.length import LONG
 
 pytest_plugins = ["weather_fixtures"]
@@ -152,7 +152,7 @@ async def test_a_reply_that_is_cut_is_no_answer(
                 results[await ended(question, cache)] += 1
                 # One that came whole is cut off behind it: the end is on its way.
                 await await_until(lambda: network.open_now <= 1)
-    report(9, f"{question}: {length + 1} offsets, {results}", length)
+    report(9, f"{question}: {length + 1} offsets, {counts(results)}", length)
     assert results.keys() == ({"right", "OUTCOME_UNKNOWN"} if question.told_once else {"right"})
     assert results["right"] >= 1
 

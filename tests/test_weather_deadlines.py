@@ -13,7 +13,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._wire import Wire
 from harness import Client, Server, StartProxy, StartServer, await_until, wait_until
-from harness.figures import report
+from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured
 from harness.leaks import open_descriptors
 from harness.length import scaled
@@ -93,9 +93,7 @@ async def test_no_call_outlives_its_deadline(server: Server, proxy: StartProxy) 
             await stack.enter_async_context(cache)
         network.delay(0.004, jitter=0.012)  # A call lives for 8 to 32 ms.
         latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
-    report(
-        3, f"{codes.total()} calls, {latest * 1000:.1f} ms after D at the latest, {codes}", latest
-    )
+    report(3, f"{beside_limit(latest)}, {counts(codes)}", latest)
     assert latest < GRACE_SECONDS
     assert codes.keys() == {"OK", "TIMEOUT", "OUTCOME_UNKNOWN"}
 
@@ -177,7 +175,7 @@ async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment
         return stop.watch.latest
 
     latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
-    report(4, f"{moment}: {latest * 1000:.1f} ms after D at the latest, {codes}", latest)
+    report(4, f"{moment}: {beside_limit(latest)}, {counts(codes)}", latest)
     assert latest < GRACE_SECONDS
     assert codes.keys() <= {"TIMEOUT", "OUTCOME_UNKNOWN"}
 
@@ -231,7 +229,7 @@ async def test_a_store_that_has_timed_out_is_not_applied_later(
     await stores.run(least=scaled(32, 120))
     report(
         5,
-        f"{stores.applied()} of {len(stores.keys)} applied later, {stores.codes}",
+        f"{stores.applied()} of {len(stores.keys)} applied later, {counts(stores.codes)}",
         stores.applied(),
     )
     assert stores.applied() == 0

@@ -13,7 +13,7 @@ import redis
 from async_redis_cache import AsyncRedisCache
 from harness import Client, Server, StartProxy, StartServer, await_until
 from harness.customers import KEY, Customers
-from harness.figures import report
+from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured
 
 PREFIX = "p:"
@@ -137,8 +137,8 @@ async def test_a_server_that_loads_is_left_alone(
     report(
         15,
         f"{way.__name__}{', near cache' if near else ''}: {found.probes} probes in "
-        f"{found.seconds:.1f} s, {found.latest * 1000:.0f} ms after D at the latest, all served "
-        f"{found.recovery * 1000:.0f} ms after, {codes}",
+        f"{found.seconds:.1f} s, {beside_limit(found.latest)}, all served "
+        f"{found.recovery * 1000:.0f} ms after, {counts(codes)}",
         found.per_second,
     )
     assert found.fits, found

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from async_redis_cache import AsyncRedisCache, CacheOverloaded
 from harness import Server, StartProxy
-from harness.figures import report
+from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured
 from harness.length import scaled
 
@@ -193,7 +193,13 @@ async def test_what_is_too_much_is_refused_at_once(server: Server, proxy: StartP
             )
 
         found, calm = await measured(overload, lambda found: found.was_borne)
-    report(13, f"{found}")
+    report(
+        13,
+        f"{found.served:.0f} a second served of {found.peak:.0f} without overload, "
+        f"{beside_limit(found.latest)}, refused in {found.refused_in * 1000:.1f} ms, at most "
+        f"{found.most_waiting} waited, {counts(found.codes)}",
+        -found.served / found.peak,
+    )
     assert found.was_borne or not calm
     assert found.most_waiting <= MOST_WAITING
     assert found.codes["OVERLOADED"] > found.codes["OK"]

@@ -12,7 +12,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
 from harness import Server, StartServer, await_until
-from harness.figures import report
+from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured
 from harness.length import scaled
 
@@ -162,9 +162,9 @@ async def test_a_server_that_is_killed_and_restarted(private_server: StartServer
     latest, _ = await measured(restart, fits)
     report(
         6,
-        f"{latest * 1000:.1f} ms after D at the latest, all served after "
+        f"{beside_limit(latest)}, all served after "
         f"{', '.join(f'{seconds * 1000:.0f}' for seconds in recoveries)} ms, "
-        f"connects {connects}, {codes}",
+        f"connects {connects}, {counts(codes)}",
         max(recoveries),
     )
     assert fits(latest)

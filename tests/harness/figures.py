@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Figure(NamedTuple):
@@ -19,6 +22,18 @@ class Figure(NamedTuple):
 
 said: list[Figure] = []
 """What the tests have said since somebody last took it."""
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """How many of each, the most first, as people write it."""
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    return ", ".join(f"{number:,} {name}" for name, number in ordered)
+
+
+def beside_limit(seconds: float) -> str:
+    """When the last of all calls has ended, where D is the moment when it had to."""
+    side = "after" if seconds >= 0 else "before"
+    return f"{abs(seconds) * 1000:.1f} ms {side} D at the latest"
 
 
 def report(scenario: int, figures: str, badness: float = 0.0, *, proof: bool = False) -> None:
