@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,41 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
     name = f"{node.host}:{node.port}"
     assert {("breaker_opened", name), ("breaker_closed", name)} <= places
     assert {server for _, server in places} == {name}
+
+
+async def test_loads_of_many(cluster: Cluster, node: Server) -> None:
+    """Of many keys those of the node are loaded, at once, and the others are given as they are stored."""
+    there = keys_at(cluster, node)
+    elsewhere = keys_at(cluster, cluster.masters()[0])
+    asked: list[str] = []
+
+    def load_all(keys: list[str]) -> dict[str, str]:
+        asked.extend(keys)
+        return dict.fromkeys(keys, "new")
+
+    async with new(cluster) as cache, new(cluster, fail_open="never") as strict:
+        await cache.store_many(None, dict.fromkeys([*there, *elsewhere], "old"), LONG_MILLISECONDS)
+        node.freeze()
+        for one in (cache, strict):
+            while not one.stats().breakers_open:
+                with contextlib.suppress(CacheError):
+                    await one.retrieve_or_load_many(None, there[:3], load_all)
+        asked.clear()
+        before = cache.stats()
+        begun = time.monotonic()
+        keys = [key for pair in zip(there, elsewhere, strict=True) for key in pair]
+        given = await cache.retrieve_or_load_many(None, keys, load_all)
+        alone = await cache.retrieve_or_load_many(None, there, load_all)
+        assert time.monotonic() - begun < DEADLINE / 2000
+        after = cache.stats()
+        with pytest.raises(CacheError) as caught:
+            await strict.retrieve_or_load_many(None, keys, load_all)
+    assert given == {**dict.fromkeys(there, "new"), **dict.fromkeys(elsewhere, "old")}
+    assert list(given) == keys
+    assert alone == dict.fromkeys(there, "new")
+    assert sorted(asked) == sorted([*there, *there])
+    assert (after.hits - before.hits, after.misses - before.misses) == (TASKS, 2 * TASKS)
+    assert caught.value.code == "BREAKER_OPEN"
 
 
 async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:

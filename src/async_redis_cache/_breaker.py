@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ._counters import CacheStats
-from ._errors import CacheError, CacheUnavailable
+from ._errors import CacheError
 from ._journal import Condition
 
 __all__ = ["Breaker", "Breakers"]
@@ -56,32 +56,24 @@ class Breaker:
         self._breakers = breakers
         self._told = told
         self._failures = 0
-        self._is_open = False
+        self.is_open = False
+        """Whether the server is to be left alone."""
         self._is_over = False
         self._pause = _FIRST_PAUSE
         self._next: asyncio.TimerHandle | None = None
 
-    def pass_through(self) -> None:
-        """To be called before the server is asked.
-
-        Raises:
-            CacheUnavailable: BREAKER_OPEN.
-        """
-        if self._is_open:
-            raise CacheUnavailable("BREAKER_OPEN", "the server does not answer, and is left alone")
-
     def succeeded(self) -> None:
         """The server has answered."""
         self._failures = 0
-        if self._is_open:
+        if self.is_open:
             self._close()
             self._told.better()
 
     def failed(self, code: str) -> None:
         """It has not, and a call has ended in this."""
         self._failures += self._breakers.are_heeded
-        if self._failures >= _FAILURES and not (self._is_open or self._is_over):
-            self._is_open = True
+        if self._failures >= _FAILURES and not (self.is_open or self._is_over):
+            self.is_open = True
             self._breakers.counters.breakers_open += 1
             self._told.worse(code)
             self._pause = _FIRST_PAUSE
@@ -90,11 +82,11 @@ class Breaker:
     def stop(self) -> None:
         """Be closed from now on, and probe no more."""
         self._is_over = True
-        if self._is_open:
+        if self.is_open:
             self._close()
 
     def _close(self) -> None:
-        self._is_open = False
+        self.is_open = False
         self._breakers.counters.breakers_open -= 1
         if self._next is not None:
             self._next.cancel()
@@ -116,7 +108,7 @@ class Breaker:
     def _probed(self, probe: asyncio.Future[Any]) -> None:
         if probe.cancelled() or probe.exception() is not None:
             # Others may have found it back meanwhile, and lost it again: that has its own probes.
-            if self._is_open and self._next is None:
+            if self.is_open and self._next is None:
                 self._probe_later()
         else:
             self.succeeded()

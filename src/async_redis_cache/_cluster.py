@@ -148,9 +148,9 @@ class Cluster:
         batcher = self._members.of(verb.key(argument)).batcher
         return batcher.ask(verb, argument, size, keys=keys, budget=budget, retries=retries)
 
-    def pass_through(self, key: bytes) -> None:
-        """See `Breaker.pass_through`; that of the node that has the slot of this key."""
-        self._members.of(key).pass_through()
+    def is_left_alone(self, key: bytes) -> bool:
+        """See `Node.is_left_alone`: the node that has the slot of this key."""
+        return self._members.of(key).is_left_alone()
 
     async def connect(self, budget: float) -> None:
         """Find the nodes, and connect to them: one attempt, within so many seconds.

@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -23,7 +23,7 @@ from ._commands import PING
 from ._counters import CacheStats
 from ._debts import Debts
 from ._errors import CacheError, CacheUnsupported
-from ._failures import UNKNOWN
+from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
@@ -179,16 +179,23 @@ class Engine:
         """See `Loading.ahead`."""
         self._loading.ahead(key, wanted)
 
-    def pass_through(self, *keys: bytes) -> None:
-        """To be called before the servers of these keys are asked.
+    def left_alone(self, keys: Iterable[bytes]) -> Collection[bytes]:
+        """Those of them whose server does not answer, and is not to be asked."""
+        self._breakers.are_heeded = True
+        if not self._counters.breakers_open:
+            return ()
+        return {key for key in keys if self._servers.is_left_alone(key)}
+
+    def pass_through(self, key: bytes) -> None:
+        """To be called by a call that loads, before the server of its key is asked.
 
         Raises:
-            CacheUnavailable: BREAKER_OPEN, one of them does not answer, and is left alone.
+            CacheUnavailable: BREAKER_OPEN, it is left alone.
         """
+        # As `left_alone` does, for less: caches do this all day.
         self._breakers.are_heeded = True
-        if self._counters.breakers_open:
-            for key in keys:
-                self._servers.pass_through(key)
+        if self._counters.breakers_open and self._servers.is_left_alone(key):
+            raise LEFT_ALONE.error()
 
     def go_on_after(self, error: CacheError) -> None:
         """To be called where the server has not answered a call that loads; it raises, or is to load."""
@@ -292,9 +299,9 @@ class Engine:
         return removed
 
     def _admit(self, keys: Iterable[bytes]) -> None:
-        """Before a server is asked, by a call that need not load: is it left alone?"""
-        if self.fails_open:
-            self.pass_through(*keys)
+        """To be called by the other calls before servers are asked; it raises where one is left alone."""
+        if self.fails_open and self.left_alone(keys):
+            raise LEFT_ALONE.error()
 
     async def _read_admitted(self, key: bytes) -> bytes | None:
         return (await self.read_many((key,)))[0]

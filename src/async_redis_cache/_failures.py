@@ -53,6 +53,10 @@ UNKNOWN: Final = Failure(
     "a change was sent and its answer was lost: it may have been made, or may yet be",
 )
 
+LEFT_ALONE: Final = Failure(
+    CacheUnavailable, "BREAKER_OPEN", "the server does not answer, and is left alone"
+)
+
 _NOPERM_IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
 _REDIRECTS: Final = {"MOVED", "ASK"}
 _UNAVAILABLE: Final = {

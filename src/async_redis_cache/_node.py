@@ -95,10 +95,9 @@ class Node:
     def __repr__(self) -> str:
         return f"{self.batcher!r} {self.transport!r}"
 
-    def pass_through(self) -> None:
-        """See `Breaker.pass_through`."""
-        if self._breaker is not None:
-            self._breaker.pass_through()
+    def is_left_alone(self) -> bool:
+        """Whether it does not answer, and is not to be asked."""
+        return self._breaker is not None and self._breaker.is_open
 
     def retire(self) -> None:
         """What waits for it is asked elsewhere, and so is everything from now on."""

@@ -12,6 +12,7 @@ from ._asked import Asked, Found, each, entry_of, load, many, no_loader
 from ._batches import Batch, BatchLoader
 from ._cache_entry import CacheEntry
 from ._engine import Engine
+from ._failures import LEFT_ALONE
 from ._load_options import LoadOptions
 from ._loading import AWAY
 from ._openable import verb
@@ -22,6 +23,8 @@ from ._timeouts import Timeout
 __all__ = ["ReadManyThrough"]
 
 T = TypeVar("T")
+Given = Coroutine[Any, Any, CacheEntry[Any]]
+"""What gives an entry."""
 
 
 class ReadManyThrough(ReadThrough):
@@ -118,14 +121,21 @@ class ReadManyThrough(ReadThrough):
     async def _found_of(self, read: tuple[Asked, bytes | None]) -> Found:
         return await self._found(*read)
 
-    async def _many(
-        self, engine: Engine, asked: list[Asked]
-    ) -> list[Coroutine[Any, Any, CacheEntry[Any]]]:
+    async def _many(self, engine: Engine, asked: list[Asked]) -> list[Given]:
+        """For each what gives its entry; those whose server is left alone are not read."""
+        alone = engine.left_alone(one.wire_key for one in asked)
+        if not alone:
+            return await self._read(engine, asked)
+        engine.go_on_after(LEFT_ALONE.error())
+        others = [one for one in asked if one.wire_key not in alone]
+        read = iter(await self._read(engine, others)) if others else iter(())
+        self._counters.misses += len(alone)
+        return [_loaded(one) if one.wire_key in alone else next(read) for one in asked]
+
+    async def _read(self, engine: Engine, asked: list[Asked]) -> list[Given]:
         """For each what gives its entry: a load for those that are not there."""
         try:
-            wire_keys = [one.wire_key for one in asked]
-            engine.pass_through(*wire_keys)
-            read = await engine.read_many(wire_keys)
+            read = await engine.read_many([one.wire_key for one in asked])
             found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.go_on_after(error)

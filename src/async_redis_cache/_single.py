@@ -134,9 +134,9 @@ class Single:
         """What a replica did not answer, the master is asked."""
         return self._node.batcher
 
-    def pass_through(self, key: bytes) -> None:
-        """See `Breaker.pass_through`."""
-        self._node.pass_through()
+    def is_left_alone(self, key: bytes) -> bool:
+        """See `Node.is_left_alone`."""
+        return self._node.is_left_alone()
 
     async def connect(self, budget: float) -> None:
         """Connect, log in and ping: one attempt, within so many seconds.
