@@ -9,22 +9,22 @@ proven wrong, and every so often.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ._batcher import Batcher
 from ._breaker import Breakers
 from ._counters import CacheStats
 from ._dialer import Dialer
-from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
+from ._errors import CacheUnsupported
 from ._exchange import Call
-from ._failures import TIMED_OUT, Failure
+from ._failures import Failure
 from ._journal import Condition, Journal
-from ._members import Members, View
+from ._lookout import Lookout
+from ._members import Members
 from ._node import Node
 from ._options import Options
-from ._slots import VIEW, Asking, has_hash_tag
+from ._slots import Asking, has_hash_tag
 from ._tracking import Listener
 from ._unison import Unison
 from ._uri import Endpoint
@@ -33,19 +33,6 @@ from ._verbs import Asker, Verb
 __all__ = ["Cluster"]
 
 _MOST_HOPS: Final = 8
-_LOOK_SECONDS: Final = 0.5
-"""How long a node has to tell what it knows of the slots."""
-_OTHERS_SECONDS: Final = 0.1
-"""How long they are waited for when one has told."""
-_PAUSE_SECONDS: Final = 0.1
-"""Between two looks that were asked for."""
-_INTERVAL_SECONDS: Final = 10.0
-"""Between two looks that nobody has asked for: a node that is cut off from the others does not know."""
-_LOST_INTERVAL_SECONDS: Final = 0.5
-"""The same, while the link to a master is lost."""
-_LOST: Final = Failure(
-    CacheUnavailable, "CONNECT_FAILED", "no node of the cluster answers", passing=True
-)
 
 
 class Cluster:
@@ -82,10 +69,6 @@ class Cluster:
                 "hash tag, as {shop}:, or to be 0"
             )
             raise CacheUnsupported("UNSUPPORTED", problem)
-        self._loop = asyncio.get_running_loop()
-        self._next_look: asyncio.TimerHandle | None = None
-        self._looked_at = self._loop.time()
-        self._look: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
 
         def make(dialer: Dialer, told: Condition, alone: Condition | None) -> Node:
@@ -102,6 +85,7 @@ class Cluster:
 
         self._unison = None if listener is None else Unison(listener, self._look_soon)
         self._members = Members(endpoint, options, make, self._unison, journal)
+        self._lookout = Lookout(self._members, self._is_whole)
         self.asker: Asker = self
         """Who asks the right node."""
         self.reader: Asker = _Reader(self._members) if options.read_from == "replica" else self
@@ -122,15 +106,7 @@ class Cluster:
 
     async def moves(self, deadline: float) -> int:
         """How often keys were seen to have moved from node to node, now that the nodes were asked."""
-        if self._look is not None:
-            # It may have asked them before what its caller has just done.
-            await asyncio.wait((self._look,), timeout=deadline - self._loop.time())
-        look = self._look or self._begin_look(_LOOK_SECONDS)
-        await asyncio.wait((look,), timeout=deadline - self._loop.time())
-        if not look.done():
-            raise TIMED_OUT.error()
-        if not look.cancelled() and (failure := look.result()) is not None:
-            raise failure
+        await self._lookout.look_anew(deadline)
         return self._members.moves
 
     def ask(
@@ -159,8 +135,7 @@ class Cluster:
             CacheUnsupported: the server is no node of a cluster, or cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        look = self._look or self._begin_look(budget)
-        failure = await asyncio.shield(look)
+        failure = await asyncio.shield(self._lookout.look(budget))
         if failure is not None:
             raise failure
         for link in self._members.links():
@@ -175,21 +150,18 @@ class Cluster:
     def stop(self) -> None:
         """End every call, and every link."""
         self._stopped = True
-        if self._next_look is not None:
-            self._next_look.cancel()
-        if self._look is not None:
-            self._look.cancel()
+        self._lookout.stop()
         self._members.stop()
 
     async def stopped(self) -> None:
         """Drop all connections, and wait until nothing is left."""
-        if self._look is not None:
-            await asyncio.wait((self._look,))
+        await self._lookout.stopped()
         await self._members.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._stopped = True
+        self._lookout.abandon()
         self._members.abandon()
 
     def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
@@ -219,51 +191,10 @@ class Cluster:
         return self._members.of(call.verb.key(call.argument)).batcher
 
     def _look_soon(self) -> None:
-        """Ask whose the slots are, as soon as that is not too often."""
-        if self._look is None and not self._stopped:
-            self._look_at(max(self._loop.time(), self._looked_at + _PAUSE_SECONDS))
+        self._lookout.look_soon()
 
-    def _look_at(self, moment: float) -> None:
-        if self._next_look is not None:
-            if self._next_look.when() <= moment:
-                return
-            self._next_look.cancel()
-        self._next_look = self._loop.call_at(moment, self._begin_look, _LOOK_SECONDS)
-
-    def _begin_look(self, budget: float) -> asyncio.Task[CacheError | None]:
-        if self._next_look is not None:
-            self._next_look.cancel()
-            self._next_look = None
-        self._look = look = self._loop.create_task(self._look_around(budget))
-
-        def end(_: object) -> None:
-            self._look = None
-            self._looked_at = self._loop.time()
-            if not self._stopped:
-                # A master whose link is lost may have been replaced by now.
-                is_whole = self._unison is None or self._unison.is_whole
-                interval = _INTERVAL_SECONDS if is_whole else _LOST_INTERVAL_SECONDS
-                self._look_at(self._looked_at + interval)
-
-        look.add_done_callback(end)
-        return look
-
-    async def _look_around(self, budget: float) -> CacheError | None:
-        """Ask whose the slots are; why that is not known, where nobody says."""
-        failures: list[CacheError] = []
-        for informants in (self._members.masters, self._members.others):
-            asked = [
-                self._members.at(place).batcher.ask(VIEW, place[0], 16, budget=budget, retries=0)
-                for place in informants
-            ]
-            views = await _views_of(asked, failures)
-            if views:
-                # Most of them: one may be cut off from the others, and not know.
-                self._members.heed(views.most_common(1)[0][0])
-                return None
-        if any(isinstance(failure, CacheServerError) for failure in failures):
-            return CacheUnsupported("UNSUPPORTED", "the server is no node of a cluster")
-        return failures[0] if failures else _LOST.error()
+    def _is_whole(self) -> bool:
+        return self._unison is None or self._unison.is_whole
 
 
 class _Reader:
@@ -292,30 +223,3 @@ class _Reader:
         verb = verb.apart
         batcher = self._members.reader_of(verb.key(argument) or b"").batcher
         return batcher.ask(verb, argument, size, keys=keys, budget=budget, retries=retries)
-
-
-async def _views_of(
-    asked: Collection[asyncio.Future[View]], failures: list[CacheError]
-) -> Counter[View]:
-    """What they say, and how many of them; who is slow is not waited for when others have answered."""
-    views = Counter[View]()
-    pending = set(asked)
-    try:
-        while pending:
-            done, pending = await asyncio.wait(
-                pending,
-                timeout=_OTHERS_SECONDS if views else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not done:
-                break
-            for one in done:
-                error = one.exception()
-                if error is None and one.result():
-                    views[one.result()] += 1
-                elif isinstance(error, CacheError):
-                    failures.append(error)
-    finally:
-        for one in pending:
-            one.cancel()
-    return views
