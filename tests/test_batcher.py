@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheOverloaded
-from async_redis_cache._commands import READ_MANY_WITH_LIFE, READ_WITH_LIFE, UNKNOWN_LIFE
+from async_redis_cache._read_verbs import READ_MANY_WITH_LIFE, READ_WITH_LIFE, UNKNOWN_LIFE
 from harness.asking import busy, read, store
 from harness.fake_wire import Wires
 from harness.virtual_time import in_virtual_time, turns

@@ -17,8 +17,9 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._commands import CONTAINS, DISCARD, FORGET, READ_WITH_LIFE, TAKE
+from async_redis_cache._commands import CONTAINS, DISCARD, FORGET, TAKE
 from async_redis_cache._failures import LOST
+from async_redis_cache._read_verbs import READ_WITH_LIFE
 from harness import await_until
 from harness.asking import busy, read, store
 from harness.fake_wire import Wires

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from ._commands import CONTAINS, READ, TIME_TO_LIVE, TOUCH_RECORD
+from ._commands import CONTAINS, TIME_TO_LIVE, TOUCH_RECORD
 from ._freshness import Freshness
+from ._read_verbs import READ
 from ._records import has_tags, is_record, record_of, slack_of
 from ._tags import Tags
 from ._verbs import Asker, Verb

@@ -9,8 +9,8 @@ from itertools import repeat
 from typing import Final
 
 from ._bulk import ask_in_parts
-from ._commands import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
 from ._near_cache import NearCache
+from ._read_verbs import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
 from ._verbs import Asker
 
 __all__ = ["NearReads"]

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, Protocol
 
 from ._bulk import ask_in_parts
-from ._commands import READ, READ_MANY
 from ._errors import CacheTimeout
+from ._read_verbs import READ, READ_MANY
 from ._verbs import Asker
 
 __all__ = ["PlainReads", "Reads", "ReplicaReads"]

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from ._commands import READ
 from ._errors import CacheError
 from ._leases import LEASE, RELEASE, RENEW, Giving
+from ._read_verbs import READ
 from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
 from ._tags import Tags
 from ._verbs import Asker, Verb

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from async_redis_cache._commands import READ, STORE
+from async_redis_cache._commands import STORE
+from async_redis_cache._read_verbs import READ
 from harness.fake_wire import Wires
 from harness.virtual_time import turns
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from async_redis_cache._commands import READ, READ_WITH_LIFE
 from async_redis_cache._leases import LEASE
+from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
 from async_redis_cache._verbs import Verb
 
 if TYPE_CHECKING:
