@@ -52,8 +52,11 @@ PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs
 # What tells a story in minutes of its own, or has a loop of its own, is the same on each Python and each loop.
 ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", "simulation")]
 
+# Most of the time tests wait for servers, so a worker more than cores is not too many.
+WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
+
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
-WHOLE = ["--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
+WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
 
 SLOW = ("weather", "facade", "loading", "near", "model")
 
@@ -87,9 +90,7 @@ def tests(session: nox.Session) -> None:
     once = [] if session.python == PYTHONS[0] else ["--ignore-glob", "*_harness_*", *ONCE]
     if session.python in PYTHONS[1:-1]:
         once += [f"--ignore-glob=*_{name}_*" for name in SLOW]
-    # Most of the time they wait for servers, so a worker more than cores is not too many.
-    workers = str(min(4, 1 + (os.cpu_count() or 1)))
-    session.run("pytest", "-n", workers, "--ignore", "tests/benchmarks", *once)
+    session.run("pytest", *WORKERS, "--ignore", "tests/benchmarks", *once)
     if not once:
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
