@@ -58,6 +58,7 @@ WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
 WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
 
+# What takes long; in parts of their names.
 SLOW = ("weather", "facade", "loading", "near", "model")
 
 # Where it matters most what runs when.
