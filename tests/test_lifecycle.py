@@ -157,6 +157,32 @@ async def test_close_that_is_cancelled_leaves_nothing(
         await await_until(lambda: raw.info("clients")["connected_clients"] == connected)
 
 
+async def test_close_that_is_cancelled_while_it_ends_a_load_leaves_nothing(
+    server: Server, raw: Client, key_prefix: str
+) -> None:
+    """26. Nor does it where a load is under way, for whose end it waits first."""
+    connected = raw.info("clients")["connected_clients"]
+    cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+    for moment in range(1, 5):
+        await cache.open(None)
+        loading = asyncio.Event()
+
+        async def load() -> None:
+            loading.set()  # noqa: B023  it is awaited in this turn of the loop
+            await asyncio.Event().wait()
+
+        call = asyncio.create_task(cache.retrieve_or_load(None, "key", load))
+        await loading.wait()
+        closing = asyncio.create_task(cache.close(None))
+        await turns(moment)
+        closing.cancel()
+        await asyncio.wait([closing, call])
+        assert isinstance(call.exception(), CacheStateError)
+        assert not cache.is_open()
+        await await_until(lambda: not tasks_left())
+        await await_until(lambda: raw.info("clients")["connected_clients"] == connected)
+
+
 @pytest.mark.parametrize("silent", [False, True], ids=["answering", "black hole"])
 async def test_open_that_is_cancelled_leaves_nothing(
     silent: bool, private_server: StartServer, proxy: StartProxy

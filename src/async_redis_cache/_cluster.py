@@ -148,13 +148,13 @@ class Cluster:
         return any(link.has_unread() for link in self._members.links())
 
     def stop(self) -> None:
-        """End every call, and every link."""
+        """End every call, every connection and every link."""
         self._stopped = True
         self._lookout.stop()
         self._members.stop()
 
     async def stopped(self) -> None:
-        """Drop all connections, and wait until nothing is left."""
+        """Wait until nothing is left of them."""
         await self._lookout.stopped()
         await self._members.stopped()
 

@@ -132,14 +132,14 @@ class Members:
                 self._journal.left(name_of(place), *subjects)
 
     def stop(self) -> None:
-        """End every call, and every link."""
+        """End every call, every connection and every link."""
         for node in self._all():
             node.stop()
         for link in self._links.values():
             link.stop()
 
     async def stopped(self) -> None:
-        """Drop all connections, and wait until nothing is left."""
+        """Wait until nothing is left of them."""
         for node in [*self._all()]:
             await node.stopped()
         for link in self.links():

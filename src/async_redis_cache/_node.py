@@ -104,15 +104,17 @@ class Node:
         self._leave_no_probes()
         self.transport.leave_all_but(NOWHERE)
         self.batcher.unreachable(LOST)
+        self.transport.stop()
 
     def stop(self) -> None:
-        """End every call."""
+        """End every call, and every connection."""
         self._leave_no_probes()
         self.batcher.close()
+        self.transport.stop()
 
     async def stopped(self) -> None:
-        """Drop all connections, and wait until nothing is left."""
-        await self.transport.close()
+        """Wait until nothing is left of them."""
+        await self.transport.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""

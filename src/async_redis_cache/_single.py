@@ -156,14 +156,14 @@ class Single:
         return self._tracking is not None and self._tracking.has_unread()
 
     def stop(self) -> None:
-        """End every call, and every link."""
+        """End every call, every connection and every link."""
         for node in self._nodes():
             node.stop()
         for link in self._links():
             link.stop()
 
     async def stopped(self) -> None:
-        """Drop all connections, and wait until nothing is left."""
+        """Wait until nothing is left of them."""
         for node in self._nodes():
             await node.stopped()
         for link in self._links():

@@ -100,17 +100,17 @@ class Transport:
             # To where it leads may take long to answer, or never do.
             self._dialing.cancel()
 
-    async def close(self) -> None:
-        """Drop every connection.
-
-        All are doomed when this is first suspended: a close that is cancelled leaves none open.
-        """
+    def stop(self) -> None:
+        """Drop every connection, and make no more."""
         self._closed = True
         self._idle.clear()
         if self._dialing is not None:
             self._dialing.cancel()
         for wire in tuple(self._wires):
             wire.abort()
+
+    async def stopped(self) -> None:
+        """Wait until nothing is left of them."""
         # Aborted transports report in the loop's next turn, and only then hang up.
         while self._wires or self._tasks:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
