@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from async_redis_cache import CacheError, CachePermissionError
+from async_redis_cache import CacheEntry, CacheError, CachePermissionError, CacheUnavailable
+from async_redis_cache._engine import Engine
 from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
 from harness.figures import report
@@ -81,6 +82,45 @@ async def test_killed_in_mid_load(private_server: StartServer) -> None:
         server.kill()
         gate.set()
         assert await call == 1
+
+
+@pytest.mark.parametrize(
+    "verb", ["retrieve_or_load", "retrieve_or_load_many", "retrieve_or_load_entry"]
+)
+async def test_what_another_has_stored_is_given(
+    server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Who has waited for another's load has its value, also if the server goes away just then."""
+    asked = 0
+
+    async def gone(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise CacheUnavailable("CONNECTION_LOST", "the connection was lost")
+
+    async with (
+        configured(server.url, key_prefix=key_prefix) as one,
+        configured(server.url, key_prefix=key_prefix) as other,
+    ):
+        gate = asyncio.Event()
+        loading = asyncio.create_task(one.retrieve_or_load(None, "key", gate.wait))
+        await await_until(lambda: one.stats().loads == 1)
+        if verb == "retrieve_or_load_many":
+            waiting = asyncio.create_task(other.retrieve_or_load_many(None, ["key"], dict.fromkeys))
+        else:
+            waiting = asyncio.create_task(getattr(other, verb)(None, "key", lambda: "loaded"))
+        await await_until(lambda: other.stats().misses == 1)
+        monkeypatch.setattr(Engine, "time_to_live", gone)
+        await one.store(None, "key", "stored")
+        given = await waiting
+        gate.set()
+        await loading
+    if verb == "retrieve_or_load_entry":
+        assert given == CacheEntry("stored", "hit", None, None)
+    else:
+        assert given == ("stored" if verb == "retrieve_or_load" else {"key": "stored"})
+    # What nobody wants to know is not asked for.
+    assert asked == (verb == "retrieve_or_load_entry")
 
 
 async def test_what_is_not_allowed_is_said(private_server: StartServer, door: Door) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheEntry
-from harness import Client, Server, await_until
+from async_redis_cache import AsyncRedisCache, CacheEntry, CacheTimeout
+from harness import Client, Server, StartProxy, await_until
 from harness.doors import configured
 from harness.loading import PREFIX
 
@@ -55,6 +56,19 @@ async def test_an_entry_is_looked_at_and_not_loaded(server: Server) -> None:
         assert await cache.retrieve_or_load(None, "key", lambda: 2, 400) == 1
         await await_until(lambda: cache.stats().refreshes == 1)
         assert cache.stats().unreadable == 0
+
+
+async def test_an_entry_is_told_by_the_deadline(server: Server, proxy: StartProxy) -> None:
+    """To read a value and to ask how long it stays is one call, with one deadline."""
+    network = proxy(server)
+    options = {"key_prefix": PREFIX, "command_timeout": 200, "retries": 0}
+    async with configured(network.url, **options) as cache:
+        await cache.store(None, "key", 1)
+        network.delay(0.150, direction="to_client")
+        begun = time.monotonic()
+        with pytest.raises(CacheTimeout):
+            await cache.retrieve_entry(None, "key")
+        assert time.monotonic() - begun < 0.270
 
 
 async def test_near_is_told(server: Server) -> None:

@@ -15,6 +15,7 @@ from ._errors import CacheInputError
 from ._flights import Wanted
 from ._load_options import LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
+from ._loading import AWAY
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import Product
 from ._timeouts import Timeout
@@ -215,21 +216,26 @@ def value_of(asked: Asked, result: Product | Found | None) -> Any:
 
 
 async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[Any]:
-    """What a load gave, with all that is known about it."""
+    """What a call that loads gives, with all that is known about it."""
     if isinstance(result, Found):
-        return await found_entry(asked, result, is_near=False)
+        try:
+            return await found_entry(asked, result)
+        except AWAY as error:
+            asked.engine.go_on_after(error)
+            # There is a value to give, and only the server could tell the rest.
+            return CacheEntry(result.value, result.status or "missing", None, None)
     value = value_of(asked, result)
     if result is None or value is None:
         return CacheEntry(None, "missing", 0, (result and result.life) or None)
     return CacheEntry(value, "loaded", 0, result.life if result.keep else 0)
 
 
-async def found_entry(asked: Asked, found: Found, *, is_near: bool) -> CacheEntry[Any]:
-    """What was found and is not stale, with all that is known about it."""
-    status: Status = "near" if is_near and found.status == "hit" else found.status or "missing"
+async def found_entry(asked: Asked, found: Found) -> CacheEntry[Any]:
+    """What was found, with all that is known about it."""
+    status = found.status or "missing"
     record = found.record
     if record is None:
-        left = await asked.engine.time_to_live(asked.wire_key)
+        left = await asked.engine.time_to_live(asked.wire_key, asked.since)
         return CacheEntry(found.value, status, None, left)
     now = found.now or await asked.engine.freshness.now(asked.since)
     return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)

@@ -22,7 +22,8 @@ class CacheEntry(Generic[T]):
     """`hit`: from the server; `near`: from this process; `stale`: past its life, and given since it
     is being loaded anew, or cannot be; `loaded`: just now; `missing`: there is none."""
     age: int | None
-    """Milliseconds since it was loaded; None for what was stored by `store`, which is not told."""
+    """Milliseconds since it was loaded; None for what was stored by `store`, which is not told, and where
+    the server went away before it could be asked."""
     remaining: int | None
     """Milliseconds that it still is fresh, less than 0 for a stale one; None where there is none, or
-    it never expires."""
+    it never expires, or the server went away."""

@@ -268,9 +268,15 @@ class Engine:
 
         return bool(await self._unless_owed(key, touch))
 
-    async def time_to_live(self, key: bytes) -> int | None:
-        """Milliseconds that its value has left; None when there is none or it never expires."""
-        return await self._unless_owed(key, self._heads.time_to_live)
+    async def time_to_live(self, key: bytes, since: float | None = None) -> int | None:
+        """Milliseconds that its value has left; None when there is none or it never expires.
+
+        Args:
+            key: of the value.
+            since: when the call began that asks, where it has asked for something else before.
+        """
+        since = self.loop.time() if since is None else since
+        return await self._unless_owed(key, partial(self._heads.time_to_live, since=since), since)
 
     async def ping(self) -> None:
         """One round trip that does nothing."""
@@ -306,10 +312,12 @@ class Engine:
     async def _read_admitted(self, key: bytes) -> bytes | None:
         return (await self.read_many((key,)))[0]
 
-    async def _unless_owed(self, key: bytes, ask: Callable[[bytes], Awaitable[T]]) -> T | None:
+    async def _unless_owed(
+        self, key: bytes, ask: Callable[[bytes], Awaitable[T]], since: float | None = None
+    ) -> T | None:
         """What is said of a key; nothing where it has to be removed yet, which then is done."""
         self._admit((key,))
-        since = self.loop.time()
+        since = self.loop.time() if since is None else since
         was_owed = key in self._debts.owed
         answer = await ask(key)
         if not was_owed:

@@ -45,10 +45,9 @@ class Heads:
         there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
         return bool(there) and await self._is_value(key, head, since)
 
-    async def time_to_live(self, key: bytes) -> int | None:
+    async def time_to_live(self, key: bytes, since: float) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires."""
-        since = self._loop.time()
-        left, head = await self._batcher.ask(TIME_TO_LIVE, (key,), len(key) + 16)
+        left, head = await self._ask(TIME_TO_LIVE, (key,), since)
         if left == _NOT_THERE or not await self._is_value(key, head, since):
             return None
         if is_record(head):

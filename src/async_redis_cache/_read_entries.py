@@ -98,15 +98,21 @@ class ReadEntries(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         asked = self._asking(key, loader, timeout, type, loading)
+        read_by = asked.since
         try:
             asked.engine.pass_through(asked.wire_key)
             data, is_near = await asked.engine.read_where(asked.wire_key)
             found = await self._found(asked, data)
+            read_by = asked.engine.loop.time()
         except AWAY as error:
-            return await entry_of(asked, await self._without_server(asked, error))
-        if found.status is None:
-            return await self._through(asked, data, found)
-        return await found_entry(asked, found, is_near=is_near)
+            result = await self._without_server(asked, error)
+        else:
+            result = _where(found, is_near=is_near)
+            if found.status is None:
+                result = await self._through(asked, data, found)
+        # A load has a time of its own.
+        took = asked.engine.loop.time() - read_by
+        return await entry_of(asked._replace(since=asked.since + took), result)
 
     @overload
     async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
@@ -138,7 +144,7 @@ class ReadEntries(Openable):
             self._counters.misses += 1
         if found.status is None:
             return CacheEntry(None, "missing", None, None)
-        return await found_entry(asked, found, is_near=is_near)
+        return await found_entry(asked, _where(found, is_near=is_near))
 
     def _asking(
         self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
@@ -186,10 +192,12 @@ class ReadEntries(Openable):
             asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
         return found
 
-    async def _through(self, asked: Asked, data: bytes | None, found: Found) -> CacheEntry[Any]:
+    async def _through(
+        self, asked: Asked, data: bytes | None, found: Found
+    ) -> Product | Found | None:
         """What a load gives; or the stale value, where there is one and that takes too long."""
         if found.value is None or found.record is None:
-            return await entry_of(asked, await load(asked, data or b"", found))
+            return await load(asked, data or b"", found)
         record, now = found.record, found.now
         is_leased = record.leased_until > now
         if asked.policy.soft and (record.is_held or not is_leased):
@@ -201,10 +209,15 @@ class ReadEntries(Openable):
             except Exception:  # noqa: BLE001  whatever the loader raises, there is a value to give
                 result = None
             if result is not None:
-                return await entry_of(asked, result)
+                return result
         elif is_leased:
             asked.decided()
         else:
             asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
         self._counters.stale_hits += 1
-        return CacheEntry(found.value, "stale", now - record.stored_at, record.fresh_until - now)
+        return found._replace(status="stale")
+
+
+def _where(found: Found, *, is_near: bool) -> Found:
+    """The same, with where it was found."""
+    return found._replace(status="near") if is_near and found.status == "hit" else found

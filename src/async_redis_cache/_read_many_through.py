@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
-from ._asked import Asked, Found, each, entry_of, load, many, no_loader
+from ._asked import Asked, Found, each, load, many, no_loader, value_of
 from ._batches import Batch, BatchLoader
-from ._cache_entry import CacheEntry
 from ._engine import Engine
 from ._failures import LEFT_ALONE
 from ._load_options import LoadOptions
@@ -18,13 +17,14 @@ from ._loading import AWAY
 from ._openable import verb
 from ._pip_services import Context
 from ._read_through import ReadThrough
+from ._rights import Product
 from ._timeouts import Timeout
 
 __all__ = ["ReadManyThrough"]
 
 T = TypeVar("T")
-Given = Coroutine[Any, Any, CacheEntry[Any]]
-"""What gives an entry."""
+Result = Product | Found | None
+"""What a value is made of."""
 
 
 class ReadManyThrough(ReadThrough):
@@ -114,15 +114,15 @@ class ReadManyThrough(ReadThrough):
             )
             for key in wanted
         ]
-        entries = await _all(await self._many(first.engine, asked))
-        values = {key: entry.value for key, entry in zip(wanted, entries, strict=True)}
+        results = await _all(await self._many(first.engine, asked))
+        values = {one.key: value_of(one, got) for one, got in zip(asked, results, strict=True)}
         return {key: value for key, value in values.items() if value is not None}
 
     async def _found_of(self, read: tuple[Asked, bytes | None]) -> Found:
         return await self._found(*read)
 
-    async def _many(self, engine: Engine, asked: list[Asked]) -> list[Given]:
-        """For each what gives its entry; those whose server is left alone are not read."""
+    async def _many(self, engine: Engine, asked: list[Asked]) -> list[Coroutine[Any, Any, Result]]:
+        """For each what gives its value; those whose server is left alone are not read."""
         alone = engine.left_alone(one.wire_key for one in asked)
         if not alone:
             return await self._read(engine, asked)
@@ -130,38 +130,34 @@ class ReadManyThrough(ReadThrough):
         others = [one for one in asked if one.wire_key not in alone]
         read = iter(await self._read(engine, others)) if others else iter(())
         self._counters.misses += len(alone)
-        return [_loaded(one) if one.wire_key in alone else next(read) for one in asked]
+        return [load(one, None, None) if one.wire_key in alone else next(read) for one in asked]
 
-    async def _read(self, engine: Engine, asked: list[Asked]) -> list[Given]:
-        """For each what gives its entry: a load for those that are not there."""
+    async def _read(self, engine: Engine, asked: list[Asked]) -> list[Coroutine[Any, Any, Result]]:
+        """For each what gives its value: a load for those that are not there."""
         try:
             read = await engine.read_many([one.wire_key for one in asked])
             found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.go_on_after(error)
             self._counters.misses += len(asked)
-            return [_loaded(one) for one in asked]
+            return [load(one, None, None) for one in asked]
         return [
             self._through(one, data, this) if this.status is None else _known(one, this)
             for one, data, this in zip(asked, read, found, strict=True)
         ]
 
 
-async def _loaded(asked: Asked) -> CacheEntry[Any]:
-    """Where the server is away."""
-    return await entry_of(asked, await load(asked, None, None))
-
-
-async def _known(asked: Asked, found: Found) -> CacheEntry[Any]:
+async def _known(asked: Asked, found: Found) -> Result:
     """Where nothing is to be loaded."""
     asked.decided()
-    return CacheEntry(found.value, found.status or "missing", None, None)
+    return found
 
 
-async def _all(entries: Iterable[Awaitable[CacheEntry[Any]]]) -> list[CacheEntry[Any]]:
+async def _all(loads: Iterable[Awaitable[Result]]) -> list[Result]:
     """Wait until all have ended; then raise the first error there was."""
-    results = await asyncio.gather(*entries, return_exceptions=True)
-    for result in results:
+    results: list[Result] = []
+    for result in await asyncio.gather(*loads, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-    return [result for result in results if isinstance(result, CacheEntry)]
+        results.append(result)
+    return results

@@ -134,7 +134,7 @@ class ReadThrough(ReadEntries):
                 )
                 return value_of(asked, await self._without_server(asked, error))
             if found.status is None:
-                return (await self._through(asked, data, found)).value
+                return value_of(asked, await self._through(asked, data, found))
         except CacheError as error:
             self._note(error, context)
             raise
