@@ -11,6 +11,7 @@ import pytest
 from async_redis_cache import (
     CacheError,
     CacheOutcomeUnknown,
+    CacheOverloaded,
     CachePermissionError,
     CacheServerError,
     CacheStateError,
@@ -66,6 +67,84 @@ async def test_who_is_tried_again_is_first() -> None:
     wires.wire.answer([b"1", b"2", b"3"])
     assert await asyncio.gather(*broken, late) == [b"1", b"2", b"3"]
     assert wires.counters.retries == 2
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    ("size", "most_calls", "most_bytes"),
+    [(1, 3, 1_000_000), (400, 1_000, 1_500)],
+    ids=["calls", "bytes"],
+)
+async def test_who_waits_again_is_counted_again(
+    size: int, most_calls: int, most_bytes: int
+) -> None:
+    """What may wait is bounded also where an exchange broke, and is no less when that is over."""
+    wires = Wires(most_calls=most_calls, most_bytes=most_bytes)
+    await busy(wires)
+    calls = [store(wires, b"%d" % number, bytes(size)) for number in range(3)]
+    wires.wire.answer([None])
+    await turns()
+    wires.wire.lose()
+    with pytest.raises(CacheOverloaded):
+        store(wires, b"one too many", bytes(size))
+    await turns()
+    wires.wire.answer(*[b"OK"] * 3)
+    assert await asyncio.gather(*calls) == [None] * 3
+    await busy(wires)
+    for number in range(3):
+        store(wires, b"%d" % number, bytes(size)).cancel()
+    with pytest.raises(CacheOverloaded):
+        store(wires, b"one too many", bytes(size))
+
+
+@in_virtual_time
+async def test_who_is_tried_again_makes_no_exchange_too_large() -> None:
+    """A thousand keys whose exchange broke do not leave together with all that came meanwhile."""
+    wires = Wires()
+    await busy(wires)
+    calls = [read(wires, b"%d" % number) for number in range(1_000)]
+    wires.wire.answer([None])
+    await turns()
+    calls += [read(wires, b"%d" % number) for number in range(1_000, 1_100)]
+    wires.wire.lose()
+    sent: list[int] = []
+    while not all(call.done() for call in calls):
+        await turns()
+        ((_, *keys),) = wires.wire.commands
+        sent.append(len(keys))
+        wires.wire.answer(list(keys))
+    assert sent == [1024, 76]
+
+
+@in_virtual_time
+async def test_who_has_to_go_alone_goes_alone() -> None:
+    """Whoever waits in front or behind, where one of the keys of an exchange was refused."""
+    wires = Wires(wires=2)
+    await busy(wires)
+    lost = store(wires, b"lost")
+    refused = [read(wires, b"a"), read(wires, b"forbidden")]
+    one, other = wires.transport.exchanges
+    one.answer([None])
+    await turns()
+    one.answer("NOPERM no permissions to access a key")
+    behind = [store(wires, b"s"), store(wires, b"t")]
+    other.lose()
+    sent: list[list[tuple[bytes, ...]]] = []
+    while not all(call.done() for call in (lost, *refused, *behind)):
+        await turns()
+        for wire in tuple(wires.transport.exchanges):
+            sent.append([words[:2] for words in wire.commands])
+            replies = {b"a": [b"1"], b"forbidden": "NOPERM"}
+            wire.answer(*[replies.get(key, b"OK") for _, key in sent[-1]])
+    assert sent == [
+        [(b"SET", b"lost")],
+        [(b"MGET", b"a")],
+        [(b"MGET", b"forbidden")],
+        [(b"SET", b"s"), (b"SET", b"t")],
+    ]
+    assert await asyncio.gather(lost, refused[0], *behind) == [None, b"1", None, None]
+    with pytest.raises(CachePermissionError):
+        await refused[1]
 
 
 @in_virtual_time
