@@ -245,6 +245,28 @@ def test_distrust_empties() -> None:
     assert near.counters.near_trusted
 
 
+def test_a_watcher_is_told_of_each_change_of_its_key() -> None:
+    """And when changes may have been missed; of other keys' changes, or once it watches no more, it is not."""
+    near = Near()
+    told: list[str] = []
+
+    def tell() -> None:
+        told.append("a")
+
+    near.cache.watch(b"a", tell)
+    near.cache.watch(b"a", lambda: told.append("also a"))
+    near.cache.watch(b"b", lambda: told.append("b"))
+    near.cache.changed([b"unknown", b"a"])
+    assert told == ["a", "also a"]
+    near.cache.invalidate([b"b"])
+    assert told == ["a", "also a", "b"]
+    near.cache.unwatch(b"a", tell)
+    near.cache.changed([b"a"])
+    assert told == ["a", "also a", "b", "also a"]
+    near.cache.distrust()
+    assert sorted(told[4:]) == ["also a", "b"]
+
+
 def test_distrust_is_counted_once() -> None:
     """A link that is lost twice over, or was never armed, has emptied nothing more."""
     near = Near()
@@ -262,11 +284,13 @@ def test_counters() -> None:
     near.cache.lease(b"missing")
     assert (near.counters.near_hits, near.counters.near_misses) == (2, 2)
     near.cache.changed([b"a", b"unknown"])
-    assert near.counters.near_invalidations == 2
+    near.cache.changed([b"a"])
+    assert near.counters.near_invalidations == 3
     assert (near.counters.near_entries, near.counters.near_bytes) == (0, 0)
     near.keep(b"a")
     near.cache.flush()
-    assert near.counters.near_flushes == 1
+    near.cache.flush()
+    assert near.counters.near_flushes == 2
     assert (near.counters.near_entries, near.counters.near_bytes) == (0, 0)
     assert near.counters.near_evictions == 0
     assert (near.counters.hits, near.counters.round_trips) == (0, 0)

@@ -30,6 +30,20 @@ def test_no_more_bytes_than_agreed() -> None:
     assert near.held(b"large") == [b"large"]
 
 
+def test_the_bytes_agreed_may_all_be_used() -> None:
+    """What fills the room to the last byte is kept, as one entry or as two."""
+    near = Near()
+    near.keep(b"a", b"x" * 1_000)
+    size = near.counters.near_bytes
+    for count in (1, 2):
+        near = Near(max_bytes=count * size)
+        keys = [b"a", b"b"][:count]
+        for key in keys:
+            near.keep(key, b"x" * 1_000)
+        assert near.held(*keys) == keys
+        assert near.counters.near_bytes == count * size
+
+
 def test_an_entry_larger_than_everything_is_not_kept() -> None:
     """It drives nobody else out; what was held under its key is older, and goes."""
     near = Near(max_bytes=ROOM)
@@ -78,6 +92,16 @@ def test_into_a_full_near_cache_comes_who_is_asked_for_again() -> None:
     near.cache.changed([b"d"])
     assert near.cache.lease(b"f") is not None
     assert near.counters.near_misses == 7
+
+
+def test_an_emptied_near_cache_has_room() -> None:
+    """When all has been dropped, whoever asks comes in at once, though it was full before."""
+    near = Near(max_size=1)
+    for key in (b"a", b"b"):
+        near.keep(key)
+    assert near.cache.lease(b"c") is None
+    near.cache.flush()
+    assert near.cache.lease(b"d") is not None
 
 
 def test_the_doorkeeper_forgets() -> None:
