@@ -1,0 +1,125 @@
+"""Several links, of which each tells of the keys of one node: near data is believed while all are alive."""
+
+from __future__ import annotations
+
+from async_redis_cache._unison import Unison
+from harness.near_clock import Near
+
+ONE, OTHER, THIRD = ("10.0.0.1", 7001), ("10.0.0.1", 7002), ("10.0.0.2", 7001)
+
+
+class Links:
+    """The links of a near cache that holds one entry, as soon as all are alive."""
+
+    def __init__(self) -> None:
+        self.near = Near()
+        self.near.cache.distrust()
+        self.lost = 0
+        self.unison = Unison(self.near.cache, self._lose)
+
+    def _lose(self) -> None:
+        self.lost += 1
+
+    def is_near(self) -> bool:
+        """Whether what is kept now is given."""
+        self.near.keep(b"key")
+        return self.near.held(b"key") == [b"key"]
+
+
+def test_nothing_is_near_until_all_are_alive() -> None:
+    """One that says nothing yet may be the one that would tell of the key."""
+    links = Links()
+    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    one.trust_until(links.near.now + 10)
+    assert not links.is_near()
+    assert not links.unison.is_whole
+    other.trust_until(links.near.now + 10)
+    assert links.is_near()
+    assert links.unison.is_whole
+
+
+def test_nothing_is_near_for_longer_than_the_first_to_fall_silent() -> None:
+    """The moment is the earliest of all, and each sign of life may move it on."""
+    links = Links()
+    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    one.trust_until(links.near.now + 10)
+    other.trust_until(links.near.now + 2)
+    links.near.now += 1.9
+    assert links.is_near()
+    links.near.now += 0.1
+    assert not links.is_near()
+    other.trust_until(links.near.now + 100)
+    links.near.now += 7.9
+    assert links.is_near()
+    links.near.now += 0.1
+    assert not links.is_near()
+
+
+def test_whichever_is_lost_all_is_dropped() -> None:
+    """It is said that one was lost; nothing is near until it is back, however alive the others are."""
+    links = Links()
+    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    one.trust_until(links.near.now + 10)
+    other.trust_until(links.near.now + 10)
+    assert links.is_near()
+    other.distrust()
+    assert links.lost == 1
+    assert links.near.counters.near_entries == 0
+    assert not links.unison.is_whole
+    one.trust_until(links.near.now + 20)
+    assert not links.is_near()
+    other.trust_until(links.near.now + 20)
+    assert links.is_near()
+    assert links.lost == 1
+
+
+def test_a_node_that_joins_is_waited_for() -> None:
+    """It may have keys that were another's until now: what is near is dropped when it comes."""
+    links = Links()
+    one = links.unison.joined_by(ONE)
+    one.trust_until(links.near.now + 10)
+    assert links.is_near()
+    new = links.unison.joined_by(OTHER)
+    assert links.near.counters.near_entries == 0
+    one.trust_until(links.near.now + 10)
+    assert not links.is_near()
+    new.trust_until(links.near.now + 10)
+    assert links.is_near()
+    assert links.lost == 0
+
+
+def test_a_node_that_has_left_is_not_waited_for() -> None:
+    """What its link says afterwards is of no account; without any link nothing is near."""
+    links = Links()
+    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    one.trust_until(links.near.now + 10)
+    assert not links.is_near()
+    links.unison.left_by(OTHER)
+    assert links.is_near()
+    assert links.unison.is_whole
+    other.distrust()
+    other.trust_until(links.near.now - 1)
+    links.unison.left_by(THIRD)
+    assert links.is_near()
+    assert links.lost == 0
+    links.unison.left_by(ONE)
+    links.near.now += 10
+    assert not links.is_near()
+
+
+def test_news_of_any_is_news() -> None:
+    """Changed keys are dropped, and told; a flush of one node drops all."""
+    links = Links()
+    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    for link in (one, other):
+        link.trust_until(links.near.now + 10)
+    near = links.near
+    for key in (b"a", b"b", b"c"):
+        near.keep(key)
+    one.changed([b"a"])
+    other.changed([b"b"])
+    assert near.held(b"a", b"b", b"c") == [b"c"]
+    assert near.counters.near_invalidations == 2
+    other.flush()
+    assert near.held(b"c") == []
+    assert links.is_near()
