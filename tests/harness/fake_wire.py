@@ -8,7 +8,7 @@ from typing import Any, cast
 import hiredis
 
 from async_redis_cache._backoff import Backoff
-from async_redis_cache._batcher import Batcher
+from async_redis_cache._batcher import Batcher, Router
 from async_redis_cache._counters import CacheStats
 from async_redis_cache._failures import LOST, MISREAD, Failure, ServerReply
 from async_redis_cache._queue import CallQueue
@@ -133,6 +133,7 @@ class Wires:
         budget: float = 1.0,
         most_calls: int = 10_000,
         most_bytes: int = 64 * 1024 * 1024,
+        router: Router | None = None,
     ) -> None:
         self.counters = CacheStats()
         self.loop = asyncio.get_running_loop()
@@ -143,6 +144,7 @@ class Wires:
             waiting=CallQueue(most_calls, most_bytes),
             # Without jitter, so that the pauses are known.
             backoff=Backoff(self.loop.time, lambda: HALF),
+            router=router,
         )
         self.transport = FakeTransport(wires)
         self.transport.batcher = self.batcher

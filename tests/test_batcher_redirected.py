@@ -1,0 +1,121 @@
+"""Calls that belong on another server: who has them passed on, and by when they end there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from async_redis_cache import CacheServerError, CacheStateError, CacheTimeout
+from async_redis_cache._batcher import Batcher
+from async_redis_cache._exchange import Call
+from async_redis_cache._failures import Failure
+from harness.asking import busy, read
+from harness.fake_wire import Wires
+from harness.virtual_time import in_virtual_time, turns
+
+MOVED = "MOVED 1 10.0.0.2:7002"
+
+
+class TwoServers:
+    """A call that one of them refuses is passed on to the other, if it knows the place."""
+
+    def __init__(self, known: str = "10.0.0.2") -> None:
+        self.one = Wires(router=self)
+        self.other = Wires(router=self)
+        self.refused_at: list[tuple[str, int] | None] = []
+        self._known = known
+
+    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+        self.refused_at.append(failure.place)
+        if failure.place is None or failure.place[0] != self._known:
+            return False
+        to = self.other if sender is self.one.batcher else self.one
+        to.batcher.take_over(call)
+        return True
+
+    def home(self, call: Call) -> Batcher:
+        return self.other.batcher
+
+
+@in_virtual_time
+async def test_a_call_goes_where_its_refusal_says() -> None:
+    """Only that one, and it costs no retry; the others of its exchange have their answers."""
+    servers = TwoServers()
+    moved = read(servers.one, b"a")
+    servers.one.wire.answer(MOVED)
+    await turns()
+    assert servers.refused_at == [("10.0.0.2", 7002)]
+    assert servers.other.wire.commands == [(b"MGET", b"a")]
+    stayed = read(servers.one, b"b")
+    servers.one.wire.answer([b"2"])
+    servers.other.wire.answer([b"1"])
+    assert [await moved, await stayed] == [b"1", b"2"]
+    assert (servers.one.counters.retries, servers.other.counters.retries) == (0, 0)
+
+
+@in_virtual_time
+async def test_a_refusal_that_names_no_place_that_is_known_is_the_answer() -> None:
+    """A place that nobody can be sent to, or none at all."""
+    servers = TwoServers(known="10.0.0.3")
+    for reply in (MOVED, "ERR"):
+        refused = read(servers.one, b"a")
+        servers.one.wire.answer(reply)
+        with pytest.raises(CacheServerError):
+            await refused
+    assert servers.refused_at == [("10.0.0.2", 7002)]
+    assert servers.other.transport.exchanges == []
+
+
+@in_virtual_time
+async def test_who_has_left_is_not_passed_on() -> None:
+    """What nobody waits for is asked of no other server."""
+    servers = TwoServers()
+    gone = read(servers.one, b"a")
+    gone.cancel()
+    servers.one.wire.answer(MOVED)
+    await turns()
+    assert servers.refused_at == []
+    assert servers.other.transport.exchanges == []
+
+
+@in_virtual_time
+async def test_who_was_passed_on_ends_by_the_same_deadline() -> None:
+    """Counted from when he asked the first server."""
+    servers = TwoServers()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    moved = read(servers.one, b"a")
+    await asyncio.sleep(0.9)
+    servers.one.wire.answer(MOVED)
+    with pytest.raises(CacheTimeout):
+        await moved
+    assert loop.time() - begun == pytest.approx(1.0)
+
+
+@in_virtual_time
+async def test_a_server_that_was_left_takes_nobody_over() -> None:
+    """Who is sent there learns that the cache was closed."""
+    servers = TwoServers()
+    moved = read(servers.one, b"a")
+    servers.other.batcher.close()
+    servers.one.wire.answer(MOVED)
+    with pytest.raises(CacheStateError) as caught:
+        await moved
+    assert caught.value.code == "NOT_OPENED"
+
+
+@in_virtual_time
+async def test_whoever_is_tried_again_is_tried_at_home() -> None:
+    """After a lost connection too: the slot may have moved meanwhile."""
+    servers = TwoServers()
+    await busy(servers.one)
+    call = read(servers.one, b"a")
+    servers.one.wire.answer([None])
+    await turns()
+    servers.one.wire.lose()
+    await turns()
+    assert servers.one.transport.exchanges == []
+    servers.other.wire.answer([b"1"])
+    assert await call == b"1"
+    assert servers.one.counters.retries == 1
