@@ -1,0 +1,180 @@
+"""The breaker by itself: when it opens, how often the server is asked meanwhile, and when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from async_redis_cache import CacheOverloaded, CacheUnavailable
+from async_redis_cache._breaker import Breaker, Breakers
+from async_redis_cache._counters import CacheStats
+from async_redis_cache._journal import BREAKER, Condition, Record
+from harness.virtual_time import in_virtual_time, turns
+
+CODES = ("CONNECTION_LOST", "TIMEOUT", "CONNECT_FAILED")
+
+
+class Probed:
+    """A breaker, and a server that answers its probes when the test lets it."""
+
+    def __init__(self, chance: float = 1.0, *, are_heeded: bool = True) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.answers = False
+        self.has_room = True
+        self.probed_at: list[float] = []
+        self.counters = CacheStats()
+        self.told: list[Record] = []
+        self.breakers = Breakers(self.counters, lambda: chance)
+        self.breakers.are_heeded = are_heeded
+        condition = Condition(BREAKER, "server", self.told.append)
+        self.breaker = Breaker(self._probe, self.breakers, condition)
+
+    def _probe(self) -> asyncio.Future[Any]:
+        self.probed_at.append(self.loop.time())
+        if not self.has_room:
+            raise CacheOverloaded("OVERLOADED", "too many")
+        probe = self.loop.create_future()
+        if self.answers:
+            probe.set_result(b"PONG")
+        else:
+            probe.set_exception(CacheUnavailable("CONNECTION_LOST", "lost"))
+        return probe
+
+    def open(self) -> None:
+        """Let it open."""
+        for code in CODES:
+            self.breaker.failed(code)
+        assert self.is_open()
+
+    def is_open(self) -> bool:
+        """Whether it is; the counters say the same."""
+        assert self.counters.breakers_open == self.breaker.is_open
+        return self.breaker.is_open
+
+
+@in_virtual_time
+async def test_it_opens_after_three_failures_in_a_row() -> None:
+    """That is told once, with the last one's code."""
+    probed = Probed()
+    for code in CODES:
+        assert not probed.is_open()
+        probed.breaker.failed(code)
+    assert probed.is_open()
+    probed.breaker.failed("TIMEOUT")
+    assert [(record.event, record.code) for record in probed.told] == [(BREAKER.worse, CODES[-1])]
+    probed.breaker.stop()
+
+
+@in_virtual_time
+async def test_an_answer_ends_the_row() -> None:
+    """Three failures with an answer between them open nothing."""
+    probed = Probed()
+    for _ in range(3):
+        probed.breaker.failed("TIMEOUT")
+        probed.breaker.failed("TIMEOUT")
+        probed.breaker.succeeded()
+    assert not probed.is_open()
+
+
+@in_virtual_time
+async def test_it_opens_for_those_who_heed_it() -> None:
+    """Before any call goes on without the server, failures are not counted."""
+    probed = Probed(are_heeded=False)
+    for _ in range(5):
+        probed.breaker.failed("TIMEOUT")
+    assert not probed.is_open()
+    probed.breakers.are_heeded = True
+    probed.breaker.failed("TIMEOUT")
+    assert not probed.is_open()
+    assert probed.told == []
+
+
+@in_virtual_time
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+async def test_a_server_that_is_away_is_asked_ever_more_seldom(
+    chance: float, share: float, *, has_room: bool
+) -> None:
+    """From 50 ms on, each pause twice the last, up to half a second; by chance down to half of that.
+
+    Where so many calls wait that there is no room for a probe, it is tried again as one that failed.
+    """
+    probed = Probed(chance)
+    probed.has_room = has_room
+    probed.open()
+    begun = probed.loop.time()
+    await asyncio.sleep(3)
+    moments = [begun, *probed.probed_at]
+    pauses = [later - sooner for sooner, later in pairwise(moments)]
+    wanted = [share * pause for pause in (0.05, 0.1, 0.2, 0.4, 0.5, 0.5)]
+    assert pauses[:6] == pytest.approx(wanted)
+    probed.breaker.stop()
+
+
+@in_virtual_time
+@pytest.mark.parametrize("by", ["probe", "call"])
+async def test_it_closes_with_the_first_answer(by: str) -> None:
+    """To a probe, or to a call of others: that is told, nobody is asked any more, and all is as before."""
+    probed = Probed()
+    for _ in range(2):
+        probed.told.clear()
+        probed.answers = False
+        probed.open()
+        await asyncio.sleep(1)
+        assert probed.is_open()
+        if by == "call":
+            probed.breaker.succeeded()
+        else:
+            probed.answers = True
+            await asyncio.sleep(0.5)
+        assert not probed.is_open()
+        assert [record.event for record in probed.told] == [BREAKER.worse, BREAKER.better]
+        count = len(probed.probed_at)
+        await asyncio.sleep(2)
+        assert len(probed.probed_at) == count
+        probed.breaker.failed("TIMEOUT")
+        probed.breaker.failed("TIMEOUT")
+        assert not probed.is_open()
+        probed.breaker.succeeded()
+
+
+@in_virtual_time
+async def test_each_is_open_for_itself() -> None:
+    """Of two servers that are away one comes back: the counters say that one is left."""
+    one = Probed()
+    other = Breaker(one._probe, one.breakers, Condition(BREAKER, "other", one.told.append))
+    one.open()
+    for _ in range(3):
+        assert not other.is_open
+        other.failed("TIMEOUT")
+    assert one.counters.breakers_open == 2
+    other.succeeded()
+    assert one.counters.breakers_open == 1
+    assert one.breaker.is_open
+    one.breaker.stop()
+    assert one.counters.breakers_open == 0
+
+
+@in_virtual_time
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_nothing_is_left_of_one_that_is_stopped(*, is_open: bool) -> None:
+    """Nobody is asked any more, nothing is told of it, and it does not open again."""
+    probed = Probed()
+    if is_open:
+        probed.open()
+        await asyncio.sleep(0.1)
+    told = list(probed.told)
+    probed.breaker.stop()
+    assert not probed.is_open()
+    count = len(probed.probed_at)
+    for _ in range(5):
+        probed.breaker.failed("TIMEOUT")
+    await turns()
+    await asyncio.sleep(2)
+    assert not probed.is_open()
+    assert len(probed.probed_at) == count
+    assert probed.told == told
+    assert asyncio.all_tasks() == {asyncio.current_task()}
