@@ -352,6 +352,24 @@ async def test_an_exchange_goes_on_while_anybody_waits_for_it() -> None:
 
 
 @in_virtual_time
+async def test_deadlines_close_together_cost_few_looks() -> None:
+    """The timer is not set for each: who is due a little later may wait for the next look."""
+    wires = Wires()
+    loop = asyncio.get_running_loop()
+    calls = [await busy(wires)]
+    ends: list[float] = []
+    for number in range(200):
+        calls.append(read(wires, b"%d" % number))
+        calls[-1].add_done_callback(lambda _: ends.append(loop.time()))
+        await asyncio.sleep(0.000_1)
+    last = loop.time() + 1.0
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert len(ends) == 200
+    assert max(ends) <= last + WATCH_SECONDS
+    assert len(set(ends)) <= 6
+
+
+@in_virtual_time
 async def test_a_call_may_have_a_budget_of_its_own() -> None:
     """A shorter one brings the timer forward."""
     wires = Wires(budget=10.0)

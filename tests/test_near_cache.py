@@ -173,8 +173,10 @@ def test_nothing_is_given_after_the_moment() -> None:
     near.keep(b"a")
     near.now += 1.999
     assert near.held(b"a") == [b"a"]
+    assert near.cache.is_trusted()
     near.now += 0.001
     assert near.held(b"a") == []
+    assert not near.cache.is_trusted()
     near.keep(b"b")
     near.cache.trust_until(near.now + 2)
     assert near.held(b"b") == []

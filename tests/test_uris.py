@@ -174,6 +174,29 @@ async def test_bad_uris(door: Door, uri: str) -> None:
     assert not cache.is_open()
 
 
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("secret", "must begin with one of redis://, rediss://, "),
+        ("redis://h#secret", "must not hold '#'; write %23"),
+        ("unix://secret.sock", "must name an absolute path"),
+        ("fake://secret:1", "takes nothing behind fake://"),
+        ("redis://h:secret", "has a port that is no number"),
+        ("redis://h:65536", "has a port outside 1 to 65535"),
+        ("redis://h/secret", "has a database that is no number"),
+        ("redis://h?db=secret", "has a database that is no number"),
+        ("redis://h?password=secret", "takes no parameter but db"),
+        ("redis://[::1", "has an IPv6 address that is not closed by ']'"),
+        ("redis://:6379", "names no host"),
+    ],
+)
+def test_it_is_said_what_is_wrong(uri: str, why: str) -> None:
+    """Who wrote the URI need not guess, though none of it is quoted."""
+    with pytest.raises(CacheConfigError) as caught:
+        parse_uri(uri)
+    assert str(caught.value).startswith(f"connection.uri {why}")
+
+
 @given(st.text())
 def test_any_text(text: str) -> None:
     """Whatever is given: an endpoint, or BAD_URI."""
