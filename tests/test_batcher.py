@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import CacheOverloaded
 from async_redis_cache._read_verbs import READ_MANY_WITH_LIFE, READ_WITH_LIFE, UNKNOWN_LIFE
-from harness.asking import busy, read, store
+from harness.asking import STORE_BYTES, busy, read, store
 from harness.fake_wire import Wires
 from harness.virtual_time import in_virtual_time, turns
 
@@ -160,6 +160,20 @@ async def test_an_exchange_is_bounded_in_bytes() -> None:
             sent.append([words[1] for words in wires.wire.commands])
             replies = (b"OK",) * len(sent[-1])
     assert sent == [[b"600000", b"300000"], [b"300000"], [b"3000000"], [b"10"]]
+
+
+@in_virtual_time
+async def test_an_exchange_may_be_filled_to_the_last_byte() -> None:
+    """What makes it 1 MiB and no more leaves with it."""
+    wires = Wires()
+    await busy(wires)
+    half = bytes(512 * 1024 - STORE_BYTES)
+    calls = [store(wires, key, data) for key, data in ((b"a", half), (b"b", half), (b"c", b""))]
+    wires.wire.answer([None])
+    await turns()
+    assert [words[1] for words in wires.wire.commands] == [b"a", b"b"]
+    wires.batcher.close()
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 @in_virtual_time

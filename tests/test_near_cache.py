@@ -303,7 +303,7 @@ def test_repr_tells_the_state_and_no_data() -> None:
     near = Near()
     near.keep(b"secret", b"secret")
     assert "1 entries" in repr(near.cache)
-    assert "not trusted" not in repr(near.cache)
-    near.now += 2_000_000
-    assert "not trusted" in repr(near.cache)
+    assert repr(near.cache).endswith(" bytes, trusted>")
+    near.cache.trust_until(near.now)
+    assert repr(near.cache).endswith(" bytes, not trusted>")
     assert "secret" not in repr(near.cache)

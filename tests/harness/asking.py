@@ -10,13 +10,16 @@ from async_redis_cache._read_verbs import READ
 from harness.fake_wire import Wires
 from harness.virtual_time import turns
 
+STORE_BYTES = 48
+"""What a store takes beside its data."""
+
 
 def read(wires: Wires, key: bytes) -> asyncio.Future[Any]:
     return wires.batcher.ask(READ, key, len(key) + 16)
 
 
 def store(wires: Wires, key: bytes, data: bytes = b"1") -> asyncio.Future[Any]:
-    return wires.batcher.ask(STORE, ((key, data, 1000),), len(data) + 48)
+    return wires.batcher.ask(STORE, ((key, data, 1000),), len(data) + STORE_BYTES)
 
 
 async def busy(wires: Wires) -> asyncio.Future[Any]:
