@@ -20,7 +20,7 @@ from async_redis_cache import (
 )
 from async_redis_cache._commands import CONTAINS, DISCARD, FORGET, TAKE
 from async_redis_cache._failures import LOST
-from async_redis_cache._read_verbs import READ_WITH_LIFE
+from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
 from harness import await_until
 from harness.asking import busy, read, store
 from harness.fake_wire import Wires
@@ -406,3 +406,69 @@ async def test_nothing_is_left_after_close() -> None:
         wire.abort()
     await turns()
     assert wires.timers == 0
+
+
+@in_virtual_time
+async def test_what_is_said_of_the_server() -> None:
+    """An answer, also one that refuses; and each call that has ended for want of one, once."""
+    wires = Wires(retries=1)
+    answered = read(wires, b"a")
+    await turns()
+    wires.wire.answer("NOPERM this user has no permissions")
+    assert wires.health == ["heard"]
+    with pytest.raises(CachePermissionError):
+        await answered
+    lost = read(wires, b"b")
+    await turns()
+    wires.wire.lose()
+    assert wires.health == ["heard"]
+    await turns()
+    wires.wire.lose()
+    assert wires.health == ["heard", "CONNECTION_LOST"]
+    with pytest.raises(CacheUnavailable):
+        await lost
+    stored = store(wires, b"c")
+    await turns()
+    wires.wire.lose()
+    await turns()
+    wires.wire.lose()
+    with pytest.raises(CacheOutcomeUnknown):
+        await stored
+    assert wires.health == ["heard", "CONNECTION_LOST", "CONNECTION_LOST"]
+
+
+@in_virtual_time
+async def test_who_could_wait_for_less_says_nothing_of_the_server() -> None:
+    """Three calls that nobody answers by their deadlines: only those count that had the whole time."""
+    wires = Wires(budget=1.0)
+    calls = [
+        wires.batcher.ask(READ, key, 20, budget=budget)
+        for key, budget in ((b"a", 0.5), (b"b", 1.0), (b"c", None), (b"d", 2.0))
+    ]
+    for call in calls:
+        with pytest.raises(CacheTimeout):
+            await call
+    assert wires.health == ["TIMEOUT"] * 3
+
+
+@in_virtual_time
+async def test_who_has_left_says_nothing_of_the_server() -> None:
+    """A call whose caller is gone when its time is up."""
+    wires = Wires()
+    call = read(wires, b"a")
+    await turns()
+    call.cancel()
+    await asyncio.sleep(2)
+    assert wires.health == []
+
+
+@in_virtual_time
+async def test_what_is_closed_is_not_away() -> None:
+    """Calls that a close has ended."""
+    wires = Wires()
+    under_way, waiting = await busy(wires), read(wires, b"b")
+    wires.batcher.close()
+    for call in (under_way, waiting):
+        with pytest.raises(CacheStateError):
+            await call
+    assert wires.health == []

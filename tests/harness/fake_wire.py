@@ -137,8 +137,12 @@ class Wires:
     ) -> None:
         self.counters = CacheStats()
         self.loop = asyncio.get_running_loop()
+        self.health: list[str] = []
+        """What was said of the server: `heard`, or the code of a call that has failed."""
         self.batcher = Batcher(
             self.counters,
+            heard=lambda: self.health.append("heard"),
+            failed=self.health.append,
             budget=budget,
             retries=retries,
             waiting=CallQueue(most_calls, most_bytes),
