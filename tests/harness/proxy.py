@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from harness.servers import Server
 
 PATIENCE_SECONDS = 10.0
+_TURNS_TO_ACCEPT = 5
+"""Of the loop, after which a connection that was accepted has been handed over."""
 
 T = TypeVar("T")
 
@@ -207,6 +209,8 @@ class Proxy:
         listening.set_result(None)
         await self._closing.wait()
         await self._refuse()
+        for _ in range(_TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         await self._cut("fin")
 
     async def _listen(self) -> None:
