@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, CacheUnavailable
 from harness import Proxy, Server, StartProxy, await_until
 from harness.choices import by_host_and_port
 from harness.near import near_options, trusted
@@ -73,6 +75,29 @@ async def test_no_call_pays_for_an_old_connection(server: Server, proxy: StartPr
             assert await cache.retrieve(None, "key") == "value"
         assert cache.stats().retries == 0
         assert network.open_now <= 2
+
+
+async def test_the_next_connection_is_made_at_once(server: Server, proxy: StartProxy) -> None:
+    """One that was given up for its age has not failed, though nobody has used it since the server was away."""
+    network = proxy(server)
+    async with AsyncRedisCache.from_url(
+        network.url, max_connections=1, max_connection_age=AGE, retries=0
+    ) as cache:
+        network.refuse()
+        network.cut()
+        for _ in range(6):
+            with pytest.raises(CacheUnavailable):
+                await cache.retrieve(None, "key")
+        network.heal()
+        connects = cache.stats().connects
+        leaving = asyncio.create_task(cache.retrieve(None, "key"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await await_until(lambda: cache.stats().connects > connects)
+        await asyncio.sleep(1.2 * AGE / 1000)
+        begun = time.monotonic()
+        assert await cache.retrieve(None, "key") is None
+        assert time.monotonic() - begun < 0.1
 
 
 async def test_without_an_age_a_connection_lasts(server: Server, proxy: StartProxy) -> None:

@@ -177,7 +177,8 @@ class Transport:
         self._ready()
 
     def _lost(self, wire: Wire) -> None:
-        if not wire.has_served:
+        # One that has reached its age is given up on purpose.
+        if not wire.has_served and self._loop.time() < wire.retires_at:
             # It was as good as none, and the next may be no better.
             self._backoff.failed()
         self._wires.discard(wire)
