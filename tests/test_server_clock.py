@@ -27,7 +27,7 @@ class Asked:
     """A server that says what time it is after a while, on a clock that does not run by itself."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = 5_000.0
         self.ahead = EPOCH
         self.futures: list[asyncio.Future[float]] = []
         self.clock = ServerClock(cast("Batcher", self), lambda: self.now)
@@ -82,18 +82,21 @@ async def test_many_who_wait_ask_once_and_may_leave() -> None:
     await asyncio.sleep(0)
     await server.answer(0.001)
     assert waiting[0].cancelled()
-    assert await asyncio.gather(*waiting[1:]) == [EPOCH * 1000 + 1] * 4
+    assert await asyncio.gather(*waiting[1:]) == [round((server.now + EPOCH) * 1000)] * 4
 
 
 async def test_a_slow_answer_is_not_believed_over_a_good_one() -> None:
     """A sample that took long is off by up to half of that; the drift makes it good in the end."""
     server = Asked()
     await server.first()
-    for _ in range(20):
+    errors: list[float] = []
+    for _ in range(30):
         server.now += 1.1
-        assert await server.error() <= 251
+        errors.append(await server.error())
         await server.answer(0.5, asked_late=1.0)
-        assert await server.error() <= 251
+    # What took half a second may be wrong by 250 ms; the first sample may be, too, some 20 seconds later.
+    assert max(errors[:15]) <= 1
+    assert 249 <= max(errors[15:]) <= 251
     server.now += 1.1
     await server.error()
     await server.answer(0.002)
