@@ -22,6 +22,7 @@ from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
 
+NOWHERE = "redis://127.0.0.1:1"
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
@@ -172,3 +173,21 @@ def test_one_run_after_another_without_close(
     assert most <= 4
     assert not cache.is_open()
     wait_until(lambda: raw.info("clients")["connected_clients"] == connected)
+
+
+@pytest.mark.usefixtures("collected")
+def test_a_loop_that_is_gone_while_a_server_is_left_alone(run: Run[Any]) -> None:
+    """What the next loop finds is a cache that has not been disappointed yet, on which all works as on any."""
+    cache = AsyncRedisCache.from_url(NOWHERE, require_connection=False, command_timeout=30)
+
+    async def load() -> list[int]:
+        await cache.open(None)
+        seen = [cache.stats().breakers_open]
+        for _ in range(3):
+            assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
+        return [*seen, cache.stats().breakers_open]
+
+    for _ in range(2):
+        assert run(load()) == [0, 1]
+    run(cache.close(None))
+    assert cache.stats().breakers_open == 0
