@@ -168,7 +168,8 @@ async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment
             under_way = [outcome(call, stop.watch) for call in await freeze()]
             codes.update(await outcomes(cache, stop.watch, 200))
             codes.update(await asyncio.gather(*under_way))
-            # A second, and another for a machine that has something else to do.
+            # A second; and another, as a change that is owed is tried again now and then, on a
+            # connection that is given up as well.
             await await_until(lambda: open_descriptors().keys() == before, seconds=2)
             server.thaw()
             assert await tried_again(cache, "before") == "value"
