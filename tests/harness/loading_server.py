@@ -102,8 +102,11 @@ class LocalTransport:
         self._idle.append(wire)
         self._ready()
 
-    async def close(self) -> None:
-        """There is nothing to close."""
+    def stop(self) -> None:
+        """There is nothing to drop."""
+
+    async def stopped(self) -> None:
+        """Nor to wait for."""
 
 
 class LocalWire:
