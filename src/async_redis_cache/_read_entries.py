@@ -98,15 +98,15 @@ class ReadEntries(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         asked = self._asking(key, loader, timeout, type, loading)
-        read_by = asked.since
         try:
             asked.engine.pass_through(asked.wire_key)
             data, is_near = await asked.engine.read_where(asked.wire_key)
             found = await self._found(asked, data)
-            read_by = asked.engine.loop.time()
         except AWAY as error:
+            read_by = asked.engine.loop.time()
             result = await self._without_server(asked, error)
         else:
+            read_by = asked.engine.loop.time()
             result = _where(found, is_near=is_near)
             if found.status is None:
                 result = await self._through(asked, data, found)
