@@ -1,5 +1,8 @@
 """Processes, a server and bad weather in one event loop, whose every choice is the seed's.
 
+Callers store, remove, invalidate, read and load, one key and many; meanwhile caches are closed, opened again
+and replaced, and processes are killed.
+
 `ARC_SEED=17 pytest tests/test_simulation.py` replays a seed; `ARC_LONG=1` runs 10,000 of them.
 """
 
@@ -14,7 +17,10 @@ from harness.simulated_world import replay
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(4))
 def test_no_seed_breaks_a_promise(part: int) -> None:
-    """Calls end in time, in nothing untrue; what is overtaken is not kept; nothing is left over."""
+    """Calls end in time, in nothing untrue; what is overtaken is not kept; nothing is left over.
+
+    That holds for who is closed in mid-run too, and for those who wait for a process that was killed.
+    """
     broken = first_broken(SEEDS[part::4])
     assert broken is None, f"ARC_SEED={broken.seed} pytest tests/test_simulation.py: {broken}"
 

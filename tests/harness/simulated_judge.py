@@ -11,6 +11,7 @@ from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheTimeout, Cac
 from harness.simulated_witness import Origin, Version, ViolationError, Witness
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
 __all__ = ["Call", "Judge"]
@@ -20,6 +21,9 @@ _UNHEARD: Final = 0.020
 _ROUNDING: Final = 0.002
 _CLOCK_ERROR: Final = 0.200
 """Seconds by which a process may be wrong about the server's clock: half a slow round trip."""
+_OF_ANY_KEY: Final = frozenset({"clear", "invalidate"})
+_CHANGES: Final = frozenset({"store", "store_many", "remove", "remove_many", *_OF_ANY_KEY})
+_OVERTAKING: Final = frozenset({"refresh", *_CHANGES})
 _OWED: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
 
 
@@ -46,23 +50,35 @@ class Judge:
         tags: the prefix of the keys of tags.
         lag: seconds for which what is near may be given though another process has changed it,
             where no news came.
+        opened_at: when its cache was opened: what was near before is not any more.
     """
 
-    def __init__(self, process: str, witness: Witness, tags: bytes, lag: float) -> None:
+    def __init__(
+        self, process: str, witness: Witness, tags: bytes, lag: float, opened_at: float
+    ) -> None:
         self._process = process
         self._witness = witness
         self._tags = tags
         self._lag = lag
+        self._opened_at = opened_at
         self._own: defaultdict[bytes, list[tuple[float, float]]] = defaultdict(list)
         """By key its acknowledged changes: when they ended, and what must be seen from then on."""
         self._failed: defaultdict[bytes, list[tuple[float, float]]] = defaultdict(list)
         self._begun: list[Call] = []
+        """Its changes."""
+        self._overtaking: list[Call] = []
+        """Calls after which a load that was begun before is not joined any more."""
+        self._loads: list[tuple[Origin, asyncio.Task[object]]] = []
+        """Those that were begun without the right, and who makes them."""
         self.without_server: list[float] = []
         """When a call that loads went on without."""
 
-    def changing(self, call: Call) -> None:
-        """A change has begun."""
-        self._begun.append(call)
+    def begins(self, call: Call) -> None:
+        """A call has."""
+        if call.verb in _CHANGES:
+            self._begun.append(call)
+        if call.verb in _OVERTAKING:
+            self._overtaking.append(call)
 
     def changed(self, call: Call) -> None:
         """A change has ended."""
@@ -122,13 +138,31 @@ class Judge:
             )
         self._is_not_owed(call, [key, *(self._tags + tag.encode() for tag in origin.tags)], origin)
 
+    def loading(self, origin: Origin, task: asyncio.Task[object]) -> None:
+        """A load has begun. Where the server was not asked for the right, one serves all who ask here."""
+        for other, maker in self._loads:
+            if (
+                other.key == origin.key
+                and not (maker.done() or maker.cancelling())
+                and not any(self._overtakes(change, other) for change in self._overtaking)
+            ):
+                raise ViolationError(f"{self._process}: {origin} is loaded while {other} is")
+        if not origin.holds_right:
+            self._loads.append((origin, task))
+
+    def _overtakes(self, change: Call, origin: Origin) -> bool:
+        # Any tag may be one that its loader will give it.
+        return change.end >= origin.begun and (
+            origin.key in change.keys or change.verb in _OF_ANY_KEY
+        )
+
     def _floor(self, key: bytes, begin: float) -> float:
         """What the server held at this moment or later may be given to a call that begins so."""
         if not self._lag:
             return begin
         own = (at for end, at in self._own[key] if end <= begin)
         known = self._witness.known(self._process, key, begin - _UNHEARD)
-        return max(begin - self._lag, known, *own)
+        return max(begin - self._lag, self._opened_at, known, *own)
 
     def _is_valid(self, key: bytes, version: Version, call: Call) -> bool:
         margin = _CLOCK_ERROR if version.slack else _ROUNDING
@@ -147,6 +181,8 @@ class Judge:
         """Whether it is what a load gave, which nobody has overtaken as far as one could know."""
         if not origin.by_load or origin.process != self._process or origin.ended > call.end:
             return False
+        if origin.begun < self._opened_at:
+            return False  # Closing has ended it.
         own = max((at for end, at in self._own[origin.key] if end <= call.begin), default=0.0)
         # Who cannot ask the server does not know what others have changed.
         asked = not any(call.begin <= at <= call.end for at in self.without_server)
@@ -162,7 +198,8 @@ class Judge:
         return True
 
     def _is_not_owed(self, call: Call, keys: Sequence[bytes], origin: Origin) -> None:
-        seen = self._witness.first_seen.get(origin.number, origin.begun)
+        first = self._witness.first_seen.get(origin.number, origin.begun)
+        seen = self._witness.last_stored.get(origin.number, first)
         for key in keys:
             for begin, end in self._failed[key]:
                 # While it is changed anew, the reader may as well come before that.
@@ -172,6 +209,6 @@ class Judge:
                 )
                 if end < call.begin and seen < begin and origin.begun < begin and not anew:
                     raise ViolationError(
-                        f"{self._process}: {call} was given {origin}, first stored at {seen}, which "
+                        f"{self._process}: {call} was given {origin}, last stored at {seen}, which "
                         f"a change of {key!r} from {begin} to {end} had failed to make old"
                     )

@@ -13,7 +13,8 @@ import asyncio
 import math
 import random
 import secrets
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVarTuple, cast
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
-__all__ = ["Arrivals", "SimulatedLoop", "simulated"]
+__all__ = ["Arrivals", "SimulatedLoop", "owned_by", "simulated"]
 
 Ts = TypeVarTuple("Ts")
 
@@ -40,6 +41,8 @@ _LONGEST_STALL: Final = 0.030
 _TURN: Final = 20e-6
 _JITTER: Final = 1e-7
 """Seconds by which a timer is late at the most, so that of two that are due together either is first."""
+_OWNER: Final[ContextVar[object]] = ContextVar("_OWNER", default=None)
+"""Whose the tasks and timers are that are made now."""
 
 
 class Arrivals(Protocol):
@@ -84,6 +87,17 @@ class SimulatedLoop(VirtualTimeLoop):
         future = _Future(loop=self)
         self._made.append(future)
         return future
+
+    def left_of(self, owner: object) -> list[object]:
+        """The tasks and the timers of an owner that are still to come."""
+        loop: Any = self
+        tasks = [task for task in asyncio.all_tasks(self) if getattr(task, "owner", None) is owner]
+        timers = [
+            timer
+            for timer in loop._scheduled
+            if not timer._cancelled and timer._context.get(_OWNER) is owner
+        ]
+        return [*tasks, *timers]
 
     def unheeded(self) -> list[str]:
         """The errors that nobody has looked at, without waiting for the collector to find them."""
@@ -153,6 +167,7 @@ class _Future(asyncio.Future[Any]):
 class _Task(asyncio.Task[Any]):
     def __init__(self, *args: Any, number: int, **kwargs: Any) -> None:
         self._number = number
+        self.owner = _OWNER.get()
         super().__init__(*args, **kwargs)
 
     def __hash__(self) -> int:
@@ -166,6 +181,18 @@ def _numbered_task(
     task = _Task(work, loop=loop, number=loop.number(), **kwargs)
     loop._made.append(task)
     return task
+
+
+@contextmanager
+def owned_by(owner: object) -> Generator[None]:
+    """What is begun within is this owner's, and what that begins."""
+    token = _OWNER.set(owner)
+    try:
+        yield
+    finally:
+        # What a run that was broken off has left is ended by the collector, in a context of its own.
+        with suppress(ValueError):
+            _OWNER.reset(token)
 
 
 @contextmanager

@@ -52,6 +52,8 @@ class Network:
         self.connections: list[Connection] = []
         self.peer: Peer
         self.refuses_until = 0.0
+        self.unplugged: set[str] = set()
+        """Processes that have no way to the server any more."""
         self.is_calm = False
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
@@ -61,6 +63,20 @@ class Network:
         connection = Connection(self, process, next(self._numbers))
         self.connections.append(connection)
         return connection
+
+    def unplug(self, process: str, *, silently: bool) -> None:
+        """From now on nothing that a process does leaves it; what it has sent may still arrive.
+
+        Args:
+            process: which.
+            silently: so that the server does not even hear that its connections have ended.
+        """
+        self.unplugged.add(process)
+        for connection in self.connections:
+            if connection.process == process:
+                if silently:
+                    connection.up.silent_until = math.inf
+                connection.transport.abort()
 
     def next_at(self) -> float:
         """See `Arrivals`."""

@@ -6,15 +6,18 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.simulated_clients import KEYS, Clients, Process
+from harness.simulated_calls import KEYS
+from harness.simulated_loads import Source
 from harness.simulated_witness import ViolationError, Witness
 
 if TYPE_CHECKING:
+    from harness.simulated_clients import Clients
     from harness.simulated_loop import SimulatedLoop
     from harness.simulated_network import Network
+    from harness.simulated_processes import Process
     from harness.simulated_store import Store
 
-__all__ = ["at_rest", "nothing_left"]
+__all__ = ["at_rest", "nothing_left", "nothing_left_of"]
 
 _REARMED: Final = 0.5
 """Seconds within which a link that has come of age is made anew."""
@@ -33,6 +36,14 @@ async def at_rest(clients: Clients, store: Store, process: Process) -> None:
         if call.error is not None:
             raise ViolationError(f"{process.name}: {call} though all is well again")
         clients.judge(process, call, call.keys[0], value)
+    # Also where somebody has died who held the right to load.
+    source = Source(clients, process, takes=0)
+    load = partial(process.cache.retrieve_or_load_many, None, KEYS, source.many)
+    call, values = await clients.made(process, "retrieve_or_load_many", KEYS, load, loads=True)
+    if call.error is not None:
+        raise ViolationError(f"{process.name}: {call} though all is well again")
+    for key, wire_key in zip(KEYS, call.keys, strict=True):
+        clients.judge(process, call, wire_key, values.get(key))
     # Until the watch has seen that no call is overdue.
     await asyncio.sleep(process.options["command_timeout"] / 1000)
     _idle(process)
@@ -48,6 +59,17 @@ async def at_rest(clients: Clients, store: Store, process: Process) -> None:
         held = store.data.get(key)
         if clients.loop.time() < entry.expires and entry.data != held:
             raise ViolationError(f"{process.name}: near is {entry.data!r}, on the server {held!r}")
+
+
+def nothing_left_of(process: Process, network: Network, loop: SimulatedLoop) -> None:
+    """Its cache is closed: its callers know it, and nothing goes on.
+
+    Raises:
+        ViolationError: something does.
+    """
+    connections = [one for one in network.connections if one.process == process.name]
+    if left := [*process.calls, *connections, *loop.left_of(process)]:
+        raise ViolationError(f"{process.name} is closed, and there is still {left}")
 
 
 def nothing_left(network: Network, witness: Witness, loop: SimulatedLoop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from async_redis_cache._errors import CacheUnavailable
@@ -27,6 +28,8 @@ class SimulatedTransport(asyncio.Transport):
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
+        # Who has connected owns what comes of it.
+        self._context = copy_context()
         self._protocol: Any = asyncio.Protocol()
         self._closing = False
 
@@ -65,6 +68,10 @@ class SimulatedTransport(asyncio.Transport):
         self._close(None)
 
     def read(self) -> None:
+        """For whom it has connected."""
+        self._context.run(self._read)
+
+    def _read(self) -> None:
         """Read what has arrived, or a part of it, as a socket gives it."""
         connection = self._connection
         if self._closing or not connection.is_readable:
@@ -142,7 +149,8 @@ class SimulatedDialer:
         silent = network.chance.random() < 0.02 and not network.is_calm
         await asyncio.sleep(self._timeout if silent else min(takes, self._timeout))
         late = takes > self._timeout or silent
-        if late or not network.peer.is_up or network.refuses_until > begun:
+        unplugged = self._process in network.unplugged
+        if late or unplugged or not network.peer.is_up or network.refuses_until > begun:
             return _REFUSED
         return _Dialed(network.connected(self._process))
 

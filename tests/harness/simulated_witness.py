@@ -73,12 +73,15 @@ class Witness(Executed):
     """When a process could know of a change of a key, and when that was."""
     first_seen: dict[int, float] = field(default_factory=dict[int, float])
     """When a value was first on the server."""
+    last_stored: dict[int, float] = field(default_factory=dict[int, float])
+    """When it was stored last: a store that has had no answer is sent again."""
 
     def __post_init__(self) -> None:
         # Looked up now, since a test may have planted a defect in one.
         self._publications = frozenset({_leases._PUBLISH, _leases._PUBLISH_BOUNDED})
         touches = {_commands._TOUCH_SCRIPT, _bounded._TOUCH, _tags._STAMP}
         rights = {_leases._LEASE, _leases._RENEW, _leases._RELEASE}
+        self._lease = _leases._LEASE
         self._no_changes = self._publications | touches | rights
         """Scripts that change keys for loads and lives, and overtake no load."""
 
@@ -89,6 +92,8 @@ class Witness(Executed):
         # What the server does by itself makes no value old.
         is_change = name not in {b"PEXPIRE", b"server"} and source not in self._no_changes
         named = _named(words, source) if is_change else []
+        if source == self._lease:
+            self._check_grant(words, store)
         for key in store.changed:
             version = _version(now, store.data.get(key), store.expires.get(key))
             if version.number is not None and version.number not in self.first_seen:
@@ -105,6 +110,8 @@ class Witness(Executed):
             number = _version(now, data, None).number
             if number is not None:
                 self.first_seen.setdefault(number, now)
+                if is_change:
+                    self.last_stored[number] = now
 
     def news_arrived(self, process: str, at: float, changes: list[tuple[bytes, float]]) -> None:
         """See `Executed`."""
@@ -133,6 +140,21 @@ class Witness(Executed):
     def tag_was(self, key: bytes, version: bytes, begin: float, end: float) -> bool:
         """Whether a tag had this version at some moment of this time."""
         return any(held.data == version for held, _ in self.held(key, begin, end))
+
+    def _check_grant(self, words: list[bytes], store: Store) -> None:
+        """The right to load is taken from nobody who holds it, unless by force."""
+        key, token, force = words[3], words[4], words[7]
+        before = self.versions[key][-1].data
+        if key not in store.changed or force == b"1" or not isinstance(before, bytes):
+            return
+        held = record_of(before) if is_record(before) else None
+        if (
+            held is not None
+            and held.is_held
+            and held.leased_until > store.millis
+            and before[3:19] != token
+        ):
+            raise ViolationError(f"{key!r}: the right to load it was granted to two at {store.now}")
 
     def _check_publication(self, key: bytes, version: Version) -> None:
         assert version.number is not None

@@ -1,4 +1,7 @@
-"""Some processes with a cache each, one server, bad weather between; and what must be true of it all."""
+"""Some processes with a cache each, what becomes of them, one server, and bad weather between.
+
+And what must be true of it all in the end.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from async_redis_cache import CacheError, _single
-from harness.doors import configured
-from harness.simulated_clients import PREFIX, Clients, Process
-from harness.simulated_judge import Judge
+from async_redis_cache import _single
+from harness.simulated_clients import Clients
+from harness.simulated_fates import Fates
 from harness.simulated_loop import SimulatedLoop, simulated
 from harness.simulated_network import Network
+from harness.simulated_processes import Place, Processes
 from harness.simulated_rest import at_rest, nothing_left
 from harness.simulated_server import SimulatedServer
 from harness.simulated_transport import Poll, SimulatedDialer
@@ -28,6 +31,9 @@ _LONGEST: Final = 60.0
 """Seconds that a run takes at the most."""
 _QUIET: Final = 1.7
 """Seconds after the weather within which everything is well again: all pauses are shorter."""
+
+_DEATH_CHANCE: Final = 0.3
+"""That one dies while it loads, when all is well."""
 
 
 class World:
@@ -47,9 +53,10 @@ class World:
         self.network.peer = self.server
         loop.listen_to(self.network)
         self.weather = Weather(self.network, self.server)
-        self.processes: list[Process] = []
+        self.places: list[Place] = []
         self.clients = Clients(loop, chance, self.witness)
-        self._bound = chance.choice((0, 0, 2, 50))
+        self.processes = Processes(loop, chance, self.witness)
+        self.fates = Fates(self.network, self.processes, self.clients)
 
     async def run(self) -> None:
         """From the first call to the last close."""
@@ -62,71 +69,42 @@ class World:
             ) from None
 
     async def _run(self) -> None:
-        for number in range(self.chance.choice((1, 2, 2, 3))):
-            self.processes.append(await self._started(f"process{number}"))
+        for _ in range(self.chance.choice((1, 2, 2, 3))):
+            process = await self.processes.begun()
+            self.places.append(Place(process, deeds_left=self.chance.randint(20, 60)))
         storm = self.loop.create_task(self.weather.blow())
-        clients = [
-            self.loop.create_task(self.clients.act(process))
-            for process in self.processes
-            for _ in range(self.chance.randint(2, 4))
-        ]
+        fates = self.loop.create_task(self.fates.befall(self.places))
+        for place in self.places:
+            self.fates.move_in(place)
         try:
-            await asyncio.gather(*clients)
+            while await _some_end(fates, *(one for place in self.places for one in place.clients)):
+                """Others may have come in their place."""
         finally:
-            for task in (storm, *clients):
+            tasks = (storm, fates, *(one for place in self.places for one in place.clients))
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(storm, *clients, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         self.weather.clear_up()
         await asyncio.sleep(_QUIET)
-        for process in self.processes:
-            await at_rest(self.clients, self.server.store, process)
-        for process in self.processes:
-            await process.cache.close(None)
+        for place in self.places:
+            await at_rest(self.clients, self.server.store, place.process)
+        if len(self.places) > 1 and self.chance.random() < _DEATH_CHANCE:
+            await self.fates.die_loading(*self.places[:2])
+        for place in self.places:
+            await place.process.cache.close(None)
         await asyncio.sleep(0.5)
         nothing_left(self.network, self.witness, self.loop)
 
-    async def _started(self, name: str) -> Process:
-        chance = self.chance
-        near = chance.random() < 0.7
-        heartbeat = chance.choice((80, 250))
-        stale = chance.choice((0, 0, 300))
-        options: dict[str, Any] = {
-            "key_prefix": PREFIX,
-            "max_size": self._bound,
-            "command_timeout": chance.choice((150, 400)),
-            "connect_timeout": 200,
-            "require_connection": False,
-            "retries": chance.choice((0, 1, 3)),
-            "max_connections": chance.choice((1, 2, 4)),
-            "max_connection_age": chance.choice((0, 0, 300)),
-            "near_cache_enabled": near,
-            "near_cache_heartbeat": heartbeat,
-            "near_cache_max_size": chance.choice((2, 100)),
-            "loading_lease_timeout": chance.choice((100, 300)),
-            "loading_hard_timeout": 500,
-            "loading_stale_timeout": stale,
-            "loading_soft_timeout": chance.choice((0, 20)),
-            "loading_refresh_at": chance.choice((0, 0.3)),
-            "loading_missing_timeout": chance.choice((0, 100)),
-        }
-        cache = configured(f"redis://{name}:6379", **options)
-        lag = 2 * heartbeat / 1000 if near else 0.0
-        tags = f"{PREFIX}\0tag:".encode()
-        judge = Judge(name, self.witness, tags, lag)
-        process = Process(name, cache, judge, options, stale=stale / 1000)
-        await cache.open(None)
-        self._note_absences(process)
-        return process
 
-    def _note_absences(self, process: Process) -> None:
-        engine = process.engine
-        go_on_after = engine.go_on_after
-
-        def noted(error: CacheError) -> None:
-            process.judge.without_server.append(self.loop.time())
-            go_on_after(error)
-
-        engine.go_on_after = noted
+async def _some_end(*tasks: asyncio.Task[None]) -> bool:
+    """Wait until some of these have ended, and as promised; whether any had not."""
+    pending = [task for task in tasks if not task.done()]
+    if pending:
+        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.result()
+    return bool(pending)
 
 
 def replay(seed: int) -> list[str]:
