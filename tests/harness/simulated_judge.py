@@ -166,7 +166,7 @@ class Judge:
 
     def _is_valid(self, key: bytes, version: Version, call: Call) -> bool:
         margin = _CLOCK_ERROR if version.slack else _ROUNDING
-        if self._lag and self._witness.changed_between(key, version.at, call.begin) is not None:
+        if self._lag and self._witness.replaced_between(key, version.at, call.begin):
             # How long it is to stay near may have been asked of what came after it, until the news come.
             margin += self._lag
         stays = version.fresh_until + margin + (min(version.slack, call.stale))

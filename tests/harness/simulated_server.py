@@ -107,6 +107,7 @@ class SimulatedServer:
         self._witness.executed(words, self.store)
         self._news.extend((key, self._network.now) for key in self.store.changed)
         self.store.changed.clear()
+        self.store.expired.clear()
         self.store.stored.clear()
 
     def _end_turn_soon(self) -> None:

@@ -37,6 +37,7 @@ class Store:
     Attributes:
         now: seconds, as on the loop's clock; whoever executes something sets it.
         changed: the keys that were changed since somebody looked.
+        expired: those of them that had expired when somebody came upon them.
         stored: what was stored since, even where it was evicted at once.
         is_full: whether there is no memory for more.
     """
@@ -44,6 +45,7 @@ class Store:
     def __init__(self) -> None:
         self.now = 0.0
         self.changed: dict[bytes, None] = {}
+        self.expired: set[bytes] = set()
         self.stored: list[tuple[bytes, bytes]] = []
         self.is_full = False
         self.data: dict[bytes, Any] = {}
@@ -98,8 +100,8 @@ class Store:
 
     def _at(self, key: bytes) -> Any:
         at = self.expires.get(key)
-        if at is not None and at <= self.millis:
-            self.drop(key)
+        if at is not None and at <= self.millis and self.drop(key):
+            self.expired.add(key)
         return self.data.get(key)
 
     def _string(self, key: bytes) -> bytes | None:

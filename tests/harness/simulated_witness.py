@@ -101,7 +101,7 @@ class Witness(Executed):
                 if source in self._publications:
                     self._check_publication(key, version)
             self.versions[key].append(version)
-            if is_change and key not in named:
+            if is_change and key not in named and key not in store.expired:
                 self.changes[key].append(now)
         for key in named:
             self.changes[key].append(now)
@@ -123,6 +123,10 @@ class Witness(Executed):
         moments = self.changes.get(key, ())
         at = bisect_left(moments, begin + 1e-12)
         return moments[at] if at < len(moments) and moments[at] < end else None
+
+    def replaced_between(self, key: bytes, begin: float, end: float) -> bool:
+        """Whether a key came to hold something else within this time, and be it nothing."""
+        return any(begin < version.at < end for version in self.versions[key])
 
     def known(self, process: str, key: bytes, by: float) -> float:
         """The latest change of which a process could know by a moment."""
