@@ -73,6 +73,40 @@ TELLING = [
     )
 ]
 
+# Which modules are mutated, by how the tests are run that have to see it: those without a server where
+# they will do, otherwise of one server, one door and two ways to store. A mutant may wait for ever, so
+# no test is given long.
+MUTATED = {
+    "--timeout=6 -k '"
+    "(batcher or breaker or near_cache or readers_of_a_head or server_clock or simulation or uris)"
+    " and not (redis- or redis] or sync-)'": (
+        "_backoff",
+        "_batcher",
+        "_breaker",
+        "_exchange",
+        "_load_options",
+        "_near_cache",
+        "_queue",
+        "_records",
+        "_server_clock",
+        "_sieve",
+        "_unison",
+        "_uri",
+    ),
+    "--timeout=6 -p no:unraisableexception -k '"
+    "(corrupt or loading or options or serializers or simulation or stored_bytes or tags)"
+    " and not (at_random or loaded_together or valkey-bounded or redis- or redis] or [sync or -sync)'": (
+        "_batches",
+        "_changes",
+        "_debts",
+        "_envelope",
+        "_flights",
+        "_loading",
+        "_rights",
+        "_tags",
+    ),
+}
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the project and dependency groups; listed one by one, as old pips know no --group."""
@@ -155,6 +189,31 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine")
     session.run("coverage", "report")
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Change the core in thousands of ways, and see which changes no test sees: `-- _queue _sieve`.
+
+    `-- "_loading.*[37]"` is a sample: those mutants whose number ends so.
+    """
+    install(session, "mutation")
+    for options, modules in MUTATED.items():
+        mutants = [
+            f"async_redis_cache.{asked if '*' in asked else f'{asked}.*'}"
+            for asked in session.posargs or modules
+            if asked.partition(".")[0] in modules
+        ]
+        if mutants:
+            # Which test executes what may have changed since.
+            Path("mutants/mutmut-stats.json").unlink(missing_ok=True)
+            # Tests that measure time want a core for their servers.
+            workers = str(max(1, (os.cpu_count() or 1) // 2))
+            session.run(
+                *("mutmut", "run", "--max-children", workers, *mutants),
+                env={"PYTEST_ADDOPTS": options, "HYPOTHESIS_PROFILE": "mutation"},
+            )
+    session.run("python", "tests/mutants.py")
 
 
 @nox.session
