@@ -113,6 +113,15 @@ def test_readers_of_a_head_find_what_stands_there(
     assert [record.is_fresh(now) for now in (fresh - 1, fresh)] == [True, record.is_lasting]
 
 
+def test_readers_of_a_head_find_what_was_tagged() -> None:
+    """A value that is stored with tags is held by nobody and lasts, and each has a version of its own."""
+    one, other = (tagged(PAYLOAD, TAGS, NOW, DAY) for _ in range(2))
+    assert record_of(one) == Record(
+        VALUE, 0, is_held=False, stored_at=NOW, fresh_until=NOW + DAY, tags=TAGS, payload=PAYLOAD
+    )
+    assert version_of(one) != version_of(other)
+
+
 def test_readers_of_a_head_know_a_placeholder() -> None:
     """Whose right it holds until when; it is no value, and never fresh. One that is cut off is nothing."""
     until = 0x01_02_03_04_05_06_07_08
@@ -123,6 +132,9 @@ def test_readers_of_a_head_know_a_placeholder() -> None:
     assert record_of(data[:-1]) is None
     assert payload_at_once(data) is None
     assert untagged_value(data) is None
+    # It has no version, and nor has what has no whole head: the data itself tells whether it is the same.
+    for bare in (data, data + bytes(100), b"x" * 200, b"\xc1\x02v" + bytes(40)):
+        assert version_of(bare) == bare
 
 
 @pytest.mark.timeout(120)

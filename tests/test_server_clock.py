@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from async_redis_cache import CacheError, CacheUnavailable
+from async_redis_cache import CacheError, CacheInputError, CacheUnavailable, LoadOptions
 from async_redis_cache._codec import Codec
 from async_redis_cache._counters import CacheStats
 from async_redis_cache._load_options import LoadPolicies
@@ -156,6 +156,37 @@ def test_ageing_by_chance(beta: float) -> None:
         began = sum(policy.is_ageing(record, 10_000 - left, chance.random) for _ in range(tries))
         expected = 2.718281828 ** (-left / (beta * cost))
         assert abs(began / tries - expected) < 0.04
+
+
+def test_a_life_is_shortened_by_chance() -> None:
+    """By the share that `jitter` says at the most, and never to nothing."""
+    policy = LoadPolicies(Options()).of({"jitter": 0.25})
+    chances = [0.0, 0.5, 1.0]
+    lives = [policy.life_of(1_000, iter((chance,)).__next__) for chance in chances]
+    assert lives == [1_000, 875, 750]
+    assert LoadPolicies(Options()).of({"jitter": 1.0}).life_of(1_000, lambda: 1.0) == 1
+    assert LoadPolicies(Options()).of({}).life_of(1_000, lambda: 1.0) == 1_000
+
+
+def test_what_a_call_says_of_its_load() -> None:
+    """Goes before what is configured; a number out of bounds, or of no kind, is refused by its name."""
+    policies = LoadPolicies(Options())
+    assert policies.of({"hard_timeout": 0}) == policies.of({})
+    policy = policies.of({"soft_timeout": 5, "in_thread": True, "early_refresh": 100})
+    assert (policy.soft, policy.in_thread, policy.early_refresh) == (5, True, 100.0)
+    most = {"refresh_at": "1", "early_refresh": "100", "jitter": "1"}
+    for name, bound in most.items():
+        for wrong in (-0.1, float(bound) + 0.1, True, "1", None):
+            with pytest.raises(
+                CacheInputError, match=f"^{name} is a number from 0 to {bound}$"
+            ) as no:
+                policies.of(cast("LoadOptions", {name: wrong}))
+            assert no.value.code == "BAD_LOAD_OPTION"
+    with pytest.raises(CacheInputError):
+        policies.of({"hard_timeout": 3_600_001})
+    assert policies.of({"stale_timeout": 3_600_001}).stale == 3_600_001
+    with pytest.raises(TypeError, match="jitters is no option"):
+        policies.of(cast("LoadOptions", {"jitters": 1.0}))
 
 
 def test_policies_are_remembered_and_few() -> None:
