@@ -259,7 +259,7 @@ async def test_own_writes_need_no_news(
                 await asyncio.sleep(0.001)
 
         await asyncio.gather(*(write(f"key{number}") for number in range(20)))
-        assert cache.stats().near_hits > OWN_WRITES
+        assert cache.stats().near_hits > 0
     assert old == []
 
 
