@@ -219,8 +219,9 @@ class Batcher:
         if exchange.asks:
             self._waiting.learn(wire.received / exchange.keys)
         if self._may_move and any(failure.code == _DEMOTED for _, failure in refused):
-            # It is no master any more. What it refused to change can be tried on the one that is.
-            wire.drop()
+            # It is no master any more. What it refused to change can be tried on the one that is, and what
+            # others ask is not to be asked of it.
+            self._transport.leave(wire.place)
             refused = [(call, failure._replace(passing=True)) for call, failure in refused]
         if any(failure.passing and not call.alone for call, failure in refused):
             self._backoff.failed()

@@ -91,6 +91,12 @@ class Transport:
         """Return a wire that was not used after all."""
         self._idle.append(wire)
 
+    def leave(self, place: Address) -> None:
+        """Drop every connection that leads there."""
+        for wire in tuple(self._wires):
+            if wire.place == place:
+                wire.drop()
+
     def leave_all_but(self, place: Address) -> None:
         """Drop every connection that leads elsewhere: who waits for one is told that it was lost."""
         for wire in tuple(self._wires):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 DESCRIPTORS = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
@@ -13,9 +14,11 @@ def open_descriptors() -> dict[int, str]:
     found: dict[int, str] = {}
     for entry in DESCRIPTORS.iterdir():
         try:
-            found[int(entry.name)] = str(entry.readlink())
+            link = str(entry.readlink())
         except OSError:
             continue  # The one through which the directory was read, or a system without links.
+        if link != os.devnull:  # Which uvloop opens once, for the process.
+            found[int(entry.name)] = link
     return found
 
 
