@@ -73,39 +73,26 @@ TELLING = [
     )
 ]
 
-# Which modules are mutated, by how the tests are run that have to see it: those without a server where
-# they will do, otherwise of one server, one door and two ways to store. A mutant may wait for ever, so
-# no test is given long.
-MUTATED = {
+# What is mutated, and which tests are asked. A mutant may wait for ever, so no test is given long.
+SEEN_WITHOUT_A_SERVER = (
+    *("_backoff", "_batcher", "_breaker", "_exchange", "_load_options", "_near_cache", "_queue"),
+    *("_records", "_server_clock", "_sieve", "_unison", "_uri"),
+)
+TESTS_WITHOUT_A_SERVER = (
     "--timeout=6 -k '"
     "(batcher or breaker or near_cache or readers_of_a_head or server_clock or simulation or uris)"
-    " and not (redis- or redis] or sync-)'": (
-        "_backoff",
-        "_batcher",
-        "_breaker",
-        "_exchange",
-        "_load_options",
-        "_near_cache",
-        "_queue",
-        "_records",
-        "_server_clock",
-        "_sieve",
-        "_unison",
-        "_uri",
-    ),
+    " and not (redis- or redis] or sync-)'"
+)
+# On one server, by one door, and in two ways to store.
+SEEN_ON_A_SERVER = (
+    *("_batches", "_changes", "_debts", "_envelope"),
+    *("_flights", "_loading", "_rights", "_tags"),
+)
+TESTS_ON_A_SERVER = (
     "--timeout=6 -p no:unraisableexception -k '"
     "(corrupt or loading or options or serializers or simulation or stored_bytes or tags)"
-    " and not (at_random or loaded_together or valkey-bounded or redis- or redis] or [sync or -sync)'": (
-        "_batches",
-        "_changes",
-        "_debts",
-        "_envelope",
-        "_flights",
-        "_loading",
-        "_rights",
-        "_tags",
-    ),
-}
+    " and not (at_random or loaded_together or valkey-bounded or redis- or redis] or [sync or -sync)'"
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -198,7 +185,10 @@ def mutation(session: nox.Session) -> None:
     `-- "_loading.*[37]"` is a sample: those mutants whose number ends so.
     """
     install(session, "mutation")
-    for options, modules in MUTATED.items():
+    for modules, options in (
+        (SEEN_WITHOUT_A_SERVER, TESTS_WITHOUT_A_SERVER),
+        (SEEN_ON_A_SERVER, TESTS_ON_A_SERVER),
+    ):
         mutants = [
             f"async_redis_cache.{asked if '*' in asked else f'{asked}.*'}"
             for asked in session.posargs or modules
