@@ -213,8 +213,9 @@ def damaged(count: int, now: int) -> Iterator[bytes]:
             wild[at : at + chance.choice((1, 1, 1, 8))] = chance.choice(
                 (chance.randbytes(1), chance.randbytes(8), b"\xff" * 8, bytes(8), b"")
             )
-        # A right that somebody may well hold is waited for, as it should be.
-        if not 1_000 < int.from_bytes(wild[19:27]) - now <= HOUR:
+        # A right that somebody may well hold is waited for, as it should be: one for up to an hour from
+        # when it is met, which is a while after now.
+        if not 1_000 < int.from_bytes(wild[19:27]) - now <= 2 * HOUR:
             yield bytes(wild)
 
 

@@ -209,8 +209,6 @@ class Proxy:
         listening.set_result(None)
         await self._closing.wait()
         await self._refuse()
-        for _ in range(_TURNS_TO_ACCEPT):
-            await asyncio.sleep(0)
         await self._cut("fin")
 
     async def _listen(self) -> None:
@@ -247,8 +245,13 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            listener, self._listener = self._listener, None
+            for listening in listener.sockets:
+                self._loop.remove_reader(listening)
+            # What has been accepted belongs to nobody yet, and is forgotten where a listener closes now.
+            for _ in range(_TURNS_TO_ACCEPT):
+                await asyncio.sleep(0)
+            listener.close()
 
     async def _heal(self) -> None:
         self._weather.cut = self._weather.lost = None
