@@ -56,10 +56,14 @@ ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", 
 WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
 
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
-WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", "--ignore-glob", "*_harness_*", *ONCE]
+OF_TESTS = "--ignore-glob=*/test_harness_*"
+WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", OF_TESTS, *ONCE]
 
-# What takes long; in parts of their names.
-SLOW = ("weather", "facade", "loading", "near", "model")
+# What takes long, or many servers.
+SLOW = [
+    f"--ignore-glob=*/test_*{name}*"
+    for name in ("weather", "facade", "loading", "near", "model", "cluster", "sentinels")
+]
 
 # Where it matters most what runs when.
 TELLING = [
@@ -109,11 +113,11 @@ def tests(session: nox.Session) -> None:
         return
     # What tests the tests is the same on each Python too; and of what takes long the oldest and the newest
     # say what those between them would.
-    once = [] if session.python == PYTHONS[0] else ["--ignore-glob", "*_harness_*", *ONCE]
+    left_out = [] if session.python == PYTHONS[0] else [OF_TESTS, *ONCE]
     if session.python in PYTHONS[1:-1]:
-        once += [f"--ignore-glob=*_{name}_*" for name in SLOW]
-    session.run("pytest", *WORKERS, "--ignore", "tests/benchmarks", *once)
-    if not once:
+        left_out += SLOW
+    session.run("pytest", *WORKERS, "--ignore", "tests/benchmarks", *left_out)
+    if not left_out:
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
 
@@ -122,7 +126,7 @@ def tests(session: nox.Session) -> None:
 def loops(session: nox.Session) -> None:
     """Run the most telling tests on other event loops, or with `-- --whole` all tests."""
     install(session, "test")
-    asked = WHOLE if session.posargs == ["--whole"] else session.posargs or TELLING
+    asked = WHOLE if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *TELLING]
     for loop in ("uvloop", "eager", "debug+watched"):
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
