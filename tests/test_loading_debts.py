@@ -246,13 +246,16 @@ async def test_what_is_made_good_while_it_is_read_is_not_given(
 
         return asyncio.get_running_loop().create_task(arrive())
 
-    for verb in READS.values():
-        await cache.store(None, "key", "old")
-        engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
-        monkeypatch.setattr(engine._batcher, "ask", late)
-        found = await verb(cache)
-        assert "old" not in str(found)
-        assert found in (None, False, {}, "new", {"key": "new"}) or found.status == "missing"
+    with pytest.MonkeyPatch.context() as patch:
+        # Or, on a busy machine, what is removed in the background would be late, and wait for itself.
+        patch.setattr("async_redis_cache._debts._FIRST_PAUSE", 60.0)
+        for verb in READS.values():
+            await cache.store(None, "key", "old")
+            engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+            monkeypatch.setattr(engine._batcher, "ask", late)
+            found = await verb(cache)
+            assert "old" not in str(found)
+            assert found in (None, False, {}, "new", {"key": "new"}) or found.status == "missing"
 
 
 @undisturbed
