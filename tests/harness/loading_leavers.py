@@ -114,10 +114,12 @@ class Callers:
         self._moments = moments
         self._again = again
         self._loop = asyncio.get_running_loop()
-        self.tasks = [
-            self._loop.create_task(caches[process].retrieve_or_load(None, key, self.origin.load))
-            for process in processes
-        ]
+        self.tasks = [self._loop.create_task(self._call(caches[process])) for process in processes]
+
+    async def _call(self, cache: AsyncRedisCache) -> Any:
+        # With eager tasks too, who leaves before he has begun has asked nobody.
+        await asyncio.sleep(0)
+        return await cache.retrieve_or_load(None, self._key, self.origin.load)
 
     async def go(self) -> None:
         """All the way, to its end."""
