@@ -145,6 +145,21 @@ async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:
         assert time.monotonic() - begun < DEADLINE / 1000
 
 
+async def test_what_replicas_still_have(flavour: Flavour) -> None:
+    """A master is dead, its replica answers: what is there is given, though what is not can be asked of nobody."""
+    with Cluster(flavour, replicas=1, node_timeout=60_000) as cluster:
+        master = cluster.masters()[0]
+        stored, *missing = keys_at(cluster, master)
+        async with new(cluster, read_from="replica") as cache:
+            await cache.store(None, stored, "old", LONG_MILLISECONDS)
+            (replica,) = cluster.replicas(master)
+            await await_until(lambda: cluster.client(replica).dbsize() == 1)
+            master.kill()
+            for key in missing[:5]:
+                assert (await load(cache, key, "new"))[0] == "new"
+                assert (await load(cache, stored, "new"))[0] == "old"
+
+
 async def test_a_node_that_is_gone(flavour: Flavour, told: Told) -> None:
     """Its replica has taken over: that ends what was told, and the probes, though it never answers again."""
     with Cluster(flavour, replicas=1) as cluster:

@@ -9,7 +9,7 @@ proven wrong, and every so often.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ._batcher import Batcher
@@ -71,7 +71,9 @@ class Cluster:
             raise CacheUnsupported("UNSUPPORTED", problem)
         self._stopped = False
 
-        def make(dialer: Dialer, told: Condition, alone: Condition | None) -> Node:
+        def make(
+            dialer: Dialer, told: Condition, alone: Condition | None, heard: Callable[[], None]
+        ) -> Node:
             return Node(
                 dialer,
                 options,
@@ -79,6 +81,7 @@ class Cluster:
                 told=told,
                 breakers=breakers,
                 alone=alone,
+                heard=heard,
                 lost=self._look_soon,
                 router=self,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, Final
 
 from ._batcher import Batcher
@@ -23,6 +24,10 @@ _SECOND: Final = 1000
 View = tuple[SlotRange, ...]
 
 
+def _ignore() -> None:
+    pass
+
+
 class Members:
     """The nodes that are known, with their connections and links.
 
@@ -38,7 +43,7 @@ class Members:
         self,
         endpoint: Endpoint,
         options: Options,
-        make: Callable[[Dialer, Condition, Condition | None], Node],
+        make: Callable[[Dialer, Condition, Condition | None, Callable[[], None]], Node],
         unison: Unison | None,
         journal: Journal,
     ) -> None:
@@ -50,6 +55,8 @@ class Members:
         self._nodes: dict[Address, Node] = {}
         self._replicas: dict[Address, Node] = {}
         """Those that are asked, which is by who allows it alone."""
+        self._masters_of: dict[Address, Address] = {}
+        """By replica."""
         self._places: dict[Batcher, Address] = {}
         self._links: dict[Address, Tracking] = {}
         self._by_slot = [self.at(endpoint.seeds[0])] * SLOTS
@@ -73,7 +80,7 @@ class Members:
             dialer = Dialer(self._endpoint.at(place), self._options)
             told = self._journal.condition(SERVER, name_of(place))
             alone = self._journal.condition(BREAKER, name_of(place))
-            node = self._nodes[place] = self._make(dialer, told, alone)
+            node = self._nodes[place] = self._make(dialer, told, alone, _ignore)
             self._places[node.batcher] = place
         return node
 
@@ -115,7 +122,9 @@ class Members:
         self.moves += former != self._by_slot
         if self._options.read_from == "replica":
             readers = self._by_slot.copy()
+            self._masters_of.clear()
             for slots in view:
+                self._masters_of |= dict.fromkeys(slots.replicas, slots.master)
                 if slots.replicas:
                     place = random.choice(slots.replicas)  # noqa: S311  no secret
                     readers[slots.first : slots.last + 1] = [self._replica_at(place)] * slots.size
@@ -163,9 +172,16 @@ class Members:
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
             told = self._journal.condition(REPLICA, name_of(place))
-            node = self._replicas[place] = self._make(dialer, told, None)
+            node = self._replicas[place] = self._make(
+                dialer, told, None, partial(self._answered, place)
+            )
             self._places[node.batcher] = place
         return node
+
+    def _answered(self, replica: Address) -> None:
+        master = self._nodes.get(self._masters_of.get(replica, NOWHERE))
+        if master is not None:
+            master.is_of_use()
 
     def track(self, place: Address) -> None:
         """Be told of changes on a node; until that is so, nothing near is trusted."""

@@ -44,6 +44,7 @@ class Node:
         breakers: of the cache.
         alone: where it is told when it is left alone, and when it is asked again. Without that it
             never is left alone.
+        heard: told when it has answered.
         lost: told when it cannot be reached, or does not answer.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
@@ -58,6 +59,7 @@ class Node:
         told: Condition,
         breakers: Breakers,
         alone: Condition | None = None,
+        heard: Callable[[], None] = lambda: None,
         lost: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
@@ -70,7 +72,7 @@ class Node:
             self._breaker = Breaker(self._sign_of_life, breakers, alone)
         self.batcher = Batcher(
             counters,
-            heard=_ignore if self._breaker is None else self._breaker.succeeded,
+            heard=heard if self._breaker is None else self._breaker.succeeded,
             failed=_ignore if self._breaker is None else self._breaker.failed,
             silent=lost,
             budget=options.command_timeout / _SECOND,
@@ -98,6 +100,11 @@ class Node:
     def is_left_alone(self) -> bool:
         """Whether it does not answer, and is not to be asked."""
         return self._breaker is not None and self._breaker.is_open
+
+    def is_of_use(self) -> None:
+        """A replica of it has answered: that is reason enough to read its keys."""
+        if self._breaker is not None:
+            self._breaker.succeeded()
 
     def retire(self) -> None:
         """What waits for it is asked elsewhere, and so is everything from now on."""

@@ -85,6 +85,7 @@ class Single:
                 counters,
                 told=journal.condition(REPLICA),
                 breakers=breakers,
+                heard=self._node.is_of_use,
                 router=self,
             )
         self._tracking: Tracking | None = None
