@@ -38,7 +38,6 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Callable[[Proxy], None]:
 
 
 @by_host_and_port
-@pytest.mark.not_with("uvloop", reason="it looks names up without asking Python")
 async def test_a_name_is_followed_to_another_address(
     server: Server, proxy: StartProxy, means: Callable[[Proxy], None]
 ) -> None:

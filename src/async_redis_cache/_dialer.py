@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol, cast
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import (
     AbstractConnection,
-    Connection,
     UnixDomainSocketConnection,
 )
 from redis.exceptions import (
@@ -29,6 +28,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ._errors import CacheConfigError, CacheLoginError, CachePermissionError, CacheUnavailable
 from ._failures import Failure, ServerReply, failure_of
+from ._names import NamedConnection
 from ._options import Options
 from ._tls import TLSConnection, Trust
 from ._uri import Endpoint
@@ -194,7 +194,7 @@ async def see_it_read(connection: AbstractConnection) -> None:
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
     if endpoint.kind == "unix":
         return UnixDomainSocketConnection
-    return TLSConnection if endpoint.tls else Connection
+    return TLSConnection if endpoint.tls else NamedConnection
 
 
 def _place(endpoint: Endpoint) -> dict[str, Any]:

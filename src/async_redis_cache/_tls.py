@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import anyio.to_thread
-from redis.asyncio.connection import Connection
 
 from ._errors import CacheConfigError
+from ._names import NamedConnection
 from ._options import Options
 
 __all__ = ["TLSConnection", "Trust"]
@@ -95,7 +95,7 @@ class Trust:
             context.load_cert_chain(self.certificate.path, self.key_file or None, password="")
 
 
-class TLSConnection(Connection):
+class TLSConnection(NamedConnection):
     """Begins TLS on a connection that is there, and ends without a good-bye.
 
     Where both begin in one step, asyncio forgets to close a connection that is given up just then; and
@@ -107,13 +107,13 @@ class TLSConnection(Connection):
     """
 
     def __init__(self, *, new_context: Callable[[], ssl.SSLContext], **options: Any) -> None:
-        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(**options)
         self._new_context = new_context
 
     async def _connect(self) -> None:
         # To read the authorities of a system takes tens of milliseconds.
         context = await anyio.to_thread.run_sync(self._new_context)
-        await super()._connect()  # type: ignore[no-untyped-call]
+        await super()._connect()
         writer = cast("asyncio.StreamWriter", self._writer)
         try:
             await writer.start_tls(context, server_hostname=self.host)
