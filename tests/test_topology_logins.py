@@ -195,9 +195,13 @@ async def test_files_of_the_sentinels(certificates: Certificates, tmp_path: Path
         async with new(**server, **trusted, **shown) as cache:
             await use(cache)
         for files in (server, server | trusted, server | shown):
-            with pytest.raises(CacheLoginError) as caught:
-                await new(**files).open(None)
-            assert caught.value.code == "BAD_CERTIFICATE"
+            code = "CONNECT_FAILED"
+            while code == "CONNECT_FAILED":
+                # Of TLS 1.3: a reset may outrun the reason. Then it is told the next time.
+                with pytest.raises(CacheError) as caught:
+                    await new(**files).open(None)
+                code = caught.value.code
+            assert code == "BAD_CERTIFICATE"
         with pytest.raises(CacheConfigError, match=r"sentinel_tls_ca_file cannot be read"):
             await new(sentinel_tls_ca_file="/nowhere").open(None)
 

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import anyio.to_thread
 
@@ -15,6 +15,9 @@ from ._names import NamedConnection
 from ._options import Options
 
 __all__ = ["TLSConnection", "Trust"]
+
+_TURNS_TO_READ: Final = 3
+"""Of the loop: it looks what has come, reads it, and tells the stream."""
 
 
 class _File(NamedTuple):
@@ -123,6 +126,10 @@ class TLSConnection(NamedConnection):
             writer.transport.abort()
             self._reader = self._writer = None
             raise
+        # Our certificate is judged after that. Where it is refused, and the connection closed, whoever
+        # writes first learns of the closing alone, and not why: what has come is to be read first.
+        for _ in range(_TURNS_TO_READ):
+            await asyncio.sleep(0)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
         """Called by redis-py, too, for what has failed or was given up."""
