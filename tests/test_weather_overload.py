@@ -8,6 +8,8 @@ import resource
 from collections import Counter
 from typing import NamedTuple
 
+import pytest
+
 from async_redis_cache import AsyncRedisCache, CacheOverloaded
 from harness import Server, StartProxy
 from harness.figures import beside_limit, counts, report
@@ -162,6 +164,7 @@ class Overload(NamedTuple):
         return self.served >= 0.8 * self.peak and self.refused_in < 0.005 and self.latest < 0.050
 
 
+@pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
 async def test_what_is_too_much_is_refused_at_once(server: Server, proxy: StartProxy) -> None:
     """13. Overload at 10 times capacity: the bound holds, good-put stays, the rest is refused.
 
