@@ -94,6 +94,26 @@ async def test_who_was_passed_on_ends_by_the_same_deadline() -> None:
 
 
 @in_virtual_time
+async def test_a_router_that_fails_costs_no_more_than_the_deadline() -> None:
+    """Whatever becomes of the routing, nobody waits for ever."""
+
+    class Broken(TwoServers):
+        def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+            raise LookupError
+
+    servers = Broken()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    asked = [read(servers.one, b"a"), read(servers.one, b"b")]
+    with pytest.raises(LookupError):
+        servers.one.wire.answer(MOVED)
+    for one in asked:
+        with pytest.raises(CacheTimeout):
+            await one
+    assert loop.time() - begun == pytest.approx(1.0)
+
+
+@in_virtual_time
 async def test_a_server_that_was_left_takes_nobody_over() -> None:
     """Who is sent there learns that the cache was closed."""
     servers = TwoServers()

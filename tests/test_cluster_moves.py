@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
 from async_redis_cache._cluster import Cluster as Client
@@ -63,6 +64,29 @@ async def test_clear_sees_what_has_moved(cluster: Cluster, monkeypatch: pytest.M
         assert await cache.clear(None) == len(keys)
     assert cluster.node_of(keys[0]) is first
     assert [cluster.client(node).dbsize() for node in cluster.masters()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_keys_that_have_moved_together(
+    cluster: Cluster, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Several refusals in one turn, when the slots may be looked at at once: each call goes on."""
+    source, target = cluster.masters()[:2]
+    slot = cluster.slots(source)[0]
+    values = {key_in(slot, f":{number}"): number for number in range(20)}
+
+    async def move_and_read() -> None:
+        async with AsyncRedisCache.from_url(cluster.uri, **OPTIONS) as cache:
+            await cache.store_many(None, values)
+            for place in (target, source):
+                cluster.move([slot], place)
+                # As long as there is between two looks: now there is nothing to wait for.
+                await asyncio.sleep(0.15)
+                async with asyncio.timeout(30):
+                    assert await cache.retrieve_many(None, [*values]) == values
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(move_and_read())
 
 
 @pytest.mark.parametrize("retries", [0, 3])

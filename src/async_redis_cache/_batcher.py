@@ -215,7 +215,7 @@ class Batcher:
         exchange.send_on(wire)
 
     def _answered(self, exchange: Exchange, refused: list[tuple[Call, Failure]]) -> None:
-        wire = self._under_way.pop(exchange)
+        wire = self._under_way[exchange]
         if exchange.asks:
             self._waiting.learn(wire.received / exchange.keys)
         if self._may_move and any(failure.code == _DEMOTED for _, failure in refused):
@@ -232,6 +232,8 @@ class Batcher:
         for call, failure in reversed(refused):
             if not self._is_redirected(call, failure):
                 self._try_again([call], failure)
+        # Last: where anything above fails, the deadline still finds whoever has no answer yet.
+        del self._under_way[exchange]
 
     def _is_redirected(self, call: Call, failure: Failure) -> bool:
         if failure.place is None or self._router is None or call.is_settled():

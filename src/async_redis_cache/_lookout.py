@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection
+from math import inf
 from typing import Final
 
 from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
@@ -42,6 +43,8 @@ class Lookout:
         self._members = members
         self._is_whole = is_whole
         self._next: asyncio.TimerHandle | None = None
+        # Not all of uvloop's timers say when they are due.
+        self._next_at = inf
         self._ended_at = self._loop.time()
         self._look: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
@@ -90,16 +93,18 @@ class Lookout:
         self._stopped = True
 
     def _look_at(self, moment: float) -> None:
+        if moment >= self._next_at:
+            return
         if self._next is not None:
-            if self._next.when() <= moment:
-                return
             self._next.cancel()
+        self._next_at = moment
         self._next = self._loop.call_at(moment, self._begin, _BUDGET_SECONDS)
 
     def _begin(self, budget: float) -> asyncio.Task[CacheError | None]:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        self._next_at = inf
         self._look = look = self._loop.create_task(self._look_around(budget))
         look.add_done_callback(self._end)
         return look

@@ -36,15 +36,15 @@ class NamedConnection(Connection):
         self._place: _Place = "", 0
 
     async def _connect(self) -> None:
-        places = await _places_of(self.host, self.port)
-        for left, self._place in zip(reversed(range(len(places))), places, strict=True):
-            try:
-                await super()._connect()  # type: ignore[no-untyped-call]
-            except OSError:
-                if left == 0:
-                    raise
-            else:
-                return
+        *others, last = await _places_of(self.host, self.port)
+        for place in others:
+            with contextlib.suppress(OSError):
+                return await self._connect_to(place)
+        return await self._connect_to(last)
+
+    async def _connect_to(self, place: _Place) -> None:
+        self._place = place
+        await super()._connect()  # type: ignore[no-untyped-call]
 
     def _connection_arguments(self) -> dict[str, Any]:
         host, port = self._place
