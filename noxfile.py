@@ -131,7 +131,9 @@ def loops(session: nox.Session) -> None:
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
         else:
-            session.run("pytest", *asked, env={"ARC_LOOP": loop})
+            # By a signal, as it is by default, nothing that waits on uvloop can be ended.
+            limit = "--timeout-method=thread"
+            session.run("pytest", limit, *asked, env={"ARC_LOOP": loop})
 
 
 @nox.session(python=PYTHONS[-1])
