@@ -378,7 +378,7 @@ async def test_two_questions_have_one_deadline(
 
     async def never(keys: list[bytes], budget: float) -> None:
         # As the server does that says nothing any more.
-        assert 0 < budget <= 0.05
+        assert 0 < budget < 0.0501  # Where the clock has no finer steps, none has passed.
         await asyncio.sleep(budget)
         raise CacheTimeout("TIMEOUT", "")
 
