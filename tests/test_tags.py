@@ -15,6 +15,7 @@ from async_redis_cache import (
     CacheEntry,
     CacheInputError,
     CacheOutcomeUnknown,
+    CacheServerError,
     CacheTimeout,
     Load,
 )
@@ -265,6 +266,95 @@ async def test_who_loads_again_has_what_is_left_of_the_time(
     assert loop.time() - since - contention.seconds() < 0.85
     assert await first == 1
     assert begun == 2
+
+
+async def test_who_loads_again_has_what_is_left_of_his_patience(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Of `soft_timeout` too, after which the stale value is given."""
+    options: Any = {"tags": ["a"], "stale_timeout": 60_000}
+    await one.retrieve_or_load(None, "key", lambda: "stale", 1, **options)
+    await until_gone(one, "key")
+    gates = [asyncio.Event(), asyncio.Event()]
+    begun = 0
+
+    async def load() -> int:
+        nonlocal begun
+        begun += 1
+        await gates[begun - 1].wait()
+        return begun
+
+    loop = asyncio.get_running_loop()
+    first = asyncio.create_task(
+        one.retrieve_or_load(None, "key", load, soft_timeout=60_000, **options)
+    )
+    await await_until(lambda: begun == 1)
+    since = loop.time()
+    late = asyncio.create_task(
+        one.retrieve_or_load(None, "key", load, soft_timeout=600, hard_timeout=3_000, **options)
+    )
+    (flight,) = one._lifecycle.ready().engine._loading._flights.values()
+    await await_until(lambda: len(flight.waiting) == 2)
+    await other.invalidate_tags(None, "a")
+    loop.call_later(0.2, gates[0].set)
+    assert await late == "stale"
+    assert 0.6 <= loop.time() - since < 0.85
+    assert await first == 1
+    assert begun == 2
+    gates[1].set()
+
+
+async def test_those_who_load_again_share_that_load(
+    one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is kept that the others could find."""
+    tags = one._lifecycle.ready().engine._tags
+    stamp = tags.stamp
+    late: list[asyncio.Task[Any]] = []
+    loads = 0
+
+    def load(load_: Load) -> int:
+        nonlocal loads
+        loads += 1
+        load_.do_not_cache()
+        return loads
+
+    def ask() -> Any:
+        return one.retrieve_or_load(None, "key", load, tags=["a"])
+
+    async def joined(*args: Any) -> Any:
+        if not late:
+            await other.invalidate_tags(None, "a")
+            late.extend(asyncio.create_task(ask()) for _ in range(3))
+            await one.retrieve_many(None, ["key", "nothing"])
+        return await stamp(*args)
+
+    monkeypatch.setattr(tags, "stamp", joined)
+    assert await ask() == 1
+    assert await asyncio.gather(*late) == [2] * 3
+
+
+async def test_many_tags_are_invalidated_when_the_last_is(
+    one: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error about one is said when it is known of each: nothing is changed after that."""
+    batcher = one._lifecycle.ready().engine._batcher
+    asked: list[asyncio.Future[Any]] = []
+
+    def ask(*_: Any, **__: Any) -> asyncio.Future[Any]:
+        asked.append(asyncio.get_running_loop().create_future())
+        return asked[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batcher, "ask", ask)
+        invalidated = asyncio.create_task(one.invalidate_tags(None, "a", "b"))
+        await await_until(lambda: len(asked) == 2)
+    asked[0].set_exception(CacheServerError("OOM", "no room"))
+    await one.ping(None)
+    assert not invalidated.done()
+    asked[1].set_result(1)
+    with pytest.raises(CacheServerError):
+        await invalidated
 
 
 @pytest.mark.parametrize("seed", range(scaled(3, 170)))
