@@ -16,6 +16,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
+from async_redis_cache._changes import ChangeVerbs
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.doors import configured
 from harness.loading import PREFIX
@@ -290,3 +291,46 @@ async def test_many_readers_share_its_removal(
     await cache.store(None, "key", "newer")
     assert await asyncio.gather(*reading) == [None] * 5
     assert await cache.retrieve(None, "key") == "newer"
+
+
+@undisturbed
+async def test_a_change_that_fails_while_another_is_made_good_is_owed(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may make it after that removal: the key is removed once more."""
+    engine = cache._lifecycle.ready().engine
+    key = f"{PREFIX}key".encode()
+    failure = CacheUnavailable("CONNECTION_LOST", "")
+    removed: list[asyncio.Event] = []
+
+    async def remove(_: Sequence[bytes]) -> None:
+        removed.append(asyncio.Event())
+        await removed[-1].wait()
+
+    monkeypatch.setattr(engine._debts, "_remove", remove)
+    engine.changes.store_failed(key, failure)
+    await await_until(lambda: len(removed) == 1)
+    engine.changes.store_failed(key, failure)
+    removed[0].set()
+    await await_until(lambda: len(removed) == 2)
+    assert cache.stats().owed == 1
+    removed[1].set()
+    await await_until(lambda: cache.stats().owed == 0)
+
+
+@undisturbed
+async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
+    """Nor does it count what it can make good no more."""
+    engine = cache._lifecycle.ready().engine
+    failure = CacheUnavailable("CONNECTION_LOST", "")
+    engine.changes.store_failed(b"key", failure)
+    assert cache.stats().owed == 1
+    await cache.close(None)
+    engine.changes.store_failed(b"key", failure)
+    assert cache.stats().owed == 0
+
+
+@pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
+def test_whichever_try_has_removed_it_it_is_made_good(bound: int) -> None:
+    """A second try that finds nothing comes after one whose answer was lost."""
+    assert ChangeVerbs.of(b"index", bound).forget.conclusive((b"key",), 0)
