@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheOverloaded,
+    CacheTimeout,
+    LoadOptions,
+)
 from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH
 from async_redis_cache._verbs import Verb
 from harness import Client, Server, await_until
-from harness.doors import configured
+from harness.doors import configured, until_gone
 from harness.figures import report
 
 pytest_plugins = ["loading_fixtures"]
@@ -39,6 +45,15 @@ class Gate:
 
     async def loading(self, times: int = 1) -> None:
         await await_until(lambda: self.begun >= times)
+
+
+STALE: LoadOptions = {"stale_timeout": 60_000}
+
+
+async def made_stale(cache: AsyncRedisCache) -> None:
+    """Let an old value be there, for who takes that."""
+    await cache.retrieve_or_load(None, "key", lambda: "old", 1, **STALE)
+    await until_gone(cache, "key")
 
 
 async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, Any]) -> None:
@@ -108,6 +123,28 @@ async def test_what_is_overtaken_is_not_kept(
         assert (one.stats().overtaken, old.begun) == (1, 1)
 
 
+async def test_a_change_that_is_turned_away_overtakes_too(
+    server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its caller knows to be old is not kept, though nothing has voided the right on the server."""
+    async with configured(server.url, **way) as cache:
+        gate = Gate("old")
+        call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
+        await gate.loading()
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise CacheOverloaded("OVERLOADED", "")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache._lifecycle.ready().engine._batcher, "ask", refuse)
+            with pytest.raises(CacheOverloaded):
+                await cache.store(None, "key", "new")
+        gate.opened.set()
+        assert await call == "old"
+        assert await cache.retrieve(None, "key") is None
+        assert cache.stats().overtaken == 1
+
+
 @pytest.mark.parametrize(
     "command", [("SET", "load:key", '"new"'), ("DEL", "load:key"), ("FLUSHDB",)]
 )
@@ -152,6 +189,39 @@ async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, momen
         # The lease was given back: nobody waits the minute for it.
         async with asyncio.timeout(5):
             assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
+
+
+async def test_who_joins_a_load_for_those_to_come_does_not_end_it(server: Server) -> None:
+    """Nobody waits for it from the beginning: it goes on when nobody waits again."""
+    async with configured(server.url, loading_lease_timeout=60_000) as cache:
+        ahead, own = Gate("new"), Gate("own")
+        await made_stale(cache)
+        assert await cache.retrieve_or_load(None, "key", ahead.load, **STALE) == "old"
+        await ahead.loading()
+        joining = asyncio.create_task(cache.retrieve_or_load(None, "key", own.load))
+        (flight,) = cache._lifecycle.ready().engine._loading._flights.values()
+        await await_until(lambda: flight.waiting)
+        joining.cancel()
+        await asyncio.wait((joining,))
+        ahead.opened.set()
+        await asyncio.wait((flight.task,))
+        assert await cache.retrieve(None, "key") == "new"
+        assert (ahead.cancelled, own.begun) == (0, 0)
+
+
+async def test_a_load_that_was_given_up_has_not_failed(server: Server) -> None:
+    """Who leaves says nothing about the origin: the next one to come may ask it at once."""
+    async with configured(server.url, loading_lease_timeout=60_000) as cache:
+        first, second = Gate("first"), Gate("second")
+        await made_stale(cache)
+        leaving = asyncio.create_task(cache.retrieve_or_load(None, "key", first.load))
+        await first.loading()
+        leaving.cancel()
+        async with asyncio.timeout(5):
+            while not second.begun:
+                value = await cache.retrieve_or_load(None, "key", second.load, **STALE)
+                assert value == "old"
+        second.opened.set()
 
 
 async def test_an_error_reaches_all_who_wait(server: Server) -> None:
