@@ -122,8 +122,9 @@ async def test_an_error_reaches_all_and_is_not_kept(one: AsyncRedisCache) -> Non
     with pytest.raises(OSError, match="down"):
         await one.retrieve_or_load_many(None, ["a", "b"], failing)
     wrong: Callable[[list[str]], Any] = list
-    with pytest.raises(CacheInputError):
+    with pytest.raises(CacheInputError, match="gives a mapping") as caught:
         await one.retrieve_or_load_many(None, ["a", "b"], wrong)
+    assert caught.value.code == "NOT_SERIALIZABLE"
     with pytest.raises(CacheInputError):
         await one.retrieve_or_load_many(None, "ab", origin.load)
     assert await one.retrieve_or_load_many(None, ["a"], origin.load) == {"a": ["a", 1]}
