@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from async_redis_cache._options import Options
 from harness.doors import configured
 
 if TYPE_CHECKING:
+    from async_redis_cache._verbs import Verb
     from harness import Client, Server
 
 MARK = b"\xc1"
@@ -179,3 +181,34 @@ async def test_what_does_not_compress_is_stored_plain(server: Server, raw: Clien
         await cache.store_many(None, {"noise": noise, "empty": b"", "one": b"1"})
         assert (raw.get("noise"), raw.get("empty"), raw.get("one")) == (noise, b"", b"1")
         assert await cache.retrieve(None, "empty") == b""
+
+
+async def test_what_waits_is_counted_with_its_bytes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a bound of the bytes that wait holds, however a value comes to be stored."""
+
+    def weight(argument: Any) -> int:
+        if isinstance(argument, (list, tuple)):
+            return sum(map(weight, argument))
+        return len(argument) if isinstance(argument, bytes) else 0
+
+    async with configured(server.url, serializer="raw") as cache:
+        batcher = cache._lifecycle.ready().engine._batcher
+        ask = batcher.ask
+        spare: list[int] = []
+
+        def counted(verb: Verb, argument: Any, size: int, **options: Any) -> Any:
+            spare.append(size - weight(argument))
+            return ask(verb, argument, size, **options)
+
+        monkeypatch.setattr(batcher, "ask", counted)
+        key, value = "k" * 500, bytes(100_000)
+        await cache.store(None, key, value)
+        await cache.store(None, key, value, tags=["t" * 500])
+        await cache.remove(None, key)
+        await cache.retrieve_or_load(None, key, lambda: value)
+        await cache.refresh(None, key, lambda: value, tags=["t" * 500])
+        await cache.invalidate_tags(None, "t" * 500)
+    assert min(spare) >= 0
+    assert max(spare) < 2_000
