@@ -16,6 +16,9 @@ from async_redis_cache import (
     LoadOptions,
 )
 from async_redis_cache._commands import CONTAINS, TIME_TO_LIVE, TOUCH
+from async_redis_cache._flights import Wanted
+from async_redis_cache._records import VALUE
+from async_redis_cache._rights import Product, Right
 from async_redis_cache._verbs import Verb
 from harness import Client, Server, await_until
 from harness.doors import configured, until_gone
@@ -207,6 +210,40 @@ async def test_who_joins_a_load_for_those_to_come_does_not_end_it(server: Server
         await asyncio.wait((flight.task,))
         assert await cache.retrieve(None, "key") == "new"
         assert (ahead.cancelled, own.begun) == (0, 0)
+
+
+async def test_who_comes_as_a_load_for_those_to_come_is_left_to_another_loads(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same turn of the loop, as when one exchange answers both: there is nothing to join."""
+
+    async def produce() -> Product:
+        return Product(VALUE, b"1", 60_000, 0, keep=True)
+
+    async def suits(_: bytes) -> bool:
+        return True
+
+    async with configured(server.url) as cache:
+        loading = cache._lifecycle.ready().engine._loading
+        wanted = Wanted(produce, suits, b"", 5.0)
+        answered = asyncio.get_running_loop().create_future()
+
+        async def come() -> Any:
+            await answered
+            return await loading.load(b"key", wanted)
+
+        async def lose(*_: Any, **__: Any) -> bool:
+            patch.undo()
+            answered.set_result(None)
+            return False
+
+        coming = asyncio.create_task(come())
+        with monkeypatch.context() as patch:
+            patch.setattr(Right, "win", lose)
+            loading.ahead(b"key", wanted)
+            found = await coming
+        assert isinstance(found, Product)
+        assert await cache.retrieve(None, "key") == 1
 
 
 async def test_a_load_that_was_given_up_has_not_failed(server: Server) -> None:
