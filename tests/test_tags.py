@@ -304,6 +304,28 @@ async def test_who_loads_again_has_what_is_left_of_his_patience(
     gates[1].set()
 
 
+async def test_who_joins_a_load_with_tags_need_not_load_again(one: AsyncRedisCache) -> None:
+    """Their versions are asked for after he came: it is good for him too, be it kept or not."""
+    may_end = asyncio.Event()
+    loads = 0
+
+    async def load(load_: Load) -> int:
+        nonlocal loads
+        loads += 1
+        load_.do_not_cache()
+        await may_end.wait()
+        return loads
+
+    first = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
+    await await_until(lambda: loads == 1)
+    (flight,) = one._lifecycle.ready().engine._loading._flights.values()
+    second = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
+    await await_until(lambda: len(flight.waiting) == 2)
+    may_end.set()
+    assert [await first, await second] == [1, 1]
+    assert loads == 1
+
+
 async def test_those_who_load_again_share_that_load(
     one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
