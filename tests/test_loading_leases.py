@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -290,6 +292,55 @@ async def test_a_load_has_an_end(server: Server) -> None:
         assert (gate.begun, gate.cancelled) == (1, 1)
         async with asyncio.timeout(5):
             assert await cache.retrieve_or_load(None, "key", lambda: 2) == 2
+
+
+async def test_a_load_that_does_not_heed_its_end_is_not_joined(server: Server) -> None:
+    """Who comes after its time has an end of his own."""
+    may_end = asyncio.Event()
+
+    async def stubborn() -> Any:
+        while not may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async with configured(server.url, loading_hard_timeout=50) as cache:
+        await made_stale(cache)
+        assert await cache.retrieve_or_load(None, "key", stubborn, **STALE) == "old"
+        (flight,) = cache._lifecycle.ready().engine._loading._flights.values()
+        await await_until(lambda: flight.expired)
+        try:
+            with pytest.raises(CacheTimeout, match="hard_timeout"):
+                async with asyncio.timeout(5):
+                    await cache.retrieve_or_load(None, "key", stubborn)
+        finally:
+            may_end.set()
+
+
+async def test_who_waits_for_another_process_looks_now_and_then(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody tells: soon, then less often; never in each turn, and not only when the lease ends."""
+    options = {"loading_lease_timeout": 60_000, "max_size": 0}
+    looks = 0
+    look = Right._is_held
+
+    async def counted(right: Right) -> bool:
+        nonlocal looks
+        looks += 1
+        return await look(right)
+
+    async with configured(server.url, **options) as one, configured(server.url, **options) as two:
+        gate = Gate(1)
+        holder = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
+        await gate.loading()
+        monkeypatch.setattr(Right, "_is_held", counted)
+        waiter = asyncio.create_task(two.retrieve_or_load(None, "key", lambda: 2))
+        await await_until(lambda: looks > 3)
+        since, before = time.monotonic(), looks
+        assert (await asyncio.wait((waiter,), timeout=0.3))[0] == set()
+        assert looks - before < 10 + (time.monotonic() - since) / 0.025
+        gate.opened.set()
+        assert [await holder, await waiter] == [1, 1]
 
 
 async def test_a_long_load_keeps_its_lease(server: Server, raw: Client) -> None:
