@@ -150,6 +150,23 @@ async def test_a_change_that_is_turned_away_overtakes_too(
         assert cache.stats().overtaken == 1
 
 
+async def test_who_has_read_what_overtook_a_load_does_not_join_it(
+    server: Server, way: dict[str, Any]
+) -> None:
+    """Nor where that is what another process has loaded, and too old for him."""
+    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+        old, new = Gate("old"), Gate("new")
+        before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
+        await old.loading()
+        await two.refresh(None, "key", lambda: "newer", 1, **STALE)
+        await until_gone(two, "key")
+        after = asyncio.create_task(one.retrieve_or_load(None, "key", new.load))
+        await new.loading()
+        old.opened.set()
+        new.opened.set()
+        assert [await before, await after] == ["old", "new"]
+
+
 @pytest.mark.parametrize(
     "command", [("SET", "load:key", '"new"'), ("DEL", "load:key"), ("FLUSHDB",)]
 )
