@@ -25,6 +25,7 @@ from async_redis_cache._verbs import Verb
 from harness import Client, Server, await_until
 from harness.doors import configured, until_gone
 from harness.figures import report
+from harness.loading import LEASE
 
 pytest_plugins = ["loading_fixtures"]
 
@@ -331,6 +332,36 @@ async def test_a_load_that_does_not_heed_its_end_is_not_joined(server: Server) -
                     await cache.retrieve_or_load(None, "key", stubborn)
         finally:
             may_end.set()
+
+
+async def test_a_load_that_does_not_heed_its_end_lets_go_of_the_key(server: Server) -> None:
+    """Others load it when the right has ended, which nobody renews; what comes of the first is not kept."""
+    may_end = asyncio.Event()
+    ended = False
+
+    async def stubborn() -> int:
+        nonlocal ended
+        while not may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+        ended = True
+        return 1
+
+    options: dict[str, Any] = {"loading_lease_timeout": LEASE}
+    async with (
+        configured(server.url, loading_hard_timeout=50, **options) as one,
+        configured(server.url, **options) as two,
+    ):
+        try:
+            with pytest.raises(CacheTimeout, match="hard_timeout"):
+                await one.retrieve_or_load(None, "key", stubborn)
+            async with asyncio.timeout(20 * LEASE / 1000):
+                assert await two.retrieve_or_load(None, "key", lambda: 2) == 2
+            assert not ended
+        finally:
+            may_end.set()
+        await await_until(lambda: one.stats().overtaken == 1)
+        assert await two.retrieve(None, "key") == 2
 
 
 async def test_who_waits_for_another_process_looks_now_and_then(

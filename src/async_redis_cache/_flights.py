@@ -58,6 +58,7 @@ class Flight:
         "good_below",
         "holds_right",
         "is_ahead",
+        "renewal",
         "right",
         "steered",
         "tags",
@@ -74,6 +75,8 @@ class Flight:
         self.tags = frozenset(wanted.tags)
         self.steered = wanted.steered
         self.holds_right = False
+        self.renewal: asyncio.Task[None] | None = None
+        """Of the right, while it is held and wanted."""
         self.is_ahead = goes_on
         """Whether it was begun for those to come."""
         self.goes_on = goes_on
@@ -96,3 +99,6 @@ class Flight:
             if not future.done():
                 future.set_exception(failure.error())
         self.task.cancel()
+        # A loader that does not heed it must not keep the key from others.
+        if self.renewal is not None:
+            self.renewal.cancel()

@@ -232,7 +232,7 @@ class Loading:
         if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
             return await self._produce(wanted)
-        renewal = self._spawn(right.renew())
+        flight.renewal = self._spawn(right.renew())
         try:
             product = await self._produce(wanted)
         except BaseException as error:
@@ -240,7 +240,7 @@ class Loading:
             right.give(Giving.AFTER_FAILURE if failed else Giving.BACK)
             raise
         finally:
-            renewal.cancel()
+            flight.renewal.cancel()
         await self._put_away(flight, product)
         return product
 
