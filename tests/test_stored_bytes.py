@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -17,6 +17,8 @@ from async_redis_cache._options import Options
 from harness.doors import configured
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from async_redis_cache._verbs import Verb
     from harness import Client, Server
 
@@ -190,7 +192,7 @@ async def test_what_waits_is_counted_with_its_bytes(
 
     def weight(argument: Any) -> int:
         if isinstance(argument, (list, tuple)):
-            return sum(map(weight, argument))
+            return sum(map(weight, cast("Sequence[Any]", argument)))
         return len(argument) if isinstance(argument, bytes) else 0
 
     async with configured(server.url, serializer="raw") as cache:

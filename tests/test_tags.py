@@ -18,6 +18,7 @@ from async_redis_cache import (
     CacheServerError,
     CacheTimeout,
     Load,
+    LoadOptions,
 )
 from async_redis_cache._rights import Right
 from harness import Client, Server, await_until
@@ -272,8 +273,8 @@ async def test_who_loads_again_has_what_is_left_of_his_patience(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Of `soft_timeout` too, after which the stale value is given."""
-    options: Any = {"tags": ["a"], "stale_timeout": 60_000}
-    await one.retrieve_or_load(None, "key", lambda: "stale", 1, **options)
+    options: LoadOptions = {"tags": ["a"], "stale_timeout": 60_000, "soft_timeout": 60_000}
+    await one.retrieve_or_load(None, "key", lambda: 0, 1, **options)
     await until_gone(one, "key")
     gates = [asyncio.Event(), asyncio.Event()]
     begun = 0
@@ -285,20 +286,19 @@ async def test_who_loads_again_has_what_is_left_of_his_patience(
         return begun
 
     loop = asyncio.get_running_loop()
-    first = asyncio.create_task(
-        one.retrieve_or_load(None, "key", load, soft_timeout=60_000, **options)
-    )
+    first = asyncio.create_task(one.retrieve_or_load(None, "key", load, **options))
     await await_until(lambda: begun == 1)
+    contention = Contention(os.getpid())
     since = loop.time()
-    late = asyncio.create_task(
-        one.retrieve_or_load(None, "key", load, soft_timeout=600, hard_timeout=3_000, **options)
-    )
+    options |= {"soft_timeout": 600, "hard_timeout": 3_000}
+    late = asyncio.create_task(one.retrieve_or_load(None, "key", load, **options))
     (flight,) = one._lifecycle.ready().engine._loading._flights.values()
     await await_until(lambda: len(flight.waiting) == 2)
     await other.invalidate_tags(None, "a")
     loop.call_later(0.2, gates[0].set)
-    assert await late == "stale"
-    assert 0.6 <= loop.time() - since < 0.85
+    assert await late == 0
+    assert loop.time() - since >= 0.6
+    assert loop.time() - since - contention.seconds() < 0.85
     assert await first == 1
     assert begun == 2
     gates[1].set()
