@@ -75,7 +75,7 @@ async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> Non
     began = time.monotonic()
     entry = await one.retrieve_or_load_entry(None, "key", origin.load, LIFE, **impatient)
     assert (entry.value, entry.status) == (1, "stale")
-    assert time.monotonic() - began >= 0.03
+    assert time.monotonic() - began > 0.028  # uvloop rounds to milliseconds.
     calls = [
         asyncio.create_task(
             each.retrieve_or_load_entry(None, "key", origin.load, 60_000, **patient)

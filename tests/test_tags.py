@@ -263,7 +263,7 @@ async def test_who_loads_again_has_what_is_left_of_the_time(
     with pytest.raises(CacheTimeout) as caught:
         await late
     assert caught.value.code == "LOAD_TIMEOUT"
-    assert loop.time() - since >= 0.6
+    assert loop.time() - since > 0.598  # uvloop rounds to milliseconds.
     assert loop.time() - since - contention.seconds() < 0.85
     assert await first == 1
     assert begun == 2
@@ -297,7 +297,7 @@ async def test_who_loads_again_has_what_is_left_of_his_patience(
     await other.invalidate_tags(None, "a")
     loop.call_later(0.2, gates[0].set)
     assert await late == 0
-    assert loop.time() - since >= 0.6
+    assert loop.time() - since > 0.598
     assert loop.time() - since - contention.seconds() < 0.85
     assert await first == 1
     assert begun == 2
