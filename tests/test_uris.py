@@ -38,6 +38,7 @@ GOOD: list[tuple[str, Endpoint]] = [
     ("unix:///run/redis.sock", Endpoint(kind="unix", path="/run/redis.sock")),
     ("unix:///run/redis.sock?db=2", Endpoint(kind="unix", path="/run/redis.sock", database=2)),
     ("unix:///a%20b/%40c%3F", Endpoint(kind="unix", path="/a b/@c?")),
+    ("unix:///run/a://b", Endpoint(kind="unix", path="/run/a://b")),
     ("unix://u:p@/run/s", Endpoint(kind="unix", path="/run/s")),
     ("embedded://", Endpoint(kind="embedded")),
     ("fake://", Endpoint(kind="fake")),
@@ -139,6 +140,7 @@ def test_several_places(
     single = found.at(("c", 7))
     assert (single.topology, single.host, single.port) == ("single", "c", 7)
     assert (single.database, single.tls, single.password) == (database, tls, found.password)
+    assert (single.seeds, single.master, single.name) == ((), "", "c:7")
 
 
 @pytest.mark.parametrize(("uri", "endpoint"), GOOD)
@@ -148,6 +150,23 @@ def test_places(uri: str, endpoint: Endpoint) -> None:
     assert (found.kind, found.host, found.port) == (endpoint.kind, endpoint.host, endpoint.port)
     assert (found.path, found.tls) == (endpoint.path, endpoint.tls)
     assert found.database == endpoint.database
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("redis://u:p@h", "h:6379"),
+        ("redis://[::1]:7000/1", "[::1]:7000"),
+        ("redis+cluster://a:1,[::1]:3,b", "a:1,[::1]:3,b:6379"),
+        ("redis+sentinel://a,b/m", "m"),
+        ("redis+sentinel://a,b", "a:26379,b:26379"),
+        ("unix://u:p@/run/s", "/run/s"),
+        ("fake://", "fake"),
+    ],
+)
+def test_what_it_is_called(uri: str, name: str) -> None:
+    """As people write it, with brackets where the host has colons itself, and without the login."""
+    assert parse_uri(uri).name == name
 
 
 @pytest.mark.parametrize(("uri", "username", "password"), LOGINS)
