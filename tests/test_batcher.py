@@ -251,6 +251,24 @@ async def test_an_exchange_is_bounded_in_what_comes_back() -> None:
 
 
 @in_virtual_time
+async def test_replies_that_are_small_again_are_believed_slowly() -> None:
+    """After a large one more and more keys are asked for together, by an eighth more each time."""
+    wires = Wires()
+    await busy(wires)
+    calls = [read(wires, b"%d" % number) for number in range(300)]
+    wires.wire.answer([None], received=1_000_000)
+    sent: list[int] = []
+    while not all(call.done() for call in calls):
+        await turns()
+        ((_, *keys),) = wires.wire.commands
+        sent.append(len(keys))
+        wires.wire.answer(list(keys), received=0)
+    most = [int(4 * 1024 * 1024 / 1_000_000 * (8 / 7) ** number) for number in range(len(sent))]
+    assert sent[:-1] == most[:-1]
+    assert sent[-1] <= most[-1]
+
+
+@in_virtual_time
 async def test_so_many_calls_may_wait_and_no_more() -> None:
     """The bound counts callers, those who joined too; the next is refused before anything."""
     wires = Wires(most_calls=3)
