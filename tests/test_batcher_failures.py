@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +25,7 @@ from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
 from harness import await_until
 from harness.asking import busy, read, store
 from harness.fake_wire import Wires
-from harness.virtual_time import in_virtual_time, turns
+from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 from harness.waiting import POLL_SECONDS
 
 WATCH_SECONDS = 0.005
@@ -162,6 +163,25 @@ async def test_who_has_left_is_not_tried_again() -> None:
     assert wires.counters.retries == 1
     wires.wire.answer([b"1"])
     assert await stayed == b"1"
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("ask", "kind"), [(read, CacheUnavailable), (store, CacheOutcomeUnknown)])
+async def test_who_is_overdue_is_not_tried_again(
+    ask: Callable[[Wires, bytes], asyncio.Future[Any]], kind: type[CacheError]
+) -> None:
+    """Whose connection ends as his time is up, before the timer has looked, learns what became of his call."""
+    wires = Wires()
+    call = ask(wires, b"a")
+    await turns()
+    cast("VirtualTimeLoop", wires.loop).pass_time(1.5)
+    wires.wire.lose()
+    with pytest.raises(kind):
+        await call
+    await turns()
+    assert wires.transport.exchanges == []
+    assert wires.counters.retries == 0
+    assert wires.health == ["CONNECTION_LOST"]
 
 
 @in_virtual_time
