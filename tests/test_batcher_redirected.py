@@ -24,10 +24,13 @@ class TwoServers:
         self.one = Wires(router=self)
         self.other = Wires(router=self)
         self.refused_at: list[tuple[str, int] | None] = []
+        self.hops: list[int] = []
         self._known = known
 
     def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
         self.refused_at.append(failure.place)
+        call.hops += 1
+        self.hops.append(call.hops)
         if failure.place is None or failure.place[0] != self._known:
             return False
         to = self.other if sender is self.one.batcher else self.one
@@ -65,6 +68,25 @@ async def test_a_refusal_that_names_no_place_that_is_known_is_the_answer() -> No
             await refused
     assert servers.refused_at == [("10.0.0.2", 7002)]
     assert servers.other.transport.exchanges == []
+
+
+@in_virtual_time
+async def test_who_has_waited_may_be_passed_on_as_often_as_before() -> None:
+    """While a slot moves, with its keys on two nodes: where a call has been by then is not held against it."""
+    servers = TwoServers()
+    call = read(servers.one, b"a")
+    servers.one.wire.answer(MOVED)
+    await turns()
+    servers.other.wire.answer(MOVED)
+    await turns()
+    servers.one.wire.answer("TRYAGAIN Multiple keys request during rehashing of slot")
+    await turns()
+    servers.other.wire.answer(MOVED)
+    await turns()
+    assert servers.hops == [1, 2, 1]
+    servers.one.wire.answer([b"1"])
+    assert await call == b"1"
+    assert servers.one.counters.retries == 0
 
 
 @in_virtual_time
