@@ -28,7 +28,8 @@ class Probed:
         self.counters = CacheStats()
         self.told: list[Record] = []
         self.breakers = Breakers(self.counters, lambda: chance)
-        self.breakers.are_heeded = are_heeded
+        if are_heeded:
+            self.breakers.are_heeded = True
         condition = Condition(BREAKER, "server", self.told.append)
         self.breaker = Breaker(self._probe, self.breakers, condition)
 
