@@ -19,6 +19,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
+from async_redis_cache._backoff import Backoff
 from async_redis_cache._commands import CONTAINS, DISCARD, FORGET, TAKE
 from async_redis_cache._failures import LOST
 from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
@@ -308,6 +309,27 @@ async def test_a_server_that_is_loading_is_left_alone_for_a_while() -> None:
     await turns()
     wires.wire.answer([b"2"])
     assert await again == b"2"
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.9), (0.5, 1.0), (1.0, 1.1)])
+def test_pauses_double_with_each_failure_in_a_row(chance: float, share: float) -> None:
+    """From none to 140 ms, however long the row; by chance a tenth less or more. A good answer ends it."""
+    now = 1_000.0
+    backoff = Backoff(lambda: now, lambda: chance)
+    for _ in range(2):
+        assert not backoff.is_in_a_row
+        assert backoff.remaining() == 0.0
+        for pause in (0.0, 0.02, 0.04, 0.08, *[0.14] * 2_000):
+            backoff.failed()
+            assert backoff.is_in_a_row
+            assert backoff.remaining() == pytest.approx(share * pause)
+        now += 0.04
+        assert backoff.remaining() == pytest.approx(share * 0.14 - 0.04)
+        now += 1.0
+        assert backoff.remaining() == 0.0
+        assert backoff.is_in_a_row
+        backoff.failed()
+        backoff.succeeded()
 
 
 @in_virtual_time
