@@ -73,6 +73,19 @@ async def test_it_is_asked_once_a_second_at_most() -> None:
     assert server.futures == []
 
 
+async def test_the_time_is_known_for_a_second() -> None:
+    """To who would ask nobody: from the first answer on, until it would be asked again."""
+    server = Asked()
+    assert server.clock.known() is None
+    await server.first()
+    for passed in (0.0, 0.5, 0.499):
+        server.now += passed
+        assert server.clock.known() == pytest.approx((server.now + EPOCH) * 1000, abs=1)
+    server.now += 0.002
+    assert server.clock.known() is None
+    assert server.futures == []
+
+
 async def test_many_who_wait_ask_once_and_may_leave() -> None:
     """One question serves all; whoever is cancelled takes nobody along."""
     server = Asked()
