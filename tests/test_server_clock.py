@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from random import Random
+from struct import Struct
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -169,6 +171,44 @@ def test_ageing_by_chance(beta: float) -> None:
         began = sum(policy.is_ageing(record, 10_000 - left, chance.random) for _ in range(tries))
         expected = 2.718281828 ** (-left / (beta * cost))
         assert abs(began / tries - expected) < 0.04
+
+
+HEAD = Struct(">2sc16sQ8sQQQHQ")
+
+
+def given_at_once(
+    said: LoadOptions, now: int | None, *, leased_until: int = 0, slack: int = 0
+) -> bytes | None:
+    """What is given of a value that is fresh from 1000 to 2000, whose load took 100 ms."""
+    numbers = (leased_until, b"version.", 1000, 2000, slack, 0, 100_000)
+    data = HEAD.pack(b"\xc1\x02", VALUE, bytes(16), *numbers) + b"payload"
+    # By this chance and a beta of 1, it is loaded anew in the last 100 ms.
+    chance = 1 - math.exp(-1)
+    return LoadPolicies(Options()).of(said).payload_at_once(data, lambda: now, lambda: chance)
+
+
+@pytest.mark.parametrize(
+    ("said", "from_then_on"),
+    [({"refresh_at": 0.5}, 1500), ({"early_refresh": 0.5}, 1950), ({"early_refresh": 2}, 1800)],
+)
+def test_what_is_to_be_loaded_anew_is_not_given_at_once(
+    said: LoadOptions, from_then_on: int
+) -> None:
+    """Nor what is stale, or may be; what somebody loads already is given, as long as he has the right to."""
+    for slack in (0, 5_000):
+        for now in (1000, from_then_on - 1):
+            assert given_at_once(said, now, slack=slack) == b"payload"
+        for later in (from_then_on + 1, 1999, 2000, 9000, None):
+            assert given_at_once(said, later, slack=slack) is None
+        assert given_at_once(said, 1998, leased_until=1999, slack=slack) == b"payload"
+        assert given_at_once(said, 1999, leased_until=1999, slack=slack) is None
+
+
+def test_what_may_be_stale_is_given_at_once_while_it_is_not() -> None:
+    """Where it has not to be loaded anew; without a time in which it is stale, whatever the clock says."""
+    assert [given_at_once({}, now, slack=5_000) for now in (1000, 1999)] == [b"payload"] * 2
+    assert [given_at_once({}, now, slack=5_000) for now in (2000, None)] == [None] * 2
+    assert [given_at_once({}, now) for now in (1000, 2000, None)] == [b"payload"] * 3
 
 
 def test_a_life_is_shortened_by_chance() -> None:
