@@ -150,6 +150,29 @@ async def test_who_has_to_go_alone_goes_alone() -> None:
 
 
 @in_virtual_time
+async def test_who_goes_alone_has_all_his_retries_left() -> None:
+    """That one of the keys of an exchange was refused costs none: neither more nor fewer are there for the rest."""
+    wires = Wires(retries=2)
+    await busy(wires)
+    call, refused = read(wires, b"a"), read(wires, b"forbidden")
+    wires.wire.answer([None])
+    await turns()
+    wires.wire.answer("NOPERM no permissions to access a key")
+    await turns()
+    for _ in range(3):
+        assert not call.done()
+        assert wires.wire.commands == [(b"MGET", b"a")]
+        wires.wire.lose()
+        await turns()
+    with pytest.raises(CacheUnavailable):
+        await call
+    assert wires.wire.commands == [(b"MGET", b"forbidden")]
+    wires.wire.answer("NOPERM")
+    with pytest.raises(CachePermissionError):
+        await refused
+
+
+@in_virtual_time
 async def test_who_has_left_is_not_tried_again() -> None:
     """A call whose callers have all gone while it was under way ends with its exchange."""
     wires = Wires()
