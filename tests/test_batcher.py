@@ -251,6 +251,24 @@ async def test_an_exchange_is_bounded_in_what_comes_back() -> None:
 
 
 @in_virtual_time
+async def test_a_reply_is_weighed_by_the_key() -> None:
+    """What came back for several keys together is shared among all of them."""
+    wires = Wires()
+    await busy(wires)
+    several = [read(wires, b"a%d" % number) for number in range(4)]
+    wires.wire.answer([None], received=0)
+    await turns()
+    calls = [read(wires, b"%d" % number) for number in range(100)]
+    wires.wire.answer([b"1"] * 4, received=4_000_000)
+    assert await asyncio.gather(*several) == [b"1"] * 4
+    await turns()
+    ((_, *keys),) = wires.wire.commands
+    assert len(keys) == 4
+    for call in calls:
+        call.cancel()
+
+
+@in_virtual_time
 async def test_replies_that_are_small_again_are_believed_slowly() -> None:
     """After a large one more and more keys are asked for together, by an eighth more each time."""
     wires = Wires()
