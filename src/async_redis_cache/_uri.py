@@ -103,7 +103,7 @@ def parse_uri(uri: str) -> Endpoint:
         raise _bad("must not hold '#'; write %23")
     kind, tls, topology = _SCHEMES[scheme.lower()]
     rest, _, query = rest.partition("?")
-    login, _, place = rest.rpartition("@") if kind == "unix" else _split_login(rest)
+    login, _, place = _split_login(rest)
     username, _, password = login.partition(":")
     endpoint = Endpoint(
         kind=kind, tls=tls, topology=topology, database=_database_of(query)
