@@ -56,8 +56,8 @@ ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", 
 WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
 
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
-OF_TESTS = "--ignore-glob=*/test_harness_*"
-WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", OF_TESTS, *ONCE]
+OF_TESTS = [f"--ignore-glob=*/test_{name}*" for name in ("harness", "docs", "examples")]
+WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", *OF_TESTS, *ONCE]
 
 # What takes long, or many servers.
 SLOW = [
@@ -111,9 +111,9 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # What tests the tests is the same on each Python too; and of what takes long the oldest and the newest
+    # What tests the tests and the documentation is the same on each Python too; and of what takes long the oldest and the newest
     # say what those between them would.
-    left_out = [] if session.python == PYTHONS[0] else [OF_TESTS, *ONCE]
+    left_out = [] if session.python == PYTHONS[0] else [*OF_TESTS, *ONCE]
     if session.python in PYTHONS[1:-1]:
         left_out += SLOW
     session.run("pytest", *WORKERS, "--ignore", "tests/benchmarks", *left_out)
