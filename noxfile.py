@@ -111,8 +111,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # What tests the tests and the documentation is the same on each Python too; and of what takes long the oldest and the newest
-    # say what those between them would.
+    # What tests the tests and the documentation is the same on each Python too; and of what takes
+    # long the oldest and the newest say what those between them would.
     left_out = [] if session.python == PYTHONS[0] else [*OF_TESTS, *ONCE]
     if session.python in PYTHONS[1:-1]:
         left_out += SLOW
@@ -124,7 +124,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def loops(session: nox.Session) -> None:
-    """Run the most telling tests on other event loops, or with `-- --whole` all tests."""
+    """Run the most telling tests on other event loops, or with `-- --whole` all of the library."""
     install(session, "test")
     asked = WHOLE if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *TELLING]
     for loop in ("uvloop", "eager", "debug+watched"):
