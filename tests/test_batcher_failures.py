@@ -537,3 +537,19 @@ async def test_what_is_closed_is_not_away() -> None:
         with pytest.raises(CacheStateError):
             await call
     assert wires.health == []
+
+
+@in_virtual_time
+async def test_expired_call_fails_when_timer_fires_within_clock_resolution() -> None:
+    """A loop may fire a timer early by less than its clock can tell; the call has expired all the same.
+
+    Otherwise another timer that is due next would decide what the caller is told.
+    """
+    wires = Wires(budget=1.0)
+    call = read(wires, b"a")
+    wires.loop._clock_resolution = 0.002  # type: ignore[attr-defined]
+    cast("VirtualTimeLoop", wires.loop).pass_time(0.999)
+    await turns()
+    assert call.done()
+    with pytest.raises(CacheTimeout):
+        await call

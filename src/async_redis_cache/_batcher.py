@@ -284,7 +284,8 @@ class Batcher:
 
     def _expire(self) -> None:
         """End what is overdue. The one timer, set for the call that is due first."""
-        now = self._loop.time()
+        # A loop may fire a timer by less than its clock can tell too soon: uvloop counts whole milliseconds.
+        now = max(self._loop.time(), self._watch_at)
         due = math.inf
         for exchange, wire in tuple(self._under_way.items()):
             for call in exchange.calls:
