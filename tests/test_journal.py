@@ -126,9 +126,15 @@ async def test_server_lost_and_found(private_server: StartServer, door: Door, to
     place = f"{server.host}:{server.port}"
     assert (lost.levelname, lost.getMessage()) == (
         "WARNING",
-        f"no connection to {place}: CONNECT_FAILED",
+        (
+            f"[{place}] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
+            "Check that it runs, and the network"
+        ),
     )
-    assert (found.levelname, found.getMessage()) == ("INFO", f"connected to {place} again")
+    assert (found.levelname, found.getMessage()) == (
+        "INFO",
+        f"[{place}] connected to {place} again",
+    )
 
 
 async def test_silent_server_is_lost(private_server: StartServer, told: Told) -> None:
@@ -251,10 +257,10 @@ async def test_link_that_is_refused(private_server: StartServer, told: Told) -> 
 
 
 async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -> None:
-    """No record holds a login, a key, a prefix or a value, in any of its fields."""
+    """No record holds a login, a key or a value; nor a prefix where the cache has a name."""
     secrets = ("alice", "hunter2", "kettle", "shop:", "pin-4111")
     server = private_server(acl={"alice": "on >hunter2 ~* &* +@all"})
-    options: dict[str, Any] = near_options("shop:", command_timeout=DEADLINE)
+    options: dict[str, Any] = near_options("shop:", command_timeout=DEADLINE, name="products")
     async with configured(server.login_url("alice", "hunter2"), **options) as cache:
         await trusted(cache)
         server.stop()

@@ -63,7 +63,7 @@ async def test_loggers_are_told(private_server: StartServer, door: Door) -> None
     """Each logger is told what the log is told, on a thread of its own, in the order of events."""
     server = private_server()
     loggers = [Lines(), Lines()]
-    cache = configured(server.url, door, command_timeout=DEADLINE)
+    cache = configured(server.url, door, command_timeout=DEADLINE, name="products")
     cache.set_references(references(*loggers))
     async with cache:
         server.stop()
@@ -79,8 +79,14 @@ async def test_loggers_are_told(private_server: StartServer, door: Door) -> None
     place = f"{server.host}:{server.port}"
     for logger in loggers:
         assert logger.lines == [
-            (LogLevel.Warn, f"no connection to {place}: CONNECT_FAILED"),
-            (LogLevel.Info, f"connected to {place} again"),
+            (
+                LogLevel.Warn,
+                (
+                    f"[products] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
+                    "Check that it runs, and the network"
+                ),
+            ),
+            (LogLevel.Info, f"[products] connected to {place} again"),
         ]
         assert threading.get_ident() not in logger.threads
 

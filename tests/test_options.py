@@ -86,6 +86,7 @@ def test_defaults() -> None:
         "read_from": "master",
         "max_connections": 4,
         "key_prefix": "",
+        "name": "",
         "serializer": "json",
         "max_value_size": 1_048_576,
         "compression": "none",

@@ -1,7 +1,7 @@
-"""What an operator is told: one record when something gets worse, and one when it is well again.
+"""The log records of a cache: one when its state gets worse, and one when it is well again.
 
-Failures come by the thousand, changes of state by ones. A record names the server and the code of the
-error, and never a key, a value or a login.
+Failures come by the thousand, changes of state by ones. A record names the cache, the server and the code
+of the error, and never a key, a value or a login.
 """
 
 from __future__ import annotations
@@ -11,14 +11,29 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-__all__ = ["EVENTS", "Condition", "Event", "Journal", "Record", "Subject"]
+__all__ = [
+    "EVENTS",
+    "EVICTIONS",
+    "FAILED_OPEN",
+    "LOAD_FAILED",
+    "NOT_CACHED",
+    "UNREADABLE",
+    "Condition",
+    "Event",
+    "Journal",
+    "Record",
+    "Subject",
+]
 
 _LOG: Final = logging.getLogger("async_redis_cache")
 _LOG.addHandler(logging.NullHandler())
+_MOST_SUBJECTS: Final = 100
+"""How many subjects of one event are logged: functions and types are few, and may be made at run time."""
+_OTHERS: Final = "others, which are not logged one by one"
 
 
 class Event(NamedTuple):
-    """A change of state, as it is told."""
+    """A change of state, as it is logged."""
 
     name: str
     level: int
@@ -39,32 +54,82 @@ def _subject(worse: tuple[str, str], better: tuple[str, str]) -> Subject:
 
 
 SERVER: Final = _subject(
-    ("server_lost", "no connection to {server}: {code}"),
+    (
+        "server_lost",
+        "no connection to {server}: {code}; calls that need it fail. Check that it runs, and the network",
+    ),
     ("server_found", "connected to {server} again"),
 )
 REPLICA: Final = _subject(
-    ("replica_lost", "no connection to a replica of {server}: {code}"),
+    (
+        "replica_lost",
+        "no connection to a replica of {server}: {code}; the master answers. Check the replica",
+    ),
     ("replica_found", "connected to a replica of {server} again"),
 )
 BREAKER: Final = _subject(
-    ("breaker_opened", "{server} does not answer, and is left alone: {code}"),
-    ("breaker_closed", "{server} answers, and is asked again"),
+    (
+        "breaker_opened",
+        "circuit to {server} opened: {code}; loads go to the origin without it. Watch the origin's load",
+    ),
+    ("breaker_closed", "circuit to {server} closed: it answers again"),
 )
 NEAR_LINK: Final = _subject(
-    ("near_link_lost", "{server} does not tell what changes, nothing near is given: {code}"),
-    ("near_link_armed", "{server} tells what changes again"),
+    (
+        "near_link_lost",
+        "invalidations from {server} are not received: {code}; the near cache is off until they are",
+    ),
+    ("near_link_armed", "invalidations from {server} are received again; the near cache is on"),
 )
 SENTINEL_LINK: Final = _subject(
-    ("sentinel_link_lost", "the sentinel {server} does not tell who is the master: {code}"),
-    ("sentinel_link_armed", "the sentinel {server} tells who is the master again"),
+    (
+        "sentinel_link_lost",
+        "no connection to the sentinel {server}: {code}; the other sentinels are used. Check it",
+    ),
+    ("sentinel_link_armed", "connected to the sentinel {server} again"),
 )
 DEBTS: Final = _subject(
-    ("changes_owed", "changes have failed that {server} is to make good: {code}"),
-    ("changes_made_good", "{server} has made good the changes that had failed"),
+    (
+        "changes_owed",
+        (
+            "invalidations are pending on {server}: {code}; other processes may read old values until it "
+            "answers. Do not restart this process before"
+        ),
+    ),
+    ("changes_made_good", "no invalidations are pending on {server} any more"),
 )
 MASTER_MOVED: Final = Event("master_moved", logging.WARNING, "{server} has become a master")
 NODE_LEFT: Final = Event(
-    "node_left", logging.INFO, "{server} is not asked any more: others have its keys"
+    "node_left", logging.INFO, "{server} is not used any more: other nodes have its keys"
+)
+FAILED_OPEN: Final = Event(
+    "failed_open",
+    logging.WARNING,
+    "calls fail with {code} and return what an empty cache would: options.fail_open is always",
+)
+LOAD_FAILED: Final = Event(
+    "load_failed",
+    logging.WARNING,
+    "background load of {subject} failed: {code}; the stored value is used until it expires. "
+    "Check what the function loads from",
+)
+NOT_CACHED: Final = Event(
+    "result_not_cached",
+    logging.WARNING,
+    "results of {subject} are returned and not cached: {code}. Change the result, the serializer or "
+    "options.max_value_size",
+)
+EVICTIONS: Final = Event(
+    "evicting",
+    logging.WARNING,
+    "options.max_size is reached on {server}: the values that expire first are evicted. "
+    "Raise it if hits matter more than memory",
+)
+UNREADABLE: Final = Event(
+    "unreadable_values",
+    logging.WARNING,
+    "stored values cannot be read and count as misses: {code}. "
+    "Check for another program, version or signing_key under the same prefix",
 )
 
 EVENTS: Final = (
@@ -75,8 +140,16 @@ EVENTS: Final = (
     ),
     MASTER_MOVED,
     NODE_LEFT,
+    FAILED_OPEN,
+    LOAD_FAILED,
+    NOT_CACHED,
+    EVICTIONS,
+    UNREADABLE,
 )
-"""All that is ever told."""
+"""All that is ever logged."""
+
+
+_RECOVERIES: Final = frozenset({SERVER.better, BREAKER.better})
 
 
 class Record(NamedTuple):
@@ -85,17 +158,24 @@ class Record(NamedTuple):
     Attributes:
         event: which.
         server: where; an address, a path, or the name that sentinels know it by.
-        code: of the error that showed it; empty where there is none.
+        code: of the error that showed it, or its type; empty where there is none.
+        subject: the function that is concerned; empty where none is.
+        cache: the name of the cache.
     """
 
     event: Event
     server: str
     code: str
+    subject: str = ""
+    cache: str = ""
 
     @property
     def message(self) -> str:
         """In words."""
-        return self.event.text.format(server=self.server, code=self.code)
+        text = self.event.text.format(server=self.server, code=self.code, subject=self.subject)
+        text = f"[{self.cache}] {text}" if self.cache else text
+        # One line: a name that a server or a program gave must not look like another record.
+        return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class Condition:
@@ -132,18 +212,24 @@ def _ignore(_: Record) -> None:
 
 
 class Journal:
-    """Tells the log what becomes of one open cache.
+    """Logs what becomes of one open cache.
 
-    Until it is open nothing is told: who opens it in vain is told by an error.
+    Until it is open nothing is logged: an `open` that fails raises an error instead.
 
     Args:
-        server: what the server is called.
-        also: told of each record as well; it must not block, nor raise.
+        server: the server's name.
+        also: called with each record as well; it must not block, nor raise.
+        cache: the cache's name, which all its records have.
     """
 
-    def __init__(self, server: str, also: Callable[[Record], None] | None = None) -> None:
+    def __init__(
+        self, server: str, also: Callable[[Record], None] | None = None, *, cache: str = ""
+    ) -> None:
         self._server = server
         self._also = also
+        self._cache = cache
+        self._logged: dict[Event, set[str]] = {}
+        """What was logged once, by event."""
         # A node of a cluster may be let go and met again in the same condition.
         self._conditions: dict[tuple[Subject, str], Condition] = {}
         self._held_back: list[Record] | None = []
@@ -168,6 +254,24 @@ class Journal:
             self._conditions[subject, server] = known
         return known
 
+    def once(self, event: Event, subject: str = "", code: str = "") -> None:
+        """Log an event of a subject the first time that it happens.
+
+        Of one event up to 100 subjects are logged, then once that there are others. Nothing that
+        comes from a caller, such as a key, may be a subject.
+
+        Args:
+            event: what has happened.
+            subject: the function, where one is concerned.
+            code: of the error, or its type.
+        """
+        logged = self._logged.setdefault(event, set())
+        if subject not in logged and len(logged) <= _MOST_SUBJECTS:
+            if len(logged) == _MOST_SUBJECTS:
+                subject = _OTHERS
+            logged.add(subject)
+            self._tell(Record(event, self._server, code, subject))
+
     def moved(self, server: str) -> None:
         """This server was no master so far."""
         self._tell(Record(MASTER_MOVED, server, ""))
@@ -185,13 +289,22 @@ class Journal:
         if self._held_back is not None:
             self._held_back.append(record)
             return
-        event, server, code = record
-        # Told from the midst of things: a filter that raises must not harm them.
+        if record.event in _RECOVERIES:
+            # The next time is a change of state again.
+            self._logged.pop(FAILED_OPEN, None)
+        record = record._replace(cache=self._cache)
+        # Called from within changes of state: a filter that raises must not break them.
         with contextlib.suppress(Exception):
             _LOG.log(
-                event.level,
+                record.event.level,
                 record.message,
-                extra={"cache_event": event.name, "cache_server": server, "cache_code": code},
+                extra={
+                    "cache_event": record.event.name,
+                    "cache_name": record.cache,
+                    "cache_server": record.server,
+                    "cache_code": record.code,
+                    "cache_subject": record.subject,
+                },
             )
         if self._also is not None:
             self._also(record)

@@ -55,7 +55,13 @@ class Lifecycle:
         _LIVING.add(self)
 
     def __repr__(self) -> str:
-        return "closed" if self._opened is None else repr(self._opened.engine)
+        state = "closed" if self._opened is None else repr(self._opened.engine)
+        return f"{self.name!r} {state}" if self.name else state
+
+    @property
+    def name(self) -> str:
+        """The cache's name, as far as its options say it."""
+        return self.settings.options.name or self.settings.options.key_prefix
 
     def is_open(self) -> bool:
         """Whether it was opened and not closed since."""
@@ -147,7 +153,15 @@ class Lifecycle:
 
     def _new_journal(self, endpoint: Endpoint) -> Journal:
         self._monitors = Monitors(self.settings, self._counters)
-        return Journal(endpoint.name, self._monitors.told)
+        return Journal(endpoint.name, self._monitors.told, cache=self._name_at(endpoint))
+
+    def _name_at(self, endpoint: Endpoint) -> str:
+        """The cache's name in log records: two caches of one server are told apart by it."""
+        options = self.settings.options
+        if options.name:
+            return options.name
+        name = options.key_prefix or endpoint.name
+        return f"{name} in database {endpoint.database}" if endpoint.database else name
 
     def _begin(self, journal: Journal) -> None:
         journal.begin()

@@ -26,6 +26,7 @@ SECTIONS: Final = ("loading", "near_cache")
 _DIGITS: Final = re.compile(r"[0-9]{1,15}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
+_NAME_CHARACTERS: Final = 64
 
 
 def _option(
@@ -124,6 +125,9 @@ class Options:
         64 * 1024 * 1024, "most bytes of waiting calls; beyond it OVERLOADED", unit="bytes", least=1
     )
     key_prefix: str = _option("", "put in front of every key on the server")
+    name: str = _option(
+        "", "what log records, spans and metrics call this cache; by default its `key_prefix`"
+    )
     max_value_size: int = _option(
         1024 * 1024, "largest value, serialized and not yet compressed", unit="bytes", least=1
     )
@@ -250,6 +254,9 @@ class Options:
             raise _bad(_FIELDS["key_prefix"], "must not hold control characters or surrogates")
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:
             raise _bad(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
+        if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
+            problem = f"must have at most {_NAME_CHARACTERS} characters, all of them printable"
+            raise _bad(_FIELDS["name"], problem)
         if self.read_from == "replica" and self.near_cache_enabled:
             # What is near is kept by what the master tells, and would be filled with older values.
             raise _bad(_FIELDS["read_from"], "cannot be replica where near_cache.enabled is true")

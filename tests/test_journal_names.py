@@ -1,0 +1,110 @@
+"""Log records name the cache, and what has no end is logged once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import CacheConfigError, CacheError
+from async_redis_cache._journal import FAILED_OPEN, LOAD_FAILED, SERVER, Journal, Record
+from harness.doors import Door, configured
+
+if TYPE_CHECKING:
+    from journal_fixtures import Told
+
+pytest_plugins = ["journal_fixtures"]
+
+NOWHERE = "redis://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("database", "options", "name"),
+    [
+        (0, {"name": "products", "key_prefix": "shop:"}, "products"),
+        (0, {"key_prefix": "shop:"}, "shop:"),
+        (0, {}, "127.0.0.1:1"),
+        (2, {"key_prefix": "shop:"}, "shop: in database 2"),
+        (2, {}, "127.0.0.1:1 in database 2"),
+    ],
+)
+async def test_record_names_cache(
+    told: Told, door: Door, database: int, options: dict[str, Any], name: str
+) -> None:
+    """A record has the cache's name: `options.name`, or else its prefix or server, and database."""
+    url = f"{NOWHERE}/{database}"
+    cache = configured(url, door, require_connection=False, command_timeout=50, **options)
+    async with cache:
+        with pytest.raises(CacheError):
+            await cache.ping(None)
+    (record,) = told.records
+    assert record.__dict__["cache_name"] == name
+    assert record.getMessage().startswith(f"[{name}] no connection to ")
+
+
+def test_repr_names_cache(door: Door) -> None:
+    """The repr of a cache holds its name, open or not."""
+    assert "'products'" in repr(configured(NOWHERE, door, name="products"))
+    assert "'shop:'" in repr(configured(NOWHERE, door, key_prefix="shop:"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "n" * 65])
+def test_name_raises_when_not_printable_or_long(door: Door, name: str) -> None:
+    """A name that could forge log lines, or fill them, is BAD_OPTION."""
+    with pytest.raises(CacheConfigError, match=r"options\.name must have") as caught:
+        configured(NOWHERE, door, name=name)
+    assert name not in str(caught.value)
+
+
+def test_once_logs_each_subject_once() -> None:
+    """The first time of each subject is logged with its code; the others are not."""
+    records: list[Record] = []
+    journal = Journal("here", records.append, cache="products")
+    journal.begin()
+    for code in ("OSError", "ValueError"):
+        for function in ("shop.price", "shop.stock"):
+            journal.once(LOAD_FAILED, function, code)
+    assert [(one.subject, one.code, one.cache) for one in records] == [
+        ("shop.price", "OSError", "products"),
+        ("shop.stock", "OSError", "products"),
+    ]
+    assert records[0].message.startswith(
+        "[products] background load of shop.price failed: OSError;"
+    )
+
+
+def test_once_is_bounded() -> None:
+    """Of more than 100 subjects of one event, one record says that there are others."""
+    records: list[Record] = []
+    journal = Journal("here", records.append)
+    journal.begin()
+    for number in range(1000):
+        journal.once(LOAD_FAILED, f"function{number}", "OSError")
+    journal.once(FAILED_OPEN)
+    assert len(records) == 102
+    assert [one.subject for one in records[99:101]] == [
+        "function99",
+        "others, which are not logged one by one",
+    ]
+
+
+def test_once_logs_again_after_recovery() -> None:
+    """Failing open is logged again in the next outage."""
+    records: list[Record] = []
+    journal = Journal("here", records.append)
+    journal.begin()
+    server = journal.condition(SERVER)
+    for _ in range(2):
+        server.worse("TIMEOUT")
+        for _ in range(3):
+            journal.once(FAILED_OPEN, code="TIMEOUT")
+        server.better()
+    names = [record.event.name for record in records]
+    assert names == ["server_lost", "failed_open", "server_found"] * 2
+
+
+def test_record_is_one_line() -> None:
+    """What a server or a program calls itself cannot begin a line of its own in a log."""
+    record = Record(SERVER.worse, "host\nERROR forged", "TIMEOUT", cache="products")
+    assert record.message.isprintable()
+    assert r"host\nERROR forged" in record.message
