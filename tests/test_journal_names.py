@@ -13,7 +13,7 @@ from harness.doors import Door, configured
 if TYPE_CHECKING:
     from journal_fixtures import Told
 
-pytest_plugins = ["journal_fixtures"]
+pytest_plugins = ["journal_fixtures", "near_fixtures"]
 
 NOWHERE = "redis://127.0.0.1:1"
 

@@ -333,4 +333,4 @@ async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
 def test_whichever_try_has_removed_it_it_is_made_good(bound: int) -> None:
     """A second try that finds nothing comes after one whose answer was lost."""
-    assert ChangeVerbs.of(b"index", bound).forget.conclusive((b"key",), 0)
+    assert ChangeVerbs.of(b"index", bound, lambda _: None).forget.conclusive((b"key",), 0)

@@ -13,7 +13,7 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -45,14 +45,14 @@ for i = 1, #members, 1000 do
   redis.call('ZADD', index, unpack(members, i, math.min(i + 999, #members)))
 end
 redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('(%d', now))
-local excess = redis.call('ZCARD', index) - bound
+local excess, evicted = redis.call('ZCARD', index) - bound, 0
 if excess > 0 then
   local out = redis.call('ZPOPMIN', index, excess)
-  for i = 1, #out, 2 do redis.call('UNLINK', out[i]) end
+  for i = 1, #out, 2 do evicted = evicted + redis.call('UNLINK', out[i]) end
 end
 local last = redis.call('ZRANGE', index, -1, -1, 'WITHSCORES')
 if last[2] then redis.call('PEXPIREAT', index, math.ceil(last[2])) end
-return 0
+return evicted
 """
 
 _REMOVE: Final = b"""
@@ -91,14 +91,22 @@ return {removed, redis.call('ZCARD', KEYS[1])}
 
 
 class BoundedStore(Verb):
-    """Entries, their index and the eviction of what is too much, in one script."""
+    """Entries, their index and the eviction of what is too much, in one script.
+
+    Args:
+        index: the index's key.
+        bound: most values.
+        evicted: called with the number of values that a script evicted. The reply is all that
+            knows, and its calls may have been cancelled.
+    """
 
     changes = True
     merges = True
 
-    def __init__(self, index: bytes, bound: int) -> None:
+    def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
         self._index = index
         self._bound = bound
+        self._evicted = evicted
 
     def commands(self, arguments: Sequence[Sequence[Entry]]) -> list[Command]:
         """One script for the entries of all calls."""
@@ -112,9 +120,13 @@ class BoundedStore(Verb):
     ) -> Sequence[Any]:
         """None for each call, or why it failed."""
         (reply,) = replies
-        if not isinstance(reply, ServerReply) and reply != 0:
+        if isinstance(reply, ServerReply):
+            return [reply] * len(arguments)
+        if type(reply) is not int or reply < 0:
             raise MisreadError
-        return [reply or None] * len(arguments)
+        if reply:
+            self._evicted(reply)
+        return [None] * len(arguments)
 
     def conclusive(self, argument: Sequence[Entry], answer: Any) -> bool:
         """Storing twice is storing."""

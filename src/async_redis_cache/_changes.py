@@ -39,17 +39,20 @@ class ChangeVerbs(NamedTuple):
     publish: Verb
 
     @classmethod
-    def of(cls, index: bytes, bound: int) -> ChangeVerbs:
-        """Of a cache of so many values at the most, whose keys stand in this index; 0 for no bound."""
+    def of(cls, index: bytes, bound: int, evicted: Callable[[int], None]) -> ChangeVerbs:
+        """Of a cache of so many values at the most, whose keys stand in this index; 0 for no bound.
+
+        `evicted` is called with the number of values that were evicted to keep the bound.
+        """
         if not bound:
             return cls(STORE, TAKE, DISCARD, FORGET, TOUCH, Publish())
         return cls(
-            BoundedStore(index, bound),
+            BoundedStore(index, bound, evicted),
             BoundedRemove(index, b"GETDEL"),
             BoundedRemove(index, b"UNLINK"),
             BoundedRemove(index, b"UNLINK", heeded=False),
             BoundedTouch(index),
-            BoundedPublish(index, bound),
+            BoundedPublish(index, bound, evicted),
         )
 
 

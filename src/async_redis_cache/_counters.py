@@ -23,6 +23,9 @@ class CacheStats:
     """Values that `store` or `store_many` stored and the server acknowledged."""
     removals: int = 0
     """Values that were there and that `remove`, `remove_many`, `clear` or storing None removed."""
+    evictions: int = 0
+    """Values that this process's stores and loads evicted to keep `options.max_size`. What the server
+    evicts by itself, for its `maxmemory`, is not in it."""
     errors: int = 0
     """Calls that ended in a `CacheError`, whichever."""
     unreadable: int = 0

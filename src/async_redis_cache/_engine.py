@@ -27,7 +27,7 @@ from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._journal import DEBTS, Journal
+from ._journal import DEBTS, EVICTIONS, Journal
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -73,7 +73,7 @@ class Engine:
         self.strict = options.fail_open == "never"
         """Whether calls that load need the server too."""
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
-        self._verbs = ChangeVerbs.of(self._index, options.max_size)
+        self._verbs = ChangeVerbs.of(self._index, options.max_size, self._evicted)
         self._breakers = Breakers(counters, random.random)
         self._near: NearCache | None = None
         if options.near_cache_enabled:
@@ -303,6 +303,10 @@ class Engine:
             self.changes.all_changed()
         self._counters.removals += removed
         return removed
+
+    def _evicted(self, count: int) -> None:
+        self._counters.evictions += count
+        self._journal.once(EVICTIONS)
 
     def _admit(self, keys: Iterable[bytes]) -> None:
         """To be called by the other calls before servers are asked; it raises where one is left alone."""

@@ -9,7 +9,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -148,8 +148,7 @@ local function store()
     + STORE_SCRIPT
     + b"""
 end
-store()
-return 1
+return 1 + store()
 """
 )
 
@@ -169,18 +168,29 @@ class Publish(Script):
 
 
 class BoundedPublish(Publish):
-    """The same in a bounded cache, with its index and the eviction of what is too much."""
+    """The same in a bounded cache, with its index and the eviction of what is too much.
 
-    def __init__(self, index: bytes, bound: int) -> None:
+    The answer is 1 more than the number of evicted values; see `BoundedStore`.
+    """
+
+    def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
         super().__init__()
         self._index = index
         self._bound = bound
+        self._evicted = evicted
 
     def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
         return [
             (b"EVAL", _PUBLISH_BOUNDED, 2, self._index, key, self._bound, *rest)
             for key, *rest in arguments
         ]
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        answers = super().answers(arguments, replies)
+        evicted = sum(answer - 1 for answer in answers if isinstance(answer, int) and answer > 1)
+        if evicted:
+            self._evicted(evicted)
+        return answers
 
 
 LEASE: Final[Verb] = Script(_LEASE, (int, bytes))

@@ -57,6 +57,7 @@ _MANY: Final = {
 _UNITS: Final = {
     "stores": "{value}",
     "removals": "{value}",
+    "evictions": "{value}",
     "errors": "{call}",
     "unreadable": "{value}",
     "round_trips": "{exchange}",
