@@ -32,6 +32,7 @@ from .runs import (
     BYTES,
     LOADING,
     NEAR,
+    NEAR_BY_HAND,
     NEAR_LOADING,
     NEAR_MISSES,
     THREADS,
@@ -50,6 +51,7 @@ from .workloads import (
     PROTOCOL,
     async_workloads,
     bytes_workloads,
+    hand_written_near_workloads,
     loading_workloads,
     near_loading_workloads,
     near_miss_workloads,
@@ -131,6 +133,9 @@ def _measure(
     misses = replace(closed, async_rows=near_miss_workloads())
     ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
+    hits = replace(closed, async_rows=hand_written_near_workloads())
+    both = line_up.near_by_hand()
+    run_tasks(results, server, hits, both, section=NEAR_BY_HAND, progress=progress)
     for way in Way:
         hits = replace(closed, async_rows=loading_workloads(way))
         run_tasks(results, server, hits, loading(way), section=LOADING, progress=progress)
@@ -160,6 +165,7 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
     titles = {
         ASYNCIO: (f"{OURS} on asyncio", plan.async_rows),
         NEAR: (f"{OURS} with its near cache", near_workloads()),
+        NEAR_BY_HAND: ("near hits, against a hand-written one", hand_written_near_workloads()),
         NEAR_MISSES: ("a near cache where nothing is near, against none", near_miss_workloads()),
         LOADING: (
             "hits of calls that could load, against retrieve",

@@ -23,6 +23,7 @@ from .workloads import OURS, REFERENCE, Workload
 ASYNCIO = "asyncio"
 UVLOOP = "uvloop"
 NEAR = "near cache"
+NEAR_BY_HAND = "near cache, by hand"
 NEAR_MISSES = "near misses"
 LOADING = "loading"
 NEAR_LOADING = "loading, near"

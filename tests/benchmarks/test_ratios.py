@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
+from .line_up import near_by_hand
 from .peers import AsyncPeer, SyncPeer
 from .peers_loading import Way, loading
 from .peers_ours import Ours, OursInThreads, OursNear, near_misses
@@ -19,8 +20,10 @@ from .report import Row, row_of
 from .runs import Plan, Results, run_tasks, run_threads
 from .servers import Target, private_server
 from .workloads import (
+    DICTIONARY,
     OURS,
     PLAIN,
+    REFERENCE,
     RETRIEVE,
     Door,
     Goal,
@@ -28,6 +31,7 @@ from .workloads import (
     Workload,
     async_workloads,
     bytes_workloads,
+    hand_written_near_workloads,
     loading_workloads,
     near_loading_workloads,
     near_miss_workloads,
@@ -39,13 +43,15 @@ from .workloads import (
 ROWS = with_goals(
     async_workloads()
     + near_workloads()
+    + hand_written_near_workloads()
     + near_miss_workloads()
     + bytes_workloads()
     + [row for way in Way for row in loading_workloads(way) + near_loading_workloads(way)]
     + sync_workloads()
 )
-ARRIVALS = 4000
-P99_MS = 200.0
+OVERLOAD = 1.5
+"""How many times what redis-py serves in a closed loop arrives in the open one."""
+OPEN_SECONDS = 0.7
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def measured(server: Target, workload: Workload, goal: Goal) -> Row:
     results = Results({})
     _measure(results, server, Plan([workload], [workload], rounds=3, seconds=0.08))
     row = row_of(workload, results.samples)
-    if goal.is_reached(row.ratios[OURS].wall, row.ratios[OURS].processor, row.microseconds[OURS]):
+    if goal.is_reached(row.ratios[OURS].wall, row.ratios[OURS].processor):
         return row
     _measure(results, server, Plan([workload], [workload], rounds=7, seconds=0.3))
     return row_of(workload, results.samples)
@@ -81,6 +87,8 @@ def _measure(results: Results, server: Target, plan: Plan) -> None:
 def _peers(workload: Workload) -> list[AsyncPeer]:
     if workload.reference == RETRIEVE:
         return loading(Way(workload.note), near=workload.operation is Operation.NEAR_HIT)
+    if workload.reference == DICTIONARY:
+        return near_by_hand()
     if workload.operation is Operation.NEAR_HIT:
         return [OursNear(), RedisPy()]
     if workload.reference == PLAIN:
@@ -100,16 +108,24 @@ def test_half_of_each_goal_is_kept(server: Target, workload: Workload) -> None:
     row = measured(server, workload, goal)
     ours = row.ratios[OURS]
     assert row.errors.get(OURS, {}) == {}
-    assert goal.is_reached(ours.wall, ours.processor, row.microseconds[OURS]), ours
+    assert goal.is_reached(ours.wall, ours.processor), ours
 
 
-def test_random_arrivals_are_all_served_in_time(server: Target) -> None:
-    """Calls that arrive at random moments, one loop half loaded, are all answered without delay."""
+def test_random_arrivals_beyond_what_redis_py_serves_are_answered_sooner(server: Target) -> None:
+    """Calls that arrive at random, more than redis-py can serve, are all answered, and sooner.
+
+    The rate is set by what redis-py serves on this machine at this moment.
+    """
     results = Results({})
-    for rounds in (1, 3):
-        plan = Plan((), (), open_loop_rounds=rounds, open_loop_seconds=0.7, rates=(ARRIVALS,))
-        run_tasks(results, server, plan, [Ours()], first_round=len(results.open_loop))
-        if statistics.median(sample.p99 for sample in results.open_loop) < P99_MS:
-            break
-    assert all(sample.served == sample.arrivals for sample in results.open_loop)
-    assert statistics.median(sample.p99 for sample in results.open_loop) < P99_MS
+    (closed,) = (row for row in ROWS if row.name == "retrieve, hit, 100 B, 100 tasks")
+    peers: list[AsyncPeer] = [RedisPy()]
+    run_tasks(results, server, Plan([closed], (), rounds=3, seconds=0.3), peers)
+    rate = round(OVERLOAD / statistics.median(sample.wall_each for sample in results.samples))
+    plan = Plan((), (), open_loop_rounds=3, open_loop_seconds=OPEN_SECONDS, rates=(rate,))
+    run_tasks(results, server, plan, [Ours(), *peers])
+    ours = [sample for sample in results.open_loop if sample.peer == OURS]
+    theirs = [sample for sample in results.open_loop if sample.peer == REFERENCE]
+    assert all(sample.served == sample.arrivals for sample in ours)
+    assert statistics.median(sample.p99 for sample in ours) < statistics.median(
+        sample.p99 for sample in theirs
+    )

@@ -15,6 +15,7 @@ EXPIRY_MS = 60_000
 OURS = "async-redis-cache"
 REFERENCE = "redis-py"
 PROTOCOL = "hand-written protocol"
+DICTIONARY = "hand-written near hit"
 UNBOUNDED = f"{OURS}, max_size=0"
 PLAIN = f"{OURS}, nothing near"
 RETRIEVE = f"{OURS}, retrieve"
@@ -39,9 +40,9 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How many times the reference's pace is asked for, and how much time a call may take.
+    """How many times the reference's pace is asked for: of wall time, of processor time, or of both.
 
-    The pace is that of wall time, of processor time, or of both; the time is wall time.
+    No goal is an absolute time, which would depend on the processor that runs the bench.
 
     "Never slower" is written as 0.95: a lone round trip is ruled by how fast the machine wakes an
     idle core, and two equal clients differ by a few per cent in either direction.
@@ -49,7 +50,6 @@ class Goal:
 
     wall: float | None = None
     processor: float | None = None
-    microseconds: float | None = None
     floor: float | None = None
     """What the tests ask of wall time, where half of the goal is too near to what is reached."""
 
@@ -59,22 +59,17 @@ class Goal:
         return type(self)(
             self.floor or (None if self.wall is None else self.wall / 2),
             None if self.processor is None else self.processor / 2,
-            None if self.microseconds is None else self.microseconds * 2,
         )
 
     def __str__(self) -> str:
         parts = [f"{self.wall:.3g}x"] if self.wall is not None else []
         if self.processor is not None:
             parts.append(f"{self.processor:g}x cpu")
-        if self.microseconds is not None:
-            parts.append(f"{self.microseconds:g} µs")
         return ", ".join(parts)
 
-    def is_reached(self, wall: float, processor: float, microseconds: float) -> bool:
-        return (
-            (self.wall is None or wall >= self.wall)
-            and (self.processor is None or processor >= self.processor)
-            and (self.microseconds is None or microseconds <= self.microseconds)
+    def is_reached(self, wall: float, processor: float) -> bool:
+        return (self.wall is None or wall >= self.wall) and (
+            self.processor is None or processor >= self.processor
         )
 
 
@@ -185,8 +180,24 @@ def async_workloads() -> list[Workload]:
 
 def near_workloads() -> list[Workload]:
     """A lone caller, as a near hit is answered without waiting: others would only take turns."""
-    goal = Goal(wall=150, microseconds=2, floor=15)
+    goal = Goal(wall=150, floor=15)
     return [Workload(Door.ASYNC, Operation.NEAR_HIT, 1, 100, keys=100, goal=goal)]
+
+
+def hand_written_near_workloads() -> list[Workload]:
+    """A near hit beside the least that one can cost: both are pure Python on the same processor."""
+    return [
+        Workload(
+            Door.ASYNC,
+            Operation.NEAR_HIT,
+            1,
+            100,
+            keys=100,
+            note="by hand",
+            goal=Goal(wall=0.65, floor=0.15),
+            reference=DICTIONARY,
+        )
+    ]
 
 
 def near_miss_workloads() -> list[Workload]:
@@ -284,4 +295,4 @@ def with_goals(workloads: Iterable[Workload]) -> list[Workload]:
 
 
 OPEN_LOOP_GOALS = {10_000: 10.0}
-"""The p99 in milliseconds to stay below while every call is served, by arrivals a second."""
+"""How many times sooner than redis-py's the p99 is, while every call is served; by arrivals a second."""
