@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
 
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+# The same examples in each run, so that a failure is one of the change; random ones in the long form.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, max_examples=200, print_blob=True, derandomize=True
+)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000)
 # A mutant is killed by the first failure: nobody wants to see the smallest.
 hypothesis.settings.register_profile(

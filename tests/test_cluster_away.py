@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,8 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError
 from harness import await_until
 from harness.clusters import Cluster
-from harness.figures import report
+from harness.figures import in_time, report
 from harness.slots import key_in
-from harness.stalls import Contention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +71,7 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
             assert cache.stats().breakers_open == 0
             given, seconds = await load(cache, key, "new")
             assert given == "new"
-            assert seconds < DEADLINE / 1000 + 0.3
+            assert in_time(seconds, DEADLINE / 1000 + 0.3)
         assert cache.stats().breakers_open == 1
         loads = await asyncio.gather(*(load(cache, key, "new") for key in there))
         hits = await asyncio.gather(*(load(cache, key, "new") for key in elsewhere))
@@ -87,7 +85,7 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
     report(24, f"a node of a cluster: {latest * 1000:.0f} ms at most with its breaker open")
     assert {given for given, _ in loads} == {"new"}
     assert {given for given, _ in hits} == {"old"}
-    assert latest < DEADLINE / 1000
+    assert in_time(latest, DEADLINE / 1000)
     assert caught.value.code == "TIMEOUT"
     places = {(r.__dict__["cache_event"], r.__dict__["cache_server"]) for r in told.records}
     name = f"{node.host}:{node.port}"
@@ -114,12 +112,11 @@ async def test_loads_of_many(cluster: Cluster, node: Server) -> None:
                     await one.retrieve_or_load_many(None, there[:3], load_all)
         asked.clear()
         before = cache.stats()
-        contention = Contention(os.getpid())
         begun = time.monotonic()
         keys = [key for pair in zip(there, elsewhere, strict=True) for key in pair]
         given = await cache.retrieve_or_load_many(None, keys, load_all)
         alone = await cache.retrieve_or_load_many(None, there, load_all)
-        assert time.monotonic() - begun - contention.seconds() < DEADLINE / 1000
+        assert in_time(time.monotonic() - begun, DEADLINE / 1000)
         after = cache.stats()
         with pytest.raises(CacheError) as caught:
             await strict.retrieve_or_load_many(None, keys, load_all)
@@ -145,7 +142,7 @@ async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:
         assert await cache.retrieve(None, elsewhere) == "old"
         assert await cache.store(None, elsewhere, "new") == "new"
         assert await cache.retrieve(None, elsewhere) == "new"
-        assert time.monotonic() - begun < DEADLINE / 1000
+        assert in_time(time.monotonic() - begun, DEADLINE / 1000)
 
 
 async def test_what_replicas_still_have(flavour: Flavour) -> None:
@@ -170,7 +167,7 @@ async def test_a_node_that_is_gone(flavour: Flavour, told: Told) -> None:
             key = keys_at(cluster, cluster.masters()[0])[0]
             old = cluster.node_of(f"away:{key}")
             await asyncio.to_thread(old.kill)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while told.count("master_moved") == 0:
                     await load(cache, key, "new")
             await await_until(lambda: cache.stats().breakers_open == 0)

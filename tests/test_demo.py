@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ COLUMNS = 100
 @pytest.fixture(scope="module")
 def shown() -> str:
     """What the demo prints on a terminal of 100 columns."""
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "docs/examples/demo.py"],
         cwd=ROOT,
@@ -29,7 +27,6 @@ def shown() -> str:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 20
     return done.stdout
 
 

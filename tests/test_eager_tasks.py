@@ -33,7 +33,7 @@ async def test_unix_socket_that_is_not_there_is_tried_again(private_server: Star
             with pytest.raises(CacheUnavailable):
                 await cache.store(None, "key", 1)
         server.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while cache.stats().stores == 0:
                 with contextlib.suppress(CacheUnavailable):
                     await cache.store(None, "key", 1)
@@ -53,7 +53,7 @@ async def test_what_another_has_stored_is_asked_for_once(
             return nothing
 
         monkeypatch.setattr(engine, "read", stored_meanwhile)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await one.retrieve_or_load(None, "key", lambda: "loaded") == "stored"
         assert one.stats().loads == 0
 
@@ -68,5 +68,5 @@ async def test_loader_that_runs_at_once_closes_the_cache(private_server: StartSe
             await cache.close(None)
             return 1
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await cache.retrieve_or_load(None, "key", load) == 1

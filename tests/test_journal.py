@@ -46,7 +46,7 @@ async def answers(cache: AsyncRedisCache) -> bool:
 
 
 async def until_it_answers(cache: AsyncRedisCache) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not await answers(cache):
             pass
 

@@ -11,7 +11,8 @@ from async_redis_cache import CacheEntry, CacheError, CachePermissionError, Cach
 from async_redis_cache._engine import Engine
 from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
-from harness.figures import report
+from harness.figures import in_time, report
+from harness.lateness import Guard
 
 pytest_plugins = ["near_fixtures"]
 
@@ -39,9 +40,10 @@ async def test_the_service_goes_on(
             server.stop()
         else:
             network.black_hole()
+        # The network does not heal: the call ends by itself or not at all.
         begun = time.monotonic()
         assert await cache.retrieve_or_load(None, "key", load) == 1
-        assert time.monotonic() - begun < DEADLINE / 1000 + 0.3
+        assert in_time(time.monotonic() - begun, DEADLINE / 1000 + 0.3)
 
 
 async def test_callers_still_share_a_load(private_server: StartServer) -> None:
@@ -140,14 +142,18 @@ async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer)
     """
     server = private_server()
     took: list[tuple[float, float]] = []
+    late_calls = 0
     calls: set[asyncio.Task[None]] = set()
     options = {"command_timeout": DEADLINE, "max_size": 0, "max_connections": 2}
     async with configured(server.url, **options) as cache:
 
         async def request(number: int) -> None:
-            begun = time.monotonic()
+            nonlocal late_calls
+            begun, guard = time.monotonic(), Guard(DEADLINE / 1000 + 0.3)
             found = await cache.retrieve_or_load(None, f"key{number % 50}", lambda: 1, 60_000)
             assert found == 1
+            late_calls += guard.fired
+            guard.cancel()
             took.append((begun, time.monotonic() - begun))
 
         async def requests(until: float) -> None:
@@ -174,8 +180,9 @@ async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer)
             f"{max(took, key=lambda one: one[1])[1] * 1000:.0f} ms at most (deadline {DEADLINE}), "
             f"with the breaker open {late[len(late) // 2] * 1e6:.0f} us in the median",
         )
-        assert max(seconds for _, seconds in took) < DEADLINE / 1000 + 0.3
-        assert late[len(late) // 2] < 0.005
+        assert late_calls == 0
+        # With the breaker open half of the calls take next to nothing of what they might wait for.
+        assert late[len(late) // 2] < DEADLINE / 1000 / 10
         stats = cache.stats()
         assert not stats.breakers_open
         assert await cache.contains(None, "key1")

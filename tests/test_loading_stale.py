@@ -10,7 +10,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, LoadOptions
 from harness import await_until
-from harness.figures import report
+from harness.figures import in_time, report
 from harness.length import scaled
 from harness.loading import LEASE
 from harness.loading_origin import LIFE, STALE, Origin, becomes, gone, made_stale
@@ -98,7 +98,7 @@ async def test_an_origin_that_fails(
     """Stale values and no errors, and a load in a lease's time; errors when it is over."""
     seconds = scaled(1.2, 10.0)
     origin = Origin()
-    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 700, "soft_timeout": soft}
+    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 2_000, "soft_timeout": soft}
     await one.retrieve_or_load(None, "key", origin.load, LIFE, **options)
     await gone(one)
     origin.failure = OSError("no route to the origin")
@@ -108,9 +108,10 @@ async def test_an_origin_that_fails(
             assert await each.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
             given += 1
         await asyncio.sleep(0.005)
+    lasted = time.monotonic() - began
     report(23, f"{given} stale values in {seconds} s, {origin.loads - 1} loads, lease {LEASE} ms")
     # One at once, and one a lease; each cache that was waiting for one tries it as well.
-    assert 2 <= origin.loads - 1 <= 2 * (seconds * 1000 / LEASE + 2)
+    assert 2 <= origin.loads - 1 <= 2 * (lasted * 1000 / LEASE + 2)
     while True:
         try:
             assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
@@ -140,7 +141,7 @@ async def test_nobody_waits_for_who_has_failed(
     origin.may_end.set()
     failed_at = time.monotonic()
     assert await waiting == "new"
-    assert time.monotonic() - failed_at < LEASE / 1000
+    assert in_time(time.monotonic() - failed_at, LEASE / 1000)
 
 
 async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:

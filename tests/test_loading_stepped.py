@@ -137,7 +137,7 @@ async def test_no_order_leaves_the_old_value(
             gated(other, gate, CHANGER, patch)
             call = one.refresh if before == "a value" else one.retrieve_or_load
             loading = asyncio.create_task(call(None, "key", load))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await gate.direct({LOADER: loading, CHANGER: asyncio.create_task(alter())})
         assert await loading in {"old", "new"}
         assert await other.retrieve(None, "key") in {None, "new"}, gate.taken

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PREFIX = "woken:"
-LEASE_SECONDS = 20
+LEASE_SECONDS = 60
 OPTIONS = near_options(PREFIX, loading_lease_timeout=LEASE_SECONDS * 1000)
 
 
@@ -97,7 +97,7 @@ async def test_who_waits_is_told_when_the_load_has_failed(
     with pytest.raises(LookupError):
         await holder
     assert await waiter == 2
-    assert time.monotonic() - began < LEASE_SECONDS / 4
+    assert time.monotonic() - began < LEASE_SECONDS / 2
 
 
 @pytest.mark.parametrize("fault", ["reset", "silence"])
@@ -124,7 +124,7 @@ async def test_who_waits_is_not_left_to_a_link_that_is_lost(
             assert await waiter == 1
             seconds = time.monotonic() - published
     report(21, f"{fault}: answered {seconds * 1000:.0f} ms after the value was there")
-    assert seconds < LEASE_SECONDS / 4
+    assert seconds < LEASE_SECONDS / 2
 
 
 async def test_who_leaves_is_not_told(

@@ -206,11 +206,9 @@ async def test_the_longest_stay(near_cache: OpenNearCache, raw: Client) -> None:
     """`near_cache.timeout` is when the server is asked again, though the value never expires."""
     raw.set(f"{PREFIX}key", b"1")
     cache = await near_cache(near_cache_timeout=100)
-    begun = time.monotonic()
     await held_near(cache, "key")
     trips = cache.stats().round_trips
     while cache.stats().round_trips == trips:
-        assert time.monotonic() < begun + 5
         assert await cache.retrieve(None, "key") == 1
     assert cache.stats().near_invalidations == 0
 

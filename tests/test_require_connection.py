@@ -41,15 +41,19 @@ async def test_it_connects_when_the_server_comes(private_server: StartServer, do
         assert await cache.retrieve(None, "key") is None
 
 
+LONG = 60_000
+"""Milliseconds that open would wait for a connection."""
+
+
 async def test_otherwise_open_fails(private_server: StartServer, door: Door) -> None:
     """By default a server that is away is an error of open, at once, and the cache stays closed."""
     server = private_server()
     server.stop()
-    cache = configured(server.url, door)
+    cache = configured(server.url, door, connect_timeout=LONG)
     begun = time.monotonic()
     with pytest.raises(CacheUnavailable) as caught:
         await cache.open("t")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < LONG / 1000 / 2
     assert (caught.value.code, caught.value.trace_id) == ("CONNECT_FAILED", "t")
     assert not cache.is_open()
     server.start()
@@ -71,21 +75,19 @@ async def test_a_server_that_says_nothing(
         connect_timeout=200,
         command_timeout=200,
     )
-    begun = time.monotonic()
     if required:
+        # The network heals only after it: open ends by itself or not at all.
         with pytest.raises((TimeoutError, CacheUnavailable)):
             await cache.open(None)
-        assert time.monotonic() - begun < 1
         assert not cache.is_open()
         network.heal()
         await cache.open(None)
     else:
         await cache.open(None)
-        assert time.monotonic() - begun < 1
         with pytest.raises(CacheError):
             await cache.retrieve(None, "key")
         network.heal()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         stored = False
         while not stored:
             try:

@@ -13,7 +13,7 @@ from pip_services4_components.config import ConfigParams
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheError
 from harness import await_until
 from harness.doors import DOORS, Door, new_cache
-from harness.figures import report
+from harness.figures import in_time, report
 from harness.near import near_of, trusted
 from harness.sentinels import MASTER_NAME, Sentinels
 
@@ -111,7 +111,7 @@ async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what
     seconds = await callers.all_served(lost_at)
     agreement = await agreeing
     report(17, f"{what}: all served after {seconds:.2f} s, agreed on after {agreement:.2f} s")
-    assert seconds < max(PROMISE_SECONDS, agreement + OURS_SECONDS)
+    assert in_time(seconds, max(PROMISE_SECONDS, agreement + OURS_SECONDS))
 
 
 async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
@@ -158,7 +158,7 @@ async def test_a_master_that_refuses_is_asked_for_nothing_more(sentinels: Sentin
     old = sentinels.master()
     other = next(server for server in sentinels.nodes if server is not old)
     async with AsyncRedisCache.from_url(sentinels.uri, max_connections=8, retries=0) as cache:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while wires_of(cache) < 3:
                 await asyncio.gather(*(_later(cache, turns) for turns in range(20)))
         for sentinel in sentinels.sentinels:

@@ -39,15 +39,12 @@ KINDS: list[Ask] = [
 
 async def outcome(call: Awaitable[Any], watch: Stopwatch) -> str:
     """How a call ends: OK, or the code of its error; and when."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    try:
-        await call
-        code = "OK"
-    except CacheError as error:
-        code = error.code
-    watch.add(start, loop.time())
-    return code
+    with watch.timed():
+        try:
+            await call
+        except CacheError as error:
+            return error.code
+        return "OK"
 
 
 async def outcomes(cache: AsyncRedisCache, watch: Stopwatch, count: int) -> Counter[str]:
@@ -60,7 +57,7 @@ async def outcomes(cache: AsyncRedisCache, watch: Stopwatch, count: int) -> Coun
 
 async def tried_again(cache: AsyncRedisCache, key: str) -> Any:
     """The first answer that is no error."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             with suppress(CacheError):
                 return await cache.retrieve(None, key)
@@ -76,17 +73,20 @@ async def test_no_call_outlives_its_deadline(server: Server, proxy: StartProxy) 
     }
     rounds = scaled(2_000, 10_000) // len(caches) // 10
     codes: Counter[str] = Counter()
+    late = 0
 
     async def sweep(watch: Stopwatch, cache: AsyncRedisCache) -> None:
         for _ in range(rounds):
             codes.update(await outcomes(cache, watch, 10))
 
     async def latest_of_all(lag: MachineLag) -> float:
+        nonlocal late
         codes.clear()
         watches = [Stopwatch(lag, limit / 1000) for limit in caches]
         pairs = list(zip(watches, caches.values(), strict=True))
         for first in range(0, len(pairs), 4):
             await asyncio.gather(*(sweep(*pair) for pair in pairs[first : first + 4]))
+        late = sum(watch.late for watch in watches)
         return max(watch.latest for watch in watches)
 
     async with AsyncExitStack() as stack:
@@ -95,7 +95,7 @@ async def test_no_call_outlives_its_deadline(server: Server, proxy: StartProxy) 
         network.delay(0.004, jitter=0.012)  # A call lives for 8 to 32 ms.
         latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
     report(3, f"{beside_limit(latest)}, {counts(codes)}", latest)
-    assert latest < GRACE_SECONDS
+    assert late == 0
     assert codes.keys() == {"OK", "TIMEOUT", "OUTCOME_UNKNOWN"}
 
 
@@ -158,8 +158,10 @@ async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment
     """4. Server stopped: every call ends by D + 50 ms, no socket remains a second later."""
     server = private_server(password="secret")
     codes: Counter[str] = Counter()
+    late = 0
 
     async def latest_of_all(lag: MachineLag) -> float:
+        nonlocal late
         codes.clear()
         stop = Stop(server, lag)
         before = open_descriptors().keys()
@@ -171,14 +173,15 @@ async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment
             codes.update(await asyncio.gather(*under_way))
             # A second; and another, as a change that is owed is tried again now and then, on a
             # connection that is given up as well.
-            await await_until(lambda: open_descriptors().keys() == before, seconds=2)
+            await await_until(lambda: open_descriptors().keys() == before)
             server.thaw()
             assert await tried_again(cache, "before") == "value"
+        late = stop.watch.late
         return stop.watch.latest
 
     latest, _ = await measured(latest_of_all, lambda latest: latest < GRACE_SECONDS)
     report(4, f"{moment}: {beside_limit(latest)}, {counts(codes)}", latest)
-    assert latest < GRACE_SECONDS
+    assert late == 0
     assert codes.keys() <= {"TIMEOUT", "OUTCOME_UNKNOWN"}
 
 

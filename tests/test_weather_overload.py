@@ -107,20 +107,25 @@ class Demand:
     def __init__(self, cache: AsyncRedisCache, lag: MachineLag) -> None:
         self.codes: Counter[str] = Counter()
         self.most_waiting = 0
-        self.refusals = Stopwatch(lag, 0.0)
+        self.turn = 0
+        """Ticks so far in which more was asked for."""
+        self.refused_late = 0
+        """Refusals that did not come before the next tick."""
+        self.refused_in = 0.0
         self.all_calls = Stopwatch(lag, LIMIT)
         self._cache = cache
         self._loop = asyncio.get_running_loop()
 
     async def store(self, number: int) -> None:
-        start = self._loop.time()
-        try:
-            await self._cache.store(None, f"key{number % 500}", bytes(VALUE_BYTES))
-            self.codes["OK"] += 1
-        except CacheOverloaded as error:
-            self.codes[error.code] += 1
-            self.refusals.add(start, self._loop.time())
-        self.all_calls.add(start, self._loop.time())
+        with self.all_calls.timed():
+            turn, start = self.turn, self._loop.time()
+            try:
+                await self._cache.store(None, f"key{number % 500}", bytes(VALUE_BYTES))
+                self.codes["OK"] += 1
+            except CacheOverloaded as error:
+                self.codes[error.code] += 1
+                self.refused_late += self.turn > turn
+                self.refused_in = max(self.refused_in, self._loop.time() - start)
 
     async def closed_loop(self, tasks: int, seconds: float) -> float:
         """As many calls at a time as there are tasks; how many were served a second."""
@@ -143,6 +148,7 @@ class Demand:
                     group.create_task(self.store(begun))
                     begun += 1
                 await asyncio.sleep(TICK_SECONDS)
+                self.turn += 1
                 waiting = re.search(r"<Batcher (\d+) waiting", repr(self._cache))
                 self.most_waiting = max(self.most_waiting, int(waiting[1]) if waiting else 0)
         return self.codes["OK"] / (self._loop.time() - start)
@@ -155,13 +161,15 @@ class Overload(NamedTuple):
     served: float
     refused_in: float
     latest: float
+    late: int
+    refused_late: int
     most_waiting: int
     grown_bytes: int
     codes: Counter[str]
 
     @property
     def was_borne(self) -> bool:
-        return self.served >= 0.8 * self.peak and self.refused_in < 0.005 and self.latest < 0.050
+        return self.served >= 0.8 * self.peak and not self.late and not self.refused_late
 
 
 @pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
@@ -188,8 +196,10 @@ async def test_what_is_too_much_is_refused_at_once(server: Server, proxy: StartP
             return Overload(
                 peak,
                 served,
-                demand.refusals.latest,
+                demand.refused_in,
                 demand.all_calls.latest,
+                demand.all_calls.late,
+                demand.refused_late,
                 demand.most_waiting,
                 _peak_bytes() - before,
                 demand.codes,
@@ -203,7 +213,9 @@ async def test_what_is_too_much_is_refused_at_once(server: Server, proxy: StartP
         f"{found.most_waiting} waited, {counts(found.codes)}",
         -found.served / found.peak,
     )
-    assert found.was_borne or not calm
+    assert (found.late, found.refused_late) == (0, 0)
+    # A machine that runs other programs has less to give in one of the two halves.
+    assert found.served >= 0.8 * found.peak or not calm
     assert found.most_waiting <= MOST_WAITING
     assert found.codes["OVERLOADED"] > found.codes["OK"]
     # Room for what may wait and for what is under way, and not for what was refused.

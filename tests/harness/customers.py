@@ -33,13 +33,12 @@ class Customers:
 
     async def _ask(self, number: int) -> None:
         while not self._closed:
-            start = self._loop.time()
-            try:
-                assert await self._cache.retrieve(None, KEY) == VALUE
-                self.served_at[number] = self._loop.time()
-                self.codes["OK"] += 1
-            except CacheError as error:
-                self.codes[error.code] += 1
-            self._watch.add(start, self._loop.time())
+            with self._watch.timed():
+                try:
+                    assert await self._cache.retrieve(None, KEY) == VALUE
+                    self.served_at[number] = self._loop.time()
+                    self.codes["OK"] += 1
+                except CacheError as error:
+                    self.codes[error.code] += 1
             # Who is answered near has not let anybody else run.
             await asyncio.sleep(PAUSE_SECONDS)

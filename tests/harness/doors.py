@@ -66,7 +66,7 @@ def configured(url: str, door: Door = "async", /, **options: object) -> AsyncRed
 
 async def until_gone(cache: AsyncRedisCache, *keys: str) -> None:
     """Return when these keys have expired."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for key in keys:
             left: int | None = 0
             while left is not None:

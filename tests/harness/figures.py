@@ -20,6 +20,12 @@ class Figure(NamedTuple):
     """Measured with the protection removed, so that the test can be seen to fail."""
 
 
+class Judging:
+    """Whether this session measures times, as `pytest --weather` does on a machine that does nothing else."""
+
+    times = False
+
+
 said: list[Figure] = []
 """What the tests have said since somebody last took it."""
 
@@ -34,6 +40,15 @@ def beside_limit(seconds: float) -> str:
     """When the last of all calls has ended, where D is the moment when it had to."""
     side = "after" if seconds >= 0 else "before"
     return f"{abs(seconds) * 1000:.1f} ms {side} D at the latest"
+
+
+def in_time(seconds: float, promise: float) -> bool:
+    """Whether something took no longer than is promised, where this session measures times.
+
+    In any other session a verdict in seconds would be one on the machine: there the figures are only
+    reported, and what is judged is order: what came before what, and before which timer.
+    """
+    return seconds <= promise or not Judging.times
 
 
 def report(scenario: int, figures: str, badness: float = 0.0, *, proof: bool = False) -> None:

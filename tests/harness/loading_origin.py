@@ -35,7 +35,7 @@ class Origin:
 
 async def becomes(cache: AsyncRedisCache, value: object, key: str = "key") -> None:
     """Wait until this is what all are given."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if await cache.retrieve(None, key) == value:
                 return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 async def soon(condition: Callable[[], object]) -> None:
     """Wait until it holds, without a pause: of thousands of waits, each is short."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  no event tells it
             await asyncio.sleep(0)
 

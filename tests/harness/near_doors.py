@@ -19,7 +19,7 @@ async def held_near(cache: AsyncRedisCache, *keys: str) -> None:
 
     Once may not do: late news of an earlier change drops what was just put there.
     """
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for key in keys:
             hits = cache.stats().near_hits
             while cache.stats().near_hits == hits:
@@ -29,7 +29,7 @@ async def held_near(cache: AsyncRedisCache, *keys: str) -> None:
 
 async def seen(cache: AsyncRedisCache, key: str, value: object) -> None:
     """Wait until this is what the cache gives, to one key and among many."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await cache.retrieve(None, key) != value:  # noqa: ASYNC110  nothing else could tell
             await asyncio.sleep(POLL_SECONDS)
     there = {} if value is None else {key: value}

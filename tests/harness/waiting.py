@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 POLL_SECONDS = 0.005
+PATIENCE_SECONDS = 60.0
+"""After which what is waited for will never come, however slow the machine is."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Return as soon as `condition()` holds; fail when it does not within `seconds`."""
     for pause in _looks(condition, seconds):
         time.sleep(pause)
 
 
-async def await_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def await_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """The same for a test that is asynchronous: its loop goes on meanwhile."""
     for pause in _looks(condition, seconds):
         await asyncio.sleep(pause)

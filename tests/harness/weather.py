@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.figures import said
+from harness.figures import Judging, said
 from harness.flavours import FLAVOURS, installed
 from harness.length import LONG
 from harness.scenarios import PROVED, TITLES, Label, label
@@ -88,6 +88,7 @@ class Weather:
     def __init__(self, *, alone: bool, file: str | None) -> None:
         self.rows: dict[tuple[int, str, bool], Row] = {}
         self._alone = alone
+        Judging.times = alone
         self._file = file
         self._outcomes: dict[str, str] = {}
 
