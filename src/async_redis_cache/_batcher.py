@@ -60,6 +60,7 @@ class Batcher:
         silent: told when it has not, for as long as anybody waited.
         may_move: whether another connection may lead to another server.
         router: who knows the other servers, where there are some.
+        server: its name, for the errors.
         backoff: the pauses after answers that say that the server does not serve for now.
     """
 
@@ -78,6 +79,7 @@ class Batcher:
         silent: Callable[[], None] = lambda: None,
         may_move: bool = False,
         router: Router | None = None,
+        server: str = "",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counters = counters
@@ -90,6 +92,7 @@ class Batcher:
         self._silent = silent
         self._may_move = may_move
         self._router = router
+        self._server = server
         self._transport: Transport
         self._under_way: dict[Exchange, Wire] = {}
         self._turn: asyncio.Handle | None = None
@@ -271,7 +274,7 @@ class Batcher:
         self.ready()
 
     def _fail(self, call: Call, failure: Failure) -> None:
-        call.fail(failure)
+        call.fail(failure if failure.server else failure._replace(server=self._server))
         # Who could wait for less than others says nothing of the server by not having waited longer.
         if issubclass(failure.kind, _AWAY) and not (failure is TIMED_OUT and call.hurried):
             self._failed(failure.code)

@@ -13,15 +13,25 @@ more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._failures import ServerReply
+from ._errors import CacheUnsupported
+from ._failures import ServerReply, failure_of
 from ._records import HEAD_SCRIPT
 from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 
-__all__ = ["INDEX_SUFFIX", "STORE_SCRIPT", "BoundedRemove", "BoundedStore", "BoundedTouch", "Sweep"]
+__all__ = [
+    "INDEX_SUFFIX",
+    "STORE_SCRIPT",
+    "BoundedRemove",
+    "BoundedStore",
+    "BoundedTouch",
+    "Opening",
+    "Sweep",
+]
 
 INDEX_SUFFIX: Final = b"\x00index"
 """Behind the prefix, the index's key. No key of a user can hold a control character."""
@@ -81,6 +91,16 @@ end
 return answers
 """
 )
+
+# Called without arguments none of them does anything: the error tells whether there is such a command.
+_LACKS: Final = b"""
+local lacking = {}
+for name in string.gmatch(ARGV[1], '%a+') do
+  local reply = redis.pcall(name)
+  if type(reply) == 'table' and reply.err and string.find(string.lower(tostring(reply.err)), 'unknown') then lacking[#lacking + 1] = name end
+end
+return lacking
+"""
 
 _SWEEP: Final = b"""
 local out = redis.call('ZPOPMIN', KEYS[1], ARGV[1])
@@ -238,6 +258,50 @@ class Sweep(Verb):
         return True
 
 
+class Opening(Verb):
+    """A first sign of life from the server, and whether it has the commands that keep the bound.
+
+    The argument is (). A command that it lacks is answered as if it had been sent. What else is wrong
+    with scripts, such as a user who may not run them, is left to the first store: a program may only read.
+    """
+
+    changes = False
+
+    def __init__(self, index: bytes) -> None:
+        self._index = index
+
+    def key(self, argument: Any) -> bytes:
+        """The index."""
+        return self._index
+
+    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+        """A PING and a script a call."""
+        names = b" ".join(_STORE_COMMANDS)
+        return [(b"PING",), (b"EVAL", _LACKS, 1, self._index, names)] * len(arguments)
+
+    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        """PONG for each call, or what is wrong."""
+        return list(map(_opened, replies[::2], replies[1::2]))
+
+    def conclusive(self, argument: Any, answer: Any) -> bool:
+        """It changes nothing."""
+        return True
+
+
+def _opened(pong: Any, lacking: Any) -> Any:
+    if isinstance(pong, ServerReply):
+        return pong
+    if pong != b"PONG":
+        raise MisreadError
+    if isinstance(lacking, ServerReply):
+        return lacking if failure_of(lacking).kind is CacheUnsupported else pong
+    names: list[Any] = lacking if isinstance(lacking, list) else []
+    for name in _STORE_COMMANDS:
+        if name in names:
+            return ServerReply(f"ERR unknown command '{name.decode()}'")
+    return pong
+
+
 def _parts(
     replies: Sequence[Any], count: int, kinds: frozenset[type]
 ) -> Sequence[Any] | ServerReply:
@@ -245,5 +309,6 @@ def _parts(
     return reply if isinstance(reply, ServerReply) else expect_parts(reply, count, kinds)
 
 
+_STORE_COMMANDS: Final = tuple(dict.fromkeys(re.findall(rb"redis\.call\('([A-Z]+)'", STORE_SCRIPT)))
 _DATA: Final = frozenset({bytes, type(None), ServerReply})
 _NUMBERS: Final = frozenset({int, ServerReply})

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ._batcher import Batcher
 from ._breaker import Breakers
+from ._commands import PING
 from ._counters import CacheStats
 from ._dialer import Dialer
 from ._errors import CacheUnsupported
@@ -131,13 +132,16 @@ class Cluster:
         """See `Node.is_left_alone`: the node that has the slot of this key."""
         return self._members.of(key).is_left_alone()
 
-    async def connect(self, budget: float) -> None:
+    async def connect(self, budget: float, opening: Verb = PING) -> None:
         """Find the nodes, and connect to them: one attempt, within so many seconds.
+
+        What has a key is then asked of the node that has it.
 
         Raises:
             CacheUnsupported: the server is no node of a cluster, or cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
+        deadline = asyncio.get_running_loop().time() + budget
         failure = await asyncio.shield(self._lookout.look(budget))
         if failure is not None:
             raise failure
@@ -145,6 +149,10 @@ class Cluster:
             refused = await link.first()
             if refused is not None:
                 raise refused.error()
+        if opening.key(()) is not None:
+            await self.ask(
+                opening, (), 0, budget=deadline - asyncio.get_running_loop().time(), retries=0
+            )
 
     def has_unread(self) -> bool:
         """Whether there is news of changes that has come, and has not been passed on."""

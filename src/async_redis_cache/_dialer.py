@@ -26,8 +26,8 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from ._errors import CacheConfigError, CacheLoginError, CachePermissionError, CacheUnavailable
-from ._failures import Failure, ServerReply, failure_of
+from ._errors import CacheConfigError, CacheLoginError, CacheUnavailable, CacheUnsupported
+from ._failures import Failure, ServerReply, failure_of, may_not_run
 from ._names import NamedConnection
 from ._options import Options
 from ._tls import TLSConnection, Trust
@@ -216,15 +216,20 @@ def _failure_of(error: Exception) -> Failure:
         error = error.__cause__
     # Who is refused comes first: for redis-py that is a ConnectionError too, to be tried again.
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
-        return Failure(CacheLoginError, "BAD_CREDENTIALS", "the server refuses the login")
+        problem = "the server refuses the login: check user and password"
+        return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
     if isinstance(error, NoPermissionError):
-        return Failure(CachePermissionError, "NOPERM", "the user may not connect like this")
+        return may_not_run(str(error))
     for kind, word in _UNAVAILABLE.items():
         if isinstance(error, kind):
             return failure_of(ServerReply(word))
     if isinstance(error, ResponseError):
-        problem = "the server refuses the database number, or how we log in"
-        return Failure(CacheConfigError, "BAD_OPTION", problem)
+        failure = failure_of(ServerReply(f"ERR {error}"))
+        problem = (
+            "the server refuses the number of the database in the URI, or the way of the login"
+        )
+        unsupported = failure.kind is CacheUnsupported
+        return failure if unsupported else Failure(CacheConfigError, "BAD_OPTION", problem)
     root: BaseException = error
     while isinstance(root.__context__, OSError):
         root = root.__context__
@@ -232,5 +237,7 @@ def _failure_of(error: Exception) -> Failure:
     if "CERTIFICATE" in said or "UNKNOWN_CA" in said:
         problem = "a certificate was refused, the server's by us or ours by the server"
         return Failure(CacheLoginError, "BAD_CERTIFICATE", problem)
-    problem = f"could not connect: {type(root).__name__}"
+    problem = (
+        f"could not connect: {type(root).__name__}; check that it runs, its address and the network"
+    )
     return Failure(CacheUnavailable, "CONNECT_FAILED", problem, passing=True)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from ._bounded import INDEX_SUFFIX
+from ._bounded import INDEX_SUFFIX, Opening
 from ._breaker import Breakers
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
@@ -153,7 +153,8 @@ class Engine:
             CacheUnsupported: the server, or the user, cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        await self._servers.connect(self._connect_timeout)
+        opening = Opening(self._index) if self._bounded else PING
+        await self._servers.connect(self._connect_timeout, opening)
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ._failures import UNKNOWN, Failure, ServerReply, failure_of
@@ -94,7 +95,7 @@ class Call:
     def fail(self, failure: Failure) -> None:
         """Give every caller an error of its own."""
         if self.uncertain:
-            failure = UNKNOWN
+            failure = UNKNOWN._replace(server=failure.server)
         for one in (self.future, *(self._joined or ())):
             if not one.done():
                 one.set_exception(failure.error())
@@ -158,7 +159,7 @@ class Exchange:
         for verb, calls, answers, merged in dealt:
             for call, answer in zip(calls, answers, strict=True):
                 if isinstance(answer, ServerReply):
-                    failure = failure_of(answer)
+                    failure = failure_of(answer, partial(verb.commands, [call.argument]))
                     if merged and failure.code in _PERSONAL:
                         # Once more, which is no retry: it may be another's key.
                         call.alone = True

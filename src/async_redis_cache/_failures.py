@@ -1,7 +1,13 @@
-"""Why an exchange failed, said once; each caller who waited for it then gets an error of its own."""
+"""Why an exchange failed, said once; each caller who waited for it then gets an error of its own.
+
+The texts of the server's errors quote keys and values: of them only the first word is kept, and the names of
+commands that the library itself sends.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from ._errors import (
@@ -16,7 +22,17 @@ from ._errors import (
 )
 from ._uri import Address
 
-__all__ = ["LOST", "MISREAD", "TIMED_OUT", "UNKNOWN", "Failure", "ServerReply", "failure_of"]
+__all__ = [
+    "LEFT_ALONE",
+    "LOST",
+    "MISREAD",
+    "TIMED_OUT",
+    "UNKNOWN",
+    "Failure",
+    "ServerReply",
+    "failure_of",
+    "may_not_run",
+]
 
 
 class Failure(NamedTuple):
@@ -32,65 +48,201 @@ class Failure(NamedTuple):
     """Whether the same call may succeed a moment later, on this server."""
     place: Address | None = None
     """The node of the cluster that would have been right; without a host, on the same."""
+    server: str = ""
+    """Where it happened, as people read it; without a login."""
 
     def error(self) -> CacheError:
         """A new error that says this."""
-        return self.kind(self.code, self.message)
+        message = f"{self.server}: {self.message}" if self.server else self.message
+        # One line: a name that a server gave must not look like a record of its own in a log.
+        return self.kind(self.code, message if message.isprintable() else ascii(message)[1:-1])
 
 
 class ServerReply(Exception):
     """An error reply as it came. Its text may quote keys and values: it stays in here."""
 
 
-TIMED_OUT: Final = Failure(CacheTimeout, "TIMEOUT", "no answer in time")
-LOST: Final = Failure(CacheUnavailable, "CONNECTION_LOST", "the connection was lost", passing=True)
+TIMED_OUT: Final = Failure(CacheTimeout, "TIMEOUT", "no answer by the deadline of the call")
+LOST: Final = Failure(
+    CacheUnavailable,
+    "CONNECTION_LOST",
+    "the connection was lost before the answer came",
+    passing=True,
+)
 MISREAD: Final = Failure(
-    CacheServerError, "PROTOCOL_ERROR", "the server's answer could not be understood", passing=True
+    CacheServerError,
+    "PROTOCOL_ERROR",
+    "the answer is not one to this call: check that a Redis or Valkey server listens there",
+    passing=True,
 )
 UNKNOWN: Final = Failure(
     CacheOutcomeUnknown,
     "OUTCOME_UNKNOWN",
-    "a change was sent and its answer was lost: it may have been made, or may yet be",
+    "a change was sent and its answer was lost: it may have been made, or may be made yet",
 )
 
 LEFT_ALONE: Final = Failure(
-    CacheUnavailable, "BREAKER_OPEN", "the server does not answer, and is left alone"
+    CacheUnavailable,
+    "BREAKER_OPEN",
+    "the circuit is open: the server has not answered the last calls",
 )
 
-_NOPERM_IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
+Commands = Iterable[tuple[bytes | int, ...]]
+
 _REDIRECTS: Final = {"MOVED", "ASK"}
 _UNAVAILABLE: Final = {
-    "LOADING": "the server is loading its data",
-    "MASTERDOWN": "the server is a replica that has lost its master",
-    "CLUSTERDOWN": "the cluster does not serve",
-    "TRYAGAIN": "the server is moving the key's slot",
+    "LOADING": "the server is loading its data, and answers when it has done that",
+    "MASTERDOWN": "the server is a replica that has lost its master: check the link between them",
+    "CLUSTERDOWN": "the cluster does not serve this slot: check that each slot has a master",
+    "TRYAGAIN": "the server is moving the keys of this slot to another node",
 }
+_SERVER_ERRORS: Final = {
+    "OOM": "the server is out of memory: set its maxmemory-policy to one that evicts, or raise maxmemory",
+    "MISCONF": "the server cannot save its data and refuses changes: see its log and its disk",
+    "READONLY": "the server is a replica and refuses changes: connect to its master",
+    "NOREPLICAS": "the server has fewer replicas than its min-replicas-to-write, and refuses changes",
+    "BUSY": "a script blocks the server: see SCRIPT KILL",
+    "WRONGTYPE": "another program keeps something other than a string under the key: remove it there, "
+    "or use another options.key_prefix",
+    "CROSSSLOT": "the server is a node of a cluster: set options.topology to cluster",
+}
+_WITHOUT: Final = {
+    "EVAL": "options.max_size, tags and the methods that load need scripts: set options.max_size to 0, and "
+    "use store and retrieve alone",
+    "GETDEL": "remove needs Redis 6.2 or newer: remove_many does without",
+    "UNLINK": "removals need Redis 4 or newer",
+    "SCAN": "clear needs it, where options.key_prefix is set",
+    "TIME": "the methods that load, and options.max_size, need it",
+    "GETRANGE": "contains, touch and the methods that load need it",
+    "PTTL": "time_to_live and near_cache.enabled need it",
+    "HELLO": "options.topology sentinel and near_cache.enabled need Redis 6 or newer",
+    "CLIENT": "near_cache.enabled needs CLIENT TRACKING, of Redis 6 or newer: set it to false",
+    "CLUSTER": "options.topology cluster needs a node of a cluster: set it to single",
+    "READONLY": "options.read_from replica needs a node of a cluster: set it to master",
+    "SENTINEL": "options.topology sentinel needs sentinels: set it to single",
+    "SUBSCRIBE": "options.topology sentinel needs it: set it to single",
+    "SELECT": "a database other than 0 needs it: take the number out of the URI",
+    **dict.fromkeys(
+        ("ZADD", "ZREM", "ZCARD", "ZRANGE", "ZPOPMIN", "ZREMRANGEBYSCORE", "PEXPIREAT"),
+        "options.max_size needs it, and Redis 5 or newer: set it to 0",
+    ),
+}
+"""By command, what needs it, and the option that avoids it."""
+_OURS: Final = {
+    *_WITHOUT,
+    *("PING", "AUTH", "ASKING", "MGET", "EXISTS", "SET", "PEXPIRE", "GET", "SETRANGE"),
+}
+"""Every command that is sent: no other word of a server's text is repeated."""
+
+_NAME: Final = r"[`']([A-Za-z]{2,20})((?:\|[a-z-]{2,20})?)[`']"
+_MAY_NOT_RUN: Final = re.compile(rf"permissions to run the (?:{_NAME})?")
+_UNKNOWN: Final = re.compile(
+    rf"^(?:ERR )?(?:unknown|unsupported) (?:redis )?(?:sub)?command(?:,? {_NAME})?", re.IGNORECASE
+)
+_IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
+_MAY_NOT_RUN_IN_SCRIPT: Final = "can't run this command"
+_CALLED: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
 
 
-def failure_of(reply: ServerReply) -> Failure:
-    """What an error reply means, by its first word; its text is dropped (see `ServerReply`)."""
+def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> Failure:
+    """What an error reply means, by its first word; its text is dropped (see `ServerReply`).
+
+    Args:
+        reply: the error.
+        commands: gives those that it answers, where the server does not say which.
+    """
     text = str(reply)
     word = text.partition(" ")[0]
     if word in _UNAVAILABLE:
         return Failure(CacheUnavailable, word, _UNAVAILABLE[word], passing=True)
     if word in {"NOAUTH", "WRONGPASS"}:
-        return Failure(CacheLoginError, "BAD_CREDENTIALS", "the server refuses the login")
-    if word == "NOPERM" or any(sign in text for sign in _NOPERM_IN_SCRIPT):
-        return Failure(CachePermissionError, "NOPERM", "the user may not do this on this key")
+        problem = "the server refuses the login: check user and password"
+        return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
+    if word == "NOPERM" or any(sign in text for sign in _IN_SCRIPT):
+        return may_not_run(text, commands)
     if text.startswith("ERR max number of clients"):
-        return Failure(
-            CacheUnavailable, "CONNECT_FAILED", "the server has no room for us", passing=True
-        )
-    if text.startswith("ERR unknown command"):
-        return Failure(
-            CacheUnsupported, "UNSUPPORTED", "the server lacks a command this call needs"
-        )
-    code = word if word.isalpha() and word.isupper() else "ERR"
+        problem = "the server has no room for another connection: raise its maxclients"
+        return Failure(CacheUnavailable, "CONNECT_FAILED", problem, passing=True)
+    if unknown := _UNKNOWN.match(text):
+        found = _ours(unknown)
+        return _lacking([found] if found else _names_in(commands()))
+    code = (
+        word if word.isascii() and word.isalpha() and word.isupper() and len(word) < 33 else "ERR"
+    )
     place = _place_in(text) if word in _REDIRECTS else None
-    problem = f"the server answered with the error {code}"
+    problem = _SERVER_ERRORS.get(code, f"the server answered with the error {code}: see its log")
     if place is not None:
         problem = "the key is on another node of a cluster, and options.topology is not cluster"
     return Failure(CacheServerError, code, problem, place=place)
+
+
+def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:
+    """What the user may not do, by what the server says of it, and the ACL rule that allows it."""
+    named = _MAY_NOT_RUN.search(text)
+    # Commands first: that text may hold the user's name, and so any word.
+    if named is not None or _MAY_NOT_RUN_IN_SCRIPT in text:
+        found = _ours(named)
+        names = [found] if found else _names_in(commands())
+        rules = " ".join(f"+{name.lower()}" for name in names)
+        problem = f"the user may not run {_one_of(names)}" + (rules and f": grant {rules}")
+    elif "database" in text:
+        problem = "the user may not use this database: grant it with db=NUMBER"
+    elif "channel" in text:
+        problem = (
+            "the user may not use a channel: grant it with &CHANNEL (of sentinels: &+switch-master "
+            "&+promoted-slave)"
+        )
+    elif "key" in text:
+        using = ", ".join(_names_in(commands(), in_scripts=False)) or "a command"
+        problem = (
+            f"the user may not read or write the key of {using}: grant the keys of options.key_prefix, "
+            "as ~PREFIX*"
+        )
+    else:
+        problem = "the user may not do this: see ACL LOG on the server"
+    return Failure(CachePermissionError, "NOPERM", problem)
+
+
+def _lacking(names: Iterable[str]) -> Failure:
+    """The server lacks a command, or one of several."""
+    names = list(names)
+    problem = f"the server lacks {_one_of(names)}"
+    reasons = dict.fromkeys(
+        _WITHOUT[name] for one in names if (name := one.partition("|")[0]) in _WITHOUT
+    )
+    if len(reasons) == 1:
+        problem += f"; {next(iter(reasons))}"
+    elif names:
+        problem += ": use Redis 6.2 or newer, or Valkey"
+    return Failure(CacheUnsupported, "UNSUPPORTED", problem)
+
+
+def _one_of(names: list[str]) -> str:
+    if not names:
+        return "a command that this call needs"
+    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+
+
+def _ours(match: re.Match[str] | None) -> str:
+    """The command that a text names, if it is one that the library sends."""
+    if match is None or match[1] is None or match[1].upper() not in _OURS:
+        return ""
+    return (match[1] + match[2]).upper()
+
+
+def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
+    """The commands that these are, with those that their scripts run."""
+    names: dict[str, None] = {}
+    for name, *arguments in commands:
+        words = [str(name, "ascii")] if isinstance(name, bytes) else []
+        if words == ["EVAL"] and in_scripts:
+            source, *_ = arguments
+            called = _CALLED.findall(source) if isinstance(source, bytes) else []
+            # Some scripts are given the command to run.
+            given = [one for one in arguments[1:] if one in {b"GETDEL", b"UNLINK"}]
+            words = [str(one, "ascii") for one in (*called, *given) if isinstance(one, bytes)]
+        names.update(dict.fromkeys(word for word in words if word in _OURS))
+    return [name for name in names if name != "ASKING"]
 
 
 def _place_in(redirection: str) -> Address | None:

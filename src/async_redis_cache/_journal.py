@@ -189,6 +189,11 @@ class Condition:
         self._tell = tell
         self._is_well = True
 
+    @property
+    def server(self) -> str:
+        """Its name."""
+        return self._server
+
     def worse(self, code: str) -> None:
         """It is not well, which was shown by an error of this code."""
         if self._is_well:

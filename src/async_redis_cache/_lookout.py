@@ -129,7 +129,11 @@ class Lookout:
                 self._members.heed(views.most_common(1)[0][0])
                 return None
         if any(isinstance(failure, CacheServerError) for failure in failures):
-            return CacheUnsupported("UNSUPPORTED", "the server is no node of a cluster")
+            problem = (
+                "CLUSTER SLOTS is refused, which options.topology cluster needs: the server is no node of a "
+                "cluster. Set it to single"
+            )
+            return CacheUnsupported("UNSUPPORTED", problem)
         return failures[0] if failures else _LOST.error()
 
 

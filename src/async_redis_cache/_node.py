@@ -81,6 +81,7 @@ class Node:
             backoff=Backoff(loop.time, random.random),
             may_move=may_move,
             router=router,
+            server=told.server,
         )
         self.transport = Transport(
             dialer,

@@ -21,7 +21,7 @@ from ._options import Options
 from ._sentinels import Sentinels
 from ._tracking import Listener, Tracking
 from ._uri import Address, Endpoint, name_of
-from ._verbs import Asker
+from ._verbs import Asker, Verb
 
 __all__ = ["Single"]
 
@@ -139,14 +139,14 @@ class Single:
         """See `Node.is_left_alone`."""
         return self._node.is_left_alone()
 
-    async def connect(self, budget: float) -> None:
-        """Connect, log in and ping: one attempt, within so many seconds.
+    async def connect(self, budget: float, opening: Verb = PING) -> None:
+        """Connect, log in and ask for a first sign of life: one attempt, within so many seconds.
 
         Raises:
             CacheUnsupported: the server, or the user, cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        await self.asker.ask(PING, (), 0, budget=budget, retries=0)
+        await self.asker.ask(opening, (), 0, budget=budget, retries=0)
         if self._tracking is not None:
             failure = await self._tracking.first()
             if failure is not None:

@@ -24,7 +24,14 @@ __all__ = ["Listener", "Tracking"]
 _REFUSED: Final = Failure(
     CacheUnsupported,
     "UNSUPPORTED",
-    "near_cache.enabled needs a server with RESP3 and CLIENT TRACKING, and a user who may use them",
+    "near_cache.enabled needs HELLO 3 and CLIENT TRACKING, of Redis 6 or newer, which the server lacks: set "
+    "it to false, or use another server",
+)
+_MAY_NOT: Final = Failure(
+    CacheUnsupported,
+    "UNSUPPORTED",
+    "near_cache.enabled needs CLIENT TRACKING, which the user may not run: grant +client|tracking, or set it "
+    "to false",
 )
 _REFUSALS: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
 """What a server that has just served another connection says to RESP3 or to tracking."""
@@ -74,7 +81,9 @@ class Tracking(Keeper):
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
         failure = await super().first()
-        return _REFUSED if failure is not None and failure.kind in _REFUSALS else failure
+        if failure is None or failure.kind not in _REFUSALS:
+            return failure
+        return _MAY_NOT if failure.kind is CachePermissionError else _REFUSED
 
 
 class _News:
