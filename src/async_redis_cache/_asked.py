@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from ._flights import Wanted
 from ._load_options import LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
 from ._loading import AWAY
+from ._raised import gathered
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import Product
 from ._timeouts import Timeout
@@ -106,7 +106,7 @@ async def each(
 ) -> list[R]:
     """What is said of each item, of which this data was read: at once, where the server is asked."""
     if any(one is not None and has_tags(one) for one in data):
-        return await asyncio.gather(*map(judge, items))
+        return await gathered(map(judge, items))
     return [await judge(item) for item in items]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ._errors import CacheInputError
 from ._loaders import Load, run
+from ._raised import Raised, outcome_of
 
 __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 
@@ -42,16 +43,24 @@ class Batch:
         self._in_thread = in_thread
         self._wanted: dict[str, asyncio.Future[Any]] = {}
         # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Mapping[str, Any] | Raised]] = set()
 
     def decided(self, key: str) -> None:
         """It is known of this key; if it was the last, the loader is called."""
         self._undecided.discard(key)
         if self._wanted and not self._undecided:
             wanted, self._wanted = self._wanted, {}
-            task = asyncio.get_running_loop().create_task(self._load(wanted))
+            task = asyncio.get_running_loop().create_task(self._load(list(wanted)))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+
+            def deal(task: asyncio.Task[Mapping[str, Any] | Raised]) -> None:
+                self._tasks.discard(task)
+                values = outcome_of(task)
+                for one, future in wanted.items():
+                    if not future.done():
+                        future.set_result(_looked_up(values, one))
+
+            task.add_done_callback(deal)
             left = set(wanted)
 
             def leave(key: str, _: asyncio.Future[Any]) -> None:
@@ -67,26 +76,30 @@ class Batch:
         """The value of a key that has to be loaded here."""
         future = self._wanted[key] = asyncio.get_running_loop().create_future()
         self.decided(key)
-        return await future
+        value = await future
+        if isinstance(value, Raised):
+            raise value.error()
+        return value
 
-    async def _load(self, wanted: dict[str, asyncio.Future[Any]]) -> None:
-        values: Mapping[str, Any] = {}
-        failure: BaseException | None = None
+    async def _load(self, keys: list[str]) -> Mapping[str, Any] | Raised:
         try:
-            call = partial(self._loader, list(wanted))
-            values = await run(call, in_thread=self._in_thread)
-            if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-                problem = "a loader of many keys gives a mapping of keys to values"
-                failure = CacheInputError("NOT_SERIALIZABLE", problem)
-        except Exception as error:  # noqa: BLE001  it goes to all who wait
-            failure = error
-        for key, future in wanted.items():
-            if future.done():
-                continue
-            if failure is None:
-                future.set_result(values.get(key))
-            else:
-                future.set_exception(failure)
+            values = await run(partial(self._loader, keys), in_thread=self._in_thread)
+            if isinstance(values, Mapping):
+                return values  # pyright: ignore[reportUnknownVariableType]
+            problem = "a loader of many keys gives a mapping of keys to values"
+            raise CacheInputError("NOT_SERIALIZABLE", problem)  # noqa: TRY301
+        except BaseException as error:  # noqa: BLE001  see `_raised`
+            return Raised(error)
+
+
+def _looked_up(values: Mapping[str, Any] | Raised, key: str) -> Any:
+    """The value of a key, or what was raised instead: a mapping may be anything that looks like one."""
+    if isinstance(values, Raised):
+        return values
+    try:
+        return values.get(key)
+    except BaseException as error:  # noqa: BLE001  see `_raised`
+        return Raised(error)
 
 
 class CoalescingLoader(Generic[T]):

@@ -25,6 +25,7 @@ __all__ = [
     "CacheConfigError",
     "CacheError",
     "CacheInputError",
+    "CacheLoadError",
     "CacheLoginError",
     "CacheOutcomeUnknown",
     "CacheOverloaded",
@@ -81,6 +82,14 @@ class CacheInputError(CacheError, BadRequestException, ValueError):
     """A key, timeout or value that cannot be taken. Nothing was sent.
 
     Codes: BAD_KEY, BAD_LOAD_OPTION, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+    """
+
+
+class CacheLoadError(CacheError, InvocationException, RuntimeError):
+    """A load could not end as loads do, because of what its loader did. Other calls go on.
+
+    Codes: LOAD_CANCELLED (the loader was cancelled, or raised `CancelledError`, which is the cause
+    of this error; the caller was not cancelled).
     """
 
 

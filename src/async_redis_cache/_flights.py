@@ -8,9 +8,13 @@ from math import inf
 from typing import NamedTuple
 
 from ._failures import Failure
+from ._raised import Raised
 from ._rights import Product, Right
 
-__all__ = ["Flight", "Wanted"]
+__all__ = ["Flight", "Outcome", "Wanted"]
+
+Outcome = Product | Raised | bytes | None
+"""What a load ends in: what was loaded or raised, what another process has stored, or nothing."""
 
 
 def _nothing() -> None:
@@ -53,11 +57,13 @@ class Flight:
     """One load and those who wait for it."""
 
     __slots__ = (
+        "cancelled",
         "expired",
         "goes_on",
         "good_below",
         "holds_right",
         "is_ahead",
+        "landed",
         "renewal",
         "right",
         "steered",
@@ -68,8 +74,10 @@ class Flight:
     )
 
     def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
-        self.task: asyncio.Task[Product | bytes | None]
-        self.waiting: dict[asyncio.Future[Product | bytes | None], None] = {}
+        self.task: asyncio.Task[Outcome]
+        """Until it has landed: what it ends in may hold this flight."""
+        self.landed = False
+        self.waiting: dict[asyncio.Future[Outcome], None] = {}
         """In the order in which they came, and go on."""
         self.right = right
         self.tags = frozenset(wanted.tags)
@@ -84,6 +92,8 @@ class Flight:
         self.void = False
         """Whether the key was changed by this process since."""
         self.expired = False
+        self.cancelled = False
+        """Whether it was cancelled by this cache, and not by its loader or anything else."""
         self.good_below = inf
         """Who joined when its right had asked the server as often, or more often, has to ask again."""
 
@@ -93,12 +103,18 @@ class Flight:
             return True
         return self.right.is_in(wanted.read)
 
+    def cancel(self) -> None:
+        """Cancel its loader."""
+        self.cancelled = True
+        if not self.landed:
+            self.task.cancel()
+
     def abort(self, failure: Failure) -> None:
         """End it, whether its loader heeds that or not."""
         for future in self.waiting:
             if not future.done():
-                future.set_exception(failure.error())
-        self.task.cancel()
+                future.set_result(Raised(failure.error()))
+        self.cancel()
         # A loader that does not heed it must not keep the key from others.
         if self.renewal is not None:
             self.renewal.cancel()

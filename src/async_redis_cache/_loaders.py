@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
+from ._raised import Raised
 from ._timeouts import Timeout
 
 __all__ = ["NOT_MODIFIED", "Load", "Loader", "called", "run", "takes_load"]
@@ -80,13 +81,23 @@ async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
     if in_thread and not inspect.iscoroutinefunction(call):
         # One who is cancelled does not wait for the thread, which goes on to its end.
         result = await anyio.to_thread.run_sync(
-            call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
+            partial(_outcome, call), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
         )
+        if isinstance(result, Raised):
+            raise result.error()
     else:
         result = call()
     if inspect.isawaitable(result):
         return await result
     return result
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    """What this gives or raises, as data: a GeneratorExit would close the coroutine that awaits it."""
+    try:
+        return call()
+    except BaseException as error:  # noqa: BLE001  it is raised again on the loop's thread
+        return Raised(error)
 
 
 def takes_load(loader: Loader) -> bool:

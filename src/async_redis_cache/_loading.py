@@ -25,8 +25,9 @@ from ._errors import (
     CacheUnavailable,
 )
 from ._failures import Failure
-from ._flights import Flight, Wanted
+from ._flights import Flight, Outcome, Wanted
 from ._leases import Giving
+from ._raised import Raised, caught, load_cancelled, outcome_of
 from ._records import MISSING
 from ._rights import Product, Right, Rights
 
@@ -80,8 +81,15 @@ class Loading:
 
         Raises:
             CacheTimeout: LOAD_TIMEOUT.
-            Exception: what the load raised.
+            CacheLoadError: LOAD_CANCELLED.
+            BaseException: what the loader raised.
         """
+        outcome = await self._outcome(key, wanted, patience)
+        if isinstance(outcome, Raised):
+            raise outcome.error()
+        return outcome
+
+    async def _outcome(self, key: bytes, wanted: Wanted, patience: float | None) -> Outcome:
         came_at = self._loop.time()
         flight = self._flights.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
@@ -91,9 +99,9 @@ class Loading:
         else:
             wanted.decided()
             came = flight.right.asked
-        result = await self._landed(key, flight, patience)
-        if result is None or came < flight.good_below:
-            return result
+        outcome = await self._landed(key, flight, patience)
+        if outcome is None or isinstance(outcome, Raised) or came < flight.good_below:
+            return outcome
         # What was begun since will do, unless it is for those to come: then there is a value, which is
         # found by who asks for the right. And there is only what is left of the time.
         flight = self._flights.get(key)
@@ -106,7 +114,7 @@ class Loading:
 
     async def _landed(
         self, key: bytes, flight: Flight, patience: float | None, longest: float = inf
-    ) -> Product | bytes | None:
+    ) -> Outcome:
         """What a flight brings; None where patience ended first.
 
         Raises:
@@ -121,15 +129,15 @@ class Loading:
                 await asyncio.wait((future,), timeout=patience)
                 if not future.done():
                     return None
-            result: Product | bytes | None = await future
+            outcome: Outcome = await future
         finally:
             if limit is not None:
                 limit.cancel()
             del flight.waiting[future]
-            if not (flight.waiting or flight.goes_on or flight.task.done()):
+            if not (flight.waiting or flight.goes_on or flight.landed):
                 self._forget(key, flight)
-                flight.task.cancel()
-        return result
+                flight.cancel()
+        return outcome
 
     def ahead(self, key: bytes, wanted: Wanted) -> None:
         """Load for those to come, unless somebody does already."""
@@ -176,28 +184,24 @@ class Loading:
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
         flight = self._flights[key] = Flight(Right(key, self._rights), wanted, goes_on=goes_on)
-        flight.task = self._spawn(self._fly(key, flight, wanted))
+        flight.task = task = self._spawn(self._fly(key, flight, wanted))
         self._in_the_air.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight)
 
-        def land(task: asyncio.Task[Product | bytes | None]) -> None:
+        def land(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
             wanted.decided()
             self._in_the_air.discard(flight)
+            flight.landed = True
+            del flight.task
             self._forget(key, flight)
+            # What this cache cancels has no callers any more, or they have their errors.
+            outcome = outcome_of(task)
             for future in flight.waiting:
-                if future.done():
-                    continue
-                if task.cancelled():
-                    future.cancel()
-                elif (error := task.exception()) is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(task.result())
-            if not task.cancelled():
-                task.exception()  # Seen, though nobody may be left to see it.
+                if not future.done():
+                    future.set_result(outcome)
 
-        flight.task.add_done_callback(land)
+        task.add_done_callback(land)
         return flight
 
     def _expire(self, key: bytes, flight: Flight) -> None:
@@ -209,7 +213,10 @@ class Loading:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    async def _fly(self, key: bytes, flight: Flight, wanted: Wanted) -> Product | bytes | None:
+    async def _fly(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
+        return await caught(self._flown(key, flight, wanted))
+
+    async def _flown(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
         right = flight.right
         try:
             if wanted.read is not None:
@@ -231,13 +238,13 @@ class Loading:
                 raise
         if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
-            return await self._produce(wanted)
+            return await self._produce(flight, wanted)
         flight.renewal = self._spawn(right.renew())
         try:
-            product = await self._produce(wanted)
-        except BaseException as error:
-            failed = flight.expired or not isinstance(error, asyncio.CancelledError)
-            right.give(Giving.AFTER_FAILURE if failed else Giving.BACK)
+            product = await self._produce(flight, wanted)
+        except BaseException:
+            left = flight.cancelled and not flight.expired
+            right.give(Giving.BACK if left else Giving.AFTER_FAILURE)
             raise
         finally:
             flight.renewal.cancel()
@@ -260,13 +267,17 @@ class Loading:
         none_any_more = product.kind == MISSING and not product.keep
         flight.right.give(Giving.WITH_VALUE if none_any_more else Giving.BACK)
 
-    async def _produce(self, wanted: Wanted) -> Product:
+    async def _produce(self, flight: Flight, wanted: Wanted) -> Product:
         self._counters.loads += 1
         begun = self._loop.time()
         try:
             product = await wanted.produce()
-        except Exception:
-            self._counters.load_failures += 1
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                self._counters.load_failures += 1
+            elif not flight.cancelled:
+                self._counters.load_failures += 1
+                raise load_cancelled() from error
             raise
         return product._replace(cost=int((self._loop.time() - begun) * _MICROSECONDS))
 
@@ -279,7 +290,7 @@ class Loading:
 
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(_TOO_LONG.error())
+        future.set_result(Raised(_TOO_LONG.error()))
 
 
 def _waits(flight: Flight, wanted: Wanted) -> bool:

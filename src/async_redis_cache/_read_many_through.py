@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from ._load_options import LoadOptions
 from ._loading import AWAY
 from ._openable import verb
 from ._pip_services import Context
+from ._raised import gathered
 from ._read_through import ReadThrough
 from ._rights import Product
 from ._timeouts import Timeout
@@ -114,7 +114,7 @@ class ReadManyThrough(ReadThrough):
             )
             for key in wanted
         ]
-        results = await _all(await self._many(first.engine, asked))
+        results = await gathered(await self._many(first.engine, asked))
         values = {one.key: value_of(one, got) for one, got in zip(asked, results, strict=True)}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -151,13 +151,3 @@ async def _known(asked: Asked, found: Found) -> Result:
     """Where nothing is to be loaded."""
     asked.decided()
     return found
-
-
-async def _all(loads: Iterable[Awaitable[Result]]) -> list[Result]:
-    """Wait until all have ended; then raise the first error there was."""
-    results: list[Result] = []
-    for result in await asyncio.gather(*loads, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-        results.append(result)
-    return results
