@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
 from typing import Any, Final
 
 from ._counters import CacheStats
@@ -42,12 +41,13 @@ class Codec:
         self._timeout = options.timeout
         self._largest = options.max_value_size
         self._serializer = serializer or SERIALIZERS[options.serializer]()
-        # Types are few, and what makes a value of one takes long to make.
-        self._decoder_of = lru_cache(maxsize=_MOST_TYPES)(partial(decoder_of, self._serializer))
+        self._decoders: dict[Any, tuple[Any, Decoder]] = {}
+        """By type: there are few, and a decoder takes long to make. Each with the type itself."""
         self._signed = bool(options.signing_key)
         self._policies = LoadPolicies(options)
-        self._terms: dict[tuple[Any, ...], tuple[LoadPolicy, Decoder]] = {}
-        """Those that were asked for: callers ask for few."""
+        self._default_policy = self._policies.of({})
+        self._known_policies: dict[tuple[Any, ...], LoadPolicy] = {}
+        """By the options of a call: callers use few."""
         self._envelope = Envelope(
             compress=options.compression != "none",
             threshold=options.compression_threshold,
@@ -106,20 +106,25 @@ class Codec:
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
         """
-        # Most calls say no more: caches do this all day.
-        said = (kind, timeout, *loading.items()) if loading else (kind, timeout)
+        decode = self._serializer.loads if kind is None else self.decoder(kind)
+        if not loading:
+            if timeout is not None:
+                self.life(timeout)
+            return self._default_policy, decode
+        # With their types: 1 and True are equal, and so are 60000 and 60000.0, and only one is an option.
+        said = (timeout, type(timeout), *loading.items(), *map(type, loading.values()))
         try:
-            terms = self._terms.get(said)
+            policy = self._known_policies.get(said)
         except TypeError:
-            # Nothing that can be asked for has no hash: what follows says what is wrong.
-            terms = None
-        if terms is None:
+            # No option is unhashable: what follows says what is wrong.
+            policy = None
+        if policy is None:
             self.life(timeout)
-            terms = self._policies.of(loading), self.decoder(kind)
-            if len(self._terms) >= _MOST_REMEMBERED:
-                self._terms.clear()
-            self._terms[said] = terms
-        return terms
+            policy = self._policies.of(loading)
+            if len(self._known_policies) >= _MOST_REMEMBERED:
+                self._known_policies.clear()
+            self._known_policies[said] = policy
+        return policy, decode
 
     def dumps(self, key: bytes, value: Any) -> bytes:
         """What is stored for a value.
@@ -149,8 +154,27 @@ class Codec:
         """
         if kind is None:
             return self._serializer.loads
+        # A class is known by itself. Other types are equal where the order of a union differs, which
+        # may decide what a value becomes; and some cannot be hashed, and are known by identity.
+        name: Any = kind
+        if not isinstance(kind, type):
+            try:
+                hash(kind)
+                name = kind, repr(kind)
+            except TypeError:
+                name = id(kind)
+        known = self._decoders.get(name)
+        if known is None:
+            known = kind, self._made_decoder(kind)
+            if len(self._decoders) >= _MOST_TYPES:
+                self._decoders.clear()
+            # The type is kept: while it lives, no other has its identity.
+            self._decoders[name] = known
+        return known[1]
+
+    def _made_decoder(self, kind: Any) -> Decoder:
         try:
-            return self._decoder_of(kind)
+            return decoder_of(self._serializer, kind)
         except Exception as error:  # noqa: BLE001  an annotation may name what does not exist
             problem = f"values cannot be validated as this type: {type(error).__name__}"
         raise CacheInputError("BAD_TYPE", problem)

@@ -153,7 +153,9 @@ def _read(name: str, value: Any) -> Any:
     if name in _FIELDS:
         return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST)
     if name == "in_thread":
-        return bool(value)
+        if not isinstance(value, bool):
+            raise CacheInputError("BAD_LOAD_OPTION", "in_thread is True or False")
+        return value
     if name not in _MOST:
         raise TypeError(f"{name} is no option of a load")
     if (

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from ._errors import CacheConfigError
@@ -330,18 +331,23 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
-    least = field.metadata["least"]
-    digits = "" if isinstance(value, bool) else str(value).strip()
+    least, unit = field.metadata["least"], field.metadata["unit"]
+    if unit == "ms" and isinstance(value, timedelta):
+        # Rounded up, as the timeout of a call is.
+        value = -(value // -timedelta(milliseconds=1))
+    # By type, as in calls: of numbers only int, and text, since configuration files have nothing else.
+    is_taken = isinstance(value, (int, str)) and not isinstance(value, bool)
+    digits = str(value).strip() if is_taken else ""
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
     if not least <= number <= field.metadata["most"]:
-        unit = field.metadata["unit"]
         raise _bad(field, f"must be a whole number{f' of {unit}' if unit else ''}, {least} or more")
     return number
 
 
 def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
     most = field.metadata["most"]
-    text = "" if isinstance(value, bool) else str(value).strip()
+    is_taken = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    text = str(value).strip() if is_taken else ""
     number = float(text) if _DECIMAL.fullmatch(text) else -1
     if not 0 <= number <= most:
         raise _bad(field, f"must be a number from 0 to {most}")

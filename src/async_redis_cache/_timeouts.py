@@ -12,7 +12,10 @@ from ._options import LONGEST
 __all__ = ["Timeout", "milliseconds"]
 
 Timeout = int | timedelta | None
-"""Milliseconds, or a timedelta; None and 0 for the configured default."""
+"""Milliseconds, or a timedelta; None and 0 for the configured default.
+
+Whole floats, bools, text and numbers of other libraries are refused, whatever their value is.
+"""
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -28,10 +31,10 @@ def milliseconds(timeout: int | timedelta, *, most: int = LONGEST) -> int:
         # less than zero becomes none.
         exact = timeout / _MILLISECOND
         timeout = math.ceil(exact) if exact > 0 else math.floor(exact)
-    if type(timeout) is not int:
+    if not isinstance(timeout, int) or isinstance(timeout, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         problem = "a timeout is a whole number of milliseconds or a timedelta"
         raise CacheInputError("BAD_TIMEOUT", problem)
     if not 0 <= timeout <= most:
         limit = "ten years" if most == LONGEST else f"{most} milliseconds"
         raise CacheInputError("BAD_TIMEOUT", f"a timeout is from 0 milliseconds to {limit}")
-    return timeout
+    return int(timeout)
