@@ -95,7 +95,7 @@ CONVERSIONS: list[tuple[Any, Any]] = [
     (decimal.Decimal("1.10"), "1.10"),
     (Colour.RED, "red"),
     (Level.HIGH, 3),
-    (Owner("Ann", Owner("Rex")), {"name": "Ann", "pet": {"name": "Rex", "pet": None}}),
+    (Owner("Ann", ["Rex"]), {"name": "Ann", "pet": ["Rex"]}),
     (Pet("Rex"), {"name": "Rex", "weight": 1.0}),
     (Toy("ball"), {"name": "ball", "price": 0}),
     (Order(number=5), {"number": 5, "total": 0.0, "made": "2024-02-29"}),

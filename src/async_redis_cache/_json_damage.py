@@ -1,73 +1,186 @@
-"""What JSON would damage in silence, found before it does."""
+"""What a serializer would damage in silence, found before it does."""
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
 
-__all__ = ["RefusedError", "refuse_damage"]
+__all__ = ["PLAIN", "RefusedError", "exact", "field_names", "parts_of", "refuse_damage"]
+
+PLAIN: Final[frozenset[type]] = frozenset({str, int, bool, float, type(None), dict, list})
+"""Types of values that come back as they were, given that what they hold does."""
 
 
 class RefusedError(TypeError):
-    """Why a value is not serialized, in words that name types and never quote the value."""
+    """Why a value is not serialized, in words that name types and fields and never quote the value."""
+
+    def __init__(self, problem: str, path: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}" if self.path else self.problem
 
 
-def refuse_damage(value: Any) -> None:
-    """Refuse bytes, NaN, infinities, and keys that would collide or become something else.
+def refuse_damage(
+    value: Any, is_faithful: Callable[[Any], bool] | None = None, *, is_json: bool = True
+) -> None:
+    """Refuse what would come back as something else: bytes, NaN, keys that would collide, and objects.
 
-    The value must not go round in circles.
+    What has no form of its own and is documented to come back in the nearest one (a tuple, a date) is
+    not damage. The value must not go round in circles.
+
+    Args:
+        value: the value.
+        is_faithful: whether an object comes back equal; it raises where it does not. False where only
+            its parts can tell. None where they are all to tell.
+        is_json: whether bytes and what is not finite are damage.
 
     Raises:
-        RefusedError: naming the serializer that takes it.
+        RefusedError: naming the field, and the serializer that takes it.
     """
     # Any, since no type checker can follow what is asked of it.
     kind = cast("Any", type(value))
     if kind in _WHOLE:
         return
-    if kind is dict or issubclass(kind, dict):
-        if not _TEXT.issuperset(map(type, value)):
-            _refuse_keys(value)
-        _refuse_parts(value.values())
-    elif issubclass(kind, (list, tuple, set, frozenset)):
-        _refuse_parts(value)
-    elif issubclass(kind, float):
-        if not math.isfinite(value):
-            raise RefusedError("JSON has no NaN and no infinity; serializer msgpack takes them")
-    elif issubclass(kind, (bytes, bytearray, memoryview)):
-        raise RefusedError("JSON has no bytes; serializer msgpack takes them")
-    elif issubclass(kind, enum.Enum):
-        refuse_damage(value.value)
-    elif issubclass(kind, msgspec.Struct):
-        _refuse_parts([getattr(value, name) for name in kind.__struct_fields__])
+    family = _family_of(kind)
+    if family == "object":
+        if is_faithful is None or not is_faithful(value):
+            _refuse_parts(value, is_faithful, is_json=is_json)
+    elif family == "parts":
+        if issubclass(kind, dict) and not _TEXT.issuperset(map(type, value)):
+            _refuse_keys(value, is_json=is_json)
+        _refuse_parts(value, is_faithful, is_json=is_json)
+    elif family == "enum":
+        refuse_damage(value.value, is_faithful, is_json=is_json)
+    elif family == "moment":
+        _refuse_seconds(value, is_json=is_json)
+    elif is_json and (family == "bytes" or not math.isfinite(value)):
+        what = "bytes" if family == "bytes" else "NaN and no infinity"
+        raise RefusedError(f"JSON has no {what}; serializer msgpack takes them")
+
+
+@lru_cache(maxsize=1024)
+def _family_of(kind: type) -> str:
+    for family, kinds in _FAMILIES:
+        if issubclass(kind, kinds):
+            return family
+    return "object"
+
+
+def _refuse_seconds(value: dt.datetime | dt.time, *, is_json: bool) -> None:
+    if isinstance(value, dt.datetime) and not is_json:
+        return  # MessagePack has moments, and they need no offset.
+    offset = value.utcoffset()
+    if offset is not None and offset % _MINUTE:
+        raise RefusedError("its UTC offset has seconds, which would be rounded; convert it to UTC")
+
+
+def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, each part with its place as messages name it: `.price`, `[3]`.
+
+    Keys of dicts are values of the caller's, so messages do not name them: `[...]`.
+    """
+    kind = cast("Any", type(value))
+    if issubclass(kind, dict):
+        yield from (("[...]", part) for part in value.values())
+    elif issubclass(kind, (list, tuple)):
+        yield from ((f"[{number}]", part) for number, part in enumerate(value))
+    elif issubclass(kind, (set, frozenset)):
+        yield from (("[...]", part) for part in value)
     else:
-        names: list[str] = [*getattr(kind, "__dataclass_fields__", ())]
-        names += [field.name for field in getattr(kind, "__attrs_attrs__", ())]
-        _refuse_parts([getattr(value, name) for name in names if hasattr(value, name)])
+        for name in field_names(kind):
+            if hasattr(value, name):
+                yield f".{name}", getattr(value, name)
 
 
-def _refuse_parts(parts: Collection[Any]) -> None:
+@lru_cache(maxsize=1024)
+def field_names(kind: Any) -> tuple[str, ...]:
+    """The names of the fields of a class: a dataclass, an attrs class, a Struct or a pydantic model."""
+    names: Iterable[Any] = getattr(kind, "__struct_fields__", ())
+    fields = [str(name) for name in names]
+    fields += getattr(kind, "__dataclass_fields__", ())
+    fields += [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+    models: Iterable[Any] = getattr(kind, "__pydantic_fields__", getattr(kind, "model_fields", ()))
+    fields += models
+    return tuple(dict.fromkeys(fields))
+
+
+def _refuse_parts(value: Any, is_faithful: Callable[[Any], bool] | None, *, is_json: bool) -> None:
+    kind = cast("Any", type(value))
+    if issubclass(kind, dict):
+        parts = value.values()
+    elif issubclass(kind, (list, tuple, set, frozenset)):
+        parts = value
+    else:
+        parts = [part for _, part in parts_of(value)]
     # Most hold nothing but text and numbers, which their types show at once.
-    if not _WHOLE.issuperset(map(type, parts)):
-        for part in parts:
-            if type(part) not in _WHOLE:
-                refuse_damage(part)
+    if _WHOLE.issuperset(map(type, parts)):
+        return
+    for part in parts:
+        if type(part) not in _WHOLE:
+            try:
+                refuse_damage(part, is_faithful, is_json=is_json)
+            except RefusedError as error:
+                place = next((place for place, other in parts_of(value) if other is part), "")
+                error.path = f"{place}{error.path}"
+                raise
 
 
-def _refuse_keys(value: dict[Any, Any]) -> None:
+def _refuse_keys(value: dict[Any, Any], *, is_json: bool) -> None:
+    if not is_json:
+        # Only those can collide that become text, such as a UUID.
+        names = msgspec.msgpack.decode(msgspec.msgpack.encode(dict.fromkeys(value), enc_hook=exact))
+        if len(names) != len(value):
+            raise RefusedError("two of its keys would become the same")
+        return
     for key in value:
         plain = key.value if isinstance(key, enum.Enum) else key
         if isinstance(plain, bytes | bytearray | memoryview | float):
             raise RefusedError(
                 "JSON keys are text, not bytes or float; serializer msgpack takes them"
             )
-    names = msgspec.json.decode(msgspec.json.encode(dict.fromkeys(value)))
+    names = msgspec.json.decode(msgspec.json.encode(dict.fromkeys(value), enc_hook=exact))
     if len(names) != len(value):
         raise RefusedError("JSON keys are text, and two of these become the same; use msgpack")
 
 
+def exact(value: Any) -> Any:
+    """Text or a number of a subclass, such as `markupsafe.Markup`, as plain text or number.
+
+    msgspec 0.19 asks for it of plain text too, where that is the value of an Enum that is a key.
+
+    Raises:
+        RefusedError: the value is none, or says itself that it does not equal that.
+    """
+    for base, convert in _EXACT:
+        if isinstance(value, base):
+            plain = convert(value)
+            if plain == value or plain != plain:  # noqa: PLR0124  NaN
+                return plain
+            break
+    raise RefusedError(f"{type(value).__name__} has no form in it")
+
+
 _WHOLE: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
+_EXACT: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+)
+_FAMILIES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
+    ("enum", (enum.Enum,)),
+    ("parts", (dict, list, tuple, set, frozenset)),
+    ("float", (float,)),
+    ("bytes", (bytes, bytearray, memoryview)),
+    ("moment", (dt.datetime, dt.time)),
+)
 _TEXT: Final = frozenset({str})
+_MINUTE: Final = dt.timedelta(minutes=1)

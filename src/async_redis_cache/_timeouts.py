@@ -20,7 +20,7 @@ Whole floats, bools, text and numbers of other libraries are refused, whatever t
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-def milliseconds(timeout: int | timedelta, *, most: int = LONGEST) -> int:
+def milliseconds(timeout: object, *, most: int = LONGEST) -> int:
     """A whole number of milliseconds.
 
     Raises:
@@ -31,7 +31,7 @@ def milliseconds(timeout: int | timedelta, *, most: int = LONGEST) -> int:
         # less than zero becomes none.
         exact = timeout / _MILLISECOND
         timeout = math.ceil(exact) if exact > 0 else math.floor(exact)
-    if not isinstance(timeout, int) or isinstance(timeout, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(timeout, int) or isinstance(timeout, bool):
         problem = "a timeout is a whole number of milliseconds or a timedelta"
         raise CacheInputError("BAD_TIMEOUT", problem)
     if not 0 <= timeout <= most:

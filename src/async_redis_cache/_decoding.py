@@ -1,0 +1,95 @@
+"""From stored bytes, or plain data, to a validated value of a type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+
+from ._models import adapted, adapter_of, is_model, validated, validator_of
+
+__all__ = ["converter_of", "json_decoder_of"]
+
+_NUMBERS_AND_TEXT = (str, int, float)
+
+
+def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
+    """A function from JSON to a value of this type.
+
+    Raises:
+        TypeError: the type is not one that can be validated. An annotation that names what does
+            not exist raises as it likes.
+    """
+    if is_model(kind):
+        return validator_of(kind)
+    validate = getattr(kind, "model_validate_json", None)
+    if validate is not None:
+        return cast("Callable[[bytes], Any]", validate)
+    try:
+        refuse_opaque(kind)
+        return msgspec.json.Decoder(kind, dec_hook=_made).decode
+    except TypeError:
+        adapter = adapter_of(kind)
+        if adapter is None:
+            raise
+        return adapter
+
+
+def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
+    """A function from plain data to a value of this type.
+
+    Args:
+        kind: the type.
+        str_keys: whether keys that are not text were made text, as in JSON.
+
+    Raises:
+        TypeError: as for `json_decoder_of`.
+    """
+    try:
+        refuse_opaque(kind)
+    except TypeError:
+        adapter = adapter_of(kind)
+        if adapter is None:
+            raise
+        return partial(adapted, adapter)
+
+    def convert(value: Any) -> Any:
+        return cast("object", msgspec.convert(value, kind, dec_hook=_made, str_keys=str_keys))
+
+    return convert
+
+
+def refuse_opaque(kind: Any) -> None:
+    """Refuse a type that holds a class of which nobody knows how to make it from plain data."""
+    pending: list[Any] = [msgspec.inspect.type_info(kind)]
+    seen: set[int] = set()
+    while pending:
+        part: Any = pending.pop()
+        if isinstance(part, msgspec.inspect.CustomType) and not (
+            part.cls is object
+            or hasattr(part.cls, "model_validate")
+            or issubclass(part.cls, _NUMBERS_AND_TEXT)
+        ):
+            raise TypeError(f"{part.cls.__name__} cannot be validated")
+        if isinstance(part, tuple | list):
+            pending.extend(cast("Collection[Any]", part))
+        elif isinstance(part, msgspec.Struct) and id(part) not in seen:
+            seen.add(id(part))
+            pending.extend(getattr(part, name) for name in part.__struct_fields__)
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """A value of a type that msgspec does not know: a model, or text or a number of a subclass."""
+    if kind is object:
+        return value
+    if is_model(kind):
+        return validated(kind, value)
+    validate = getattr(kind, "model_validate", None)
+    if validate is not None:
+        return validate(value)
+    for base in _NUMBERS_AND_TEXT:
+        if issubclass(kind, base) and type(value) in {base, int if base is float else base}:
+            return kind(value)
+    raise TypeError(f"{getattr(kind, '__name__', kind)} cannot be validated")

@@ -1,0 +1,115 @@
+"""Whether an object comes back equal from what a serializer makes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from ._equality import difference
+from ._json_damage import RefusedError, exact, field_names, refuse_damage
+from ._models import dumped
+
+__all__ = ["Objects"]
+
+_MOST_TYPES: Final = 256
+_PLACE: Final = re.compile(r"at `\$((?:\.\w+|\[\d+\]|\[\.\.\.\])+)`$")
+"""Where msgspec could not validate; it does not name keys of dicts either."""
+
+
+class Objects:
+    """Checks objects: dataclasses, attrs classes, Structs and pydantic models.
+
+    An object whose class cannot be validated, or is generic without its parameters, is not checked as a
+    whole: only its parts are.
+
+    Args:
+        encode: what makes bytes of an object. It checks models itself.
+        decoder_of: what makes a decoder for a type; it raises for types that cannot be validated.
+        is_json: whether bytes and what is not finite are damage.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Any], bytes],
+        decoder_of: Callable[[Any], Callable[[bytes], Any]],
+        *,
+        is_json: bool,
+    ) -> None:
+        self._encode = encode
+        self._decoder_of = decoder_of
+        self._is_json = is_json
+        self._decoders: dict[type, Callable[[bytes], Any] | None] = {}
+
+    def refuse(self, value: Any) -> None:
+        """Refuse what would be damaged in a value that could be encoded.
+
+        Raises:
+            RefusedError: naming the field.
+        """
+        refuse_damage(value, self._is_faithful, is_json=self._is_json)
+
+    def explain(self, value: Any, error: RefusedError) -> RefusedError:
+        """The error with its place in the value, and the name of the value's class in front."""
+        # Where it was raised while the value was encoded, it knows its place in a part alone.
+        try:
+            refuse_damage(value, self._is_known, is_json=self._is_json)
+        except RefusedError as placed:
+            error = placed
+        kind = cast("Any", type(value))
+        if not error.path.startswith("[") and field_names(kind):
+            error.path = f"{kind.__name__}{error.path}"
+        return error
+
+    def _is_faithful(self, value: Any) -> bool:
+        kind = cast("Any", type(value))
+        try:
+            decode = self._decoders[kind]
+        except KeyError:
+            if hasattr(kind, "model_dump") or not field_names(kind):
+                return True
+            decode = self._decoder(kind)
+        if decode is None:
+            return False
+        try:
+            back = decode(self._encode(value))
+            place = None if back == value else difference(value, back)
+        except RefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001  a class may raise anything when it is made
+            found = _PLACE.search(str(error))
+            place = found[1] if found else ""
+        if place is None:
+            return True
+        # What is wrong with a part says more.
+        refuse_damage(value, _ask_parts, is_json=self._is_json)
+        raise RefusedError("would not come back equal", place)
+
+    def _is_known(self, value: Any) -> bool:
+        if hasattr(value, "model_dump"):
+            dumped(value, is_json=self._is_json)
+            return True
+        kind = cast("Any", type(value))
+        if field_names(kind):
+            return False
+        try:
+            self._encode(value)
+        except RefusedError:
+            exact(value)
+        return True
+
+    def _decoder(self, kind: type) -> Callable[[bytes], Any] | None:
+        decoder = None
+        if not getattr(kind, "__parameters__", ()):
+            try:
+                decoder = self._decoder_of(kind)
+            except Exception:  # noqa: BLE001  an annotation may name what does not exist
+                decoder = None
+        if len(self._decoders) >= _MOST_TYPES:
+            self._decoders.clear()
+        self._decoders[kind] = decoder
+        return decoder
+
+
+def _ask_parts(value: Any) -> bool:
+    return hasattr(value, "model_dump")
