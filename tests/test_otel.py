@@ -10,73 +10,29 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCache
-from async_redis_cache.otel import instrument
 from harness import Server
 from harness.doors import DOORS, Door, configured
 from harness.sentinels import Sentinels
+from harness.telemetry import said_of
 from harness.verbs import STEPS, VERBS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from harness.telemetry import Telemetry
 
+pytest_plugins = ["otel_fixtures"]
+
+OURS = "async_redis_cache."
+"""What attributes begin with that are not of the semantic conventions."""
 NOWHERE = "redis://127.0.0.1:1"
-
-
-class Telemetry:
-    """Where spans and metrics of a test go."""
-
-    def __init__(self) -> None:
-        self._spans = InMemorySpanExporter()
-        self._reader = InMemoryMetricReader()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
-        self.meters = MeterProvider([self._reader])
-
-    def of(self, cache: Any, name: str = "") -> Callable[[], None]:
-        """Instrument a cache behind either door."""
-        door: AsyncRedisCache | RedisCache = getattr(cache, "blocking", cache)
-        return instrument(door, name=name, tracer_provider=self.tracers, meter_provider=self.meters)
-
-    def spans(self) -> list[ReadableSpan]:
-        """Those that have ended since this was last asked."""
-        spans = list(self._spans.get_finished_spans())
-        self._spans.clear()
-        return spans
-
-    def metrics(self) -> dict[str, list[Any]]:
-        """The data points now, by the name of their metric."""
-        data = self._reader.get_metrics_data()
-        if data is None:
-            return {}
-        return {
-            metric.name: list(metric.data.data_points)
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
-
-
-@pytest.fixture
-def telemetry() -> Telemetry:
-    return Telemetry()
 
 
 @pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest) -> Door:
     chosen: Door = request.param
     return chosen
-
-
-def said_of(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
 
 
 def verbs_of_class() -> set[str]:
@@ -93,13 +49,15 @@ async def test_each_call_is_a_span(server: Server, door: Door, telemetry: Teleme
             await call(cache)
             (span,) = telemetry.spans()
             assert (span.name, span.kind) == (f"{name} 0", SpanKind.CLIENT)
-            assert said_of(span) == {
+            said = said_of(span)
+            assert {name: said[name] for name in said if not name.startswith(OURS)} == {
                 "db.system.name": "redis",
                 "db.operation.name": name,
                 "db.namespace": "0",
                 "server.address": server.host,
                 "server.port": server.port,
             }
+            assert said[f"{OURS}name"] == "otel:"
             assert span.status.status_code is StatusCode.UNSET
 
 
@@ -173,13 +131,16 @@ async def test_errors(server: Server, door: Door, telemetry: Telemetry) -> None:
 
 
 async def test_nothing_secret(server: Server, door: Door, telemetry: Telemetry) -> None:
-    """Neither keys nor values are in spans and metrics, nor what a loader has said of them."""
+    """Neither keys nor values are in spans and metrics, nor what a loader has said of them.
+
+    Nor is the prefix, where the cache has a name.
+    """
     secrets = ("kettle", "pin-4111", "shop:")
 
     def load() -> str:
         raise LookupError("no kettle, and no pin-4111")
 
-    async with configured(server.url, door, key_prefix="shop:") as cache:
+    async with configured(server.url, door, key_prefix="shop:", name="products") as cache:
         telemetry.of(cache)
         await cache.store(None, "kettle", "pin-4111")
         await cache.retrieve_many(None, ["kettle", "kettle-pin-4111"])

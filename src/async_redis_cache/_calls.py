@@ -43,15 +43,15 @@ class Calls:
         self._kind = kind
         self._template = key
         parameters = self.signature.parameters.values()
-        self._names = tuple(self.signature.parameters)
+        self.names = tuple(self.signature.parameters)
         self._is_simple = all(
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
         )
-        self._whole = len(self._names) if self._is_simple else -1
+        self._whole = len(self.names) if self._is_simple else -1
         """How many arguments, none of them named, stand in the places of the parameters."""
         # The receiver of a method has no text of its own that other processes would agree on.
-        self._left_out = len({*self._names[:1]} & _RECEIVERS)
-        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._left_out = len({*self.names[:1]} & _RECEIVERS)
+        self.name = f"{function.__module__}.{function.__qualname__}"
         # The template over positions, for calls that name nothing: that is the faster way.
         self._by_position = None if key is None else self._checked("key", key).format
         self._tags = tuple(tags)
@@ -66,18 +66,18 @@ class Calls:
             given = self._arguments(args, kwargs)
             if self._template is not None:
                 return self._template.format_map(given)
-            values = [given[name] for name in self._names]
+            values = [given[name] for name in self.names]
         elif self._by_position is not None:
             return self._by_position(*args)
         try:
             # With its brackets, which become those of the call.
             encoded = _encode(values[1:] if self._left_out else values)
         except (TypeError, ValueError, OverflowError) as error:
-            raise TypeError(f"the arguments of {self._name} are no key: give key=") from error
+            raise TypeError(f"the arguments of {self.name} are no key: give key=") from error
         text = encoded.decode()
         if len(encoded) > _LONGEST_KEY or not text.isprintable():
             text = f"[{hashlib.sha256(encoded).hexdigest()}]"
-        return f"{self._name}({text[1:-1]})"
+        return f"{self.name}({text[1:-1]})"
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of the result of a call with these arguments."""
@@ -85,19 +85,19 @@ class Calls:
         return tuple(tag.format_map(given) for tag in self._tags)
 
     def _checked(self, what: str, template: str) -> str:
-        return _by_position(template, self._names, f"the {what} of {self._name}")
+        return _by_position(template, self.names, f"the {what} of {self.name}")
 
     def kind(self) -> Any:
         """What the value is validated as: as was said, otherwise as the function is annotated."""
         if self._kind is None:
             # Only now: what an annotation names may come after the function.
-            annotated = _annotated(self._function, self._name)
+            annotated = _annotated(self._function, self.name)
             self._kind = _UNTYPED if annotated is Any or annotated is type(None) else annotated
         return None if self._kind is _UNTYPED else self._kind
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if self._is_simple and len(args) + len(kwargs) == len(self._names):
-            given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if self._is_simple and len(args) + len(kwargs) == len(self.names):
+            given = {**dict(zip(self.names, args, strict=False)), **kwargs}
             if given.keys() == self.signature.parameters.keys():
                 return given
         bound = self.signature.bind(*args, **kwargs)

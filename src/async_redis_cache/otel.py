@@ -5,7 +5,8 @@ Needs the extra `otel`: `pip install 'async-redis-cache[otel]'`, and an SDK with
     stop = instrument(cache, name="products")
 
 Each call of a cache is a span, and is in the histogram `db.client.operation.duration`. What `stats()` counts is
-read when metrics are collected, and costs the calls nothing. No key, no value and no login is in any of it.
+read when metrics are collected, and costs the calls nothing. A span says
+where the value came from, and which function it was for. No key, no value and no login is in any of it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 try:
@@ -27,9 +30,19 @@ except ImportError as error:
         "async_redis_cache.otel needs the extra 'otel': pip install 'async-redis-cache[otel]'"
     ) from error
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheServerError, CacheStats, RedisCache
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheEntry,
+    CacheError,
+    CacheInputError,
+    CacheServerError,
+    CacheStats,
+    RedisCache,
+)
 
+from ._cache_entry import Status
 from ._counters import LEVELS
+from ._function_names import name_of
 from ._uri import DEFAULT_PORTS, Address, Endpoint
 
 __all__ = ["instrument"]
@@ -54,6 +67,13 @@ _MANY: Final = {
     "retrieve_or_load_many": "keys",
 }
 """By call, the parameter that holds what there are several of."""
+_LOADING: Final = frozenset(
+    {"retrieve_or_load", "retrieve_or_load_entry", "retrieve_or_load_many", "refresh"}
+)
+_READING: Final = _LOADING | {"retrieve", "retrieve_entry", "retrieve_many"}
+_LOADER: Final = 2
+"""Which argument of a loading call is the loader."""
+_HTTP_SERVER_ERROR: Final = 500
 _UNITS: Final = {
     "stores": "{value}",
     "removals": "{value}",
@@ -87,7 +107,8 @@ def instrument(
 
     Args:
         cache: open or not.
-        name: what tells its metrics from those of other caches: `async_redis_cache.name`.
+        name: what tells its spans and metrics from those of other caches, `async_redis_cache.name`; by
+            default `options.name`, or the `key_prefix`.
         tracer_provider: in place of the global one.
         meter_provider: in place of the global one.
 
@@ -101,11 +122,13 @@ def instrument(
     for call in _CALLS:
         # On the instance: a cache that is not instrumented does not know that this exists.
         setattr(cache, call, watched.wrapped(call, meters.duration))
+    watched.count(_Counts)
     meters.watched.add(watched)
 
     def stop() -> None:
         if watched in meters.watched:
             meters.watched.discard(watched)
+            watched.count(CacheStats)
             for call in _CALLS:
                 delattr(cache, call)
 
@@ -124,14 +147,25 @@ class _Watched:
 
     def stats(self) -> tuple[CacheStats, Attributes]:
         """What it counts, and what these counts are of."""
-        name = {"async_redis_cache.name": self._name} if self._name else {}
-        return self._cache.stats(), {**self.where(), **name}
+        return self._cache.stats(), {**self.where(), **self.name()}
+
+    def name(self) -> Attributes:
+        """What the cache is called: as was said here, or in its options."""
+        name = self._name or self._core._lifecycle.name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return {"async_redis_cache.name": name} if name else {}
+
+    @property
+    def _core(self) -> AsyncRedisCache:
+        cache = self._cache
+        return cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    def count(self, kind: type[CacheStats]) -> None:
+        """Let the cache count in this kind of counters, which holds what it has counted so far."""
+        self._core._counters.__class__ = kind  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     def where(self) -> Attributes:
         """The server, as far as it is known."""
-        cache = self._cache
-        core = cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        lifecycle = core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        lifecycle = self._core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         engine = lifecycle.engine()
         known = lifecycle.endpoint(), None if engine is None else engine.master
         if known != self._known:
@@ -144,22 +178,28 @@ class _Watched:
 
         @wraps(method)
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            with self._span(call, duration, args, kwargs):
-                return await method(*args, **kwargs)
+            with self._span(call, duration, args, kwargs) as outcome:
+                outcome.given = await method(*args, **kwargs)
+                return outcome.given
 
         @wraps(method)
         def called(*args: Any, **kwargs: Any) -> Any:
-            with self._span(call, duration, args, kwargs):
-                return method(*args, **kwargs)
+            with self._span(call, duration, args, kwargs) as outcome:
+                outcome.given = method(*args, **kwargs)
+                return outcome.given
 
         return awaited if inspect.iscoroutinefunction(method) else called
 
     @contextmanager
     def _span(
         self, call: str, duration: metrics.Histogram, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Generator[None]:
-        about: Attributes = {**self.where(), "db.operation.name": call}
+    ) -> Generator[_Outcome]:
+        about: Attributes = {**self.where(), **self.name(), "db.operation.name": call}
+        if call in _LOADING:
+            about["async_redis_cache.function"] = _function_of(args, kwargs)
         size = _size(call, args, kwargs)
+        outcome = _Outcome(call)
+        counted = _COUNTED.set(outcome.counted)
         began = time.perf_counter()
         with self._tracer.start_as_current_span(
             f"{call} {about['db.namespace']}" if "db.namespace" in about else call,
@@ -170,15 +210,128 @@ class _Watched:
             set_status_on_exception=False,
         ) as span:
             try:
-                yield
+                yield outcome
             except Exception as error:
-                failed = _failed(error)
+                failed = outcome.failed(error)
                 about |= failed
                 span.set_attributes(failed)
-                span.set_status(trace.StatusCode.ERROR)
+                if "error.type" in failed:
+                    span.set_status(trace.StatusCode.ERROR)
                 raise
+            else:
+                span.set_attributes(outcome.counts())
+                result = outcome.result()
+                span.set_attributes(result)
+                about |= result
             finally:
+                _COUNTED.reset(counted)
                 duration.record(time.perf_counter() - began, about)
+
+
+class _Outcome:
+    """What became of one call: by what it counted, and by what it gave."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+        self.counted: Counter[str] = Counter()
+        self.given: Any = None
+
+    def result(self) -> Attributes:
+        """Where the value of a call about one key came from."""
+        if self._call not in _READING or self._call in _MANY:
+            return {}
+        return {"async_redis_cache.result": self._result()}
+
+    def _result(self) -> Status:
+        counted = self.counted
+        if isinstance(self.given, CacheEntry):
+            return cast("CacheEntry[Any]", self.given).status
+        if self.given is None:
+            return "missing"
+        if counted["stale_hits"]:
+            return "stale"
+        if not counted["hits"]:
+            return "loaded"
+        return "near" if counted["near_hits"] and not counted["near_misses"] else "hit"
+
+    def counts(self) -> Attributes:
+        """Of a call about several keys, how many of them came from where."""
+        if self._call not in _READING or self._call not in _MANY:
+            return {}
+        counted, values = self.counted, len(self.given)
+        hits, stale = counted["hits"], counted["stale_hits"]
+        near = min(counted["near_hits"], hits)
+        loaded = max(0, values - hits - stale)
+        counts = {
+            "hit": hits - near,
+            "near": near,
+            "stale": stale,
+            "loaded": loaded,
+            "missing": max(0, counted["misses"] - loaded),
+        }
+        return {f"async_redis_cache.result.{name}": count for name, count in counts.items()}
+
+    def failed(self, error: Exception) -> Attributes:
+        """What a call ended in instead."""
+        is_load = self._call in _LOADING and self._is_of_load(error)
+        failed: Attributes = {"async_redis_cache.failure": "load" if is_load else "cache"}
+        status = _http_status(error) if is_load else None
+        if status is not None:
+            failed["http.response.status_code"] = status
+            if status < _HTTP_SERVER_ERROR:
+                # What the origin has answered, such as 404, is no failure of it.
+                return failed | {"async_redis_cache.failure": "answer"}
+        if not isinstance(error, CacheError):
+            return failed | {"error.type": f"{type(error).__module__}.{type(error).__qualname__}"}
+        failed["error.type"] = error.code
+        if isinstance(error, CacheServerError) and not is_load:
+            failed["db.response.status_code"] = error.code
+        return failed
+
+    def _is_of_load(self, error: Exception) -> bool:
+        if isinstance(error, CacheError):
+            # A loader may use another cache; what it gave may not suit this one, which is no failure of it.
+            is_input = isinstance(error, CacheInputError)
+            return error.code.startswith("LOAD_") or (
+                self.counted["load_failures"] > 0 and not is_input
+            )
+        return True
+
+
+class _Counts(CacheStats):
+    """The counters of a cache that is instrumented: they tell each call what was counted for it.
+
+    A cache that is not instrumented counts in a plain `CacheStats`, and pays nothing for this.
+    """
+
+    __slots__ = ()
+
+    def snapshot(self) -> CacheStats:
+        """As it is now."""
+        return CacheStats(**{field.name: getattr(self, field.name) for field in fields(CacheStats)})
+
+
+def _told(name: str) -> property:
+    slot = getattr(CacheStats, name)
+
+    def get(self: _Counts) -> int:
+        count: int = slot.__get__(self)
+        return count
+
+    def put(self: _Counts, count: int) -> None:
+        counted = _COUNTED.get()
+        if counted is not None:
+            counted[name] += count - slot.__get__(self)
+        slot.__set__(self, count)
+
+    return property(get, put)
+
+
+_COUNTED: Final[ContextVar[Counter[str] | None]] = ContextVar("async_redis_cache", default=None)
+"""What is counted for the call that is under way. A load and a refresh run in the context of the call that
+began them."""
+for _name in ("hits", "misses", "stale_hits", "load_failures", "near_hits", "near_misses"):
+    setattr(_Counts, _name, _told(_name))
 
 
 class _Metrics:
@@ -249,10 +402,18 @@ def _size(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | Non
     return len(many) if isinstance(many, Sized) and len(many) > 1 else None
 
 
-def _failed(error: Exception) -> Attributes:
-    if not isinstance(error, CacheError):
-        return {"error.type": f"{type(error).__module__}.{type(error).__qualname__}"}
-    failed: Attributes = {"error.type": error.code}
-    if isinstance(error, CacheServerError):
-        failed["db.response.status_code"] = error.code
-    return failed
+def _function_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The function that a call is to load with."""
+    loader = args[2] if len(args) > _LOADER else kwargs.get("loader")
+    return name_of(loader) if callable(loader) else ""
+
+
+def _http_status(error: Exception) -> int | None:
+    """The status of an `HTTPException`, of whichever framework."""
+    if not any(kind.__name__ == "HTTPException" for kind in type(error).__mro__):
+        return None
+    for name in ("status_code", "status", "code"):
+        status = getattr(error, name, None)
+        if isinstance(status, int):
+            return status
+    return None
