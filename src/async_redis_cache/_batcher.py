@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final, Protocol
 
 from ._backoff import Backoff
@@ -152,7 +153,7 @@ class Batcher:
         self._waiting.make_room(size)
         self._waiting.append(call)
         if self._turn is None:
-            self._turn = self._loop.call_soon(self._leave)
+            self._turn = self._loop.call_soon(self._leave, context=Context())
         return future
 
     def take_over(self, call: Call) -> None:
@@ -168,7 +169,7 @@ class Batcher:
     def ready(self) -> None:
         """Let what waits leave in the loop's next turn, after callers just answered have spoken."""
         if self._waiting and self._turn is None:
-            self._turn = self._loop.call_soon(self._leave)
+            self._turn = self._loop.call_soon(self._leave, context=Context())
 
     def unreachable(self, failure: Failure) -> None:
         """There is no connection, and none to be had: that was a try of every call that waits."""
@@ -193,7 +194,7 @@ class Batcher:
         self._turn = None
         pause = self._backoff.remaining()
         if pause:
-            self._turn = self._loop.call_later(pause, self._leave)
+            self._turn = self._loop.call_later(pause, self._leave, context=Context())
             return
         while self._waiting:
             if self._under_way and self._backoff.is_in_a_row:
@@ -283,7 +284,7 @@ class Batcher:
         if self._watch is not None:
             self._watch.cancel()
         self._watch_at = deadline
-        self._watch = self._loop.call_at(deadline, self._expire)
+        self._watch = self._loop.call_at(deadline, self._expire, context=Context())
 
     def _expire(self) -> None:
         """End what is overdue. The one timer, set for the call that is due first."""

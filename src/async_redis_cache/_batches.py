@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -35,12 +36,22 @@ class Batch:
         keys: of which that is not known yet.
         loader: see `BatchLoader`.
         in_thread: call a plain loader in a worker thread.
+        context: a copy of it is the loader's; by default that of the call that makes the batch.
     """
 
-    def __init__(self, keys: Iterable[str], loader: BatchLoader, *, in_thread: bool) -> None:
+    def __init__(
+        self,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        *,
+        in_thread: bool,
+        context: Context | None = None,
+    ) -> None:
         self._undecided = set(keys)
         self._loader = loader
         self._in_thread = in_thread
+        # The last key may be decided by the load of another call.
+        self._context = context or copy_context()
         self._wanted: dict[str, asyncio.Future[Any]] = {}
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Mapping[str, Any] | Raised]] = set()
@@ -50,7 +61,9 @@ class Batch:
         self._undecided.discard(key)
         if self._wanted and not self._undecided:
             wanted, self._wanted = self._wanted, {}
-            task = asyncio.get_running_loop().create_task(self._load(list(wanted)))
+            task = asyncio.get_running_loop().create_task(
+                self._load(list(wanted)), context=self._context.copy()
+            )
             self._tasks.add(task)
 
             def deal(task: asyncio.Task[Mapping[str, Any] | Raised]) -> None:
@@ -114,6 +127,9 @@ class CoalescingLoader(Generic[T]):
         max_keys: most keys of one call; None for no bound.
         in_thread: call a plain loader in a worker thread.
 
+    The loader runs in a copy of the context (`contextvars`) in which the `CoalescingLoader` was made, and
+    never in that of a call: it loads for several. What it has to know of a caller belongs into the key.
+
     Example:
         ```python
         prices = CoalescingLoader(load_prices)
@@ -131,6 +147,7 @@ class CoalescingLoader(Generic[T]):
         self._loader = loader
         self._max_keys = math.inf if max_keys is None else max_keys
         self._in_thread = in_thread
+        self._context = copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batch: Batch | None = None
         self._keys: set[str] = set()
@@ -149,9 +166,11 @@ class CoalescingLoader(Generic[T]):
         # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
         is_full = len(self._keys) >= self._max_keys or load.key in self._keys
         if batch is None or self._loop is not loop or is_full:
-            batch = Batch((_THE_TURN,), self._loader, in_thread=self._in_thread)
+            batch = Batch(
+                (_THE_TURN,), self._loader, in_thread=self._in_thread, context=self._context
+            )
             self._loop, self._batch, self._keys = loop, batch, set()
-            loop.call_soon(self._leave, batch)
+            loop.call_soon(self._leave, batch, context=Context())
         self._keys.add(load.key)
         value: T | None = await batch.value(load.key)
         return value

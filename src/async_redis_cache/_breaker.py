@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 from ._counters import CacheStats
@@ -94,7 +95,7 @@ class Breaker:
 
     def _probe_later(self) -> None:
         pause = self._pause * (0.5 + self._breakers.random() / 2)
-        self._next = self._loop.call_later(pause, self._probe)
+        self._next = self._loop.call_later(pause, self._probe, context=Context())
         self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _probe(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from itertools import islice
 from typing import Any, Final
 
@@ -94,7 +95,7 @@ class Debts:
             del self.owed[key]
         self._counters.owed = len(self.owed)
         if self._paying is None:
-            self._paying = self._loop.create_task(self._until_paid())
+            self._paying = self._loop.create_task(self._until_paid(), context=Context())
 
     def settled(self) -> None:
         """Those that were being changed anew are changed, or owed again."""
@@ -153,7 +154,9 @@ class Debts:
 
     def _pay(self, keys: Sequence[bytes]) -> asyncio.Task[None]:
         """Remove keys none of which is being removed."""
-        payment = self._loop.create_task(self._removed(keys, [self.owed[key] for key in keys]))
+        payment = self._loop.create_task(
+            self._removed(keys, [self.owed[key] for key in keys]), context=Context()
+        )
         self.payments.update(dict.fromkeys(keys, payment))
 
         def end(_: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from math import inf
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Wanted(NamedTuple):
         steered: whether the loader may give it others.
         strict: whether it fails when the server cannot be asked for the right.
         decided: to be called when it is known that another loads, or that there is nothing to load.
+        context: in which the load runs; by default that of the caller who begins it.
     """
 
     produce: Callable[[], Awaitable[Product]]
@@ -51,6 +53,7 @@ class Wanted(NamedTuple):
     steered: Callable[[], bool] = _never
     strict: bool = False
     decided: Callable[[], None] = _nothing
+    context: Context | None = None
 
 
 class Flight:

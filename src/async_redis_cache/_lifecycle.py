@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import threading
 import weakref
@@ -108,7 +109,9 @@ class Lifecycle:
         if parent is not None and self._opened is None:
             options = self.settings.options
             journal = self._new_journal(parent.endpoint)
-            engine = Engine(parent.endpoint, options, self._counters, journal)
+            engine = contextvars.Context().run(
+                Engine, parent.endpoint, options, self._counters, journal
+            )
             codec = Codec(options, self._serializer, self._counters)
             self._opened = Opened(parent.endpoint, engine, codec, None)
             self._begin(journal)
@@ -136,9 +139,13 @@ class Lifecycle:
                 server = await _start(endpoint.kind)
                 endpoint = server.endpoint
             journal = self._new_journal(endpoint)
-            engine = Engine(endpoint, options, self._counters, journal)
+            engine = contextvars.Context().run(Engine, endpoint, options, self._counters, journal)
             try:
-                await engine.connect()
+                # A connection's callbacks keep the context in which it was made for as long as it lasts:
+                # the caller's would keep his request alive.
+                await asyncio.get_running_loop().create_task(
+                    engine.connect(), context=contextvars.Context()
+                )
             except (CacheUnavailable, CacheTimeout, CacheServerError):
                 if options.require_connection:
                     raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Final, NamedTuple
 
 from ._backoff import Backoff
@@ -143,7 +144,9 @@ class Keeper:
             outcome, self._hearer, self._clock, patience, armed=self._armed, lost=self._lost
         )
         link.ask(self._order)
-        self._next = self._loop.call_later(max(0.0, deadline - self._clock()), link.abort)
+        self._next = self._loop.call_later(
+            max(0.0, deadline - self._clock()), link.abort, context=Context()
+        )
 
     def _armed(self, link: Link) -> None:
         self._wait_no_more()
@@ -152,14 +155,18 @@ class Keeper:
         self._tell_first(None)
         self._told.better()
         self._retires_at = self._clock() + self._pace.lifetime()
-        self._next = self._loop.call_later(self._pace.heartbeat, self._beat, link)
+        self._next = self._loop.call_later(
+            self._pace.heartbeat, self._beat, link, context=Context()
+        )
 
     def _beat(self, link: Link) -> None:
         if link.is_overdue() or self._clock() >= self._retires_at:
             link.abort()
         else:
             link.ask(self._hearer.question)
-            self._next = self._loop.call_later(self._pace.heartbeat, self._beat, link)
+            self._next = self._loop.call_later(
+                self._pace.heartbeat, self._beat, link, context=Context()
+            )
 
     def _lost(self, link: Link, failure: Failure) -> None:
         self._link = None
@@ -179,7 +186,7 @@ class Keeper:
             is_long = failure.code == "LOADING" or not failure.passing
             least = _LONG_PAUSE if is_long else 0.0
             pause = max(self._backoff.remaining(), least + _SPREAD * self._pace.random())
-            self._next = self._loop.call_later(pause, self.start)
+            self._next = self._loop.call_later(pause, self.start, context=Context())
 
     def _tell_first(self, failure: Failure | None) -> None:
         if not self._first.done():
@@ -190,7 +197,7 @@ class Keeper:
             self._next.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+        task = self._loop.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

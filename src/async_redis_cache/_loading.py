@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable
+from contextvars import Context
 from functools import partial
 from math import inf
 from typing import Any, Final, TypeVar
@@ -122,7 +123,11 @@ class Loading:
         """
         future = self._loop.create_future()
         flight.waiting[future] = None
-        limit = None if longest == inf else self._loop.call_later(longest, _give_up, future)
+        limit = (
+            None
+            if longest == inf
+            else self._loop.call_later(longest, _give_up, future, context=Context())
+        )
         try:
             if patience is not None:
                 flight.goes_on = True
@@ -184,9 +189,9 @@ class Loading:
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
         flight = self._flights[key] = Flight(Right(key, self._rights), wanted, goes_on=goes_on)
-        flight.task = task = self._spawn(self._fly(key, flight, wanted))
+        flight.task = task = self._spawn(self._fly(key, flight, wanted), wanted.context)
         self._in_the_air.add(flight)
-        limit = self._loop.call_later(wanted.longest, self._expire, key, flight)
+        limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
 
         def land(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
@@ -239,7 +244,7 @@ class Loading:
         if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
             return await self._produce(flight, wanted)
-        flight.renewal = self._spawn(right.renew())
+        flight.renewal = self._spawn(right.renew(), Context())
         try:
             product = await self._produce(flight, wanted)
         except BaseException:
@@ -281,8 +286,10 @@ class Loading:
             raise
         return product._replace(cost=int((self._loop.time() - begun) * _MICROSECONDS))
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = self._loop.create_task(work)
+    def _spawn(
+        self, work: Coroutine[Any, Any, T], context: Context | None = None
+    ) -> asyncio.Task[T]:
+        task = self._loop.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextvars import Context
 from math import inf
 from typing import Final
 
@@ -98,14 +99,14 @@ class Lookout:
         if self._next is not None:
             self._next.cancel()
         self._next_at = moment
-        self._next = self._loop.call_at(moment, self._begin, _BUDGET_SECONDS)
+        self._next = self._loop.call_at(moment, self._begin, _BUDGET_SECONDS, context=Context())
 
     def _begin(self, budget: float) -> asyncio.Task[CacheError | None]:
         if self._next is not None:
             self._next.cancel()
             self._next = None
         self._next_at = inf
-        self._look = look = self._loop.create_task(self._look_around(budget))
+        self._look = look = self._loop.create_task(self._look_around(budget), context=Context())
         look.add_done_callback(self._end)
         return look
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from dataclasses import fields
 from functools import partial
 from typing import Any, Final, Protocol
@@ -83,7 +84,7 @@ class Monitors:
     def start(self) -> None:
         """Report from now on."""
         if self._counts:
-            self._timer = self._loop.call_later(_INTERVAL, self._tick)
+            self._timer = self._loop.call_later(_INTERVAL, self._tick, context=Context())
 
     def told(self, record: Record) -> None:
         """Something has happened."""
@@ -104,13 +105,13 @@ class Monitors:
                     await asyncio.wait(late)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(_INTERVAL, self._tick)
+        self._timer = self._loop.call_later(_INTERVAL, self._tick, context=Context())
         self._report_soon()
 
     def _report_soon(self) -> None:
         self._is_due = True
         if self._reporting is None:
-            self._reporting = self._loop.create_task(self._report())
+            self._reporting = self._loop.create_task(self._report(), context=Context())
 
     async def _report(self) -> None:
         try:

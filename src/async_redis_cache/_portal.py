@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, Final, ParamSpec, TypeVar
 
 __all__ = ["Portal", "RefusedError"]
@@ -44,9 +45,9 @@ _local: Final = _Local()
 
 
 class _Visit:
-    """One call: what to run, and the thread that sleeps until it is done."""
+    """One call: what to run, in a copy of its caller's context, and the thread that waits for it."""
 
-    __slots__ = ("begun", "coroutine", "done", "error", "result", "start")
+    __slots__ = ("begun", "context", "coroutine", "done", "error", "result", "start")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class _Visit:
         self.start = start
         self.done = done
         self.begun = begun
+        self.context = copy_context()
         self.coroutine: Coroutine[Any, Any, Any] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
@@ -64,7 +66,7 @@ class _Visit:
     def begin(self) -> None:
         """Start it; on the loop's thread, as all that follows."""
         self.begun.add(self)
-        self.advance()
+        self.context.run(self.advance)
 
     def advance(self, _: object = None) -> None:
         """Run the coroutine until it waits for something, and come back when that is there."""
@@ -74,10 +76,10 @@ class _Visit:
             awaited = self.coroutine.send(None)
             # What a task does when its coroutine yields a future; or nothing, as sleep(0) does.
             if awaited is None:
-                asyncio.get_running_loop().call_soon(self.advance)
+                asyncio.get_running_loop().call_soon(self.advance, context=self.context)
             else:
                 awaited._asyncio_future_blocking = False  # noqa: SLF001
-                awaited.add_done_callback(self.advance)
+                awaited.add_done_callback(self.advance, context=self.context)
         except StopIteration as stop:
             self.result = stop.value
             self._end()
@@ -88,7 +90,7 @@ class _Visit:
     def refuse(self) -> None:
         """End it where it is, since the portal is closed."""
         if self.coroutine is not None:
-            self.coroutine.close()
+            self.context.run(self.coroutine.close)
         self.error = RefusedError("NOT_OPENED", "the cache was closed")
         self._end()
 
@@ -205,7 +207,7 @@ class Portal:
         self._closed = True
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._stop.set)
+                self._loop.call_soon_threadsafe(self._stop.set, context=Context())
         if self._thread.is_alive() and threading.get_ident() != self._thread.ident:
             self._thread.join(patience)
 
@@ -260,7 +262,7 @@ class Portal:
         # A closed loop takes nothing; then the inbox is turned away.
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._receive)
+                self._loop.call_soon_threadsafe(self._receive, context=Context())
 
     def _turn_away(self) -> None:
         """Refuse what came too late; not while the loop may still come for it."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
 from ._errors import CacheError
@@ -140,7 +141,7 @@ class Right:
                 answer = await asyncio.shield(asked)
             except asyncio.CancelledError:
                 # It may be granted all the same, and nobody else could load until it ended.
-                asked.add_done_callback(self._give_and_heed_not)
+                asked.add_done_callback(self._give_and_heed_not, context=Context())
                 raise
             if isinstance(answer, bytes):
                 if await suits(answer):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final
 
 from ._commands import TIME
@@ -78,7 +79,9 @@ class ServerClock:
         if self._asked is None:
             asked_at = self._clock()
             self._asked = self._batcher.ask(TIME, (), 16)
-            self._asked.add_done_callback(lambda asked: self._learn(asked, asked_at))
+            self._asked.add_done_callback(
+                lambda asked: self._learn(asked, asked_at), context=Context()
+            )
         return self._asked
 
     def _learn(self, asked: asyncio.Future[float], asked_at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 from ._backoff import Backoff
@@ -82,9 +83,11 @@ class Transport:
             # ticket. When the loop has read it, we know.
             if not wire.has_unread():
                 return wire
-            self._loop.call_soon(self._look_again, wire)
+            self._loop.call_soon(self._look_again, wire, context=Context())
         if self._dialing is None and len(self._wires) < self._max_connections and not self._closed:
-            self._dialing = self._loop.call_later(self._backoff.remaining(), self._start_dialing)
+            self._dialing = self._loop.call_later(
+                self._backoff.remaining(), self._start_dialing, context=Context()
+            )
         return None
 
     def give_back(self, wire: Wire) -> None:
@@ -134,7 +137,7 @@ class Transport:
         if wire.is_closing() or self._closed:
             return
         if wire.has_unread():
-            self._loop.call_soon(self._look_again, wire)
+            self._loop.call_soon(self._look_again, wire, context=Context())
         else:
             self.give_back(wire)
             self._ready()
@@ -195,7 +198,7 @@ class Transport:
             self._ready()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+        task = self._loop.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
