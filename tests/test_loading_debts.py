@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -133,11 +133,11 @@ async def test_while_it_cannot_be_made_good_it_is_not_read(
     """Where the server takes reads and no removals, as a replica: the key cannot be read."""
     engine = cache._lifecycle.ready().engine
 
-    async def refused(_: object) -> None:
-        raise CacheUnavailable("MASTERDOWN", "")
+    async def refused(keys: Sequence[bytes]) -> dict[bytes, CacheError]:
+        return {key: CacheUnavailable("MASTERDOWN", "") for key in keys}
 
     monkeypatch.setattr(engine._debts, "_remove", refused)
-    engine.changes.store_failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
+    engine.changes.failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
     with pytest.raises(CacheUnavailable):
         await cache.retrieve(None, "key")
     assert await cache.retrieve(None, "another") is None
@@ -203,19 +203,6 @@ async def test_a_change_that_succeeds_later_settles_it(
 
 
 @undisturbed
-async def test_what_the_server_refuses_is_not_owed(cache: AsyncRedisCache, raw: Client) -> None:
-    """The caller was told that it was not made, by a server that is there."""
-    raw.config_set("maxmemory", 1)
-    try:
-        with pytest.raises(CacheError):
-            await cache.store(None, "key", "new")
-    finally:
-        raw.config_set("maxmemory", 0)
-    assert cache.stats().owed == 0
-    assert await cache.retrieve(None, "key") == "old"
-
-
-@undisturbed
 async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> None:
     """The latest 10,000."""
     engine = cache._lifecycle.ready().engine
@@ -252,7 +239,7 @@ async def test_what_is_made_good_while_it_is_read_is_not_given(
         patch.setattr("async_redis_cache._debts._FIRST_PAUSE", 60.0)
         for verb in READS.values():
             await cache.store(None, "key", "old")
-            engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+            engine.changes.failed(key, CacheUnavailable("CONNECTION_LOST", ""))
             monkeypatch.setattr(engine._batcher, "ask", late)
             found = await verb(cache)
             assert "old" not in str(found)
@@ -270,16 +257,16 @@ async def test_many_readers_share_its_removal(
     removals = 0
     fails = True
 
-    async def remove(keys: Sequence[bytes]) -> None:
+    async def remove(keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
         nonlocal removals
         removals += 1
         await asyncio.sleep(0.01)
         if fails:
-            raise CacheUnavailable("CONNECTION_LOST", "")
-        await engine.changes.make_good(keys)
+            return {key: CacheUnavailable("CONNECTION_LOST", "") for key in keys}
+        return await engine.changes.make_good(keys)
 
     monkeypatch.setattr(debts, "_remove", remove)
-    engine.changes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+    engine.changes.failed(key, CacheUnavailable("CONNECTION_LOST", ""))
     for _ in range(3):
         asked = [cache.retrieve(None, "key") for _ in range(20)]
         ends = await asyncio.gather(*asked, return_exceptions=True)
@@ -303,14 +290,15 @@ async def test_a_change_that_fails_while_another_is_made_good_is_owed(
     failure = CacheUnavailable("CONNECTION_LOST", "")
     removed: list[asyncio.Event] = []
 
-    async def remove(_: Sequence[bytes]) -> None:
+    async def remove(_: Sequence[bytes]) -> dict[bytes, CacheError]:
         removed.append(asyncio.Event())
         await removed[-1].wait()
+        return {}
 
     monkeypatch.setattr(engine._debts, "_remove", remove)
-    engine.changes.store_failed(key, failure)
+    engine.changes.failed(key, failure)
     await await_until(lambda: len(removed) == 1)
-    engine.changes.store_failed(key, failure)
+    engine.changes.failed(key, failure)
     removed[0].set()
     await await_until(lambda: len(removed) == 2)
     assert cache.stats().owed == 1
@@ -323,10 +311,10 @@ async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
     """Nor does it count what it can make good no more."""
     engine = cache._lifecycle.ready().engine
     failure = CacheUnavailable("CONNECTION_LOST", "")
-    engine.changes.store_failed(b"key", failure)
+    engine.changes.failed(b"key", failure)
     assert cache.stats().owed == 1
     await cache.close(None)
-    engine.changes.store_failed(b"key", failure)
+    engine.changes.failed(b"key", failure)
     assert cache.stats().owed == 0
 
 

@@ -36,8 +36,8 @@ CHANGES: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
     lambda cache: cache.store("t", "secret-key", "secret-value"),
     lambda cache: cache.store_many("t", {"secret-key": "secret-value", "other": 1}),
     lambda cache: cache.touch("t", "kept"),
-    lambda cache: cache.remove("t", "kept"),
-    lambda cache: cache.remove_many("t", ["kept"]),
+    lambda cache: cache.remove("t", "changed"),
+    lambda cache: cache.remove_many("t", ["changed"]),
     lambda cache: cache.clear("t"),
 ]
 
@@ -53,8 +53,6 @@ async def _refuses(
     assert "secret" not in f"{caught.value!r} {caught.value}"
     assert caught.value.__cause__ is caught.value.__context__ is None
     after = cache.stats()
-    # A touch may look first at what it is to touch.
-    assert after.round_trips - before.round_trips in (1, 2)
     assert (after.errors, after.retries) == (before.errors + 1, before.retries)
     assert after.connects == before.connects
 

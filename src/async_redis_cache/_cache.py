@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, overload
@@ -16,6 +17,7 @@ from ._pip_services import Context
 from ._read_many_through import ReadManyThrough
 from ._records import is_record, payload_at_once
 from ._timeouts import Timeout
+from ._verbs import Entry
 
 __all__ = ["AsyncRedisCache"]
 
@@ -87,7 +89,7 @@ class AsyncRedisCache(ReadManyThrough):
                 try:
                     await engine.changes.store(wire_key, data, life)
                 except CacheError as error:
-                    engine.changes.store_failed(wire_key, error)
+                    engine.changes.failed(wire_key, error)
                     raise
                 self._counters.stores += 1
         except CacheError as error:
@@ -185,11 +187,21 @@ class AsyncRedisCache(ReadManyThrough):
             for key, value in mapping.items()
             if value is not None
         ]
+        changes: list[Awaitable[None]] = []
         if entries:
-            await engine.changes.store_many(entries, wire_tags)
-            self._counters.stores += len(entries)
+            changes.append(self._stored(engine, entries, wire_tags))
         if gone:
-            await engine.forget(gone)
+            changes.append(engine.forget(gone))
+        # Each is tried, or pending, whatever becomes of the other.
+        for failure in await asyncio.gather(*changes, return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    async def _stored(
+        self, engine: Engine, entries: Sequence[Entry], tags: Sequence[bytes]
+    ) -> None:
+        await engine.changes.store_many(entries, tags)
+        self._counters.stores += len(entries)
 
     @overload
     async def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...

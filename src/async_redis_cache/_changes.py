@@ -11,7 +11,8 @@ from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
 from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
 from ._debts import Debts
-from ._errors import CacheError
+from ._errors import CacheError, CacheServerError
+from ._exchange import PERSONAL
 from ._freshness import Freshness
 from ._leases import BoundedPublish, Publish
 from ._loading import Loading
@@ -24,6 +25,7 @@ __all__ = ["ChangeVerbs", "Changes"]
 
 T = TypeVar("T")
 
+_NO_MEMORY: Final = "OOM"
 _MILLISECOND: Final = 1000
 """In microseconds."""
 
@@ -93,7 +95,7 @@ class Changes:
         self._admit = admit
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
-        """Store one entry for so many milliseconds. When it fails, say so to `store_failed`."""
+        """Store one entry for so many milliseconds. When it fails, say so to `failed`."""
         if self._debts.owed:
             return self._change((key,), partial(self._stored, ((key, data, life),), ()))
         self._loading.overtaken((key,))
@@ -102,8 +104,8 @@ class Changes:
         stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
         return self._unnear((key,), stored)
 
-    def store_failed(self, key: bytes, failure: CacheError) -> None:
-        """What was awaited of `store` was this: the one change that does not find it out itself."""
+    def failed(self, key: bytes, failure: CacheError) -> None:
+        """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
         self._debts.owe((key,), failure)
 
     async def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> None:
@@ -128,15 +130,45 @@ class Changes:
         """Change the lives of keys, which makes no value old: nothing is to be remembered of it."""
         return await self._unnear(keys, touched)
 
-    async def make_good(self, keys: Sequence[bytes]) -> None:
-        """Remove keys whose change has failed; invalidate tags, which loads have to know of."""
-        tags = [key for key in keys if self._tags.is_key(key)]
+    async def make_good(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
+        """Remove keys whose change has failed; invalidate tags, which loads have to know of.
+
+        Gives the errors by key: one that is refused holds up no other.
+        """
+        tags = [(key,) for key in keys if self._tags.is_key(key)]
         values = [key for key in keys if not self._tags.is_key(key)]
-        if tags:
-            await self._unnear(tags, self._tags.invalidate_keys(tags))
-        if values:
-            removed = ask_in_parts(self._batcher, self._verbs.forget, values)
-            await self._unnear(values, removed)
+        # Many keys a call, which takes one place among those that wait: others need them too.
+        most = self._batcher.keys_a_call
+        groups = [tuple(values[at : at + most]) for at in range(0, len(values), most)]
+        return await self._unnear(keys, self._made_good([*tags, *groups]))
+
+    async def _made_good(self, groups: Sequence[tuple[bytes, ...]]) -> Mapping[bytes, CacheError]:
+        results = await asyncio.gather(*map(self._make_good, groups), return_exceptions=True)
+        failures: dict[bytes, CacheError] = {}
+        for group, result in zip(groups, results, strict=True):
+            if isinstance(result, CacheError):
+                if len(group) > 1 and result.code in PERSONAL:
+                    # It may be another's key.
+                    failures |= await self._made_good([(key,) for key in group])
+                else:
+                    failures |= dict.fromkeys(group, result)
+            elif result is not None:
+                raise result
+        return failures
+
+    async def _make_good(self, keys: tuple[bytes, ...]) -> None:
+        size = sum(map(len, keys)) + 16 * len(keys)
+        if not self._tags.is_key(keys[0]):
+            await self._batcher.ask(self._verbs.forget, keys, size, keys=len(keys))
+            return
+        try:
+            await self._tags.invalidate_keys(keys)
+        except CacheServerError as error:
+            if error.code == _NO_MEMORY:
+                # A tag that is gone is invalid as well. Loads that are under way could not see that it was
+                # invalidated, but neither can they publish: so it stays pending until there is memory.
+                await self._batcher.ask(FORGET, keys, size)
+            raise
 
     def all_changed(self) -> None:
         """Every key was."""

@@ -51,8 +51,11 @@ class CacheStats:
     """Loaded values that went to those who asked and not into the cache, since the key was changed
     while they were loaded."""
     owed: int = 0
-    """Keys of changes that failed since the server was away, and that are still to be removed: until
-    then nothing is given for them."""
+    """Keys of changes that failed or were refused, and that are still to be removed: until then nothing
+    is given for them."""
+    invalidations_dropped: int = 0
+    """Such keys that were given up: beyond 10,000 the earliest, and those that were left at `close`. Their
+    old values can be read again until they expire."""
     breakers_open: int = 0
     """Servers that the calls that load leave alone now, since they do not answer."""
     near_hits: int = 0

@@ -1,17 +1,18 @@
-"""Changes that failed because the server was away: what they should have made old is not given again.
+"""Changes that failed: the values that they should have replaced are not returned again.
 
-When the server is back, it still holds what was to be replaced or removed. So the keys are remembered;
-they are removed as soon as the server takes that, and whoever reads one sooner has it removed, and is
-given nothing. A removal too many costs a miss, also where another process has stored a new value meanwhile.
+Whether the server was unreachable, did not answer, or refused the change (NOREPLICAS, READONLY, MISCONF, OOM),
+it still holds what was to be replaced or removed. So the keys are remembered as pending; they are removed
+as soon as the server takes that, and whoever reads one sooner has it removed, and is given nothing. A removal
+too many costs a miss, also where another process has stored a new value meanwhile.
 
 A process that ends takes its memory along, and other processes do not know of it. So the one who made the
-change is told by an error all the same.
+change is told by an error all the same, unless `fail_open` is `always`: then a call may only report success
+where its change is pending.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from itertools import islice
@@ -20,14 +21,18 @@ from typing import Any, Final
 from ._counters import CacheStats
 from ._errors import (
     CacheError,
+    CacheLoginError,
     CacheOutcomeUnknown,
+    CacheOverloaded,
+    CacheServerError,
+    CacheStateError,
     CacheTimeout,
     CacheUnavailable,
 )
-from ._failures import LOST, TIMED_OUT
+from ._failures import LOST, TIMED_OUT, Failure
 from ._journal import Condition
 
-__all__ = ["Debts"]
+__all__ = ["Debts", "is_remembered"]
 
 _MOST: Final = 10_000
 """Keys that are remembered; of more, only the latest."""
@@ -35,7 +40,25 @@ _AT_ONCE: Final = 256
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 """Seconds between two attempts."""
-_NOT_MADE: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
+_NOT_MADE: Final = (
+    CacheUnavailable,
+    CacheTimeout,
+    CacheOutcomeUnknown,
+    CacheOverloaded,
+    CacheLoginError,
+    CacheServerError,
+)
+_FOREIGN: Final = "WRONGTYPE"
+"""Another program's data is in the way: there is no old value of ours that could be read."""
+_CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
+
+
+def is_remembered(failure: CacheError) -> bool:
+    """Whether a change that ends in this error is pending from then on.
+
+    Errors of the caller, and a lack of permission, are not: the same removal would be refused as well.
+    """
+    return isinstance(failure, _NOT_MADE) and failure.code != _FOREIGN
 
 
 class Debts:
@@ -44,34 +67,39 @@ class Debts:
     A key is not changed anew while it is being removed: the removal could come after that.
 
     Args:
-        remove: removes keys.
+        remove: removes keys; gives the error of each that could not be removed.
         counters: where it is seen how many there are.
         random: numbers from 0 to 1.
         told: where it is told when there are some, and when there are none any more.
+        dropped: called when some are given up, because there are too many or the cache is closed.
     """
 
     def __init__(
         self,
-        remove: Callable[[Sequence[bytes]], Awaitable[Any]],
+        remove: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, CacheError]]],
         counters: CacheStats,
         random: Callable[[], float],
         told: Condition,
+        dropped: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._remove = remove
         self._counters = counters
         self._random = random
         self._told = told
+        self._dropped = dropped
         # By key the change that failed: another may fail while the first is made good.
         self.owed: dict[bytes, object] = {}
-        self.payments: dict[bytes, asyncio.Task[None]] = {}
+        self.payments: dict[bytes, asyncio.Task[Mapping[bytes, CacheError]]] = {}
         """By key its removal that is under way."""
+        self._tried: set[bytes] = set()
+        """Those that cannot be removed for now: the others go first."""
         self._paying: asyncio.Task[None] | None = None
         self._stopped = False
 
     def owe(self, keys: Iterable[bytes], failure: CacheError) -> None:
         """A change of these keys has failed."""
-        if self._stopped or not isinstance(failure, _NOT_MADE):
+        if self._stopped or not is_remembered(failure):
             return
         self._owe(dict.fromkeys(keys, object()))
         self._told.worse(failure.code)
@@ -91,8 +119,7 @@ class Debts:
         for key, change in changes.items():
             self.owed.pop(key, None)
             self.owed[key] = change
-        for key in tuple(islice(self.owed, max(0, len(self.owed) - _MOST))):
-            del self.owed[key]
+        self._drop(max(0, len(self.owed) - _MOST))
         self._counters.owed = len(self.owed)
         if self._paying is None:
             self._paying = self._loop.create_task(self._until_paid(), context=Context())
@@ -122,17 +149,23 @@ class Debts:
         owed = [key for key in keys if key in self.owed and key not in self.payments]
         if owed:
             self._pay(owed)
-        payments = self._payments_of(keys)
-        await _ended(payments, budget)
-        for payment in payments:
-            if isinstance(payment.exception(), CacheOutcomeUnknown):
-                # To who only reads, no outcome is unknown.
+        removals = {key: self.payments[key] for key in keys if key in self.payments}
+        await _ended({*removals.values()}, budget)
+        for key, payment in removals.items():
+            if payment.cancelled():
+                raise _CLOSED.error()
+            failure = payment.result().get(key)
+            if isinstance(failure, CacheOutcomeUnknown):
+                # A read has no outcome that could be unknown.
                 raise LOST.error()
-            payment.result()
+            if failure is not None:
+                # One for each reader: an error bears the trace id of its call.
+                raise type(failure)(failure.code, failure.message)
 
     def stop(self) -> None:
         """Try no more."""
         self._stopped = True
+        self._drop(len(self.owed))
         self._counters.owed = 0
         for task in self._tasks():
             task.cancel()
@@ -142,24 +175,32 @@ class Debts:
         while tasks := self._tasks():
             await asyncio.wait(tasks)
 
-    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Task[None]]:
+    def _drop(self, count: int) -> None:
+        """Give up the earliest."""
+        for key in tuple(islice(self.owed, count)):
+            del self.owed[key]
+        if count:
+            self._counters.invalidations_dropped += count
+            self._dropped()
+
+    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Task[Any]]:
         return {self.payments[key] for key in keys if key in self.payments}
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
+    def _tasks(self) -> list[asyncio.Task[Any]]:
         """Those that have not ended."""
-        tasks = [*self.payments.values()]
+        tasks: list[asyncio.Task[Any]] = [*self.payments.values()]
         if self._paying is not None:
             tasks.append(self._paying)
         return [task for task in tasks if not task.done()]
 
-    def _pay(self, keys: Sequence[bytes]) -> asyncio.Task[None]:
+    def _pay(self, keys: Sequence[bytes]) -> asyncio.Task[Mapping[bytes, CacheError]]:
         """Remove keys none of which is being removed."""
         payment = self._loop.create_task(
             self._removed(keys, [self.owed[key] for key in keys]), context=Context()
         )
         self.payments.update(dict.fromkeys(keys, payment))
 
-        def end(_: asyncio.Task[None]) -> None:
+        def end(_: object) -> None:
             for key in keys:
                 del self.payments[key]
             if not payment.cancelled():
@@ -168,30 +209,44 @@ class Debts:
         payment.add_done_callback(end)
         return payment
 
-    async def _removed(self, keys: Sequence[bytes], changes: Sequence[object]) -> None:
-        await self._remove(keys)
+    async def _removed(
+        self, keys: Sequence[bytes], changes: Sequence[object]
+    ) -> Mapping[bytes, CacheError]:
+        """Remove keys: the error of each that could not be removed."""
+        failures = await self._remove(keys)
         for key, change in zip(keys, changes, strict=True):
-            if self.owed.get(key) is change:
+            if key not in failures and self.owed.get(key) is change:
                 del self.owed[key]
         self._counters.owed = len(self.owed)
         self.settled()
+        return failures
+
+    def _next(self) -> list[bytes]:
+        """Some that were not tried since all were: a server that refuses its keys holds up no other's."""
+        pending = [key for key in self.owed if key not in self.payments]
+        untried = [key for key in pending if key not in self._tried]
+        if not untried:
+            self._tried.clear()
+        return (untried or pending)[:_AT_ONCE]
 
     async def _until_paid(self) -> None:
         pause = _FIRST_PAUSE
         try:
             while self.owed:
                 await asyncio.sleep(pause * (0.5 + self._random() / 2))
-                owed = [key for key in self.owed if key not in self.payments][:_AT_ONCE]
+                owed = self._next()
                 pause = min(_LONGEST_PAUSE, 2 * pause)
                 if owed:
-                    with contextlib.suppress(CacheError):
-                        await self._pay(owed)
+                    failures = await self._pay(owed)
+                    self._tried.update(failures)
+                    if len(failures) < len(owed):
                         pause = _FIRST_PAUSE
         finally:
+            self._tried.clear()
             self._paying = None
 
 
-async def _ended(payments: set[asyncio.Task[None]], budget: float) -> None:
+async def _ended(payments: set[asyncio.Task[Any]], budget: float) -> None:
     """Wait for their ends, for so many seconds at the most.
 
     Raises:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -27,7 +27,7 @@ from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._journal import DEBTS, EVICTIONS, Journal
+from ._journal import DEBTS, EVICTIONS, INVALIDATIONS_DROPPED, Journal
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -125,8 +125,14 @@ class Engine:
             random.random,
             news=Silence() if self._near is None else self._near,
         )
-        self._loading = Loading(rights, counters)
-        self._debts = Debts(self._make_good, counters, random.random, journal.condition(DEBTS))
+        self._debts = Debts(
+            self._make_good,
+            counters,
+            random.random,
+            journal.condition(DEBTS),
+            partial(journal.once, INVALIDATIONS_DROPPED),
+        )
+        self._loading = Loading(rights, counters, self._debts.owe)
         self.changes = Changes(
             self._batcher,
             self._verbs,
@@ -162,9 +168,10 @@ class Engine:
 
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
+        # What is dropped here is logged; what ends later is meant to.
+        self._debts.stop()
         self._journal.end()
         self._loading.stop()
-        self._debts.stop()
         self._servers.stop()
         await self._loading.stopped()
         await self._debts.stopped()
@@ -330,5 +337,5 @@ class Engine:
         await self._debts.paid((key,), self.freshness.left(since))
         return None
 
-    async def _make_good(self, keys: Sequence[bytes]) -> None:
-        await self.changes.make_good(keys)
+    async def _make_good(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
+        return await self.changes.make_good(keys)

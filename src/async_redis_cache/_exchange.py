@@ -12,9 +12,9 @@ from ._takeover import pack
 from ._verbs import MisreadError, Verb
 from ._wire import Wire
 
-__all__ = ["Call", "Exchange"]
+__all__ = ["PERSONAL", "Call", "Exchange"]
 
-_PERSONAL: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
+PERSONAL: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
 """Refusals of one key, for which the server refuses a merged command as a whole."""
 
 
@@ -160,7 +160,7 @@ class Exchange:
             for call, answer in zip(calls, answers, strict=True):
                 if isinstance(answer, ServerReply):
                     failure = failure_of(answer, partial(verb.commands, [call.argument]))
-                    if merged and failure.code in _PERSONAL:
+                    if merged and failure.code in PERSONAL:
                         # Once more, which is no retry: it may be another's key.
                         call.alone = True
                         call.retries += 1

@@ -62,6 +62,7 @@ class Flight:
     __slots__ = (
         "cancelled",
         "expired",
+        "force",
         "goes_on",
         "good_below",
         "holds_right",
@@ -97,6 +98,8 @@ class Flight:
         self.expired = False
         self.cancelled = False
         """Whether it was cancelled by this cache, and not by its loader or anything else."""
+        self.force = wanted.force
+        """Whether it is to replace what is stored, whatever that is."""
         self.good_below = inf
         """Who joined when its right had asked the server as often, or more often, has to ask again."""
 

@@ -98,6 +98,12 @@ DEBTS: Final = _subject(
     ),
     ("changes_made_good", "no invalidations are pending on {server} any more"),
 )
+INVALIDATIONS_DROPPED: Final = Event(
+    "invalidations_dropped",
+    logging.WARNING,
+    "pending invalidations on {server} were dropped, at close or beyond 10,000 keys; old values can be read "
+    "until they expire",
+)
 MASTER_MOVED: Final = Event("master_moved", logging.WARNING, "{server} has become a master")
 NODE_LEFT: Final = Event(
     "node_left", logging.INFO, "{server} is not used any more: other nodes have its keys"
@@ -138,6 +144,7 @@ EVENTS: Final = (
         for subject in (SERVER, REPLICA, BREAKER, NEAR_LINK, SENTINEL_LINK, DEBTS)
         for event in subject
     ),
+    INVALIDATIONS_DROPPED,
     MASTER_MOVED,
     NODE_LEFT,
     FAILED_OPEN,

@@ -9,7 +9,7 @@ to those who asked for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextvars import Context
 from functools import partial
 from math import inf
@@ -58,12 +58,19 @@ class Loading:
     Args:
         rights: how the right to load is got.
         counters: where loads are counted.
+        owe: remembers keys whose change has failed, so that their old values are not read again.
     """
 
-    def __init__(self, rights: Rights, counters: CacheStats) -> None:
+    def __init__(
+        self,
+        rights: Rights,
+        counters: CacheStats,
+        owe: Callable[[Iterable[bytes], CacheError], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._rights = rights
         self._counters = counters
+        self._owe = owe
         self._flights: dict[bytes, Flight] = {}
         """Those that can be joined."""
         self._in_the_air: set[Flight] = set()
@@ -223,6 +230,7 @@ class Loading:
 
     async def _flown(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
         right = flight.right
+        refusal: CacheError | None = None
         try:
             if wanted.read is not None:
                 won = await right.win(
@@ -238,12 +246,16 @@ class Loading:
                     return won
                 flight.holds_right = True
                 self._counters.refreshes += flight.is_ahead
-        except AWAY:
+        except AWAY as error:
             if wanted.strict:
                 raise
+            refusal = error
         if not flight.holds_right:
             # The server cannot be asked: the service goes on, and one load still serves all here.
-            return await self._produce(flight, wanted)
+            product = await self._produce(flight, wanted)
+            if refusal is not None:
+                self._not_replaced(key, flight, product, refusal)
+            return product
         flight.renewal = self._spawn(right.renew(), Context())
         try:
             product = await self._produce(flight, wanted)
@@ -253,24 +265,39 @@ class Loading:
             raise
         finally:
             flight.renewal.cancel()
-        await self._put_away(flight, product)
+        await self._put_away(key, flight, product)
         return product
 
-    async def _put_away(self, flight: Flight, product: Product) -> None:
+    async def _put_away(self, key: bytes, flight: Flight, product: Product) -> None:
         """Publish what was loaded, or give the right back."""
         right = flight.right
+        not_replaced = partial(self._not_replaced, key, flight, product)
         try:
             stamped = await right.stamp(product) if product.tags else b""
             if stamped is not None:
                 flight.good_below = right.asked if product.tags else inf
                 if product.keep and not flight.void and await right.publish(product, stamped):
                     return
-        except CacheError:
+        except CacheError as error:
             # Those who asked get it all the same, and the right ends by itself.
+            not_replaced(error)
             return
         self._counters.overtaken += product.keep
         none_any_more = product.kind == MISSING and not product.keep
-        flight.right.give(Giving.WITH_VALUE if none_any_more else Giving.BACK)
+        if none_any_more:
+            right.give(Giving.WITH_VALUE, not_replaced)
+        else:
+            right.give()
+
+    def _not_replaced(
+        self, key: bytes, flight: Flight, product: Product, error: CacheError
+    ) -> None:
+        """What was loaded did not get to the server: the value there must not be read again.
+
+        That is for `refresh`. Other loads found none, or a stale one: that may be read for as long as was agreed.
+        """
+        if flight.force and not flight.void and (product.keep or product.kind == MISSING):
+            self._owe((key,), error)
 
     async def _produce(self, flight: Flight, wanted: Wanted) -> Product:
         self._counters.loads += 1

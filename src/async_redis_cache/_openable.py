@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from ._counters import CacheStats
+from ._debts import is_remembered
 from ._errors import CacheError
 from ._lifecycle import Lifecycle
 from ._loading import AWAY
@@ -149,9 +150,17 @@ class Openable:
         return self._counters.snapshot()
 
     def _goes_on(self, error: CacheError) -> bool:
-        """Whether a call that ends so is to give what it gives of an empty cache."""
+        """Whether a call that ends so is to give what it gives of an empty cache.
+
+        A change may only do so where it is pending from then on: see `is_remembered`.
+        """
         engine = self._lifecycle.engine()
-        return engine is not None and engine.fails_open and isinstance(error, AWAY)
+        return (
+            engine is not None
+            and engine.fails_open
+            and isinstance(error, AWAY)
+            and is_remembered(error)
+        )
 
     def _note(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""

@@ -204,5 +204,8 @@ class ReadThrough(ReadEntries):
             data = await asked.engine.read(asked.wire_key)
             found = NOTHING if data is None else await valid(asked, data)
         except AWAY as error:
-            return value_of(asked, await self._without_server(asked, error))
+            result = await self._without_server(asked, error)
+            # What is stored could be read again once the server answers.
+            asked.engine.changes.failed(asked.wire_key, error)
+            return value_of(asked, result)
         return value_of(asked, await load(asked, data or b"", found, force=True))

@@ -57,6 +57,10 @@ class Silence:
         """Nothing was told."""
 
 
+def _ignore(_: CacheError) -> None:
+    """The right ends by itself."""
+
+
 class Product(NamedTuple):
     """What was loaded.
 
@@ -217,14 +221,24 @@ class Right:
         head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)
         return bool(await self._ask(self._rights.publish, (*head, data), len(data)))
 
-    def give(self, how: Giving = Giving.BACK) -> None:
+    def give(
+        self, how: Giving = Giving.BACK, failed: Callable[[CacheError], None] = _ignore
+    ) -> None:
         """Give it back, if it is still there.
 
-        Nobody waits for it: where it fails, the right ends by itself.
+        Nobody waits for it: where it fails, `failed` is called, and the right ends by itself.
         """
-        with contextlib.suppress(CacheError):
+
+        def end(asked: asyncio.Future[Any]) -> None:
+            if not asked.cancelled() and isinstance(error := asked.exception(), CacheError):
+                failed(error)
+
+        try:
             asked = self._ask(RELEASE, (self._key, self._token, int(how)))
-            asked.add_done_callback(_heed_not)
+        except CacheError as error:
+            failed(error)
+        else:
+            asked.add_done_callback(end)
 
     def _give_and_heed_not(self, asked: asyncio.Future[Any]) -> None:
         _heed_not(asked)
