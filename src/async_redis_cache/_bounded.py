@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ._errors import CacheUnsupported
 from ._failures import ServerReply, failure_of
@@ -295,7 +295,7 @@ def _opened(pong: Any, lacking: Any) -> Any:
         raise MisreadError
     if isinstance(lacking, ServerReply):
         return lacking if failure_of(lacking).kind is CacheUnsupported else pong
-    names = cast("list[Any]", lacking) if isinstance(lacking, list) else []
+    names: list[Any] = lacking if isinstance(lacking, list) else []  # pyright: ignore[reportUnknownVariableType]
     for name in _STORE_COMMANDS:
         if name in names:
             return ServerReply(f"ERR unknown command '{name.decode()}'")

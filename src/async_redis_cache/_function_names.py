@@ -26,7 +26,8 @@ def name_of(loader: Callable[..., Any]) -> str:
         function = inner
     if isinstance(function, str):
         return function
-    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    kind: type[Any] = type(function)  # pyright: ignore[reportUnknownVariableType]
+    named: Any = function if hasattr(function, "__qualname__") else kind
     name = f"{named.__module__}.{named.__qualname__}"
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
-from typing import Any, Final, cast
+from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 try:
@@ -244,8 +244,9 @@ class _Outcome:
 
     def _result(self) -> Status:
         counted = self.counted
-        if isinstance(self.given, CacheEntry):
-            return cast("CacheEntry[Any]", self.given).status
+        if self._call.endswith("_entry"):
+            entry: CacheEntry[Any] = self.given
+            return entry.status
         if self.given is None:
             return "missing"
         if counted["stale_hits"]:
