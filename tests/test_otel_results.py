@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from async_redis_cache import (
     CacheStats,
     CacheTimeout,
     CoalescingLoader,
+    RedisCache,
     cached,
 )
 from async_redis_cache._function_names import name_of
@@ -323,6 +327,53 @@ async def test_background_refresh_is_in_trace_of_its_call(
     (call,) = [span for span in telemetry.spans() if span.name.startswith("retrieve_or_load")]
     assert call.parent == request.get_span_context()
     assert origin[1].parent == call.context
+
+
+def test_spans_of_threads_have_their_own_parents(server: Server, telemetry: Telemetry) -> None:
+    """Of calls of many threads at once, each span and each span of a loader is in its caller's trace."""
+    tracer = telemetry.tracers.get_tracer("test")
+    threads, calls = 8, 25
+    start = threading.Barrier(threads)
+
+    def load(name: str) -> str:
+        with tracer.start_as_current_span(f"origin {name}"):
+            return name
+
+    with RedisCache.from_url(server.url) as cache:
+        telemetry.of(cache)
+
+        def call(thread: int) -> None:
+            start.wait()
+            for number in range(calls):
+                name = f"{thread}.{number}"
+                with tracer.start_as_current_span(f"request {name}"):
+                    cache.retrieve_or_load(None, name, functools.partial(load, name))
+                    cache.retrieve(None, name)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(call, range(threads)))
+    spans = telemetry.spans()
+    names = {span.context.span_id: span.name for span in spans if span.context}
+    parents = [
+        (names[span.parent.span_id], span.name, said_of(span).get(RESULT))
+        for span in spans
+        if span.parent
+    ]
+    assert Counter(parents) == Counter(
+        edge
+        for thread in range(threads)
+        for number in range(calls)
+        for edge in (
+            (f"request {thread}.{number}", "retrieve_or_load 0", "loaded"),
+            (f"request {thread}.{number}", "retrieve 0", "hit"),
+            ("retrieve_or_load 0", f"origin {thread}.{number}", None),
+        )
+    )
+    traces = {span.name: span.context.trace_id for span in spans if span.context}
+    for thread in range(threads):
+        for number in range(calls):
+            name = f"{thread}.{number}"
+            assert traces[f"origin {name}"] == traces[f"request {name}"]
 
 
 def test_counters_are_plain_without_instrument() -> None:
