@@ -56,7 +56,7 @@ class CacheError(ApplicationException):
 
     def traced(self, context: Context) -> Self:
         """This error, bearing the trace id of the call that it ends."""
-        self.trace_id = trace_id_of(context)
+        self.trace_id: str | None = trace_id_of(context)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -19,11 +19,11 @@ from collections.abc import AsyncIterator, Callable
 
 try:
     from aiohttp import web
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "async_redis_cache.aiohttp needs the extra 'aiohttp': "
         "pip install 'async-redis-cache[aiohttp]'"
-    ) from error
+    ) from _error
 
 from async_redis_cache import AsyncRedisCache
 

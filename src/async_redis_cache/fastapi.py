@@ -27,11 +27,11 @@ from typing import Annotated
 try:
     from fastapi import Depends, FastAPI
     from fastapi.requests import HTTPConnection
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "async_redis_cache.fastapi needs the extra 'fastapi': "
         "pip install 'async-redis-cache[fastapi]'"
-    ) from error
+    ) from _error
 
 from async_redis_cache import AsyncRedisCache
 

@@ -25,10 +25,10 @@ from weakref import WeakKeyDictionary, WeakSet
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "async_redis_cache.otel needs the extra 'otel': pip install 'async-redis-cache[otel]'"
-    ) from error
+    ) from _error
 
 from async_redis_cache import (
     AsyncRedisCache,

@@ -1,0 +1,9 @@
+from .IContext import IContext
+
+class ContextResolver:
+    @staticmethod
+    def get_trace_id(context: IContext) -> str: ...
+    @staticmethod
+    def get_client(context: IContext) -> str: ...
+    @staticmethod
+    def get_user(context: IContext) -> str: ...

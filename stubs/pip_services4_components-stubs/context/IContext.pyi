@@ -1,0 +1,5 @@
+from abc import ABC
+from typing import Any
+
+class IContext(ABC):
+    def get(self, key: str) -> Any: ...

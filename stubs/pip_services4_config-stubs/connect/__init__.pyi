@@ -1,0 +1,7 @@
+from .CompositeConnectionResolver import CompositeConnectionResolver as CompositeConnectionResolver
+from .ConnectionParams import ConnectionParams as ConnectionParams
+from .ConnectionResolver import ConnectionResolver as ConnectionResolver
+from .ConnectionUtils import ConnectionUtils as ConnectionUtils
+from .DefaultDiscoveryFactory import DefaultDiscoveryFactory as DefaultDiscoveryFactory
+from .IDiscovery import IDiscovery as IDiscovery
+from .MemoryDiscovery import MemoryDiscovery as MemoryDiscovery

@@ -1,0 +1,9 @@
+from abc import ABC
+from typing import Any
+
+from pip_services4_components.context import IContext
+
+class ICache(ABC):
+    def retrieve(self, context: IContext | None, key: str) -> Any: ...
+    def store(self, context: IContext | None, key: str, value: Any, timeout: int) -> Any: ...
+    def remove(self, context: IContext | None, key: str) -> Any: ...
