@@ -114,7 +114,7 @@ async def test_what_another_has_stored_is_given(
         await await_until(lambda: other.stats().misses == 1)
         monkeypatch.setattr(Engine, "time_to_live", gone)
         await one.store(None, "key", "stored")
-        given = await waiting
+        given: object = await waiting
         gate.set()
         await loading
     if verb == "retrieve_or_load_entry":

@@ -65,7 +65,9 @@ class ByHand(Shop):
 class OneLoad(Shop):
     async def product(self, number: int) -> Product:
         find = partial(self.database.find, number)
-        return await self.cache.retrieve_or_load(None, f"product:{number}", find, self.life)
+        return await self.cache.retrieve_or_load(
+            None, f"product:{number}", find, self.life, type=Product
+        )
 
 
 class Ahead(OneLoad):
@@ -84,7 +86,7 @@ class Tagged(Stale):
     async def product(self, number: int) -> Product:
         find, tag = partial(self.database.find, number), f"category:{category_of(number)}"
         return await self.cache.retrieve_or_load(
-            None, f"product:{number}", find, self.life, tags=(tag,)
+            None, f"product:{number}", find, self.life, type=Product, tags=(tag,)
         )
 
     async def prices_changed(self, category: int) -> None:

@@ -155,7 +155,7 @@ class CoalescingLoader(Generic[T]):
     def __repr__(self) -> str:
         return f"<CoalescingLoader of {self._loader!r}>"
 
-    async def __call__(self, load: Load) -> T | None:
+    async def __call__(self, load: Load[T]) -> T | None:
         """The value of the key of this load; None where there is none.
 
         Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 import anyio
 import anyio.to_thread
@@ -14,35 +14,53 @@ import anyio.to_thread
 from ._raised import Raised
 from ._timeouts import Timeout
 
-__all__ = ["NOT_MODIFIED", "Load", "Loader", "called", "run", "takes_load"]
+if TYPE_CHECKING:
+    # In `typing` from Python 3.13 on. `Load` without a parameter is `Load[Any]`.
+    from typing_extensions import TypeVar
 
-Loader = Callable[..., Any]
-"""A function that gives a value, or something to await for it. If it has a parameter that must be
-given, it is given a `Load`."""
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+__all__ = [
+    "NOT_MODIFIED",
+    "AsyncLoader",
+    "DataLoader",
+    "Load",
+    "Loader",
+    "PlainLoader",
+    "called",
+    "run",
+    "takes_load",
+]
+
 NOT_MODIFIED: Final[Any] = object()
 
 
-class Load:
+class Load(Generic[T]):
     """One load, as its loader sees and steers it.
 
     Attributes:
         key: whose value is loaded.
-        stale: the value that it will replace; None where there is none.
+        stale: the value that it will replace; None where there is none. It is of the type that the
+            call has as `type=`; without one it is what the serializer makes of it.
         timeout: the life of what is loaded, as for `store`; may be set.
         tags: what it bears, as for `store`; may be set.
     """
 
-    def __init__(self, key: str, stale: Any, timeout: Timeout, tags: Iterable[str]) -> None:
-        self.key = key
-        self.stale = stale
-        self.timeout = timeout
-        self.tags = tags
+    def __init__(self, key: str, stale: T | None, timeout: Timeout, tags: Iterable[str]) -> None:
+        self.key: str = key
+        self.stale: T | None = stale
+        self.timeout: Timeout = timeout
+        self.tags: Iterable[str] = tags
         self._cached = True
 
     def __repr__(self) -> str:
         return f"<Load of {self.key!r}>"
 
-    def not_modified(self) -> Any:
+    def not_modified(self) -> T:
         """To be returned by the loader: the present value is still right, and gets a new life.
 
         Raises:
@@ -50,7 +68,8 @@ class Load:
         """
         if self.stale is None:
             raise LookupError("there is no value that could be still right")
-        return NOT_MODIFIED
+        unmodified: T = NOT_MODIFIED
+        return unmodified
 
     def do_not_cache(self) -> None:
         """Give what is loaded to those who wait for it, and do not store it."""
@@ -60,6 +79,20 @@ class Load:
     def cached(self) -> bool:
         """Whether what is loaded will be stored."""
         return self._cached
+
+
+Loader = Callable[[], Any] | Callable[[Load[Any]], Any]
+"""A function that gives a value, or something to await for it. If it has a parameter that must be
+given, it is given a `Load`."""
+_Data = Mapping[str, Any] | Sequence[Any]
+DataLoader = (
+    Callable[[], Awaitable[_Data] | _Data] | Callable[[Load[Any]], Awaitable[_Data] | _Data]
+)
+"""A `Loader` of rows: what it gives is validated as another type, and is never None."""
+AsyncLoader = Callable[[], Awaitable[T]] | Callable[[Load[T]], Awaitable[T]]
+"""A `Loader` whose result is awaited for the value."""
+PlainLoader = Callable[[], T] | Callable[[Load[T]], T]
+"""A `Loader` that gives the value."""
 
 
 async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
@@ -73,7 +106,9 @@ async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
         in_thread: call it in a worker thread, where it may block. As many as are needed: loaders
             that wait for other loads must never wait for each other's threads.
     """
-    return await run(partial(loader, load) if takes_load(loader) else loader, in_thread=in_thread)
+    given: Callable[..., Any] = loader
+    call = partial(given, load) if takes_load(given) else given
+    return await run(call, in_thread=in_thread)
 
 
 async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:

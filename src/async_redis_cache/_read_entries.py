@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, Unpack, overload
 
 from ._asked import (
@@ -20,7 +19,7 @@ from ._asked import (
 from ._cache_entry import CacheEntry
 from ._errors import CacheError, CacheStateError
 from ._load_options import LoadOptions
-from ._loaders import Load, Loader
+from ._loaders import Loader
 from ._loading import AWAY
 from ._openable import Openable, verb, verb_or
 from ._pip_services import Context
@@ -41,24 +40,6 @@ def _no_entry() -> CacheEntry[Any]:
 class ReadEntries(Openable):
     """A cache that tells a value's status, age and remaining life."""
 
-    @overload
-    async def retrieve_or_load_entry(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> CacheEntry[T]: ...
-    @overload
-    async def retrieve_or_load_entry(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> CacheEntry[T]: ...
     @overload
     async def retrieve_or_load_entry(
         self,

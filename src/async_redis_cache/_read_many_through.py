@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
@@ -30,24 +30,6 @@ Result = Product | Found | None
 class ReadManyThrough(ReadThrough):
     """A cache that may be asked for many keys, some of which it does not hold yet."""
 
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    async def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
     @overload
     async def retrieve_or_load_many(
         self,

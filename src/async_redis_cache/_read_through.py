@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, Unpack, overload
 
 from ._asked import (
@@ -15,7 +14,7 @@ from ._asked import (
 )
 from ._errors import CacheError
 from ._load_options import LoadOptions
-from ._loaders import Load, Loader
+from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 from ._loading import AWAY
 from ._openable import verb
 from ._pip_services import Context
@@ -35,8 +34,10 @@ class ReadThrough(ReadEntries):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        loader: DataLoader,
         timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -44,8 +45,21 @@ class ReadThrough(ReadEntries):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
+        loader: AsyncLoader[T],
         timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: PlainLoader[T],
+        timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -96,7 +110,8 @@ class ReadThrough(ReadEntries):
                 awaited for it. If it has a parameter that must be given, it is given a `Load`. None
                 says that there is none.
             timeout: as for `store`, of the value that is loaded.
-            type: as for `retrieve`.
+            type: as for `retrieve`. Without it all callers get what the serializer makes of the
+                stored value: from JSON, a dict where the loader gave a dataclass.
             **loading: see `LoadOptions`.
 
         Raises:
@@ -145,8 +160,10 @@ class ReadThrough(ReadEntries):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        loader: DataLoader,
         timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -154,8 +171,21 @@ class ReadThrough(ReadEntries):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
+        loader: AsyncLoader[T],
         timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: PlainLoader[T],
+        timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._load_options import LoadOptions
-from ._loaders import Load, Loader
+from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 from ._pip_services import Context
 from ._timeouts import Timeout
 
@@ -40,8 +40,10 @@ class LoadingDoor(ABC):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        loader: DataLoader,
         timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -49,8 +51,21 @@ class LoadingDoor(ABC):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
+        loader: AsyncLoader[T],
         timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def retrieve_or_load(
+        self,
+        context: Context,
+        key: str,
+        loader: PlainLoader[T],
+        timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -93,24 +108,6 @@ class LoadingDoor(ABC):
         load: Any = self._cache.retrieve_or_load
         return self._call(load, context, key, loader, timeout, type=type, **given)
 
-    @overload
-    def retrieve_or_load_entry(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> CacheEntry[T]: ...
-    @overload
-    def retrieve_or_load_entry(
-        self,
-        context: Context,
-        key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> CacheEntry[T]: ...
     @overload
     def retrieve_or_load_entry(
         self,
@@ -165,24 +162,6 @@ class LoadingDoor(ABC):
         self,
         context: Context,
         keys: Iterable[str],
-        loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, T]],
-        timeout: Timeout = None,
-        **loading: Unpack[LoadOptions],
-    ) -> dict[str, T]: ...
-    @overload
-    def retrieve_or_load_many(
-        self,
-        context: Context,
-        keys: Iterable[str],
         loader: BatchLoader,
         timeout: Timeout = None,
         *,
@@ -220,8 +199,10 @@ class LoadingDoor(ABC):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], Awaitable[T]] | Callable[[Load], Awaitable[T]],
+        loader: DataLoader,
         timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload
@@ -229,8 +210,21 @@ class LoadingDoor(ABC):
         self,
         context: Context,
         key: str,
-        loader: Callable[[], T] | Callable[[Load], T],
+        loader: AsyncLoader[T],
         timeout: Timeout = None,
+        *,
+        type: type[T],
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    def refresh(
+        self,
+        context: Context,
+        key: str,
+        loader: PlainLoader[T],
+        timeout: Timeout = None,
+        *,
+        type: type[T],
         **loading: Unpack[LoadOptions],
     ) -> T: ...
     @overload

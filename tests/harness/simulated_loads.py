@@ -96,7 +96,7 @@ class Loads(Calls):
 
     async def load_entry(self, process: Process) -> None:
         """One key, with what is known about it."""
-        entry = process.cache.retrieve_or_load_entry
+        entry: Any = process.cache.retrieve_or_load_entry
 
         async def value_of_entry(*args: Any, **options: Any) -> Any:
             return (await entry(*args, **options)).value
