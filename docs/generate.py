@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marked_places import filled, put
 
-from async_redis_cache._options import Options, path_of
+from async_redis_cache._options import HOUR, Options, path_of
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 
@@ -25,8 +25,13 @@ def option_table() -> str:
         what = about["doc"]
         if about["choices"]:
             what += ": one of " + ", ".join(f"`{choice}`" for choice in about["choices"])
-        if about["least"]:
-            what += f"; {about['least']} or more"
+        least, most = about["least"], about["most"]
+        if isinstance(field.default, float):
+            what += f"; from 0 to {most}"
+        elif most == HOUR:
+            what += f"; from {least} to {most}"
+        elif least:
+            what += f"; {least} or more"
         rows.append(
             f"| `{path_of(field).removeprefix('options.')}` | {shown} | {about['unit']} | {what} |"
         )

@@ -65,7 +65,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
 @pytest.fixture(scope="session")
 def embedded_cache() -> Iterator[AsyncRedisCache]:
     """The cache in an embedded server that the tests of this process share."""
-    with RedisCache.from_url("embedded://") as cache:
+    with RedisCache.from_url("embedded://", max_size=1_000) as cache:
         yield awaited(cache)
 
 

@@ -128,7 +128,7 @@ async def test_the_first_named_node_may_be_away(cluster: Cluster) -> None:
 async def test_a_bound_needs_one_slot(cluster: Cluster, prefix: str) -> None:
     """Without a hash tag the bound could not be kept, which is said before anything is stored."""
     with pytest.raises(CacheUnsupported) as caught:
-        await AsyncRedisCache.from_url(cluster.uri, key_prefix=prefix).open("t")
+        await AsyncRedisCache.from_url(cluster.uri, key_prefix=prefix, max_size=1_000).open("t")
     assert (caught.value.code, caught.value.trace_id) == ("UNSUPPORTED", "t")
 
 

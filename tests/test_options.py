@@ -69,7 +69,7 @@ def options_of(**options: Any) -> Options:
 
 def test_defaults() -> None:
     """Without options: as `RedisCache.md` and the documentation have them."""
-    assert dataclasses.asdict(options_of()) == {
+    assert dataclasses.asdict(Options()) == {
         "timeout": 60_000,
         "retries": 3,
         "max_size": 1000,

@@ -141,7 +141,7 @@ async def test_a_serializer_by_name(server: Server) -> None:
         await cache.store(None, "key", b"\xff")
         assert await cache.retrieve(None, "key") == b"\xff"
     with pytest.raises(CacheConfigError) as caught:
-        AsyncRedisCache.from_url(server.url, serializer="yaml")
+        AsyncRedisCache.from_url(server.url, serializer="yaml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert "json" in str(caught.value)
 
 

@@ -90,8 +90,9 @@ async def test_users_behind_sentinels(flavour: Flavour) -> None:
             await use(cache)
             assert sentinels.master() is not old
         options["connect_timeout"] = 500
+        wrong: dict[str, Any] = options | {"sentinel_password": "x"}
         with pytest.raises(CacheLoginError):
-            await AsyncRedisCache.from_url(uri, **{**options, "sentinel_password": "x"}).open(None)
+            await AsyncRedisCache.from_url(uri, **wrong).open(None)
         await read_from_replicas(
             uri, options, sentinels.client, sentinels.sentinels, SENTINEL, more="+sentinel|replicas"
         )
@@ -163,8 +164,9 @@ async def test_tls_behind_sentinels(certificates: Certificates, encrypted: str) 
         async with AsyncRedisCache.from_url(uri, **options) as cache:
             await use(cache)
         # What nobody vouches for is refused, whoever shows it.
+        untrusting: dict[str, Any] = options | {"tls_ca_file": ""}
         with pytest.raises(CacheError):
-            await AsyncRedisCache.from_url(uri, **{**options, "tls_ca_file": ""}).open(None)
+            await AsyncRedisCache.from_url(uri, **untrusting).open(None)
 
 
 @says_who_speaks_tls

@@ -25,6 +25,7 @@ from ._errors import (
 from ._factory import DefaultRedisFactory
 from ._load_options import LoadOptions
 from ._loaders import Load
+from ._option_keywords import CacheOptions
 from ._serializers import Serializer
 from ._sync_cache import RedisCache
 
@@ -37,6 +38,7 @@ __all__ = [
     "CacheInputError",
     "CacheLoadError",
     "CacheLoginError",
+    "CacheOptions",
     "CacheOutcomeUnknown",
     "CacheOverloaded",
     "CachePermissionError",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from ._counters import CacheStats
 from ._debts import is_remembered
 from ._errors import CacheError
 from ._lifecycle import Lifecycle
 from ._loading import AWAY
+from ._option_keywords import CacheOptions, SerializerName
 from ._pip_services import ConfigParams, Context, IReferences
 from ._serializers import Serializer
 
@@ -57,23 +58,29 @@ class Openable:
 
     @classmethod
     def from_url(
-        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
+        cls,
+        url: str,
+        *,
+        serializer: Serializer | SerializerName | None = None,
+        **options: Unpack[CacheOptions],
     ) -> Self:
         """A cache at this URL, configured and not yet open.
 
         Args:
             url: what `connection.uri` takes, as `redis://user:password@host:6379/0`.
             serializer: an object as for the class, or a name as for `options.serializer`.
-            **options: what `options.*` takes, by name: `key_prefix="shop:"`.
+            **options: what `options.*` takes, by name: `key_prefix="shop:"`. They are those of
+                `CacheOptions`. Unlike with `configure`, `max_size` is 0 where it is not given.
 
         Raises:
             CacheConfigError: BAD_OPTION. A bad URL is found by `open`.
         """
+        given: dict[str, Any] = {"max_size": 0, **options}
         if isinstance(serializer, str):
-            options["serializer"], serializer = serializer, None
+            given["serializer"], serializer = serializer, None
         cache = cls(serializer=serializer)
         config = ConfigParams.from_tuples("connection.uri", url)
-        for name, value in options.items():
+        for name, value in given.items():
             config[f"options.{name}"] = value
         cache.configure(config)
         return cache

@@ -19,12 +19,14 @@ LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
 long before, it is a mistake of units."""
 HOUR: Final = 3600 * 1000
 """In milliseconds: the longest load."""
+_LARGEST: Final = 2**53 - 1
+"""The largest number of values, bytes and the like: up to here Lua on the server counts exactly."""
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What neither a key nor a prefix may hold: control characters, so that the library's own keys can
 hold them, and lone surrogates, which UTF-8 cannot."""
 SECTIONS: Final = ("loading", "near_cache")
 """Of a configuration, beside `options`."""
-_DIGITS: Final = re.compile(r"[0-9]{1,15}")
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
 _NAME_CHARACTERS: Final = 64
@@ -36,11 +38,13 @@ def _option(
     *,
     unit: str = "",
     least: int = 0,
-    most: float = LONGEST,
+    most: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
     section: str = "options",
 ) -> Any:
+    if most is None:
+        most = LONGEST if unit == "ms" else _LARGEST
     about = {
         "doc": doc,
         "unit": unit,
@@ -64,7 +68,8 @@ class Options:
     )
     max_size: int = _option(
         1000,
-        "most values this cache holds on the server, all its processes together; 0 for no bound",
+        "most values this cache holds on the server, all its processes together; 0 for no bound, "
+        "which is the default of `from_url`",
         unit="values",
     )
     command_timeout: int = _option(
@@ -331,7 +336,7 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
-    least, unit = field.metadata["least"], field.metadata["unit"]
+    unit, least, most = (field.metadata[name] for name in ("unit", "least", "most"))
     if unit == "ms" and isinstance(value, timedelta):
         # Rounded up, as the timeout of a call is.
         value = -(value // -timedelta(milliseconds=1))
@@ -339,19 +344,21 @@ def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     is_taken = isinstance(value, (int, str)) and not isinstance(value, bool)
     digits = str(value).strip() if is_taken else ""
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
-    if not least <= number <= field.metadata["most"]:
-        raise _bad(field, f"must be a whole number{f' of {unit}' if unit else ''}, {least} or more")
+    if not least <= number <= most:
+        raise _bad(field, f"must be a whole number{unit and f' of {unit}'} from {least} to {most}")
     return number
 
 
 def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
     most = field.metadata["most"]
-    is_taken = isinstance(value, (int, float, str)) and not isinstance(value, bool)
-    text = str(value).strip() if is_taken else ""
-    number = float(text) if _DECIMAL.fullmatch(text) else -1
+    number = -1.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and _DECIMAL.fullmatch(text := value.strip()):
+        number = float(text)
     if not 0 <= number <= most:
-        raise _bad(field, f"must be a number from 0 to {most}")
-    return number
+        raise _bad(field, f"must be a number from 0 to {most}, such as 0.5")
+    return float(number)
 
 
 def _bad(field: dataclasses.Field[Any], problem: str) -> CacheConfigError:

@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._cache import AsyncRedisCache
 from ._counters import CacheStats
 from ._errors import CacheStateError
+from ._option_keywords import CacheOptions, SerializerName
 from ._pip_services import (
     ConfigParams,
     Context,
@@ -66,7 +67,11 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
 
     @classmethod
     def from_url(
-        cls, url: str, *, serializer: Serializer | str | None = None, **options: Any
+        cls,
+        url: str,
+        *,
+        serializer: Serializer | SerializerName | None = None,
+        **options: Unpack[CacheOptions],
     ) -> Self:
         """A cache at this URL, configured and not yet open. See `AsyncRedisCache.from_url`."""
         cache = cls()

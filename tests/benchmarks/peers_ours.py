@@ -24,7 +24,8 @@ class Ours:
     ) -> None:
         self.name = name
         self.operations = operations
-        self._options = options
+        # As `configure` has it: the published figures are those of a cache with a bound.
+        self._options: dict[str, Any] = {"max_size": 1_000, **options}
 
     async def open(self, server: Target) -> None:
         self._cache = AsyncRedisCache.from_url(server.url, **self._options)
@@ -75,7 +76,7 @@ class OursInThreads:
         self._hidden: dict[str, None] = {} if uvloop else {"uvloop": None}
 
     def open(self, server: Target) -> None:
-        self._cache = RedisCache.from_url(server.url)
+        self._cache = RedisCache.from_url(server.url, max_size=1_000)
         with patch.dict(sys.modules, self._hidden):
             self._cache.open(None)
 

@@ -1,0 +1,64 @@
+"""The options as keywords, for type checkers: a name that is none, or a value of another type, is found before it runs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal, TypedDict
+
+__all__ = ["CacheOptions", "SerializerName"]
+
+SerializerName = Literal["json", "msgpack", "raw", "pickle"]
+
+
+class CacheOptions(TypedDict, total=False):
+    """What `from_url` takes as keywords: `options.*` by name, and those of the other sections after theirs.
+
+    The defaults, and what each means, are in the table of the configuration. A duration is an int, in
+    milliseconds, or a `timedelta`.
+    """
+
+    timeout: int | timedelta
+    retries: int
+    max_size: int
+    command_timeout: int | timedelta
+    connect_timeout: int | timedelta
+    require_connection: bool
+    fail_open: Literal["loading", "always", "never"]
+    topology: Literal["single", "sentinel", "cluster"]
+    sentinel_master: str
+    sentinel_username: str
+    sentinel_password: str
+    sentinel_tls: bool
+    sentinel_tls_ca_file: str
+    sentinel_tls_certificate_file: str
+    sentinel_tls_key_file: str
+    read_from: Literal["master", "replica"]
+    max_connections: int
+    max_connection_age: int | timedelta
+    max_waiting_calls: int
+    max_waiting_bytes: int
+    key_prefix: str
+    name: str
+    max_value_size: int
+    compression: Literal["none", "zlib"]
+    compression_threshold: int
+    signing_key: str
+    tls: bool
+    tls_ca_file: str
+    tls_certificate_file: str
+    tls_key_file: str
+    tls_check_hostname: bool
+    tls_verify: bool
+    loading_refresh_at: float
+    loading_early_refresh: float
+    loading_stale_timeout: int | timedelta
+    loading_soft_timeout: int | timedelta
+    loading_hard_timeout: int | timedelta
+    loading_missing_timeout: int | timedelta
+    loading_jitter: float
+    loading_lease_timeout: int | timedelta
+    near_cache_enabled: bool
+    near_cache_max_size: int
+    near_cache_max_bytes: int
+    near_cache_timeout: int | timedelta
+    near_cache_heartbeat: int | timedelta
