@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Final, ParamSpec, TypeVar
 
+from ._raised import Raised, caught
+
 __all__ = ["Portal", "RefusedError"]
 
 P = ParamSpec("P")
@@ -121,6 +123,11 @@ class Portal:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="RedisCache", daemon=True)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no calls any more: it was closed, or something has ended its loop."""
+        return self._closed
+
     @staticmethod
     def refuse_inside() -> None:
         """Refuse to wait on a thread that others wait for: two could wait for each other.
@@ -189,10 +196,14 @@ class Portal:
         """As `call`, in a task: for what needs one, as time limits and threads do."""
 
         async def in_task() -> T:
-            task = asyncio.get_running_loop().create_task(function(*args, **kwargs))
+            # What a task raises may be raised out of its loop, and end it: SystemExit.
+            task = asyncio.get_running_loop().create_task(caught(function(*args, **kwargs)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            return await task
+            outcome = await task
+            if isinstance(outcome, Raised):
+                raise outcome.error()
+            return outcome
 
         return self.call(in_task)
 
@@ -215,16 +226,26 @@ class Portal:
         _local.serves = True
         try:
             with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-                runner.run(self._live())
+                self._run(runner)
         except OSError:
             # No descriptor for the loop: who starts us is told.
             pass
         finally:
-            self._ended = True
+            self._closed = self._ended = True
             self._started.set()
             for visit in tuple(self._begun):
                 visit.refuse()
             self._turn_away()
+
+    def _run(self, runner: asyncio.Runner) -> None:
+        try:
+            runner.run(self._live())
+        except BaseException:
+            # Of a callback, such as SystemExit: it ends the loop, and must leave nothing open.
+            self._closed = True
+            with contextlib.suppress(Exception):
+                runner.run(self._ending())
+            raise
 
     async def _live(self) -> None:
         self._stop = asyncio.Event()

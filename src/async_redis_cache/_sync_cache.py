@@ -90,8 +90,9 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         self._cache.set_references(references)
 
     def is_open(self) -> bool:
-        """Whether the cache was opened and not closed since."""
-        return self._portal is not None or self._forked
+        """Whether the cache was opened and not closed since, and its private event loop runs."""
+        portal = self._portal
+        return self._forked or (portal is not None and not portal.is_closed)
 
     def open(self, context: Context) -> None:
         """Start the private event loop and open the cache on it."""
@@ -99,7 +100,8 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
             # Before the lock: a thread that holds it may be waiting for this one.
             Portal.refuse_inside()
             with self._lock:
-                if self._portal is None:
+                if self._portal is None or self._portal.is_closed:
+                    self._ending, self._portal = self._portal or self._ending, None
                     self._open(partial(self._cache.open, context))
         except RefusedError as refusal:
             raise self._refused(refusal, context) from None
