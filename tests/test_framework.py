@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pip_services4_components.config import ConfigParams
+from pip_services4_components.config import ConfigParams, IConfigurable
 from pip_services4_components.context import Context
-from pip_services4_components.refer import Descriptor, References
-from pip_services4_components.run import Closer, Opener
+from pip_services4_components.refer import (
+    DependencyResolver,
+    Descriptor,
+    IReferenceable,
+    IReferences,
+    Referencer,
+    References,
+)
+from pip_services4_components.run import Closer, IOpenable, Opener
 from pip_services4_config.auth import MemoryCredentialStore
 from pip_services4_config.connect import MemoryDiscovery
 
@@ -56,9 +63,11 @@ def references(server: Server, password: str, config: ConfigParams = CONFIG) -> 
     for descriptor in (SYNC, ASYNC):
         assert factory.can_create(descriptor) is not None
         cache = factory.create(descriptor)
+        # As a container does, which asks for the interface.
+        assert isinstance(cache, IConfigurable)
         cache.configure(config)
-        cache.set_references(found)
         found.put(descriptor, cache)
+    Referencer.set_references(found, found.get_all())
     return found
 
 
@@ -104,6 +113,30 @@ async def test_program_opens_and_closes_the_asynchronous_cache(server: Server) -
     finally:
         await cache.close(None)
     assert not cache.is_open()
+
+
+class Products(IReferenceable):
+    """A component that depends on the asynchronous cache."""
+
+    def __init__(self) -> None:
+        self._resolver = DependencyResolver(
+            ConfigParams.from_tuples("dependencies.cache", "*:cache:async-redis:*:1.0")
+        )
+        self.cache: AsyncRedisCache
+
+    def set_references(self, references: IReferences) -> None:
+        self._resolver.set_references(references)
+        self.cache = self._resolver.get_one_required("cache")
+
+
+async def test_component_gets_a_cache_that_the_container_has_wired(server: Server) -> None:
+    """What depends on the asynchronous cache gets it with its discovery and credential stores set."""
+    found = references(server, PASSWORD)
+    products = Products()
+    Referencer.set_references_for_one(found, products)
+    assert not isinstance(products.cache, IOpenable)
+    async with products.cache:
+        assert await products.cache.store(None, "key1", "ABC") == "ABC"
 
 
 def test_opener_leaves_the_asynchronous_cache_alone(server: Server) -> None:

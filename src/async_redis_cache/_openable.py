@@ -13,7 +13,7 @@ from ._errors import CacheError
 from ._lifecycle import Lifecycle
 from ._loading import AWAY
 from ._option_keywords import CacheOptions, SerializerName
-from ._pip_services import ConfigParams, Context, IReferences
+from ._pip_services import ConfigParams, Context, IConfigurable, IReferenceable, IReferences
 from ._serializers import Serializer
 
 __all__ = ["Openable", "verb", "verb_or"]
@@ -45,8 +45,11 @@ def _counted(method: Verb, otherwise: Callable[[], Any] | None) -> Verb:
     return cast("Verb", counted)
 
 
-class Openable:
-    """The part of the asynchronous door that comes before its verbs.
+class Openable(IConfigurable, IReferenceable):
+    """The part of the asynchronous API that comes before its operations.
+
+    The framework's container configures it and gives it its references, by these interfaces. It is no
+    `IOpenable`: a container does not await.
 
     Args:
         serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
