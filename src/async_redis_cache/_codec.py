@@ -31,12 +31,18 @@ class Codec:
         options: prefix, limits, serializer and compression.
         serializer: instead of the one that the options name.
         counters: where unreadable values are counted.
+        unreadable: called with the type of what made a stored value unreadable.
     """
 
     def __init__(
-        self, options: Options, serializer: Serializer | None, counters: CacheStats
+        self,
+        options: Options,
+        serializer: Serializer | None,
+        counters: CacheStats,
+        unreadable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._counters = counters
+        self._unreadable = unreadable
         self._prefix = options.key_prefix.encode()
         self._timeout = options.timeout
         self._largest = options.max_value_size
@@ -185,8 +191,9 @@ class Codec:
             if self._signed or data.startswith(MARK):
                 data = self._envelope.open(key, data)
             return decode(data)
-        except Exception:  # noqa: BLE001  whatever stands there is not ours to trust
+        except Exception as error:  # noqa: BLE001  whatever stands there is not ours to trust
             self._counters.unreadable += 1
+            self._unreadable(type(error).__name__)
             return None
 
 

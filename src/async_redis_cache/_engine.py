@@ -27,7 +27,7 @@ from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._journal import DEBTS, EVICTIONS, INVALIDATIONS_DROPPED, Journal
+from ._journal import DEBTS, EVICTIONS, FAILED_OPEN, INVALIDATIONS_DROPPED, Journal
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -204,6 +204,10 @@ class Engine:
         self._breakers.are_heeded = True
         if self._counters.breakers_open and self._servers.is_left_alone(key):
             raise LEFT_ALONE.error()
+
+    def failed_open(self, code: str) -> None:
+        """To be called where a call gives what an empty cache would, though it has failed with this."""
+        self._journal.once(FAILED_OPEN, code=code)
 
     def go_on_after(self, error: CacheError) -> None:
         """To be called where the server has not answered a call that loads; it raises, or is to load."""

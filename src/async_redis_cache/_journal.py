@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -240,6 +241,7 @@ class Journal:
         self._server = server
         self._also = also
         self._cache = cache
+        self._lock = threading.Lock()
         self._logged: dict[Event, set[str]] = {}
         """What was logged once, by event."""
         # A node of a cluster may be let go and met again in the same condition.
@@ -278,10 +280,15 @@ class Journal:
             code: of the error, or its type.
         """
         logged = self._logged.setdefault(event, set())
-        if subject not in logged and len(logged) <= _MOST_SUBJECTS:
+        if subject in logged or len(logged) > _MOST_SUBJECTS:
+            return
+        # Values may be read in the threads of the callers.
+        with self._lock:
             if len(logged) == _MOST_SUBJECTS:
                 subject = _OTHERS
+            is_first = subject not in logged
             logged.add(subject)
+        if is_first:
             self._tell(Record(event, self._server, code, subject))
 
     def moved(self, server: str) -> None:

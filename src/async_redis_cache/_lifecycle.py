@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 import anyio
@@ -19,8 +20,9 @@ from ._codec import Codec
 from ._counters import CacheStats
 from ._engine import Engine
 from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
-from ._journal import Journal
+from ._journal import UNREADABLE, Journal
 from ._monitors import Monitors
+from ._options import Options
 from ._pip_services import Context
 from ._private_server import PrivateServer, start_server
 from ._serializers import Serializer
@@ -112,7 +114,7 @@ class Lifecycle:
             engine = contextvars.Context().run(
                 Engine, parent.endpoint, options, self._counters, journal
             )
-            codec = Codec(options, self._serializer, self._counters)
+            codec = self._codec(options, journal)
             self._opened = Opened(parent.endpoint, engine, codec, None)
             self._begin(journal)
 
@@ -154,9 +156,13 @@ class Lifecycle:
                 await engine.close()
             await _stop(server)
             raise
-        codec = Codec(options, self._serializer, self._counters)
+        codec = self._codec(options, journal)
         self._begin(journal)
         return Opened(endpoint, engine, codec, server)
+
+    def _codec(self, options: Options, journal: Journal) -> Codec:
+        unreadable = partial(journal.once, UNREADABLE, "")
+        return Codec(options, self._serializer, self._counters, unreadable)
 
     def _new_journal(self, endpoint: Endpoint) -> Journal:
         self._monitors = Monitors(self.settings, self._counters)

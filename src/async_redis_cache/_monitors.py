@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import fields
@@ -75,7 +76,7 @@ class Monitors:
         self._logs, self._counts = settings.monitors()
         self._stats = stats
         self._reported = stats.snapshot()
-        self._records: list[Record] = []
+        self._records: deque[Record] = deque()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
         # Not one task for all the time: a loop that is closed without us would leave it unfinished.
@@ -87,15 +88,18 @@ class Monitors:
             self._timer = self._loop.call_later(_INTERVAL, self._tick, context=Context())
 
     def told(self, record: Record) -> None:
-        """Something has happened."""
+        """Something has happened, in the loop's thread or in another."""
         if self._logs:
             self._records.append(record)
-            self._report_soon()
+            # The loop may be closed.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._report_soon)
 
     async def stop(self) -> None:
         """Report for the last time, and wait for that as long as is decent."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._timer is not None or self._records:
             self._report_soon()
         if self._reporting is not None:
             with anyio.CancelScope(shield=True):
@@ -117,7 +121,7 @@ class Monitors:
         try:
             while self._is_due:
                 self._is_due = False
-                records, self._records = self._records, []
+                records = [self._records.popleft() for _ in range(len(self._records))]
                 before, self._reported = self._reported, self._stats.snapshot()
                 report = partial(self._pass_on, records, before, self._reported)
                 # The interpreter may be ending, and start no thread any more.

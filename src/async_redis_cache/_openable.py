@@ -165,12 +165,12 @@ class Openable(IConfigurable, IReferenceable):
         A change may only do so where it is pending from then on: see `is_remembered`.
         """
         engine = self._lifecycle.engine()
-        return (
-            engine is not None
-            and engine.fails_open
-            and isinstance(error, AWAY)
-            and is_remembered(error)
-        )
+        if engine is None or not engine.fails_open:
+            return False
+        goes_on = isinstance(error, AWAY) and is_remembered(error)
+        if goes_on:
+            engine.failed_open(error.code)
+        return goes_on
 
     def _note(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""

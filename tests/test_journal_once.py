@@ -1,0 +1,74 @@
+"""What goes on for as long as a server is unreachable, or values unreadable, is logged once."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from async_redis_cache import CacheError
+from async_redis_cache._journal import UNREADABLE, Journal, Record
+from harness.doors import Door, configured
+
+if TYPE_CHECKING:
+    from harness import Client, Server, StartServer
+    from journal_fixtures import Told
+
+pytest_plugins = ["journal_fixtures", "near_fixtures"]
+
+
+async def test_fail_open_is_logged_once_an_outage(
+    private_server: StartServer, door: Door, told: Told
+) -> None:
+    """Calls that return what an empty cache would are one record, and one more in the next outage."""
+    server = private_server()
+    options = {"fail_open": "always", "command_timeout": 100, "name": "products"}
+    async with configured(server.url, door, **options) as cache:
+        for outage in (1, 2):
+            server.stop()
+            for number in range(10):
+                assert await cache.retrieve(None, f"s3cret{number}") is None
+            assert told.count("failed_open") == outage
+            server.start()
+            while told.count("server_found", "breaker_closed") < told.count(
+                "server_lost", "breaker_opened"
+            ):
+                with suppress(CacheError):
+                    await cache.ping(None)
+    record = next(one for one in told.records if one.__dict__["cache_event"] == "failed_open")
+    assert "options.fail_open is always" in record.getMessage()
+    assert record.__dict__["cache_name"] == "products"
+    assert not any("s3cret" in repr(vars(one)) for one in told.records)
+
+
+async def test_unreadable_value_is_logged_once(
+    server: Server, raw: Client, door: Door, told: Told
+) -> None:
+    """Values that cannot be read are counted, and one record says what made the first unreadable."""
+    async with configured(server.url, door, key_prefix="p:") as cache:
+        for number in range(5):
+            raw.set(f"p:{number}", b"{s3cret")
+            assert await cache.retrieve(None, str(number)) is None
+        assert cache.stats().unreadable == 5
+    (record,) = told.records
+    assert record.__dict__["cache_event"] == "unreadable_values"
+    assert record.__dict__["cache_code"] == "DecodeError"
+    assert "s3cret" not in repr(vars(record))
+
+
+def test_once_logs_once_from_many_threads() -> None:
+    """Threads that meet the same thing at the same time log it once."""
+    records: list[Record] = []
+    journal = Journal("here", records.append)
+    journal.begin()
+    start = threading.Barrier(8)
+
+    def meet(_: int) -> None:
+        start.wait()
+        for number in range(50):
+            journal.once(UNREADABLE, str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(meet, range(8)))
+    assert sorted(record.subject for record in records) == sorted(map(str, range(50)))
