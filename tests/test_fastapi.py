@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import Depends, FastAPI, HTTPException, WebSocket
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache.fastapi import CacheDep, cache_lifespan, cache_named, get_cache
-from harness import Server
+from harness import Server, await_until
 
 CartCache = Annotated[AsyncRedisCache, Depends(cache_named("carts"))]
 
@@ -157,3 +158,26 @@ async def test_tests_put_their_own_cache_in_its_place(any_server: Server, key_pr
     app.dependency_overrides[cache_named("carts")] = lambda: stand_in
     async with running(app) as client:
         assert (await client.get("/")).json() is True
+
+
+async def test_http_exception_of_a_loader_reaches_every_request_that_joined(
+    any_server: Server, key_prefix: str
+) -> None:
+    """Unchanged: its status, detail and headers are the response of each."""
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
+    app = FastAPI(lifespan=cache_lifespan(cache))
+
+    async def refused() -> str:
+        await await_until(lambda: cache.stats().misses == 3)
+        raise HTTPException(status_code=418, detail="teapot", headers={"x-why": "tea"})
+
+    @app.get("/")
+    async def handler(cache: CacheDep) -> str:
+        return await cache.retrieve_or_load(None, "a", refused)
+
+    async with running(app) as client:
+        answers = await asyncio.gather(*(client.get("/") for _ in range(3)))
+    for answer in answers:
+        assert (answer.status_code, answer.json()) == (418, {"detail": "teapot"})
+        assert answer.headers["x-why"] == "tea"
+    assert (cache.stats().loads, cache.stats().load_failures) == (1, 1)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -12,12 +20,13 @@ from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheInputError
 from ._flights import Wanted
+from ._function_names import name_of
 from ._load_options import LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
 from ._loading import AWAY
 from ._raised import gathered
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
-from ._rights import Product
+from ._rights import NotKept, Product
 from ._timeouts import Timeout
 
 __all__ = [
@@ -162,7 +171,13 @@ async def load(
     result = await asked.engine.load(
         asked.wire_key, wanted(asked, data, found, force=force), patience
     )
-    return look(asked, result) if isinstance(result, bytes) else result
+    if not isinstance(result, bytes):
+        return result
+    stored = look(asked, result)
+    if stored.status is None:
+        # A load that another caller began, for another type, was answered by what had been stored.
+        raise _bad_type()
+    return stored
 
 
 def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
@@ -185,6 +200,7 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
         steered=partial(takes_load, asked.loader),
         strict=asked.engine.strict,
         decided=asked.decided,
+        function=partial(name_of, asked.loader),
     )
 
 
@@ -200,19 +216,57 @@ async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
     if loaded is NOT_MODIFIED:
         payload = found.payload
     else:
-        payload = codec.dumps(wire_key, loaded)
+        try:
+            payload = codec.dumps(wire_key, loaded)
+        except CacheInputError as error:
+            _refuse_single_use(loaded)
+            asked.engine.result_not_kept(name_of(asked.loader), error.code)
+            not_kept = NotKept(loaded, asked.decode)
+            bears = codec.wire_tags(steering.tags)
+            return Product(VALUE, b"", 0, 0, keep=False, tags=bears, not_kept=not_kept)
         if codec.loads(wire_key, payload, asked.decode) is None:
-            raise CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
+            raise _bad_type()
     life = policy.life_of(codec.life(steering.timeout), random.random)
     bears = codec.wire_tags(steering.tags)
     return Product(VALUE, payload, life, policy.stale, keep=steering.cached, tags=bears)
 
 
+def _bad_type() -> CacheInputError:
+    return CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
+
+
+def _refuse_single_use(loaded: object) -> None:
+    """Refuse what only one caller could use, and only once: several may get it.
+
+    Raises:
+        CacheInputError: NOT_SERIALIZABLE.
+    """
+    if isinstance(loaded, (Awaitable, Iterator, AsyncIterator)):
+        if isinstance(loaded, Coroutine):
+            loaded.close()
+        problem = f"a loader's result is a {type(loaded).__name__}, which can be used only once"
+        raise CacheInputError("NOT_SERIALIZABLE", problem)
+
+
 def value_of(asked: Asked, result: Product | Found | None) -> Any:
-    if isinstance(result, Product):
-        is_value = result.kind == VALUE
-        return asked.codec.loads(asked.wire_key, result.payload, asked.decode) if is_value else None
-    return None if result is None else result.value
+    """The value that a call returns.
+
+    Raises:
+        CacheInputError: BAD_TYPE: a load that another caller began gave what does not fit the type.
+    """
+    if not isinstance(result, Product):
+        return None if result is None else result.value
+    if result.kind != VALUE:
+        return None
+    if result.not_kept is not None:
+        loaded, decode = result.not_kept
+        if asked.decode not in (decode, asked.codec.decoder(None)):
+            raise _bad_type()
+        return loaded
+    value = asked.codec.loads(asked.wire_key, result.payload, asked.decode)
+    if value is None:
+        raise _bad_type()
+    return value
 
 
 async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[Any]:

@@ -45,6 +45,8 @@ class CacheStats:
     """Keys that a loader was called for."""
     load_failures: int = 0
     """Of these, those for which it ended in an error."""
+    not_kept: int = 0
+    """Results of loaders that were returned and not stored: too large, or not serializable."""
     refreshes: int = 0
     """Loads begun ahead of time, in the background."""
     overtaken: int = 0

@@ -27,7 +27,15 @@ from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads
-from ._journal import DEBTS, EVICTIONS, FAILED_OPEN, INVALIDATIONS_DROPPED, Journal
+from ._journal import (
+    DEBTS,
+    EVICTIONS,
+    FAILED_OPEN,
+    INVALIDATIONS_DROPPED,
+    LOAD_FAILED,
+    NOT_CACHED,
+    Journal,
+)
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
@@ -132,7 +140,7 @@ class Engine:
             journal.condition(DEBTS),
             partial(journal.once, INVALIDATIONS_DROPPED),
         )
-        self._loading = Loading(rights, counters, self._debts.owe)
+        self._loading = Loading(rights, counters, self._debts.owe, self._background_failed)
         self.changes = Changes(
             self._batcher,
             self._verbs,
@@ -186,6 +194,11 @@ class Engine:
     def load_ahead(self, key: bytes, wanted: Wanted) -> None:
         """See `Loading.ahead`."""
         self._loading.ahead(key, wanted)
+
+    def result_not_kept(self, function: str, code: str) -> None:
+        """Count a result that cannot be stored, and log once which function returns such."""
+        self._counters.not_kept += 1
+        self._journal.once(NOT_CACHED, function, code)
 
     def left_alone(self, keys: Iterable[bytes]) -> Collection[bytes]:
         """Those of them whose server does not answer, and is not to be asked."""
@@ -315,6 +328,9 @@ class Engine:
             self.changes.all_changed()
         self._counters.removals += removed
         return removed
+
+    def _background_failed(self, function: str, error: str) -> None:
+        self._journal.once(LOAD_FAILED, function, error)
 
     def _evicted(self, count: int) -> None:
         self._counters.evictions += count

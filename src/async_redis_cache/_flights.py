@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
         strict: whether it fails when the server cannot be asked for the right.
         decided: to be called when it is known that another loads, or that there is nothing to load.
         context: in which the load runs; by default that of the caller who begins it.
+        function: gives the name of the function that loads, for log records.
     """
 
     produce: Callable[[], Awaitable[Product]]
@@ -54,6 +55,7 @@ class Wanted(NamedTuple):
     strict: bool = False
     decided: Callable[[], None] = _nothing
     context: Context | None = None
+    function: Callable[[], str] = str
 
 
 class Flight:

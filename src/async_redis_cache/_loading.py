@@ -59,6 +59,8 @@ class Loading:
         rights: how the right to load is got.
         counters: where loads are counted.
         owe: remembers keys whose change has failed, so that their old values are not read again.
+        background_failed: called with the name of a function, and the type of the exception that ended
+            a load for which no caller waited.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Loading:
         rights: Rights,
         counters: CacheStats,
         owe: Callable[[Iterable[bytes], CacheError], None],
+        background_failed: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._rights = rights
         self._counters = counters
         self._owe = owe
+        self._background_failed = background_failed
         self._flights: dict[bytes, Flight] = {}
         """Those that can be joined."""
         self._in_the_air: set[Flight] = set()
@@ -209,12 +213,21 @@ class Loading:
             self._forget(key, flight)
             # What this cache cancels has no callers any more, or they have their errors.
             outcome = outcome_of(task)
+            if flight.goes_on:
+                self._note_failure(flight, wanted, outcome)
             for future in flight.waiting:
                 if not future.done():
                     future.set_result(outcome)
 
         task.add_done_callback(land)
         return flight
+
+    def _note_failure(self, flight: Flight, wanted: Wanted, outcome: Outcome) -> None:
+        """Tell of a failure that may reach no caller."""
+        if flight.expired:
+            self._background_failed(wanted.function(), _TOO_LONG.code)
+        elif isinstance(outcome, Raised) and not flight.cancelled:
+            self._background_failed(wanted.function(), outcome.kind.__name__)
 
     def _expire(self, key: bytes, flight: Flight) -> None:
         self._forget(key, flight)
@@ -283,11 +296,11 @@ class Loading:
             not_replaced(error)
             return
         self._counters.overtaken += product.keep
-        none_any_more = product.kind == MISSING and not product.keep
-        if none_any_more:
-            right.give(Giving.WITH_VALUE, not_replaced)
+        giving = _giving_of(flight, product)
+        if giving is Giving.WITH_VALUE:
+            right.give(giving, not_replaced)
         else:
-            right.give()
+            right.give(giving)
 
     def _not_replaced(
         self, key: bytes, flight: Flight, product: Product, error: CacheError
@@ -296,7 +309,11 @@ class Loading:
 
         That is for `refresh`. Other loads found none, or a stale one: that may be read for as long as was agreed.
         """
-        if flight.force and not flight.void and (product.keep or product.kind == MISSING):
+        if (
+            flight.force
+            and not flight.void
+            and (product.keep or product.kind == MISSING or product.not_kept)
+        ):
             self._owe((key,), error)
 
     async def _produce(self, flight: Flight, wanted: Wanted) -> Product:
@@ -325,6 +342,15 @@ class Loading:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_result(Raised(_TOO_LONG.error()))
+
+
+def _giving_of(flight: Flight, product: Product) -> Giving:
+    """How the right to a load is given back whose result is not published."""
+    if product.not_kept is not None:
+        # What it replaces is old where a caller has asked for a new one; else it may live to its end.
+        return Giving.WITH_VALUE if flight.force else Giving.AFTER_FAILURE
+    none_any_more = product.kind == MISSING and not product.keep
+    return Giving.WITH_VALUE if none_any_more else Giving.BACK
 
 
 def _waits(flight: Flight, wanted: Wanted) -> bool:

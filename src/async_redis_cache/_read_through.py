@@ -101,7 +101,8 @@ class ReadThrough(ReadEntries):
         by a store or a removal of the key while it was loaded, goes to those who asked for it and
         not into the cache. Each caller gets an object of its own, decoded from what is stored, so a
         first call gives what a later one does. While the server is away, values are loaded and not
-        stored.
+        stored. A result that cannot be stored, since it is too large or not serializable, is returned to
+        the callers of that load: they share the loader's own object.
 
         Args:
             context: for the errors.
@@ -116,10 +117,13 @@ class ReadThrough(ReadEntries):
 
         Raises:
             CacheInputError: as for `store` and `retrieve`; BAD_LOAD_OPTION; BAD_TYPE, too, for a
-                loaded value that does not fit the type.
+                loaded value that does not fit the type; NOT_SERIALIZABLE for one that can be used
+                only once, as a generator.
             CacheTimeout: LOAD_TIMEOUT, when the load took longer than `hard_timeout`.
             CacheAuthError, CacheUnsupported: the server does not take what this needs.
-            Exception: what the loader raised; it reaches all who wait, and is not remembered.
+            CacheLoadError: LOAD_CANCELLED, when the loader was cancelled, or raised CancelledError.
+            BaseException: what the loader raised; each caller that waits gets an exception of its own,
+                and it is not remembered.
         """
         # As `verb` does, without a coroutine more: caches do this all day.
         try:

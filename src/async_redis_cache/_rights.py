@@ -16,7 +16,7 @@ from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_
 from ._tags import Tags
 from ._verbs import Asker, Verb
 
-__all__ = ["News", "Product", "Right", "Rights", "Silence"]
+__all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence"]
 
 _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
@@ -61,6 +61,18 @@ def _ignore(_: CacheError) -> None:
     """The right ends by itself."""
 
 
+class NotKept(NamedTuple):
+    """A result that cannot be stored, as the loader returned it.
+
+    Attributes:
+        value: the loader's own object.
+        decode: what would have made a value of it, for the type that the load was for.
+    """
+
+    value: Any
+    decode: Callable[[bytes], Any]
+
+
 class Product(NamedTuple):
     """What was loaded.
 
@@ -72,6 +84,7 @@ class Product(NamedTuple):
         keep: whether it is to be stored.
         cost: microseconds that it took.
         tags: that it bears.
+        not_kept: the result where it cannot be stored; then there is no payload.
     """
 
     kind: bytes
@@ -81,6 +94,7 @@ class Product(NamedTuple):
     keep: bool
     cost: int = 0
     tags: tuple[bytes, ...] = ()
+    not_kept: NotKept | None = None
 
 
 class Rights(NamedTuple):
@@ -215,7 +229,7 @@ class Right:
         Raises:
             CacheError: nobody knows. The right ends by itself.
         """
-        kind, payload, life, slack, _, cost, _ = product
+        kind, payload, life, slack, _, cost, _, _ = product
         version = secrets.token_bytes(VERSION_BYTES)
         data = stamped + payload
         head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)

@@ -84,6 +84,7 @@ _UNITS: Final = {
     "batched_calls": "{call}",
     "retries": "{call}",
     "connects": "{connection}",
+    "not_kept": "{value}",
     "refreshes": "{load}",
     "overtaken": "{value}",
     "breakers_open": "{server}",
