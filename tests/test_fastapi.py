@@ -173,7 +173,7 @@ async def test_http_exception_of_a_loader_reaches_every_request_that_joined(
 
     @app.get("/")
     async def handler(cache: CacheDep) -> str:
-        return await cache.retrieve_or_load(None, "a", refused)
+        return str(await cache.retrieve_or_load(None, "a", refused))
 
     async with running(app) as client:
         answers = await asyncio.gather(*(client.get("/") for _ in range(3)))
