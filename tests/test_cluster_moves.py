@@ -141,7 +141,7 @@ async def test_a_master_that_hangs(flavour: Flavour) -> None:
             with pytest.raises(CacheTimeout):
                 await cache.retrieve(None, key)
             # Unasked, that would be done after ten seconds.
-            await await_until(lambda: questions(cluster, other) > asked, 3)
+            await await_until(lambda: questions(cluster, other) > asked)
             silent.thaw()
 
 

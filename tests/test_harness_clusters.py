@@ -177,7 +177,7 @@ def test_without_one_of_its_masters_it_does_not_serve(private_cluster: StartClus
     cluster = private_cluster()
     lost, kept, _ = cluster.masters()
     lost.kill()
-    wait_until(lambda: b"cluster_state:fail" in cluster.tell(kept, ("CLUSTER", "INFO"))[0], 20)
+    wait_until(lambda: b"cluster_state:fail" in cluster.tell(kept, ("CLUSTER", "INFO"))[0])
     assert not cluster.serves()
     error = _error_of(cluster.client(kept), "GET", key_in(6000))
     assert isinstance(error, exceptions.ClusterDownError)

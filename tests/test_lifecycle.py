@@ -226,7 +226,7 @@ async def test_embedded_open_that_is_cancelled_leaves_no_server() -> None:
         opening.cancel()
         await asyncio.wait([opening])
         assert not cache.is_open()
-    await await_until(lambda: children() <= before, 10)
+    await await_until(lambda: children() <= before)
 
 
 @pytest.mark.parametrize("verb", VERBS)

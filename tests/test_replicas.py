@@ -26,7 +26,7 @@ def reads(server: Client) -> int:
 
 async def replicated(*replicas: Client, keys: int = 1) -> None:
     """Wait until they have so many together."""
-    await await_until(lambda: sum(replica.dbsize() for replica in replicas) == keys, 10)
+    await await_until(lambda: sum(replica.dbsize() for replica in replicas) == keys)
 
 
 @pytest.fixture
