@@ -1,7 +1,7 @@
 """What is done with this project, and on which Pythons: `nox -l` lists it, `nox -s tests` does it.
 
-Nothing but Python (3.11 or newer) and nox is needed. The tests run on every supported Python that
-is found on the machine; whichever are missing are left out.
+Nothing but Python (3.11 or newer) and nox is needed. `tests` runs on the Python at hand, `tests-all`
+on every supported Python that is found on the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def search_path() -> list[str]:
@@ -31,7 +32,7 @@ def search_path() -> list[str]:
 
 def runs(version: str) -> bool:
     """Whether there is such a Python here; a version manager's shim may exist and yet not run."""
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+    if version == HERE:
         return True
     for directory in search_path():
         if python := which(f"python{version}", path=directory):
@@ -45,9 +46,7 @@ def runs(version: str) -> bool:
 os.environ["PATH"] = os.pathsep.join(search_path())
 
 # On a Python newer than the ones we know of, that one: it may well work.
-PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [
-    f"{sys.version_info.major}.{sys.version_info.minor}"
-]
+PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 
 # What tells a story in minutes of its own, or has a loop of its own, is the same on each Python and each loop.
 ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", "simulation")]
@@ -59,10 +58,13 @@ WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
 OF_TESTS = [f"--ignore-glob=*/test_{name}*" for name in ("harness", "docs", "examples")]
 WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", *OF_TESTS, *ONCE]
 
-# What takes long, or many servers.
-SLOW = [
+# What takes long, or starts many servers and programs, or tests the tests.
+WIDER = [
     f"--ignore-glob=*/test_*{name}*"
-    for name in ("weather", "facade", "loading", "near", "model", "cluster", "sentinels")
+    for name in (
+        *("cluster", "facade", "gunicorn", "harness", "model", "processes"),
+        *("sentinels", "simulation", "story", "weather"),
+    )
 ]
 
 # Where it matters most what runs when.
@@ -104,29 +106,35 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=HERE)
 def tests(session: nox.Session) -> None:
-    """Run the tests, on real servers that they start and end themselves."""
+    """Run the default tests on the Python at hand, on real servers that they start and end themselves."""
+    install(session, "test")
+    session.run("pytest", *(session.posargs or [*WORKERS, "--ignore", "tests/benchmarks", *WIDER]))
+
+
+@nox.session(name="tests-all", python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run all tests in every set-up on the oldest Python, and what may differ on the others."""
     install(session, "test")
     if session.posargs:
         session.run("pytest", *session.posargs)
-        return
-    # What tests the tests and the documentation is the same on each Python too; and of what takes
-    # long the oldest and the newest say what those between them would.
-    left_out = [] if session.python == PYTHONS[0] else [*OF_TESTS, *ONCE]
-    if session.python in PYTHONS[1:-1]:
-        left_out += SLOW
-    session.run("pytest", *WORKERS, "--ignore", "tests/benchmarks", *left_out)
-    if not left_out:
+    elif session.python == PYTHONS[0]:
+        session.run("pytest", *WORKERS, "--all-setups", "--ignore", "tests/benchmarks")
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
+    else:
+        # The oldest and the newest tell of the wider tests what those between them would.
+        wider = [] if session.python == PYTHONS[-1] else WIDER
+        session.run("pytest", *WHOLE, *wider)
 
 
 @nox.session(python=PYTHONS[-1])
 def loops(session: nox.Session) -> None:
     """Run the most telling tests on other event loops, or with `-- --whole` all of the library."""
     install(session, "test")
-    asked = WHOLE if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *TELLING]
+    whole = ["--all-setups", *WHOLE]
+    asked = whole if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *TELLING]
     for loop in ("uvloop", "eager", "debug+watched"):
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
@@ -141,7 +149,9 @@ def servers(session: nox.Session) -> None:
     """Run all tests as the least user of the documentation, and over TLS alone."""
     install(session, "test")
     for access in ("user", "tls"):
-        session.run("pytest", *(session.posargs or WHOLE), env={"ARC_SERVERS": access})
+        session.run(
+            "pytest", *(session.posargs or ["--all-setups", *WHOLE]), env={"ARC_SERVERS": access}
+        )
 
 
 @nox.session

@@ -57,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--weather", action="store_true", help="run the scenarios of RELIABILITY, and show a table"
     )
+    parser.addoption(
+        "--all-setups",
+        action="store_true",
+        help="run each test in every set-up, and not in the usual ones alone",
+    )
     group.addoption("--weather-file", metavar="FILE", help="write that table there, as JSON")
 
 
@@ -79,6 +84,36 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if ("CI" in os.environ or "tls" in SERVERS) and installed("redis") is None:
         raise pytest.UsageError("CI and TLS need Redis, and redis-server is not on the path")
+
+
+UNUSUAL = {
+    "flavour": {"redis"},
+    "private_loop": {"uvloop"},
+    "way": {"unbounded", "near"},
+}
+"""By fixture, the set-ups that `--all-setups` adds."""
+USUAL_CONTRACT = {"async-valkey-bounded", "async-valkey-near", "sync-valkey-bounded"}
+"""The set-ups of the contract's tests; `--all-setups` has 28 more."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the unusual set-ups, unless all are asked for."""
+    if config.getoption("--all-setups") or config.getoption("--weather"):
+        return
+    unusual = [item for item in items if _is_unusual(item)]
+    config.hook.pytest_deselected(items=unusual)
+    left_out = set(unusual)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_unusual(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    params: dict[str, object] = {} if callspec is None else callspec.params
+    return any(
+        str(value) in UNUSUAL.get(name, ())
+        or (name == "setup" and str(value) not in USUAL_CONTRACT)
+        for name, value in params.items()
+    )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
