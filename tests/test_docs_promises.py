@@ -64,7 +64,9 @@ async def test_each_process_tries_for_itself(
     calls += [ask(other) for _ in range(3)]
     await await_until(lambda: other.stats().misses == 3)
     may_end.set()
-    assert await asyncio.gather(*calls, return_exceptions=True) == [result] * 6
+    given = await asyncio.gather(*calls, return_exceptions=True)
+    # Each caller has an exception of its own.
+    assert list(map(repr, given)) == [repr(result)] * 6
     assert (loads, most_at_once) == (2, 1)
 
 

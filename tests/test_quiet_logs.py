@@ -51,7 +51,7 @@ async def test_who_leaves_while_the_right_to_load_is_asked_for(
     """The question ends in an error that nobody waits for any more, and nobody is told of it."""
     async with (
         ScriptedServer(MGET=b"*1\r\n$-1\r\n", EVAL=b"") as server,
-        configured(server.url, command_timeout=100) as cache,
+        configured(server.url, command_timeout=100, max_size=0) as cache,
     ):
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", lambda: 1))
         await await_until(lambda: server.asked("EVAL"))
