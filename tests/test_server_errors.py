@@ -53,8 +53,10 @@ async def _refuses(
     assert "secret" not in f"{caught.value!r} {caught.value}"
     assert caught.value.__cause__ is caught.value.__context__ is None
     after = cache.stats()
-    assert (after.errors, after.retries) == (before.errors + 1, before.retries)
-    assert after.connects == before.connects
+    assert after.errors == before.errors + 1
+    if code != "READONLY":
+        # That may mean that the name leads to another master by now: see `test_demotion`.
+        assert (after.retries, after.connects) == (before.retries, before.connects)
 
 
 @pytest.fixture(params=["bounded", "unbounded"])
@@ -82,9 +84,9 @@ async def test_oom(private_server: StartServer, options: dict[str, Any], door: D
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_readonly(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
-    """16. A replica: READONLY for every change, once and at once; its values can be read."""
+    """16. A replica: READONLY for every change; its values can be read."""
     server = private_server()
-    async with configured(server.url, door, **options) as cache:
+    async with configured(server.url, door, command_timeout=500, **options) as cache:
         await cache.store(None, "kept", 1)
         with server.client() as raw:
             raw.replicaof(server.host, 1)  # Nobody is there; it is a replica all the same.
@@ -198,14 +200,12 @@ async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -
 
 WORDS: list[tuple[bytes, type[CacheError], str, int]] = [
     (b"-LOADING Redis is loading the dataset in memory\r\n", CacheUnavailable, "LOADING", 3),
-    (b"-MASTERDOWN Link with MASTER is down\r\n", CacheUnavailable, "MASTERDOWN", 3),
     (b"-CLUSTERDOWN Hash slot not served\r\n", CacheUnavailable, "CLUSTERDOWN", 3),
     (b"-ERR max number of clients reached\r\n", CacheUnavailable, "CONNECT_FAILED", 3),
     (b"-NOAUTH Authentication required.\r\n", CacheAuthError, "BAD_CREDENTIALS", 1),
     (b"-WRONGPASS invalid username-password\r\n", CacheAuthError, "BAD_CREDENTIALS", 1),
     (b"-NOPERM this user has no permissions\r\n", CacheAuthError, "NOPERM", 1),
     (b"-CROSSSLOT Keys in request don't hash\r\n", CacheServerError, "CROSSSLOT", 1),
-    (b"-READONLY You can't write\r\n", CacheServerError, "READONLY", 1),
     (b"-OOM command not allowed\r\n", CacheServerError, "OOM", 1),
     (b"-MISCONF Redis is configured\r\n", CacheServerError, "MISCONF", 1),
     (b"-NOREPLICAS Not enough good replicas\r\n", CacheServerError, "NOREPLICAS", 1),

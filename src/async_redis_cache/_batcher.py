@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from ._backoff import Backoff
 from ._counters import CacheStats
+from ._demotion import Demotion
 from ._errors import CacheStateError, CacheTimeout, CacheUnavailable
 from ._exchange import Call, Exchange
 from ._failures import TIMED_OUT, Failure
@@ -30,8 +31,10 @@ __all__ = ["Batcher"]
 
 _WATCH_INTERVAL: Final = 0.005
 _DEMOTED: Final = "READONLY"
+_NO_MASTER: Final = {_DEMOTED, "MASTERDOWN"}
 _NOT_YET: Final = "TRYAGAIN"
 """Some of a call's keys have moved to another node, and some have not: nothing was done, and soon will be."""
+_UNTIL_DEADLINE: Final = {_NOT_YET, _DEMOTED}
 _AWAY: Final = (CacheUnavailable, CacheTimeout)
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
@@ -59,7 +62,8 @@ class Batcher:
         heard: told when the server has answered.
         failed: told, with the code of its error, when a call has ended for want of an answer.
         silent: told when it has not, for as long as anybody waited.
-        may_move: whether another connection may lead to another server.
+        may_move: whether another connection may lead to another server, as sentinels say.
+        demotion: what to do when the server is no master, where no sentinels say who is.
         router: who knows the other servers, where there are some.
         server: its name, for the errors.
         backoff: the pauses after answers that say that the server does not serve for now.
@@ -79,6 +83,7 @@ class Batcher:
         failed: Callable[[str], None] = lambda _: None,
         silent: Callable[[], None] = lambda: None,
         may_move: bool = False,
+        demotion: Demotion | None = None,
         router: Router | None = None,
         server: str = "",
     ) -> None:
@@ -92,6 +97,7 @@ class Batcher:
         self._failed = failed
         self._silent = silent
         self._may_move = may_move
+        self._demotion = demotion
         self._router = router
         self._server = server
         self._transport: Transport
@@ -227,6 +233,8 @@ class Batcher:
             # others ask is not to be asked of it.
             self._transport.leave(wire.place)
             refused = [(call, failure._replace(passing=True)) for call, failure in refused]
+        if self._demotion is not None:
+            refused = self._judged(self._demotion, refused, is_change=not exchange.asks)
         if any(failure.passing and not call.alone for call, failure in refused):
             self._backoff.failed()
         else:
@@ -238,6 +246,20 @@ class Batcher:
                 self._try_again([call], failure)
         # Last: where anything above fails, the deadline still finds whoever has no answer yet.
         del self._under_way[exchange]
+
+    def _judged(
+        self, demotion: Demotion, refused: list[tuple[Call, Failure]], *, is_change: bool
+    ) -> list[tuple[Call, Failure]]:
+        """The refused calls, where those that were refused by what is no master may be tried again."""
+        if not refused:
+            demotion.is_over = demotion.is_over or is_change
+        elif any(failure.code in _NO_MASTER for _, failure in refused):
+            again = demotion.refused()
+            return [
+                (call, failure._replace(passing=again) if failure.code == _DEMOTED else failure)
+                for call, failure in refused
+            ]
+        return refused
 
     def _is_redirected(self, call: Call, failure: Failure) -> bool:
         if failure.place is None or self._router is None or call.is_settled():
@@ -261,12 +283,12 @@ class Batcher:
                 continue
             if call.deadline <= now:
                 self._fail(call, failure)
-            elif failure.passing and (call.retries > 0 or failure.code == _NOT_YET):
+            elif failure.passing and (call.retries > 0 or failure.code in _UNTIL_DEADLINE):
                 call.reason = failure
                 if failure.code == _NOT_YET:
                     call.hops = 0
                 else:
-                    call.retries -= 1
+                    call.retries -= failure.code != _DEMOTED
                     self._counters.retries += 1
                 home = self if self._router is None else self._router.home(call)
                 home.take_over(call)

@@ -123,8 +123,8 @@ class Keeper:
         if self._link is not None:
             self._link.abandon()
 
-    def leave_all_but(self, place: Address) -> None:
-        """Give up a link that leads elsewhere, and make another."""
+    def leave_all_but(self, place: Address | None) -> None:
+        """Give up a link that leads elsewhere, or wherever it leads, and make another."""
         if self._link is not None:
             if self._link.place != place:
                 self._link.abort()

@@ -14,6 +14,7 @@ from ._batcher import Batcher, Router
 from ._breaker import Breaker, Breakers
 from ._commands import PING
 from ._counters import CacheStats
+from ._demotion import Demotion
 from ._dialer import Dials
 from ._failures import LOST, Failure
 from ._journal import Condition
@@ -46,7 +47,8 @@ class Node:
             never is left alone.
         heard: told when it has answered.
         lost: told when it cannot be reached, or does not answer.
-        may_move: whether another connection may lead to another server.
+        may_move: whether another connection may lead to another server, as sentinels say.
+        demoted: drops all connections to a server that is no master, where no sentinels say who is.
         router: who knows the other servers, where there are some.
     """
 
@@ -62,6 +64,7 @@ class Node:
         heard: Callable[[], None] = lambda: None,
         lost: Callable[[], None] = lambda: None,
         may_move: bool = False,
+        demoted: Callable[[], None] | None = None,
         router: Router | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -80,6 +83,7 @@ class Node:
             waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=Backoff(loop.time, random.random),
             may_move=may_move,
+            demotion=demoted and Demotion(loop.time, options.command_timeout / _SECOND, demoted),
             router=router,
             server=told.server,
         )

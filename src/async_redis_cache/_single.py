@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from ._batcher import Batcher
@@ -70,6 +71,7 @@ class Single:
             breakers=breakers,
             alone=journal.condition(BREAKER),
             may_move=by_sentinels,
+            demoted=None if by_sentinels else partial(self._leave_all_but, None),
         )
         self._replica: Node | None = None
         if options.read_from == "replica":
@@ -187,6 +189,9 @@ class Single:
     def _moved(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""
         self._journal.moved(name_of(place))
+        self._leave_all_but(place)
+
+    def _leave_all_but(self, place: Address | None) -> None:
         self._node.transport.leave_all_but(place)
         if self._tracking is not None:
             self._tracking.leave_all_but(place)

@@ -100,8 +100,8 @@ class Transport:
             if wire.place == place:
                 wire.drop()
 
-    def leave_all_but(self, place: Address) -> None:
-        """Drop every connection that leads elsewhere: who waits for one is told that it was lost."""
+    def leave_all_but(self, place: Address | None) -> None:
+        """Drop every connection that leads elsewhere, or all: who waits for one is told that it was lost."""
         for wire in tuple(self._wires):
             if wire.place != place:
                 wire.drop()

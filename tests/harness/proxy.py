@@ -167,6 +167,10 @@ class Proxy:
         """End all connections there are, politely or with a reset."""
         self._do(self._cut(ending))
 
+    def cut_silently(self) -> None:
+        """Carry nothing any more on the connections there are, as a middlebox that forgot them; new ones are well."""
+        self._do(self._cut_silently())
+
     def cut_replies_after(self, size: int, ending: Ending = "fin") -> None:
         """Let `size` more bytes of replies through, then end the connection that carried them.
 
@@ -267,6 +271,11 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)  # The sockets are closed by the next turn of the loop.
+
+    async def _cut_silently(self) -> None:
+        for link in self._links(None):
+            link.flowing.clear()
+        self._weather = Weather()
 
     async def _inject(self, data: bytes) -> int:
         idle = [relay for relay in self._relays if relay.idle]

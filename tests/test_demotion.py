@@ -1,0 +1,132 @@
+"""A single server that refuses changes as READONLY: its name may lead to another master by now."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import CacheServerError
+from async_redis_cache._demotion import Demotion
+from harness import await_until
+from harness.choices import by_host_and_port
+from harness.doors import DOORS, Door, configured
+
+if TYPE_CHECKING:
+    from harness import Proxy, Server, StartProxy, StartServer
+
+pytestmark = by_host_and_port
+
+OPTIONS: dict[str, Any] = {"key_prefix": "demoted:", "command_timeout": 5_000}
+
+
+@pytest.fixture
+def former(private_server: StartServer) -> Server:
+    """The master that is demoted."""
+    return private_server()
+
+
+@pytest.fixture
+def successor(private_server: StartServer) -> Server:
+    """The master to which the name leads then."""
+    return private_server()
+
+
+@pytest.fixture
+def name(former: Server, proxy: StartProxy) -> Proxy:
+    """Leads to a server; connections that there are go on to where it led before."""
+    return proxy(former)
+
+
+def fail_over(former: Server, successor: Server, name: Proxy) -> None:
+    """Let the name lead to the successor, which has newer values than the former master."""
+    former.client().replicaof("127.0.0.1", 1)  # No server listens there.
+    raw = successor.client()
+    for number in range(20):
+        raw.set(f"demoted:{number}", '"new"')
+    name.server = successor
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("door", DOORS)
+async def test_change_succeeds_when_the_name_leads_to_another_master(
+    former: Server, successor: Server, name: Proxy, door: Door, *, near: bool
+) -> None:
+    """The first READONLY ends all connections; the change succeeds, and no old value is read any more."""
+    options = OPTIONS | {"max_connections": 4, "near_cache_enabled": near}
+    async with configured(name.url, door, **options) as cache:
+        keys = [str(number) for number in range(20)]
+        await cache.store_many(None, dict.fromkeys(keys, "old"))
+        if door == "async":
+            await asyncio.gather(*(cache.retrieve(None, key) for key in keys))
+        for key in keys:
+            assert await cache.retrieve(None, key) == "old"
+        fail_over(former, successor, name)
+        await cache.store(None, "changed", 1)
+        for key in keys:
+            assert await cache.retrieve(None, key) == "new"
+        assert successor.client().exists("demoted:changed")
+        if near:
+            await await_until(lambda: cache.stats().near_trusted)
+
+
+async def test_change_is_retried_until_the_name_leads_to_a_master(
+    former: Server, successor: Server, name: Proxy
+) -> None:
+    """Where the name moves later than the master, a change waits for it, within its deadline."""
+    async with configured(name.url, **OPTIONS) as cache:
+        await cache.store(None, "key", 1)
+        former.client().replicaof("127.0.0.1", 1)
+        storing = asyncio.create_task(cache.store(None, "key", 2))
+        opened = name.opened
+        await await_until(lambda: name.opened > opened)
+        name.server = successor
+        assert await storing == 2
+        assert successor.client().exists("demoted:key")
+
+
+async def test_read_only_replica_is_no_reconnect_storm(former: Server, name: Proxy) -> None:
+    """A server that stays read-only is connected to anew after growing pauses, however many changes it refuses."""
+    options = OPTIONS | {"command_timeout": 500}
+    async with configured(name.url, **options) as cache:
+        await cache.store(None, "kept", 1)
+        former.client().replicaof("127.0.0.1", 1)
+        with pytest.raises(CacheServerError):
+            await cache.store(None, "key", 1)
+        opened = name.opened
+        for number in range(200):
+            with pytest.raises(CacheServerError):
+                await cache.store(None, f"key{number}", 1)
+            assert await cache.retrieve(None, "kept") == 1
+        assert name.opened - opened < 20
+        former.client().replicaof("NO", "ONE")
+        await await_until(lambda: cache.stats().owed == 0)
+        assert await cache.store(None, "key", 2) == 2
+
+
+def test_demotion_drops_connections_after_growing_pauses() -> None:
+    """At once, then after pauses that double to 5 s; calls are retried while the patience lasts."""
+    now, left = 0.0, list[float]()
+    demotion = Demotion(lambda: now, 1.0, lambda: left.append(now))
+    verdicts = dict[float, bool]()
+    for tenth in range(201):
+        now = tenth / 10
+        verdicts[now] = demotion.refused()
+    gaps = [after - before for before, after in itertools.pairwise(left)]
+    assert left[0] == 0.0
+    assert gaps == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0], abs=0.11)
+    assert all(verdict for moment, verdict in verdicts.items() if moment < 1.0)
+    assert [moment for moment, verdict in verdicts.items() if verdict and moment >= 1.0] == left[4:]
+
+
+def test_demotion_begins_anew_when_a_change_was_accepted() -> None:
+    """The next refusal is another demotion, and ends the connections at once."""
+    now, left = 0.0, list[float]()
+    demotion = Demotion(lambda: now, 1.0, lambda: left.append(now))
+    assert demotion.refused()
+    demotion.is_over = True
+    now = 0.05
+    assert demotion.refused()
+    assert left == [0.0, 0.05]
