@@ -1,0 +1,157 @@
+"""Names of functions and classes that mean the same in every process."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
+from typing import Any, Final
+
+__all__ = ["UnstableError", "class_path", "is_imported", "name_of_class", "name_of_function"]
+
+
+class UnstableError(TypeError):
+    """Something has no name or text that another process would agree on."""
+
+
+def name_of_function(function: Callable[..., Any]) -> str:
+    """The name that stands for a function in keys.
+
+    A function that is defined inside another has the line of its definition in its name, since two
+    of one name may stand there.
+
+    Raises:
+        UnstableError: other functions may have the same name, or the function captures variables.
+    """
+    inner: Any = inspect.unwrap(function)
+    if isinstance(function, BuiltinFunctionType) and isinstance(function.__self__, ModuleType):
+        return f"{function.__self__.__name__}.{function.__qualname__}"
+    if not (isinstance(function, FunctionType) and isinstance(inner, FunctionType)):
+        raise UnstableError(f"a {type(function).__name__} has no name of its own")
+    module = _real_module(inner.__module__, inner.__globals__)
+    name = f"{module}.{inner.__qualname__}"
+    if "<lambda>" in name:
+        raise UnstableError("a lambda has no name of its own")
+    if "<locals>" in name:
+        captured = next(_captured(function), None)
+        if captured is not None:
+            raise UnstableError(
+                f"{inner.__qualname__} captures {captured!r}, so each time it is defined it is another "
+                "function"
+            )
+        name = f"{name}:{inner.__code__.co_firstlineno}"
+    _claim(name, function)
+    return name
+
+
+def name_of_class(kind: type) -> str:
+    """The name that stands for a class in keys.
+
+    Raises:
+        UnstableError: another class has that name, too. Of classes that cannot be imported by their
+            name, since a function or a factory makes them, the first has it.
+    """
+    name = _CLASSES.get(kind)
+    if name is None:
+        name = class_path(kind)
+        if not is_imported(kind):
+            first = _MADE.setdefault(name, weakref.ref(kind))
+            if first() is not kind:
+                raise UnstableError(f"several classes are named {name}")
+        _CLASSES[kind] = name
+    return name
+
+
+def class_path(kind: type) -> str:
+    """Module and qualified name of a class."""
+    module = sys.modules.get(kind.__module__)
+    return f"{_real_module(kind.__module__, vars(module) if module else {})}.{kind.__qualname__}"
+
+
+def is_imported(kind: type) -> bool:
+    """Whether a class is what its name stands for."""
+    found: Any = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is kind
+
+
+def _real_module(name: str, namespace: dict[str, Any]) -> str:
+    """The name by which a module would be imported, where it runs as the program."""
+    if name not in {"__main__", "__mp_main__"}:
+        return name
+    spec = namespace.get("__spec__")
+    if spec is not None and spec.name not in {"__main__", "__mp_main__"}:
+        return str(spec.name)
+    path = namespace.get("__file__")
+    return PurePath(path).stem if path else "__main__"
+
+
+def _captured(function: Callable[..., Any]) -> Iterator[str]:
+    """The variables that a function, or what wraps it, has captured, but for what is wrapped."""
+    for layer in _layers(function):
+        wrapped = getattr(layer, "__wrapped__", None)
+        code = getattr(layer, "__code__", None)
+        if code is None:
+            yield type(layer).__name__
+            continue
+        for name, cell in zip(code.co_freevars, layer.__closure__ or (), strict=True):
+            # The class of a method that calls super().
+            if name != "__class__" and _content(cell) is not wrapped:
+                yield name
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EMPTY
+
+
+def _layers(function: Any) -> Iterator[Any]:
+    """A function that was decorated, what it wraps, and so on to the innermost."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
+def _claim(name: str, function: FunctionType) -> None:
+    """Note whose name this is.
+
+    Raises:
+        UnstableError: another function that is in use has it and may give different results. One of
+            a module that was imported anew is the same function.
+    """
+    *_, inner = layers = list(_layers(function))
+    spec = inner.__globals__.get("__spec__")
+    earlier, earlier_spec = _FUNCTIONS.get(name, (None, None))
+    other = earlier() if earlier is not None else None
+    _FUNCTIONS[name] = weakref.ref(function), spec
+    if other is None or other is function:
+        return
+    *_, other_inner = other_layers = list(_layers(other))
+    code, other_code = inner.__code__, other_inner.__code__
+    if code is other_code:
+        # Made in a loop, or wrapped in two ways. Local ones that capture nothing are the same.
+        clashes = "<locals>" not in inner.__qualname__ or [
+            getattr(layer, "__code__", None) for layer in layers
+        ] != [getattr(layer, "__code__", None) for layer in other_layers]
+    else:
+        clashes = (
+            inner.__globals__ is other_inner.__globals__
+            and spec is earlier_spec
+            and code.co_filename == other_code.co_filename
+            and not code.co_filename.startswith("<")
+            and code.co_firstlineno != other_code.co_firstlineno
+        )
+    if clashes:
+        raise UnstableError(f"several functions are named {name}")
+
+
+_EMPTY: Final = object()
+_FUNCTIONS: Final[dict[str, tuple[weakref.ref[Any], Any]]] = {}
+_CLASSES: Final[weakref.WeakKeyDictionary[type, str]] = weakref.WeakKeyDictionary()
+_MADE: Final[dict[str, weakref.ref[type]]] = {}
