@@ -1,142 +1,207 @@
-"""What a call of a cached function is known by: its key, and the type of its result."""
+"""What a call of a cached function is known by: its key, its tags, and the type of its result."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import string
 from collections.abc import Callable, Iterable, Sequence
-from types import FunctionType
-from typing import Any, Final, get_type_hints
+from functools import partial
+from typing import Any, Final, Literal
 
-import msgspec
+from ._argument_text import PLAIN, plain_text, receiver_text, text_of
+from ._identity import UnstableError, name_of_function
+from ._key_template import Template
+from ._uncacheable import annotated_result, refuse_by_annotations
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "LongKeys"]
 
-_LONGEST_KEY: Final = 200
-"""Bytes of the arguments in a key that was not given; what is longer is hashed."""
-_RECEIVERS: Final = {"self", "cls"}
+LongKeys = Literal["raise", "hash"]
+
+_LONGEST_ARGUMENTS: Final = 200
+"""Bytes of the arguments in a key by default; what is longer is hashed."""
+_LONGEST_NAME: Final = 240
+_LONGEST_HEAD: Final = 60
+_LONGEST_KEY: Final = 512
+"""Bytes of a key that the cache takes."""
+_HASHED: Final = 65
+"""Characters of a mark and a hash."""
 _UNTYPED: Final = object()
-_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Calls:
     """The calls of one function.
 
     Args:
-        function: whose.
+        function: the function.
         key: a template over its arguments; None for its name and its arguments.
         tags: templates likewise.
-        kind: what its results are validated as; None for what it is annotated as.
+        kind: the type of its results; None for what it is annotated as.
+        long_keys: "hash" to hash a key that the cache would refuse.
+
+    Attributes:
+        name: that of the function, for errors.
+        names: of its parameters.
+        signature: that of the function.
+        takes_class: whether it looks like a class method, whose class comes first.
+        has_tags: whether its results have tags.
 
     Raises:
-        TypeError: a template names what is no argument; the tags are no templates.
+        TypeError: the function has no name of its own, and no key is given; a template names what
+            is no argument; an annotation shows that it cannot be cached.
     """
 
     def __init__(
-        self, function: Callable[..., Any], key: str | None, tags: Iterable[str], kind: Any
+        self,
+        function: Callable[..., Any],
+        key: str | None,
+        tags: Iterable[str],
+        kind: Any,
+        long_keys: LongKeys,
     ) -> None:
         if isinstance(tags, str):
             raise TypeError("several tags are taken, as a tuple")
-        self.signature = inspect.signature(function)
+        if long_keys not in {"raise", "hash"}:
+            raise TypeError(f"long_keys is 'raise' or 'hash', not {long_keys!r}")
+        self.name = _description(function)
+        self._prefix = "" if key is not None else f"{_stable_name(function, self.name)}("
+        try:
+            # What wraps a partial as if it were its function has yet other parameters.
+            self.signature = inspect.signature(
+                function, follow_wrapped=not isinstance(function, partial)
+            )
+        except ValueError as error:
+            raise TypeError(f"the parameters of {self.name} are not known: wrap it") from error
         self._function = function
         self._kind = kind
-        self._template = key
         parameters = self.signature.parameters.values()
         self.names = tuple(self.signature.parameters)
+        # Of "shop.Shop.make", that is ".Shop"; of a function in no class it is "", or "...<locals>".
+        parent = self.name.rpartition(".")[0].removeprefix(
+            getattr(function, "__module__", None) or ""
+        )
+        self._is_method = parent != "" and not parent.endswith(">")
+        self.takes_class = self._is_method and self.names[:1] == ("cls",)
         self._is_simple = all(
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
         )
         self._whole = len(self.names) if self._is_simple else -1
         """How many arguments, none of them named, stand in the places of the parameters."""
-        # The receiver of a method has no text of its own that other processes would agree on.
-        self._left_out = len({*self.names[:1]} & _RECEIVERS)
-        self.name = f"{function.__module__}.{function.__qualname__}"
-        # The template over positions, for calls that name nothing: that is the faster way.
-        self._by_position = None if key is None else self._checked("key", key).format
-        self._tags = tuple(tags)
+        self._defaults = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.default is not parameter.empty
+        }
+        self._hashes_long = long_keys == "hash"
+        self._template = (
+            None if key is None else Template(key, self.names, f"the key of {self.name}")
+        )
+        self._tags = tuple(Template(tag, self.names, f"a tag of {self.name}") for tag in tags)
         self.has_tags = bool(self._tags)
-        for tag in self._tags:
-            self._checked("tags", tag)
+        refuse_by_annotations(function, self.name, is_keyed=key is not None)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The key of a call with these arguments."""
+        """The key of a call with these arguments.
+
+        Raises:
+            TypeError: they are none for this function, or one has no text for a key.
+        """
         values: Sequence[Any] = args
         if kwargs or len(args) != self._whole:
-            given = self._arguments(args, kwargs)
-            if self._template is not None:
-                return self._template.format_map(given)
-            values = [given[name] for name in self.names]
-        elif self._by_position is not None:
-            return self._by_position(*args)
-        try:
-            # With its brackets, which become those of the call.
-            encoded = _encode(values[1:] if self._left_out else values)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise TypeError(f"the arguments of {self.name} are no key: give key=") from error
+            values = self._values(args, kwargs)
+        if self._template is not None:
+            key = self._template.fill(values)
+            return self._hashed_if_refused(key) if self._hashes_long else key
+        for value in values:
+            if type(value) not in PLAIN:
+                encoded = self._text(values)
+                break
+        else:
+            try:
+                # Without its brackets, which become those of the call.
+                encoded = plain_text(values)[1:-1]
+            except ValueError:
+                encoded = self._text(values)
         text = encoded.decode()
-        if len(encoded) > _LONGEST_KEY or not text.isprintable():
-            text = f"[{hashlib.sha256(encoded).hexdigest()}]"
-        return f"{self.name}({text[1:-1]})"
+        if len(encoded) > _LONGEST_ARGUMENTS or not text.isprintable():
+            text = f"#{hashlib.sha256(encoded).hexdigest()}"
+        return f"{self._prefix}{text})"
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of the result of a call with these arguments."""
-        given = self._arguments(args, kwargs)
-        return tuple(tag.format_map(given) for tag in self._tags)
-
-    def _checked(self, what: str, template: str) -> str:
-        return _by_position(template, self.names, f"the {what} of {self.name}")
+        values = self._values(args, kwargs)
+        return tuple(tag.fill(values) for tag in self._tags)
 
     def kind(self) -> Any:
-        """What the value is validated as: as was said, otherwise as the function is annotated."""
+        """The type that results are validated as: the one given, or that of the annotation."""
         if self._kind is None:
             # Only now: what an annotation names may come after the function.
-            annotated = _annotated(self._function, self.name)
+            annotated = annotated_result(self._function, self.name)
             self._kind = _UNTYPED if annotated is Any or annotated is type(None) else annotated
         return None if self._kind is _UNTYPED else self._kind
 
-    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if self._is_simple and len(args) + len(kwargs) == len(self.names):
-            given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+    def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """A value for each parameter."""
+        names = self.names
+        if (
+            self._is_simple
+            and len(args) <= len(names)
+            and kwargs.keys().isdisjoint(names[: len(args)])
+        ):
+            given = {**self._defaults, **dict(zip(names, args, strict=False)), **kwargs}
             if given.keys() == self.signature.parameters.keys():
-                return given
+                return [given[name] for name in names]
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return bound.arguments
+        # `bind` takes a positional-only argument by its name, where there are other keywords.
+        for name in names:
+            if name not in bound.arguments:
+                raise TypeError(f"missing a required argument: {name!r}")
+        return [bound.arguments[name] for name in names]
+
+    def _text(self, values: Sequence[Any]) -> bytes:
+        """The values as they stand in a key, one by one."""
+        texts: list[str] = []
+        text = receiver_text if self._is_method else text_of
+        for name, value in zip(self.names, values, strict=True):
+            try:
+                texts.append(text(value))
+            except (UnstableError, RecursionError) as error:
+                raise TypeError(
+                    f"the argument {name!r} of {self.name} cannot be in a key: {error}; give key=, or "
+                    "its class a method __cache_key__"
+                ) from error
+            text = text_of
+        return ",".join(texts).encode()
+
+    def _hashed_if_refused(self, key: str) -> str:
+        encoded = key.encode(errors="surrogatepass")
+        # What looks hashed is hashed, too: a caller may have made it up.
+        if (
+            0 < len(encoded) <= _LONGEST_KEY
+            and key.isprintable()
+            and key[-_HASHED : -_HASHED + 1] != "#"
+        ):
+            return key
+        head = self._template.head[:_LONGEST_HEAD] if self._template else ""
+        head = head if head.isprintable() else ""
+        return f"{head}#{hashlib.sha256(encoded).hexdigest()}"
 
 
-def _annotated(function: Callable[..., Any], name: str) -> Any:
-    """What the function gives, as it is annotated; nothing else of its annotations has to exist.
+def _description(function: Any) -> str:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"{module}.{name}" if module and name else f"a {type(function).__qualname__}"
+
+
+def _stable_name(function: Callable[..., Any], description: str) -> str:
+    """The name of a function in its keys, shortened if need be.
 
     Raises:
-        TypeError: that cannot be found.
+        TypeError: it has none.
     """
-    holder = FunctionType((lambda: None).__code__, inspect.unwrap(function).__globals__)
-    holder.__annotations__ = {"return": function.__annotations__.get("return", Any)}
     try:
-        return get_type_hints(holder, include_extras=True)["return"]
-    except NameError as error:
-        raise TypeError(
-            f"what {name} gives cannot be found by its annotation; give type="
-        ) from error
-
-
-def _by_position(template: str, names: tuple[str, ...], what: str) -> str:
-    """The template, with the positions of the arguments that it names in place of their names.
-
-    Raises:
-        TypeError: it names what is no argument.
-    """
-    parts: list[str] = []
-    for text, field, form, conversion in string.Formatter().parse(template):
-        parts.append(text.replace("{", "{{").replace("}", "}}"))
-        if field is None:
-            continue
-        # "user.id" and "row[id]" are of the arguments "user" and "row".
-        name = field.replace("[", ".").partition(".")[0]
-        if name not in names:
-            raise TypeError(f"{what} names {field!r}, which is none of its arguments")
-        place = f"{names.index(name)}{field[len(name) :]}"
-        convert = f"!{conversion}" if conversion else ""
-        parts.append(f"{{{place}{convert}{f':{form}' if form else ''}}}")
-    return "".join(parts)
+        name = name_of_function(function)
+    except UnstableError as error:
+        raise TypeError(f"{description} needs key=: {error}") from error
+    if len(name.encode()) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_HEAD]}#{hashlib.sha256(name.encode()).hexdigest()}"
+    return name

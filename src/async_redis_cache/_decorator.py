@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from functools import cached_property, partial, update_wrapper
+from functools import partial, update_wrapper
 from typing import (
     Any,
     Concatenate,
+    Final,
     Generic,
     ParamSpec,
     Self,
     TypeVar,
     Unpack,
+    cast,
     overload,
 )
 
 from ._cache import AsyncRedisCache
-from ._calls import Calls
-from ._load_options import LoadOptions
+from ._calls import Calls, LongKeys
+from ._load_options import LoadOptions, LoadPolicies
+from ._options import Options
 from ._sync_cache import RedisCache
-from ._timeouts import Timeout
+from ._timeouts import Timeout, milliseconds
+from ._uncacheable import refuse_result
 
 __all__ = ["CachedCoroutine", "CachedFunction", "cached"]
 
@@ -29,9 +34,11 @@ Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
 
+AnyCache = AsyncRedisCache | RedisCache
+
 
 class _Tags(Iterable[str]):
-    """The tags of a call, once somebody wants them."""
+    """The tags of a call, worked out when they are needed."""
 
     def __init__(self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = calls, args, kwargs
@@ -41,86 +48,176 @@ class _Tags(Iterable[str]):
         return iter(calls.tags(args, kwargs))
 
 
-class _Cached(Generic[P, T]):
-    """A function whose results are cached.
+class _Source:
+    """A function, the cache of its results, and what its calls say to the cache.
 
     Args:
+        cache: the cache, or a function that gives it at each call.
+        kind: the class that the cache must have.
         function: the function.
         calls: its calls.
-        about: what is said to the cache at each, its timeout and load options.
+        options: the timeout and the load options of its calls.
+
+    Attributes:
+        cache: the cache; None if a function gives it.
+        said: what each call says to the cache; None until the first, or if the calls differ in it.
     """
 
-    def __init__(self, function: Callable[..., Any], calls: Calls, about: dict[str, Any]) -> None:
-        self._function = function
-        self._calls = calls
-        self._options = about
+    def __init__(
+        self,
+        cache: AnyCache | Callable[[], AnyCache],
+        kind: type,
+        function: Callable[..., Any],
+        calls: Calls,
+        options: dict[str, Any],
+    ) -> None:
+        self.function = function
+        self.calls = calls
+        self.cache: Any = cache if isinstance(cache, AnyCache) else None
+        self.said: dict[str, Any] | None = None
+        self._provider: Any = cache
+        self._kind = kind
+        self._options = options
+
+    def provided(self) -> Any:
+        """The cache of this call, where a function gives it.
+
+        Raises:
+            TypeError: it has given something else.
+        """
+        cache = self._provider()
+        if not isinstance(cache, self._kind):
+            raise TypeError(
+                f"the cache of {self.calls.name} is a {self._kind.__name__}, and a "
+                f"{type(cache).__name__} was provided"
+            )
+        return cache
+
+    def options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a call says to the cache."""
+        # Not sooner: what an annotation names may come after the function.
+        said = {**self._options, "type": self.calls.kind()}
+        if self.calls.has_tags:
+            return {**said, "tags": _Tags(self.calls, args, kwargs)}
+        self.said = said
+        return said
+
+    async def awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a coroutine function.
+
+        Raises:
+            TypeError: it is none that can be cached.
+        """
+        result = await self.function(*args, **kwargs)
+        refuse_result(result, self.calls.name)
+        return result
+
+    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a plain function.
+
+        Raises:
+            TypeError: it is none that can be cached.
+        """
+        result = self.function(*args, **kwargs)
+        refuse_result(result, self.calls.name)
+        return result
+
+
+class _Cached(Generic[P, T]):
+    """A function whose results are cached."""
+
+    # What is here is out of reach of decorators, which copy the attributes of a function to what
+    # they make of it.
+    __slots__ = ("__dict__", "__weakref__", "_binding", "_bound", "_source")
+
+    def __init__(self, source: _Source, binding: type | None) -> None:
+        self._source = source
+        self._binding = binding
         self._bound: tuple[Any, ...] = ()
-        wrapper: Any = self
-        update_wrapper(wrapper, function)
+        function: Any = source.function
+        vars(self).update(__name__=type(function).__name__, __qualname__=source.calls.name)
+        update_wrapper(cast("Any", self), function, updated=())
+        own = dir(type(self))
+        vars(self).update(
+            (name, value)
+            for name, value in getattr(function, "__dict__", {}).items()
+            if name not in own and name not in vars(self)
+        )
+
+    def __repr__(self) -> str:
+        bound = f" of a {type(self._bound[0]).__name__}" if self._bound else ""
+        return f"<{type(self).__name__} {self._source.calls.name}{bound}>"
+
+    def __reduce__(self) -> Any:
+        # By name, as a function is.
+        if self._bound:
+            return getattr, (self._bound[0], vars(self)["__name__"])
+        return vars(self)["__qualname__"]
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key under which the result of such a call is cached."""
-        return self._calls.key(self._bound + args, kwargs)
+        """The key under which the result of such a call is cached.
+
+        Raises:
+            TypeError: the arguments are none for this function, or one cannot be in a key.
+        """
+        calls = self._source.calls
+        if (
+            calls.takes_class
+            and not self._bound
+            and not any(isinstance(arg, type) for arg in args[:1])
+        ):
+            # From Python 3.13 on, a class method binds what it wraps for a call and nothing else.
+            raise TypeError(f"the class of {calls.name} is not known: put cached above classmethod")
+        return calls.key(self._bound + args, kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the function, as `inspect.signature` asks for it; without the receiver once bound."""
-        signature = self._calls.signature
+        signature = self._source.calls.signature
         parameters = tuple(signature.parameters.values())[len(self._bound) :]
         return signature.replace(parameters=parameters)
 
-    @cached_property
-    def _said(self) -> dict[str, Any]:
-        """What is said to the cache about every call. Not sooner: an annotation may come later."""
-        return {**self._options, "type": self._calls.kind()}
+    def _uncached(self) -> Any:
+        function = self._source.function
+        return partial(function, *self._bound) if self._bound else function
 
-    def _about(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What is said to the cache about a call."""
-        if not self._calls.has_tags:
-            return self._said
-        # Looked at when something is loaded, and worked out no sooner.
-        return {**self._said, "tags": _Tags(self._calls, args, kwargs)}
-
-    def _uncached(self) -> Callable[..., Any]:
-        return partial(self._function, *self._bound) if self._bound else self._function
-
-    def _bound_to(self, instance: object) -> Any:
-        if instance is None:
+    def _bound_to(self, instance: object, owner: type | None) -> Any:
+        if self._binding is staticmethod or self._bound:
+            return self
+        if self._binding is classmethod:
+            instance = owner if owner is not None else type(instance)
+        elif instance is None:
             return self
         # At each use of a method, so nothing is looked at anew.
         bound = object.__new__(type(self))
-        vars(bound).update(vars(self), _bound=(instance,))
+        bound._source = self._source
+        bound._binding = self._binding
+        bound._bound = (instance,)
+        vars(bound).update(vars(self))
         return bound
 
 
 class CachedCoroutine(_Cached[P, T]):
     """A coroutine function whose results are cached."""
 
-    def __init__(
-        self,
-        cache: AsyncRedisCache,
-        function: Callable[..., Any],
-        calls: Calls,
-        about: dict[str, Any],
-    ) -> None:
-        super().__init__(function, calls, about)
-        self._cache = cache
+    __slots__ = ()
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """The cached result, or that of the function.
 
         Raises:
+            TypeError: an argument cannot be in a key, or the result cannot be cached.
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
+        source = self._source
         given = self._bound + args
-        load: Any = self._cache.retrieve_or_load
-        result: T = await load(
+        result: T = await (source.cache or source.provided()).retrieve_or_load(
             None,
-            self._calls.key(given, kwargs),
+            source.calls.key(given, kwargs),
             # Faster than a partial, of which most calls make one for nothing.
-            lambda: self._function(*given, **kwargs),
-            **(self._about(given, kwargs) if self._calls.has_tags else self._said),
+            lambda: source.awaited(given, kwargs),
+            **(source.said or source.options(given, kwargs)),
         )
         return result
 
@@ -130,67 +227,105 @@ class CachedCoroutine(_Cached[P, T]):
         Raises:
             CacheError: as for `remove`.
         """
-        await self._cache.remove(None, self.key(*args, **kwargs))
+        source = self._source
+        await (source.cache or source.provided()).remove(None, self.key(*args, **kwargs))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function now, and cache its result.
 
         Raises:
+            TypeError: an argument cannot be in a key, or the result cannot be cached.
             CacheError: as for `refresh` of the cache.
             Exception: what the function raised.
         """
+        source = self._source
         given = self._bound + args
-        refresh: Any = self._cache.refresh
-        result: T = await refresh(
+        result: T = await (source.cache or source.provided()).refresh(
             None,
-            self._calls.key(given, kwargs),
-            lambda: self._function(*given, **kwargs),
-            **self._about(given, kwargs),
+            self.key(*args, **kwargs),
+            lambda: source.awaited(given, kwargs),
+            **(source.said or source.options(given, kwargs)),
         )
         return result
 
     @property
     def uncached(self) -> Callable[P, Coroutine[Any, Any, T]]:
         """The function itself."""
-        return self._uncached()
+        uncached: Callable[P, Coroutine[Any, Any, T]] = self._uncached()
+        return uncached
 
+    # The first is a class method's, of which checkers see the function alone. By what it can be
+    # called with: mypy takes it for any other if it is compared as a class with parameters.
+    @overload
+    def __get__(  # type: ignore[misc]
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]],
+        instance: S | None,
+        owner: type[S],
+    ) -> CachedCoroutine[Q, T]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
     @overload
     def __get__(
-        self: CachedCoroutine[Concatenate[S, Q], T], instance: S, owner: type | None = None
+        self: Callable[Concatenate[S, Q], Coroutine[Any, Any, T]],
+        instance: S,
+        owner: type | None = None,
     ) -> CachedCoroutine[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self._bound_to(instance)
+        return self._bound_to(instance, owner)
+
+
+def _mark_as_coroutine_function(kind: type) -> None:
+    """Let `inspect.iscoroutinefunction` be true for instances of a class, and not for the class."""
+    marks: dict[str, Any]
+    if sys.version_info >= (3, 12):
+
+        def marked() -> None:
+            """Bears the mark."""
+
+        inspect.markcoroutinefunction(marked)
+        marks = vars(marked)
+    else:
+        # Before there was a mark, the flags of its code made a function one of coroutines.
+        code: Any = vars(kind)["__call__"]
+        marks = {"__code__": code.__code__, "__defaults__": None, "__kwdefaults__": None}
+    for name, mark in marks.items():
+        setattr(kind, name, property(partial(_given, mark)))
+
+
+def _innermost(function: Any) -> Callable[..., Any]:
+    """The function that is cached, by whatever number of caches."""
+    return _innermost(vars(function)["__wrapped__"]) if isinstance(function, _Cached) else function
+
+
+def _given(mark: object, _: object) -> object:
+    return mark
+
+
+_mark_as_coroutine_function(CachedCoroutine)
 
 
 class CachedFunction(_Cached[P, T]):
     """A function whose results are cached, called in a worker thread when they are not."""
 
-    def __init__(
-        self,
-        cache: RedisCache,
-        function: Callable[..., Any],
-        calls: Calls,
-        about: dict[str, Any],
-    ) -> None:
-        super().__init__(function, calls, about)
-        self._cache = cache
+    __slots__ = ()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """The cached result, or that of the function.
 
         Raises:
+            TypeError: an argument cannot be in a key, or the result cannot be cached.
             CacheError: as for `retrieve_or_load`.
             Exception: what the function raised.
         """
+        source = self._source
         given = self._bound + args
-        load: Any = self._cache.retrieve_or_load
-        result: T = load(
+        result: T = (source.cache or source.provided()).retrieve_or_load(
             None,
-            self._calls.key(given, kwargs),
-            lambda: self._function(*given, **kwargs),
-            **self._about(given, kwargs),
+            source.calls.key(given, kwargs),
+            lambda: source.called(given, kwargs),
+            **(source.said or source.options(given, kwargs)),
         )
         return result
 
@@ -200,91 +335,167 @@ class CachedFunction(_Cached[P, T]):
         Raises:
             CacheError: as for `remove`.
         """
-        self._cache.remove(None, self.key(*args, **kwargs))
+        source = self._source
+        (source.cache or source.provided()).remove(None, self.key(*args, **kwargs))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function now, and cache its result.
 
         Raises:
+            TypeError: an argument cannot be in a key, or the result cannot be cached.
             CacheError: as for `refresh` of the cache.
             Exception: what the function raised.
         """
+        source = self._source
         given = self._bound + args
-        refresh: Any = self._cache.refresh
-        result: T = refresh(
+        result: T = (source.cache or source.provided()).refresh(
             None,
-            self._calls.key(given, kwargs),
-            lambda: self._function(*given, **kwargs),
-            **self._about(given, kwargs),
+            self.key(*args, **kwargs),
+            lambda: source.called(given, kwargs),
+            **(source.said or source.options(given, kwargs)),
         )
         return result
 
     @property
     def uncached(self) -> Callable[P, T]:
         """The function itself."""
-        return self._uncached()
+        uncached: Callable[P, T] = self._uncached()
+        return uncached
 
+    # The first is a class method's, of which checkers see the function alone. By what it can be
+    # called with: mypy takes it for any other if it is compared as a class with parameters.
+    @overload
+    def __get__(  # type: ignore[misc]
+        self: Callable[Concatenate[type[S], Q], T], instance: S | None, owner: type[S]
+    ) -> CachedFunction[Q, T]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
     @overload
     def __get__(
-        self: CachedFunction[Concatenate[S, Q], T], instance: S, owner: type | None = None
+        self: Callable[Concatenate[S, Q], T], instance: S, owner: type | None = None
     ) -> CachedFunction[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self._bound_to(instance)
+        return self._bound_to(instance, owner)
 
 
-@overload
+class _Decorator:
+    """`cached`, with its cache and its options: applied to a function."""
+
+    def __init__(
+        self,
+        cache: AnyCache | Callable[[], AnyCache],
+        calls: Callable[[Callable[..., Any]], Calls],
+        options: dict[str, Any],
+    ) -> None:
+        self._cache = cache
+        self._calls = calls
+        self._options = options
+
+    # By the function and not by the cache: where the Pip.Services packages have no types, a
+    # RedisCache is taken for anything. The order of the overloads tells those apart that overlap.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Awaitable[T]], /
+    ) -> CachedCoroutine[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
+    def __call__(self, *functions: Any) -> Any:
+        if len(functions) != 1:
+            raise TypeError("cached is given a cache, and then a function: @cached(cache)")
+        function: Any = functions[0]
+        binding = next((kind for kind in _BINDINGS if isinstance(function, kind)), None)
+        if binding is not None:
+            function = function.__func__
+        if not callable(function):
+            raise TypeError(
+                f"cached takes a function, not a {type(function).__name__}: a property is put above it"
+            )
+        own = getattr(type(function), "__call__", None)  # noqa: B004  not whether, but which
+        for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+            if kind(function) or kind(own):
+                raise TypeError(
+                    "a generator can be read only once: cached takes functions that return"
+                )
+        is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(own)
+        if isinstance(self._cache, RedisCache if is_coroutine else AsyncRedisCache):
+            kinds = "plain functions" if is_coroutine else "coroutine functions"
+            raise TypeError(f"{type(self._cache).__name__} caches {kinds}")
+        calls = self._calls(_innermost(function))
+        if is_coroutine:
+            source = _Source(self._cache, AsyncRedisCache, function, calls, self._options)
+            return CachedCoroutine[..., Any](source, binding)
+        source = _Source(self._cache, RedisCache, function, calls, self._options)
+        return CachedFunction[..., Any](source, binding)
+
+
 def cached(
-    cache: AsyncRedisCache,
+    cache: AnyCache | Callable[[], AnyCache],
     *,
     timeout: Timeout = None,
     key: str | None = None,
     type: Any = None,
+    long_keys: LongKeys = "raise",
     **loading: Unpack[LoadOptions],
-) -> Callable[[Callable[P, Awaitable[T]]], CachedCoroutine[P, T]]: ...
-@overload
-def cached(
-    cache: RedisCache,
-    *,
-    timeout: Timeout = None,
-    key: str | None = None,
-    type: Any = None,
-    **loading: Unpack[LoadOptions],
-) -> Callable[[Callable[P, T]], CachedFunction[P, T]]: ...
-def cached(
-    cache: AsyncRedisCache | RedisCache,
-    *,
-    timeout: Timeout = None,
-    key: str | None = None,
-    type: Any = None,
-    **loading: Unpack[LoadOptions],
-) -> Callable[[Callable[..., Any]], Any]:
+) -> _Decorator:
     """Cache what a function gives, by its arguments, as `retrieve_or_load` does.
 
     Args:
-        cache: an `AsyncRedisCache` for coroutine functions, a `RedisCache` for plain ones.
+        cache: an `AsyncRedisCache` for coroutine functions, a `RedisCache` for plain ones; or a
+            function without parameters that gives it at each call, so that tests can exchange it.
         timeout: as for `store`.
         key: a template such as "user:{user_id}" over the function's arguments. Without one, the key
-            is the function's qualified name and its arguments, which must then be what JSON can
-            hold; the receiver of a method is not in it.
+            is the function's name and its arguments. It is needed by what has no name of its own,
+            such as a lambda or a function that captures variables, and by arguments, receivers of
+            methods included, whose state cannot be seen.
         type: what results are validated as; by default as the function's return is annotated.
+        long_keys: "hash" to hash a key from a template that the cache would refuse with BAD_KEY: one
+            that is longer than 512 bytes, empty, or holds control characters.
         **loading: see `LoadOptions`; tags are templates as the key.
 
     Raises:
-        TypeError: the function is not of the cache's kind; a template names what is no argument.
+        TypeError: the function is not of the cache's kind, or needs `key`; a template names what is
+            no argument; an option is unknown; the annotations show a response, a generator or a
+            request.
+        CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
     """
+    _check_cache(cache)
+    for name in _OTHER_NAMES.intersection(loading):
+        raise TypeError(f"cached has no option {name}: give timeout=, in milliseconds")
+    if timeout is not None:
+        milliseconds(timeout)
     tags = loading.pop("tags", ())
-    about = {"timeout": timeout, **loading}
+    LoadPolicies(Options()).of(loading)
+    calls = partial(Calls, key=key, tags=tags, kind=type, long_keys=long_keys)
+    return _Decorator(cache, calls, {"timeout": timeout, **loading})
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        is_coroutine = inspect.iscoroutinefunction(function)
-        if is_coroutine is isinstance(cache, RedisCache):
-            kind = "plain functions" if is_coroutine else "coroutine functions"
-            raise TypeError(f"{cache.__class__.__name__} caches {kind}")
-        calls = Calls(function, key, tags, type)
-        if isinstance(cache, RedisCache):
-            return CachedFunction[..., Any](cache, function, calls, about)
-        return CachedCoroutine[..., Any](cache, function, calls, about)
 
-    return decorate
+def _check_cache(cache: Any) -> None:
+    """Refuse what is no cache and gives none.
+
+    Raises:
+        TypeError: most often since the decorator was applied without parentheses.
+    """
+    if isinstance(cache, AnyCache):
+        return
+    needs_arguments = inspect.isclass(cache) or not callable(cache)
+    if not needs_arguments:
+        try:
+            inspect.signature(cache).bind()
+        except TypeError:
+            needs_arguments = True
+        except ValueError:
+            # Built in, and not telling.
+            needs_arguments = False
+    if needs_arguments or inspect.iscoroutinefunction(cache):
+        raise TypeError(
+            "cached is given a cache, or a plain function without parameters that gives one, and then "
+            "applied: @cached(cache)"
+        )
+
+
+_BINDINGS: Final[tuple[type, ...]] = (classmethod, staticmethod)
+_OTHER_NAMES: Final = frozenset(
+    {"ttl", "ttl_ms", "expire", "expires", "expiry", "ex", "px", "max_age"}
+)

@@ -1,0 +1,345 @@
+"""`cached`: which functions have a name of their own in keys, and which need `key=`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import math
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CachedCoroutine, RedisCache, cached
+
+CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
+PLAIN = RedisCache.from_url("redis://127.0.0.1:1")
+
+
+@cached(CACHE)
+async def find(number: int) -> int:
+    """Find one."""
+    return number
+
+
+@cached(PLAIN)
+def find_plain(number: int) -> int:
+    return number
+
+
+def unnamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that does not say whose function it has made."""
+
+    async def wrapper(*args: Any) -> Any:
+        return await function(*args)
+
+    return wrapper
+
+
+def named(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any) -> Any:
+        return await function(*args)
+
+    return wrapper
+
+
+def scaled(by: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def wrapper(*args: Any) -> Any:
+            return by * await function(*args)
+
+        return wrapper
+
+    return decorate
+
+
+async def raw(number: int) -> int:
+    return number
+
+
+def a_closure() -> Any:
+    captured = object()
+
+    async def inner(number: int) -> object:
+        return captured
+
+    return inner
+
+
+class Callback:
+    async def __call__(self, number: int) -> int:
+        return number
+
+    async def method(self, number: int) -> int:
+        return number
+
+
+NAMELESS: list[Any] = [
+    lambda: 1,
+    a_closure(),
+    unnamed(raw),
+    functools.partial(raw, 1),
+    functools.update_wrapper(functools.partial(raw, 1), raw),
+    Callback(),
+    Callback().method,
+]
+
+
+@pytest.mark.parametrize("function", NAMELESS)
+def test_function_without_a_name_of_its_own_is_refused_when_decorated(function: Any) -> None:
+    """Two lambdas, closures, partials or wrapped functions have one name: `key=` is asked for."""
+    decorate: Any = cached(lambda: CACHE)
+    with pytest.raises(TypeError, match="key="):
+        decorate(function)
+
+
+@pytest.mark.parametrize("function", NAMELESS)
+def test_function_without_a_name_of_its_own_is_taken_with_a_key(function: Any) -> None:
+    """With `key=` its name is not needed."""
+    is_lambda = getattr(function, "__name__", "") == "<lambda>"
+    decorate: Any = cached(PLAIN if is_lambda else CACHE, key="own")
+    arguments = () if is_lambda or isinstance(function, functools.partial) else (1,)
+    assert decorate(function).key(*arguments) == "own"
+
+
+def test_builtin_functions_have_keys_of_their_own() -> None:
+    """Those of a module are named after it; a method of an object needs `key=`."""
+    assert cached(PLAIN)(math.sqrt).key(2) == "math.sqrt(2)"
+    with pytest.raises(TypeError, match="key="):
+        cached(PLAIN)("abc".find)
+
+
+def test_local_function_that_captures_nothing_has_a_key_of_its_own() -> None:
+    """It is the same whenever its module defines it; two in one place differ by their lines."""
+
+    def make() -> tuple[Any, Any]:
+        @cached(CACHE)
+        async def inner(number: int) -> int:  # pyright: ignore[reportRedeclaration]
+            return number
+
+        first: Any = inner
+
+        @cached(CACHE)  # type: ignore[no-redef]
+        async def inner(number: int) -> int:
+            return -number
+
+        return first, inner
+
+    keys = [[function.key(1) for function in make()] for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert keys[0][0] != keys[0][1]
+
+
+def test_local_function_with_a_wrapper_that_captures_is_refused() -> None:
+    """What the wrapper has captured is not in the key; the wrapped function itself may be."""
+
+    async def inner(number: int) -> int:
+        return number
+
+    assert "inner" in cached(CACHE)(named(inner)).key(1)
+    with pytest.raises(TypeError, match="captures 'by'"):
+        cached(CACHE)(scaled(2)(inner))
+
+
+def _module(tmp_path: Path, source: str) -> Any:
+    """A module of this source, imported."""
+    name = f"mod_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+_HEADER = """
+import functools
+from async_redis_cache import AsyncRedisCache, cached
+cache = AsyncRedisCache.from_url("redis://127.0.0.1:1")
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "for number in (1, 2):\n    @cached(cache)\n    async def one(): return number\n",
+        (
+            "@functools.singledispatch\ndef show(value): ...\n"
+            "@show.register\n@cached(cache)\nasync def _(value: int): return 1\n"
+            "@show.register\n@cached(cache)\nasync def _(value: str): return 2\n"
+        ),
+        (
+            "async def one(): return 1\n"
+            "def scaled(function, by):\n"
+            "    @functools.wraps(function)\n    async def scale(): return by * await function()\n"
+            "    return scale\n"
+            "two, three = cached(cache)(scaled(one, 2)), cached(cache)(scaled(one, 3))\n"
+        ),
+    ],
+    ids=["loop", "singledispatch", "wrapped in two ways"],
+)
+def test_second_function_of_one_name_is_refused_when_decorated(tmp_path: Path, source: str) -> None:
+    """A loop, registered overloads and differing wrappers give several functions one name."""
+    with pytest.raises(TypeError, match="several functions are named"):
+        _module(tmp_path, _HEADER + source)
+
+
+def test_module_may_be_imported_anew(tmp_path: Path) -> None:
+    """Its functions are the same, with the same keys, though their lines have moved."""
+    source = "@cached(cache)\nasync def one(number): return number\n"
+    module = _module(tmp_path, _HEADER + source)
+    before = module.one
+    path = Path(module.__file__)
+    path.write_text(textwrap.dedent(_HEADER + "\n\n\n" + source))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        importlib.reload(module)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert module.one is not before
+    assert module.one.key(1) == before.key(1)
+
+
+_PROGRAM = """
+import multiprocessing
+from dataclasses import dataclass
+from async_redis_cache import RedisCache, cached
+cache = RedisCache.from_url("redis://127.0.0.1:1")
+@dataclass
+class User:
+    number: int
+@cached(cache)
+def find(user): return user
+def key(_=None): return find.key(User(1))
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(key(), *pool.map(key, [None]))
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "module"])
+def test_program_and_module_are_one(tmp_path: Path, how: str) -> None:
+    """`__main__`, `__mp_main__` and the imported module have the same keys."""
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    path = package / "work.py" if how == "module" else tmp_path / "work.py"
+    path.write_text(_PROGRAM)
+    started = ["-m", "shop.work"] if how == "module" else [str(path)]
+    name = "shop.work" if how == "module" else "work"
+
+    def run(*arguments: str) -> list[str]:
+        result = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return result.stdout.split()
+
+    imported = run("-c", f"import {name} as module; print(module.key())")
+    assert run(*started) == imported * 2
+    assert imported[0].startswith(f"{name}.find({name}.User(")
+
+
+def test_generator_functions_are_refused() -> None:
+    """A generator can be read once: it is no result to keep."""
+
+    async def many() -> AsyncIterator[int]:
+        yield 1
+
+    def plain() -> Iterator[int]:
+        yield 1
+
+    class Called:
+        async def __call__(self) -> AsyncIterator[int]:
+            yield 1
+
+    for function in (many, plain, Called(), functools.partial(plain)):
+        loose: Any = function
+        with pytest.raises(TypeError, match="generator"):
+            cached(CACHE, key="key")(loose)
+
+
+def test_coroutine_functions_are_told_from_plain_ones() -> None:
+    """By `inspect`, as frameworks ask, for methods and callables, too; the class is none."""
+
+    class Shop:
+        @cached(CACHE)
+        async def price(self) -> int:
+            return 1
+
+        @classmethod
+        @cached(CACHE)
+        async def make(cls) -> int:
+            return 1
+
+    called: Any = cached(CACHE, key="key")(Callback())
+    part: Any = cached(CACHE, key="key")(functools.partial(raw, 1))
+    for function in (find, Shop().price, Shop.price, Shop.make, called, part):
+        assert inspect.iscoroutinefunction(function)
+    for other in (find_plain, CachedCoroutine):
+        assert not inspect.iscoroutinefunction(other)
+
+    # What a decorator copies to a plain function does not make it a coroutine function.
+    @functools.wraps(find)
+    def blocking(number: int) -> int:
+        return asyncio.run(find(number))
+
+    assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_decorated_function_is_pickled_by_its_name() -> None:
+    """As functions are, and their methods by their objects."""
+    assert pickle.loads(pickle.dumps(find)) is find
+    assert pickle.loads(pickle.dumps(find_plain)) is find_plain
+    assert pickle.loads(pickle.dumps(Stateless().price)).key(1) == Stateless().price.key(1)
+
+
+class Stateless:
+    @cached(CACHE)
+    async def price(self, number: int) -> int:
+        return number
+
+
+def test_decorated_function_tells_what_it_is() -> None:
+    """Its repr, its `__wrapped__` and what tools look at name the function."""
+    assert repr(find) == f"<CachedCoroutine {__name__}.find>"
+    assert repr(Stateless().price) == f"<CachedCoroutine {__name__}.Stateless.price of a Stateless>"
+    assert inspect.unwrap(find) is find.uncached
+    assert inspect.getdoc(find) == "Find one."
+    assert "async def find" in inspect.getsource(find)
+
+
+def test_stacked_decorators_keep_their_own_options() -> None:
+    """What is copied from the wrapped function is not what the decorator was given."""
+
+    def marked(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapper(number: int) -> Any:
+            return await function(number)
+
+        return wrapper
+
+    async def function(number: int) -> int:
+        return number
+
+    vars(function)["role"] = "reader"
+    inner: Any = cached(CACHE, key="inner:{number}", timeout=1000)(function)
+    decorate: Any = cached(CACHE, key="outer:{number}", timeout=2000, type=str)
+    outer: Any = decorate(inner)
+    decorate = cached(CACHE, key="above:{number}", timeout=3000)
+    above: Any = decorate(marked(outer))
+    assert [one.key(1) for one in (inner, outer, above)] == ["inner:1", "outer:1", "above:1"]
+    assert vars(above)["role"] == "reader"
+    assert vars(outer)["__wrapped__"] is inner
+    options = [one._source.options((1,), {}) for one in (inner, outer, above)]
+    assert [said["timeout"] for said in options] == [1000, 2000, 3000]
+    assert [said["type"] for said in options] == [int, str, int]
