@@ -38,7 +38,7 @@ VERBS: dict[str, Ask] = {
     "SET many": lambda cache: cache.store_many(None, {"key": 1, "other": 2}),
     "GETDEL": lambda cache: cache.remove(None, "key"),
     "UNLINK": lambda cache: cache.remove_many(None, ["key"]),
-    "EXISTS": lambda cache: cache.contains(None, "key"),
+    "MGET whether": lambda cache: cache.contains(None, "key"),
     "PEXPIRE": lambda cache: cache.touch(None, "key"),
     "PTTL": lambda cache: cache.time_to_live(None, "key"),
     "SCAN": lambda cache: cache.clear(None),
@@ -59,7 +59,7 @@ NO_ANSWER_TO: dict[str, list[bytes]] = {
     "SET": [b":1\r\n", b"$-1\r\n", b"*0\r\n", b"+QUEUED\r\n", b"$5\r\nvalue\r\n"],
     "GETDEL": [b":1\r\n", b"*1\r\n$1\r\n1\r\n"],
     "UNLINK": [b"+OK\r\n", b"$1\r\n1\r\n", b":-1\r\n", b":2\r\n"],
-    "EXISTS": [b"+OK\r\n", b"$1\r\n1\r\n", b":2\r\n"],
+    "MGET whether": [b"*0\r\n", b"+OK\r\n", b":1\r\n"],
     "PEXPIRE": [b"+OK\r\n", b":2\r\n"],
     "PTTL": [b"$2\r\n10\r\n", b":-3\r\n"],
     "SCAN": [

@@ -38,7 +38,7 @@ async def test_reply_that_comes_while_it_closes(
     await loading.wait()
     network.black_hole("to_client")
     calls.append(asyncio.create_task(cache.contains(None, "key")))
-    await await_until(lambda: network.counts["EXISTS"])
+    await await_until(lambda: network.counts["MGET"] > 1)
     await cache.close(None)
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [CacheStateError] * 2

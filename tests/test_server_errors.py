@@ -184,7 +184,7 @@ async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -
             "before": 1,
             "after": 2,
         }
-        assert await cache.contains(None, "list") is True
+        assert await cache.contains(None, "list") is False
         await _refuses(cache, lambda cache: cache.remove("t", "list"), "WRONGTYPE")
         removed = await asyncio.gather(
             *(cache.remove("t", key) for key in ("before", "list", "after")),

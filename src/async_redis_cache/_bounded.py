@@ -204,7 +204,7 @@ class BoundedRemove(Verb):
 
 
 class BoundedTouch(Verb):
-    """A new life for a value, in the index too."""
+    """A new life for a value, in the index too, and the data whose life it is."""
 
     changes = True
     merges = True
@@ -213,17 +213,23 @@ class BoundedTouch(Verb):
         self._index = index
 
     def commands(self, arguments: Sequence[tuple[bytes, int]]) -> list[Command]:
-        """One script for all calls."""
+        """One script for all calls, and one MGET."""
         keys = [key for key, _ in arguments]
         lives = [life for _, life in arguments]
-        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives)]
+        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives), (b"MGET", *keys)]
 
     def answers(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]
     ) -> Sequence[Any]:
-        """For each key: 0 where it was not there, 1, or 2 where it has tags."""
-        parts = _parts(replies, len(arguments), _NUMBERS)
-        return [parts] * len(arguments) if isinstance(parts, ServerReply) else parts
+        """For each key: 0 where it was not there, 1, or 2 where it has tags; and its data."""
+        parts = _parts(replies[:1], len(arguments), _NUMBERS)
+        data = _parts(replies[1:], len(arguments), _DATA)
+        if isinstance(parts, ServerReply) or isinstance(data, ServerReply):
+            return [parts if isinstance(parts, ServerReply) else data] * len(arguments)
+        return [
+            part if isinstance(part, ServerReply) else (part, one)
+            for part, one in zip(parts, data, strict=True)
+        ]
 
     def conclusive(self, argument: tuple[bytes, int], answer: Any) -> bool:
         """Touching twice is touching."""

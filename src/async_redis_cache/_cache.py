@@ -264,17 +264,19 @@ class AsyncRedisCache(ReadManyThrough):
 
     @verb_or(bool)
     async def contains(self, context: Context, key: str) -> bool:
-        """Whether the key has a value. It may be gone a moment later.
+        """Whether the key has a value: whether `retrieve` would give one. It may be gone a moment later.
+
+        A stored `null`, and what cannot be read, are no values. The value is fetched for that.
 
         Raises:
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.contains(codec.key(key))
+        return await engine.contains(codec.key(key), codec.is_readable)
 
     @verb_or(bool)
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
-        """Let a value live for `timeout` from now on; return whether there was one.
+        """Let a value live for `timeout` from now on; return whether there was one, as `contains` says.
 
         Args:
             context: for the errors.
@@ -285,11 +287,11 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `store`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.touch(codec.key(key), codec.life(timeout))
+        return await engine.touch(codec.key(key), codec.life(timeout), codec.is_readable)
 
     @verb_or(NoneType)
     async def time_to_live(self, context: Context, key: str) -> int | None:
-        """Milliseconds until the value expires; None where there is none.
+        """Milliseconds until the value expires; None where there is none, as `contains` says.
 
         None, too, for one that never expires, which only another program can have stored.
 
@@ -297,7 +299,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.time_to_live(codec.key(key))
+        return await engine.time_to_live(codec.key(key), is_readable=codec.is_readable)
 
     @verb
     async def clear(self, context: Context) -> int:

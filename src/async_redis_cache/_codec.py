@@ -196,6 +196,10 @@ class Codec:
             self._unreadable(type(error).__name__)
             return None
 
+    def is_readable(self, key: bytes, data: bytes) -> bool:
+        """Whether this is a value: neither what cannot be read nor a null."""
+        return self.loads(key, data, self._serializer.loads) is not None
+
 
 def _encoded(name: str, what: str) -> bytes:
     """A name that may stand on the server.

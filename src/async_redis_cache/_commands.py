@@ -11,7 +11,6 @@ from ._records import HEAD_BYTES, HEAD_SCRIPT
 from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 
 __all__ = [
-    "CONTAINS",
     "DISCARD",
     "FORGET",
     "PING",
@@ -209,7 +208,6 @@ STORE: Final[Verb] = _Store()
 TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
 DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)
 FORGET: Final[Verb] = _Plain(b"UNLINK", _is_count, changes=True)
-CONTAINS: Final[Verb] = _PlainWithHead(b"EXISTS", _is_flag, changes=False)
 TOUCH: Final[Verb] = _PlainWithHead(b"PEXPIRE", _is_flag, changes=True)
 TIME_TO_LIVE: Final[Verb] = _PlainWithHead(b"PTTL", _is_time, changes=False)
 TOUCH_RECORD: Final[Verb] = _TouchRecord(b"EVAL", _is_time, changes=True)

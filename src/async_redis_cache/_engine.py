@@ -26,7 +26,7 @@ from ._errors import CacheError, CacheUnsupported
 from ._failures import LEFT_ALONE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
-from ._heads import Heads
+from ._heads import Heads, IsReadable
 from ._journal import (
     DEBTS,
     EVICTIONS,
@@ -281,27 +281,32 @@ class Engine:
         """Remove keys, whether they were there or not."""
         self._counters.removals += sum(await self.changes.remove(self._verbs.forget, keys))
 
-    async def contains(self, key: bytes) -> bool:
-        """Whether the key has a value."""
-        return bool(await self._unless_owed(key, self._heads.contains))
+    async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
+        """Whether the key has a value that can be read."""
+        ask = partial(self._heads.contains, is_readable=is_readable)
+        return bool(await self._unless_owed(key, ask))
 
-    async def touch(self, key: bytes, life: int) -> bool:
-        """Give the key a new life, in milliseconds; whether it had a value."""
+    async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
+        """Give the key a new life, in milliseconds; whether it had a value that can be read."""
 
         async def touch(key: bytes) -> bool:
-            return await self.changes.touch((key,), self._heads.touch(key, life))
+            return await self.changes.touch((key,), self._heads.touch(key, life, is_readable))
 
         return bool(await self._unless_owed(key, touch))
 
-    async def time_to_live(self, key: bytes, since: float | None = None) -> int | None:
+    async def time_to_live(
+        self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
+    ) -> int | None:
         """Milliseconds that its value has left; None when there is none or it never expires.
 
         Args:
             key: of the value.
             since: when the call began that asks, where it has asked for something else before.
+            is_readable: whether a payload is a value; None where that is known.
         """
         since = self.loop.time() if since is None else since
-        return await self._unless_owed(key, partial(self._heads.time_to_live, since=since), since)
+        ask = partial(self._heads.time_to_live, since=since, is_readable=is_readable)
+        return await self._unless_owed(key, ask, since)
 
     async def ping(self) -> None:
         """One round trip that does nothing."""

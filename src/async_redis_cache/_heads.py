@@ -1,25 +1,28 @@
-"""The verbs that look at the head of a value only: whether it is there, how long, and for how long more."""
+"""The verbs that say of a value whether it is there, how long, and for how long more."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
-from ._commands import CONTAINS, TIME_TO_LIVE, TOUCH_RECORD
+from ._commands import TIME_TO_LIVE, TOUCH_RECORD
 from ._freshness import Freshness
-from ._read_verbs import READ
+from ._read_verbs import READ, READ_WITH_LIFE, UNKNOWN_LIFE
 from ._records import has_tags, is_record, record_of, slack_of
 from ._tags import Tags
 from ._verbs import Asker, Verb
 
-__all__ = ["Heads"]
+__all__ = ["Heads", "IsReadable"]
+
+IsReadable = Callable[[bytes, bytes], bool]
+"""Whether a payload under a key is a value, as `retrieve` would say."""
 
 _WITH_TAGS: Final = 2
-_NOT_THERE: Final = -2
 
 
 class Heads:
-    """Asks about values without fetching them, unless they have tags.
+    """Asks about values. Whether one can be read only the whole of it tells, so it is fetched for that.
 
     Args:
         batcher: asks the server.
@@ -39,39 +42,60 @@ class Heads:
         self._tags = tags
         self._freshness = freshness
 
-    async def contains(self, key: bytes) -> bool:
-        """Whether the key has a value."""
+    async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
+        """Whether the key has a value: it is read, as only the whole of it tells that."""
         since = self._loop.time()
-        there, head = await self._batcher.ask(CONTAINS, (key,), len(key) + 16)
-        return bool(there) and await self._is_value(key, head, since)
+        data = await self._ask(READ, key, since)
+        return await self._is_value(key, data, since, is_readable)
 
-    async def time_to_live(self, key: bytes, since: float) -> int | None:
-        """Milliseconds that its value has left; None when there is none or it never expires."""
-        left, head = await self._ask(TIME_TO_LIVE, (key,), since)
-        if left == _NOT_THERE or not await self._is_value(key, head, since):
-            return None
-        if is_record(head):
-            left = max(0, left - slack_of(head))
+    async def time_to_live(
+        self, key: bytes, since: float, is_readable: IsReadable | None = None
+    ) -> int | None:
+        """Milliseconds that its value has left; None when there is none or it never expires.
+
+        Args:
+            key: of the value.
+            since: when the call began.
+            is_readable: whether a payload is a value; None where that is known.
+        """
+        left, data = UNKNOWN_LIFE, b""
+        if is_readable is not None:
+            data, left = await self._ask(READ_WITH_LIFE, key, since)
+            if data is None or not await self._is_value(key, data, since, is_readable):
+                return None
+        if left == UNKNOWN_LIFE:
+            # Asked for by itself, it is told, or the error is.
+            left, data = await self._ask(TIME_TO_LIVE, (key,), since)
+            if left == UNKNOWN_LIFE or not await self._is_there(key, data, since):
+                return None
+        if is_record(data):
+            left = max(0, left - slack_of(data))
         return left if left >= 0 else None
 
-    async def touch(self, key: bytes, life: int) -> bool:
+    async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
         """Give the key a new life, in milliseconds; whether it had a value."""
         since = self._loop.time()
         if self._bounded:
-            touched = await self._ask(self._touch, (key, life), since)
-            is_tagged = touched == _WITH_TAGS
-        else:
-            # Looked at first: what is no value, such as somebody's right to load, must not end sooner.
-            touched, head = await self._ask(CONTAINS, (key,), since)
-            if touched and is_record(head):
-                touched = await self._ask(TOUCH_RECORD, (key, life), since)
-            elif touched:
-                touched, head = await self._ask(self._touch, (key, life), since)
-            is_tagged = touched and has_tags(head)
-            touched = touched and (head or await self._is_value(key, head, since))
-        return await self._retagged(key, life, since) if is_tagged else bool(touched)
+            # In one round trip: what is no value may live longer by this, and stays none.
+            touched, data = await self._ask(self._touch, (key, life), since)
+            if touched == _WITH_TAGS:
+                return await self._retagged(key, life, since, is_readable)
+            return bool(touched) and await self._is_value(key, data, since, is_readable)
+        # Looked at first: what is no value, such as somebody's right to load, must not end sooner.
+        data = await self._ask(READ, key, since)
+        if data is None or not (
+            has_tags(data) or await self._is_value(key, data, since, is_readable)
+        ):
+            return False
+        if not is_record(data):
+            touched, _ = await self._ask(self._touch, (key, life), since)
+            return bool(touched)
+        touched = await self._ask(TOUCH_RECORD, (key, life), since)
+        if touched and has_tags(data):
+            return await self._retagged(key, life, since, is_readable)
+        return bool(touched)
 
-    async def _retagged(self, key: bytes, life: int, since: float) -> bool:
+    async def _retagged(self, key: bytes, life: int, since: float, is_readable: IsReadable) -> bool:
         """Let the tags of a key live with it; whether it is valid."""
         data = await self._ask(READ, key, since)
         record = record_of(data) if has_tags(data or b"") else None
@@ -79,16 +103,22 @@ class Heads:
             return False
         stays = life + record.slack
         stamp = await self._tags.stamp(record.tags.keys(), stays, self._freshness.left(since))
-        return stamp.versions == record.tags
+        return stamp.versions == record.tags and is_readable(key, record.payload)
 
-    async def _is_value(self, key: bytes, head: bytes, since: float) -> bool:
-        """Whether a value stands there that is neither stale nor invalid."""
+    async def _is_there(self, key: bytes, head: bytes, since: float) -> bool:
         data: bytes | None = head
         if not head or has_tags(head):
             # Which tags it has, the head does not say. And one that is empty is of an empty value, or
             # of what was taken away between two commands, such as somebody's right to load.
             data = await self._ask(READ, key, since)
         return await self._freshness.payload(data, since) is not None
+
+    async def _is_value(
+        self, key: bytes, data: bytes | None, since: float, is_readable: IsReadable
+    ) -> bool:
+        """Whether this is a value, neither stale nor invalid, that can be read."""
+        payload = await self._freshness.payload(data, since)
+        return payload is not None and is_readable(key, payload)
 
     def _ask(self, verb: Verb, argument: Any, since: float) -> asyncio.Future[Any]:
         key = argument if isinstance(argument, bytes) else argument[0]

@@ -135,6 +135,8 @@ def _with_life(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
         return list(data)
     if ServerReply in map(type, left):
         left = [UNKNOWN_LIFE if isinstance(life, ServerReply) else life for life in left]
+    if min(left) < UNKNOWN_LIFE:
+        raise MisreadError
     return list(zip(data, left, strict=True))
 
 

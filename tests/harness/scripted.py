@@ -17,7 +17,6 @@ GOOD: dict[str, bytes] = {
     "SET": b"+OK\r\n",
     "MGET": b"*1\r\n$1\r\n1\r\n",
     "EVAL": b":0\r\n",
-    "EXISTS": b":1\r\n",
     "GETRANGE": b"$1\r\n1\r\n",
 }
 
