@@ -111,6 +111,7 @@ def test_defaults() -> None:
         "loading_missing_timeout": 0,
         "loading_jitter": 0.0,
         "loading_lease_timeout": 3000,
+        "loading_max_threads": 128,
         "near_cache_enabled": False,
         "near_cache_max_size": 10_000,
         "near_cache_max_bytes": 67_108_864,

@@ -208,7 +208,7 @@ async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
     """Call the loader, and make a product of what it gives."""
     codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
     steering = Load(asked.key, found.value, asked.timeout, tags)
-    loaded = await called(asked.loader, steering, in_thread=policy.in_thread)
+    loaded = await called(asked.loader, steering, asked.engine.threads, in_thread=policy.in_thread)
     if loaded is None:
         bears = codec.wire_tags(steering.tags)
         keep = steering.cached and policy.missing > 0

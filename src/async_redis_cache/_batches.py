@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ._errors import CacheInputError
-from ._loaders import Load, run
+from ._loaders import Load, run, threads_of
+from ._nesting import Node, ask_as, asking
 from ._raised import Raised, outcome_of
+from ._threads import LoaderThreads
 
 __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 
@@ -35,7 +37,7 @@ class Batch:
     Args:
         keys: of which that is not known yet.
         loader: see `BatchLoader`.
-        in_thread: call a plain loader in a worker thread.
+        threads: where a plain loader is called that may block; None to call it on the event loop.
         context: a copy of it is the loader's; by default that of the call that makes the batch.
     """
 
@@ -43,16 +45,18 @@ class Batch:
         self,
         keys: Iterable[str],
         loader: BatchLoader,
+        threads: LoaderThreads | None,
         *,
-        in_thread: bool,
         context: Context | None = None,
     ) -> None:
         self._undecided = set(keys)
         self._loader = loader
-        self._in_thread = in_thread
+        self._threads = threads
         # The last key may be decided by the load of another call.
         self._context = context or copy_context()
         self._wanted: dict[str, asyncio.Future[Any]] = {}
+        self._waiting: dict[asyncio.Future[Any], Node | None] = {}
+        self._node = Node(None, self._waiting)
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Mapping[str, Any] | Raised]] = set()
 
@@ -88,15 +92,20 @@ class Batch:
     async def value(self, key: str) -> Any:
         """The value of a key that has to be loaded here."""
         future = self._wanted[key] = asyncio.get_running_loop().create_future()
-        self.decided(key)
-        value = await future
+        self._waiting[future] = asking()
+        try:
+            self.decided(key)
+            value = await future
+        finally:
+            del self._waiting[future]
         if isinstance(value, Raised):
             raise value.error()
         return value
 
     async def _load(self, keys: list[str]) -> Mapping[str, Any] | Raised:
+        ask_as(self._node)
         try:
-            values = await run(partial(self._loader, keys), in_thread=self._in_thread)
+            values = await run(partial(self._loader, keys), self._threads)
             if isinstance(values, Mapping):
                 return values  # pyright: ignore[reportUnknownVariableType]
             problem = "a loader of many keys gives a mapping of keys to values"
@@ -166,9 +175,8 @@ class CoalescingLoader(Generic[T]):
         # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
         is_full = len(self._keys) >= self._max_keys or load.key in self._keys
         if batch is None or self._loop is not loop or is_full:
-            batch = Batch(
-                (_THE_TURN,), self._loader, in_thread=self._in_thread, context=self._context
-            )
+            threads = threads_of(load) if self._in_thread else None
+            batch = Batch((_THE_TURN,), self._loader, threads, context=self._context)
             self._loop, self._batch, self._keys = loop, batch, set()
             loop.call_soon(self._leave, batch, context=Context())
         self._keys.add(load.key)

@@ -7,7 +7,9 @@ from typing import Final
 
 __all__ = ["LEVELS", "CacheStats"]
 
-LEVELS: Final = frozenset({"owed", "breakers_open", "near_entries", "near_bytes", "near_trusted"})
+LEVELS: Final = frozenset(
+    {"loader_threads", "owed", "breakers_open", "near_entries", "near_bytes", "near_trusted"}
+)
 """What is so now; all else only grows."""
 
 
@@ -45,6 +47,10 @@ class CacheStats:
     """Keys that a loader was called for."""
     load_failures: int = 0
     """Of these, those for which it ended in an error."""
+    refused_loads: int = 0
+    """Loads refused since as many threads as `loading.max_threads` allows were running loaders."""
+    loader_threads: int = 0
+    """Threads that run loaders now, those included whose load has ended: a thread cannot be cancelled."""
     not_kept: int = 0
     """Results of loaders that were returned and not stored: too large, or not serializable."""
     refreshes: int = 0

@@ -45,6 +45,7 @@ from ._rights import Product, Rights, Silence
 from ._server_clock import ServerClock
 from ._single import Single
 from ._tags import Tags
+from ._threads import LoaderThreads
 from ._uri import Address, Endpoint
 
 __all__ = ["Engine"]
@@ -140,6 +141,7 @@ class Engine:
             journal.condition(DEBTS),
             partial(journal.once, INVALIDATIONS_DROPPED),
         )
+        self.threads = LoaderThreads(options.loading_max_threads, counters)
         self._loading = Loading(rights, counters, self._debts.owe, self._background_failed)
         self.changes = Changes(
             self._batcher,

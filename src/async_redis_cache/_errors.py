@@ -89,7 +89,8 @@ class CacheLoadError(CacheError, InvocationException, RuntimeError):
     """A load could not end as loads do, because of what its loader did. Other calls go on.
 
     Codes: LOAD_CANCELLED (the loader was cancelled, or raised `CancelledError`, which is the cause
-    of this error; the caller was not cancelled).
+    of this error; the caller was not cancelled); LOAD_CYCLE (a loader asks for the key that it
+    loads, itself or through another load).
     """
 
 
@@ -116,9 +117,10 @@ class CacheOutcomeUnknown(CacheError, InvocationException):
 
 
 class CacheOverloaded(CacheError, ConnectionException):
-    """More calls are waiting than `options.max_waiting_calls` or `max_waiting_bytes` allow.
+    """More calls wait than `options.max_waiting_calls` or `max_waiting_bytes` allow, or more loaders run.
 
-    Code: OVERLOADED. Raised at once; nothing was sent.
+    Codes: OVERLOADED, raised at once; nothing was sent. TOO_MANY_THREADS: a load was refused, since as
+    many threads as `loading.max_threads` allows run loaders, or no thread can be started.
     """
 
 

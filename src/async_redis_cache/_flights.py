@@ -9,6 +9,7 @@ from math import inf
 from typing import NamedTuple
 
 from ._failures import Failure
+from ._nesting import Key, Node
 from ._raised import Raised
 from ._rights import Product, Right
 
@@ -69,7 +70,7 @@ class Flight:
         "good_below",
         "holds_right",
         "is_ahead",
-        "landed",
+        "node",
         "renewal",
         "right",
         "steered",
@@ -79,12 +80,12 @@ class Flight:
         "waiting",
     )
 
-    def __init__(self, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
+    def __init__(self, name: Key, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
         self.task: asyncio.Task[Outcome]
         """Until it has landed: what it ends in may hold this flight."""
-        self.landed = False
-        self.waiting: dict[asyncio.Future[Outcome], None] = {}
-        """In the order in which they came, and go on."""
+        self.waiting: dict[asyncio.Future[Outcome], Node | None] = {}
+        """In the order in which they came, and go on; with the load that waits, where it is one."""
+        self.node = Node(name, self.waiting)
         self.right = right
         self.tags = frozenset(wanted.tags)
         self.steered = wanted.steered
@@ -114,7 +115,7 @@ class Flight:
     def cancel(self) -> None:
         """Cancel its loader."""
         self.cancelled = True
-        if not self.landed:
+        if not self.node.ended:
             self.task.cancel()
 
     def abort(self, failure: Failure) -> None:

@@ -214,6 +214,7 @@ class Lifecycle:
         lock may be held by a thread that is not here.
         """
         _INHERITED.append((self._opened, self._monitors))
+        self._counters.loader_threads = 0
         self._claim = threading.Lock()
 
     async def _leave_behind(self) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic
 
-import anyio
-import anyio.to_thread
-
-from ._raised import Raised
+from ._counters import CacheStats
+from ._threads import LoaderThreads
 from ._timeouts import Timeout
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ __all__ = [
     "called",
     "run",
     "takes_load",
+    "threads_of",
 ]
 
 NOT_MODIFIED: Final[Any] = object()
@@ -56,6 +55,8 @@ class Load(Generic[T]):
         self.timeout: Timeout = timeout
         self.tags: Iterable[str] = tags
         self._cached = True
+        self._threads: LoaderThreads | None = None
+        """Where a loader of this load may be called that blocks."""
 
     def __repr__(self) -> str:
         return f"<Load of {self.key!r}>"
@@ -95,7 +96,7 @@ PlainLoader = Callable[[], T] | Callable[[Load[T]], T]
 """A `Loader` that gives the value."""
 
 
-async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
+async def called(loader: Loader, load: Load, threads: LoaderThreads, *, in_thread: bool) -> Any:
     """What the loader gives.
 
     The result is looked at, not the function: a lambda may hide a coroutine function.
@@ -103,23 +104,19 @@ async def called(loader: Loader, load: Load, *, in_thread: bool) -> Any:
     Args:
         loader: see `Loader`.
         load: for a loader that takes it.
-        in_thread: call it in a worker thread, where it may block. As many as are needed: loaders
-            that wait for other loads must never wait for each other's threads.
+        threads: where it may block.
+        in_thread: call it there.
     """
+    load._threads = threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     given: Callable[..., Any] = loader
     call = partial(given, load) if takes_load(given) else given
-    return await run(call, in_thread=in_thread)
+    return await run(call, threads if in_thread else None)
 
 
-async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
-    """What this gives; where that can be awaited, what it is awaited for."""
-    if in_thread and not inspect.iscoroutinefunction(call):
-        # One who is cancelled does not wait for the thread, which goes on to its end.
-        result = await anyio.to_thread.run_sync(
-            partial(_outcome, call), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
-        )
-        if isinstance(result, Raised):
-            raise result.error()
+async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:
+    """What this gives, called in a thread if there are threads; where it can be awaited, what it gives then."""
+    if threads is not None and not inspect.iscoroutinefunction(call):
+        result = await threads.run(call)
     else:
         result = call()
     if inspect.isawaitable(result):
@@ -127,12 +124,10 @@ async def run(call: Callable[[], Any], *, in_thread: bool) -> Any:
     return result
 
 
-def _outcome(call: Callable[[], Any]) -> Any:
-    """What this gives or raises, as data: a GeneratorExit would close the coroutine that awaits it."""
-    try:
-        return call()
-    except BaseException as error:  # noqa: BLE001  it is raised again on the loop's thread
-        return Raised(error)
+def threads_of(load: Load) -> LoaderThreads:
+    """Where a loader of this load may be called that blocks."""
+    threads = load._threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return threads or LoaderThreads(math.inf, CacheStats())
 
 
 def takes_load(loader: Loader) -> bool:

@@ -28,6 +28,7 @@ from ._errors import (
 from ._failures import Failure
 from ._flights import Flight, Outcome, Wanted
 from ._leases import Giving
+from ._nesting import ask_as, asking, refuse_cycle
 from ._raised import Raised, caught, load_cancelled, outcome_of
 from ._records import MISSING
 from ._rights import Product, Right, Rights
@@ -93,7 +94,7 @@ class Loading:
 
         Raises:
             CacheTimeout: LOAD_TIMEOUT.
-            CacheLoadError: LOAD_CANCELLED.
+            CacheLoadError: LOAD_CANCELLED, LOAD_CYCLE.
             BaseException: what the loader raised.
         """
         outcome = await self._outcome(key, wanted, patience)
@@ -102,6 +103,11 @@ class Loading:
         return outcome
 
     async def _outcome(self, key: bytes, wanted: Wanted, patience: float | None) -> Outcome:
+        try:
+            refuse_cycle((id(self), key))
+        except CacheError:
+            wanted.decided()
+            raise
         came_at = self._loop.time()
         flight = self._flights.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
@@ -133,13 +139,15 @@ class Loading:
             CacheTimeout: it took longer than so many seconds.
         """
         future = self._loop.create_future()
-        flight.waiting[future] = None
+        flight.waiting[future] = asking()
         limit = (
             None
             if longest == inf
             else self._loop.call_later(longest, _give_up, future, context=Context())
         )
         try:
+            # Again: where tasks are eager, the loader has run, and asked, before anything waited for it.
+            refuse_cycle(flight.node.key)
             if patience is not None:
                 flight.goes_on = True
                 await asyncio.wait((future,), timeout=patience)
@@ -150,7 +158,7 @@ class Loading:
             if limit is not None:
                 limit.cancel()
             del flight.waiting[future]
-            if not (flight.waiting or flight.goes_on or flight.landed):
+            if not (flight.waiting or flight.goes_on or flight.node.ended):
                 self._forget(key, flight)
                 flight.cancel()
         return outcome
@@ -199,7 +207,9 @@ class Loading:
             await asyncio.wait(self._tasks)
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
-        flight = self._flights[key] = Flight(Right(key, self._rights), wanted, goes_on=goes_on)
+        right = Right(key, self._rights)
+        flight = Flight((id(self), key), right, wanted, goes_on=goes_on)
+        self._flights[key] = flight
         flight.task = task = self._spawn(self._fly(key, flight, wanted), wanted.context)
         self._in_the_air.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
@@ -208,7 +218,7 @@ class Loading:
             limit.cancel()
             wanted.decided()
             self._in_the_air.discard(flight)
-            flight.landed = True
+            flight.node.ended = True
             del flight.task
             self._forget(key, flight)
             # What this cache cancels has no callers any more, or they have their errors.
@@ -239,6 +249,7 @@ class Loading:
             del self._flights[key]
 
     async def _fly(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
+        ask_as(flight.node)
         return await caught(self._flown(key, flight, wanted))
 
     async def _flown(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:

@@ -211,6 +211,15 @@ class Options:
         section="loading",
     )
 
+    loading_max_threads: int = _option(
+        128,
+        "most worker threads that run loaders at once, those included whose load has ended; beyond it "
+        "a load that needs a thread is refused (TOO_MANY_THREADS)",
+        unit="threads",
+        least=1,
+        section="loading",
+    )
+
     near_cache_enabled: bool = _option(
         False,
         "whether values are also held in the process, for as long as the server says that they "

@@ -84,7 +84,7 @@ class ReadManyThrough(ReadThrough):
         if not wanted:
             return {}
         first = self._asking(wanted[0], no_loader, timeout, type, loading)
-        batch = Batch(wanted, loader, in_thread=first.policy.in_thread)
+        batch = Batch(wanted, loader, first.engine.threads if first.policy.in_thread else None)
         policy = replace(first.policy, in_thread=False)
         asked = [
             first._replace(

@@ -121,7 +121,9 @@ class ReadThrough(ReadEntries):
                 only once, as a generator.
             CacheTimeout: LOAD_TIMEOUT, when the load took longer than `hard_timeout`.
             CacheAuthError, CacheUnsupported: the server does not take what this needs.
-            CacheLoadError: LOAD_CANCELLED, when the loader was cancelled, or raised CancelledError.
+            CacheLoadError: LOAD_CANCELLED, when the loader was cancelled, or raised CancelledError;
+                LOAD_CYCLE, when it asks for the key that it loads, itself or through another load.
+            CacheOverloaded: TOO_MANY_THREADS, when `loading.max_threads` threads run loaders.
             BaseException: what the loader raised; each caller that waits gets an exception of its own,
                 and it is not remembered.
         """

@@ -84,6 +84,8 @@ _UNITS: Final = {
     "batched_calls": "{call}",
     "retries": "{call}",
     "connects": "{connection}",
+    "refused_loads": "{load}",
+    "loader_threads": "{thread}",
     "not_kept": "{value}",
     "refreshes": "{load}",
     "overtaken": "{value}",
