@@ -85,6 +85,7 @@ def test_defaults() -> None:
         "sentinel_tls_key_file": "",
         "read_from": "master",
         "max_connections": 4,
+        "allowed_hosts": "",
         "key_prefix": "",
         "name": "",
         "serializer": "json",

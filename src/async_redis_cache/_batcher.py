@@ -21,7 +21,7 @@ from ._counters import CacheStats
 from ._demotion import Demotion
 from ._errors import CacheStateError, CacheTimeout, CacheUnavailable
 from ._exchange import Call, Exchange
-from ._failures import TIMED_OUT, Failure
+from ._failures import TIMED_OUT, TOO_LARGE, Failure
 from ._queue import CallQueue
 from ._transport import Transport
 from ._verbs import Verb
@@ -268,6 +268,12 @@ class Batcher:
 
     def _broken(self, exchange: Exchange, failure: Failure) -> None:
         self._give_up(exchange)
+        if failure is TOO_LARGE and len(exchange.calls) > 1:
+            # One key may hold too much for all of them: each is sent once more by itself, which is no retry.
+            for call in exchange.calls:
+                call.alone = True
+                call.retries += 1
+            failure = failure._replace(passing=True)
         self._try_again(exchange.calls, failure)
 
     def _give_up(self, exchange: Exchange) -> None:

@@ -182,6 +182,8 @@ class Cluster:
             return False
         host, port = failure.place
         place = (host or self._members.host_of(sender), port)
+        if not self._members.has_room_for(place):
+            return False
         node = self._members.at(place)
         # It may have joined just now, with no slots but one that moves: nobody has told of it yet.
         self._members.track(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ class _Scan(Verb):
     """Steps of a scan: [the next cursor, the keys found]."""
 
     changes = False
+    # A thousand keys at a time, or some more, and their names.
+    reply_bytes = 4 * 1024 * 1024
 
     def key(self, argument: Sequence[Any]) -> None:
         """A server is scanned."""
@@ -156,6 +159,8 @@ class _Store(Verb):
 
 
 _TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
+_MOMENT: Final = re.compile(rb"[0-9]{1,12}")
+"""A number of seconds, or of microseconds: a clock that is ahead by thousands of years is none."""
 _OF_NO_STRING: Final = b"?"
 """Stands for the head of what another program keeps there and is no string: it is there, and no record."""
 _HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
@@ -196,7 +201,7 @@ def _is_moment(_: Sequence[Any], reply: Any) -> bool:
     return (
         isinstance(reply, list)
         and len(reply) == 2  # pyright: ignore[reportUnknownArgumentType]
-        and all(isinstance(part, bytes) and part.isdigit() for part in reply)  # pyright: ignore[reportUnknownVariableType]
+        and all(isinstance(part, bytes) and _MOMENT.fullmatch(part) for part in reply)  # pyright: ignore[reportUnknownVariableType]
     )
 
 

@@ -28,8 +28,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from ._errors import CacheConfigError, CacheLoginError, CacheUnavailable, CacheUnsupported
 from ._failures import Failure, ServerReply, failure_of, may_not_run
+from ._hosts import AllowedHosts
 from ._names import NamedConnection
 from ._options import Options
+from ._reply_bounds import HandshakeParser
 from ._tls import TLSConnection, Trust
 from ._uri import Endpoint
 
@@ -83,10 +85,12 @@ class Dialer:
         see: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._see = see or _see_it_serve
+        self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_timeout / _SECOND
         self._pool = ConnectionPool(
             connection_class=_connection_class(endpoint),
             max_connections=options.max_connections,
+            parser_class=HandshakeParser,
             # With notifications on, the pool no longer looks for replies that nobody has read.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             db=endpoint.database,
@@ -105,12 +109,17 @@ class Dialer:
 
     async def dial(self) -> AbstractConnection | Failure:
         """A connection that is logged in and idle, or why there is none."""
+        if self._refusal is not None:
+            return self._refusal
         try:
             # redis-py bounds neither the login nor the name look-up.
             async with asyncio.timeout(self._timeout):
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     await self._see(connection)
+                    if await connection.can_read():
+                        # One reply more than was asked for: the next would be taken for another's.
+                        raise ConnectionError  # noqa: TRY301  the connection is given back below
                 except BaseException:
                     await self.hang_up(connection)
                     raise
@@ -159,12 +168,14 @@ async def _see_it_serve(connection: AbstractConnection) -> None:
     """
     await connection.send_command("PING")
     try:
-        await connection.read_response()
+        reply = cast("Any", await connection.read_response())
     except (NoPermissionError, ClusterDownError):
         raise
     except ResponseError:
         # In trouble of another kind, as with MISCONF, but it answers; so will it the calls.
-        pass
+        return
+    if reply != b"PONG":
+        raise ConnectionError("no reply to PING")
 
 
 async def see_it_lead(connection: AbstractConnection) -> None:
@@ -189,6 +200,18 @@ async def see_it_read(connection: AbstractConnection) -> None:
     """Let the replica of a node in a cluster answer for the slots of its master."""
     await connection.send_command("READONLY")
     await connection.read_response()
+
+
+def _refusal_of(endpoint: Endpoint, options: Options) -> Failure | None:
+    """Why the login must not be sent there, if it must not."""
+    hosts = AllowedHosts.of(options.allowed_hosts)
+    if not endpoint.is_named_by_server or hosts.admit(endpoint.host):
+        return None
+    problem = (
+        f"the server refers to the host {endpoint.host}, which is not in options.allowed_hosts: "
+        "nothing was sent there"
+    )
+    return Failure(CacheUnavailable, "HOST_NOT_ALLOWED", problem)
 
 
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from ._dialer import Dialer, fields_of, see_it_lead
 from ._failures import Failure
+from ._hosts import address_named
 from ._options import Options
 from ._sentinels import UNKNOWN, Sentinels, dialers_of
 from ._takeover import Connection
@@ -138,7 +139,7 @@ def _replicas_in(answer: Any) -> list[Address] | None:
     flats: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]
     try:
         return [
-            (replica[b"ip"].decode(), int(replica[b"port"]))
+            address_named(replica[b"ip"], replica[b"port"])
             for replica in map(fields_of, flats)
             if replica[b"flags"] == b"slave" and replica[b"master-link-status"] == b"ok"
         ]

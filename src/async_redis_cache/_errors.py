@@ -97,8 +97,8 @@ class CacheLoadError(CacheError, InvocationException, RuntimeError):
 class CacheUnavailable(CacheError, ConnectionException):
     """The server cannot be reached or does not serve at the moment. Nothing was changed.
 
-    Codes: CONNECT_FAILED, CONNECTION_LOST, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN; BREAKER_OPEN,
-    which no method raises.
+    Codes: CONNECT_FAILED, CONNECTION_LOST, HOST_NOT_ALLOWED, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN;
+    BREAKER_OPEN, which no method raises.
     """
 
 
@@ -142,8 +142,8 @@ class CachePermissionError(CacheAuthError, UnauthorizedException):
 class CacheServerError(CacheError, InvocationException):
     """The server answered with an error. The code is the server's own word.
 
-    Codes: OOM, MISCONF, READONLY, NOREPLICAS, BUSY, WRONGTYPE, CROSSSLOT ..., and
-    PROTOCOL_ERROR for an answer that is none.
+    Codes: OOM, MISCONF, READONLY, NOREPLICAS, BUSY, WRONGTYPE, CROSSSLOT ...; PROTOCOL_ERROR for a reply
+    that cannot be one to what was sent, and REPLY_TOO_LARGE for one that is longer than it can be.
     """
 
 

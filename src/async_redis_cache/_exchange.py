@@ -17,6 +17,9 @@ __all__ = ["PERSONAL", "Call", "Exchange"]
 PERSONAL: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
 """Refusals of one key, for which the server refuses a merged command as a whole."""
 
+_NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of reading a reply that has the right form, and cannot be."""
+
 
 class Call:
     """A question or a change, from the moment it is asked until its callers have their answer."""
@@ -136,12 +139,14 @@ class Exchange:
     def send_on(self, wire: Wire) -> None:
         """Write all commands at once."""
         packed: list[bytes] = []
+        more = 0
         for verb, calls in self._groups.items():
             arguments = [call.argument for call in calls]
             commands = verb.commands(arguments)
             packed.extend(map(pack, commands))
             self._shares.append((verb, calls, arguments, len(commands)))
-        wire.send(b"".join(packed), len(packed), self)
+            more = max(more, verb.reply_bytes)
+        wire.send(b"".join(packed), len(packed), self, keys=self.keys, more_bytes=more)
 
     def answered(self, replies: list[Any]) -> bool:
         """Deal the replies to the calls, unless they cannot be replies to these commands."""
@@ -153,7 +158,7 @@ class Exchange:
                 merged = verb.merges and len(calls) > 1
                 dealt.append((verb, calls, verb.answers(arguments, share), merged))
                 start += count
-        except MisreadError:
+        except (MisreadError, *_NONSENSE):
             return False
         refused: list[tuple[Call, Failure]] = []
         for verb, calls, answers, merged in dealt:

@@ -20,6 +20,7 @@ from ._errors import (
     CacheUnavailable,
     CacheUnsupported,
 )
+from ._hosts import address_named, port_named
 from ._uri import Address
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LOST",
     "MISREAD",
     "TIMED_OUT",
+    "TOO_LARGE",
     "UNKNOWN",
     "Failure",
     "ServerReply",
@@ -75,6 +77,11 @@ MISREAD: Final = Failure(
     "the answer is not one to this call: check that a Redis or Valkey server listens there",
     passing=True,
 )
+TOO_LARGE: Final = Failure(
+    CacheServerError,
+    "REPLY_TOO_LARGE",
+    "the server's reply is larger than options.max_value_size allows for the keys that were requested",
+)
 UNKNOWN: Final = Failure(
     CacheOutcomeUnknown,
     "OUTCOME_UNKNOWN",
@@ -90,6 +97,10 @@ LEFT_ALONE: Final = Failure(
 Commands = Iterable[tuple[bytes | int, ...]]
 
 _REDIRECTS: Final = {"MOVED", "ASK"}
+_REDIRECTION: Final = re.compile(r"[A-Z]+ (?P<slot>[0-9]{1,5}) (?P<host>.*):(?P<port>[0-9]{1,5})")
+_SLOTS: Final = 16384
+_TEXT: Final = 1024
+"""Characters of an error that are read: what it is about stands at its beginning."""
 _UNAVAILABLE: Final = {
     "LOADING": "the server is loading its data, and answers when it has done that",
     "MASTERDOWN": "the server is a replica that has lost its master: check the link between them",
@@ -151,7 +162,7 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
         reply: the error.
         commands: gives those that it answers, where the server does not say which.
     """
-    text = str(reply)
+    text = str(reply)[:_TEXT]
     word = text.partition(" ")[0]
     if word in _UNAVAILABLE:
         return Failure(CacheUnavailable, word, _UNAVAILABLE[word], passing=True)
@@ -246,5 +257,11 @@ def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
 
 
 def _place_in(redirection: str) -> Address | None:
-    host, _, port = redirection.rpartition(" ")[2].rpartition(":")
-    return (host, int(port)) if port.isdigit() else None
+    found = _REDIRECTION.fullmatch(redirection)
+    if found is None or int(found["slot"]) >= _SLOTS:
+        return None
+    host, port = found["host"], found["port"]
+    try:
+        return address_named(host, port) if host else ("", port_named(port))
+    except ValueError:
+        return None

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from hiredis import ProtocolError, PushNotification
+from hiredis import PushNotification
 
 from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
+from ._reply_bounds import ReplyTooLargeError
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
 
 __all__ = ["Hearer", "Link", "Question", "expecting", "refusal_in"]
@@ -103,7 +104,7 @@ class Link(Takeover):
         self._asked: deque[tuple[float, Question]] = deque()
         self._replies: list[Any] = []
         """To the question that was asked first, as far as they are here."""
-        self._backlog = 0
+        self._reader.expect(_BACKLOG_BYTES)
 
     def ask(self, question: Question) -> None:
         """Ask for a sign of life."""
@@ -117,7 +118,7 @@ class Link(Takeover):
 
     def has_unread(self) -> bool:
         """Whether something has come that has not been passed on, half a message included."""
-        return self._backlog > 0 or super().has_unread()
+        return self._reader.received > 0 or super().has_unread()
 
     def abort(self) -> None:
         """End the link now: what it would have told is not told any more."""
@@ -126,20 +127,19 @@ class Link(Takeover):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what is told; called by the loop."""
-        self._backlog += len(data)
+        reader = self._reader
         try:
-            self._reader.feed(data)
-            while not self.is_closing() and (message := self._reader.gets()) is not NOTHING_YET:
-                self._backlog = 0
+            reader.feed(data)
+            while not self.is_closing() and (message := reader.gets()) is not NOTHING_YET:
+                reader.expect(_BACKLOG_BYTES)
                 if isinstance(message, PushNotification):
                     self._hearer.told(message)
                 else:
                     self._answered(message)
-        except (ProtocolError, LookupError, TypeError, ValueError):
-            # Whatever this is, it is nobody who tells what happens.
-            self._failure = MISREAD
+        except ReplyTooLargeError:
             self.abort()
-        if self._backlog > _BACKLOG_BYTES:
+        except Exception:  # noqa: BLE001  whatever a server says, it must not end in the loop's own log
+            self._failure = MISREAD
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,7 +14,7 @@ from ._dialer import Dialer, see_it_read
 from ._journal import BREAKER, NEAR_LINK, REPLICA, SERVER, Condition, Journal
 from ._node import NOWHERE, Node, pace_of
 from ._options import Options
-from ._slots import SLOTS, SlotRange, slot_of
+from ._slots import MOST_NODES, SLOTS, SlotRange, slot_of
 from ._tracking import Tracking
 from ._unison import Unison
 from ._uri import Address, Endpoint, name_of
@@ -84,6 +84,10 @@ class Members:
             node = self._nodes[place] = self._make(dialer, told, alone, _ignore)
             self._places[node.batcher] = place
         return node
+
+    def has_room_for(self, place: Address) -> bool:
+        """Whether a redirection may lead there: a server that names ever new nodes is not believed for ever."""
+        return place in self._nodes or len(self._nodes) < MOST_NODES
 
     def of(self, key: bytes | None) -> Node:
         """The node that has the slot of a key, as far as is known; any, where there is no key."""

@@ -28,6 +28,11 @@ __all__ = ["NOWHERE", "Node", "pace_of"]
 
 NOWHERE: Final[Address] = ("", 0)
 _SECOND: Final = 1000
+_VALUES_A_KEY: Final = 2
+"""How many values of `max_value_size` the reply for one key may be as long as: another process may have stored it
+by a larger limit."""
+_OVERHEAD_BYTES: Final = 128 * 1024
+"""Bytes that may stand beside a value: its header, at most 64 KiB of tags, its envelope."""
 _SPREAD: Final = 0.1
 """Share of their age by which connections end sooner, by chance."""
 _PROBE_SECONDS: Final = 0.4
@@ -96,6 +101,7 @@ class Node:
             ready=self.batcher.ready,
             unreachable=self._unreachable,
             told=told,
+            bytes_a_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
         )
         self.batcher.connect_to(self.transport)
 

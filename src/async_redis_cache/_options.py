@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from ._errors import CacheConfigError
+from ._hosts import AllowedHosts
 
 __all__ = ["CONTROL", "HOUR", "LONGEST", "SECTIONS", "Options", "path_of"]
 
@@ -111,6 +112,12 @@ class Options:
         "who answers `retrieve` and the first look of the calls that load: the master, or a replica, "
         "which knows what was changed a moment later",
         choices=("master", "replica"),
+    )
+    allowed_hosts: str = _option(
+        "",
+        "hosts that MOVED, ASK, CLUSTER SLOTS and sentinels may lead to, where the login is sent as well: names, "
+        "`*.example.com`, addresses and networks as `10.0.0.0/8`, separated by commas or spaces; empty for all. "
+        "The hosts of `connection` are always allowed",
     )
     max_connections: int = _option(
         4,
@@ -265,6 +272,11 @@ class Options:
             )
         if self.signing_key and len(self.signing_key) < 16:
             raise _bad(_FIELDS["signing_key"], "must have at least 16 characters")
+        try:
+            AllowedHosts.of(self.allowed_hosts)
+        except ValueError:
+            problem = "must name hosts, addresses or networks, separated by commas"
+            raise _bad(_FIELDS["allowed_hosts"], problem) from None
         if CONTROL.search(self.key_prefix):
             raise _bad(_FIELDS["key_prefix"], "must not hold control characters or surrogates")
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:

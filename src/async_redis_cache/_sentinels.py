@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from ._dialer import Dialer, fields_of
 from ._errors import CacheConfigError, CacheUnavailable
 from ._failures import MISREAD, Failure
+from ._hosts import address_named
 from ._journal import Condition
 from ._link import Question, refusal_in
 from ._links import Keeper, Pace
@@ -180,8 +181,9 @@ class _Witness:
         return None
 
     def _say(self, epoch: int, host: bytes, port: bytes) -> None:
+        place = address_named(host, port)
         self._epoch = epoch
-        self._heard(_Said(epoch, (host.decode(), int(port))))
+        self._heard(_Said(epoch, place))
 
 
 def dialers_of(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> list[Dialer]:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ._failures import ServerReply
+from ._hosts import address_named, port_named
 from ._uri import Address
 from ._verbs import Command, MisreadError, Verb
 
-__all__ = ["SLOTS", "VIEW", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
+__all__ = ["MOST_NODES", "SLOTS", "VIEW", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
 
 SLOTS: Final = 16384
+MOST_NODES: Final = 1000
+"""As many as a cluster is meant to have. Each is given connections, so one reply must not name any number."""
 
 
 class SlotRange(NamedTuple):
@@ -59,6 +62,8 @@ class _View(Verb):
     """What a node knows of the slots. The argument is the host that it was dialed at."""
 
     changes = False
+    # As many ranges as there are slots, each with some nodes.
+    reply_bytes = 8 * 1024 * 1024
 
     def key(self, argument: str) -> None:
         """Any node may be asked."""
@@ -77,24 +82,29 @@ class _View(Verb):
 
 
 def _ranges(reply: Any, host: str) -> tuple[SlotRange, ...]:
+    """What a node says, if that can be: each slot is said to be at one place at the most."""
+    ranges: list[SlotRange] = []
+    places: set[Address] = set()
+    free = 0
     try:
-        return tuple(
-            SlotRange(
-                int(first),
-                int(last),
-                _address(master, host),
-                tuple(_address(replica, host) for replica in replicas),
-            )
-            for first, last, master, *replicas in sorted(reply)
-        )
+        for first, last, *nodes in sorted(reply):
+            if not (type(first) is type(last) is int and free <= first <= last < SLOTS):
+                raise MisreadError
+            free = last + 1
+            master, *replicas = (_address(node, host) for node in nodes)
+            places.update((master, *replicas))
+            ranges.append(SlotRange(first, last, master, tuple(replicas)))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise MisreadError from error
+    if len(places) > MOST_NODES:
+        raise MisreadError
+    return tuple(ranges)
 
 
 def _address(node: Sequence[Any], host: str) -> Address:
     """Where a node is; where it does not say, at the host that was asked."""
-    name = (node[0] or b"").decode()
-    return (host if name in {"", "?"} else name, int(node[1]))
+    name, port = node[0], node[1]
+    return (host, port_named(port)) if name in {None, b"", b"?"} else address_named(name, port)
 
 
 class Asking(Verb):
@@ -107,6 +117,7 @@ class Asking(Verb):
     def __init__(self, plain: Verb) -> None:
         self.plain = plain
         self.changes = plain.changes
+        self.reply_bytes = plain.reply_bytes
 
     def key(self, argument: Any) -> bytes | None:
         """As of the verb."""

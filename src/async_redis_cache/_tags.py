@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from ._failures import ServerReply
 from ._options import HOUR
 from ._scripts import Script
-from ._verbs import Asker, expect_parts
+from ._verbs import Asker, MisreadError, expect_parts
 
 __all__ = ["Stamp", "Tags"]
 
@@ -68,13 +68,17 @@ class _Stamping(Script):
         super().__init__(_STAMP, (list,))
 
     def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        return [
-            reply if isinstance(reply, ServerReply) else expect_parts(reply, 2, _STAMPED)
-            for reply in replies
-        ]
+        for reply in replies:
+            if not isinstance(reply, ServerReply):
+                version, now = expect_parts(reply, 2, _STAMPED)
+                if not (isinstance(version, bytes) and isinstance(now, int) and 0 <= now < _LATEST):
+                    raise MisreadError
+        return replies
 
 
 _STAMPED: Final = frozenset({bytes, int})
+_LATEST: Final = 1 << 62
+"""Microseconds: what stands in a head has a place for no more, and no clock is so far ahead."""
 _STAMPS: Final = _Stamping()
 _INVALIDATES: Final = Script(_INVALIDATE)
 
@@ -94,7 +98,10 @@ class Stamp(NamedTuple):
 
     def is_before(self, moment: int) -> bool:
         """Whether surely none of the tags was invalidated at this moment or since."""
-        return all(int(version[_MOMENT]) + self.skew < moment for version in self.versions.values())
+        return all(
+            version[_MOMENT].isdigit() and int(version[_MOMENT]) + self.skew < moment
+            for version in self.versions.values()
+        )
 
 
 class Tags:

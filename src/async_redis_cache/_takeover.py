@@ -19,6 +19,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection as Connection
 
 from ._failures import ServerReply
+from ._reply_bounds import ReplyBounds
 
 __all__ = ["NOTHING_YET", "Connection", "Takeover", "pack"]
 
@@ -34,16 +35,18 @@ class Takeover(asyncio.Protocol):
 
     Args:
         connection: connected and logged in by redis-py, and idle.
+        is_exact: see `ReplyBounds`.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, is_exact: bool = False) -> None:
         self.connection = connection
         # redis-py has no public way to the transport; the range of its versions in pyproject.toml
         # is the range that this was tested on.
         writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._transport: Any = writer.transport
         self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
-        self._reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
+        reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
+        self._reader = ReplyBounds(reader, is_exact=is_exact)
         self._socket: Any = self._transport.get_extra_info("socket")
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)

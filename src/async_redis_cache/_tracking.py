@@ -103,5 +103,7 @@ class _News:
         _, keys = message
         if keys is None:
             self._listener.flush()
-        else:
+        elif all(isinstance(key, bytes) for key in keys):
             self._listener.changed(keys)
+        else:
+            raise TypeError("keys are bytes")

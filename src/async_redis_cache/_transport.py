@@ -31,6 +31,7 @@ class Transport:
         ready: called when a wire can be had that could not before.
         unreachable: called when there is no wire and an attempt to connect has failed.
         told: where that is told, and when there is a wire again.
+        bytes_a_key: see `Wire`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Transport:
         ready: Callable[[], None],
         unreachable: Callable[[Failure], None],
         told: Condition,
+        bytes_a_key: int,
     ) -> None:
         self._counters = counters
         self._backoff = backoff
@@ -54,6 +56,7 @@ class Transport:
         self._ready = ready
         self._unreachable = unreachable
         self._told = told
+        self._bytes_a_key = bytes_a_key
         self._idle: list[Wire] = []
         self._wires: set[Wire] = set()
         self._dialing: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -168,7 +171,7 @@ class Transport:
             self._unreachable(outcome)
 
     def _adopt(self, connection: Connection) -> None:
-        wire = Wire(connection, self._freed, self._lost)
+        wire = Wire(connection, self._freed, self._lost, bytes_a_key=self._bytes_a_key)
         wire.retires_at = self._loop.time() + self._lifetime()
         self._wires.add(wire)
         if self._closed:

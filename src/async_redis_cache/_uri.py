@@ -40,6 +40,7 @@ class Endpoint:
         seeds: who knows: sentinels, or nodes of a cluster.
         master: the name that the sentinels know it by.
         path: of a unix socket.
+        is_named_by_server: whether a sentinel or a node has named the host, and not the configuration.
         tls: whether the connection is encrypted; that to a sentinel is an option of its own.
         database: its number.
         username: of the login.
@@ -53,6 +54,7 @@ class Endpoint:
     seeds: tuple[Address, ...] = ()
     master: str = ""
     path: str = ""
+    is_named_by_server: bool = False
     tls: bool = False
     database: int = 0
     username: str | None = field(default=None, repr=False)
@@ -69,7 +71,15 @@ class Endpoint:
     def at(self, place: Address) -> Endpoint:
         """The single server at this address."""
         host, port = place
-        return replace(self, topology="single", host=host, port=port, seeds=(), master="")
+        return replace(
+            self,
+            topology="single",
+            host=host,
+            port=port,
+            seeds=(),
+            master="",
+            is_named_by_server=bool(self.seeds) and host not in dict(self.seeds),
+        )
 
     @property
     def name(self) -> str:

@@ -27,6 +27,8 @@ class Verb(Protocol):
     """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
     joins: bool = False
     """Whether calls with the same argument may share one answer."""
+    reply_bytes: int = 64 * 1024
+    """Most bytes that its replies may have in an exchange, beside a value for each key."""
     merges: bool = False
     """Whether calls share a command, so that what one is refused for is refused to all."""
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import hiredis
-
-from ._failures import LOST, MISREAD, Failure
+from ._failures import LOST, MISREAD, TOO_LARGE, Failure
+from ._reply_bounds import ReplyTooLargeError
 from ._takeover import NOTHING_YET, Connection, Takeover
 
 __all__ = ["Errand", "Wire"]
@@ -33,6 +32,7 @@ class Wire(Takeover):
         connection: see `Takeover`.
         freed: called when an exchange has ended well and the next may begin.
         lost: called once, when the connection is gone.
+        bytes_a_key: most bytes of replies for each key that an exchange is about.
     """
 
     def __init__(
@@ -40,25 +40,41 @@ class Wire(Takeover):
         connection: Connection,
         freed: Callable[[Wire], None],
         lost: Callable[[Wire], None],
+        *,
+        bytes_a_key: int,
     ) -> None:
-        super().__init__(connection)
+        super().__init__(connection, is_exact=True)
         self.has_served = False
         self.retires_at = math.inf
         """From when on nothing more is sent on it, by the loop's clock."""
-        self.received = 0
-        """Bytes of replies to the last exchange."""
+        self._bytes_a_key = bytes_a_key
         self._freed = freed
         self._lost = lost
         self._errand: Errand | None = None
         self._expected = 0
         self._replies: list[Any] = []
 
-    def send(self, payload: bytes, expected: int, errand: Errand) -> None:
-        """Send commands that have `expected` replies in all, and report to `errand`."""
+    @property
+    def received(self) -> int:
+        """Bytes of replies to the last exchange."""
+        return self._reader.received
+
+    def send(
+        self, payload: bytes, expected: int, errand: Errand, *, keys: int, more_bytes: int
+    ) -> None:
+        """Send commands that have `expected` replies in all, and report to `errand`.
+
+        Args:
+            payload: the commands.
+            expected: how many replies they have.
+            errand: who is told.
+            keys: how many keys they are about.
+            more_bytes: how many bytes the replies may have beside what the keys hold.
+        """
         self._errand = errand
         self._expected = expected
         self._replies = []
-        self.received = 0
+        self._reader.expect(keys * self._bytes_a_key + more_bytes)
         self._transport.write(payload)
 
     def abort(self) -> None:
@@ -77,7 +93,7 @@ class Wire(Takeover):
             # A reply that nobody has asked for: it would be taken for the next one's.
             self.abort()
             return
-        self.received += len(data)
+        failure = MISREAD
         reader = self._reader
         replies = self._replies
         expected = self._expected
@@ -89,7 +105,9 @@ class Wire(Takeover):
                     return
                 replies.append(reply)
             whole = not reader.has_data()
-        except hiredis.HiredisError:
+        except ReplyTooLargeError:
+            whole, failure = False, TOO_LARGE
+        except Exception:  # noqa: BLE001  hiredis has errors of its own, and lets Python's through, of a key without a hash
             whole = False
         self._errand = None
         self._replies = []
@@ -98,7 +116,7 @@ class Wire(Takeover):
         else:
             # Whose replies these are is not known any more, nor whose the next would be.
             self.abort()
-            errand.broken(MISREAD)
+            errand.broken(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report what is left undone; called by the loop, once."""

@@ -28,7 +28,7 @@ class FakeWire:
         self._transport = transport
         self._errand: Errand | None = None
 
-    def send(self, payload: bytes, expected: int, errand: Errand) -> None:
+    def send(self, payload: bytes, expected: int, errand: Errand, **_: int) -> None:
         """Take commands, as a `Wire` does."""
         assert self._errand is None, "one exchange at a time"
         assert self in self._transport.wires, "a wire that is gone"

@@ -118,7 +118,7 @@ class LocalWire:
         self._server = server
         self._transport = transport
 
-    def send(self, payload: bytes, expected: int, errand: Errand) -> None:
+    def send(self, payload: bytes, expected: int, errand: Errand, **_: int) -> None:
         """Let the server do it all at once, and answer in the loop's next turn."""
         reader = hiredis.Reader(notEnoughData=None)
         reader.feed(payload)

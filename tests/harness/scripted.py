@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+import threading
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from harness.addresses import LOOPBACK, tcp_url
 from harness.resp import Requests
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.resp import Command
+
+
+class Endless(NamedTuple):
+    """A reply without an end: how it begins, and what is sent again and again for as long as it is read."""
+
+    begin: bytes
+    block: bytes
+
+
+Reply = bytes | Endless
 
 GOOD: dict[str, bytes] = {
     "PING": b"+PONG\r\n",
@@ -26,14 +39,14 @@ class ScriptedServer:
 
     Attributes:
         answers: what it says to a command, by its name; an answer is sent as it is. Commands that
-            are not in here get no answer.
+            are not in here get no answer. A function is called with the command.
         commands: what it was asked.
         connections: how many it has accepted.
         open_now: how many of them have not ended.
     """
 
-    def __init__(self, **answers: bytes) -> None:
-        self.answers = GOOD | answers
+    def __init__(self, **answers: Reply | Callable[[Command], Reply]) -> None:
+        self.answers: dict[str, Reply | Callable[[Command], Reply]] = {**GOOD, **answers}
         self.commands: list[Command] = []
         self.connections = 0
         self.open_now = 0
@@ -52,10 +65,15 @@ class ScriptedServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         """Where it listens."""
         assert self._server is not None
-        return tcp_url(self._server.sockets[0].getsockname()[1], "", "", 0, tls=False)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """The same, as a cache takes it."""
+        return tcp_url(self.port, "", "", 0, tls=False)
 
     def asked(self, name: str) -> int:
         """How many commands of this name it got."""
@@ -74,9 +92,39 @@ class ScriptedServer:
             while data := await reader.read(65_536):
                 for command in requests.feed(data):
                     self.commands.append(command)
-                    writer.write(self.answers.get(command.name, b""))
+                    answer = self.answers.get(command.name, b"")
+                    reply = answer(command) if callable(answer) else answer
+                    if isinstance(reply, bytes):
+                        writer.write(reply)
+                        continue
+                    writer.write(reply.begin)
+                    while True:
+                        writer.write(reply.block)
+                        await writer.drain()
         except ConnectionError:
             pass  # The client is gone, which is what some tests wait for.
         finally:
             self.open_now -= 1
             writer.transport.abort()
+
+
+class ScriptedThread(ScriptedServer):
+    """The same on a loop and thread of its own, for tests that block."""
+
+    def __enter__(self) -> Self:
+        self._listens = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._live(),), daemon=True)
+        self._thread.start()
+        assert self._listens.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ends.set)
+        self._thread.join()
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ends = asyncio.Event()
+        async with self:
+            self._listens.set()
+            await self._ends.wait()

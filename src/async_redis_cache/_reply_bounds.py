@@ -1,0 +1,184 @@
+"""Bounds on what a server may answer: bytes, and elements that its headers announce.
+
+hiredis has neither bound. It buffers a reply of any size, and makes a list of as many places as an array's
+header announces, before one element is there: 13 bytes cost three gigabytes. So what comes is counted, and
+what headers announce is added up, before hiredis sees it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from redis.asyncio.connection import DefaultParser
+
+__all__ = ["HandshakeParser", "ReplyBounds", "ReplyTooLargeError"]
+
+_HANDSHAKE_BYTES: Final = 256 * 1024
+"""Most bytes that a server may answer before its connection is used: also what sentinels say of replicas."""
+_HANDSHAKE_ELEMENTS: Final = 16 * 1024
+"""The same of elements, which redis-py makes an object of each, some of them in microseconds."""
+_ELEMENT_BYTES: Final = 3
+"""The shortest element: a reply of so many bytes has no more than a third of that in elements."""
+_HEADER_BYTES: Final = 24
+"""No header that is one has more: a mark, at most 19 digits, and the line's end."""
+_LINE_BYTES: Final = 64 * 1024
+"""The longest line, an error's text for instance, where it is looked at closely."""
+_MARKS: Final = b"*%~>|"
+_STRINGS: Final = b"$="
+_SIZED: Final = _MARKS + _STRINGS
+
+
+def _headers(least_digits: int) -> _Patterns:
+    # hiredis takes digits alone, without a sign or zeros in front.
+    marks = [_MARKS[at : at + 1] for at in range(len(_MARKS))]
+    return [
+        (mark, re.compile(rb"%s(\d{%d,19})\r" % (re.escape(mark), least_digits))) for mark in marks
+    ]
+
+
+_Patterns = list[tuple[bytes, re.Pattern[bytes]]]
+_HEADERS: Final = _headers(1)
+_LONG_HEADERS: Final = _headers(2)
+"""Without those of one digit, which announce little more than they are: there may be one for each key."""
+_BEGUN: Final = re.compile(rb"[%s]\d*\Z" % _MARKS)
+
+
+class ReplyTooLargeError(Exception):
+    """A reply has more bytes, or announces more elements, than what was asked can have."""
+
+
+class ReplyBounds:
+    """Checks what comes, and passes it on to hiredis.
+
+    Args:
+        reader: of hiredis.
+        is_exact: whether bytes that look like a header are looked at more closely before a reply is refused
+            for them: they may stand in a value.
+    """
+
+    def __init__(self, reader: Any, *, is_exact: bool = False) -> None:
+        self._feed = reader.feed
+        self.gets: Final = reader.gets
+        self.has_data: Final = reader.has_data
+        self._is_exact = is_exact
+        self.received = 0
+        """Bytes, since `expect`."""
+        self._most = 0
+        self._elements = 0
+        self._announced = 0
+        self._recent = b""
+        self._chunks: list[bytes] = []
+        self._walk: _Walk | None = None
+
+    def expect(self, most: int, elements: int | None = None) -> None:
+        """Take so many bytes from now on, and so many elements. No reply is half read."""
+        self._most = most
+        self._elements = most // _ELEMENT_BYTES if elements is None else elements
+        self.received = self._announced = 0
+        self._recent = b""
+        if self._chunks:
+            self._chunks = []
+            self._walk = None
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come.
+
+        Raises:
+            ReplyTooLargeError: it is more than expected. The connection is of no use any more.
+        """
+        before = self.received
+        self.received = received = before + len(data)
+        if received > self._most:
+            raise ReplyTooLargeError
+        # Most exchanges end here: one array is all that has come, and its header is short. The search for
+        # single bytes is the fastest there is.
+        if (
+            before
+            or data.find(b"*", 1) >= 0
+            or data.find(b"%") >= 0
+            or data.find(b"~") >= 0
+            or data.find(b">") >= 0
+            or data.find(b"|") >= 0
+            or data[3:5].isdigit()
+        ):
+            self._count(data)
+        self._recent = data if len(data) >= _HEADER_BYTES else self._recent[-_HEADER_BYTES:] + data
+        self._feed(data)
+
+    def _count(self, data: bytes) -> None:
+        """Add up what headers announce. Not all that look like headers are: a value may hold anything."""
+        most = self._elements
+        if self._walk is not None:
+            self._announced += self._walk.over(data)
+        else:
+            # A header may come in parts.
+            begun = _BEGUN.search(self._recent[-_HEADER_BYTES:])
+            seen = begun[0] + data if begun else data
+            self._announced += _apparent(seen, _LONG_HEADERS if self._is_exact else _HEADERS)
+            if self._is_exact:
+                if not self._chunks and self._recent:
+                    # The first did not look like more than one header.
+                    self._chunks.append(self._recent)
+                self._chunks.append(data)
+                if self._announced > most:
+                    self._walk = _Walk()
+                    self._announced = sum(map(self._walk.over, self._chunks))
+        if self._announced > most:
+            raise ReplyTooLargeError
+
+
+def _apparent(data: bytes, headers: _Patterns) -> int:
+    """How many elements all that looks like a header announces."""
+    return sum(
+        int(number)
+        for mark, header in headers
+        if data.find(mark) >= 0
+        for number in header.findall(data)
+    )
+
+
+class _Walk:
+    """Goes from header to header, past what is in strings."""
+
+    def __init__(self) -> None:
+        self._skip = 0
+        self._rest = b""
+
+    def over(self, data: bytes) -> int:
+        """How many elements the headers in the next bytes announce.
+
+        Raises:
+            ValueError: a header is none.
+        """
+        data = self._rest + data
+        at, announced = self._skip, 0
+        while at < len(data):
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                break
+            kind = data[at]
+            size = int(data[at + 1 : end]) if kind in _SIZED else 0
+            at = end + 2
+            if kind in _MARKS:
+                announced += max(0, size)
+            elif kind in _STRINGS and size >= 0:
+                at += size + 2
+        self._rest = data[at:]
+        self._skip = max(0, at - len(data))
+        if len(self._rest) > _LINE_BYTES:
+            raise ValueError("a line without an end")
+        return announced
+
+
+class HandshakeParser(DefaultParser):  # type: ignore[misc,valid-type]
+    """redis-py's parser, within bounds: until the login has succeeded, anything may answer."""
+
+    _reader: Any
+
+    def on_connect(self, connection: Any) -> None:
+        """Begin to read; called by redis-py."""
+        super().on_connect(connection)  # pyright: ignore[reportUnknownMemberType]
+        bounds = ReplyBounds(self._reader)
+        bounds.expect(_HANDSHAKE_BYTES, _HANDSHAKE_ELEMENTS)
+        self._reader = bounds

@@ -1,0 +1,27 @@
+"""What the event loop logs of its own accord."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@contextmanager
+def no_complaints() -> Generator[None]:
+    """Fail where an exception reaches the running loop: of a callback, a protocol or a task."""
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    former = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    try:
+        yield
+        # A task tells of an exception that was never retrieved when it is collected.
+        gc.collect()
+    finally:
+        loop.set_exception_handler(former)
+    assert complaints == []
