@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import CacheConfigError, CacheError
+from async_redis_cache import CacheConfigError, CacheError, RedisCache
 from async_redis_cache._journal import FAILED_OPEN, LOAD_FAILED, SERVER, Journal, Record
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:
+    from harness import Server
     from journal_fixtures import Told
 
 pytest_plugins = ["journal_fixtures", "near_fixtures"]
@@ -46,6 +48,12 @@ def test_repr_names_cache(door: Door) -> None:
     """The repr of a cache holds its name, open or not."""
     assert "'products'" in repr(configured(NOWHERE, door, name="products"))
     assert "'shop:'" in repr(configured(NOWHERE, door, key_prefix="shop:"))
+
+
+def test_thread_names_cache(server: Server) -> None:
+    """The thread of a `RedisCache` has the cache's name."""
+    with RedisCache.from_url(server.url, name="products"):
+        assert "RedisCache products" in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "n" * 65])

@@ -108,9 +108,12 @@ class Portal:
 
     Args:
         ending: what the loop runs last of all.
+        name: of the cache, for the name of the thread.
     """
 
-    def __init__(self, ending: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def __init__(
+        self, ending: Callable[[], Coroutine[Any, Any, object]], *, name: str = ""
+    ) -> None:
         self._inbox: deque[_Visit] = deque()
         self._begun: set[_Visit] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -121,7 +124,9 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="RedisCache", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve, name=f"RedisCache {name}".rstrip(), daemon=True
+        )
 
     @property
     def is_closed(self) -> bool:

@@ -235,7 +235,8 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
 
     def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
         self._end_portal()
-        portal = self._ending = Portal(partial(self._cache.close, None))
+        name = self._cache._lifecycle.settings.options.name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        portal = self._ending = Portal(partial(self._cache.close, None), name=name)
         try:
             portal.start()
             portal.run(opening)
