@@ -26,7 +26,14 @@ NUMBERS = [
     "max_waiting_bytes",
 ]
 MAY_BE_ZERO = {"retries", "max_size", "max_connection_age", "compression_threshold"}
-FLAGS = ["sentinel_tls", "tls", "tls_check_hostname", "tls_verify", "require_connection"]
+FLAGS = [
+    "foreign_readers",
+    "sentinel_tls",
+    "tls",
+    "tls_check_hostname",
+    "tls_verify",
+    "require_connection",
+]
 BAD_NUMBERS: list[Any] = [
     "-1",
     "secret",
@@ -90,6 +97,7 @@ def test_defaults() -> None:
         "name": "",
         "serializer": "json",
         "max_value_size": 1_048_576,
+        "foreign_readers": False,
         "compression": "none",
         "compression_threshold": 1024,
         "signing_key": "",

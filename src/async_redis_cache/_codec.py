@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ._counters import CacheStats
 from ._envelope import MARK, Envelope
-from ._errors import CacheInputError
+from ._errors import CacheInputError, CacheUnsupported
 from ._json_damage import RefusedError
 from ._load_options import LoadOptions, LoadPolicies, LoadPolicy
 from ._options import CONTROL, LONGEST, Options
@@ -50,6 +50,7 @@ class Codec:
         self._decoders: dict[Any, tuple[Any, Decoder]] = {}
         """By type: there are few, and a decoder takes long to make. Each with the type itself."""
         self._signed = bool(options.signing_key)
+        self._is_plain = options.foreign_readers
         self._policies = LoadPolicies(options)
         self._default_policy = self._policies.of({})
         self._known_policies: dict[tuple[Any, ...], LoadPolicy] = {}
@@ -87,6 +88,8 @@ class Codec:
         if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheInputError("BAD_TAG", "several tags are taken, as a tuple")
         taken = {tag: _encoded(tag, "tag") for tag in tags}
+        if taken and self._is_plain:
+            raise _foreign("tags")
         if len(taken) > _MOST_TAGS:
             problem = f"{_MOST_TAGS} tags are taken at once, and these are {len(taken)}"
             raise CacheInputError("BAD_TAG", problem)
@@ -111,7 +114,10 @@ class Codec:
 
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
+            CacheUnsupported: `options.foreign_readers` is true.
         """
+        if self._is_plain:
+            raise _foreign("a load")
         decode = self._serializer.loads if kind is None else self.decoder(kind)
         if not loading:
             if timeout is not None:
@@ -131,6 +137,11 @@ class Codec:
                 self._known_policies.clear()
             self._known_policies[said] = policy
         return policy, decode
+
+    @property
+    def default_policy(self) -> LoadPolicy:
+        """What applies to a call that loads nothing."""
+        return self._default_policy
 
     def dumps(self, key: bytes, value: Any) -> bytes:
         """What is stored for a value.
@@ -220,6 +231,11 @@ def _encoded(name: str, what: str) -> bytes:
     if len(encoded) > _KEY_BYTES:
         raise _bad(what, f"may have {_KEY_BYTES} bytes, this one has {len(encoded)}")
     return encoded
+
+
+def _foreign(what: str) -> CacheUnsupported:
+    problem = f"options.foreign_readers is true, and {what} needs a header, which is no JSON"
+    return CacheUnsupported("UNSUPPORTED", problem)
 
 
 def _bad(what: str, problem: str) -> CacheInputError:

@@ -46,7 +46,7 @@ class Lifecycle:
     """Whether a cache is open, and on which loop. Opening and closing take turns."""
 
     def __init__(self, serializer: Serializer | None, counters: CacheStats) -> None:
-        self.settings = Settings()
+        self.settings = Settings(has_serializer=serializer is not None)
         self._serializer = serializer
         self._counters = counters
         self._opened: Opened | None = None

@@ -40,6 +40,7 @@ class CacheOptions(TypedDict, total=False):
     key_prefix: str
     name: str
     max_value_size: int
+    foreign_readers: bool
     compression: Literal["none", "zlib"]
     compression_threshold: int
     signing_key: str

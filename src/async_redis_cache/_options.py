@@ -149,6 +149,12 @@ class Options:
         "how values become bytes; `pickle` needs `signing_key`",
         choices=("json", "msgpack", "raw", "pickle"),
     )
+    foreign_readers: bool = _option(
+        False,
+        "whether other programs read the values with a JSON parser of their own, as the Node.js "
+        "implementation does: then nothing is written that is not plain JSON. The methods that load, "
+        "and tags, are refused, and so are compression, signing and other serializers",
+    )
     compression: str = _option("none", "how large values are compressed", choices=("none", "zlib"))
     compression_threshold: int = _option(
         1024, "smallest serialized value that is compressed", unit="bytes"
@@ -265,11 +271,7 @@ class Options:
         Raises:
             CacheConfigError: BAD_OPTION.
         """
-        if self.serializer == "pickle" and not self.signing_key:
-            raise _bad(
-                _FIELDS["serializer"],
-                "is pickle, which is only read when options.signing_key is set",
-            )
+        self._refuse_serialization()
         if self.signing_key and len(self.signing_key) < 16:
             raise _bad(_FIELDS["signing_key"], "must have at least 16 characters")
         try:
@@ -291,6 +293,18 @@ class Options:
             certificate, key = f"{whose}tls_certificate_file", f"{whose}tls_key_file"
             if getattr(self, key) and not getattr(self, certificate):
                 raise _bad(_FIELDS[key], f"needs options.{certificate}")
+
+    def _refuse_serialization(self) -> None:
+        if self.serializer == "pickle" and not self.signing_key:
+            raise _bad(
+                _FIELDS["serializer"],
+                "is pickle, which is only read when options.signing_key is set",
+            )
+        if self.foreign_readers and (
+            self.serializer != "json" or self.compression != "none" or self.signing_key
+        ):
+            problem = "needs options.serializer json, without compression and signing_key"
+            raise _bad(_FIELDS["foreign_readers"], problem)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Options:

@@ -116,7 +116,19 @@ class ReadEntries(Openable):
         Raises:
             CacheError: as for `retrieve`.
         """
-        asked = self._asking(key, no_loader, None, type, {})
+        _, engine, codec, _ = self._lifecycle.ready()
+        asked = Asked(
+            engine,
+            codec,
+            codec.default_policy,
+            codec.decoder(type),
+            key,
+            codec.key(key),
+            no_loader,
+            None,
+            (),
+            engine.loop.time(),
+        )
         data, is_near = await asked.engine.read_where(asked.wire_key)
         found = NOTHING if data is None else await judged(asked, data)
         if found.status == "hit":

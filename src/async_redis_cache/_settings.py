@@ -28,9 +28,14 @@ _CREDENTIAL: Final = ("store_key", "username", "user", "password", "pass")
 
 
 class Settings:
-    """What a cache was told: its configuration, and where to look up what that refers to."""
+    """What a cache was told: its configuration, and where to look up what that refers to.
 
-    def __init__(self) -> None:
+    Args:
+        has_serializer: whether the cache was given a serializer in place of the one that options name.
+    """
+
+    def __init__(self, *, has_serializer: bool = False) -> None:
+        self._has_serializer = has_serializer
         self.options = Options()
         self._connections = ConnectionResolver()
         self._credentials = CredentialResolver()
@@ -48,7 +53,11 @@ class Settings:
             for section in SECTIONS
             for name, value in _section(config, section)
         }
-        self.options = Options.parse(top | own | dict(_section(config, "options")))
+        options = Options.parse(top | own | dict(_section(config, "options")))
+        if options.foreign_readers and self._has_serializer:
+            problem = "options.foreign_readers is not for a serializer of your own"
+            raise CacheConfigError("BAD_OPTION", problem)
+        self.options = options
         # New resolvers: the framework's add to what they were configured with before.
         self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
         self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))
