@@ -62,6 +62,7 @@ class Batcher:
         heard: told when the server has answered.
         failed: told, with the code of its error, when a call has ended for want of an answer.
         silent: told when it has not, for as long as anybody waited.
+        unanswered: told when a call under way has reached its deadline, and no byte has come on its connection.
         may_move: whether another connection may lead to another server, as sentinels say.
         demotion: what to do when the server is no master, where no sentinels say who is.
         router: who knows the other servers, where there are some.
@@ -82,6 +83,7 @@ class Batcher:
         heard: Callable[[], None] = lambda: None,
         failed: Callable[[str], None] = lambda _: None,
         silent: Callable[[], None] = lambda: None,
+        unanswered: Callable[[], None] = lambda: None,
         may_move: bool = False,
         demotion: Demotion | None = None,
         router: Router | None = None,
@@ -96,6 +98,7 @@ class Batcher:
         self._heard = heard
         self._failed = failed
         self._silent = silent
+        self._unanswered = unanswered
         self._may_move = may_move
         self._demotion = demotion
         self._router = router
@@ -319,11 +322,13 @@ class Batcher:
         # A loop may fire a timer by less than its clock can tell too soon: uvloop counts whole milliseconds.
         now = max(self._loop.time(), self._watch_at)
         due = math.inf
+        is_unanswered = False
         for exchange, wire in tuple(self._under_way.items()):
             for call in exchange.calls:
                 if call.deadline <= now and not call.is_settled():
                     call.uncertain = call.verb.changes
                     self._fail(call, TIMED_OUT)
+                    is_unanswered |= not wire.received
             if exchange.deadline <= now:
                 # Nobody waits for it any more: end it, so that the server gets no more of it.
                 # While somebody does, it may be well and only have begun late.
@@ -339,6 +344,8 @@ class Batcher:
             else:
                 self._waiting.append(call)
                 due = min(due, call.deadline)
+        if is_unanswered:
+            self._unanswered()
         self._watch = None
         self._watch_at = math.inf
         if due < math.inf:

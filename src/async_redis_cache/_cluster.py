@@ -84,6 +84,7 @@ class Cluster:
                 alone=alone,
                 heard=heard,
                 lost=self._look_soon,
+                unanswered=self._check_idle,
                 router=self,
             )
 
@@ -205,6 +206,11 @@ class Cluster:
 
     def _look_soon(self) -> None:
         self._lookout.look_soon()
+
+    def _check_idle(self) -> None:
+        """A call got no answer: what has cut its connection may have cut others, on other nodes too."""
+        for node in self._members.nodes():
+            node.transport.check_idle()
 
     def _is_whole(self) -> bool:
         return self._unison is None or self._unison.is_whole

@@ -147,14 +147,14 @@ class Members:
 
     def stop(self) -> None:
         """End every call, every connection and every link."""
-        for node in self._all():
+        for node in self.nodes():
             node.stop()
         for link in self._links.values():
             link.stop()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        for node in [*self._all()]:
+        for node in [*self.nodes()]:
             await node.stopped()
         for link in self.links():
             await link.stopped()
@@ -163,12 +163,13 @@ class Members:
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        for node in self._all():
+        for node in self.nodes():
             node.abandon()
         for link in self._links.values():
             link.abandon()
 
-    def _all(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[Node]:
+        """All that are known, replicas included."""
         yield from self._nodes.values()
         yield from self._replicas.values()
 

@@ -35,6 +35,10 @@ _OVERHEAD_BYTES: Final = 128 * 1024
 """Bytes that may stand beside a value: its header, at most 64 KiB of tags, its envelope."""
 _SPREAD: Final = 0.1
 """Share of their age by which connections end sooner, by chance."""
+_CHECK_SHARE: Final = 0.25
+"""Of what a call may take: for so long an idle connection is waited for that may have been cut."""
+_CHECK_SECONDS: Final = 0.25
+"""The same, at the most."""
 _PROBE_SECONDS: Final = 0.4
 """How long a server that was away has to answer a probe: so that it is found back within a second."""
 
@@ -52,6 +56,7 @@ class Node:
             never is left alone.
         heard: told when it has answered.
         lost: told when it cannot be reached, or does not answer.
+        unanswered: told when a call got no answer by its deadline: connections may have been cut in silence.
         may_move: whether another connection may lead to another server, as sentinels say.
         demoted: drops all connections to a server that is no master, where no sentinels say who is.
         router: who knows the other servers, where there are some.
@@ -68,6 +73,7 @@ class Node:
         alone: Condition | None = None,
         heard: Callable[[], None] = lambda: None,
         lost: Callable[[], None] = lambda: None,
+        unanswered: Callable[[], None] = lambda: None,
         may_move: bool = False,
         demoted: Callable[[], None] | None = None,
         router: Router | None = None,
@@ -83,6 +89,7 @@ class Node:
             heard=heard if self._breaker is None else self._breaker.succeeded,
             failed=_ignore if self._breaker is None else self._breaker.failed,
             silent=lost,
+            unanswered=unanswered,
             budget=options.command_timeout / _SECOND,
             retries=options.retries,
             waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
@@ -102,6 +109,7 @@ class Node:
             unreachable=self._unreachable,
             told=told,
             bytes_a_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
+            check_budget=min(options.command_timeout / _SECOND * _CHECK_SHARE, _CHECK_SECONDS),
         )
         self.batcher.connect_to(self.transport)
 

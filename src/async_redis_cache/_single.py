@@ -71,6 +71,7 @@ class Single:
             breakers=breakers,
             alone=journal.condition(BREAKER),
             may_move=by_sentinels,
+            unanswered=self._check_idle,
             demoted=None if by_sentinels else partial(self._leave_all_but, None),
         )
         self._replica: Node | None = None
@@ -88,6 +89,7 @@ class Single:
                 told=journal.condition(REPLICA),
                 breakers=breakers,
                 heard=self._node.is_of_use,
+                unanswered=self._check_idle,
                 router=self,
             )
         self._tracking: Tracking | None = None
@@ -185,6 +187,11 @@ class Single:
     def _links(self) -> list[Keeper]:
         links = [] if self._sentinels is None else self._sentinels.links
         return links if self._tracking is None else [*links, self._tracking]
+
+    def _check_idle(self) -> None:
+        """A call got no answer: what has cut its connection may have cut others."""
+        for node in self._nodes():
+            node.transport.check_idle()
 
     def _moved(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""

@@ -5,18 +5,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, Final
 
 from ._backoff import Backoff
 from ._counters import CacheStats
 from ._dialer import Dials
-from ._failures import Failure
+from ._failures import Failure, ServerReply
 from ._journal import Condition
-from ._takeover import Connection
+from ._takeover import Connection, pack
 from ._uri import Address
-from ._wire import Wire
+from ._wire import Errand, Wire
 
 __all__ = ["Transport"]
+
+
+_PING: Final = pack((b"PING",))
+_REPLY_BYTES: Final = 1024
+"""More than a server says to that."""
+
+
+class _Check(Errand):
+    """A PING on an idle connection, which is given up unless it answers in time."""
+
+    def __init__(self, wire: Wire, unproven: set[Wire]) -> None:
+        self._wire = wire
+        self._unproven = unproven
+        unproven.add(wire)
+        wire.send(_PING, 1, self, keys=0, more_bytes=_REPLY_BYTES)
+
+    def answered(self, replies: list[Any]) -> bool:
+        """It is alive, whatever the server thinks of being asked."""
+        self._unproven.discard(self._wire)
+        return replies == [b"PONG"] or isinstance(replies[0], ServerReply)
+
+    def broken(self, failure: Failure) -> None:  # noqa: ARG002  it is lost, for whatever reason
+        """It has ended."""
+        self._unproven.discard(self._wire)
 
 
 class Transport:
@@ -32,6 +56,7 @@ class Transport:
         unreachable: called when there is no wire and an attempt to connect has failed.
         told: where that is told, and when there is a wire again.
         bytes_a_key: see `Wire`.
+        check_budget: seconds that an idle connection has to answer a check.
     """
 
     def __init__(
@@ -46,6 +71,7 @@ class Transport:
         unreachable: Callable[[Failure], None],
         told: Condition,
         bytes_a_key: int,
+        check_budget: float = 0.25,
     ) -> None:
         self._counters = counters
         self._backoff = backoff
@@ -57,6 +83,10 @@ class Transport:
         self._unreachable = unreachable
         self._told = told
         self._bytes_a_key = bytes_a_key
+        self._check_budget = check_budget
+        self._check: asyncio.TimerHandle | None = None
+        self._unproven: set[Wire] = set()
+        """Idle connections that are being checked."""
         self._idle: list[Wire] = []
         self._wires: set[Wire] = set()
         self._dialing: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -112,12 +142,37 @@ class Transport:
             # To where it leads may take long to answer, or never do.
             self._dialing.cancel()
 
+    def check_idle(self) -> None:
+        """See whether the idle connections are alive, since one that was used has proven not to be.
+
+        A middlebox that forgets connections forgets many at once. None of these is used before it has answered;
+        meanwhile others are made.
+        """
+        if self._check is not None or self._closed:
+            # What is idle has answered, or was made, since the check began.
+            return
+        self._check = self._loop.call_later(self._check_budget, self._end_check, context=Context())
+        idle, self._idle = self._idle, []
+        for wire in idle:
+            if wire.is_closing() or wire.has_unread():
+                # It has ended, or something has come: `checkout` sees to both.
+                self._idle.append(wire)
+            else:
+                _Check(wire, self._unproven)
+
+    def _end_check(self) -> None:
+        self._check = None
+        unproven, self._unproven = self._unproven, set()
+        for wire in unproven:
+            wire.abort()
+
     def stop(self) -> None:
         """Drop every connection, and make no more."""
         self._closed = True
         self._idle.clear()
-        if self._dialing is not None:
-            self._dialing.cancel()
+        for handle in (self._dialing, self._check):
+            if handle is not None:
+                handle.cancel()
         for wire in tuple(self._wires):
             wire.abort()
 

@@ -80,6 +80,7 @@ class FakeTransport:
         self.asked_at: list[float] = []
         """When a wire was wanted and there was none."""
         self.aborted = 0
+        self.checks = 0
         self.exchanges: list[FakeWire] = []
         """Wires with an exchange under way, in the order in which they were sent."""
         self.batcher: Batcher
@@ -98,6 +99,10 @@ class FakeTransport:
                 self.wires.add(wire)
                 return wire
         return None
+
+    def check_idle(self) -> None:
+        """Count that it was asked for."""
+        self.checks += 1
 
     def give_back(self, wire: FakeWire) -> None:
         """Take it back unused."""
@@ -143,6 +148,7 @@ class Wires:
             self.counters,
             heard=lambda: self.health.append("heard"),
             failed=self.health.append,
+            unanswered=lambda: self.transport.check_idle(),  # noqa: PLW0108  it is made below
             budget=budget,
             retries=retries,
             waiting=CallQueue(most_calls, most_bytes),

@@ -1,0 +1,112 @@
+"""Idle connections that a middlebox has cut in silence: one call pays for it, not one for each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._transport import Transport
+from harness import await_until
+from harness.asking import read
+from harness.doors import DOORS, Door, configured
+from harness.fake_wire import Wires
+from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
+
+if TYPE_CHECKING:
+    from harness import Server, StartProxy
+
+CONNECTIONS = 6
+OPTIONS: dict[str, Any] = {
+    "key_prefix": "idle:",
+    "command_timeout": 400,
+    "connect_timeout": 5_000,
+    "max_connections": 2 * CONNECTIONS,
+}
+CALLS: dict[str, Callable[[AsyncRedisCache, int], Awaitable[Any]]] = {
+    "retrieve": lambda cache, number: cache.retrieve(None, f"key{number}"),
+    "store": lambda cache, number: cache.store(None, f"key{number}", number),
+}
+
+
+async def open_connections(cache: AsyncRedisCache) -> None:
+    """Let so many connections be needed at once, and then be idle."""
+    while cache.stats().connects < CONNECTIONS:
+        calls: list[asyncio.Future[Any]] = []
+        for number in range(CONNECTIONS):
+            calls.append(asyncio.ensure_future(asyncio.to_thread(lambda: None)))
+            calls.append(asyncio.ensure_future(cache.retrieve(None, f"key{number}")))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*calls)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_one_call_pays_for_connections_cut_in_silence(
+    server: Server, proxy: StartProxy, call: str
+) -> None:
+    """All of them are cut: at most one call finds no answer, and the next ones do not wait for theirs."""
+    network = proxy(server)
+    async with configured(network.url, **OPTIONS) as cache:
+        network.delay(0.01)
+        await open_connections(cache)
+        network.heal()
+        network.cut_silently()
+        failures = 0
+        for number in range(2 * CONNECTIONS):
+            try:
+                await CALLS[call](cache, number)
+            except CacheError:
+                failures += 1
+        assert failures <= 1
+        await await_until(lambda: "0 waiting" in repr(cache))
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_calls_go_on_while_all_allowed_connections_are_checked(
+    server: Server, proxy: StartProxy, door: Door
+) -> None:
+    """Where no more connections may be made, a call waits for the check, and still ends well by its deadline."""
+    network = proxy(server)
+    options = OPTIONS | {"max_connections": 1, "command_timeout": 2_000}
+    async with configured(network.url, door, **options) as cache:
+        await cache.store(None, "key", 1)
+        network.cut_silently()
+        with contextlib.suppress(CacheError):
+            await cache.retrieve(None, "key")
+        assert await cache.retrieve(None, "key") == 1
+
+
+async def test_living_connections_survive_a_check(server: Server, proxy: StartProxy) -> None:
+    """A connection that answers its PING is used again: nothing is connected anew."""
+    network = proxy(server)
+    async with configured(network.url, **OPTIONS) as cache:
+        network.delay(0.01)
+        await open_connections(cache)
+        network.heal()
+        single: Any = cache._lifecycle.ready().engine._servers
+        transport: Transport = single._node.transport
+        await await_until(lambda: f"{CONNECTIONS} idle" in repr(transport))
+        connects = cache.stats().connects
+        transport.check_idle()
+        assert "0 idle" in repr(transport)
+        await await_until(lambda: f"{connects} idle" in repr(transport))
+        assert cache.stats().connects == connects
+
+
+@in_virtual_time
+async def test_unanswered_call_has_the_idle_connections_checked() -> None:
+    """Once for all calls that expire together; not for a call that only waited."""
+    wires = Wires(budget=1.0)
+    calls = [read(wires, b"a"), read(wires, b"b")]
+    await turns()
+    wires.transport.exchanges[0].received = 0
+    cast_loop: Any = wires.loop
+    assert isinstance(cast_loop, VirtualTimeLoop)
+    cast_loop.pass_time(1.0)
+    await turns()
+    assert [type(call.exception()).__name__ for call in calls] == ["CacheTimeout"] * 2
+    assert wires.transport.checks == 1
