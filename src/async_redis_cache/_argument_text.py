@@ -68,10 +68,14 @@ def receiver_text(value: Any) -> str:
     kind = cast("Any", type(value))
     name = _BARE.get(kind)
     if name is None:
-        name = _BARE[kind] = _name_if_bare(kind)
+        name = _name_if_bare(kind)
+        # Of the others, which a function has made, each call asks anew: they may come and go.
+        if is_imported(kind):
+            _BARE[kind] = name
     if not name:
         return text_of(value)
-    _refuse_state(value, frozenset())
+    if getattr(value, "__dict__", None):
+        _refuse_state(value, frozenset())
     return name
 
 
@@ -294,4 +298,4 @@ _EXTENSIBLE: Final = frozenset(
 )
 """Those of them whose subclasses hold what they hold."""
 _MADE: Final[weakref.WeakKeyDictionary[type, Form]] = weakref.WeakKeyDictionary()
-_BARE: Final[weakref.WeakKeyDictionary[type, str]] = weakref.WeakKeyDictionary()
+_BARE: Final[dict[type, str]] = {}

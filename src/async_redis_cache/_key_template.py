@@ -64,7 +64,7 @@ class Template:
         stops = {field.stop for field in self._fields if field.stop}
         # What stands in a key more often than in the template came with a value.
         literal = "".join(self._texts)
-        self._counts = [(sign, literal.count(sign)) for sign in (*stops, "%")] if stops else []
+        self._counts = [(stop, literal.count(stop)) for stop in stops]
         self._is_whole = [(field.place, field.path) for field in fields] == [
             (place, None) for place in range(len(names))
         ]
@@ -90,9 +90,12 @@ class Template:
                 self._check(values)
                 break
         text = self._format(*values)
-        for sign, count in self._counts:
-            if text.count(sign) != count:
+        if self._counts:
+            if "%" in text:
                 return self._told_apart(values)
+            for stop, count in self._counts:
+                if text.count(stop) != count:
+                    return self._told_apart(values)
         return text
 
     def _check(self, values: Sequence[Any]) -> None:
