@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from async_redis_cache import CacheError
+import pytest
+
+from async_redis_cache import CacheError, CacheInputError, RedisCache, cached
 from async_redis_cache._journal import UNREADABLE, Journal, Record
 from harness.doors import Door, configured
 
@@ -57,6 +59,17 @@ async def test_unreadable_value_is_logged_once(
     assert "s3cret" not in repr(vars(record))
 
 
+async def test_loaded_value_of_another_type_is_not_unreadable(
+    server: Server, door: Door, told: Told
+) -> None:
+    """A loader whose result does not fit the type is told by an error: nothing stored is unreadable."""
+    async with configured(server.url, door) as cache:
+        with pytest.raises(CacheInputError):
+            await cache.retrieve_or_load(None, "key", lambda: "text", type=int)
+        assert cache.stats().unreadable == 0
+    assert told.events == []
+
+
 def test_once_logs_once_from_many_threads() -> None:
     """Threads that meet the same thing at the same time log it once."""
     records: list[Record] = []
@@ -72,3 +85,28 @@ def test_once_logs_once_from_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meet, range(8)))
     assert sorted(record.subject for record in records) == sorted(map(str, range(50)))
+
+
+calls = iter([1])
+
+
+def price_once(name: str) -> int:
+    """A price the first time; then the origin fails."""
+    for price in calls:
+        return price
+    raise OSError("s3cret")
+
+
+def test_cached_function_of_background_failure_is_named(server: Server, told: Told) -> None:
+    """A background load that fails is logged with the cached function and its exception's type."""
+    with RedisCache.from_url(server.url, name="products") as cache:
+        price = cached(cache, refresh_at=1e-9)(price_once)
+        while not told.count("load_failed"):
+            assert price("s3cret") == 1
+        failures = cache.stats().load_failures
+        while cache.stats().load_failures == failures:
+            assert price("s3cret") == 1
+    (record,) = told.records
+    assert record.__dict__["cache_subject"] == f"{__name__}.price_once"
+    assert record.__dict__["cache_code"] == "OSError"
+    assert "s3cret" not in repr(vars(record))

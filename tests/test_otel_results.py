@@ -236,14 +236,14 @@ async def test_load_failure_is_told_from_cache_failure(
         with pytest.raises(CacheError):
             await cache.retrieve_or_load(None, "", load_price)
         with pytest.raises(CacheInputError):
-            await cache.retrieve_or_load(None, "kettle", object)
+            await cache.retrieve_or_load(None, "kettle", lambda: "text", type=int)
         with pytest.raises(CacheInputError):
             await cache.store(None, "kettle", object())
-        bad_key, not_serializable, stored = map(said_of, telemetry.spans())
+        bad_key, bad_type, stored = map(said_of, telemetry.spans())
     assert (of_load[FAILURE], of_load["error.type"]) == ("load", "builtins.LookupError")
     assert (of_other[FAILURE], of_other["error.type"]) == ("load", "TIMEOUT")
     assert (bad_key[FAILURE], bad_key["error.type"]) == ("cache", "BAD_KEY")
-    assert (not_serializable[FAILURE], stored[FAILURE]) == ("cache", "cache")
+    assert (bad_type[FAILURE], stored[FAILURE]) == ("cache", "cache")
 
 
 async def test_load_timeout_is_load_failure(

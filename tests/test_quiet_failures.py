@@ -150,7 +150,7 @@ async def test_open_that_is_refused(
 async def test_close_under_calls(server: Server, proxy: StartProxy, door: Door) -> None:
     """A close while calls wait for a server that does not answer."""
     network = proxy(server)
-    cache = configured(network.url, door, command_timeout=5_000)
+    cache = configured(network.url, door, command_timeout=1_000, connect_timeout=200)
     await cache.open(None)
     network.black_hole("to_client")
     tasks = [

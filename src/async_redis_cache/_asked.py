@@ -224,7 +224,7 @@ async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
             not_kept = NotKept(loaded, asked.decode)
             bears = codec.wire_tags(steering.tags)
             return Product(VALUE, b"", 0, 0, keep=False, tags=bears, not_kept=not_kept)
-        if codec.loads(wire_key, payload, asked.decode) is None:
+        if codec.loaded(wire_key, payload, asked.decode) is None:
             raise _bad_type()
     life = policy.life_of(codec.life(steering.timeout), random.random)
     bears = codec.wire_tags(steering.tags)
@@ -263,7 +263,7 @@ def value_of(asked: Asked, result: Product | Found | None) -> Any:
         if asked.decode not in (decode, asked.codec.decoder(None)):
             raise _bad_type()
         return loaded
-    value = asked.codec.loads(asked.wire_key, result.payload, asked.decode)
+    value = asked.codec.loaded(asked.wire_key, result.payload, asked.decode)
     if value is None:
         raise _bad_type()
     return value

@@ -207,6 +207,15 @@ class Codec:
             self._unreadable(type(error).__name__)
             return None
 
+    def loaded(self, key: bytes, payload: bytes, decode: Decoder) -> Any:
+        """The value that a load gave; None where it does not fit the type, which is not counted."""
+        try:
+            if self._signed or payload.startswith(MARK):
+                payload = self._envelope.open(key, payload)
+            return decode(payload)
+        except Exception:  # noqa: BLE001  a type may raise anything
+            return None
+
     def is_readable(self, key: bytes, data: bytes) -> bool:
         """Whether this is a value: neither what cannot be read nor a null."""
         return self.loads(key, data, self._serializer.loads) is not None

@@ -32,14 +32,6 @@ def name_of(loader: Callable[..., Any]) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
-def _calls_of(held: Any) -> Calls | None:
-    for name in ("calls", "_calls"):
-        calls = getattr(held, name, None)
-        if isinstance(calls, Calls):
-            return calls
-    return None
-
-
 def _inside(function: Any) -> Any:
     """What this stands for, where it does."""
     if isinstance(function, partial):
@@ -52,7 +44,7 @@ def _inside(function: Any) -> Any:
     if getattr(function, "__module__", None) == _DECORATOR:
         # What the decorator gives to the cache knows the function by the variable that it has closed over.
         for cell in getattr(function, "__closure__", None) or ():
-            calls = _calls_of(cell.cell_contents)
-            if calls is not None:
+            calls = getattr(cell.cell_contents, "calls", None)
+            if isinstance(calls, Calls):
                 return calls.name
     return None
