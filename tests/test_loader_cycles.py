@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheLoadError, CoalescingLoader, RedisCache
+from async_redis_cache._rights import Right
 from harness import await_until
 
 if TYPE_CHECKING:
@@ -232,3 +233,33 @@ async def test_callers_that_share_a_nested_load_are_not_refused(cache: AsyncRedi
     may_end.set()
     async with asyncio.timeout(END):
         assert await asyncio.gather(*calls) == ["shared"] * 5
+
+
+async def test_task_that_asks_while_its_load_is_published_is_not_refused(
+    cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader has ended by then, and waits for nothing."""
+    may_ask, may_publish = asyncio.Event(), asyncio.Event()
+    publish = Right.publish
+    later: list[asyncio.Task[Any]] = []
+
+    async def held_up(right: Right, *args: Any) -> bool:
+        may_ask.set()
+        await may_publish.wait()
+        return await publish(right, *args)
+
+    async def asking() -> Any:
+        await may_ask.wait()
+        asked = asyncio.ensure_future(cache.retrieve_or_load(None, "a", lambda: "second"))
+        await await_until(lambda: cache.stats().misses == 2)
+        may_publish.set()
+        return await asked
+
+    async def loader() -> str:
+        later.append(asyncio.create_task(asking()))
+        return "first"
+
+    monkeypatch.setattr(Right, "publish", held_up)
+    async with asyncio.timeout(END):
+        assert await cache.retrieve_or_load(None, "a", loader) == "first"
+        assert await later[0] == "first"

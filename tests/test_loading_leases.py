@@ -240,7 +240,7 @@ async def test_who_comes_as_a_load_for_those_to_come_is_left_to_another_loads(
     async def produce() -> Product:
         return Product(VALUE, b"1", 60_000, 0, keep=True)
 
-    async def suits(_: bytes) -> bool:
+    async def suits(_: bytes, _since: float) -> bool:
         return True
 
     async with configured(server.url) as cache:
@@ -372,10 +372,10 @@ async def test_who_waits_for_another_process_looks_now_and_then(
     looks = 0
     look = Right._is_held
 
-    async def counted(right: Right) -> bool:
+    async def counted(right: Right, budget: float) -> bool:
         nonlocal looks
         looks += 1
-        return await look(right)
+        return await look(right, budget)
 
     async with configured(server.url, **options) as one, configured(server.url, **options) as two:
         gate = Gate(1)

@@ -64,10 +64,10 @@ async def test_who_waits_does_not_ask_again_and_again(
     looks = 0
     look = Right._is_held
 
-    async def counted(right: Right) -> bool:
+    async def counted(right: Right, budget: float) -> bool:
         nonlocal looks
         looks += 1
-        return await look(right)
+        return await look(right, budget)
 
     monkeypatch.setattr(Right, "_is_held", counted)
     load = Load(*caches)

@@ -26,7 +26,7 @@ from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
 from ._loading import AWAY
 from ._raised import gathered
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
-from ._rights import NotKept, Product
+from ._rights import NotKept, Product, Stored
 from ._timeouts import Timeout
 
 __all__ = [
@@ -71,6 +71,8 @@ class Asked(NamedTuple):
     """When it was asked, by the loop's clock."""
     decided: Callable[[], None] = _nothing
     """See `Wanted`."""
+    idle: Callable[[], float] = float
+    """See `Wanted`."""
 
 
 class Found(NamedTuple):
@@ -82,6 +84,7 @@ class Found(NamedTuple):
         record: what it stood in, if in one.
         status: `missing` where there is none, and that is known.
         now: the server's time, where it was needed.
+        since: since when the load has asked that found it, where one did.
     """
 
     value: Any = None
@@ -89,6 +92,7 @@ class Found(NamedTuple):
     record: Record | None = None
     status: Status | None = None
     now: int = 0
+    since: float | None = None
 
 
 NOTHING: Final = Found()
@@ -171,13 +175,13 @@ async def load(
     result = await asked.engine.load(
         asked.wire_key, wanted(asked, data, found, force=force), patience
     )
-    if not isinstance(result, bytes):
+    if not isinstance(result, Stored):
         return result
     stored = look(asked, result)
     if stored.status is None:
         # A load that another caller began, for another type, was answered by what had been stored.
         raise _bad_type()
-    return stored
+    return stored._replace(since=result.since)
 
 
 def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
@@ -186,8 +190,8 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
     async def produce() -> Product:
         return await produced(asked, found, tags)
 
-    async def suits(stored: bytes) -> bool:
-        return (await judged(asked, stored)).status is not None
+    async def suits(stored: bytes, since: float) -> bool:
+        return (await judged(asked._replace(since=since), stored)).status is not None
 
     longest = asked.policy.hard / _SECOND
     return Wanted(
@@ -200,6 +204,8 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
         steered=partial(takes_load, asked.loader),
         strict=asked.engine.strict,
         decided=asked.decided,
+        since=asked.since,
+        idle=asked.idle,
         function=partial(name_of, asked.loader),
     )
 
@@ -272,6 +278,8 @@ def value_of(asked: Asked, result: Product | Found | None) -> Any:
 async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[Any]:
     """What a call that loads gives, with all that is known about it."""
     if isinstance(result, Found):
+        if result.since is not None:
+            asked = asked._replace(since=result.since)
         try:
             return await found_entry(asked, result)
         except AWAY as error:

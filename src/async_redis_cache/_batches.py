@@ -55,6 +55,8 @@ class Batch:
         # The last key may be decided by the load of another call.
         self._context = context or copy_context()
         self._wanted: dict[str, asyncio.Future[Any]] = {}
+        self._idle: dict[str, float] = {}
+        """By key, seconds until the loader was called; before that, less the time at which it was wanted."""
         self._waiting: dict[asyncio.Future[Any], Node | None] = {}
         self._node = Node(None, self._waiting)
         # The loop keeps only weak references to tasks.
@@ -65,6 +67,9 @@ class Batch:
         self._undecided.discard(key)
         if self._wanted and not self._undecided:
             wanted, self._wanted = self._wanted, {}
+            now = asyncio.get_running_loop().time()
+            for one in wanted:
+                self._idle[one] += now
             task = asyncio.get_running_loop().create_task(
                 self._load(list(wanted)), context=self._context.copy()
             )
@@ -89,9 +94,15 @@ class Batch:
             for one, future in wanted.items():
                 future.add_done_callback(partial(leave, one))
 
+    def idle(self, key: str) -> float:
+        """Seconds for which a key that has been loaded had to wait until it was known of the others."""
+        return self._idle[key]
+
     async def value(self, key: str) -> Any:
         """The value of a key that has to be loaded here."""
-        future = self._wanted[key] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = self._wanted[key] = loop.create_future()
+        self._idle[key] = -loop.time()
         self._waiting[future] = asking()
         try:
             self.decided(key)

@@ -41,7 +41,7 @@ from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
 from ._reads import PlainReads, Reads, ReplicaReads
-from ._rights import Product, Rights, Silence
+from ._rights import Product, Rights, Silence, Stored
 from ._server_clock import ServerClock
 from ._single import Single
 from ._tags import Tags
@@ -132,6 +132,7 @@ class Engine:
             self._tags,
             options.loading_lease_timeout,
             random.random,
+            self._command_timeout,
             news=Silence() if self._near is None else self._near,
         )
         self._debts = Debts(
@@ -189,7 +190,7 @@ class Engine:
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
-    ) -> Product | bytes | None:
+    ) -> Product | Stored | None:
         """See `Loading.load`."""
         return await self._loading.load(key, wanted, patience)
 

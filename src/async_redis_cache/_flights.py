@@ -11,11 +11,11 @@ from typing import NamedTuple
 from ._failures import Failure
 from ._nesting import Key, Node
 from ._raised import Raised
-from ._rights import Product, Right
+from ._rights import Product, Right, Stored
 
 __all__ = ["Flight", "Outcome", "Wanted"]
 
-Outcome = Product | Raised | bytes | None
+Outcome = Product | Raised | Stored | None
 """What a load ends in: what was loaded or raised, what another process has stored, or nothing."""
 
 
@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         produce: loads.
-        suits: whether stored data is what the caller wants.
+        suits: whether stored data is what the caller wants; it takes since when the load has asked.
         read: what the caller has read, and what does not suit; empty for nothing; None where the
             server could not be asked.
         longest: seconds that the load may take, and that anybody waits for it.
@@ -43,11 +43,13 @@ class Wanted(NamedTuple):
         strict: whether it fails when the server cannot be asked for the right.
         decided: to be called when it is known that another loads, or that there is nothing to load.
         context: in which the load runs; by default that of the caller who begins it.
+        since: when the call began, by the loop's clock; None for now.
+        idle: gives the seconds for which the loader of what was produced had not been called yet.
         function: gives the name of the function that loads, for log records.
     """
 
     produce: Callable[[], Awaitable[Product]]
-    suits: Callable[[bytes], Awaitable[bool]]
+    suits: Callable[[bytes, float], Awaitable[bool]]
     read: bytes | None
     longest: float
     force: bool = False
@@ -56,6 +58,8 @@ class Wanted(NamedTuple):
     strict: bool = False
     decided: Callable[[], None] = _nothing
     context: Context | None = None
+    since: float | None = None
+    idle: Callable[[], float] = float
     function: Callable[[], str] = str
 
 
@@ -70,6 +74,7 @@ class Flight:
         "good_below",
         "holds_right",
         "is_ahead",
+        "landed",
         "node",
         "renewal",
         "right",
@@ -83,6 +88,7 @@ class Flight:
     def __init__(self, name: Key, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
         self.task: asyncio.Task[Outcome]
         """Until it has landed: what it ends in may hold this flight."""
+        self.landed = False
         self.waiting: dict[asyncio.Future[Outcome], Node | None] = {}
         """In the order in which they came, and go on; with the load that waits, where it is one."""
         self.node = Node(name, self.waiting)
@@ -115,7 +121,7 @@ class Flight:
     def cancel(self) -> None:
         """Cancel its loader."""
         self.cancelled = True
-        if not self.node.ended:
+        if not self.landed:
             self.task.cancel()
 
     def abort(self, failure: Failure) -> None:

@@ -31,7 +31,7 @@ from ._leases import Giving
 from ._nesting import ask_as, asking, refuse_cycle
 from ._raised import Raised, caught, load_cancelled, outcome_of
 from ._records import MISSING
-from ._rights import Product, Right, Rights
+from ._rights import Product, Right, Rights, Stored
 
 __all__ = ["AWAY", "Loading"]
 
@@ -84,7 +84,7 @@ class Loading:
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
-    ) -> Product | bytes | None:
+    ) -> Product | Stored | None:
         """What a load gave, if it is ours; what another has stored; None where patience ended first.
 
         Args:
@@ -123,9 +123,10 @@ class Loading:
         # What was begun since will do, unless it is for those to come: then there is a value, which is
         # found by who asks for the right. And there is only what is left of the time.
         flight = self._flights.get(key)
-        if flight is None or flight.is_ahead:
-            flight = self._take_off(key, wanted)
         waited = self._loop.time() - came_at
+        if flight is None or flight.is_ahead:
+            since = None if wanted.since is None else wanted.since + waited
+            flight = self._take_off(key, wanted._replace(since=since))
         if patience is not None:
             patience -= waited
         return await self._landed(key, flight, patience, wanted.longest - waited)
@@ -158,7 +159,7 @@ class Loading:
             if limit is not None:
                 limit.cancel()
             del flight.waiting[future]
-            if not (flight.waiting or flight.goes_on or flight.node.ended):
+            if not (flight.waiting or flight.goes_on or flight.landed):
                 self._forget(key, flight)
                 flight.cancel()
         return outcome
@@ -207,7 +208,8 @@ class Loading:
             await asyncio.wait(self._tasks)
 
     def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
-        right = Right(key, self._rights)
+        since = self._loop.time() if wanted.since is None else wanted.since
+        right = Right(key, self._rights, since)
         flight = Flight((id(self), key), right, wanted, goes_on=goes_on)
         self._flights[key] = flight
         flight.task = task = self._spawn(self._fly(key, flight, wanted), wanted.context)
@@ -218,7 +220,7 @@ class Loading:
             limit.cancel()
             wanted.decided()
             self._in_the_air.discard(flight)
-            flight.node.ended = True
+            flight.landed = flight.node.ended = True
             del flight.task
             self._forget(key, flight)
             # What this cache cancels has no callers any more, or they have their errors.
@@ -266,7 +268,7 @@ class Loading:
                     return None
                 # What has been stored, or the tags of what is loaded, may be invalid to who comes later.
                 flight.good_below = right.asked
-                if won is not True:
+                if isinstance(won, Stored):
                     return won
                 flight.holds_right = True
                 self._counters.refreshes += flight.is_ahead
@@ -305,6 +307,9 @@ class Loading:
         except CacheError as error:
             # Those who asked get it all the same, and the right ends by itself.
             not_replaced(error)
+            if isinstance(error, CacheTimeout):
+                # Nothing was sent that could publish it, so the right need not last to its end.
+                right.give()
             return
         self._counters.overtaken += product.keep
         giving = _giving_of(flight, product)
@@ -339,7 +344,13 @@ class Loading:
                 self._counters.load_failures += 1
                 raise load_cancelled() from error
             raise
-        return product._replace(cost=int((self._loop.time() - begun) * _MICROSECONDS))
+        finally:
+            # What the loader has begun and not awaited may ask for the key from now on.
+            flight.node.ended = True
+        took = self._loop.time() - begun - wanted.idle()
+        # The origin's time is not the server's.
+        flight.right.since += took
+        return product._replace(cost=int(took * _MICROSECONDS))
 
     def _spawn(
         self, work: Coroutine[Any, Any, T], context: Context | None = None

@@ -93,6 +93,7 @@ class ReadManyThrough(ReadThrough):
                 policy=policy,
                 loader=partial(batch.value, key),
                 decided=partial(batch.decided, key),
+                idle=partial(batch.idle, key),
             )
             for key in wanted
         ]

@@ -10,13 +10,14 @@ from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
 from ._errors import CacheError
+from ._failures import TIMED_OUT
 from ._leases import LEASE, RELEASE, RENEW, Giving
 from ._read_verbs import READ
 from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
 from ._tags import Tags
 from ._verbs import Asker, Verb
 
-__all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence"]
+__all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence", "Stored"]
 
 _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
@@ -97,6 +98,23 @@ class Product(NamedTuple):
     not_kept: NotKept | None = None
 
 
+class Stored(bytes):
+    """Data that another process has stored.
+
+    Attributes:
+        since: since when the load that found it has asked (see `Right`).
+    """
+
+    since: float
+
+    @classmethod
+    def of(cls, data: bytes, since: float) -> Stored:
+        """This data."""
+        stored = cls(data)
+        stored.since = since
+        return stored
+
+
 class Rights(NamedTuple):
     """How rights are got and kept.
 
@@ -106,6 +124,7 @@ class Rights(NamedTuple):
         tags: what is loaded may bear.
         lease: milliseconds that a right is good for; it is renewed while the load goes on.
         random: numbers from 0 to 1.
+        budget: seconds that all questions of one load may take together.
         news: tells when another has published.
     """
 
@@ -114,19 +133,29 @@ class Rights(NamedTuple):
     tags: Tags
     lease: int
     random: Callable[[], float]
+    budget: float
     news: News
 
 
 class Right:
-    """The right to load one key, or the wish for it."""
+    """The right to load one key, or the wish for it.
 
-    def __init__(self, key: bytes, rights: Rights) -> None:
+    Args:
+        key: to load.
+        rights: how rights are got and kept.
+        since: when the call began that loads, by the loop's clock. What is asked for the load ends
+            `budget` after that; the origin's time, and the time for which another process loads the key,
+            are added.
+    """
+
+    def __init__(self, key: bytes, rights: Rights, since: float) -> None:
         self._key = key
         self._rights = rights
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self.asked = 0
         """How often the server was asked for it, and for the tags of what was loaded."""
-        self._since = 0
+        self.since = since
+        self._got = 0
         """When it was got, in microseconds of the server's clock."""
         self._loop = asyncio.get_running_loop()
 
@@ -137,24 +166,27 @@ class Right:
     async def win(
         self,
         seen: bytes,
-        suits: Callable[[bytes], Awaitable[bool]],
+        suits: Callable[[bytes, float], Awaitable[bool]],
         waits: Callable[[], bool],
         *,
         force: bool,
-    ) -> bytes | bool:
+    ) -> Stored | bool:
         """Get the right, and True; or what another has stored meanwhile.
 
         Args:
             seen: what the key held, and what will not do.
-            suits: whether what another has stored will do.
+            suits: whether what another has stored will do; it is told since when the load has asked.
             waits: whether to wait for another who holds the right; otherwise that is False.
             force: whether to take it from another, whatever is stored.
+
+        Raises:
+            CacheTimeout: TIMEOUT, when the budget of the load is spent.
         """
         while True:
             version = version_of(seen)
             argument = (self._key, self._token, self._rights.lease, version, int(force))
             self.asked += 1
-            asked = self._ask(LEASE, argument, len(version))
+            asked = self._ask(LEASE, argument, len(version), self._left())
             try:
                 answer = await asyncio.shield(asked)
             except asyncio.CancelledError:
@@ -162,14 +194,16 @@ class Right:
                 asked.add_done_callback(self._give_and_heed_not, context=Context())
                 raise
             if isinstance(answer, bytes):
-                if await suits(answer):
-                    return answer
+                if await suits(answer, self.since):
+                    return Stored.of(answer, self.since)
                 seen = answer
             elif answer < 0:
-                self._since = -answer
+                self._got = -answer
                 return True
             elif waits():
+                begun = self._loop.time()
                 await self._look_on(answer / _SECOND)
+                self.since += self._loop.time() - begun
             else:
                 return False
 
@@ -177,6 +211,8 @@ class Right:
         """Wait until the key is not being loaded by another any more, or its lease should have ended."""
         news, changed = self._rights.news, asyncio.Event()
         until = self._loop.time() + left
+        # For each look: one that is answered is part of the waiting.
+        budget = self._left()
         pause = _FIRST_LOOK
         news.watch(self._key, changed.set)
         try:
@@ -184,7 +220,7 @@ class Right:
                 # Asked before the key is looked at: only what is published later is told later.
                 is_told = news.is_trusted()
                 left = until - self._loop.time()
-                if not await self._is_held() or left <= 0:
+                if not await self._is_held(budget) or left <= 0:
                     return
                 if not is_told:
                     left = min(left, pause * (0.5 + self._rights.random()))
@@ -197,9 +233,10 @@ class Right:
         finally:
             news.unwatch(self._key, changed.set)
 
-    async def _is_held(self) -> bool:
-        """Whether somebody is loading the key."""
-        data = await self._rights.batcher.ask(READ, self._key, len(self._key) + 16)
+    async def _is_held(self, budget: float) -> bool:
+        """Whether the key is being loaded; said within so many seconds."""
+        size = len(self._key) + 16
+        data = await self._rights.batcher.ask(READ, self._key, size, budget=budget)
         record = record_of(data) if data is not None and is_record(data) else None
         return record is not None and record.leased_until > 0 and record.is_held
 
@@ -220,8 +257,8 @@ class Right:
         self.asked += 1
         # What is not kept has no life, and its tags are asked for all the same: others may have joined.
         life = max(1, product.life + product.slack)
-        stamp = await self._rights.tags.stamp(product.tags, life)
-        return packed_tags(stamp.versions) if stamp.is_before(self._since) else None
+        stamp = await self._rights.tags.stamp(product.tags, life, self._left())
+        return packed_tags(stamp.versions) if stamp.is_before(self._got) else None
 
     async def publish(self, product: Product, stamped: bytes) -> bool:
         """Store what was loaded, with its tags; whether the right was still there.
@@ -233,7 +270,8 @@ class Right:
         version = secrets.token_bytes(VERSION_BYTES)
         data = stamped + payload
         head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)
-        return bool(await self._ask(self._rights.publish, (*head, data), len(data)))
+        asked = self._ask(self._rights.publish, (*head, data), len(data), self._left())
+        return bool(await asked)
 
     def give(
         self, how: Giving = Giving.BACK, failed: Callable[[CacheError], None] = _ignore
@@ -258,8 +296,22 @@ class Right:
         _heed_not(asked)
         self.give()
 
-    def _ask(self, verb: Verb, argument: Any, size: int = 0) -> asyncio.Future[Any]:
-        return self._rights.batcher.ask(verb, argument, size + 2 * len(self._key) + 128)
+    def _left(self) -> float:
+        """Seconds that the load may still spend on the server.
+
+        Raises:
+            CacheTimeout: TIMEOUT, there is nothing left.
+        """
+        left = self.since + self._rights.budget - self._loop.time()
+        if left <= 0:
+            raise TIMED_OUT.error()
+        return left
+
+    def _ask(
+        self, verb: Verb, argument: Any, size: int = 0, budget: float | None = None
+    ) -> asyncio.Future[Any]:
+        size += 2 * len(self._key) + 128
+        return self._rights.batcher.ask(verb, argument, size, budget=budget)
 
 
 def _heed_not(asked: asyncio.Future[Any]) -> None:
