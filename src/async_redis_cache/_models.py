@@ -57,8 +57,6 @@ def dumped(value: Any, *, is_json: bool) -> Any:
     if kind.__pydantic_generic_metadata__["parameters"]:
         return _dumped_generic(value, is_json=is_json)
     validate = validator_of(kind)
-    # As JSON it is what will be read: there NaN has become null.
-    encode = _PLAIN_JSON if is_json else _to_json
     refusal: RefusedError | None = None
     for way in _WAYS:
         # Its warnings quote the value, and what they warn of is found here.
@@ -67,16 +65,23 @@ def dumped(value: Any, *, is_json: bool) -> Any:
         except Exception as error:  # noqa: BLE001  serializers of the user's
             refusal = refusal or RefusedError(type(error).__name__, _place_of_dump(value))
             continue
-        try:
-            back = validate(encode(plain))
-            place = None if back == value else difference(value, back)
-        except Exception as error:  # noqa: BLE001  validators of the user's
-            place = _place_of(error, value)
+        # JSON first, where NaN becomes null; then, for MessagePack, with what JSON does not have.
+        place = _difference(validate, _PLAIN_JSON(plain), value)
+        if place is not None and not is_json:
+            place = _difference(validate, _to_json(plain), value)
         if place is None:
             return plain
         if refusal is None:
             refusal = RefusedError(_problem(plain, is_json=is_json), place)
     raise refusal or RefusedError(_UNEQUAL)
+
+
+def _difference(validate: Callable[[bytes], Any], dump: bytes, value: Any) -> str | None:
+    try:
+        back = validate(dump)
+        return None if back == value else difference(value, back)
+    except Exception as error:  # noqa: BLE001  validators of the user's
+        return _place_of(error, value)
 
 
 def _place_of_dump(value: Any) -> str:

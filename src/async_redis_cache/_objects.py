@@ -39,7 +39,7 @@ class Objects:
         self._encode = encode
         self._decoder_of = decoder_of
         self._is_json = is_json
-        self._decoders: dict[type, Callable[[bytes], Any] | None] = {}
+        self._decoders: dict[Any, Callable[[bytes], Any] | None] = {}
 
     def refuse(self, value: Any) -> None:
         """Refuse what would be damaged in a value that could be encoded.
@@ -47,7 +47,24 @@ class Objects:
         Raises:
             RefusedError: naming the field.
         """
+        kind = cast("Any", type(value))
+        if kind is list and self._are_faithful(value):
+            return
         refuse_damage(value, self._is_faithful, is_json=self._is_json)
+
+    def _are_faithful(self, values: list[Any]) -> bool:
+        """Whether a list of objects of one class comes back equal; asked at once, for a third of the time."""
+        kinds = {*map(type, values)}
+        kind: Any = kinds.pop() if len(kinds) == 1 else None
+        if hasattr(kind, "model_dump"):
+            return True
+        if not field_names(kind) or self._decoder(kind) is None:
+            return False
+        decode = self._decoder(list[kind])
+        try:
+            return decode is not None and decode(self._encode(values)) == values
+        except Exception:  # noqa: BLE001  they are looked at one by one
+            return False
 
     def explain(self, value: Any, error: RefusedError) -> RefusedError:
         """The error with its place in the value, and the name of the value's class in front."""
@@ -98,7 +115,9 @@ class Objects:
             exact(value)
         return True
 
-    def _decoder(self, kind: type) -> Callable[[bytes], Any] | None:
+    def _decoder(self, kind: Any) -> Callable[[bytes], Any] | None:
+        if kind in self._decoders:
+            return self._decoders[kind]
         decoder = None
         if not getattr(kind, "__parameters__", ()):
             try:
