@@ -165,7 +165,7 @@ async def test_lost_connection_is_no_lost_server(
 
 async def test_link_that_has_its_age_is_no_lost_link(server: Server, told: Told) -> None:
     """A link that is made anew on purpose is nothing to tell."""
-    options = near_options("age:", max_connection_age=50, near_cache_heartbeat=20)
+    options = near_options("age:", max_connection_age=50, near_cache_heartbeat=400)
     async with configured(server.url, **options) as cache:
         flushes = cache.stats().near_flushes
         await await_until(lambda: cache.stats().near_flushes >= flushes + 3)
