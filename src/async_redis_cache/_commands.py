@@ -30,7 +30,7 @@ class _Scan(Verb):
 
     changes = False
     # A thousand keys at a time, or some more, and their names.
-    reply_bytes = 4 * 1024 * 1024
+    reply_size = (4 * 1024 * 1024, 64 * 1024)
 
     def key(self, argument: Sequence[Any]) -> None:
         """A server is scanned."""

@@ -139,14 +139,14 @@ class Exchange:
     def send_on(self, wire: Wire) -> None:
         """Write all commands at once."""
         packed: list[bytes] = []
-        more = 0
+        more = (0, 0)
         for verb, calls in self._groups.items():
             arguments = [call.argument for call in calls]
             commands = verb.commands(arguments)
             packed.extend(map(pack, commands))
             self._shares.append((verb, calls, arguments, len(commands)))
-            more = max(more, verb.reply_bytes)
-        wire.send(b"".join(packed), len(packed), self, keys=self.keys, more_bytes=more)
+            more = max(more, verb.reply_size)
+        wire.send(b"".join(packed), len(packed), self, keys=self.keys, more=more)
 
     def answered(self, replies: list[Any]) -> bool:
         """Deal the replies to the calls, unless they cannot be replies to these commands."""

@@ -18,6 +18,9 @@ _BACKLOG_BYTES: Final = 1024 * 1024
 """Most bytes of one message: one that is longer names some ten thousand keys, all changed in one
 turn of the server. To drop everything costs less, and memory and the loop's time stay bounded."""
 
+_BACKLOG_ELEMENTS: Final = 128 * 1024
+"""The same of elements: keys have some bytes."""
+
 
 class Question(NamedTuple):
     """What a server is asked, and the sign of life is that it answers.
@@ -104,7 +107,7 @@ class Link(Takeover):
         self._asked: deque[tuple[float, Question]] = deque()
         self._replies: list[Any] = []
         """To the question that was asked first, as far as they are here."""
-        self._reader.expect(_BACKLOG_BYTES)
+        self._reader.expect(_BACKLOG_BYTES, _BACKLOG_ELEMENTS)
 
     def ask(self, question: Question) -> None:
         """Ask for a sign of life."""
@@ -131,7 +134,7 @@ class Link(Takeover):
         try:
             reader.feed(data)
             while not self.is_closing() and (message := reader.gets()) is not NOTHING_YET:
-                reader.expect(_BACKLOG_BYTES)
+                reader.expect(_BACKLOG_BYTES, _BACKLOG_ELEMENTS)
                 if isinstance(message, PushNotification):
                     self._hearer.told(message)
                 else:

@@ -18,8 +18,8 @@ _HANDSHAKE_BYTES: Final = 256 * 1024
 """Most bytes that a server may answer before its connection is used: also what sentinels say of replicas."""
 _HANDSHAKE_ELEMENTS: Final = 16 * 1024
 """The same of elements, which redis-py makes an object of each, some of them in microseconds."""
-_ELEMENT_BYTES: Final = 3
-"""The shortest element: a reply of so many bytes has no more than a third of that in elements."""
+_SMALL_BYTES: Final = 64 * 1024
+"""What is that short has few elements, whatever it holds: short headers in it are not added up."""
 _HEADER_BYTES: Final = 24
 """No header that is one has more: a mark, at most 19 digits, and the line's end."""
 _LINE_BYTES: Final = 64 * 1024
@@ -40,7 +40,7 @@ def _headers(least_digits: int) -> _Patterns:
 _Patterns = list[tuple[bytes, re.Pattern[bytes]]]
 _HEADERS: Final = _headers(1)
 _LONG_HEADERS: Final = _headers(2)
-"""Without those of one digit, which announce little more than they are: there may be one for each key."""
+"""Without those of one digit: where each key is requested by itself, each reply has one."""
 _BEGUN: Final = re.compile(rb"[%s]\d*\Z" % _MARKS)
 
 
@@ -71,10 +71,10 @@ class ReplyBounds:
         self._chunks: list[bytes] = []
         self._walk: _Walk | None = None
 
-    def expect(self, most: int, elements: int | None = None) -> None:
+    def expect(self, most: int, elements: int) -> None:
         """Take so many bytes from now on, and so many elements. No reply is half read."""
         self._most = most
-        self._elements = most // _ELEMENT_BYTES if elements is None else elements
+        self._elements = elements
         self.received = self._announced = 0
         self._recent = b""
         if self._chunks:
@@ -110,21 +110,24 @@ class ReplyBounds:
         """Add up what headers announce. Not all that look like headers are: a value may hold anything."""
         most = self._elements
         if self._walk is not None:
-            self._announced += self._walk.over(data)
+            self._walk.over(data)
         else:
             # A header may come in parts.
             begun = _BEGUN.search(self._recent[-_HEADER_BYTES:])
+            is_small = self._is_exact and self.received <= _SMALL_BYTES
             seen = begun[0] + data if begun else data
-            self._announced += _apparent(seen, _LONG_HEADERS if self._is_exact else _HEADERS)
+            self._announced += _apparent(seen, _LONG_HEADERS if is_small else _HEADERS)
             if self._is_exact:
                 if not self._chunks and self._recent:
                     # The first did not look like more than one header.
                     self._chunks.append(self._recent)
                 self._chunks.append(data)
                 if self._announced > most:
-                    self._walk = _Walk()
-                    self._announced = sum(map(self._walk.over, self._chunks))
-        if self._announced > most:
+                    self._walk = _Walk(most)
+                    for chunk in self._chunks:
+                        self._walk.over(chunk)
+                    return
+        if self._announced > most and self._walk is None:
             raise ReplyTooLargeError
 
 
@@ -139,20 +142,27 @@ def _apparent(data: bytes, headers: _Patterns) -> int:
 
 
 class _Walk:
-    """Goes from header to header, past what is in strings."""
+    """Goes from header to header, past what is in strings.
 
-    def __init__(self) -> None:
+    Args:
+        most: elements that they may announce, and replies beside them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._announced = self._items = 0
         self._skip = 0
         self._rest = b""
 
-    def over(self, data: bytes) -> int:
-        """How many elements the headers in the next bytes announce.
+    def over(self, data: bytes) -> None:
+        """Go over the next bytes.
 
         Raises:
+            ReplyTooLargeError: the headers announce more, or there are more items.
             ValueError: a header is none.
         """
         data = self._rest + data
-        at, announced = self._skip, 0
+        at = self._skip
         while at < len(data):
             end = data.find(b"\r\n", at)
             if end < 0:
@@ -161,14 +171,16 @@ class _Walk:
             size = int(data[at + 1 : end]) if kind in _SIZED else 0
             at = end + 2
             if kind in _MARKS:
-                announced += max(0, size)
+                self._announced += max(0, size)
             elif kind in _STRINGS and size >= 0:
                 at += size + 2
+            self._items += 1
+            if self._announced > self._most or self._items > 2 * self._most:
+                raise ReplyTooLargeError
         self._rest = data[at:]
         self._skip = max(0, at - len(data))
         if len(self._rest) > _LINE_BYTES:
             raise ValueError("a line without an end")
-        return announced
 
 
 class HandshakeParser(DefaultParser):  # type: ignore[misc,valid-type]

@@ -63,7 +63,7 @@ class _View(Verb):
 
     changes = False
     # As many ranges as there are slots, each with some nodes.
-    reply_bytes = 8 * 1024 * 1024
+    reply_size = (4 * 1024 * 1024, 400_000)
 
     def key(self, argument: str) -> None:
         """Any node may be asked."""
@@ -117,7 +117,7 @@ class Asking(Verb):
     def __init__(self, plain: Verb) -> None:
         self.plain = plain
         self.changes = plain.changes
-        self.reply_bytes = plain.reply_bytes
+        self.reply_size = plain.reply_size
 
     def key(self, argument: Any) -> bytes | None:
         """As of the verb."""

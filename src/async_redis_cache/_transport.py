@@ -31,7 +31,7 @@ class _Check(Errand):
         self._wire = wire
         self._unproven = unproven
         unproven.add(wire)
-        wire.send(_PING, 1, self, keys=0, more_bytes=_REPLY_BYTES)
+        wire.send(_PING, 1, self, keys=0, more=(_REPLY_BYTES, 1))
 
     def answered(self, replies: list[Any]) -> bool:
         """It is alive, whatever the server thinks of being asked."""

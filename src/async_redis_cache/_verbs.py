@@ -27,8 +27,9 @@ class Verb(Protocol):
     """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
     joins: bool = False
     """Whether calls with the same argument may share one answer."""
-    reply_bytes: int = 64 * 1024
-    """Most bytes that its replies may have in an exchange, beside a value for each key."""
+    reply_size: tuple[int, int] = (64 * 1024, 64)
+    """Most bytes, and elements, that its replies may have in an exchange, beside a value, and two elements, for
+    each key."""
     merges: bool = False
     """Whether calls share a command, so that what one is refused for is refused to all."""
 

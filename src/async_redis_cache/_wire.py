@@ -60,7 +60,7 @@ class Wire(Takeover):
         return self._reader.received
 
     def send(
-        self, payload: bytes, expected: int, errand: Errand, *, keys: int, more_bytes: int
+        self, payload: bytes, expected: int, errand: Errand, *, keys: int, more: tuple[int, int]
     ) -> None:
         """Send commands that have `expected` replies in all, and report to `errand`.
 
@@ -69,12 +69,13 @@ class Wire(Takeover):
             expected: how many replies they have.
             errand: who is told.
             keys: how many keys they are about.
-            more_bytes: how many bytes the replies may have beside what the keys hold.
+            more: how many bytes, and elements, the replies may have beside those of the keys.
         """
         self._errand = errand
         self._expected = expected
         self._replies = []
-        self._reader.expect(keys * self._bytes_a_key + more_bytes)
+        most_bytes, elements = more
+        self._reader.expect(keys * self._bytes_a_key + most_bytes, 2 * keys + elements)
         self._transport.write(payload)
 
     def abort(self) -> None:
