@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable, RedisCache
-from harness import Server
+from async_redis_cache._names import _interleaved
+from harness import Server, await_until
 from harness.choices import by_host_and_port
+from harness.doors import DOORS, Door, configured
 from harness.figures import in_time
 from harness.programs import StartProgram
 
@@ -102,6 +105,50 @@ async def test_addresses_are_tried_in_their_order(server: Server, names: Names) 
     names.addresses[:] = [NOBODY, "127.0.0.3"]
     with pytest.raises(CacheUnavailable, match="ConnectionRefusedError"):
         await AsyncRedisCache.from_url(url_of(server)).open(None)
+
+
+@pytest.fixture
+def silent(server: Server) -> Iterator[str]:
+    """An address on which connections to the server's port are neither accepted nor refused."""
+    address = "127.0.0.9"
+    with socket.socket() as listening, contextlib.ExitStack() as stack:
+        listening.bind((address, server.port))
+        listening.listen(0)
+        # What is accepted by nobody fills the queue, and then SYNs are dropped.
+        for _ in range(4):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filling.connect((address, server.port))
+        yield address
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_address_that_swallows_everything_leaves_time_for_the_others(
+    server: Server, names: Names, silent: str, door: Door
+) -> None:
+    """The next address is tried beside one that does not answer, so `open` succeeds within `connect_timeout`."""
+    names.answers.set()
+    names.addresses[:] = [silent, silent, "127.0.0.1"]
+    options = {"key_prefix": "silent:", "connect_timeout": 5_000}
+    async with configured(url_of(server), door, **options) as cache:
+        assert await cache.store(None, "key", 1) == 1
+
+
+async def test_all_addresses_silent_is_timeout(server: Server, names: Names, silent: str) -> None:
+    """Then nothing is left: neither a socket nor a task."""
+    names.answers.set()
+    names.addresses[:] = [silent, silent]
+    with pytest.raises(CacheTimeout):
+        await AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT).open(None)
+    await await_until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+def test_families_take_turns() -> None:
+    """A network without one of them costs one delay, however many addresses of it there are."""
+    v6, v4 = socket.AF_INET6, socket.AF_INET
+    addresses: list[tuple[int, Any]] = [(v6, "a"), (v6, "b"), (v6, "c"), (v4, "d"), (v4, "e")]
+    assert [address for _, address in _interleaved(addresses)] == ["a", "d", "b", "e", "c"]
 
 
 async def test_a_busy_executor_is_not_waited_for(server: Server, names: Names) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
@@ -38,6 +39,12 @@ from ._uri import Endpoint
 __all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
 
 _SECOND: Final = 1000
+_KEEPALIVE: Final = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
+"""Seconds of silence, seconds between probes, and probes."""
 _UNAVAILABLE: Final = {
     BusyLoadingError: "LOADING",
     MasterDownError: "MASTERDOWN",
@@ -223,7 +230,14 @@ def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
 def _place(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.kind == "unix":
         return {"path": endpoint.path}
-    return {"host": endpoint.host, "port": endpoint.port}
+    return {
+        "host": endpoint.host,
+        "port": endpoint.port,
+        # Middleboxes do not forget what speaks now and then, and a peer that is gone is noticed. redis-py 8 does
+        # so by itself, and others not.
+        "socket_keepalive": True,
+        "socket_keepalive_options": _KEEPALIVE,
+    }
 
 
 def _tls(endpoint: Endpoint, trust: Trust) -> dict[str, Any]:

@@ -7,25 +7,30 @@ import contextlib
 import os
 import socket
 import threading
+from collections import deque
 from concurrent.futures import Future
 from ipaddress import ip_address
+from itertools import zip_longest
+from math import inf
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 
 __all__ = ["NamedConnection"]
 
-_Place = tuple[str, int]
-"""An address and a port."""
+_Address = tuple[int, Any]
+"""A family, and what a socket of it connects to."""
+_DELAY: Final = 0.25
+"""Seconds after which the next address is tried beside one that has not answered."""
 
-_under_way: Final[dict[tuple[str, int], Future[list[_Place]]]] = {}
+_under_way: Final[dict[tuple[str, int], Future[list[_Address]]]] = {}
 """At most one look-up of a name, however often it is asked for meanwhile."""
 # A child has none of the threads that would end them.
 os.register_at_fork(after_in_child=_under_way.clear)
 
 
 class NamedConnection(Connection):
-    """Looks its name up anew each time, and tries the addresses in their order.
+    """Looks its name up anew each time, and takes the first address that answers.
 
     The event loop's own look-up takes threads of the executor, which may all be busy; and a loop
     that ends, or an interpreter, waits for these, whatever became of the deadline of who asked.
@@ -33,45 +38,122 @@ class NamedConnection(Connection):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
-        self._place: _Place = "", 0
+        self._connected: socket.socket | None = None
 
     async def _connect(self) -> None:
-        *others, last = await _places_of(self.host, self.port)
-        for place in others:
-            with contextlib.suppress(OSError):
-                return await self._connect_to(place)
-        return await self._connect_to(last)
-
-    async def _connect_to(self, place: _Place) -> None:
-        self._place = place
-        await super()._connect()  # type: ignore[no-untyped-call]
+        addresses = _interleaved(await _addresses_of(self.host, self.port))
+        # The last one has half of the time at least.
+        share = float(self.socket_connect_timeout or inf) / (2 * len(addresses))
+        self._connected = connected = await _first_connected(addresses, min(share, _DELAY))
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            connected.close()
+            raise
+        finally:
+            self._connected = None
 
     def _connection_arguments(self) -> dict[str, Any]:
-        host, port = self._place
-        return {"host": host, "port": port}
+        return {"sock": self._connected}
 
 
-async def _places_of(host: str, port: int) -> list[_Place]:
+async def _addresses_of(host: str, port: int) -> list[_Address]:
     with contextlib.suppress(ValueError):
-        return [(str(ip_address(host)), port)]
+        ip_address(host)
+        return _look_up(host, port)  # Numbers, for which nobody is asked.
     look_up = _under_way.get((host, port)) or _begin(host, port)
     return await asyncio.wrap_future(look_up)
 
 
-def _begin(host: str, port: int) -> Future[list[_Place]]:
-    look_up = Future[list[_Place]]()
+def _look_up(host: str, port: int) -> list[_Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _interleaved(addresses: list[_Address]) -> list[_Address]:
+    """In their order, and of each family in turn: a network that lacks one is found out by the first."""
+    families: dict[int, list[_Address]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    turns = zip_longest(*families.values())
+    return [address for turn in turns for address in turn if address is not None]
+
+
+async def _first_connected(addresses: list[_Address], delay: float) -> socket.socket:
+    """A socket that is connected to the first of these addresses that answers.
+
+    Each is tried when the one before has failed, or has not answered for so many seconds, and then beside it
+    (RFC 8305, "Happy Eyeballs"): an address that swallows everything must not cost all of the time.
+
+    Raises:
+        OSError: what the last of them had to say, where all have failed.
+    """
+    loop = asyncio.get_running_loop()
+    waiting = deque(addresses)
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    failure: BaseException = OSError("the name has no address")
+    try:
+        while waiting or attempts:
+            if waiting:
+                attempts.add(loop.create_task(_connected_to(*waiting.popleft())))
+            done, attempts = await asyncio.wait(
+                attempts,
+                timeout=delay if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            winners: list[socket.socket] = []
+            for attempt in done:
+                error = attempt.exception()
+                if error is None:
+                    winners.append(attempt.result())
+                elif isinstance(error, OSError):
+                    failure = error
+                else:
+                    raise error
+            for late in winners[1:]:
+                late.close()
+            if winners:
+                return winners[0]
+    finally:
+        for attempt in attempts:
+            attempt.add_done_callback(_close)
+            attempt.cancel()
+        if attempts:
+            await asyncio.wait(attempts)
+    raise failure
+
+
+def _close(attempt: asyncio.Task[socket.socket]) -> None:
+    """Close what was connected all the same."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+async def _connected_to(family: int, address: Any) -> socket.socket:
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connecting, address)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def _begin(host: str, port: int) -> Future[list[_Address]]:
+    look_up = Future[list[_Address]]()
     # Who is cancelled does not cancel it for others.
     look_up.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = _look_up(host, port)
         except Exception as error:  # noqa: BLE001  it is raised where it was asked for
             del _under_way[host, port]
             look_up.set_exception(error)
         else:
             del _under_way[host, port]
-            look_up.set_result([(str(place[0]), int(place[1])) for *_, place in found])
+            look_up.set_result(found)
 
     thread = threading.Thread(target=run, name="name look-up", daemon=True)
     _under_way[host, port] = look_up
