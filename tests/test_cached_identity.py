@@ -343,3 +343,28 @@ def test_stacked_decorators_keep_their_own_options() -> None:
     options = [one._source.options((1,), {}) for one in (inner, outer, above)]
     assert [said["timeout"] for said in options] == [1000, 2000, 3000]
     assert [said["type"] for said in options] == [int, str, int]
+
+
+def test_function_cached_twice_under_one_key_is_refused_when_decorated() -> None:
+    """A load would wait for itself; by another cache, or with another key, it may be."""
+    twice: Any = cached(CACHE)(raw)
+    with pytest.raises(TypeError, match="cached twice"):
+        cached(CACHE)(twice)
+    loose: Any = cached(CACHE, key="raw:{number}")
+    with pytest.raises(TypeError, match="cached twice"):
+        loose(cached(CACHE)(loose(raw)))
+    decorate: Any = cached(AsyncRedisCache.from_url("redis://127.0.0.1:2"))
+    assert decorate(twice).key(1) == twice.key(1)
+
+
+def test_function_may_be_decorated_again_with_a_wrapper_that_captures_nothing() -> None:
+    """As in tests: the wrapper is another object, and the same function."""
+    decorate: Any = cached(CACHE)
+    one, other = decorate(named(raw_too)), decorate(named(raw_too))
+    assert one.key(1) == other.key(1)
+    with pytest.raises(TypeError, match="several functions"):
+        cached(CACHE)(scaled(2)(raw_too))
+
+
+async def raw_too(number: int) -> int:
+    return number

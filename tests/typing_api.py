@@ -136,13 +136,37 @@ async def decorated(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
     def plain(number: int) -> Product:
         raise NotImplementedError
 
+    @cached(lambda: plain_cache, long_keys="hash")
+    def provided(number: int) -> Product:
+        raise NotImplementedError
+
     class Shop:
-        @cached(cache, key="{self}:{number}")
+        @cached(cache, key="{self.name}:{number}")
         async def price(self, number: int) -> float:
             raise NotImplementedError
 
         @cached(plain_cache)
         def tax(self, number: int) -> float:
+            raise NotImplementedError
+
+        @cached(cache)
+        @classmethod
+        async def make(cls, number: int) -> Product:
+            raise NotImplementedError
+
+        @classmethod
+        @cached(plain_cache)
+        def plain_make(cls, number: int) -> Product:
+            raise NotImplementedError
+
+        @cached(cache)
+        @staticmethod
+        async def find(number: int) -> Product:
+            raise NotImplementedError
+
+        @property
+        @cached(cache)
+        async def size(self) -> int:
             raise NotImplementedError
 
     assert_type(await product(1, name="a"), Product)
@@ -158,6 +182,15 @@ async def decorated(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
     assert_type(await Shop().price.refresh(1), float)
     assert_type(await Shop.price(Shop(), 1), float)
     assert_type(Shop().tax(1), float)
+    assert_type(provided(1), Product)
+    assert_type(await Shop.make(1), Product)
+    assert_type(await Shop().make.refresh(1), Product)
+    assert_type(Shop.plain_make(1), Product)
+    assert_type(await Shop.find(1), Product)
+    assert_type(await Shop().find(1), Product)
+    assert_type(await Shop().size, int)
+    provided("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await Shop.make("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await product("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Shop().tax("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -32,8 +32,8 @@ PLAIN: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
 plain_text: Final = msgspec.json.Encoder().encode
 """The texts of values that are plain, in brackets and with commas between them.
 
-Raises UnicodeEncodeError for text with lone surrogates, and ValueError for integers of thousands of
-digits: `text_of` knows these.
+Raises UnicodeEncodeError for text with lone surrogates, and ValueError or OverflowError for large
+integers: `text_of` knows these.
 """
 
 

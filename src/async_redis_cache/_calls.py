@@ -40,6 +40,7 @@ class Calls:
 
     Attributes:
         name: that of the function, for errors.
+        pattern: what two functions share that share their keys.
         names: of its parameters.
         signature: that of the function.
         takes_class: whether it looks like a class method, whose class comes first.
@@ -63,6 +64,7 @@ class Calls:
         if long_keys not in {"raise", "hash"}:
             raise TypeError(f"long_keys is 'raise' or 'hash', not {long_keys!r}")
         self.name = _description(function)
+        self.pattern = key if key is not None else self.name
         self._prefix = "" if key is not None else f"{_stable_name(function, self.name)}("
         try:
             # What wraps a partial as if it were its function has yet other parameters.
@@ -119,7 +121,7 @@ class Calls:
             try:
                 # Without its brackets, which become those of the call.
                 encoded = plain_text(values)[1:-1]
-            except ValueError:
+            except (ValueError, OverflowError):
                 encoded = self._text(values)
         text = encoded.decode()
         if len(encoded) > _LONGEST_ARGUMENTS or not text.isprintable():
@@ -168,7 +170,7 @@ class Calls:
                 # As in most methods. Faster at once than one by one.
                 try:
                     return f"{texts[0]},".encode() + plain_text(rest)[1:-1]
-                except ValueError:
+                except (ValueError, OverflowError):
                     pass  # Text or an integer that only `text_of` knows.
         texts += [
             self._part(text_of, place, values[place]) for place in range(len(texts), len(values))

@@ -60,6 +60,7 @@ class _Source:
 
     Attributes:
         cache: the cache; None if a function gives it.
+        provider: the cache, or that function.
         said: what each call says to the cache; None until the first, or if the calls differ in it.
     """
 
@@ -75,7 +76,7 @@ class _Source:
         self.calls = calls
         self.cache: Any = cache if isinstance(cache, AnyCache) else None
         self.said: dict[str, Any] | None = None
-        self._provider: Any = cache
+        self.provider: Any = cache
         self._kind = kind
         self._options = options
 
@@ -85,7 +86,7 @@ class _Source:
         Raises:
             TypeError: it has given something else.
         """
-        cache = self._provider()
+        cache = self.provider()
         if not isinstance(cache, self._kind):
             raise TypeError(
                 f"the cache of {self.calls.name} is a {self._kind.__name__}, and a "
@@ -294,9 +295,12 @@ def _mark_as_coroutine_function(kind: type) -> None:
         setattr(kind, name, property(partial(_given, mark)))
 
 
-def _innermost(function: Any) -> Callable[..., Any]:
-    """The function that is cached, by whatever number of caches."""
-    return _innermost(vars(function)["__wrapped__"]) if isinstance(function, _Cached) else function
+def _sources(function: Any) -> Iterator[_Source]:
+    """What is known of a function that is cached, by whatever number of caches."""
+    while isinstance(function, _Cached):
+        source = function._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        yield source
+        function = source.function
 
 
 def _given(mark: object, _: object) -> object:
@@ -422,7 +426,14 @@ class _Decorator:
         if isinstance(self._cache, RedisCache if is_coroutine else AsyncRedisCache):
             kinds = "plain functions" if is_coroutine else "coroutine functions"
             raise TypeError(f"{type(self._cache).__name__} caches {kinds}")
-        calls = self._calls(_innermost(function))
+        sources = list(_sources(function))
+        calls = self._calls(sources[-1].function if sources else function)
+        if any(
+            source.provider is self._cache and source.calls.pattern == calls.pattern
+            for source in sources
+        ):
+            # Its load would wait for itself.
+            raise TypeError(f"{calls.name} is cached twice under one key: give key=")
         if is_coroutine:
             source = _Source(self._cache, AsyncRedisCache, function, calls, self._options)
             return CachedCoroutine[..., Any](source, binding)

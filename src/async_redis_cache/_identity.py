@@ -134,11 +134,16 @@ def _claim(name: str, function: FunctionType) -> None:
         return
     *_, other_inner = other_layers = list(_layers(other))
     code, other_code = inner.__code__, other_inner.__code__
-    if code is other_code:
-        # Made in a loop, or wrapped in two ways. Local ones that capture nothing are the same.
-        clashes = "<locals>" not in inner.__qualname__ or [
-            getattr(layer, "__code__", None) for layer in layers
-        ] != [getattr(layer, "__code__", None) for layer in other_layers]
+    if inner is other_inner or code is other_code:
+        # Wrapped in two ways, or defined again: in a loop, or each time that a function is called.
+        # Those that capture nothing are the same, but for what a loop at module level changes.
+        clashes = (
+            [getattr(layer, "__code__", None) for layer in layers]
+            != [getattr(layer, "__code__", None) for layer in other_layers]
+            or any(_captured(function))
+            or any(_captured(other))
+            or (inner is not other_inner and "<locals>" not in inner.__qualname__)
+        )
     else:
         clashes = (
             inner.__globals__ is other_inner.__globals__

@@ -100,7 +100,11 @@ class Template:
 
     def _check(self, values: Sequence[Any]) -> None:
         for field, value in zip(self._fields, values, strict=True):
-            if not _is_stable(value, field.form):
+            try:
+                is_stable = _is_stable(value, field.form)
+            except RecursionError:
+                is_stable = False
+            if not is_stable:
                 raise TypeError(
                     f"{self._what} cannot hold {{{field.name}}}: a {type(value).__qualname__} has no "
                     "text that is the same in each process"
