@@ -76,6 +76,7 @@ class Engine:
         self._connect_timeout = options.connect_timeout / _SECOND
         self._command_timeout = options.command_timeout / _SECOND
         self._prefix = options.key_prefix
+        self._server = endpoint.name
         self._bounded = options.max_size > 0
         self.fails_open = options.fail_open == "always"
         """Whether every call does as if there were no cache while the server is away."""
@@ -219,7 +220,11 @@ class Engine:
         # As `left_alone` does, for less: caches do this all day.
         self._breakers.are_heeded = True
         if self._counters.breakers_open and self._servers.is_left_alone(key):
-            raise LEFT_ALONE.error()
+            raise self.circuit_open()
+
+    def circuit_open(self) -> CacheError:
+        """What a call ends in whose server is left alone."""
+        return LEFT_ALONE._replace(server=self._server).error()
 
     def failed_open(self, code: str) -> None:
         """To be called where a call gives what an empty cache would, though it has failed with this."""
@@ -347,7 +352,7 @@ class Engine:
     def _admit(self, keys: Iterable[bytes]) -> None:
         """To be called by the other calls before servers are asked; it raises where one is left alone."""
         if self.fails_open and self.left_alone(keys):
-            raise LEFT_ALONE.error()
+            raise self.circuit_open()
 
     async def _read_admitted(self, key: bytes) -> bytes | None:
         return (await self.read_many((key,)))[0]

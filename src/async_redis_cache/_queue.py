@@ -17,6 +17,12 @@ _EXCHANGE_KEYS: Final = 1024
 _REPLY_BYTES: Final = 4 * 1024 * 1024
 
 
+_PROBLEM: Final = (
+    "more calls wait for the server than options.max_waiting_calls or max_waiting_bytes allow: the server is slow, "
+    "or there is more to do than it can"
+)
+
+
 class CallQueue:
     """First in, first out; those that are tried again go to the front, having waited longest.
 
@@ -63,7 +69,7 @@ class CallQueue:
             CacheOverloaded: too many are waiting.
         """
         if self._callers >= self._most_calls or self._bytes + size > self._most_bytes:
-            raise CacheOverloaded("OVERLOADED", "too many calls are waiting for the server")
+            raise CacheOverloaded("OVERLOADED", _PROBLEM)
 
     def append(self, call: Call) -> None:
         """Let a call wait, and be joined."""

@@ -10,7 +10,6 @@ from typing import Any, TypeVar, Unpack, overload
 from ._asked import Asked, Found, each, load, many, no_loader, value_of
 from ._batches import Batch, BatchLoader
 from ._engine import Engine
-from ._failures import LEFT_ALONE
 from ._load_options import LoadOptions
 from ._loading import AWAY
 from ._openable import verb
@@ -109,7 +108,7 @@ class ReadManyThrough(ReadThrough):
         alone = engine.left_alone(one.wire_key for one in asked)
         if not alone:
             return await self._read(engine, asked)
-        engine.go_on_after(LEFT_ALONE.error())
+        engine.go_on_after(engine.circuit_open())
         others = [one for one in asked if one.wire_key not in alone]
         read = iter(await self._read(engine, others)) if others else iter(())
         self._counters.misses += len(alone)

@@ -53,6 +53,7 @@ class Single:
         listener: Listener | None,
     ) -> None:
         self._journal = journal
+        self._name = endpoint.name
         by_sentinels = endpoint.topology == "sentinel"
         self._sentinels: Sentinels | None = None
         if by_sentinels:
@@ -154,7 +155,7 @@ class Single:
         if self._tracking is not None:
             failure = await self._tracking.first()
             if failure is not None:
-                raise failure.error()
+                raise failure._replace(server=self._name).error()
 
     def has_unread(self) -> bool:
         """Whether there is news of changes that has come, and has not been passed on."""
