@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ._models import adapted, adapter_of, is_model, validated, validator_of
+from ._models import adapted, adapter_of, is_model, is_of_models, validated, validator_of
 
 __all__ = ["converter_of", "json_decoder_of"]
 
@@ -27,6 +27,9 @@ def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
     validate = getattr(kind, "model_validate_json", None)
     if validate is not None:
         return cast("Callable[[bytes], Any]", validate)
+    adapter = adapter_of(kind) if is_of_models(kind) else None
+    if adapter is not None:
+        return adapter
     try:
         refuse_opaque(kind)
         return msgspec.json.Decoder(kind, dec_hook=_made).decode
@@ -47,12 +50,17 @@ def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
     Raises:
         TypeError: as for `json_decoder_of`.
     """
+    if is_model(kind):
+        return partial(validated, kind)
+    adapter = adapter_of(kind) if is_of_models(kind) else None
     try:
-        refuse_opaque(kind)
+        if adapter is None:
+            refuse_opaque(kind)
     except TypeError:
         adapter = adapter_of(kind)
         if adapter is None:
             raise
+    if adapter is not None:
         return partial(adapted, adapter)
 
     def convert(value: Any) -> Any:

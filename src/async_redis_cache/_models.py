@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
@@ -19,7 +20,15 @@ import msgspec
 from ._equality import difference
 from ._json_damage import RefusedError, exact, field_names, parts_of, refuse_damage
 
-__all__ = ["adapted", "adapter_of", "dumped", "is_model", "validated", "validator_of"]
+__all__ = [
+    "adapted",
+    "adapter_of",
+    "dumped",
+    "is_model",
+    "is_of_models",
+    "validated",
+    "validator_of",
+]
 
 _WAYS: Final[tuple[Mapping[str, bool], ...]] = (
     {},
@@ -129,7 +138,13 @@ def _check_models(value: Any, *, is_json: bool) -> None:
 @lru_cache(maxsize=_MOST_TYPES)
 def validator_of(kind: Any) -> Callable[[bytes], Any]:
     """What makes a model of JSON. Fields are known by their aliases and, from pydantic 2.11 on, by their names."""
-    return _by_name(kind.model_validate_json)
+    validate = kind.model_validate_json
+    if getattr(validate, "__module__", "") == "pydantic.main":
+        # What it calls, unless a class has one of its own.
+        named = _by_name(validate)
+        core = kind.__pydantic_validator__.validate_json
+        return core if named is validate else partial(core, by_alias=True, by_name=True)
+    return _by_name(validate)
 
 
 def adapter_of(kind: Any) -> Callable[[bytes], Any] | None:
@@ -142,6 +157,17 @@ def adapter_of(kind: Any) -> Callable[[bytes], Any] | None:
     if pydantic is None or not _holds_model(kind, set()):
         return None
     return _by_name(pydantic.TypeAdapter(kind).validate_json)
+
+
+def is_of_models(kind: Any) -> bool:
+    """Whether a type is models and what holds them, and nothing else: pydantic makes it in one go."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list or origin in {typing.Union, types.UnionType}:
+        parts = [part for part in args if part is not types.NoneType]
+        return bool(parts) and all(is_model(part) or is_of_models(part) for part in parts)
+    if origin is dict:
+        return args[0] is str and (is_model(args[1]) or is_of_models(args[1]))
+    return False
 
 
 def validated(kind: Any, value: Any) -> Any:
