@@ -310,6 +310,9 @@ async def test_callers_share_an_exception_that_cannot_be_copied(cache: AsyncRedi
     assert all(error is raised for error in errors)
 
 
+@pytest.mark.not_with(
+    "eager", reason="an eager task begins inside its caller, whose frames it refers to"
+)
 @pytest.mark.parametrize("many", [False, True])
 async def test_exception_is_freed_when_its_caller_drops_it(
     cache: AsyncRedisCache, *, many: bool

@@ -121,7 +121,8 @@ def test_sync_callers_of_a_hung_origin_leave_as_many_threads_as_may_be(
     with ThreadPoolExecutor(8) as callers:
         codes = list(callers.map(call, range(80)))
     assert set(codes) == {"LOAD_TIMEOUT", "TOO_MANY_THREADS"}
-    assert codes.count("LOAD_TIMEOUT") == origin.most == MOST
+    # A load may end before its thread has begun, and then leaves none.
+    assert codes.count("LOAD_TIMEOUT") >= origin.most == MOST
     assert sync_cache.stats().loader_threads == MOST
 
 
