@@ -15,6 +15,9 @@ Inside a lifespan of your own, and for several caches, each under a name of its 
             yield
 
     CartCache = Annotated[AsyncRedisCache, Depends(cache_named("carts"))]
+
+An application that is mounted in another, by `app.mount`, has the caches of the other too. Starlette does not run the
+lifespan of a mounted application: enter its `cache_lifespan` in the lifespan of the outer one.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache as remembered
-from typing import Annotated
+from typing import Annotated, Final
 
 try:
     from fastapi import Depends, FastAPI
     from fastapi.requests import HTTPConnection
+    from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as _error:
     raise ImportError(
         "async_redis_cache.fastapi needs the extra 'fastapi': "
@@ -37,7 +41,8 @@ from async_redis_cache import AsyncRedisCache
 
 __all__ = ["CacheDep", "cache_lifespan", "cache_named", "get_cache"]
 
-_DEFAULT = "default"
+_DEFAULT: Final = "default"
+_IN_SCOPE: Final = "async_redis_caches"
 
 
 def cache_lifespan(
@@ -73,7 +78,8 @@ def cache_named(name: str) -> Callable[[HTTPConnection], Awaitable[AsyncRedisCac
     """Name a cache that a handler depends on, where an application has several.
 
     The same name gives the same dependency, so it can stand in `app.dependency_overrides` too. It
-    serves HTTP handlers and WebSocket handlers alike.
+    serves HTTP handlers and WebSocket handlers alike. Of an application and those it is mounted in, the
+    innermost that has a cache of this name has its way.
 
     Raises:
         LookupError: in the request, if no `cache_lifespan` of this name is running.
@@ -82,16 +88,18 @@ def cache_named(name: str) -> Callable[[HTTPConnection], Awaitable[AsyncRedisCac
     # Asynchronous although it awaits nothing: FastAPI sends plain functions through its threads.
     async def find_cache(connection: HTTPConnection) -> AsyncRedisCache:
         try:
-            return _caches_of(connection.app)[name]
+            cache: AsyncRedisCache = connection.scope[_IN_SCOPE][name]
         except KeyError:
             raise LookupError(
-                f"no cache named {name!r} is open: is cache_lifespan in this application's lifespan?"
+                f"no cache named {name!r} is open: is cache_lifespan in the lifespan of this application, "
+                "or of one that it is mounted in?"
             ) from None
+        return cache
 
     return find_cache
 
 
-get_cache = cache_named(_DEFAULT)
+get_cache: Callable[[HTTPConnection], Awaitable[AsyncRedisCache]] = cache_named(_DEFAULT)
 """The dependency behind `CacheDep`; tests put a cache of their own in its place by it:
 `app.dependency_overrides[get_cache] = lambda: cache`."""
 
@@ -103,4 +111,20 @@ def _caches_of(app: FastAPI) -> dict[str, AsyncRedisCache]:
     caches: dict[str, AsyncRedisCache] | None = getattr(app.state, "async_redis_caches", None)
     if caches is None:
         caches = app.state.async_redis_caches = {}
+        # What is mounted in this application sees the scope of the request, and not this application.
+        app.middleware_stack = _Provider(
+            app.middleware_stack or app.build_middleware_stack(), caches
+        )
     return caches
+
+
+class _Provider:
+    """Puts the open caches of an application into the scope of each request, over those that are there."""
+
+    def __init__(self, app: ASGIApp, caches: dict[str, AsyncRedisCache]) -> None:
+        self._app = app
+        self._caches = caches
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_IN_SCOPE] = {**scope.get(_IN_SCOPE, {}), **self._caches}
+        await self._app(scope, receive, send)
