@@ -6,6 +6,7 @@ on every supported Python that is found on the machine.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from shutil import which
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["tests", "lint", "types", "layers"]
+nox.options.sessions = ["tests", "lint", "types", "types-installed", "layers"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -168,6 +169,38 @@ def types(session: nox.Session) -> None:
     install(session, "types")
     session.run("mypy")
     session.run("pyright")
+
+
+@nox.session(name="types-installed", reuse_venv=False)
+def types_installed(session: nox.Session) -> None:
+    """Check the types as a user's project sees them, which has installed the wheel and set nothing."""
+    session.install("mypy>=2", "pyright[nodejs]>=1.1.400")
+    project = Path(session.create_tmp())
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(project), ".")
+    (wheel,) = project.glob("*.whl")
+    session.install(f"{wheel}[aiohttp,fastapi,otel]")
+    for file in Path("tests").glob("typing_*.py"):
+        (project / file.name).write_text(file.read_text())
+    stubs = [
+        ".".join((file.parts[1].removesuffix("-stubs"), *file.with_suffix("").parts[2:]))
+        for file in sorted(Path("stubs").rglob("*.pyi"))
+        if file.stem != "__init__"
+    ]
+    session.chdir(project)
+    session.run("mypy", "--strict", ".")
+    for mode in ("basic", "strict"):
+        checks = {
+            "typeCheckingMode": mode,
+            # What mypy is told to ignore is not hidden from pyright.
+            "enableTypeIgnoreComments": False,
+            # A mistake that basic does not look for is strict's to find.
+            "reportUnnecessaryTypeIgnoreComment": mode == "strict",
+        }
+        Path("pyrightconfig.json").write_text(json.dumps(checks))
+        session.run("pyright", "--pythonpath", str(Path(session.bin, "python")))
+    session.run("pyright", "--verifytypes", "async_redis_cache", "--ignoreexternal")
+    # The stubs say what the packages have.
+    session.run("stubtest", "--concise", "--ignore-missing-stub", *stubs)
 
 
 @nox.session

@@ -85,7 +85,7 @@ def test_kind_of_function_is_checked_when_applied() -> None:
         return number
 
     with pytest.raises(TypeError, match="caches coroutine functions"):
-        cached(CACHE)(plain)
+        cached(CACHE)(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="caches plain functions"):
         cached(PLAIN)(find)
     loose: Any = cached(CACHE)

@@ -1,20 +1,34 @@
-"""What type checkers see of the public API: checked by mypy and pyright, never executed."""
+"""What type checkers see of the public API: checked by mypy and pyright, never executed.
+
+`nox -s types` checks it beside the sources, and `nox -s types-installed` as a user's project that has only installed
+the wheel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypedDict, assert_type
+from typing import Any, Literal, TypedDict, assert_type
 
+from pip_services4_commons.errors import ApplicationException
+from pip_services4_components.config import ConfigParams, IConfigurable
+from pip_services4_components.context import IContext
+from pip_services4_components.refer import IReferenceable, IReferences
+from pip_services4_components.run import IOpenable
 from pip_services4_logic.cache import ICache
 
 from async_redis_cache import (
     AsyncRedisCache,
     CacheEntry,
+    CacheError,
+    CacheInputError,
+    CacheOptions,
     CacheStats,
     CoalescingLoader,
     IAsyncCache,
+    Load,
+    LoadOptions,
     RedisCache,
     Serializer,
     cached,
@@ -194,3 +208,101 @@ async def decorated(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
     await product("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Shop().tax("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def steered(load: Load[Product]) -> Product:
+    assert_type(load.stale, Product | None)
+    assert_type(load.key, str)
+    if load.stale is not None:
+        return load.not_modified()
+    load.timeout = timedelta(minutes=1)
+    load.tags = ("products",)
+    return Product(load.key)
+
+
+async def steered_unparametrised(load: Load) -> Product | None:
+    assert_type(load, Load[Any])
+    return Product(load.key)
+
+
+async def row() -> dict[str, str]:
+    raise NotImplementedError
+
+
+async def rows(keys: list[str]) -> dict[str, dict[str, str]]:
+    raise NotImplementedError
+
+
+async def loaders(cache: AsyncRedisCache, plain: RedisCache) -> None:
+    """With `type=` the type decides, and a loader that may give None says so."""
+    shared = CoalescingLoader(loaded_many)
+    assert_type(shared, CoalescingLoader[Product])
+    assert_type(await cache.retrieve_or_load(None, "key", steered, type=Product), Product)
+    assert_type(
+        await cache.retrieve_or_load(None, "key", steered_unparametrised, type=Product),
+        Product | None,
+    )
+    assert_type(await cache.retrieve_or_load(None, "key", row, type=Product), Product)
+    assert_type(await cache.retrieve_or_load(None, "key", row, type=list[Product]), list[Product])
+    assert_type(await cache.retrieve_or_load(None, "key", loaded, type=Product | None), Any)
+    assert_type(await cache.refresh(None, "key", shared, type=Product), Product | None)
+    assert_type(plain.retrieve_or_load(None, "key", steered, type=Product), Product)
+    assert_type(plain.retrieve_or_load(None, "key", lambda: Product(""), type=Product), Product)
+    assert_type(plain.retrieve_or_load(None, "key", row, type=Product), Product)
+    assert_type(plain.refresh(None, "key", shared, type=Product), Product | None)
+    assert_type(await cache.retrieve(None, "key", type=list[Product]), list[Product] | None)
+    assert_type(await cache.retrieve(None, "key", type=Product | None), Any)
+    assert_type(
+        await cache.retrieve_or_load_many(None, ["key"], rows, type=Product), dict[str, Product]
+    )
+    assert_type(
+        plain.retrieve_or_load_many(None, ["key"], dict.fromkeys, type=Product),
+        dict[str, Product],
+    )
+    # Some options of several calls.
+    options: LoadOptions = {"stale_timeout": timedelta(minutes=5), "refresh_at": 0.8}
+    assert_type(
+        await cache.retrieve_or_load(None, "key", loaded, 1000, type=Product, **options), Product
+    )
+    assert_type(plain.retrieve_or_load(None, "key", loaded, type=Product, **options), Product)
+
+
+def entries(entry: CacheEntry[Product]) -> None:
+    assert_type(entry.value, Product | None)
+    assert_type(entry.status, Literal["hit", "near", "stale", "loaded", "missing"])
+    assert_type(entry.age, int | None)
+    assert_type(entry.remaining, int | None)
+
+
+def counters(stats: CacheStats) -> None:
+    assert_type(stats.hits, int)
+    assert_type(stats.near_trusted, bool)
+    assert_type(stats.snapshot(), CacheStats)
+
+
+def errors(error: CacheError, refused: CacheInputError) -> None:
+    """Each is a `CacheError`, and one of the framework's, with what these have."""
+    assert_type(error.code, str)
+    assert_type(error.message, str)
+    assert_type(error.trace_id, str | None)
+    framework_error: ApplicationException = error
+    assert_type(framework_error.status, int)
+    value_error: ValueError = refused
+    raise value_error
+
+
+def configuration(references: IReferences, context: IContext) -> None:
+    """The framework's classes have types too, without any setting."""
+    config = ConfigParams.from_tuples("host", "localhost", "options.timeout", 1000)
+    assert_type(config, ConfigParams)
+    assert_type(config.get_section("options").get_as_integer("timeout"), int)
+    cache = RedisCache()
+    configurable: IConfigurable = cache
+    referenceable: IReferenceable = cache
+    openable: IOpenable = cache
+    configurable.configure(config)
+    referenceable.set_references(references)
+    openable.open(context)
+    assert_type(cache.retrieve(context, "key", type=Product), Product | None)
+    options: CacheOptions = {"key_prefix": "shop:", "command_timeout": timedelta(seconds=1)}
+    assert_type(RedisCache.from_url("redis://host", serializer="msgpack", **options), RedisCache)

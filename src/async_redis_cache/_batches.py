@@ -19,7 +19,7 @@ __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 
 T = TypeVar("T")
 
-BatchLoader = Callable[[list[str]], Any]
+BatchLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]] | Mapping[str, Any]]
 """A function of a list of keys that gives a mapping from keys to values, or something to await for it.
 Of keys that it leaves out there is no value."""
 

@@ -63,12 +63,12 @@ class Calls:
             raise TypeError("several tags are taken, as a tuple")
         if long_keys not in {"raise", "hash"}:
             raise TypeError(f"long_keys is 'raise' or 'hash', not {long_keys!r}")
-        self.name = _description(function)
-        self.pattern = key if key is not None else self.name
+        self.name: str = _description(function)
+        self.pattern: str = key if key is not None else self.name
         self._prefix = "" if key is not None else f"{_stable_name(function, self.name)}("
         try:
             # What wraps a partial as if it were its function has yet other parameters.
-            self.signature = inspect.signature(
+            self.signature: inspect.Signature = inspect.signature(
                 function, follow_wrapped=not isinstance(function, partial)
             )
         except ValueError as error:
@@ -76,13 +76,13 @@ class Calls:
         self._function = function
         self._kind = kind
         parameters = self.signature.parameters.values()
-        self.names = tuple(self.signature.parameters)
+        self.names: tuple[str, ...] = tuple(self.signature.parameters)
         # Of "shop.Shop.make", that is ".Shop"; of a function in no class it is "", or "...<locals>".
         parent = self.name.rpartition(".")[0].removeprefix(
             getattr(function, "__module__", None) or ""
         )
         self._is_method = parent != "" and not parent.endswith(">")
-        self.takes_class = self._is_method and self.names[:1] == ("cls",)
+        self.takes_class: bool = self._is_method and self.names[:1] == ("cls",)
         self._is_simple = all(
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
         )
@@ -98,7 +98,7 @@ class Calls:
             None if key is None else Template(key, self.names, f"the key of {self.name}")
         )
         self._tags = tuple(Template(tag, self.names, f"a tag of {self.name}") for tag in tags)
-        self.has_tags = bool(self._tags)
+        self.has_tags: bool = bool(self._tags)
         refuse_by_annotations(function, self.name, is_keyed=key is not None)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import (
     Final,
     Generic,
     ParamSpec,
+    Protocol,
     Self,
     TypeVar,
     Unpack,
@@ -397,8 +398,6 @@ class _Decorator:
         self._calls = calls
         self._options = options
 
-    # By the function and not by the cache: where the Pip.Services packages have no types, a
-    # RedisCache is taken for anything. The order of the overloads tells those apart that overlap.
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[P, Awaitable[T]], /
@@ -441,6 +440,48 @@ class _Decorator:
         return CachedFunction[..., Any](source, binding)
 
 
+class _CoroutineDecorator(Protocol):
+    """What `cached` of an `AsyncRedisCache` gives."""
+
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> CachedCoroutine[P, T]: ...
+
+
+class _FunctionDecorator(Protocol):
+    """What `cached` of a `RedisCache` gives."""
+
+    def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
+
+
+@overload
+def cached(
+    cache: AsyncRedisCache,
+    *,
+    timeout: Timeout = None,
+    key: str | None = None,
+    type: Any = None,
+    long_keys: LongKeys = "raise",
+    **loading: Unpack[LoadOptions],
+) -> _CoroutineDecorator: ...
+@overload
+def cached(
+    cache: RedisCache,
+    *,
+    timeout: Timeout = None,
+    key: str | None = None,
+    type: Any = None,
+    long_keys: LongKeys = "raise",
+    **loading: Unpack[LoadOptions],
+) -> _FunctionDecorator: ...
+@overload
+def cached(
+    cache: Callable[[], AnyCache],
+    *,
+    timeout: Timeout = None,
+    key: str | None = None,
+    type: Any = None,
+    long_keys: LongKeys = "raise",
+    **loading: Unpack[LoadOptions],
+) -> _Decorator: ...
 def cached(
     cache: AnyCache | Callable[[], AnyCache],
     *,
@@ -449,7 +490,7 @@ def cached(
     type: Any = None,
     long_keys: LongKeys = "raise",
     **loading: Unpack[LoadOptions],
-) -> _Decorator:
+) -> Any:
     """Cache what a function gives, by its arguments, as `retrieve_or_load` does.
 
     Args:

@@ -90,9 +90,9 @@ DataLoader = (
     Callable[[], Awaitable[_Data] | _Data] | Callable[[Load[Any]], Awaitable[_Data] | _Data]
 )
 """A `Loader` of rows: what it gives is validated as another type, and is never None."""
-AsyncLoader = Callable[[], Awaitable[T]] | Callable[[Load[T]], Awaitable[T]]
+AsyncLoader = Callable[[], Awaitable[T]] | Callable[[Load[Any]], Awaitable[T]]
 """A `Loader` whose result is awaited for the value."""
-PlainLoader = Callable[[], T] | Callable[[Load[T]], T]
+PlainLoader = Callable[[], T] | Callable[[Load[Any]], T]
 """A `Loader` that gives the value."""
 
 
