@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import (
     AsyncIterator,
@@ -21,10 +22,10 @@ from ._engine import Engine
 from ._errors import CacheInputError
 from ._flights import Wanted
 from ._function_names import name_of
-from ._load_options import LoadPolicy
-from ._loaders import NOT_MODIFIED, Load, Loader, called, takes_load
+from ._load_options import Caller, LoadPolicy
+from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 from ._loading import AWAY
-from ._raised import gathered
+from ._raised import first_raised
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import NotKept, Product, Stored
 from ._timeouts import Timeout
@@ -33,6 +34,7 @@ __all__ = [
     "NOTHING",
     "Asked",
     "Found",
+    "call_of",
     "each",
     "entry_of",
     "found_entry",
@@ -115,11 +117,14 @@ def many(keys: Iterable[str]) -> Iterable[str]:
 
 
 async def each(
-    judge: Callable[[T], Awaitable[R]], items: Sequence[T], data: Sequence[bytes | None]
+    engine: Engine,
+    judge: Callable[[T], Awaitable[R]],
+    items: Sequence[T],
+    data: Sequence[bytes | None],
 ) -> list[R]:
     """What is said of each item, of which this data was read: at once, where the server is asked."""
     if any(one is not None and has_tags(one) for one in data):
-        return await gathered(map(judge, items))
+        return first_raised(await engine.outcomes(map(judge, items)))
     return [await judge(item) for item in items]
 
 
@@ -137,18 +142,17 @@ def look(asked: Asked, data: bytes) -> Found:
     return NOTHING if value is None else Found(value, record.payload, record, "hit")
 
 
-async def valid(asked: Asked, data: bytes) -> Found:
-    """What this data is, its time aside, unless one of its tags was invalidated."""
-    found = look(asked, data)
+async def valid(asked: Asked, found: Found) -> Found:
+    """What was found, its time aside, unless one of its tags was invalidated."""
     record = found.record
     if record is None or not record.tags:
         return found
     return found if await asked.engine.freshness.tags_hold(record, asked.since) else NOTHING
 
 
-async def judged(asked: Asked, data: bytes) -> Found:
-    """What this data is now: where its time is over, its status is None, and it may have a value."""
-    found = await valid(asked, data)
+async def judged(asked: Asked, found: Found) -> Found:
+    """What was found, now: where its time is over, its status is None, and it may have a value."""
+    found = await valid(asked, found)
     record = found.record
     if record is None:
         return found
@@ -186,12 +190,15 @@ async def load(
 
 def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
     tags = asked.codec.tags(asked.tags)
+    # A load runs on the loop, wherever its caller is.
+    there = asked._replace(engine=asked.engine.load_side())
 
     async def produce() -> Product:
-        return await produced(asked, found, tags)
+        return await produced(there, found, tags)
 
     async def suits(stored: bytes, since: float) -> bool:
-        return (await judged(asked._replace(since=since), stored)).status is not None
+        found = await there.engine.aside(partial(look, there, stored))
+        return (await judged(there._replace(since=since), found)).status is not None
 
     longest = asked.policy.hard / _SECOND
     return Wanted(
@@ -212,9 +219,26 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
 
 async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
     """Call the loader, and make a product of what it gives."""
-    codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
     steering = Load(asked.key, found.value, asked.timeout, tags)
-    loaded = await called(asked.loader, steering, asked.engine.threads, in_thread=policy.in_thread)
+    steering._threads = asked.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    given: Callable[..., Any] = asked.loader
+    call = partial(given, steering) if takes_load(given) else given
+    loaded = await call_of(asked.engine, call, in_thread=asked.policy.in_thread)
+    return await asked.engine.aside(partial(_product, asked, found, steering, loaded))
+
+
+async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | Caller) -> Any:
+    """What a loader gives, called in the thread that the policy says."""
+    if in_thread != "caller":
+        return await run(call, engine.threads if in_thread else None)
+    if inspect.iscoroutinefunction(call):
+        return await call()
+    loaded = await engine.aside(call)
+    return await loaded if inspect.isawaitable(loaded) else loaded
+
+
+def _product(asked: Asked, found: Found, steering: Load[Any], loaded: Any) -> Product:
+    codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
     if loaded is None:
         bears = codec.wire_tags(steering.tags)
         keep = steering.cached and policy.missing > 0

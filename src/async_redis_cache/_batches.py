@@ -13,7 +13,6 @@ from ._errors import CacheInputError
 from ._loaders import Load, run, threads_of
 from ._nesting import Node, ask_as, asking
 from ._raised import Raised, outcome_of
-from ._threads import LoaderThreads
 
 __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 
@@ -37,7 +36,7 @@ class Batch:
     Args:
         keys: of which that is not known yet.
         loader: see `BatchLoader`.
-        threads: where a plain loader is called that may block; None to call it on the event loop.
+        call: calls the loader: in which thread.
         context: a copy of it is the loader's; by default that of the call that makes the batch.
     """
 
@@ -45,13 +44,13 @@ class Batch:
         self,
         keys: Iterable[str],
         loader: BatchLoader,
-        threads: LoaderThreads | None,
+        call: Callable[[Callable[[], Any]], Awaitable[Any]],
         *,
         context: Context | None = None,
     ) -> None:
         self._undecided = set(keys)
         self._loader = loader
-        self._threads = threads
+        self._call = call
         # The last key may be decided by the load of another call.
         self._context = context or copy_context()
         self._wanted: dict[str, asyncio.Future[Any]] = {}
@@ -116,7 +115,7 @@ class Batch:
     async def _load(self, keys: list[str]) -> Mapping[str, Any] | Raised:
         ask_as(self._node)
         try:
-            values = await run(partial(self._loader, keys), self._threads)
+            values = await self._call(partial(self._loader, keys))
             if isinstance(values, Mapping):
                 return values  # pyright: ignore[reportUnknownVariableType]
             problem = "a loader of many keys gives a mapping of keys to values"
@@ -187,7 +186,8 @@ class CoalescingLoader(Generic[T]):
         is_full = len(self._keys) >= self._max_keys or load.key in self._keys
         if batch is None or self._loop is not loop or is_full:
             threads = threads_of(load) if self._in_thread else None
-            batch = Batch((_THE_TURN,), self._loader, threads, context=self._context)
+            call = partial(run, threads=threads)
+            batch = Batch((_THE_TURN,), self._loader, call, context=self._context)
             self._loop, self._batch, self._keys = loop, batch, set()
             loop.call_soon(self._leave, batch, context=Context())
         self._keys.add(load.key)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, overload
@@ -12,8 +12,10 @@ from ._asked import each, many
 from ._codec import Codec, Decoder
 from ._engine import Engine
 from ._errors import CacheError, CacheInputError
+from ._heads import IsReadable
 from ._openable import verb, verb_or
 from ._pip_services import Context
+from ._raised import first_raised
 from ._read_many_through import ReadManyThrough
 from ._records import is_record, payload_at_once
 from ._timeouts import Timeout
@@ -193,9 +195,7 @@ class AsyncRedisCache(ReadManyThrough):
         if gone:
             changes.append(engine.forget(gone))
         # Each is tried, or pending, whatever becomes of the other.
-        for failure in await asyncio.gather(*changes, return_exceptions=True):
-            if failure is not None:
-                raise failure
+        first_raised(await engine.outcomes(changes))
 
     async def _stored(
         self, engine: Engine, entries: Sequence[Entry], tags: Sequence[bytes]
@@ -272,7 +272,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.contains(codec.key(key), codec.is_readable)
+        return await engine.contains(codec.key(key), _readable(engine, codec))
 
     @verb_or(bool)
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
@@ -287,7 +287,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `store`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.touch(codec.key(key), codec.life(timeout), codec.is_readable)
+        return await engine.touch(codec.key(key), codec.life(timeout), _readable(engine, codec))
 
     @verb_or(NoneType)
     async def time_to_live(self, context: Context, key: str) -> int | None:
@@ -299,7 +299,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _ = self._lifecycle.ready()
-        return await engine.time_to_live(codec.key(key), is_readable=codec.is_readable)
+        return await engine.time_to_live(codec.key(key), is_readable=_readable(engine, codec))
 
     @verb
     async def clear(self, context: Context) -> int:
@@ -328,8 +328,19 @@ class AsyncRedisCache(ReadManyThrough):
 
 async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:
     if any(data is not None and is_record(data) for data in found):
-        return await each(partial(engine.freshness.payload, since=since), found, found)
+        return await each(engine, partial(engine.freshness.payload, since=since), found, found)
     return found
+
+
+def _readable(engine: Engine, codec: Codec) -> IsReadable:
+    """What reads a payload where the caller is, and in a copy of its context."""
+    there, context = engine.load_side(), copy_context()
+
+    async def is_readable(key: bytes, payload: bytes) -> bool:
+        read = partial(context.copy().run, codec.is_readable, key, payload)
+        return await there.aside(read)
+
+    return is_readable
 
 
 def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:

@@ -108,6 +108,16 @@ class Changes:
         """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
         self._debts.owe((key,), failure)
 
+    def all_failed(self, keys: Collection[bytes], failure: CacheError) -> None:
+        """A change of these keys ended so before it was begun."""
+        self._loading.overtaken(keys)
+        self._debts.owe(keys, failure)
+
+    def tags_failed(self, tags: Collection[bytes], failure: CacheError) -> None:
+        """The invalidation of these tags ended so before it was begun."""
+        self._loading.tags_overtaken(tags)
+        self._debts.owe(self._tags.keys(tags), failure)
+
     async def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> None:
         """Store all entries, each with these tags; when it fails, some may have been stored."""
         await self._change([key for key, _, _ in entries], partial(self._stored, entries, tags))

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ._bounded import INDEX_SUFFIX, Opening
 from ._breaker import Breakers
@@ -40,6 +40,7 @@ from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
+from ._raised import Raised, caught
 from ._reads import PlainReads, Reads, ReplicaReads
 from ._rights import Product, Rights, Silence, Stored
 from ._server_clock import ServerClock
@@ -198,6 +199,22 @@ class Engine:
     def load_ahead(self, key: bytes, wanted: Wanted) -> None:
         """See `Loading.ahead`."""
         self._loading.ahead(key, wanted)
+
+    def on_loop(self, function: Callable[..., object], *args: Any) -> None:
+        """Call this on the loop: this engine is used nowhere else. `_caller` has one that is."""
+        function(*args)
+
+    def load_side(self) -> Engine:
+        """This engine as a load sees it."""
+        return self
+
+    async def aside(self, function: Callable[[], T]) -> T:
+        """What this gives, called in its caller's thread, which is the loop's."""
+        return function()
+
+    async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
+        """What each gives or raises, when all have ended."""
+        return await asyncio.gather(*map(caught, awaitables))
 
     def result_not_kept(self, function: str, code: str) -> None:
         """Count a result that cannot be stored, and log once which function returns such."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from math import inf
 from typing import NamedTuple
 
@@ -42,7 +41,6 @@ class Wanted(NamedTuple):
         steered: whether the loader may give it others.
         strict: whether it fails when the server cannot be asked for the right.
         decided: to be called when it is known that another loads, or that there is nothing to load.
-        context: in which the load runs; by default that of the caller who begins it.
         since: when the call began, by the loop's clock; None for now.
         idle: gives the seconds for which the loader of what was produced had not been called yet.
         function: gives the name of the function that loads, for log records.
@@ -57,7 +55,6 @@ class Wanted(NamedTuple):
     steered: Callable[[], bool] = _never
     strict: bool = False
     decided: Callable[[], None] = _nothing
-    context: Context | None = None
     since: float | None = None
     idle: Callable[[], float] = float
     function: Callable[[], str] = str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from ._commands import TIME_TO_LIVE, TOUCH_RECORD
@@ -15,7 +15,7 @@ from ._verbs import Asker, Verb
 
 __all__ = ["Heads", "IsReadable"]
 
-IsReadable = Callable[[bytes, bytes], bool]
+IsReadable = Callable[[bytes, bytes], Awaitable[bool]]
 """Whether a payload under a key is a value, as `retrieve` would say."""
 
 _WITH_TAGS: Final = 2
@@ -103,7 +103,7 @@ class Heads:
             return False
         stays = life + record.slack
         stamp = await self._tags.stamp(record.tags.keys(), stays, self._freshness.left(since))
-        return stamp.versions == record.tags and is_readable(key, record.payload)
+        return stamp.versions == record.tags and await is_readable(key, record.payload)
 
     async def _is_there(self, key: bytes, head: bytes, since: float) -> bool:
         data: bytes | None = head
@@ -118,7 +118,7 @@ class Heads:
     ) -> bool:
         """Whether this is a value, neither stale nor invalid, that can be read."""
         payload = await self._freshness.payload(data, since)
-        return payload is not None and is_readable(key, payload)
+        return payload is not None and await is_readable(key, payload)
 
     def _ask(self, verb: Verb, argument: Any, since: float) -> asyncio.Future[Any]:
         key = argument if isinstance(argument, bytes) else argument[0]

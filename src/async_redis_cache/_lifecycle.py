@@ -99,7 +99,7 @@ class Lifecycle:
             if self._opened is None:
                 self._opened = await self._open(context)
             else:
-                self.ready()
+                Lifecycle.ready(self)
 
     async def reopen(self) -> None:
         """After a fork, open what the parent had open, and leave connecting to the calls.
@@ -123,7 +123,7 @@ class Lifecycle:
         async with self._turn():
             await self._leave_behind()
             if self._opened is not None:
-                opened = self.ready()
+                opened = Lifecycle.ready(self)
                 self._opened = None
                 try:
                     await opened.engine.close()

@@ -6,14 +6,18 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from ._errors import CacheInputError
 from ._options import HOUR, LONGEST, Options
 from ._records import HEAD_BYTES, Record, is_record, payload_at_once, untagged_value
 from ._timeouts import milliseconds
 
-__all__ = ["LoadOptions", "LoadPolicies", "LoadPolicy"]
+__all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
+
+
+Caller = Literal["caller"]
+"""The calling thread, see `LoadOptions.in_thread`."""
 
 
 class LoadOptions(TypedDict, total=False):
@@ -39,8 +43,13 @@ class LoadOptions(TypedDict, total=False):
     """Share of its life, from 0 to 1, by which a value lives less, by chance."""
     tags: Iterable[str]
     """What is loaded can be invalidated by, as for `store`."""
-    in_thread: bool
-    """Call a plain loader, which may block, in a worker thread."""
+    in_thread: bool | Caller
+    """Where a plain loader, which may block, is called: True for a worker thread, False for the thread of
+    the event loop. `RedisCache` also takes "caller": the calling thread, which waits for it anyway, so that
+    thread-locals such as a Django connection are the caller's. Such a loader holds its own caller for as
+    long as it blocks, beyond `hard_timeout`; other callers of the same load are not held. A background
+    refresh has no waiting caller, and calls it in a worker thread. A coroutine function runs on the event
+    loop in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class LoadPolicy:
     hard: int
     missing: int
     jitter: float
-    in_thread: bool = False
+    in_thread: bool | Caller = False
     looks_ahead: bool = field(init=False)
     """Whether a fresh value may be loaded anew."""
 
@@ -153,8 +162,8 @@ def _read(name: str, value: Any) -> Any:
     if name in _FIELDS:
         return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST)
     if name == "in_thread":
-        if not isinstance(value, bool):
-            raise CacheInputError("BAD_LOAD_OPTION", "in_thread is True or False")
+        if not isinstance(value, bool) and value != "caller":
+            raise CacheInputError("BAD_LOAD_OPTION", "in_thread is True, False or 'caller'")
         return value
     if name not in _MOST:
         raise TypeError(f"{name} is no option of a load")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from ._counters import CacheStats
@@ -29,7 +28,6 @@ __all__ = [
     "Load",
     "Loader",
     "PlainLoader",
-    "called",
     "run",
     "takes_load",
     "threads_of",
@@ -96,25 +94,11 @@ PlainLoader = Callable[[], T] | Callable[[Load[Any]], T]
 """A `Loader` that gives the value."""
 
 
-async def called(loader: Loader, load: Load, threads: LoaderThreads, *, in_thread: bool) -> Any:
-    """What the loader gives.
+async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:
+    """What this gives, called in a thread if there are threads; where it can be awaited, what it gives then.
 
     The result is looked at, not the function: a lambda may hide a coroutine function.
-
-    Args:
-        loader: see `Loader`.
-        load: for a loader that takes it.
-        threads: where it may block.
-        in_thread: call it there.
     """
-    load._threads = threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    given: Callable[..., Any] = loader
-    call = partial(given, load) if takes_load(given) else given
-    return await run(call, threads if in_thread else None)
-
-
-async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:
-    """What this gives, called in a thread if there are threads; where it can be awaited, what it gives then."""
     if threads is not None and not inspect.iscoroutinefunction(call):
         result = await threads.run(call)
     else:

@@ -212,7 +212,7 @@ class Loading:
         right = Right(key, self._rights, since)
         flight = Flight((id(self), key), right, wanted, goes_on=goes_on)
         self._flights[key] = flight
-        flight.task = task = self._spawn(self._fly(key, flight, wanted), wanted.context)
+        flight.task = task = self._spawn(self._fly(key, flight, wanted))
         self._in_the_air.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
 

@@ -3,19 +3,23 @@
 Callers append what they want done; only the first of those that come together wakes the loop, which
 takes all in one turn; each caller sleeps on a lock of its own thread. A call costs no task and no
 `concurrent.futures.Future`: what is called awaits nothing but futures of the loop, so its coroutine
-can be stepped by their callbacks.
+can be stepped by their callbacks. All of it runs in an empty context: what is shared, as connections and
+timers are, holds nothing of the caller that has begun it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+from ._desk import Desk, Post, RefusedError, Visit, local
 from ._raised import Raised, caught
 
 __all__ = ["Portal", "RefusedError"]
@@ -23,82 +27,7 @@ __all__ = ["Portal", "RefusedError"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_AGAIN: Final = 0.25
 _LAST_TURNS: Final = 100
-
-
-class RefusedError(Exception):
-    """The portal does not take a call: why, as a code and in words."""
-
-    def __init__(self, code: str, problem: str) -> None:
-        super().__init__(code, problem)
-        self.code = code
-        self.problem = problem
-
-
-class _Local(threading.local):
-    serves = False
-    """Whether this is the thread of a portal."""
-    lock: threading.Lock | None = None
-    """Held, for this thread to sleep on. None while it does, so an interrupted one is not reused."""
-
-
-_local: Final = _Local()
-
-
-class _Visit:
-    """One call: what to run, in a copy of its caller's context, and the thread that waits for it."""
-
-    __slots__ = ("begun", "context", "coroutine", "done", "error", "result", "start")
-
-    def __init__(
-        self,
-        start: Callable[[], Coroutine[Any, Any, Any]],
-        done: threading.Lock,
-        begun: set[_Visit],
-    ) -> None:
-        self.start = start
-        self.done = done
-        self.begun = begun
-        self.context = copy_context()
-        self.coroutine: Coroutine[Any, Any, Any] | None = None
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def begin(self) -> None:
-        """Start it; on the loop's thread, as all that follows."""
-        self.begun.add(self)
-        self.context.run(self.advance)
-
-    def advance(self, _: object = None) -> None:
-        """Run the coroutine until it waits for something, and come back when that is there."""
-        try:
-            if self.coroutine is None:
-                self.coroutine = self.start()
-            awaited = self.coroutine.send(None)
-            # What a task does when its coroutine yields a future; or nothing, as sleep(0) does.
-            if awaited is None:
-                asyncio.get_running_loop().call_soon(self.advance, context=self.context)
-            else:
-                awaited._asyncio_future_blocking = False  # noqa: SLF001
-                awaited.add_done_callback(self.advance, context=self.context)
-        except StopIteration as stop:
-            self.result = stop.value
-            self._end()
-        except BaseException as error:  # noqa: BLE001  it is raised again in the caller's thread
-            self.error = error
-            self._end()
-
-    def refuse(self) -> None:
-        """End it where it is, since the portal is closed."""
-        if self.coroutine is not None:
-            self.context.run(self.coroutine.close)
-        self.error = RefusedError("NOT_OPENED", "the cache was closed")
-        self._end()
-
-    def _end(self) -> None:
-        self.begun.discard(self)
-        self.done.release()
 
 
 class Portal:
@@ -114,8 +43,8 @@ class Portal:
     def __init__(
         self, ending: Callable[[], Coroutine[Any, Any, object]], *, name: str = ""
     ) -> None:
-        self._inbox: deque[_Visit] = deque()
-        self._begun: set[_Visit] = set()
+        self._inbox: deque[Visit | Post] = deque()
+        self._begun: set[Visit] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._woken = False
         self._closed = False
@@ -140,7 +69,7 @@ class Portal:
         Raises:
             RefusedError: IN_EVENT_LOOP.
         """
-        if _local.serves:
+        if local.serves:
             problem = "called on the private loop of a cache, which must not wait"
             raise RefusedError("IN_EVENT_LOOP", problem)
 
@@ -170,39 +99,67 @@ class Portal:
             RefusedError: IN_EVENT_LOOP on a portal's thread; NOT_OPENED when it is closed.
         """
         self.refuse_inside()
-        done = _take_lock()
-        visit = _Visit(lambda: function(*args, **kwargs), done, self._begun)
+        desk = Desk(self.look_after)
         try:
-            self._inbox.append(visit)
+            self.submit(partial(function, **kwargs), args, desk, _nothing)
+            while not isinstance(visit := desk.wait(math.inf), Visit):
+                pass
+        except BaseException:
+            desk.leave()
+            raise
+        desk.close()
+        return visit.outcome()  # type: ignore[no-any-return]
+
+    def submit(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        desk: Desk,
+        resume: Callable[[Visit], None],
+    ) -> Visit:
+        """Have this called on the loop; what comes of it is put on the desk. See `Visit`."""
+        visit = Visit(function, args, desk, self._begun, resume)
+        self._send(visit)
+        return visit
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have this called on the loop, where it is not closed, and go on: at once on its own thread."""
+        if threading.get_ident() == self._thread.ident:
+            function(*args)
+        else:
+            self._send(Post(function, args))
+
+    def give_up(self, visit: Visit) -> bool:
+        """Begin it no more; whether it had begun, and goes on."""
+        try:
+            self._inbox.remove(visit)
+        except ValueError:
+            return True
+        return False
+
+    def _send(self, item: Visit | Post) -> None:
+        try:
+            self._inbox.append(item)
             if not self._woken:
                 self._woken = True
                 self._wake()
             if self._closed:
                 self._turn_away()
-            # An interrupt can fall between any two steps, here or in another thread; so nobody
-            # relies for ever on having been noticed.
-            while not done.acquire(timeout=_LOOK_AGAIN):
-                self._look_after()
         except BaseException:
-            self._look_after()
+            self.look_after()
             raise
-        _local.lock = done
-        try:
-            if visit.error is not None:
-                raise visit.error
-            return visit.result  # type: ignore[no-any-return]
-        finally:
-            # The error's traceback holds this frame, which must not hold the error.
-            del visit
 
     def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As `call`, in a task: for what needs one, as time limits and threads do."""
+        """As `call`, in a task with the caller's context: for what needs one, as time limits and threads do."""
+        context = copy_context()
 
         async def in_task() -> T:
             # What a task raises may be raised out of its loop, and end it: SystemExit.
-            task = asyncio.get_running_loop().create_task(caught(function(*args, **kwargs)))
+            task = asyncio.get_running_loop().create_task(
+                caught(function(*args, **kwargs)), context=context
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             outcome = await task
@@ -228,7 +185,7 @@ class Portal:
             self._thread.join(patience)
 
     def _serve(self) -> None:
-        _local.serves = True
+        local.serves = True
         try:
             with asyncio.Runner(loop_factory=_new_event_loop) as runner:
                 self._run(runner)
@@ -279,7 +236,8 @@ class Portal:
         while inbox:
             inbox.popleft().begin()
 
-    def _look_after(self) -> None:
+    def look_after(self) -> None:
+        """Wake the loop, which an interrupt may have kept from hearing of what came."""
         self._wake()
         if self._closed:
             self._turn_away()
@@ -298,12 +256,8 @@ class Portal:
                     self._inbox.popleft().refuse()
 
 
-def _take_lock() -> threading.Lock:
-    lock, _local.lock = _local.lock, None
-    if lock is None:
-        lock = threading.Lock()
-        lock.acquire()
-    return lock
+def _nothing(_: Visit) -> None:
+    """Its caller looks for itself."""
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from ._errors import CacheLoadError
 
-__all__ = ["Raised", "caught", "gathered", "load_cancelled", "outcome_of"]
+__all__ = ["Raised", "caught", "first_raised", "gathered", "load_cancelled", "outcome_of"]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -93,11 +93,16 @@ async def caught(awaitable: Awaitable[T]) -> T | Raised:
 
 async def gathered(awaitables: Iterable[Awaitable[T]]) -> list[T]:
     """All results, each awaited in a task of its own; when all have ended, the first error is raised."""
+    return first_raised(await asyncio.gather(*map(caught, awaitables)))
+
+
+def first_raised(outcomes: Iterable[T | Raised]) -> list[T]:
+    """The results, where nothing was raised; otherwise the first error is raised."""
     results: list[T] = []
-    for result in await asyncio.gather(*map(caught, awaitables)):
-        if isinstance(result, Raised):
-            raise result.error()
-        results.append(result)
+    for outcome in outcomes:
+        if isinstance(outcome, Raised):
+            raise outcome.error()
+        results.append(outcome)
     return results
 
 

@@ -13,6 +13,7 @@ from ._asked import (
     found_entry,
     judged,
     load,
+    look,
     no_loader,
     wanted,
 )
@@ -130,7 +131,7 @@ class ReadEntries(Openable):
             engine.loop.time(),
         )
         data, is_near = await asked.engine.read_where(asked.wire_key)
-        found = NOTHING if data is None else await judged(asked, data)
+        found = NOTHING if data is None else await judged(asked, look(asked, data))
         if found.status == "hit":
             self._counters.hits += 1
         else:
@@ -167,7 +168,7 @@ class ReadEntries(Openable):
 
     async def _found(self, asked: Asked, data: bytes | None) -> Found:
         """What was read; what is to be loaded anew ahead of time is begun to be."""
-        found = NOTHING if data is None else await judged(asked, data)
+        found = NOTHING if data is None else await judged(asked, look(asked, data))
         if found.status == "hit":
             self._counters.hits += 1
         elif found.status is None and found.value is not None:

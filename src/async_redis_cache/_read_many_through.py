@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
-from ._asked import Asked, Found, each, load, many, no_loader, value_of
+from ._asked import Asked, Found, call_of, each, load, many, no_loader, value_of
 from ._batches import Batch, BatchLoader
 from ._engine import Engine
 from ._load_options import LoadOptions
 from ._loading import AWAY
 from ._openable import verb
 from ._pip_services import Context
-from ._raised import gathered
+from ._raised import first_raised
 from ._read_through import ReadThrough
 from ._rights import Product
 from ._timeouts import Timeout
@@ -83,7 +83,8 @@ class ReadManyThrough(ReadThrough):
         if not wanted:
             return {}
         first = self._asking(wanted[0], no_loader, timeout, type, loading)
-        batch = Batch(wanted, loader, first.engine.threads if first.policy.in_thread else None)
+        call = partial(call_of, first.engine.load_side(), in_thread=first.policy.in_thread)
+        batch = Batch(wanted, loader, call)
         policy = replace(first.policy, in_thread=False)
         asked = [
             first._replace(
@@ -91,12 +92,12 @@ class ReadManyThrough(ReadThrough):
                 wire_key=first.codec.key(key),
                 policy=policy,
                 loader=partial(batch.value, key),
-                decided=partial(batch.decided, key),
+                decided=partial(first.engine.on_loop, batch.decided, key),
                 idle=partial(batch.idle, key),
             )
             for key in wanted
         ]
-        results = await gathered(await self._many(first.engine, asked))
+        results = first_raised(await first.engine.outcomes(await self._many(first.engine, asked)))
         values = {one.key: value_of(one, got) for one, got in zip(asked, results, strict=True)}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -118,7 +119,7 @@ class ReadManyThrough(ReadThrough):
         """For each what gives its value: a load for those that are not there."""
         try:
             read = await engine.read_many([one.wire_key for one in asked])
-            found = await each(self._found_of, list(zip(asked, read, strict=True)), read)
+            found = await each(engine, self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.go_on_after(error)
             self._counters.misses += len(asked)

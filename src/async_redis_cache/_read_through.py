@@ -9,6 +9,7 @@ from ._asked import (
     NOTHING,
     Asked,
     load,
+    look,
     valid,
     value_of,
 )
@@ -238,7 +239,7 @@ class ReadThrough(ReadEntries):
         try:
             asked.engine.pass_through(asked.wire_key)
             data = await asked.engine.read(asked.wire_key)
-            found = NOTHING if data is None else await valid(asked, data)
+            found = NOTHING if data is None else await valid(asked, look(asked, data))
         except AWAY as error:
             result = await self._without_server(asked, error)
             # What is stored could be read again once the server answers.

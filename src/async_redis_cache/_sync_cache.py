@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._cache import AsyncRedisCache
+from ._caller import CallerCache, drive
 from ._counters import CacheStats
 from ._errors import CacheStateError
 from ._option_keywords import CacheOptions, SerializerName
@@ -56,8 +57,10 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
     """
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._cache = AsyncRedisCache(serializer=serializer)
+        self._cache: AsyncRedisCache = CallerCache(serializer=serializer)
         self._portal: Portal | None = None
+        self._patience = 0.0
+        """Seconds that a call may take, loads aside, whatever the private loop does."""
         self._ending: Portal | None = None
         """What an interrupt may have left half opened or half closed: ended before the next."""
         self._finalizer: weakref.finalize[Any, RedisCache] | None = None
@@ -75,7 +78,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
     ) -> Self:
         """A cache at this URL, configured and not yet open. See `AsyncRedisCache.from_url`."""
         cache = cls()
-        cache._cache = AsyncRedisCache.from_url(url, serializer=serializer, **options)
+        cache._cache = CallerCache.from_url(url, serializer=serializer, **options)
         return cache
 
     def __repr__(self) -> str:
@@ -224,7 +227,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
     ) -> T:
         try:
             portal = self._portal or self._reopened()
-            return portal.call(function, context, *args, **kwargs)
+            return drive(portal, function(context, *args, **kwargs), self._patience)
         except RefusedError as refusal:
             raise self._refused(refusal, context) from None
 
@@ -243,6 +246,8 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         except BaseException:
             self._end_portal()
             raise
+        options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._patience = options.command_timeout / 1000 + _GRACE
         self._ending, self._portal = None, portal
         self._forked = False
         # At the end of the interpreter, or of the last reference to a cache that nobody closed.
@@ -289,6 +294,8 @@ def _forget_parents() -> None:
         cache._forget_parent()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
+_GRACE: Final = 0.05
+"""Seconds beyond its deadline for a call's way to the private loop and back."""
 _PATIENCE: Final = 0.5
 """Seconds to wait at the end of the interpreter."""
 _CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()

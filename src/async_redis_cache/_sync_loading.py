@@ -102,7 +102,8 @@ class LoadingDoor(ABC):
     ) -> Any:
         """The value stored under the key; where there is none, what the loader gives, stored.
 
-        A plain loader runs in a worker thread, a coroutine function on the private event loop.
+        A plain loader runs in a worker thread, or with `in_thread="caller"` in the calling thread; a
+        coroutine function runs on the private event loop. Each runs in a copy of the caller's context.
         """
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load

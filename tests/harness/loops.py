@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # A synchronous caller waits by being blocked, and loads on its own thread: on a loop too, where it
 # called from there. What these hand to the private loop is watched there. A span is around both doors.
 SYNCHRONOUS = [
-    f"async_redis_cache.{name}" for name in ("_portal", "_sync_cache", "_sync_loading", "otel")
+    f"async_redis_cache.{name}"
+    for name in ("_portal", "_desk", "_caller", "_sync_cache", "_sync_loading", "otel")
 ]
 
 blocked: list[str] = []
