@@ -289,6 +289,18 @@ async def test_http_exception_is_answer_below_500(
         assert said["error.type"].endswith(type(error).__qualname__)
 
 
+async def test_span_says_that_call_failed_open(door: Door, telemetry: Telemetry) -> None:
+    """A call whose error is kept from its caller is no error of the span, which says so."""
+    options = {"fail_open": "always", "require_connection": False, "command_timeout": 100}
+    async with configured("redis://127.0.0.1:1", door, **options) as cache:
+        telemetry.of(cache)
+        assert await cache.retrieve(None, "kettle") is None
+        assert await cache.contains(None, "kettle") is False
+    for span in telemetry.spans():
+        assert said_of(span)["async_redis_cache.failed_open"] is True
+        assert span.status.status_code is StatusCode.UNSET
+
+
 async def test_duration_has_result_and_function(
     server: Server, door: Door, telemetry: Telemetry
 ) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,7 +47,7 @@ from ._uri import DEFAULT_PORTS, Address, Endpoint
 __all__ = ["instrument"]
 
 Cache = AsyncRedisCache | RedisCache
-Attributes = dict[str, str | int]
+Attributes = dict[str, str | int | bool]
 
 _SCOPE: Final = "async_redis_cache"
 _DURATION: Final = "db.client.operation.duration"
@@ -146,16 +145,11 @@ class _Watched:
         self._tracer = tracer
         self._name = name
         self._known: tuple[Endpoint | None, Address | None] = (None, None)
-        self._where = _where(None, None)
+        self._about = _where(None, None)
 
     def stats(self) -> tuple[CacheStats, Attributes]:
         """What it counts, and what these counts are of."""
-        return self._cache.stats(), {**self.where(), **self.name()}
-
-    def name(self) -> Attributes:
-        """What the cache is called: as was said here, or in its options."""
-        name = self._name or self._core._lifecycle.name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        return {"async_redis_cache.name": name} if name else {}
+        return self._cache.stats(), self.about()
 
     @property
     def _core(self) -> AsyncRedisCache:
@@ -166,14 +160,16 @@ class _Watched:
         """Let the cache count in this kind of counters, which holds what it has counted so far."""
         self._core._counters.__class__ = kind  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
-    def where(self) -> Attributes:
-        """The server, as far as it is known."""
+    def about(self) -> Attributes:
+        """The cache's name, and the server, as far as it is known."""
         lifecycle = self._core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         engine = lifecycle.engine()
         known = lifecycle.endpoint(), None if engine is None else engine.master
-        if known != self._known:
-            self._known, self._where = known, _where(*known)
-        return self._where
+        if known != self._known or engine is None:
+            name = self._name or lifecycle.name
+            self._known = known
+            self._about = _where(*known) | ({"async_redis_cache.name": name} if name else {})
+        return self._about
 
     def wrapped(self, call: str, duration: metrics.Histogram) -> Callable[..., Any]:
         """A method of the cache, each call of which is a span."""
@@ -197,7 +193,7 @@ class _Watched:
     def _span(
         self, call: str, duration: metrics.Histogram, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Generator[_Outcome]:
-        about: Attributes = {**self.where(), **self.name(), "db.operation.name": call}
+        about: Attributes = {**self.about(), "db.operation.name": call}
         if call in _LOADING:
             about["async_redis_cache.function"] = _function_of(args, kwargs)
         size = _size(call, args, kwargs)
@@ -222,13 +218,18 @@ class _Watched:
                     span.set_status(trace.StatusCode.ERROR)
                 raise
             else:
-                span.set_attributes(outcome.counts())
                 result = outcome.result()
-                span.set_attributes(result)
                 about |= result
+                span.set_attributes(result | outcome.counts())
             finally:
                 _COUNTED.reset(counted)
                 duration.record(time.perf_counter() - began, about)
+
+
+_SEEN: Final = (
+    *("hits", "misses", "stale_hits", "load_failures", "near_hits", "near_misses", "errors"),
+)
+"""What is counted for each call."""
 
 
 class _Outcome:
@@ -236,14 +237,17 @@ class _Outcome:
 
     def __init__(self, call: str) -> None:
         self._call = call
-        self.counted: Counter[str] = Counter()
+        self.counted = dict.fromkeys(_SEEN, 0)
         self.given: Any = None
 
     def result(self) -> Attributes:
-        """Where the value of a call about one key came from."""
-        if self._call not in _READING or self._call in _MANY:
-            return {}
-        return {"async_redis_cache.result": self._result()}
+        """Where the value of a call about one key came from, and whether an error is kept from its caller."""
+        result: Attributes = {}
+        if self.counted["errors"]:
+            result["async_redis_cache.failed_open"] = True
+        if self._call in _READING and self._call not in _MANY:
+            result["async_redis_cache.result"] = self._result()
+        return result
 
     def _result(self) -> Status:
         counted = self.counted
@@ -331,10 +335,10 @@ def _told(name: str) -> property:
     return property(get, put)
 
 
-_COUNTED: Final[ContextVar[Counter[str] | None]] = ContextVar("async_redis_cache", default=None)
+_COUNTED: Final[ContextVar[dict[str, int] | None]] = ContextVar("async_redis_cache", default=None)
 """What is counted for the call that is under way. A load and a refresh run in the context of the call that
 began them."""
-for _name in ("hits", "misses", "stale_hits", "load_failures", "near_hits", "near_misses"):
+for _name in _SEEN:
     setattr(_Counts, _name, _told(_name))
 
 
