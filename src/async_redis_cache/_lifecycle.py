@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import encodings.idna  # noqa: F401  see below
+import importlib
 import os
 import threading
 import weakref
@@ -30,6 +32,10 @@ from ._settings import Settings
 from ._uri import Endpoint
 
 __all__ = ["Lifecycle", "Opened"]
+
+# anyio imports what belongs to asyncio at its first use, and the event loop the codec of host names:
+# during `open`, on the loop, which would stand still for tens of milliseconds.
+importlib.import_module("anyio._backends._asyncio")
 
 
 class Opened(NamedTuple):
