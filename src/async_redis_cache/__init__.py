@@ -29,6 +29,8 @@ from ._option_keywords import CacheOptions
 from ._serializers import Serializer
 from ._sync_cache import RedisCache
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AsyncRedisCache",
     "CacheAuthError",
