@@ -80,6 +80,12 @@ TELLING = [
     )
 ]
 
+# What depends on how other packages convert values.
+VALUES = [
+    f"tests/test_{name}.py"
+    for name in ("serializers", "stored_bytes", "values_as_types", "values_equal", "values_json")
+]
+
 # What is mutated, and which tests are asked. A mutant may wait for ever, so no test is given long.
 SEEN_WITHOUT_A_SERVER = (
     *("_backoff", "_batcher", "_breaker", "_exchange", "_load_options", "_near_cache", "_queue"),
@@ -153,6 +159,14 @@ def servers(session: nox.Session) -> None:
         session.run(
             "pytest", *(session.posargs or ["--all-setups", *WHOLE]), env={"ARC_SERVERS": access}
         )
+
+
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    """Run the tests about values with the oldest releases that are allowed of what converts them."""
+    install(session, "test")
+    session.install("msgspec==0.19.0", "pydantic==2.8.0")
+    session.run("pytest", *(session.posargs or [*WORKERS, *VALUES]))
 
 
 @nox.session

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import uuid
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -290,7 +291,8 @@ FOLDED = dt.datetime(2024, 11, 3, 1, 30, fold=1, tzinfo=ZoneInfo("America/New_Yo
 EQUAL: list[tuple[Any, Any]] = [
     (ALIAS, Alias),
     (GENERATED, Generated),
-    (VALIDATED, Validated),
+    # Before 2.11 pydantic knows fields by their aliases alone, and dumps no validation aliases.
+    *([(VALIDATED, Validated)] if "by_name" in signature(Alias.model_validate).parameters else []),
     (Swapped.model_validate({"a": 1, "b": 2}), Swapped),
     (Computed(width=3), Computed),
     (Strict(day=dt.date(2024, 2, 29), ids={uuid.UUID(int=5)}), Strict),

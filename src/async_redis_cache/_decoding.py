@@ -75,12 +75,11 @@ def refuse_opaque(kind: Any) -> None:
     seen: set[int] = set()
     while pending:
         part: Any = pending.pop()
-        if isinstance(part, msgspec.inspect.CustomType) and not (
-            part.cls is object
-            or hasattr(part.cls, "model_validate")
-            or issubclass(part.cls, _NUMBERS_AND_TEXT)
+        made = cast("Any", part.cls) if isinstance(part, msgspec.inspect.CustomType) else object
+        if made is not object and not (
+            hasattr(made, "model_validate") or issubclass(made, _NUMBERS_AND_TEXT)
         ):
-            raise TypeError(f"{part.cls.__name__} cannot be validated")
+            raise TypeError(f"{made.__name__} cannot be validated")
         if isinstance(part, tuple | list):
             pending.extend(cast("Collection[Any]", part))
         elif isinstance(part, msgspec.Struct) and id(part) not in seen:

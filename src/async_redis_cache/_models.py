@@ -120,7 +120,9 @@ def _dumped_generic(value: Any, *, is_json: bool) -> Any:
         except RefusedError as error:
             error.path = f"{place}{error.path}"
             raise
-    plain = value.model_dump(mode="json", warnings=False)
+    # Nothing tells which way would come back: by its names, unless pydantic knows fields by aliases alone.
+    way = {} if _knows_names(type(value).model_validate_json) else {"by_alias": True}
+    plain = value.model_dump(mode="json", warnings=False, **way)
     refuse_damage(plain, is_json=is_json)
     return plain
 
@@ -181,9 +183,12 @@ def adapted(validate: Callable[[bytes], Any], value: Any) -> Any:
 
 
 def _by_name(validate: Callable[..., Any]) -> Callable[[bytes], Any]:
-    if "by_name" in inspect.signature(validate).parameters:
-        return partial(validate, by_alias=True, by_name=True)
-    return validate
+    return partial(validate, by_alias=True, by_name=True) if _knows_names(validate) else validate
+
+
+@lru_cache(maxsize=_MOST_TYPES)
+def _knows_names(validate: Callable[..., Any]) -> bool:
+    return "by_name" in inspect.signature(validate).parameters
 
 
 def _to_json(plain: Any) -> bytes:
