@@ -415,6 +415,37 @@ async def test_sentinel_is_asked_again_when_its_message_is_impossible(message: b
             await cache.close(None)
 
 
+STAMPS = {
+    "a version that is no number": b"*2\r\n$24\r\n" + b"x" * 24 + b"\r\n:5\r\n",
+    "the time in front": b"*2\r\n:5\r\n$24\r\n" + b"0" * 24 + b"\r\n",
+    "a time below 0": b"*2\r\n$24\r\n" + b"0" * 24 + b"\r\n:-5000000\r\n",
+}
+
+
+@pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS.keys())
+async def test_load_gives_its_value_when_versions_of_tags_are_impossible(stamp: bytes) -> None:
+    """What is loaded is given and not kept; a store with such a tag succeeds or raises a typed error."""
+
+    def answer(command: Command) -> bytes:
+        source = command.arguments[0]
+        if b"not version" in source:
+            return stamp
+        # Whoever asks for the right to load gets it; whoever publishes, or gives it back, has done so.
+        return b":-1764364000000000\r\n" if b"NOBODY" in source or b"MARK" in source else b":1\r\n"
+
+    async with (
+        ScriptedServer(EVAL=answer, MGET=b"*1\r\n$-1\r\n") as server,
+        configured(server.url, max_size=0, retries=0) as cache,
+    ):
+        with no_complaints():
+            loaded = await cache.retrieve_or_load(
+                None, "key", _load, tags=("tag",), hard_timeout=10_000
+            )
+            stored = await _outcome(cache.store(None, "key", 1, tags=("tag",)))
+        assert loaded == 1
+        assert stored == 1 or isinstance(stored, CacheError)
+
+
 HEADER = st.tuples(st.sampled_from("*%~>|$="), st.integers(-2, 500_000_000)).map(
     lambda header: f"{header[0]}{header[1]}\r\n".encode()
 )

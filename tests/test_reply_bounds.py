@@ -91,7 +91,10 @@ def _packed(reply: Any) -> bytes:
 
 
 def _elements_in(reply: Any) -> int:
-    return len(reply) + sum(map(_elements_in, reply)) if isinstance(reply, list) else 0
+    if not isinstance(reply, list):
+        return 0
+    parts: list[Any] = reply
+    return len(parts) + sum(map(_elements_in, parts))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
 from typing import Any, Final, Protocol, cast
 
 from redis.asyncio import ConnectionPool
@@ -94,7 +95,8 @@ class Dialer:
         self._see = see or _see_it_serve
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_timeout / _SECOND
-        self._pool = ConnectionPool(
+        self._make_pool = partial(
+            ConnectionPool,
             connection_class=_connection_class(endpoint),
             max_connections=options.max_connections,
             parser_class=HandshakeParser,
@@ -113,6 +115,11 @@ class Dialer:
             **_place(endpoint),
             **_tls(endpoint, trust or Trust.of(options)),
         )
+
+    @cached_property
+    def _pool(self) -> ConnectionPool:
+        # Made when it is needed: a reply of a cluster may name a thousand nodes at once.
+        return self._make_pool()
 
     async def dial(self) -> AbstractConnection | Failure:
         """A connection that is logged in and idle, or why there is none."""
@@ -152,6 +159,8 @@ class Dialer:
 
     async def sweep(self) -> None:
         """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
+        if "_pool" not in vars(self):
+            return
         with contextlib.suppress(Exception):
             await self._pool.disconnect(inuse_connections=False)
 
