@@ -32,6 +32,7 @@ class CacheOptions(TypedDict, total=False):
     sentinel_tls_ca_file: str
     sentinel_tls_certificate_file: str
     sentinel_tls_key_file: str
+    allowed_hosts: str
     read_from: Literal["master", "replica"]
     max_connections: int
     max_connection_age: int | timedelta
@@ -58,6 +59,7 @@ class CacheOptions(TypedDict, total=False):
     loading_missing_timeout: int | timedelta
     loading_jitter: float
     loading_lease_timeout: int | timedelta
+    loading_max_threads: int
     near_cache_enabled: bool
     near_cache_max_size: int
     near_cache_max_bytes: int
