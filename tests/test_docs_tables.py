@@ -61,7 +61,7 @@ def raised() -> set[tuple[str, str]]:
                 ):
                     found.add((kind, code))
                 case ast.Call(func=ast.Name(id=kind), args=[ast.Constant(value=str(code)), _]) if (
-                    re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code)
+                    kind != "cast" and re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code)
                 ):
                     found.add((kind, code))
                 case _:
