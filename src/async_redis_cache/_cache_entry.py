@@ -17,13 +17,16 @@ class CacheEntry(Generic[T]):
     """A value, and what is known about it: what an `X-Cache` or an `Age` header needs."""
 
     value: T | None
-    """None where there is none."""
+    """The value; None where there is none."""
     status: Status
-    """`hit`: from the server; `near`: from this process; `stale`: past its life, and given since it
-    is being loaded anew, or cannot be; `loaded`: just now; `missing`: there is none."""
+    """Where it came from. `hit`: read from the server; `near`: from the near cache of this process;
+    `stale`: past its TTL, returned while it is refreshed or because loading fails; `loaded`: by a
+    loader for this call, or for one that it joined; `missing`: there is no value."""
     age: int | None
-    """Milliseconds since it was loaded; None for what was stored by `store`, which is not told, and where
-    the server went away before it could be asked."""
+    """Milliseconds since it was loaded, by the clock of the server; 0 for `loaded`. For a
+    remembered `missing`, since it is remembered. None where it is not known: the value was stored
+    by `store` without tags, or the server became unreachable."""
     remaining: int | None
-    """Milliseconds that it still is fresh, less than 0 for a stale one; None where there is none, or
-    it never expires, or the server went away."""
+    """Milliseconds until it is no longer fresh, negative for `stale`; 0 for a loaded value that was
+    not stored. For a remembered `missing`, for how much longer. None where there is no value
+    otherwise, where it never expires, or where the server became unreachable."""

@@ -15,74 +15,87 @@ LEVELS: Final = frozenset(
 
 @dataclass(slots=True, kw_only=True)
 class CacheStats:
-    """What a cache has done since it was created, and what is near now; of this process alone."""
+    """What a cache has done since it was created, in this process alone.
+
+    All fields count up, and `close` does not reset them, except those that say "now". They move when the
+    thing they count has happened; reading them costs nothing.
+    """
 
     hits: int = 0
-    """Keys asked for whose fresh value was given."""
+    """Keys whose fresh value was returned, near hits included. Counted by the calls that read and
+    those that load, once for each key."""
     misses: int = 0
-    """Keys asked for where there was none to give, and it was loaded or nothing was given."""
+    """Keys without a value to return: missing, expired, invalidated or unreadable; and each key
+    while the server is unreachable, where `retrieve` or a call that loads goes on without it. A
+    stale value that is returned counts as `stale_hits`, not here."""
     stores: int = 0
-    """Values that `store` or `store_many` stored and the server acknowledged."""
+    """Values that the server has acknowledged to `store` and `store_many`. What a loader has loaded
+    is counted by `loads`."""
     removals: int = 0
-    """Values that were there and that `remove`, `remove_many`, `clear` or storing None removed."""
+    """Values that existed and were removed by `remove`, `remove_many`, `clear` or storing None."""
     evictions: int = 0
-    """Values that this process's stores and loads evicted to keep `options.max_size`. What the server
-    evicts by itself, for its `maxmemory`, is not in it."""
+    """Values that this process's stores and loads evicted to keep `options.max_size`. What the
+    server evicts by itself, for its `maxmemory`, is not included."""
     errors: int = 0
-    """Calls that ended in a `CacheError`, whichever."""
+    """Calls that ended in a `CacheError` of any kind, whether it was raised or the call returned as
+    from an empty cache (`fail_open`). An exception of a loader is not one."""
     unreadable: int = 0
-    """Values that could not be read, and were given as None: foreign, damaged, unsigned, or not
-    of the type that was asked for."""
+    """Values that could not be decoded, and were returned as None: foreign, damaged, unsigned, or
+    not of the type that was requested. Each time one is read."""
     round_trips: int = 0
-    """Exchanges begun with the server."""
+    """Pipelines sent to the server. Calls that wait at the same time share one."""
     batched_calls: int = 0
-    """Calls that shared their exchange with another."""
+    """Calls that shared their pipeline with another call."""
     retries: int = 0
-    """Calls sent, or queued to be sent, once more."""
+    """Calls sent, or queued to be sent, again after a failure that allows it."""
     connects: int = 0
-    """Connections made for calls."""
+    """Connections opened for calls, the first ones included; the invalidation channel of the near
+    cache is not."""
     stale_hits: int = 0
-    """Stale values given by the calls that load."""
+    """Stale values returned by the calls that load, once for each key."""
     loads: int = 0
-    """Keys that a loader was called for."""
+    """Keys for which a loader was called, background refreshes included. Callers that join a load
+    in flight are not counted."""
     load_failures: int = 0
-    """Of these, those for which it ended in an error."""
+    """Of the `loads`, those that ended in an error or a timeout."""
     refused_loads: int = 0
-    """Loads refused since as many threads as `loading.max_threads` allows were running loaders."""
+    """Loads refused because as many threads as `loading.max_threads` allows were running loaders."""
     loader_threads: int = 0
-    """Threads that run loaders now, those included whose load has ended: a thread cannot be cancelled."""
+    """Threads that run loaders now, those included whose load has ended: a thread cannot be
+    cancelled."""
     not_kept: int = 0
     """Results of loaders that were returned and not stored: too large, or not serializable."""
     refreshes: int = 0
-    """Loads begun ahead of time, in the background."""
+    """Loads started in the background for a value that is still fresh (`refresh_at`,
+    `early_refresh`)."""
     overtaken: int = 0
-    """Loaded values that went to those who asked and not into the cache, since the key was changed
-    while they were loaded."""
+    """Loaded values that were returned and not stored, because the key was changed during the load."""
     owed: int = 0
-    """Keys of changes that failed or were refused, and that are still to be removed: until then nothing
-    is given for them."""
+    """Invalidations pending now: keys whose change failed or was refused. Until they are removed,
+    no value is returned for them."""
     invalidations_dropped: int = 0
-    """Such keys that were given up: beyond 10,000 the earliest, and those that were left at `close`. Their
-    old values can be read again until they expire."""
+    """Pending invalidations that were given up: beyond 10,000 the earliest, and those left at
+    `close`. Their old values can be read again until they expire."""
     breakers_open: int = 0
-    """Servers that the calls that load leave alone now, since they do not answer."""
+    """Servers whose circuit is open now: the calls that load skip them."""
     near_hits: int = 0
-    """Keys answered from the near cache, without a question to the server."""
+    """Keys answered from the near cache, without a round trip. They are in `hits` too, once they
+    are decoded."""
     near_misses: int = 0
-    """Keys looked for in the near cache and not answered from it."""
+    """Keys looked up in the near cache and not answered from it."""
     near_invalidations: int = 0
-    """Keys that the server said had changed, whether they were held near or not."""
+    """Keys that the server reported as changed, whether the near cache held them or not."""
     near_flushes: int = 0
-    """Times that the near cache was emptied as a whole: by `clear`, or when the server was flushed,
-    or when the link that says what changes was lost, silent for two heartbeats, or flooded."""
+    """Times that the near cache was emptied as a whole: by `clear`, by a flush of the server, or
+    because the invalidation channel was lost, silent for two heartbeats, or flooded."""
     near_evictions: int = 0
-    """Entries dropped from the near cache to make room."""
+    """Entries evicted from the near cache to make room."""
     near_entries: int = 0
-    """Entries near now."""
+    """Entries that the near cache holds now."""
     near_bytes: int = 0
-    """Memory they take, in bytes, about: keys, data, and a fixed amount for each."""
+    """Memory that they take now, in bytes, estimated: keys, data, and a fixed amount for each."""
     near_trusted: bool = False
-    """Whether the link is armed now, so that what is near may be given."""
+    """Whether the invalidation channel is active now, so that the near cache may answer."""
 
     def snapshot(self) -> CacheStats:
         """As it is now."""

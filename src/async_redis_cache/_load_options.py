@@ -21,28 +21,34 @@ Caller = Literal["caller"]
 
 
 class LoadOptions(TypedDict, total=False):
-    """What a call that loads may say; what it does not say is as the cache was configured."""
+    """How one call loads. What it leaves out is as the cache was configured, in `loading.*`.
+
+    Values outside of what is said here raise BAD_LOAD_OPTION or BAD_TIMEOUT.
+    """
 
     refresh_at: float
-    """Share of its life, from 0 to 1, after which a value is loaded anew in the background, by one
-    caller, while all are given the present one. 0 for never."""
+    """Share of the TTL, from 0 to 1, after which a fresh value is refreshed in the background by
+    one caller, while all callers get the present one. 0 for never."""
     early_refresh: float
-    """The same by chance, ever more likely towards the end of the life, and the earlier the longer
-    the load took: beta of XFetch, 1 as in the paper. 0 for never."""
+    """The same by chance: more likely towards the end of the TTL, and earlier the longer the load
+    took. The factor beta of XFetch, from 0 to 100; 1 as in the paper, 0 for never."""
     stale_timeout: int | timedelta
-    """Milliseconds for which a value may still be given after its life, while it is loaded anew, or
-    since loading fails."""
+    """How long after its TTL a value may still be returned, while it is refreshed or because
+    loading fails. Milliseconds or a timedelta; 0 for not at all."""
     soft_timeout: int | timedelta
-    """Milliseconds to wait for the load before a stale value is given; 0 for at once."""
+    """How long a caller that could get a stale value waits for the load first. Milliseconds or a
+    timedelta; 0 to return the stale value at once."""
     hard_timeout: int | timedelta
-    """Milliseconds that a load may take, and that anybody waits for it; an hour at the most, and 0
-    for the configured default."""
+    """How long a load may take, and a caller waits for it; then LOAD_TIMEOUT. Milliseconds or a
+    timedelta, an hour at the most; 0 for the configured default."""
     missing_timeout: int | timedelta
-    """Milliseconds for which is remembered that there is none: that the loader gave None."""
+    """How long it is remembered that there is no value, since the loader gave None (negative
+    caching). Milliseconds or a timedelta; 0 for not at all."""
     jitter: float
-    """Share of its life, from 0 to 1, by which a value lives less, by chance."""
+    """Share of the TTL, from 0 to 1, by which it is shortened by chance, so that values stored
+    together do not expire together."""
     tags: Iterable[str]
-    """What is loaded can be invalidated by, as for `store`."""
+    """What the loaded value can be invalidated by: up to 64, as for `store`."""
     in_thread: bool | Caller
     """Where a plain loader, which may block, is called: True for a worker thread, False for the thread of
     the event loop. `RedisCache` also takes "caller": the calling thread, which waits for it anyway, so that
