@@ -161,7 +161,11 @@ async def judged(asked: Asked, found: Found) -> Found:
         now = await asked.engine.freshness.now(asked.since)
     if record.is_fresh(now):
         return found._replace(now=now)
-    if record.kind == VALUE and now < record.fresh_until + asked.policy.stale:
+    if (
+        record.kind == VALUE
+        and not record.is_from_the_future(now)
+        and now < record.fresh_until + asked.policy.stale
+    ):
         return found._replace(now=now, status=None)
     return NOTHING
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from ._errors import CacheInputError
 from ._options import HOUR, LONGEST, Options
-from ._records import HEAD_BYTES, Record, is_record, payload_at_once, untagged_value
+from ._records import CLOCK_SLACK, HEAD_BYTES, Record, is_record, payload_at_once, untagged_value
 from ._timeouts import milliseconds
 
 __all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
@@ -96,7 +96,7 @@ class LoadPolicy:
         leased_until, stored_at, fresh_until, slack, cost = head
         if slack or self.looks_ahead:
             moment = now()
-            if moment is None or moment >= fresh_until:
+            if moment is None or not stored_at - CLOCK_SLACK <= moment < fresh_until:
                 return None
             if moment >= leased_until and self._ages(stored_at, fresh_until, cost, moment, random):
                 return None

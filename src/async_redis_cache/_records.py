@@ -15,6 +15,7 @@ from struct import Struct, error
 from typing import Final, NamedTuple
 
 __all__ = [
+    "CLOCK_SLACK",
     "HEAD_BYTES",
     "HEAD_SCRIPT",
     "MISSING",
@@ -33,6 +34,9 @@ __all__ = [
     "version_of",
 ]
 
+CLOCK_SLACK: Final = 2000
+"""Milliseconds that a value may seem to be stored too late: the time here is an estimate of the server's, and a
+successor's clock may be behind."""
 _MARK: Final = b"\xc1\x02"
 VALUE: Final = b"v"
 """The kind of a record that holds a value."""
@@ -130,7 +134,13 @@ class Record(NamedTuple):
 
     def is_fresh(self, now: int) -> bool:
         """Whether it is neither stale nor a placeholder, at this moment."""
-        return self.kind != PLACEHOLDER and (self.is_lasting or now < self.fresh_until)
+        return self.kind != PLACEHOLDER and (
+            self.is_lasting or (now < self.fresh_until and not self.is_from_the_future(now))
+        )
+
+    def is_from_the_future(self, now: int) -> bool:
+        """Whether it was stored before the server's clock was set back: nobody knows how old it is."""
+        return now < self.stored_at - CLOCK_SLACK
 
     @property
     def is_lasting(self) -> bool:

@@ -157,6 +157,8 @@ class Right:
         self.since = since
         self._got = 0
         """When it was got, in microseconds of the server's clock."""
+        self._got_after = self._got_by = 0.0
+        """Between which two moments of the loop's clock that was."""
         self._loop = asyncio.get_running_loop()
 
     def is_in(self, data: bytes) -> bool:
@@ -186,6 +188,7 @@ class Right:
             version = version_of(seen)
             argument = (self._key, self._token, self._rights.lease, version, int(force))
             self.asked += 1
+            asked_at = self._loop.time()
             asked = self._ask(LEASE, argument, len(version), self._left())
             try:
                 answer = await asyncio.shield(asked)
@@ -199,6 +202,7 @@ class Right:
                 seen = answer
             elif answer < 0:
                 self._got = -answer
+                self._got_after, self._got_by = asked_at, self._loop.time()
                 return True
             elif waits():
                 begun = self._loop.time()
@@ -249,7 +253,7 @@ class Right:
                 await self._ask(RENEW, (self._key, self._token, lease))
 
     async def stamp(self, product: Product) -> bytes | None:
-        """The tags of what was loaded, to be stored with it; None if one was invalidated meanwhile.
+        """The tags of what was loaded, to be stored with it; None if one was, or may have been, invalidated meanwhile.
 
         Raises:
             CacheError: nobody knows.
@@ -257,8 +261,12 @@ class Right:
         self.asked += 1
         # What is not kept has no life, and its tags are asked for all the same: others may have joined.
         life = max(1, product.life + product.slack)
+        asked_at = self._loop.time()
         stamp = await self._rights.tags.stamp(product.tags, life, self._left())
-        return packed_tags(stamp.versions) if stamp.is_before(self._got) else None
+        least, most = asked_at - self._got_by, self._loop.time() - self._got_after
+        if stamp.is_before(self._got) and stamp.follows(self._got, least, most):
+            return packed_tags(stamp.versions)
+        return None
 
     async def publish(self, product: Product, stamped: bytes) -> bool:
         """Store what was loaded, with its tags; whether the right was still there.

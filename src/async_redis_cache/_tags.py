@@ -9,6 +9,10 @@ that could be right.
 Whoever stores asks for the versions first. If a tag is invalidated between that and the store, what is
 stored is invalid from the beginning. A load asks when it has ended, for only then its tags are known; the
 moments in the versions say whether one was invalidated since it began.
+
+The server's clock may be set meanwhile. A moment that is yet to come was said by a clock that was set back since: the
+tag is invalidated anew, by the present one, so that one load is not kept, and not all until that moment. And where the
+clock has not gone on as ours has since the load began, nobody can say what was sooner: that load is not kept.
 """
 
 from __future__ import annotations
@@ -33,10 +37,17 @@ _SCRIPT_BYTES: Final = 500
 _REMEMBERED: Final = 2 * HOUR
 """Milliseconds for which it is known when a tag was invalidated: longer than any load takes."""
 
+_MICROSECONDS: Final = 1_000_000
+_TOLERANCE: Final = 0.1
+"""Seconds by which a clock may be set without being noticed."""
+_DRIFT: Final = 0.01
+"""And how much more for each second that has passed: clocks are adjusted by going faster or slower."""
+
 _NOW: Final = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 """
+# A moment that is yet to come: see above. It is remembered for as long as one that a caller asked for.
 # A tag lives twice as long as it must, for most stores not to change it: whoever has it near is told
 # of each change.
 _STAMP: Final = (
@@ -46,6 +57,9 @@ local version, life = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
 if not version or #version ~= 24 then
   version = string.rep('0', 16) .. ARGV[1]
   redis.call('SET', KEYS[1], version, 'PX', 2 * life)
+elseif (tonumber(string.sub(version, 1, 16)) or 0) > now then
+  version = string.format('%016.0f', now) .. ARGV[1]
+  redis.call('SET', KEYS[1], version, 'PX', math.max(2 * life, 7200000))
 elseif redis.call('PTTL', KEYS[1]) < life then
   redis.call('PEXPIRE', KEYS[1], 2 * life)
 end
@@ -90,11 +104,13 @@ class Stamp(NamedTuple):
         versions: by tag.
         now: what time it was on the server, in microseconds.
         skew: microseconds by which the clocks may differ that are compared.
+        earliest: the time on the server whose clock was behind those of the others.
     """
 
     versions: Mapping[bytes, bytes]
     now: int
     skew: int = 0
+    earliest: int = 0
 
     def is_before(self, moment: int) -> bool:
         """Whether surely none of the tags was invalidated at this moment or since."""
@@ -102,6 +118,13 @@ class Stamp(NamedTuple):
             version[_MOMENT].isdigit() and int(version[_MOMENT]) + self.skew < moment
             for version in self.versions.values()
         )
+
+    def follows(self, moment: int, least: float, most: float) -> bool:
+        """Whether so many seconds have passed since a moment by the servers' clocks too: none was set meanwhile."""
+        tolerance = _TOLERANCE + _DRIFT * most + self.skew / _MICROSECONDS
+        shortest = (self.earliest - moment) / _MICROSECONDS
+        longest = (self.now - moment) / _MICROSECONDS
+        return least - tolerance <= shortest and longest <= most + tolerance
 
 
 class Tags:
@@ -147,7 +170,8 @@ class Tags:
         """
         answers = await self._ask(_STAMPS, self.keys(tags), life, budget)
         versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
-        return Stamp(versions, max((now for _, now in answers), default=0), self._skew)
+        times = [now for _, now in answers]
+        return Stamp(versions, max(times, default=0), self._skew, min(times, default=0))
 
     def is_key(self, key: bytes) -> bool:
         """Whether this is the key of a tag."""
