@@ -32,7 +32,7 @@ from ._counters import CacheStats
 from ._desk import Desk, RefusedError, Visit, local
 from ._engine import Engine
 from ._errors import CacheError, CacheStateError
-from ._failures import TIMED_OUT, UNKNOWN
+from ._failures import TIMED_OUT, UNKNOWN, Failure
 from ._flights import Wanted
 from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
@@ -53,29 +53,46 @@ class Hop:
     Args:
         function: what is called.
         args: what it takes.
-        is_write: whether it may have changed something when it is given up.
-        unsent: called on the loop with the error of one that is given up before it has begun.
-        longest: seconds that it may take beyond the deadline of every call.
     """
 
-    __slots__ = ("args", "function", "is_write", "longest", "unsent")
+    __slots__ = ("args", "function")
+
+    given_up: Failure = TIMED_OUT
+    """What it ends in when it is given up after it has begun."""
+    unsent: Callable[[CacheError], None] | None = None
+    """Called on the loop with the error of one that is given up before it has begun."""
+    longest = 0.0
+    """Seconds that it may take beyond the deadline of every call."""
+
+    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+    def __await__(self) -> Generator[Hop, Any, Any]:
+        return (yield self)
+
+
+class _Write(Hop):
+    """A call that may have changed something when it is given up."""
+
+    given_up = UNKNOWN
 
     def __init__(
         self,
         function: Callable[..., Awaitable[Any]],
         *args: Any,
-        is_write: bool = False,
         unsent: Callable[[CacheError], None] | None = None,
-        longest: float = 0.0,
     ) -> None:
-        self.function = function
-        self.args = args
-        self.is_write = is_write
+        super().__init__(function, *args)
         self.unsent = unsent
-        self.longest = longest
 
-    def __await__(self) -> Generator[Hop, Any, Any]:
-        return (yield self)
+
+class _Load(Hop):
+    """A load, whose origin takes its own time."""
+
+    def __init__(self, longest: float, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        super().__init__(function, *args)
+        self.longest = longest
 
 
 class _Together:
@@ -108,7 +125,7 @@ class _Strand:
 class _Drive(threading.local):
     """The call that this thread makes."""
 
-    current: _Driver
+    current: _Driver | None = None
 
 
 _local: Final = _Drive()
@@ -128,24 +145,23 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
         CacheTimeout: the loop has not answered in time, and nothing was sent.
         CacheOutcomeUnknown: the same of a write that may have been sent.
     """
-    try:
-        portal.refuse_inside()
-    except RefusedError:
+    if local.serves:
         coroutine.close()
-        raise
-    driver = _Driver(portal, patience)
+        portal.refuse_inside()
     # A serializer may make another call.
-    before = getattr(_local, "current", None)
-    _local.current = driver
+    before, _local.current = _local.current, _Driver(portal, patience)
     try:
-        result: T = driver.run(coroutine)
+        result: T = _local.current.run(coroutine)
     finally:
-        if before is None:
-            del _local.current
-        else:
-            _local.current = before
-        del driver
+        _local.current = before
     return result
+
+
+def _current() -> _Driver:
+    current = _local.current
+    if current is None:
+        raise RuntimeError("the engine of a private loop is called by `drive` alone")
+    return current
 
 
 class _Driver:
@@ -170,7 +186,7 @@ class _Driver:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Step it to its end."""
         try:
-            self._begin(coroutine, self._end)
+            self._run(coroutine)
             while not self._has_ended:
                 item = self.desk.wait(self._deadline)
                 if item is None:
@@ -192,6 +208,32 @@ class _Driver:
         finally:
             # Its traceback holds this frame, which must not hold it.
             del error
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Step it for as long as it asks for one thing at a time and gets it: most calls, and all the way."""
+        strand = _Strand(coroutine, self._end)
+        self._strands = [strand]
+        submit, desk, result = self.portal.submit, self.desk, None
+        try:
+            while True:
+                awaited = coroutine.send(result)
+                if type(awaited) is not Hop and type(awaited) is not _Write:
+                    return self._begin_awaited(strand, awaited)
+                visit = submit(awaited.function, awaited.args, desk, self._resume)
+                while (item := desk.wait(self._deadline)) is not visit:
+                    if item is None:
+                        self._hops[visit] = strand, awaited
+                        return self._expire()
+                    item.done()
+                if visit.error is not None:
+                    self._hops[visit] = strand, awaited
+                    return self._resume(visit)
+                result = visit.result
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except Exception as error:  # noqa: BLE001  it is raised again
+            self._end(None, error)
+        return None
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         self._has_ended, self._result, self._error = True, result, error
@@ -216,19 +258,19 @@ class _Driver:
         except BaseException as raised:  # noqa: BLE001  it is raised again when all have ended
             strand.ended(None, raised)
         else:
-            if isinstance(awaited, Hop):
-                self._hop(strand, awaited)
-            else:
-                self._begin_together(strand, awaited)
+            self._begin_awaited(strand, awaited)
         finally:
             # Its traceback holds this frame.
             del error
 
-    def _hop(self, strand: _Strand, hop: Hop) -> None:
-        if hop.longest:
-            self._deadline = max(self._deadline, self._due + hop.longest)
-        visit = self.portal.submit(hop.function, hop.args, self.desk, self._resume)
-        self._hops[visit] = strand, hop
+    def _begin_awaited(self, strand: _Strand, awaited: Hop | _Together) -> None:
+        if isinstance(awaited, _Together):
+            self._begin_together(strand, awaited)
+            return
+        if awaited.longest:
+            self._deadline = max(self._deadline, self._due + awaited.longest)
+        visit = self.portal.submit(awaited.function, awaited.args, self.desk, self._resume)
+        self._hops[visit] = strand, awaited
 
     def _begin_together(self, strand: _Strand, together: _Together) -> None:
         left = len(together.coroutines)
@@ -261,7 +303,7 @@ class _Driver:
         for visit in tuple(self._hops):
             strand, hop = self._hops.pop(visit)
             has_begun = self.portal.give_up(visit)
-            error = (UNKNOWN if has_begun and hop.is_write else TIMED_OUT).error()
+            error = (hop.given_up if has_begun else TIMED_OUT).error()
             if hop.unsent is not None and not has_begun:
                 self.portal.post(hop.unsent, error)
             self._step(strand, None, error)
@@ -363,23 +405,23 @@ class _Changes:
                 raise
 
         self._changes = changes
-        self.store = partial(Hop, store, is_write=True)
+        self.store = partial(_Write, store)
 
     def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> Hop:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.all_failed, [key for key, _, _ in entries])
-        return Hop(changes.store_many, entries, tags, is_write=True, unsent=unsent)
+        return _Write(changes.store_many, entries, tags, unsent=unsent)
 
     def invalidate_tags(self, tags: Collection[bytes]) -> Hop:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.tags_failed, tags)
-        return Hop(changes.invalidate_tags, tags, is_write=True, unsent=unsent)
+        return _Write(changes.invalidate_tags, tags, unsent=unsent)
 
     def failed(self, key: bytes, failure: CacheError) -> None:
         """A change of this key ended so."""
-        _local.current.portal.post(self._changes.failed, key, failure)
+        _current().portal.post(self._changes.failed, key, failure)
 
 
 class CallerEngine:
@@ -402,8 +444,8 @@ class CallerEngine:
         self.read_many = partial(Hop, engine.read_many)
         self.contains = partial(Hop, engine.contains)
         self.ping = partial(Hop, engine.ping)
-        self.touch = partial(Hop, engine.touch, is_write=True)
-        self.clear = partial(Hop, engine.clear, is_write=True)
+        self.touch = partial(_Write, engine.touch)
+        self.clear = partial(_Write, engine.clear)
 
     def __repr__(self) -> str:
         return repr(self._engine)
@@ -435,7 +477,7 @@ class CallerEngine:
         self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
     ) -> Hop:
         unsent = partial(self._engine.changes.all_failed, keys)
-        return Hop(function, what, is_write=True, unsent=unsent)
+        return _Write(function, what, unsent=unsent)
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
@@ -444,7 +486,7 @@ class CallerEngine:
         # In a task, for the load to have the caller's context.
         load = self._engine.load
         task = partial(_in_task, copy_context())
-        outcome = await Hop(task, load, key, wanted, patience, longest=wanted.longest)
+        outcome = await _Load(wanted.longest, task, load, key, wanted, patience)
         if isinstance(outcome, Raised):
             raise outcome.error()
         loaded: Product | Stored | None = outcome
@@ -459,11 +501,12 @@ class CallerEngine:
         if local.serves:
             function(*args)
         else:
-            _local.current.portal.post(function, *args)
+            _current().portal.post(function, *args)
 
     def load_side(self) -> LoadSide:
         """See `Engine`."""
-        return LoadSide(self._engine, _local.current.desk, _local.current.portal)
+        current = _current()
+        return LoadSide(self._engine, current.desk, current.portal)
 
     async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
         """See `Engine`."""

@@ -68,9 +68,11 @@ class Desk:
     def put(self, item: Work) -> None:
         """Let its thread have this; on the loop's thread."""
         self._items.append(item)
-        # Nobody sleeps where it is released already: what is there is seen without.
-        with contextlib.suppress(RuntimeError):
+        try:  # noqa: SIM105  `suppress` costs more than all else here
             self._lock.release()
+        except RuntimeError:
+            # It is released already, and what is there is seen without.
+            pass
 
     def offer(self, item: Work) -> bool:
         """Let its thread have this, unless it has left; then this is not `left`, either."""
@@ -107,9 +109,11 @@ class Desk:
     def leave(self) -> None:
         """Leave it. What is there, or comes, is done elsewhere."""
         self._closed = True
-        with contextlib.suppress(IndexError):
-            while True:
-                self._items.popleft().left()
+        items = self._items
+        while items:
+            # Where the loop takes one back, it is left to it.
+            with contextlib.suppress(IndexError):
+                items.popleft().left()
 
 
 class Visit:
@@ -154,7 +158,7 @@ class Visit:
         self.begun.add(self)
         try:
             awaited: Any = self.function(*self.args)
-            if asyncio.isfuture(awaited):
+            if getattr(awaited, "_asyncio_future_blocking", None) is not None:
                 awaited.add_done_callback(self._answered)
                 return
             self.coroutine = awaited
