@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from async_redis_cache import (
     CacheTimeout,
     RedisCache,
 )
+from code_blocks import ROOT
 from harness import Server
 from harness.waiting import wait_until
 
@@ -259,6 +261,25 @@ def test_wrong_thread_is_refused(any_server: Server, key_prefix: str) -> None:
         wrong: Any = "callers"
         with pytest.raises(CacheInputError, match="in_thread"):
             cache.retrieve_or_load(None, "key", lambda: 1, in_thread=wrong)
+
+
+def test_engine_of_threads_has_all_that_the_api_asks_for(
+    any_server: Server, key_prefix: str
+) -> None:
+    """Whatever the methods of `AsyncRedisCache` ask of an engine, the one of calling threads has."""
+    asked: set[str] = set()
+    for module in ("_cache", "_asked", "_read_through", "_read_entries", "_read_many_through"):
+        text = (ROOT / "src" / "async_redis_cache" / f"{module}.py").read_text()
+        asked |= set(re.findall(r"\bengine\.((?:\w+\.)?\w+)\b", text))
+    with RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        engine = cache._cache._lifecycle.ready().engine
+        # In a load it is another: what that asks for, it gets on the loop.
+        in_loads = {"aside", "threads", "result_not_kept"}
+        for path in asked - in_loads:
+            seen: object = engine
+            for name in path.split("."):
+                assert hasattr(seen, name), path
+                seen = getattr(seen, name)
 
 
 BLOCKED: dict[str, Callable[[RedisCache], object]] = {

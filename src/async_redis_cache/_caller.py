@@ -439,6 +439,7 @@ class CallerEngine:
         self.pass_through = engine.pass_through
         self.go_on_after = engine.go_on_after
         self.failed_open = engine.failed_open
+        self.circuit_open = engine.circuit_open
         self.read = partial(Hop, engine.read)
         self.read_where = partial(Hop, engine.read_where)
         self.read_many = partial(Hop, engine.read_many)
