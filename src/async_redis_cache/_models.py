@@ -121,7 +121,8 @@ def _dumped_generic(value: Any, *, is_json: bool) -> Any:
             error.path = f"{place}{error.path}"
             raise
     # Nothing tells which way would come back: by its names, unless pydantic knows fields by aliases alone.
-    way = {} if _knows_names(type(value).model_validate_json) else {"by_alias": True}
+    kind = cast("Any", type(value))
+    way = {} if _knows_names(kind.model_validate_json) else {"by_alias": True}
     plain = value.model_dump(mode="json", warnings=False, **way)
     refuse_damage(plain, is_json=is_json)
     return plain
