@@ -24,4 +24,4 @@ def no_complaints() -> Generator[None]:
         gc.collect()
     finally:
         loop.set_exception_handler(former)
-    assert complaints == []
+    assert not complaints, [{**one, "exception": repr(one.get("exception"))} for one in complaints]

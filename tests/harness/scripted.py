@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -106,6 +107,9 @@ class ScriptedServer:
         finally:
             self.open_now -= 1
             writer.transport.abort()
+            # Whatever ended it is not for the loop to log, as Python 3.11 does where it was not asked for.
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 class ScriptedThread(ScriptedServer):
