@@ -6,6 +6,7 @@ The scripts run as they are, in the Lua that Redis runs. The rest is as little o
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,6 +70,10 @@ class Store:
         command: Callable[..., Any] | None = getattr(self, f"_{name.decode().lower()}", None)
         if command is None:
             raise RefusedError(f"ERR unknown command {name!r}")
+        try:
+            inspect.signature(command).bind(*words[1:])
+        except TypeError:
+            raise RefusedError(f"ERR wrong number of arguments for {name!r}") from None
         return command(*words[1:])
 
     def flush(self) -> None:
