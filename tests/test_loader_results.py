@@ -199,12 +199,23 @@ async def test_joined_load_of_another_type_gives_the_own_type_or_bad_type(
 async def test_joined_load_of_another_type_whose_result_cannot_be_stored(
     cache: AsyncRedisCache,
 ) -> None:
-    """There is nothing that a value of the own type could be made of."""
-    value = Opaque()
-    results = await joined(cache, value, None, None, Point)
+    """It is returned where it is of the own type, and BAD_TYPE is raised where it is not."""
+    value = "x" * 2000
+    results = await joined(cache, value, None, str, Point, list[str], str | None)
     assert results[:2] == [value, value]
-    assert isinstance(results[2], CacheInputError)
-    assert results[2].code == "BAD_TYPE"
+    assert [getattr(result, "code", result) for result in results[2:4]] == ["BAD_TYPE"] * 2
+    assert results[4] == value
+
+
+@pytest.mark.parametrize("kind", UNSTORABLE)
+async def test_result_that_cannot_be_stored_and_is_of_another_type_is_bad_type(
+    cache: AsyncRedisCache, kind: str
+) -> None:
+    """That it cannot be stored does not make it fit."""
+    with pytest.raises(CacheInputError) as caught:
+        await cache.retrieve_or_load(None, "a", lambda: UNSTORABLE[kind], type=Point)
+    assert caught.value.code == "BAD_TYPE"
+    assert cache.stats().not_kept == 0
 
 
 async def test_background_failure_is_logged_once_per_function(

@@ -14,7 +14,8 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
@@ -75,6 +76,8 @@ class Asked(NamedTuple):
     """See `Wanted`."""
     idle: Callable[[], float] = float
     """See `Wanted`."""
+    kind: Any = None
+    """The type of the value, where the caller says one."""
 
 
 class Found(NamedTuple):
@@ -254,8 +257,9 @@ def _product(asked: Asked, found: Found, steering: Load[Any], loaded: Any) -> Pr
             payload = codec.dumps(wire_key, loaded)
         except CacheInputError as error:
             _refuse_single_use(loaded)
+            not_kept = NotKept(loaded)
+            _not_kept_as(asked, not_kept)
             asked.engine.result_not_kept(name_of(asked.loader), error.code)
-            not_kept = NotKept(loaded, asked.decode)
             bears = codec.wire_tags(steering.tags)
             return Product(VALUE, b"", 0, 0, keep=False, tags=bears, not_kept=not_kept)
         if codec.loaded(wire_key, payload, asked.decode) is None:
@@ -282,6 +286,34 @@ def _refuse_single_use(loaded: object) -> None:
         raise CacheInputError("NOT_SERIALIZABLE", problem)
 
 
+def _not_kept_as(asked: Asked, not_kept: NotKept) -> Any:
+    """A result that cannot be stored, if it fits the type as far as an object can show that.
+
+    Raises:
+        CacheInputError: BAD_TYPE.
+    """
+    if not _may_be(not_kept.value, asked.kind):
+        raise _bad_type()
+    return not_kept.value
+
+
+def _may_be(value: Any, kind: Any) -> bool:
+    """Whether an object may be of this type: the parts of a container are not looked at."""
+    origin = get_origin(kind)
+    if origin is Union or origin is UnionType:
+        return any(_may_be(value, one) for one in get_args(kind))
+    if origin is Annotated:
+        return _may_be(value, get_args(kind)[0])
+    kind = origin or kind
+    try:
+        return not isinstance(kind, type) or isinstance(
+            value, (kind, int) if kind is float else kind
+        )
+    except TypeError:
+        # A TypedDict, or a protocol that says of no object whether it is one.
+        return True
+
+
 def value_of(asked: Asked, result: Product | Found | None) -> Any:
     """The value that a call returns.
 
@@ -293,10 +325,7 @@ def value_of(asked: Asked, result: Product | Found | None) -> Any:
     if result.kind != VALUE:
         return None
     if result.not_kept is not None:
-        loaded, decode = result.not_kept
-        if asked.decode not in (decode, asked.codec.decoder(None)):
-            raise _bad_type()
-        return loaded
+        return _not_kept_as(asked, result.not_kept)
     value = asked.codec.loaded(asked.wire_key, result.payload, asked.decode)
     if value is None:
         raise _bad_type()

@@ -158,6 +158,7 @@ class ReadEntries(Openable):
             timeout,
             tags,
             engine.loop.time(),
+            kind=kind,
         )
 
     async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:

@@ -147,12 +147,14 @@ class ReadThrough(ReadEntries):
                         self._counters.hits += 1
                         return value
                 asked = Asked(
-                    engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since
+                    *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
+                    kind=type,
                 )
                 found = await self._found(asked, data)
             except AWAY as error:
                 asked = Asked(
-                    engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since
+                    *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
+                    kind=type,
                 )
                 return value_of(asked, await self._without_server(asked, error))
             if found.status is None:

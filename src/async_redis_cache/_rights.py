@@ -67,11 +67,9 @@ class NotKept(NamedTuple):
 
     Attributes:
         value: the loader's own object.
-        decode: what would have made a value of it, for the type that the load was for.
     """
 
     value: Any
-    decode: Callable[[bytes], Any]
 
 
 class Product(NamedTuple):
