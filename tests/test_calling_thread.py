@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -280,6 +281,28 @@ def test_engine_of_threads_has_all_that_the_api_asks_for(
             for name in path.split("."):
                 assert hasattr(seen, name), path
                 seen = getattr(seen, name)
+
+
+def test_counts_of_many_threads_are_exact(any_server: Server, key_prefix: str) -> None:
+    """What threads count side by side adds up."""
+    rounds, before = 300, sys.getswitchinterval()
+    with (
+        RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        cache.store(None, "key", 1)
+        was = cache.stats().hits
+
+        def work(_: int) -> None:
+            for _ in range(rounds):
+                cache.retrieve(None, "key")
+
+        sys.setswitchinterval(5e-6)
+        try:
+            list(threads.map(work, range(16)))
+        finally:
+            sys.setswitchinterval(before)
+        assert cache.stats().hits - was == 16 * rounds
 
 
 BLOCKED: dict[str, Callable[[RedisCache], object]] = {

@@ -196,9 +196,13 @@ class _Driver:
         except BaseException:
             # Of an interrupt, or of what a load has had done here.
             self.desk.leave()
+            coroutine.close()
             for strand in reversed(self._strands):
                 strand.coroutine.close()
             raise
+        finally:
+            # They hold this driver.
+            self._strands.clear()
         self.desk.close()
         error, self._error = self._error, None
         if error is None:
@@ -211,22 +215,20 @@ class _Driver:
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Step it for as long as it asks for one thing at a time and gets it: most calls, and all the way."""
-        strand = _Strand(coroutine, self._end)
-        self._strands = [strand]
         submit, desk, result = self.portal.submit, self.desk, None
         try:
             while True:
                 awaited = coroutine.send(result)
                 if type(awaited) is not Hop and type(awaited) is not _Write:
-                    return self._begin_awaited(strand, awaited)
+                    return self._begin_awaited(self._strand(coroutine), awaited)
                 visit = submit(awaited.function, awaited.args, desk, self._resume)
                 while (item := desk.wait(self._deadline)) is not visit:
                     if item is None:
-                        self._hops[visit] = strand, awaited
+                        self._hops[visit] = self._strand(coroutine), awaited
                         return self._expire()
                     item.done()
                 if visit.error is not None:
-                    self._hops[visit] = strand, awaited
+                    self._hops[visit] = self._strand(coroutine), awaited
                     return self._resume(visit)
                 result = visit.result
         except StopIteration as stop:
@@ -234,6 +236,11 @@ class _Driver:
         except Exception as error:  # noqa: BLE001  it is raised again
             self._end(None, error)
         return None
+
+    def _strand(self, coroutine: Coroutine[Any, Any, Any]) -> _Strand:
+        strand = _Strand(coroutine, self._end)
+        self._strands.append(strand)
+        return strand
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         self._has_ended, self._result, self._error = True, result, error

@@ -1,4 +1,9 @@
-"""What a cache counts about itself."""
+"""What a cache counts about itself.
+
+Threads that share a `RedisCache` count side by side, without a lock: the interpreter gives way to another
+thread where a function is called or a loop goes round, and in `counters.hits += 1`, of a slot and an int,
+there is neither. Without the global interpreter lock a count could be too low, and nothing else be wrong.
+"""
 
 from __future__ import annotations
 
