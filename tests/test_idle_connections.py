@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._node import Node
 from async_redis_cache._transport import Transport
 from harness import await_until
 from harness.asking import read
+from harness.clusters import Cluster
 from harness.doors import DOORS, Door, configured
 from harness.fake_wire import Wires
 from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 
 if TYPE_CHECKING:
-    from harness import Server, StartProxy
+    from harness import Flavour, Server, StartProxy
 
 CONNECTIONS = 6
 OPTIONS: dict[str, Any] = {
@@ -110,3 +113,25 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
     await turns()
     assert [type(call.exception()).__name__ for call in calls] == ["CacheTimeout"] * 2
     assert wires.transport.checks == 1
+
+
+async def test_unanswered_call_to_one_node_has_all_nodes_checked(
+    flavour: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cuts the connections to one node may have cut those to others: none of them costs a call as well."""
+    with Cluster(flavour, node_timeout=60_000) as cluster:
+        async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, max_size=0) as cache:
+            servers: Any = cache._lifecycle.ready().engine._servers
+            nodes: list[Node] = [*servers._members.nodes()]
+            checked: list[Node] = []
+            for node in nodes:
+                monkeypatch.setattr(node.transport, "check_idle", partial(checked.append, node))
+            frozen = cluster.node_of("key")
+            frozen.freeze()
+            try:
+                with pytest.raises(CacheError):
+                    await cache.retrieve(None, "key")
+            finally:
+                frozen.thaw()
+            assert len(nodes) >= len(cluster.masters())
+            assert {*checked} == {*nodes}
