@@ -361,17 +361,17 @@ def waiting_for_loads(cache: RedisCache) -> int:
     """How many callers wait for loads now: a miss is counted a moment before its caller waits."""
     engine = cache._cache._lifecycle.engine()
     assert engine is not None
-    return sum(len(flight.waiting) for flight in tuple(engine._loading._flights.values()))
+    return sum(len(flight.waiting) for flight in tuple(engine._loading._in_the_air))
 
 
 def test_sync_callers_of_a_load_get_exceptions_of_their_own(sync_cache: RedisCache) -> None:
     """As those of the asynchronous API do."""
     may_end = threading.Event()
-    raised = Refused(status=404)
 
     def loader() -> None:
         may_end.wait(END)
-        raise raised
+        # A caller that has read before the others' lease, and asks after it, makes a load of its own.
+        raise Refused(status=404)
 
     def call(_: int) -> BaseException:
         with pytest.raises(Refused) as caught:
@@ -381,7 +381,9 @@ def test_sync_callers_of_a_load_get_exceptions_of_their_own(sync_cache: RedisCac
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(call, number) for number in range(4)]
         waited = threading.Event()
-        while waiting_for_loads(sync_cache) < 4:
+        for _ in range(int(END * 1000)):
+            if waiting_for_loads(sync_cache) == 4:
+                break
             waited.wait(0.001)
         may_end.set()
         errors = [one.result(END) for one in calls]
