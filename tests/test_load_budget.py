@@ -13,7 +13,7 @@ from async_redis_cache._rights import Right
 from harness import await_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from harness import Server
 
@@ -93,7 +93,7 @@ async def many(keys: list[str]) -> dict[str, str]:
     return dict.fromkeys(keys, await origin())
 
 
-CALLS: dict[str, tuple[Any, int]] = {
+CALLS: dict[str, tuple[Callable[[AsyncRedisCache], Awaitable[Any]], int]] = {
     "retrieve_or_load": (lambda cache: cache.retrieve_or_load(None, "a", origin), 3),
     "tags": (lambda cache: cache.retrieve_or_load(None, "a", origin, tags=["t"]), 4),
     "entry": (lambda cache: cache.retrieve_or_load_entry(None, "a", origin), 3),

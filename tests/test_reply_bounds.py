@@ -93,7 +93,7 @@ def _packed(reply: Any) -> bytes:
 def _elements_in(reply: Any) -> int:
     if not isinstance(reply, list):
         return 0
-    parts: list[Any] = reply
+    parts: list[Any] = reply  # pyright: ignore[reportUnknownVariableType]
     return len(parts) + sum(map(_elements_in, parts))
 
 

@@ -273,16 +273,17 @@ def _bad_type() -> CacheInputError:
     return CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
 
 
-def _refuse_single_use(loaded: object) -> None:
+def _refuse_single_use(loaded: Any) -> None:
     """Refuse what only one caller could use, and only once: several may get it.
 
     Raises:
         CacheInputError: NOT_SERIALIZABLE.
     """
+    kind = type(loaded).__name__
     if isinstance(loaded, (Awaitable, Iterator, AsyncIterator)):
         if isinstance(loaded, Coroutine):
             loaded.close()
-        problem = f"a loader's result is a {type(loaded).__name__}, which can be used only once"
+        problem = f"a loader's result is a {kind}, which can be used only once"
         raise CacheInputError("NOT_SERIALIZABLE", problem)
 
 

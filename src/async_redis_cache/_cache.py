@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from types import NoneType
@@ -337,7 +337,8 @@ def _readable(engine: Engine, codec: Codec) -> IsReadable:
     there, context = engine.load_side(), copy_context()
 
     async def is_readable(key: bytes, payload: bytes) -> bool:
-        read = partial(context.copy().run, codec.is_readable, key, payload)
+        run: Any = context.copy().run
+        read: Callable[[], bool] = partial(run, codec.is_readable, key, payload)
         return await there.aside(read)
 
     return is_readable

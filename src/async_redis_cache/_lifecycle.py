@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import encodings.idna  # noqa: F401  see below
 import importlib
 import os
 import threading
@@ -35,7 +34,8 @@ __all__ = ["Lifecycle", "Opened"]
 
 # anyio imports what belongs to asyncio at its first use, and the event loop the codec of host names:
 # during `open`, on the loop, which would stand still for tens of milliseconds.
-importlib.import_module("anyio._backends._asyncio")
+for _name in ("anyio._backends._asyncio", "encodings.idna"):
+    importlib.import_module(_name)
 
 
 class Opened(NamedTuple):

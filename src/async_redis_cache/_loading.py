@@ -69,7 +69,7 @@ class Loading:
         rights: Rights,
         counters: CacheStats,
         owe: Callable[[Iterable[bytes], CacheError], None],
-        background_failed: Callable[[str, str], None] = lambda *_: None,
+        background_failed: Callable[[str, str], None] = lambda _function, _error: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._rights = rights

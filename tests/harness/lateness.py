@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 from harness.figures import Judging
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
 TICK_SECONDS = 0.002
@@ -123,7 +123,7 @@ class Stopwatch:
         """The longest that any call took, less the limit and what the machine took: a figure, no verdict."""
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
+    def timed(self) -> Generator[None]:
         """A call."""
         start = self._loop.time()
         guard = Guard(self._limit + self._grace)
