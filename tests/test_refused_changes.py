@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheOverloaded, CacheServerError
+from async_redis_cache._failures import ServerReply, failure_of
 from harness import Client, StartServer, await_until
 from harness.doors import DOORS, Door, configured
 from harness.scripted import ScriptedServer
@@ -372,3 +373,12 @@ async def test_key_without_permission_holds_up_no_other(
         await await_until(lambda: cache.stats().owed == 1)
         raw.acl_setuser("default", enabled=True, reset_keys=True, keys=["*"])
         await await_until(lambda: cache.stats().owed == 0)
+
+
+@pytest.mark.parametrize("word", ["OOM", "READONLY", "MISCONF", "NOREPLICAS"])
+def test_refusal_in_a_script_of_an_old_server_has_its_own_word(word: str) -> None:
+    """Before 7.0 Redis puts what refused a command behind a text about the script."""
+    text = (
+        f"ERR Error running script (call to f_1a): @user_script:3: @user_script: 3: -{word} it says"
+    )
+    assert failure_of(ServerReply(text)).code == word

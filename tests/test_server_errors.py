@@ -56,7 +56,8 @@ async def _refuses(
     assert after.errors == before.errors + 1
     if code != "READONLY":
         # That may mean that the name leads to another master by now: see `test_demotion`.
-        assert (after.retries, after.connects) == (before.retries, before.connects)
+        # What is pending may need a connection of its own meanwhile.
+        assert after.retries == before.retries
 
 
 @pytest.fixture(params=["bounded", "unbounded"])

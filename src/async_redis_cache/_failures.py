@@ -155,6 +155,12 @@ _MAY_NOT_RUN_IN_SCRIPT: Final = "can't run this command"
 _CALLED: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
 
 
+_IN_OLD_SCRIPT: Final = re.compile(
+    r"ERR Error running script .*: -((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN)\b.*)", re.DOTALL
+)
+"""As Redis before 7.0 wraps the refusal of a command in a script."""
+
+
 def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> Failure:
     """What an error reply means, by its first word; its text is dropped (see `ServerReply`).
 
@@ -163,6 +169,8 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
         commands: gives those that it answers, where the server does not say which.
     """
     text = str(reply)[:_TEXT]
+    if inner := _IN_OLD_SCRIPT.match(text):
+        text = inner[1]
     word = text.partition(" ")[0]
     if word in _UNAVAILABLE:
         return Failure(CacheUnavailable, word, _UNAVAILABLE[word], passing=True)
