@@ -172,6 +172,18 @@ class _Driver:
         patience: seconds that it may take, loads aside.
     """
 
+    __slots__ = (
+        "_deadline",
+        "_due",
+        "_error",
+        "_has_ended",
+        "_hops",
+        "_result",
+        "_strands",
+        "desk",
+        "portal",
+    )
+
     def __init__(self, portal: Portal, patience: float) -> None:
         self.portal = portal
         self.desk = Desk(portal.look_after)

@@ -97,7 +97,7 @@ class Desk:
                 return None
             # An interrupt can fall between any two steps, here or in another thread: no thread relies
             # for ever on having been noticed.
-            if not self._lock.acquire(timeout=min(left, _LOOK_AGAIN)):
+            if not self._lock.acquire(timeout=min(_LOOK_AGAIN, left)):
                 self._look_after()
         return items.popleft()
 
