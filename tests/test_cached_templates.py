@@ -101,6 +101,15 @@ def test_nested_fields_are_refused_when_decorated() -> None:
         of("{a:{b}}")
 
 
+@pytest.mark.parametrize("text", ["", "a\n{a}", "x" * 513])
+def test_template_that_gives_no_key_is_refused_when_decorated(text: str) -> None:
+    """The cache would refuse it at each call, whatever the arguments."""
+    with pytest.raises(TypeError, match="control characters"):
+        of(text)
+    with pytest.raises(TypeError, match="control characters"):
+        of("key", tags=[text])
+
+
 @pytest.mark.parametrize("key", [1, b"a", object()])
 def test_template_that_is_no_text_is_refused_when_decorated(key: Any) -> None:
     """Not at the first call."""

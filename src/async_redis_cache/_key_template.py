@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from ._argument_text import PLAIN
+from ._options import CONTROL
 
 __all__ = ["Template"]
 
@@ -47,7 +48,8 @@ class Template:
         head: the text before the first field.
 
     Raises:
-        TypeError: it names what is no argument, or nothing tells two of its fields apart.
+        TypeError: it names what is no argument; nothing tells two of its fields apart; it is empty,
+            too long or holds control characters, so the cache would refuse whatever it gives.
         ValueError: it is no template.
     """
 
@@ -64,6 +66,8 @@ class Template:
         stops = {field.stop for field in self._fields if field.stop}
         # What stands in a key more often than in the template came with a value.
         literal = "".join(self._texts)
+        if not text or len(literal.encode()) > _LONGEST or CONTROL.search(literal):
+            raise TypeError(f"{what} is text of 1 to {_LONGEST} bytes without control characters")
         self._counts = [(stop, literal.count(stop)) for stop in stops]
         self._is_whole = [(field.place, field.path) for field in fields] == [
             (place, None) for place in range(len(names))
@@ -183,4 +187,5 @@ def _is_stable(value: Any, form: str) -> bool:
     )
 
 
+_LONGEST: Final = 512
 _FORMATTER: Final = string.Formatter()

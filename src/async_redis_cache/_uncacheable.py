@@ -42,7 +42,12 @@ def refuse_by_annotations(function: Callable[..., Any], name: str, *, is_keyed: 
         TypeError: it returns what cannot be stored, or takes what cannot be in a key.
     """
     declared = _declared(function)
-    for parameter in getattr(declared, "__annotations__", ()):
+    try:
+        parameters = list(_annotations(declared))
+    except NameError:
+        # From Python 3.14 on, all of them are looked up at once.
+        return
+    for parameter in parameters:
         if parameter != "return" and is_keyed:
             continue
         try:
@@ -87,15 +92,19 @@ def _declared(function: Any) -> Any:
     """The function that bears the annotations."""
     while isinstance(function, partial):
         function = cast("Any", function).func
-    if not hasattr(function, "__annotations__") and not isinstance(function, type):
-        return type(function).__call__
-    return function
+    has_own = inspect.isroutine(function) or isinstance(function, type)
+    return function if has_own or hasattr(function, "__wrapped__") else type(function).__call__
+
+
+def _annotations(function: Any) -> dict[str, Any]:
+    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
+    return annotations
 
 
 def _annotation(function: Any, name: str) -> Any:
     inner = inspect.unwrap(function)
     holder = FunctionType((lambda: None).__code__, getattr(inner, "__globals__", {}))
-    annotations = getattr(function, "__annotations__", {})
+    annotations = _annotations(function)
     holder.__annotations__ = {name: annotations[name]} if name in annotations else {}
     return get_type_hints(holder, include_extras=True).get(name, Any)
 
