@@ -12,14 +12,11 @@ What a load needs of its caller, the loop lets the calling thread do while that 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Coroutine,
-    Generator,
     Iterable,
     Sequence,
 )
@@ -29,10 +26,10 @@ from typing import Any, Final, TypeVar, cast
 
 from ._cache import AsyncRedisCache
 from ._counters import CacheStats
-from ._desk import Desk, RefusedError, Visit, local
+from ._desk import Desk, local
+from ._drive import Hop, LoadHop, Together, Write, current
 from ._engine import Engine
 from ._errors import CacheError, CacheStateError
-from ._failures import TIMED_OUT, UNKNOWN, Failure
 from ._flights import Wanted
 from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
@@ -42,290 +39,9 @@ from ._rights import Product, Stored
 from ._serializers import Serializer
 from ._verbs import Entry
 
-__all__ = ["CallerCache", "drive"]
+__all__ = ["CallerCache"]
 
 T = TypeVar("T")
-
-
-class Hop:
-    """A call of the engine that is made on the private loop.
-
-    Args:
-        function: what is called.
-        args: what it takes.
-    """
-
-    __slots__ = ("args", "function")
-
-    given_up: Failure = TIMED_OUT
-    """What it ends in when it is given up after it has begun."""
-    unsent: Callable[[CacheError], None] | None = None
-    """Called on the loop with the error of one that is given up before it has begun."""
-    longest = 0.0
-    """Seconds that it may take beyond the deadline of every call."""
-
-    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        self.function = function
-        self.args = args
-
-    def __await__(self) -> Generator[Hop, Any, Any]:
-        return (yield self)
-
-
-class _Write(Hop):
-    """A call that may have changed something when it is given up."""
-
-    given_up = UNKNOWN
-
-    def __init__(
-        self,
-        function: Callable[..., Awaitable[Any]],
-        *args: Any,
-        unsent: Callable[[CacheError], None] | None = None,
-    ) -> None:
-        super().__init__(function, *args)
-        self.unsent = unsent
-
-
-class _Load(Hop):
-    """A load, whose origin takes its own time."""
-
-    def __init__(self, longest: float, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        super().__init__(function, *args)
-        self.longest = longest
-
-
-class _Together:
-    """Coroutines that are stepped side by side, until all have ended."""
-
-    __slots__ = ("coroutines",)
-
-    def __init__(self, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        self.coroutines = coroutines
-
-    def __await__(self) -> Generator[_Together, Any, list[Any]]:
-        results: list[Any] = yield self
-        return results
-
-
-class _Strand:
-    """A coroutine that is stepped, and what waits for it."""
-
-    __slots__ = ("coroutine", "ended")
-
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        ended: Callable[[Any, BaseException | None], None],
-    ) -> None:
-        self.coroutine = coroutine
-        self.ended = ended
-
-
-class _Drive(threading.local):
-    """The call that this thread makes."""
-
-    current: _Driver | None = None
-
-
-_local: Final = _Drive()
-
-
-def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) -> T:
-    """Step a coroutine of `CallerCache` to its end, in this thread; what it gives.
-
-    Args:
-        portal: where its engine is.
-        coroutine: of a method.
-        patience: seconds that it may take, loads aside.
-
-    Raises:
-        RefusedError: IN_EVENT_LOOP on a portal's thread.
-        CacheStateError: NOT_OPENED, when the portal is closed.
-        CacheTimeout: the loop has not answered in time, and nothing was sent.
-        CacheOutcomeUnknown: the same of a write that may have been sent.
-    """
-    if local.serves:
-        coroutine.close()
-        portal.refuse_inside()
-    # A serializer may make another call.
-    before, _local.current = _local.current, _Driver(portal, patience)
-    try:
-        result: T = _local.current.run(coroutine)
-    finally:
-        _local.current = before
-    return result
-
-
-def _current() -> _Driver:
-    current = _local.current
-    if current is None:
-        raise RuntimeError("the engine of a private loop is called by `drive` alone")
-    return current
-
-
-class _Driver:
-    """Steps one call.
-
-    Args:
-        portal: where its engine is.
-        patience: seconds that it may take, loads aside.
-    """
-
-    __slots__ = (
-        "_deadline",
-        "_due",
-        "_error",
-        "_has_ended",
-        "_hops",
-        "_result",
-        "_strands",
-        "desk",
-        "portal",
-    )
-
-    def __init__(self, portal: Portal, patience: float) -> None:
-        self.portal = portal
-        self.desk = Desk(portal.look_after)
-        self._due = self._deadline = time.monotonic() + patience
-        self._hops: dict[Visit, tuple[_Strand, Hop]] = {}
-        """Those under way."""
-        self._strands: list[_Strand] = []
-        self._has_ended = False
-        self._result: Any = None
-        self._error: BaseException | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Step it to its end."""
-        try:
-            self._run(coroutine)
-            while not self._has_ended:
-                item = self.desk.wait(self._deadline)
-                if item is None:
-                    self._expire()
-                else:
-                    item.done()
-        except BaseException:
-            # Of an interrupt, or of what a load has had done here.
-            self.desk.leave()
-            coroutine.close()
-            for strand in reversed(self._strands):
-                strand.coroutine.close()
-            raise
-        finally:
-            # They hold this driver.
-            self._strands.clear()
-        self.desk.close()
-        error, self._error = self._error, None
-        if error is None:
-            return self._result
-        try:
-            raise error
-        finally:
-            # Its traceback holds this frame, which must not hold it.
-            del error
-
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Step it for as long as it asks for one thing at a time and gets it: most calls, and all the way."""
-        submit, desk, result = self.portal.submit, self.desk, None
-        try:
-            while True:
-                awaited = coroutine.send(result)
-                if type(awaited) is not Hop and type(awaited) is not _Write:
-                    return self._begin_awaited(self._strand(coroutine), awaited)
-                visit = submit(awaited.function, awaited.args, desk, self._resume)
-                while (item := desk.wait(self._deadline)) is not visit:
-                    if item is None:
-                        self._hops[visit] = self._strand(coroutine), awaited
-                        return self._expire()
-                    item.done()
-                if visit.error is not None:
-                    self._hops[visit] = self._strand(coroutine), awaited
-                    return self._resume(visit)
-                result = visit.result
-        except StopIteration as stop:
-            self._end(stop.value, None)
-        except Exception as error:  # noqa: BLE001  it is raised again
-            self._end(None, error)
-        return None
-
-    def _strand(self, coroutine: Coroutine[Any, Any, Any]) -> _Strand:
-        strand = _Strand(coroutine, self._end)
-        self._strands.append(strand)
-        return strand
-
-    def _end(self, result: Any, error: BaseException | None) -> None:
-        self._has_ended, self._result, self._error = True, result, error
-
-    def _begin(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        ended: Callable[[Any, BaseException | None], None],
-    ) -> None:
-        strand = _Strand(coroutine, ended)
-        self._strands.append(strand)
-        self._step(strand, None, None)
-
-    def _step(self, strand: _Strand, result: Any, error: BaseException | None) -> None:
-        try:
-            if error is None:
-                awaited = strand.coroutine.send(result)
-            else:
-                awaited = strand.coroutine.throw(error)
-        except StopIteration as stop:
-            strand.ended(stop.value, None)
-        except BaseException as raised:  # noqa: BLE001  it is raised again when all have ended
-            strand.ended(None, raised)
-        else:
-            self._begin_awaited(strand, awaited)
-        finally:
-            # Its traceback holds this frame.
-            del error
-
-    def _begin_awaited(self, strand: _Strand, awaited: Hop | _Together) -> None:
-        if isinstance(awaited, _Together):
-            self._begin_together(strand, awaited)
-            return
-        if awaited.longest:
-            self._deadline = max(self._deadline, self._due + awaited.longest)
-        visit = self.portal.submit(awaited.function, awaited.args, self.desk, self._resume)
-        self._hops[visit] = strand, awaited
-
-    def _begin_together(self, strand: _Strand, together: _Together) -> None:
-        left = len(together.coroutines)
-        results: list[Any] = [None] * left
-
-        def ended(index: int, result: Any, error: BaseException | None) -> None:
-            nonlocal left
-            results[index] = result if error is None else Raised(error)
-            left -= 1
-            if not left:
-                self._step(strand, results, None)
-
-        if not left:
-            self._step(strand, results, None)
-        for index, coroutine in enumerate(together.coroutines):
-            self._begin(coroutine, partial(ended, index))
-
-    def _resume(self, visit: Visit) -> None:
-        known = self._hops.pop(visit, None)
-        if known is None:
-            return  # It was given up.
-        error, visit.error = visit.error, None
-        if isinstance(error, RefusedError):
-            error = CacheStateError(error.code, error.problem)
-        self._step(known[0], visit.result, error)
-        del error
-
-    def _expire(self) -> None:
-        """Give up what is under way."""
-        for visit in tuple(self._hops):
-            strand, hop = self._hops.pop(visit)
-            has_begun = self.portal.give_up(visit)
-            error = (hop.given_up if has_begun else TIMED_OUT).error()
-            if hop.unsent is not None and not has_begun:
-                self.portal.post(hop.unsent, error)
-            self._step(strand, None, error)
 
 
 class LoadSide:
@@ -424,23 +140,23 @@ class _Changes:
                 raise
 
         self._changes = changes
-        self.store = partial(_Write, store)
+        self.store = partial(Write, store)
 
     def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> Hop:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.all_failed, [key for key, _, _ in entries])
-        return _Write(changes.store_many, entries, tags, unsent=unsent)
+        return Write(changes.store_many, entries, tags, unsent=unsent)
 
     def invalidate_tags(self, tags: Collection[bytes]) -> Hop:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.tags_failed, tags)
-        return _Write(changes.invalidate_tags, tags, unsent=unsent)
+        return Write(changes.invalidate_tags, tags, unsent=unsent)
 
     def failed(self, key: bytes, failure: CacheError) -> None:
         """A change of this key ended so."""
-        _current().portal.post(self._changes.failed, key, failure)
+        current().portal.post(self._changes.failed, key, failure)
 
 
 class CallerEngine:
@@ -464,8 +180,8 @@ class CallerEngine:
         self.read_many = partial(Hop, engine.read_many)
         self.contains = partial(Hop, engine.contains)
         self.ping = partial(Hop, engine.ping)
-        self.touch = partial(_Write, engine.touch)
-        self.clear = partial(_Write, engine.clear)
+        self.touch = partial(Write, engine.touch)
+        self.clear = partial(Write, engine.clear)
 
     def __repr__(self) -> str:
         return repr(self._engine)
@@ -497,7 +213,7 @@ class CallerEngine:
         self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
     ) -> Hop:
         unsent = partial(self._engine.changes.all_failed, keys)
-        return _Write(function, what, unsent=unsent)
+        return Write(function, what, unsent=unsent)
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
@@ -506,7 +222,7 @@ class CallerEngine:
         # In a task, for the load to have the caller's context.
         load = self._engine.load
         task = partial(_in_task, copy_context())
-        outcome = await _Load(wanted.longest, task, load, key, wanted, patience)
+        outcome = await LoadHop(wanted.longest, task, load, key, wanted, patience)
         if isinstance(outcome, Raised):
             raise outcome.error()
         loaded: Product | Stored | None = outcome
@@ -521,16 +237,16 @@ class CallerEngine:
         if local.serves:
             function(*args)
         else:
-            _current().portal.post(function, *args)
+            current().portal.post(function, *args)
 
     def load_side(self) -> LoadSide:
         """See `Engine`."""
-        current = _current()
-        return LoadSide(self._engine, current.desk, current.portal)
+        call = current()
+        return LoadSide(self._engine, call.desk, call.portal)
 
     async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
         """See `Engine`."""
-        return await _Together([caught(awaitable) for awaitable in awaitables])
+        return await Together([caught(awaitable) for awaitable in awaitables])
 
 
 def _in_task(

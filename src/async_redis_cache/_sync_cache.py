@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._cache import AsyncRedisCache
-from ._caller import CallerCache, drive
+from ._caller import CallerCache
 from ._counters import CacheStats
+from ._drive import drive
 from ._errors import CacheStateError
 from ._option_keywords import CacheOptions, SerializerName
 from ._pip_services import (
