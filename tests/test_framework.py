@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from importlib import import_module
+from typing import Any
 
 import pytest
 from pip_services4_components.config import ConfigParams, IConfigurable
@@ -71,14 +74,14 @@ def references(server: Server, password: str, config: ConfigParams = CONFIG) -> 
     return found
 
 
-def sync_cache(found: References) -> RedisCache:
+def sync_cache(found: IReferences) -> RedisCache:
     """What a component gets that asks for any cache of this kind."""
     cache = found.get_one_required(Descriptor("*", "cache", "redis", "*", "1.0"))
     assert isinstance(cache, RedisCache)
     return cache
 
 
-def async_cache(found: References) -> AsyncRedisCache:
+def async_cache(found: IReferences) -> AsyncRedisCache:
     """The same for the other door."""
     cache = found.get_one_required(Descriptor("*", "cache", "async-redis", "*", "1.0"))
     assert isinstance(cache, AsyncRedisCache)
@@ -183,3 +186,38 @@ def test_key_that_no_store_knows_fails_typed(key: str, server: Server) -> None:
     with pytest.raises(CacheConfigError):
         cache.open(None)
     assert not cache.is_open()
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13),
+    reason="an Enum of pip-services4-expressions, which the container imports, cannot be made there",
+)
+@pytest.mark.filterwarnings("ignore:In 3.13 the default `auto:DeprecationWarning")
+async def test_container_wires_both_caches_from_its_configuration(server: Server) -> None:
+    """The framework's own container builds, configures, wires and opens what its configuration names."""
+    container: Any = import_module("pip_services4_container.container.Container").Container("shop")
+    container.add_factory(DefaultRedisFactory())
+    config = ConfigParams.from_tuples(
+        "1.descriptor", "pip-services:discovery:memory:default:1.0",
+        "1.cache.host", server.host,
+        "1.cache.port", server.port,
+        "2.descriptor", "pip-services:credential-store:memory:default:1.0",
+        "2.cache.password", PASSWORD,
+        "3.descriptor", "pip-services:cache:redis:default:1.0",
+        "3.connection.discovery_key", "cache",
+        "3.credential.store_key", "cache",
+        "4.descriptor", "pip-services:cache:async-redis:default:1.0",
+        "4.connection.discovery_key", "cache",
+        "4.credential.store_key", "cache",
+    )  # fmt: skip
+    container.configure(config)
+    container.open(None)
+    try:
+        products = Products()
+        found: IReferences = container._references
+        Referencer.set_references_for_one(found, products)
+        sync_cache(found).store(None, "key1", "ABC", 0)
+        async with products.cache:
+            assert await products.cache.retrieve(None, "key1") == "ABC"
+    finally:
+        container.close(None)
