@@ -214,7 +214,7 @@ def test_shared_load_runs_in_the_thread_that_leads_it(any_server: Server, key_pr
 
 
 def test_loader_that_blocks_holds_its_own_caller_alone(any_server: Server, key_prefix: str) -> None:
-    """Beyond `hard_timeout` a caller's loader holds its thread; whoever shares the load goes on."""
+    """33. Beyond `hard_timeout` a caller's loader holds its own thread; other callers go on."""
     gate, entered = threading.Event(), threading.Event()
 
     def load() -> int:
@@ -321,7 +321,7 @@ BLOCKED: dict[str, Callable[[RedisCache], object]] = {
 def test_call_ends_though_the_private_loop_is_blocked(
     name: str, any_server: Server, key_prefix: str
 ) -> None:
-    """A coroutine loader that blocks the private loop does not keep another thread's call from its end."""
+    """33. A coroutine loader blocks the private loop: calls of other threads end by their deadline."""
     others_done = threading.Event()
     url = any_server.url
     with (

@@ -27,7 +27,7 @@ TAG = f"{PREFIX}\0tag:tag"
 async def test_loads_are_kept_again_when_the_clock_was_set_back(
     server: Server, raw: Client, door: Door, *, near: bool
 ) -> None:
-    """A tag that was invalidated at a moment yet to come costs one load that is not kept, and no more."""
+    """41. A tag that was invalidated at a moment yet to come costs one load that is not kept, and no more."""
     loads = 0
 
     def load() -> int:
@@ -46,7 +46,7 @@ async def test_loads_are_kept_again_when_the_clock_was_set_back(
 
 
 async def test_values_of_a_tag_from_the_future_are_invalid(server: Server, raw: Client) -> None:
-    """Where the clock was set back, nobody can say what was sooner: a stamp invalidates the tag anew."""
+    """41. Where the clock was set back, nobody can say what was sooner: a stamp invalidates the tag anew."""
     async with configured(server.url, **OPTIONS) as cache:
         await cache.invalidate_tags(None, "tag")
         version = raw.get(TAG) or b""
@@ -62,7 +62,7 @@ async def test_values_of_a_tag_from_the_future_are_invalid(server: Server, raw: 
 async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
     server: Server, raw: Client, jump: int
 ) -> None:
-    """A tag that another process invalidates during the load is invalid, whatever the clock says of the order."""
+    """41. A tag that another process invalidates during the load is invalid, whatever the clock says of the order."""
     async with (
         configured(server.url, **OPTIONS) as cache,
         configured(server.url, **OPTIONS) as other,
@@ -108,7 +108,7 @@ def test_value_from_the_future_is_not_fresh() -> None:
 
 
 async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client) -> None:
-    """Neither as fresh nor as stale is it read: by the calls that load and the others."""
+    """41. A value from the future is read neither as fresh nor as stale: it is loaded anew."""
     options = OPTIONS | {"loading_stale_timeout": 60_000}
     async with configured(server.url, **options) as cache:
         await cache.retrieve_or_load(None, "key", lambda: "old")

@@ -54,7 +54,7 @@ def fail_over(former: Server, successor: Server, name: Proxy) -> None:
 async def test_change_succeeds_when_the_name_leads_to_another_master(
     former: Server, successor: Server, name: Proxy, door: Door, *, near: bool
 ) -> None:
-    """The first READONLY ends all connections; the change succeeds, and no old value is read any more."""
+    """36. The first READONLY ends all connections; the change succeeds, and no old value is read any more."""
     options = OPTIONS | {"max_connections": 4, "near_cache_enabled": near}
     async with configured(name.url, door, **options) as cache:
         keys = [str(number) for number in range(20)]
@@ -75,7 +75,7 @@ async def test_change_succeeds_when_the_name_leads_to_another_master(
 async def test_change_is_retried_until_the_name_leads_to_a_master(
     former: Server, successor: Server, name: Proxy
 ) -> None:
-    """Where the name moves later than the master, a change waits for it, within its deadline."""
+    """36. Where the name moves later than the master, a change waits for it, within its deadline."""
     async with configured(name.url, **OPTIONS) as cache:
         await cache.store(None, "key", 1)
         former.client().replicaof("127.0.0.1", 1)
@@ -88,7 +88,7 @@ async def test_change_is_retried_until_the_name_leads_to_a_master(
 
 
 async def test_read_only_replica_is_no_reconnect_storm(former: Server, name: Proxy) -> None:
-    """A server that stays read-only is connected to anew after growing pauses, however many changes it refuses."""
+    """36. A server that stays read-only is reconnected to after growing pauses, whatever it refuses."""
     options = OPTIONS | {"command_timeout": 500}
     async with configured(name.url, **options) as cache:
         await cache.store(None, "kept", 1)

@@ -51,7 +51,7 @@ async def open_connections(cache: AsyncRedisCache) -> None:
 async def test_one_call_pays_for_connections_cut_in_silence(
     server: Server, proxy: StartProxy, call: str
 ) -> None:
-    """All of them are cut: at most one call finds no answer, and the next ones do not wait for theirs."""
+    """37. All of them are cut: at most one call finds no answer, and the next ones do not wait for theirs."""
     network = proxy(server)
     async with configured(network.url, **OPTIONS) as cache:
         network.delay(0.01)
@@ -72,7 +72,7 @@ async def test_one_call_pays_for_connections_cut_in_silence(
 async def test_calls_go_on_while_all_allowed_connections_are_checked(
     server: Server, proxy: StartProxy, door: Door
 ) -> None:
-    """Where no more connections may be made, a call waits for the check, and still ends well by its deadline."""
+    """37. Where no more connections may be made, a call waits for the check, and still ends well by its deadline."""
     network = proxy(server)
     options = OPTIONS | {"max_connections": 1, "command_timeout": 2_000}
     async with configured(network.url, door, **options) as cache:
@@ -84,7 +84,7 @@ async def test_calls_go_on_while_all_allowed_connections_are_checked(
 
 
 async def test_living_connections_survive_a_check(server: Server, proxy: StartProxy) -> None:
-    """A connection that answers its PING is used again: nothing is connected anew."""
+    """37. A connection that answers its PING is used again: nothing is connected anew."""
     network = proxy(server)
     async with configured(network.url, **OPTIONS) as cache:
         network.delay(0.01)
@@ -118,7 +118,7 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
 async def test_unanswered_call_to_one_node_has_all_nodes_checked(
     flavour: Flavour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cuts the connections to one node may have cut those to others: none of them costs a call as well."""
+    """37. What cuts the connections to one node may have cut those to others: none of them costs a call as well."""
     with Cluster(flavour, node_timeout=60_000) as cluster:
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, max_size=0) as cache:
             servers: Any = cache._lifecycle.ready().engine._servers

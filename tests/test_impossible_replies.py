@@ -88,7 +88,7 @@ async def _answered_at(moment: str, reply: bytes) -> object:
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("reply", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 async def test_reply_raises_typed_error_when_it_is_impossible(moment: str, reply: bytes) -> None:
-    """A typed error, or what was loaded, and nothing that the loop has to log itself."""
+    """40. An impossible reply: a typed error, or what was loaded, and nothing in the loop's own log."""
     with no_complaints():
         outcome = await _answered_at(moment, reply)
     if moment == "loading":
@@ -134,7 +134,7 @@ ELEMENT_BYTES = 300
 @pytest.mark.parametrize("command", ["MGET", "PING"])
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_memory_stays_bounded_when_reply_is_endless(command: str, endless: Endless) -> None:
-    """What is held of a reply is bounded by what was requested, and the connection is cut."""
+    """40. What is held of a reply is bounded by what was requested, and the connection is cut."""
     size = MIB
     most, elements = 2 * size + 192 * 1024, 66 + 64 * 1024 // 3
     if command == "PING":
@@ -174,7 +174,7 @@ async def test_values_of_the_largest_size_pass_when_many_are_read_at_once() -> N
 
 
 async def test_other_keys_are_served_when_one_holds_too_much() -> None:
-    """A value that another program stored beyond the bound fails its own call, and no other of the batch."""
+    """40. A value that another program stored beyond the bound fails its own call, and no other of the batch."""
 
     def values(command: Command) -> bytes:
         parts = [
@@ -255,7 +255,7 @@ WRONG_SLOTS = {
 async def test_open_fails_when_slots_are_impossible(
     reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CLUSTER SLOTS is checked before it is believed: typed, without a log of the loop's own."""
+    """40. CLUSTER SLOTS is checked before it is believed: typed, without a log of the loop's own."""
     caplog.set_level(logging.DEBUG, "async_redis_cache")
     async with ScriptedServer(CLUSTER=reply) as server:
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -294,7 +294,7 @@ def _all_slots_at(port: int) -> bytes:
 async def test_call_raises_typed_error_when_redirection_is_impossible(
     error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A redirection that leads nowhere is the server's error, and is not followed."""
+    """40. A redirection that leads nowhere is the server's error, and is not followed."""
     async with ScriptedServer(MGET=f"-{error}\r\n".encode()) as server:
         server.answers["CLUSTER"] = _all_slots_at(server.port)
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -333,7 +333,7 @@ HARMLESS = {"a push of an unknown kind"}
 
 @pytest.mark.parametrize("name", LINK)
 async def test_near_cache_is_emptied_when_invalidations_are_impossible(name: str) -> None:
-    """The connection for invalidations is given up, and nothing reaches the loop's log."""
+    """40. Impossible invalidations: their connection is given up, and nothing reaches the loop's log."""
     answers = {"HELLO": b"%0\r\n", "CLIENT": b"+OK\r\n" + LINK[name]}
     async with ScriptedServer(**answers) as server:
         cache = configured(server.url)
@@ -368,7 +368,7 @@ SENTINEL: dict[str, bytes] = IMPOSSIBLE | {
 async def test_open_fails_when_a_sentinel_says_the_impossible(
     reply: bytes, read_from: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a sentinel says is checked like any other reply."""
+    """40. What a sentinel says is checked like any other reply."""
 
     def answer(command: Command) -> bytes:
         if command.arguments[0] == b"MASTER":
@@ -470,7 +470,7 @@ PIECE = st.one_of(
     pieces=st.lists(PIECE, min_size=1, max_size=6),
 )
 def test_any_bytes_end_in_typed_error_or_value(moment: str, pieces: list[bytes]) -> None:
-    """Whatever comes, at whichever moment: a value or a typed error, and the loop logs nothing."""
+    """40. Whatever comes, at whichever moment: a value or a typed error, and the loop logs nothing."""
 
     async def ask() -> None:
         async with ScriptedServer(**{moment: b"".join(pieces)}) as server:

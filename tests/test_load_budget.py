@@ -106,7 +106,7 @@ CALLS: dict[str, tuple[Callable[[AsyncRedisCache], Awaitable[Any]], int]] = {
 async def test_each_step_of_a_load_has_what_the_others_have_left(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Read, lease, tags and publication share one budget, to which the origin's time is added."""
+    """34. Read, lease, tags and publication share one budget, to which the origin's time is added."""
     call, steps = CALLS[name]
     watch = Watch(monkeypatch)
     watch.begin()
@@ -122,7 +122,7 @@ async def test_each_step_of_a_load_has_what_the_others_have_left(
 async def test_waiting_for_another_process_is_not_spent_on_the_server(
     cache: AsyncRedisCache, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It counts as the origin's time does, and is bounded by `hard_timeout`."""
+    """34. Waiting for another process's load counts as the origin's time, and is bounded by `hard_timeout`."""
     may_end = asyncio.Event()
 
     async def failing() -> str:
@@ -163,7 +163,7 @@ async def test_waiting_for_another_process_is_not_spent_on_the_server(
 async def test_value_is_returned_and_not_published_when_nothing_is_left(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right is given back, so that the next call loads at once."""
+    """34. Nothing is left: the value is returned and not published, and the next call loads at once."""
     win = Right.win
 
     async def slow(right: Right, *args: Any, **kwargs: Any) -> Any:

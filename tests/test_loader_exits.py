@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Never
 
 import msgspec
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheStateError, CoalescingLoader, RedisCache
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheStateError,
+    CoalescingLoader,
+    RedisCache,
+    _loading,
+)
 from harness import Server
 from harness.waiting import wait_until
 
@@ -73,7 +81,7 @@ def calls(end: type[BaseException]) -> dict[str, Callable[[Any], Any]]:
 def test_exit_reaches_its_caller_and_no_other_thread(
     name: str, end: type[BaseException], any_server: Server, key_prefix: str
 ) -> None:
-    """The caller gets the exception; a call of another thread is answered, before and after."""
+    """33. A loader or serializer that ends in any BaseException: its caller alone gets it, in threads."""
     url = any_server.url
     with RedisCache.from_url(url, serializer=Ending(end), key_prefix=key_prefix) as cache:
         with ThreadPoolExecutor(1) as threads:
@@ -90,7 +98,7 @@ def test_exit_reaches_its_caller_and_no_other_thread(
 async def test_exit_reaches_its_awaiter_and_the_loop_goes_on(
     name: str, end: type[BaseException], any_server: Server, key_prefix: str
 ) -> None:
-    """The caller that awaits gets the exception, and its loop serves the next call."""
+    """33. The same of the asynchronous API: the caller gets it, and its loop serves the next call."""
     url = any_server.url
     async with AsyncRedisCache.from_url(
         url, serializer=Ending(end), key_prefix=key_prefix
@@ -100,12 +108,34 @@ async def test_exit_reaches_its_awaiter_and_the_loop_goes_on(
         assert await cache.store(None, "other", 1) == 1
 
 
+def test_exit_ends_the_loop_when_it_is_left_to_the_task_of_a_load(
+    any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33, the proof: an exit that is not carried as data ends the event loop with all its calls."""
+
+    async def bare(awaitable: Awaitable[Any]) -> Any:
+        return await awaitable
+
+    monkeypatch.setattr(_loading, "caught", bare)
+    served: list[str] = []
+
+    async def serve() -> None:
+        async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+            with suppress(SystemExit):
+                await cache.retrieve_or_load(None, "a", sys.exit)
+            served.append("the next call")
+
+    with pytest.raises(SystemExit):
+        asyncio.run(serve())
+    assert not served
+
+
 @pytest.mark.filterwarnings("ignore:Exception in thread RedisCache")
 @pytest.mark.usefixtures("private_loop")
 def test_cache_whose_loop_has_ended_refuses_and_opens_again(
     any_server: Server, key_prefix: str
 ) -> None:
-    """Whatever ends the private loop, calls raise NOT_OPENED at once, and `open` opens it again."""
+    """33. Whatever ends the private loop, calls raise NOT_OPENED at once, and `open` opens it again."""
     cache = RedisCache.from_url(any_server.url, key_prefix=key_prefix)
     cache.open(None)
     portal = cache._portal

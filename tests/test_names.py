@@ -127,7 +127,7 @@ def silent(server: Server) -> Iterator[str]:
 async def test_address_that_swallows_everything_leaves_time_for_the_others(
     server: Server, names: Names, silent: str, door: Door
 ) -> None:
-    """The next address is tried beside one that does not answer, so `open` succeeds within `connect_timeout`."""
+    """38. The next address is tried beside one that does not answer, so `open` succeeds within `connect_timeout`."""
     names.answers.set()
     names.addresses[:] = [silent, silent, "127.0.0.1"]
     options = {"key_prefix": "silent:", "connect_timeout": 5_000}
@@ -136,7 +136,7 @@ async def test_address_that_swallows_everything_leaves_time_for_the_others(
 
 
 async def test_all_addresses_silent_is_timeout(server: Server, names: Names, silent: str) -> None:
-    """Then nothing is left: neither a socket nor a task."""
+    """38. No address answers: TIMEOUT, and neither a socket nor a task is left."""
     names.answers.set()
     names.addresses[:] = [silent, silent]
     with pytest.raises(CacheTimeout):

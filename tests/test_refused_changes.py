@@ -85,7 +85,7 @@ async def is_gone_for_others(server: Server, options: dict[str, Any]) -> bool:
 async def test_refused_change_is_pending_when_fail_open_is_always(
     server: Server, options: dict[str, Any], code: str, change: str
 ) -> None:
-    """It reports success only because it is retried; until then this process reads no old value."""
+    """35. A refused change reports success only if it is retried; until then this process reads no old value."""
     raw = server.client()
     async with configured(server.url, fail_open="always", **options) as cache:
         await old_value(cache)
@@ -101,7 +101,7 @@ async def test_refused_change_is_pending_when_fail_open_is_always(
 async def test_near_value_is_not_read_after_refused_change(
     server: Server, options: dict[str, Any], change: str
 ) -> None:
-    """The near cache returns no value whose change is pending, nor is it filled with one again."""
+    """35. The near cache returns no value whose change is pending, nor is it filled with one again."""
     raw = server.client()
     near = options | {"near_cache_enabled": True, "fail_open": "always"}
     async with configured(server.url, **near) as cache:
@@ -137,7 +137,7 @@ async def test_refused_change_is_pending_through_the_synchronous_api(
 async def test_refused_change_is_raised_and_pending_otherwise(
     server: Server, options: dict[str, Any], fail_open: str, change: str
 ) -> None:
-    """The caller gets the server's word, and the change is retried all the same."""
+    """35. The caller gets the server's word, and the change is retried all the same."""
     raw = server.client()
     async with configured(server.url, fail_open=fail_open, **options) as cache:
         await old_value(cache)
@@ -189,7 +189,7 @@ async def test_tag_without_memory_is_invalid_for_others(
 async def test_refused_refresh_is_pending(
     server: Server, options: dict[str, Any], door: Door, loaded: str | None
 ) -> None:
-    """The caller gets the new value, and the old one is not read again: in time by no process."""
+    """35. The caller gets the new value, and the old one is not read again: in time by no process."""
     raw = server.client()
     async with configured(server.url, door, **options) as cache:
         await cache.store(None, "key", "old")
@@ -241,7 +241,7 @@ async def test_load_that_cannot_be_published_leaves_a_stale_value(
 
 
 async def test_overloaded_change_is_pending(server: Server, options: dict[str, Any]) -> None:
-    """A change that found the queue full was not sent; it is retried when there is room."""
+    """35. A change that found the queue full was not sent; it is retried when there is room."""
     options = options | {"max_waiting_calls": 1, "max_size": 0, "fail_open": "always"}
     async with configured(server.url, **options) as cache:
         await cache.store_many(None, {"a": "old", "b": "old", "c": "old"})
@@ -280,7 +280,7 @@ WORDS = [
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_every_refusal_of_a_server_is_remembered(word: str) -> None:
-    """Whatever keeps a server from changing a key, the key is pending."""
+    """35. Whatever keeps a server from changing a key, the key is pending."""
     reply = f"-{word} it says\r\n".encode()
     options = {"fail_open": "always", "max_size": 0, "command_timeout": 200}
     async with (
@@ -346,7 +346,7 @@ async def test_refused_key_holds_up_no_other(server: Server, options: dict[str, 
 async def test_dropped_pending_keys_are_counted_and_logged(
     server: Server, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of more than 10,000 the earliest are dropped, and all that are left at `close`."""
+    """35. Beyond 10,000 pending keys the earliest are dropped, and all at `close`: counted and logged."""
     async with configured(server.url, **options) as cache:
         engine = cache._lifecycle.ready().engine
         keys = (f"{PREFIX}{n}".encode() for n in range(10_010))

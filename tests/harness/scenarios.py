@@ -44,8 +44,16 @@ TITLES = {
     30: "large values",
     31: "max_size",
     32: "soak",
+    33: "loaders that exit",
+    34: "budget of a load",
+    35: "refused changes",
+    36: "name moved",
+    37: "idle connections cut",
+    38: "several addresses",
+    40: "impossible replies",
+    41: "server's clock set",
 }
-PROVED = frozenset({2, 19, 28})
+PROVED = frozenset({2, 19, 28, 33})
 """These have to show that they fail when the protection is removed."""
 
 _LABEL = re.compile(r"(?P<numbers>\d+(?: and \d+)*)(?P<proof>, the proof:|\.) (?P<promise>.+)")
