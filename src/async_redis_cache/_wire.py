@@ -47,17 +47,14 @@ class Wire(Takeover):
         self.has_served = False
         self.retires_at = math.inf
         """From when on nothing more is sent on it, by the loop's clock."""
+        self.received = 0
+        """Bytes of replies to the last exchange."""
         self._bytes_a_key = bytes_a_key
         self._freed = freed
         self._lost = lost
         self._errand: Errand | None = None
         self._expected = 0
         self._replies: list[Any] = []
-
-    @property
-    def received(self) -> int:
-        """Bytes of replies to the last exchange."""
-        return self._reader.received
 
     def send(
         self, payload: bytes, expected: int, errand: Errand, *, keys: int, more: tuple[int, int]
@@ -74,6 +71,7 @@ class Wire(Takeover):
         self._errand = errand
         self._expected = expected
         self._replies = []
+        self.received = 0
         most_bytes, elements = more
         self._reader.expect(keys * self._bytes_a_key + most_bytes, 2 * keys + elements)
         self._transport.write(payload)
@@ -94,6 +92,7 @@ class Wire(Takeover):
             # A reply that nobody has asked for: it would be taken for the next one's.
             self.abort()
             return
+        self.received += len(data)
         failure = MISREAD
         reader = self._reader
         replies = self._replies
