@@ -119,19 +119,19 @@ class Codec:
         if self._is_plain:
             raise _foreign("a load")
         decode = self._serializer.loads if kind is None else self.decoder(kind)
+        # As `life` does, without a call for most: caches do this all day.
+        if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
+            self.life(timeout)
         if not loading:
-            if timeout is not None:
-                self.life(timeout)
             return self._default_policy, decode
         # With their types: 1 and True are equal, and so are 60000 and 60000.0, and only one is an option.
-        said = (timeout, type(timeout), *loading.items(), *map(type, loading.values()))
+        said = (*loading, *loading.values(), *map(type, loading.values()))
         try:
             policy = self._known_policies.get(said)
         except TypeError:
             # No option is unhashable: what follows says what is wrong.
             policy = None
         if policy is None:
-            self.life(timeout)
             policy = self._policies.of(loading)
             if len(self._known_policies) >= _MOST_REMEMBERED:
                 self._known_policies.clear()
