@@ -238,7 +238,7 @@ class Batcher:
             refused = [(call, failure._replace(passing=True)) for call, failure in refused]
         if self._demotion is not None and (refused or not self._demotion.is_over):
             refused = self._judged(self._demotion, refused, is_change=not exchange.asks)
-        if any(failure.passing and not call.alone for call, failure in refused):
+        if refused and any(failure.passing and not call.alone for call, failure in refused):
             self._backoff.failed()
         else:
             self._backoff.succeeded()
