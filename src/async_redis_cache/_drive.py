@@ -239,20 +239,25 @@ class _Driver:
         self._step(strand, None, None)
 
     def _step(self, strand: _Strand, result: Any, error: BaseException | None) -> None:
+        end: tuple[Any, BaseException | None] | None = None
         try:
             if error is None:
                 awaited = strand.coroutine.send(result)
             else:
                 awaited = strand.coroutine.throw(error)
         except StopIteration as stop:
-            strand.ended(stop.value, None)
+            end = stop.value, None
         except BaseException as raised:  # noqa: BLE001  it is raised again when all have ended
-            strand.ended(None, raised)
+            end = None, raised
         else:
             self._begin_awaited(strand, awaited)
+        try:
+            if end is not None:
+                # Not while that is handled: it would be the context of what a later step raises.
+                strand.ended(*end)
         finally:
-            # Its traceback holds this frame.
-            del error
+            # Their tracebacks hold this frame.
+            del error, end
 
     def _begin_awaited(self, strand: _Strand, awaited: Hop | Together) -> None:
         if isinstance(awaited, Together):
