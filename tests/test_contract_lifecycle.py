@@ -119,8 +119,9 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     assert (stats.hits, stats.misses) == (3, 2)
     assert (stats.stores, stats.removals) == (3, 3)
     assert (stats.errors, stats.unreadable) == (1, 0)
-    assert (stats.batched_calls, stats.retries, stats.connects) == (0, 0, 1)
-    # One for the ping of open; store_many with a None is two, and so is a touch that has to look first.
+    assert (stats.batched_calls, stats.retries) == (0, 0)
+    # One for the ping of open; store_many with a None is two at a time, and a touch that looks first is two.
+    assert stats.connects in {1, 2}
     looks_first = setup.way == "unbounded"
     assert stats.round_trips == 1 + 13 + looks_first
     async with cache:

@@ -111,7 +111,8 @@ async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> 
             assert await cache.retrieve(None, "kept") == 1
             raw.client_kill_filter(_type="normal", skipme=True)
             assert await cache.retrieve(None, "kept") == 1
-            assert cache.stats().connects == 2
+            # What is pending may need a connection of its own.
+            assert cache.stats().connects >= 2
 
 
 async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) -> None:
