@@ -80,7 +80,8 @@ def dumped(value: Any, *, is_json: bool) -> Any:
             place = _difference(validate, _to_json(plain), value)
         if place is None:
             return plain
-        if refusal is None:
+        # The deepest place says most: a way that pydantic cannot validate at all fails at the first alias.
+        if refusal is None or len(place) > len(refusal.path):
             refusal = RefusedError(_problem(plain, is_json=is_json), place)
     raise refusal or RefusedError(_UNEQUAL)
 
