@@ -10,7 +10,7 @@ import msgspec
 
 from ._models import adapted, adapter_of, is_model, is_of_models, validated, validator_of
 
-__all__ = ["converter_of", "json_decoder_of"]
+__all__ = ["converter_of", "json_decoder_of", "msgpack_decoder_of"]
 
 _NUMBERS_AND_TEXT = (str, int, float)
 
@@ -31,13 +31,38 @@ def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
     if adapter is not None:
         return adapter
     try:
-        refuse_opaque(kind)
-        return msgspec.json.Decoder(kind, dec_hook=_made).decode
+        made = partial(_made, refuse_opaque(kind))
+        return msgspec.json.Decoder(kind, dec_hook=made).decode
     except TypeError:
         adapter = adapter_of(kind)
         if adapter is None:
             raise
         return adapter
+
+
+def msgpack_decoder_of(kind: Any) -> Callable[[bytes], Any]:
+    """A function from MessagePack to a value of this type.
+
+    Raises:
+        TypeError: as for `json_decoder_of`.
+    """
+    adapter = adapter_of(kind) if is_of_models(kind) else None
+    try:
+        if adapter is None and not is_model(kind):
+            refuse_opaque(kind)
+            # Not `msgspec.convert`: it leaves text for a key of any class that it does not know.
+            made = partial(_made, frozenset[type]())
+            return msgspec.msgpack.Decoder(kind, dec_hook=made).decode
+    except TypeError:
+        adapter = adapter_of(kind)
+        if adapter is None:
+            raise
+    convert = partial(validated, kind) if adapter is None else partial(adapted, adapter)
+
+    def decode(data: bytes) -> Any:
+        return convert(msgspec.msgpack.decode(data))
+
+    return decode
 
 
 def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
@@ -53,9 +78,10 @@ def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
     if is_model(kind):
         return partial(validated, kind)
     adapter = adapter_of(kind) if is_of_models(kind) else None
+    keys: frozenset[type] = frozenset()
     try:
         if adapter is None:
-            refuse_opaque(kind)
+            keys = refuse_opaque(kind)
     except TypeError:
         adapter = adapter_of(kind)
         if adapter is None:
@@ -63,14 +89,21 @@ def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
     if adapter is not None:
         return partial(adapted, adapter)
 
+    made = partial(_made, keys if str_keys else frozenset[type]())
+
     def convert(value: Any) -> Any:
-        return cast("object", msgspec.convert(value, kind, dec_hook=_made, str_keys=str_keys))
+        return cast("object", msgspec.convert(value, kind, dec_hook=made, str_keys=str_keys))
 
     return convert
 
 
-def refuse_opaque(kind: Any) -> None:
-    """Refuse a type that holds a class of which nobody knows how to make it from plain data."""
+def refuse_opaque(kind: Any) -> frozenset[type]:
+    """Refuse a type that holds a class which cannot be made from plain data.
+
+    Returns:
+        The subclasses of int that are keys of its dicts: JSON has text in their place.
+    """
+    keys: set[type] = set()
     pending: list[Any] = [msgspec.inspect.type_info(kind)]
     seen: set[int] = set()
     while pending:
@@ -80,14 +113,18 @@ def refuse_opaque(kind: Any) -> None:
             hasattr(made, "model_validate") or issubclass(made, _NUMBERS_AND_TEXT)
         ):
             raise TypeError(f"{made.__name__} cannot be validated")
+        key: Any = getattr(part, "key_type", None)
+        if isinstance(key, msgspec.inspect.CustomType) and issubclass(key.cls, int):
+            keys.add(key.cls)
         if isinstance(part, tuple | list):
             pending.extend(cast("Collection[Any]", part))
         elif isinstance(part, msgspec.Struct) and id(part) not in seen:
             seen.add(id(part))
             pending.extend(getattr(part, name) for name in part.__struct_fields__)
+    return frozenset(keys)
 
 
-def _made(kind: Any, value: Any) -> Any:
+def _made(keys: frozenset[type], kind: Any, value: Any) -> Any:
     """A value of a type that msgspec does not know: a model, or text or a number of a subclass."""
     if kind is object:
         return value
@@ -96,6 +133,8 @@ def _made(kind: Any, value: Any) -> Any:
     validate = getattr(kind, "model_validate", None)
     if validate is not None:
         return validate(value)
+    if kind in keys and isinstance(value, str) and str(int(value)) == value:
+        value = int(value)
     for base in _NUMBERS_AND_TEXT:
         if issubclass(kind, base) and type(value) in {base, int if base is float else base}:
             return kind(value)

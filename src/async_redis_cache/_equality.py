@@ -5,11 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, cast
 
 from ._json_damage import field_names, parts_of
 
-__all__ = ["difference"]
+__all__ = ["difference", "is_equal"]
+
+
+def is_equal(value: Any, back: Any) -> bool:
+    """What `==` says; False where it raises, as of a signalling NaN."""
+    try:
+        return bool(value == back)
+    except Exception:  # noqa: BLE001  an `__eq__` of the user's
+        return False
 
 
 def difference(value: Any, back: Any) -> str | None:
@@ -23,22 +32,24 @@ def difference(value: Any, back: Any) -> str | None:
     kind = cast("Any", type(value))
     is_container = isinstance(value, _CONTAINERS)
     if not (is_container or field_names(kind)) or not _is_alike(value, back):
-        return None if _is_equal(value, back) else ""
+        return None if _is_equal_part(value, back) else ""
     for place, part, other in _pairs(value, back):
         found = difference(part, other)
         if found is not None:
             return f"{place}{found}"
     if is_container:
         return None if len(value) == len(back) else ""
-    return None if value == back else _other_difference(value, back)
+    return None if is_equal(value, back) else _other_difference(value, back)
 
 
-def _is_equal(value: Any, back: Any) -> bool:
+def _is_equal_part(value: Any, back: Any) -> bool:
     if isinstance(value, dt.datetime) and isinstance(back, dt.datetime):
         return _is_same_moment(value, back)
     if isinstance(value, float) and isinstance(back, float) and math.isnan(value):
         return math.isnan(back)
-    return bool(value == back)
+    if isinstance(value, Decimal) and value.is_nan():
+        return isinstance(back, Decimal) and str(value) == str(back)
+    return is_equal(value, back)
 
 
 def _is_alike(value: Any, back: Any) -> bool:

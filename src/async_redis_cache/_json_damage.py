@@ -11,10 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-__all__ = ["PLAIN", "RefusedError", "exact", "field_names", "parts_of", "refuse_damage"]
-
-PLAIN: Final[frozenset[type]] = frozenset({str, int, bool, float, type(None), dict, list})
-"""Types of values that come back as they were, given that what they hold does."""
+__all__ = ["RefusedError", "exact", "field_names", "parts_of", "refuse_damage"]
 
 
 class RefusedError(TypeError):
@@ -56,12 +53,14 @@ def refuse_damage(
             _refuse_parts(value, is_faithful, is_json=is_json)
     elif family == "parts":
         if issubclass(kind, dict) and not _TEXT.issuperset(map(type, value)):
-            _refuse_keys(value, is_json=is_json)
+            _refuse_keys(value, is_faithful, is_json=is_json)
         _refuse_parts(value, is_faithful, is_json=is_json)
     elif family == "enum":
         refuse_damage(value.value, is_faithful, is_json=is_json)
     elif family == "moment":
         _refuse_seconds(value, is_json=is_json)
+    elif family == "raw":
+        _refuse_raw(value, is_json=is_json)
     elif is_json and (family == "bytes" or not math.isfinite(value)):
         what = "bytes" if family == "bytes" else "NaN and no infinity"
         raise RefusedError(f"JSON has no {what}; serializer msgpack takes them")
@@ -81,6 +80,15 @@ def _refuse_seconds(value: dt.datetime | dt.time, *, is_json: bool) -> None:
     offset = value.utcoffset()
     if offset is not None and offset % _MINUTE:
         raise RefusedError("its UTC offset has seconds, which would be rounded; convert it to UTC")
+
+
+def _refuse_raw(value: msgspec.Raw, *, is_json: bool) -> None:
+    decode: Callable[[bytes], Any] = msgspec.json.decode if is_json else msgspec.msgpack.decode
+    try:
+        decode(bytes(value))
+    except msgspec.DecodeError:
+        form = "JSON" if is_json else "MessagePack"
+        raise RefusedError(f"a msgspec.Raw that holds no {form}") from None
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
@@ -134,22 +142,29 @@ def _refuse_parts(value: Any, is_faithful: Callable[[Any], bool] | None, *, is_j
                 raise
 
 
-def _refuse_keys(value: dict[Any, Any], *, is_json: bool) -> None:
-    if not is_json:
-        # Only those can collide that become text, such as a UUID.
-        names = msgspec.msgpack.decode(msgspec.msgpack.encode(dict.fromkeys(value), enc_hook=exact))
-        if len(names) != len(value):
-            raise RefusedError("two of its keys would become the same")
-        return
-    for key in value:
+def _refuse_keys(
+    value: dict[Any, Any], is_faithful: Callable[[Any], bool] | None, *, is_json: bool
+) -> None:
+    kinds: set[type] = {*map(type, value)}
+    for key in () if kinds <= _SURE_KEYS else value:
         plain = key.value if isinstance(key, enum.Enum) else key
-        if isinstance(plain, bytes | bytearray | memoryview | float):
+        if is_json and isinstance(plain, _NO_JSON_KEYS):
             raise RefusedError(
-                "JSON keys are text, not bytes or float; serializer msgpack takes them"
+                "JSON keys are text, not bytes, bool or float; serializer msgpack takes them"
             )
-    names = msgspec.json.decode(msgspec.json.encode(dict.fromkeys(value), enc_hook=exact))
+        refuse_damage(plain, is_faithful, is_json=is_json)
+    # Only those can collide in MessagePack that become text, such as a UUID.
+    coder = msgspec.json if is_json else msgspec.msgpack
+    encoded = coder.encode(dict.fromkeys(value), enc_hook=exact)
+    try:
+        names = coder.decode(encoded)
+    except (msgspec.DecodeError, TypeError):
+        names = None
+    if names is None:
+        raise RefusedError("one of its keys would become what cannot be a key")
     if len(names) != len(value):
-        raise RefusedError("JSON keys are text, and two of these become the same; use msgpack")
+        what = "JSON keys are text, and two of these become the same; use msgpack"
+        raise RefusedError(what if is_json else "two of its keys would become the same")
 
 
 def exact(value: Any) -> Any:
@@ -181,6 +196,9 @@ _FAMILIES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
     ("float", (float,)),
     ("bytes", (bytes, bytearray, memoryview)),
     ("moment", (dt.datetime, dt.time)),
+    ("raw", (msgspec.Raw,)),
 )
 _TEXT: Final = frozenset({str})
+_SURE_KEYS: Final[frozenset[type]] = frozenset({str, int})
+_NO_JSON_KEYS: Final = (bytes, bytearray, memoryview, bool, float)
 _MINUTE: Final = dt.timedelta(minutes=1)

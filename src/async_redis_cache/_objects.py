@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_type_hints
 
-from ._equality import difference
-from ._json_damage import RefusedError, exact, field_names, refuse_damage
+from ._equality import difference, is_equal
+from ._json_damage import RefusedError, exact, field_names, parts_of, refuse_damage
 from ._models import dumped
 
 __all__ = ["Objects"]
 
 _MOST_TYPES: Final = 256
+_DEEPEST: Final = 100
 _PLACE: Final = re.compile(r"at `\$((?:\.\w+|\[\d+\]|\[\.\.\.\])+)`$")
 """Where msgspec could not validate; it does not name keys of dicts either."""
 
@@ -66,17 +67,39 @@ class Objects:
         except Exception:  # noqa: BLE001  they are looked at one by one
             return False
 
-    def explain(self, value: Any, error: RefusedError) -> RefusedError:
+    def explain(self, value: Any, error: Exception) -> RefusedError:
         """The error with its place in the value, and the name of the value's class in front."""
+        place = ""
+        if not isinstance(error, RefusedError):
+            # An encoder's, of a lone surrogate or a number that is too large. It may quote the value.
+            place = "" if isinstance(error, RecursionError) else self._place_of_failure(value)
+            error = RefusedError(type(error).__name__, place)
         # Where it was raised while the value was encoded, it knows its place in a part alone.
-        try:
-            refuse_damage(value, self._is_known, is_json=self._is_json)
-        except RefusedError as placed:
-            error = placed
+        if not place:
+            try:
+                refuse_damage(value, self._is_known, is_json=self._is_json)
+            except RefusedError as placed:
+                error = placed
+            except Exception:  # noqa: BLE001, S110  the same again
+                pass
         kind = cast("Any", type(value))
         if not error.path.startswith("[") and field_names(kind):
             error.path = f"{kind.__name__}{error.path}"
         return error
+
+    def _place_of_failure(self, value: Any) -> str:
+        """Where the first part stands that cannot be encoded by itself either."""
+        place = ""
+        for _ in range(_DEEPEST):
+            for step, part in parts_of(value):
+                try:
+                    self._encode(part)
+                except Exception:  # noqa: BLE001  the same again, of this part alone
+                    place, value = f"{place}{step}", part
+                    break
+            else:
+                break
+        return place
 
     def _is_faithful(self, value: Any) -> bool:
         kind = cast("Any", type(value))
@@ -90,17 +113,34 @@ class Objects:
             return False
         try:
             back = decode(self._encode(value))
-            place = None if back == value else difference(value, back)
         except RefusedError:
             raise
         except Exception as error:  # noqa: BLE001  a class may raise anything when it is made
             found = _PLACE.search(str(error))
-            place = found[1] if found else ""
+            place = found[1] if found else self._place_of_unmade(value)
+        else:
+            place = None if is_equal(value, back) else difference(value, back)
         if place is None:
             return True
         # What is wrong with a part says more.
         refuse_damage(value, _ask_parts, is_json=self._is_json)
         raise RefusedError("would not come back equal", place)
+
+    def _place_of_unmade(self, value: Any) -> str:
+        """The first field of which a value of its type cannot be made by itself either."""
+        kind = cast("Any", type(value))
+        try:
+            hints = get_type_hints(kind, include_extras=True)
+        except Exception:  # noqa: BLE001  an annotation may name what does not exist
+            return ""
+        for name in field_names(kind):
+            decode = self._decoder(hints.get(name, Any))
+            try:
+                if decode is not None:
+                    decode(self._encode(getattr(value, name)))
+            except Exception:  # noqa: BLE001  the same again, of this field alone
+                return f".{name}"
+        return ""
 
     def _is_known(self, value: Any) -> bool:
         if hasattr(value, "model_dump"):

@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from ._decoding import converter_of, json_decoder_of
-from ._json_damage import PLAIN, RefusedError, exact
+from ._decoding import json_decoder_of, msgpack_decoder_of
+from ._json_damage import RefusedError, exact
 from ._models import dumped
 from ._objects import Objects
 
@@ -51,10 +51,15 @@ class Json:
             payload = self._dumps(value)
             # What reads back as it was has come to no harm, and most does. The decoder is written in C:
             # for a large value it needs a third of the time that a look at each part takes.
-            if _DECODE_JSON(payload) != value:
+            plain = _DECODE_JSON(payload)
+            try:
+                is_same = plain == value
+            except Exception:  # noqa: BLE001  a class may know how to compare its own alone
+                is_same = False
+            if not is_same:
                 self._objects.refuse(value)
-                _refuse_nothing(is_nothing=payload == b"null")
-        except RefusedError as error:
+                _refuse_nothing(is_nothing=plain is None)
+        except Exception as error:  # noqa: BLE001  encoders raise many kinds
             raise self._objects.explain(value, error) from None
         return payload
 
@@ -68,23 +73,21 @@ class MessagePack:
 
     def __init__(self) -> None:
         self._dumps = msgspec.msgpack.Encoder(enc_hook=_plain).encode
-        self._objects = Objects(self._dumps, _msgpack_decoder_of, is_json=False)
+        self._objects = Objects(self._dumps, msgpack_decoder_of, is_json=False)
 
     def dumps(self, value: Any) -> bytes:
         """Encode.
 
         Raises:
-            RefusedError: the value is, or holds at its first level, an object that would not come
-                back equal, or has keys that would collide.
+            RefusedError: the value is, or holds, an object that would not come back equal, or keys
+                that would collide. It names the field.
         """
         try:
             payload = self._dumps(value)
-            # What is plain comes to no harm, and a look at each part takes longer than all the rest.
-            # Models are looked at wherever they are, since msgspec asks for them.
-            if not _seems_plain(value):
+            if not _is_plain(value, payload):
                 self._objects.refuse(value)
                 _refuse_nothing(is_nothing=payload == b"\xc0")
-        except RefusedError as error:
+        except Exception as error:  # noqa: BLE001  encoders raise many kinds
             raise self._objects.explain(value, error) from None
         return payload
 
@@ -133,31 +136,37 @@ SERIALIZERS: Final[Mapping[str, Callable[[], Serializer]]] = {
 }
 
 _DECODE_JSON: Final = msgspec.json.Decoder().decode
+_DECODE_MSGPACK: Final = msgspec.msgpack.Decoder().decode
 _TEXT: Final = frozenset({str})
+_SCALARS: Final[frozenset[type]] = frozenset({str, int, bool, float, type(None)})
+_PLAIN: Final[frozenset[type]] = _SCALARS | {dict, list}
 
 
-def _seems_plain(value: Any) -> bool:
-    """Whether a value and what it holds at its first level come back as they were."""
+def _is_plain(value: Any, payload: bytes) -> bool:
+    """Whether a value comes back from MessagePack as it was."""
     kind = cast("Any", type(value))
     if kind is dict:
-        return PLAIN.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
-    if kind is list:
-        return PLAIN.issuperset(map(type, value))
-    return kind in PLAIN
+        parts = value.values()
+        if not _TEXT.issuperset(map(type, value)):
+            return False
+    elif kind is list:
+        parts = value
+    else:
+        return kind in _SCALARS
+    if _SCALARS.issuperset(map(type, parts)):
+        return True
+    # As for JSON. Where there is an object at the first level, a look at each part is needed anyway.
+    if not _PLAIN.issuperset(map(type, parts)):
+        return False
+    try:
+        return bool(_DECODE_MSGPACK(payload) == value)
+    except Exception:  # noqa: BLE001  a class may know how to compare its own alone, and a key be none
+        return False
 
 
 def _refuse_nothing(*, is_nothing: bool) -> None:
     if is_nothing:
         raise RefusedError("would be stored as null, which is no value")
-
-
-def _msgpack_decoder_of(kind: Any) -> Callable[[bytes], Any]:
-    convert = converter_of(kind, str_keys=False)
-
-    def decode(data: bytes) -> Any:
-        return convert(msgspec.msgpack.decode(data))
-
-    return decode
 
 
 def _json_plain(value: Any) -> Any:

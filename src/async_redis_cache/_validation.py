@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._decoding import converter_of, json_decoder_of
+from ._decoding import converter_of, json_decoder_of, msgpack_decoder_of
 from ._serializers import Json, MessagePack, Raw, Serializer
 
 __all__ = ["decoder_of"]
@@ -20,8 +20,10 @@ def decoder_of(serializer: Serializer, kind: Any) -> Callable[[bytes], Any]:
     """
     if isinstance(serializer, Json):
         return json_decoder_of(kind)
+    if isinstance(serializer, MessagePack):
+        return msgpack_decoder_of(kind)
     loads = serializer.loads
-    validate = _validator(kind, plain=isinstance(serializer, MessagePack | Raw))
+    validate = _validator(kind, plain=isinstance(serializer, Raw))
 
     def decode(data: bytes) -> Any:
         return validate(loads(data))
