@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheInputError, RedisCache
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheConfigError,
+    CacheInputError,
+    CacheStateError,
+    RedisCache,
+)
 from async_redis_cache._codec import Codec
 from async_redis_cache._counters import CacheStats
 from async_redis_cache._options import Options
@@ -37,6 +43,10 @@ CALLS: dict[str, Call] = {
     "load_many": lambda cache, timeout: cache.retrieve_or_load_many(
         None, ["key"], lambda keys: dict.fromkeys(keys, 1), timeout
     ),
+    "load_none": lambda cache, timeout: cache.retrieve_or_load_many(
+        None, [], lambda keys: dict.fromkeys(keys, 1), timeout
+    ),
+    "store_none": lambda cache, timeout: cache.store_many(None, {}, timeout),
     "stale": lambda cache, timeout: cache.retrieve_or_load(
         None, "key", lambda: 1, stale_timeout=timeout
     ),
@@ -68,6 +78,14 @@ async def test_timeout_is_refused_by_type_after_its_equal_was_taken(
                     await CALLS[call](cache, whole)
         await CALLS[call](cache, Seconds.LONG)
         await cache.clear(None)
+
+
+async def test_load_of_no_keys_raises_in_a_closed_cache(server: Server) -> None:
+    """As every other call does."""
+    cache = configured(server.url, key_prefix="timeouts:")
+    with pytest.raises(CacheStateError) as caught:
+        await cache.retrieve_or_load_many(None, [], lambda keys: dict.fromkeys(keys, 1))
+    assert caught.value.code == "NOT_OPENED"
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,10 @@ class ReadManyThrough(ReadThrough):
             Exception: what the loader raised, when a value could not be given for it.
         """
         wanted = list(dict.fromkeys(many(keys)))
+        # Without keys too, a call with a wrong option or in a closed cache fails.
+        first = self._asking(wanted[0] if wanted else "-", no_loader, timeout, type, loading)
         if not wanted:
             return {}
-        first = self._asking(wanted[0], no_loader, timeout, type, loading)
         call = partial(call_of, first.engine.load_side(), in_thread=first.policy.in_thread)
         batch = Batch(wanted, loader, call)
         policy = replace(first.policy, in_thread=False)
