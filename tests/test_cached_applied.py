@@ -255,7 +255,7 @@ async def test_provider_gives_the_cache_of_each_call(server: Server) -> None:
             await double.invalidate(2)
             assert await cache.contains(None, "key:2") is False
     current.append(PLAIN)
-    with pytest.raises(TypeError, match=r"RedisCache was provided"):
+    with pytest.raises(TypeError, match=r"returned an instance of RedisCache"):
         await double(2)
 
 

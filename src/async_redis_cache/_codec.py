@@ -89,7 +89,7 @@ class Codec:
             raise CacheInputError("BAD_TAG", "several tags are taken, as a tuple")
         taken = {tag: _encoded(tag, "tag") for tag in tags}
         if taken and self._is_plain:
-            raise _foreign("tags")
+            raise _foreign("a value with tags")
         if len(taken) > _MOST_TAGS:
             problem = f"{_MOST_TAGS} tags are taken at once, and these are {len(taken)}"
             raise CacheInputError("BAD_TAG", problem)

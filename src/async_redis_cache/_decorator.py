@@ -90,8 +90,8 @@ class _Source:
         cache = self.provider()
         if not isinstance(cache, self._kind):
             raise TypeError(
-                f"the cache of {self.calls.name} is a {self._kind.__name__}, and a "
-                f"{type(cache).__name__} was provided"
+                f"{self.calls.name} is cached by an instance of {self._kind.__name__}; its provider "
+                f"returned an instance of {type(cache).__name__}"
             )
         return cache
 
