@@ -95,7 +95,11 @@ async def test_a_call_whose_keys_are_apart(cluster: Cluster, retries: int) -> No
     """TRYAGAIN: a store that needs the index waits until the slot has moved, by its deadline."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[0]
-    options: dict[str, Any] = {"key_prefix": f"{key_in(slot)}:", "retries": retries}
+    options: dict[str, Any] = {
+        "key_prefix": f"{key_in(slot)}:",
+        "max_size": 1_000,
+        "retries": retries,
+    }
     refused = refusals(cluster, target)
     async with AsyncRedisCache.from_url(cluster.uri, command_timeout=20_000, **options) as cache:
         await cache.store(None, "before", 1)
