@@ -40,7 +40,7 @@ from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
 from ._options import Options
-from ._raised import Raised, caught
+from ._raised import Raised, outcomes
 from ._reads import PlainReads, Reads, ReplicaReads
 from ._rights import Product, Rights, Silence, Stored
 from ._server_clock import ServerClock
@@ -214,7 +214,7 @@ class Engine:
 
     async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
         """What each gives or raises, when all have ended."""
-        return await asyncio.gather(*map(caught, awaitables))
+        return await outcomes(awaitables)
 
     def result_not_kept(self, function: str, code: str) -> None:
         """Count a result that cannot be stored, and log once which function returns such."""

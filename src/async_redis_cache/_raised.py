@@ -9,14 +9,14 @@ collect the tracebacks and contexts of all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Final, TypeVar
 
 from ._errors import CacheLoadError
 
-__all__ = ["Raised", "caught", "first_raised", "gathered", "load_cancelled", "outcome_of"]
+__all__ = ["Raised", "caught", "first_raised", "load_cancelled", "outcome_of", "outcomes"]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -91,9 +91,16 @@ async def caught(awaitable: Awaitable[T]) -> T | Raised:
         return Raised(error)
 
 
-async def gathered(awaitables: Iterable[Awaitable[T]]) -> list[T]:
-    """All results, each awaited in a task of its own; when all have ended, the first error is raised."""
-    return first_raised(await asyncio.gather(*map(caught, awaitables)))
+async def outcomes(awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
+    """What each gives or raises, each awaited in a task of its own, when all have ended."""
+    awaited = list(awaitables)
+    try:
+        return await asyncio.gather(*map(caught, awaited))
+    finally:
+        for one in awaited:
+            # Its task may have been cancelled before it began.
+            if isinstance(one, Coroutine):
+                one.close()
 
 
 def first_raised(outcomes: Iterable[T | Raised]) -> list[T]:
