@@ -17,6 +17,7 @@ import pytest
 from async_redis_cache import (
     CacheError,
     CacheInputError,
+    CacheLoadError,
     CacheOutcomeUnknown,
     CacheTimeout,
     RedisCache,
@@ -149,6 +150,27 @@ def test_serializer_that_blocks_holds_up_no_other_thread(
         assert cache.retrieve_or_load(None, "another", lambda: 1) == 1
         others_done.set()
         assert storing.result(PATIENCE_SECONDS) == loading.result(PATIENCE_SECONDS) == "slow"
+
+
+def test_serializer_may_take_longer_than_the_deadline(
+    any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is for the way to the server and back: time spent in the calling thread is not counted."""
+    clock, passed = time.monotonic, [0.0]
+
+    def pass_time(_: object) -> None:
+        passed[0] += 3.0
+
+    url = any_server.url
+    with RedisCache.from_url(
+        url, serializer=Noting(pass_time), key_prefix=key_prefix, command_timeout=2000
+    ) as cache:
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + passed[0])
+        assert cache.store(None, "key", 1) == cache.retrieve(None, "key") == 1
+        cache.store_many(None, {"key": 2, "other": 2})
+        assert cache.contains(None, "other")
+        assert cache.remove(None, "key") == 2
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("name", ["retrieve_or_load", "retrieve_or_load_entry", "refresh"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -51,12 +52,19 @@ class Desk:
 
     What the loop puts there the thread takes, one after the other. A thread has a desk for each call that
     it makes; within one it may make another, as a serializer does that asks a cache.
+
+    Args:
+        look_after: called from time to time while the thread waits.
+        patience: seconds that it may wait, all waiting together. What the thread does in between, such as
+            serializing, takes nothing away.
     """
 
-    __slots__ = ("_closed", "_items", "_lock", "_look_after")
+    __slots__ = ("_closed", "_items", "_lock", "_look_after", "left")
 
-    def __init__(self, look_after: Callable[[], None]) -> None:
+    def __init__(self, look_after: Callable[[], None], patience: float = math.inf) -> None:
         self._look_after = look_after
+        self.left = patience
+        """Seconds that it may still wait."""
         self._items: deque[Work] = deque()
         self._closed = False
         lock, local.lock = local.lock, None
@@ -88,17 +96,22 @@ class Desk:
             return False
         return True
 
-    def wait(self, deadline: float) -> Work | None:
-        """What comes next, or None when it is later than this by the monotonic clock."""
+    def wait(self) -> Work | None:
+        """What comes next, or None when there is no time left.
+
+        Raises:
+            RefusedError: NOT_OPENED in a child process that was forked off during the call.
+        """
         items = self._items
         while not items:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if self.left <= 0:
                 return None
+            began = time.monotonic()
             # An interrupt can fall between any two steps, here or in another thread: no thread relies
             # for ever on having been noticed.
-            if not self._lock.acquire(timeout=min(_LOOK_AGAIN, left)):
+            if not self._lock.acquire(timeout=min(_LOOK_AGAIN, self.left)):
                 self._look_after()
+            self.left -= time.monotonic() - began
         return items.popleft()
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -109,7 +108,7 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
     Args:
         portal: where its engine is.
         coroutine: of a method.
-        patience: seconds that it may take, loads aside.
+        patience: seconds that it may wait for the loop, loads aside.
 
     Raises:
         RefusedError: IN_EVENT_LOOP on a portal's thread.
@@ -141,15 +140,14 @@ class _Driver:
 
     Args:
         portal: where its engine is.
-        patience: seconds that it may take, loads aside.
+        patience: seconds that it may wait for the loop, loads aside.
     """
 
     __slots__ = (
-        "_deadline",
-        "_due",
         "_error",
         "_has_ended",
         "_hops",
+        "_longest",
         "_result",
         "_strands",
         "desk",
@@ -158,8 +156,9 @@ class _Driver:
 
     def __init__(self, portal: Portal, patience: float) -> None:
         self.portal = portal
-        self.desk = Desk(portal.look_after)
-        self._due = self._deadline = time.monotonic() + patience
+        self.desk = Desk(portal.look_after, patience)
+        self._longest = 0.0
+        """Seconds that the loads of this call may take."""
         self._hops: dict[Visit, tuple[_Strand, Hop]] = {}
         """Those under way."""
         self._strands: list[_Strand] = []
@@ -172,7 +171,7 @@ class _Driver:
         try:
             self._run(coroutine)
             while not self._has_ended:
-                item = self.desk.wait(self._deadline)
+                item = self.desk.wait()
                 if item is None:
                     self._expire()
                 else:
@@ -206,7 +205,7 @@ class _Driver:
                 if type(awaited) is not Hop and type(awaited) is not Write:
                     return self._begin_awaited(self._strand(coroutine), awaited)
                 visit = submit(awaited.function, awaited.args, desk, self._resume)
-                while (item := desk.wait(self._deadline)) is not visit:
+                while (item := desk.wait()) is not visit:
                     if item is None:
                         self._hops[visit] = self._strand(coroutine), awaited
                         return self._expire()
@@ -263,8 +262,9 @@ class _Driver:
         if isinstance(awaited, Together):
             self._begin_together(strand, awaited)
             return
-        if awaited.longest:
-            self._deadline = max(self._deadline, self._due + awaited.longest)
+        if awaited.longest > self._longest:
+            self.desk.left += awaited.longest - self._longest
+            self._longest = awaited.longest
         visit = self.portal.submit(awaited.function, awaited.args, self.desk, self._resume)
         self._hops[visit] = strand, awaited
 

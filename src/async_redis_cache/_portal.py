@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -102,7 +102,7 @@ class Portal:
         desk = Desk(self.look_after)
         try:
             self.submit(partial(function, **kwargs), args, desk, _nothing)
-            while not isinstance(visit := desk.wait(math.inf), Visit):
+            while not isinstance(visit := desk.wait(), Visit):
                 pass
         except BaseException:
             desk.leave()
