@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -260,6 +261,31 @@ def test_loader_that_blocks_holds_its_own_caller_alone(any_server: Server, key_p
         assert not leading.done()
         gate.set()
         assert isinstance(leading.exception(PATIENCE_SECONDS), CacheTimeout)
+
+
+@pytest.mark.parametrize("in_thread", [True, "caller"])
+def test_cancelled_error_of_a_load_is_load_cancelled(
+    in_thread: Any, any_server: Server, key_prefix: str
+) -> None:
+    """A loader or serializer that raises CancelledError cancels no caller: nothing has cancelled it."""
+
+    def cancel(_: object = None) -> Any:
+        raise asyncio.CancelledError
+
+    url = any_server.url
+    with (
+        RedisCache.from_url(url, key_prefix=key_prefix) as cache,
+        RedisCache.from_url(url, key_prefix=key_prefix, serializer=Noting(cancel)) as other,
+    ):
+        for load in (
+            lambda: cache.retrieve_or_load(None, "a", cancel, in_thread=in_thread),
+            lambda: cache.retrieve_or_load_many(None, ["b", "c"], cancel, in_thread=in_thread),
+            lambda: cache.refresh(None, "d", cancel, in_thread=in_thread),
+            lambda: other.retrieve_or_load(None, "e", lambda: 1, in_thread=in_thread),
+        ):
+            with pytest.raises(CacheLoadError) as raised:
+                load()
+            assert raised.value.code == "LOAD_CANCELLED"
 
 
 def test_background_refresh_has_a_thread_of_its_own(any_server: Server, key_prefix: str) -> None:

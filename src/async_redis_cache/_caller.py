@@ -92,7 +92,7 @@ class _Errand:
         """Do it; called by the caller's thread."""
         try:
             outcome = self._function()
-        except Exception as error:  # noqa: BLE001  it ends the load
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  it ends the load
             outcome = Raised(error)
         except BaseException as error:
             # It ends the load, for others who wait for it, and this call at once.
