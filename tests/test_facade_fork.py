@@ -79,3 +79,15 @@ def test_child_keeps_the_deadline(start_program: StartProgram, private_server: S
     server.thaw()
     ended = program.wait()
     assert (ended.code, ended.errors) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["loader", "serializer"])
+def test_call_that_forks_ends_in_the_child(
+    where: str, start_program: StartProgram, server: Server, key_prefix: str
+) -> None:
+    """A fork inside of a call: the child's half of it raises NOT_OPENED, the next call is answered."""
+    ended = start_program("forking_inside", server.url, key_prefix, where).wait()
+    assert (ended.code, ended.errors) == (0, "")
+    child, parent = map(json.loads, ended.lines)
+    assert child == ["NOT_OPENED", 1]
+    assert parent == [{"loader": "forked", "serializer": "fork"}[where], 1]

@@ -53,6 +53,7 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
+        self._pid = os.getpid()
         self._thread = threading.Thread(
             target=self._serve, name=f"RedisCache {name}".rstrip(), daemon=True
         )
@@ -247,7 +248,13 @@ class Portal:
             inbox.popleft().begin()
 
     def look_after(self) -> None:
-        """Wake the loop, which an interrupt may have kept from hearing of what came."""
+        """Wake the loop, which an interrupt may have kept from hearing of what came.
+
+        Raises:
+            RefusedError: NOT_OPENED in a child process, which has not inherited the loop's thread.
+        """
+        if self._pid != os.getpid():
+            raise RefusedError("NOT_OPENED", "the process was forked during the call")
         self._wake()
         if self._closed:
             self._turn_away()
