@@ -180,13 +180,16 @@ class Portal:
 
         return self.call(in_task)
 
-    def close(self, patience: float | None = None) -> None:
+    def close(self, patience: float | None = None) -> bool:
         """End the loop and its thread. Calls that have not begun are refused.
 
         May be called again, as after an interrupt, to wait for the end.
 
         Args:
             patience: seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether the loop has ended. A thread that waits for others, which loaders have begun, may be left.
         """
         self._closed = True
         if self._loop is not None and self._stop is not None:
@@ -194,21 +197,32 @@ class Portal:
                 self._loop.call_soon_threadsafe(self._stop.set, context=Context())
         if self._thread.is_alive() and threading.get_ident() != self._thread.ident:
             self._thread.join(patience)
+        return self._ended or not self._thread.is_alive()
 
     def _serve(self) -> None:
         local.serves = True
         try:
             with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-                self._run(runner)
+                try:
+                    self._run(runner)
+                finally:
+                    # Before the loop waits for the threads of its executor, which may hang.
+                    self._end()
         except OSError:
             # No descriptor for the loop: who starts us is told.
             pass
         finally:
-            self._closed = self._ended = True
-            self._started.set()
-            for visit in tuple(self._begun):
-                visit.refuse()
-            self._turn_away()
+            self._end()
+            if isinstance(self._loop, asyncio.BaseEventLoop) and not self._loop.is_closed():
+                # It cannot close itself where a loader has closed what it polls.
+                asyncio.BaseEventLoop.close(self._loop)
+
+    def _end(self) -> None:
+        self._closed = self._ended = True
+        self._started.set()
+        for visit in tuple(self._begun):
+            visit.refuse()
+        self._turn_away()
 
     def _run(self, runner: asyncio.Runner) -> None:
         try:

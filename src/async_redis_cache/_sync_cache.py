@@ -99,7 +99,12 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         return self._forked or (portal is not None and not portal.is_closed)
 
     def open(self, context: Context) -> None:
-        """Start the private event loop and open the cache on it."""
+        """Start the private event loop and open the cache on it.
+
+        Raises:
+            CacheStateError: NOT_OPENED, when a loader still blocks the loop that was closed before.
+            CacheError: as for `AsyncRedisCache.open`.
+        """
         try:
             # Before the lock: a thread that holds it may be waiting for this one.
             Portal.refuse_inside()
@@ -111,7 +116,11 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
             raise self._refused(refusal, context) from None
 
     def close(self, context: Context) -> None:
-        """Close the cache and end the private event loop."""
+        """Close the cache and end the private event loop.
+
+        Where a loader blocks that loop, this waits for it, for 5 seconds or `options.command_timeout`, if
+        that is longer. The connections are then dropped when the loader lets go of the loop.
+        """
         try:
             Portal.refuse_inside()
         except RefusedError as refusal:
@@ -238,29 +247,33 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         return error
 
     def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
-        self._end_portal()
-        name = self._cache._lifecycle.settings.options.name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        portal = self._ending = Portal(partial(self._cache.close, None), name=name)
+        if not self._end_portal():
+            problem = "a loader still blocks the private loop of the cache that was closed"
+            raise RefusedError("NOT_OPENED", problem)
+        options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._patience = options.command_timeout / 1000 + _GRACE
+        portal = self._ending = Portal(partial(self._cache.close, None), name=options.name)
         try:
             portal.start()
             portal.run(opening)
         except BaseException:
             self._end_portal()
             raise
-        options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._patience = options.command_timeout / 1000 + _GRACE
         self._ending, self._portal = None, portal
         self._forked = False
         # At the end of the interpreter, or of the last reference to a cache that nobody closed.
         self._finalizer = weakref.finalize(self, _shut, portal, os.getpid())
         return portal
 
-    def _end_portal(self) -> None:
-        if self._ending is not None:
-            self._ending.close()
-            self._ending = None
+    def _end_portal(self) -> bool:
+        """End what is half opened or half closed; whether it has ended, within the time for that."""
         if self._finalizer is not None:
             self._finalizer.detach()
+        if self._ending is not None:
+            if not self._ending.close(max(self._patience, _ENDING)):
+                return False
+            self._ending = None
+        return True
 
     def _reopened(self) -> Portal:
         """The portal of a cache that was open when this process was forked off."""
@@ -297,6 +310,8 @@ def _forget_parents() -> None:
 
 _GRACE: Final = 0.05
 """Seconds beyond its deadline for a call's way to the private loop and back."""
+_ENDING: Final = 5.0
+"""Seconds to wait, at least, for the private loop to end, which a loader may block."""
 _PATIENCE: Final = 0.5
 """Seconds to wait at the end of the interpreter."""
 _CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
