@@ -201,7 +201,8 @@ class AsyncRedisCache(ReadManyThrough):
         self, engine: Engine, entries: Sequence[Entry], tags: Sequence[bytes]
     ) -> None:
         await engine.changes.store_many(entries, tags)
-        self._counters.stores += len(entries)
+        stored = len(entries)
+        self._counters.stores += stored
 
     @overload
     async def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...

@@ -113,7 +113,8 @@ class ReadManyThrough(ReadThrough):
         engine.go_on_after(engine.circuit_open())
         others = [one for one in asked if one.wire_key not in alone]
         read = iter(await self._read(engine, others)) if others else iter(())
-        self._counters.misses += len(alone)
+        missed = len(alone)
+        self._counters.misses += missed
         return [load(one, None, None) if one.wire_key in alone else next(read) for one in asked]
 
     async def _read(self, engine: Engine, asked: list[Asked]) -> list[Coroutine[Any, Any, Result]]:
@@ -123,7 +124,8 @@ class ReadManyThrough(ReadThrough):
             found = await each(engine, self._found_of, list(zip(asked, read, strict=True)), read)
         except AWAY as error:
             engine.go_on_after(error)
-            self._counters.misses += len(asked)
+            missed = len(asked)
+            self._counters.misses += missed
             return [load(one, None, None) for one in asked]
         return [
             self._through(one, data, this) if this.status is None else _known(one, this)
