@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from datetime import timedelta
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 import httpx
 import pytest
@@ -71,6 +73,21 @@ def test_bad_times_and_shares_are_refused_when_applied(options: dict[str, Any]) 
         loose(CACHE, **options)
 
 
+@pytest.mark.parametrize("kind", ["int", 1, [int], list[AsyncRedisCache], Generator[int]])
+def test_type_that_is_none_is_refused_when_applied(kind: Any) -> None:
+    """No serializer could validate a result as that."""
+    with pytest.raises(TypeError, match="type= takes"):
+        cached(CACHE, type=kind)
+
+
+def test_too_many_tags_are_refused_when_applied() -> None:
+    """The cache takes 64; one that is given twice is one."""
+    tags = [f"tag:{number}" for number in range(65)]
+    with pytest.raises(TypeError, match="64 tags"):
+        cached(CACHE, tags=tags)(find)
+    assert cached(CACHE, tags=[*tags[:64], tags[0]])(find).key(1)
+
+
 def test_unknown_options_are_refused_when_applied() -> None:
     """By their names."""
     loose: Any = cached
@@ -118,6 +135,14 @@ async def an_async_iterator(number: int) -> AsyncIterator[int]:
     raise NotImplementedError
 
 
+async def an_awaitable(number: int) -> Awaitable[int]:
+    raise NotImplementedError
+
+
+async def a_task(number: int) -> asyncio.Task[int]:
+    raise NotImplementedError
+
+
 async def a_list_of_responses(number: int) -> list[Annotated[Response, 1]]:
     raise NotImplementedError
 
@@ -132,6 +157,8 @@ async def a_list_of_responses(number: int) -> list[Annotated[Response, 1]]:
         (an_iterator, "Iterator"),
         (an_async_iterator, "AsyncIterator"),
         (a_list_of_responses, "Response"),
+        (an_awaitable, "Awaitable"),
+        (a_task, "Task"),
     ],
 )
 @pytest.mark.parametrize("key", [None, "key"])
@@ -206,15 +233,20 @@ def test_dependency_is_not_taken_for_an_argument_type() -> None:
 
 
 async def test_results_without_annotation_are_refused_when_called(server: Server) -> None:
-    """A generator or a response is told to the caller, and nothing is stored."""
+    """What is read, awaited or entered only once, or is sent: callers would share one; nothing is stored."""
     async with AsyncRedisCache.from_url(server.url) as cache:
         results: list[Any] = [iter([1]), (n for n in [1]), Response(), JSONResponse({})]
+        results += [
+            asyncio.get_running_loop().create_future(),
+            contextlib.contextmanager(cast("Any", iter))([1]),
+            contextlib.asynccontextmanager(cast("Any", iter))([1]),
+        ]
 
         @cached(cache, key="key")
         async def loose() -> Any:
             return results.pop()
 
-        for _ in range(4):
+        for _ in range(len(results)):
             with pytest.raises(TypeError, match="loose returns a"):
                 await loose()
         assert await cache.contains(None, "key") is False

@@ -110,6 +110,15 @@ def test_template_that_gives_no_key_is_refused_when_decorated(text: str) -> None
         of("key", tags=[text])
 
 
+@pytest.mark.parametrize("key", ["{a", "a}", "{a.}", "{a[}", "{a[]}", "{a]}", "{a!x}", "{a!}"])
+def test_template_that_is_none_is_refused_when_decorated(key: str) -> None:
+    """As `str.format` refuses it, but not at the first call."""
+    with pytest.raises((ValueError, TypeError)):
+        of(key)
+    with pytest.raises((ValueError, TypeError)):
+        of("key", tags=[key])
+
+
 @pytest.mark.parametrize("key", [1, b"a", object()])
 def test_template_that_is_no_text_is_refused_when_decorated(key: Any) -> None:
     """Not at the first call."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from ._argument_text import PLAIN, plain_text, receiver_text, text_of
 from ._identity import UnstableError, name_of_function
 from ._key_template import Template
+from ._options import MOST_TAGS
 from ._uncacheable import annotated_result, refuse_by_annotations
 
 __all__ = ["Calls", "LongKeys"]
@@ -97,7 +98,12 @@ class Calls:
         self._template = (
             None if key is None else Template(key, self.names, f"the key of {self.name}")
         )
-        self._tags = tuple(Template(tag, self.names, f"a tag of {self.name}") for tag in tags)
+        # Each once, as they are stored.
+        self._tags = tuple(
+            Template(tag, self.names, f"a tag of {self.name}") for tag in dict.fromkeys(tags)
+        )
+        if len(self._tags) > MOST_TAGS:
+            raise TypeError(f"{MOST_TAGS} tags are taken, and {self.name} has {len(self._tags)}")
         self.has_tags: bool = bool(self._tags)
         refuse_by_annotations(function, self.name, is_keyed=key is not None)
 

@@ -10,7 +10,7 @@ from ._envelope import MARK, Envelope
 from ._errors import CacheInputError, CacheUnsupported
 from ._json_damage import RefusedError
 from ._load_options import LoadOptions, LoadPolicies, LoadPolicy
-from ._options import CONTROL, LONGEST, Options
+from ._options import CONTROL, LONGEST, MOST_TAGS, Options
 from ._serializers import SERIALIZERS, Serializer
 from ._timeouts import Timeout, milliseconds
 from ._validation import decoder_of
@@ -19,7 +19,6 @@ __all__ = ["Codec", "Decoder"]
 
 Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
-_MOST_TAGS: Final = 64
 _MOST_TYPES: Final = 256
 _MOST_REMEMBERED: Final = 1000
 
@@ -90,8 +89,8 @@ class Codec:
         taken = {tag: _encoded(tag, "tag") for tag in tags}
         if taken and self._is_plain:
             raise _foreign("a value with tags")
-        if len(taken) > _MOST_TAGS:
-            problem = f"{_MOST_TAGS} tags are taken at once, and these are {len(taken)}"
+        if len(taken) > MOST_TAGS:
+            problem = f"{MOST_TAGS} tags are taken at once, and these are {len(taken)}"
             raise CacheInputError("BAD_TAG", problem)
         return tuple(taken)
 

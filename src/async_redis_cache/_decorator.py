@@ -27,6 +27,7 @@ from ._options import Options
 from ._sync_cache import RedisCache
 from ._timeouts import Timeout, milliseconds
 from ._uncacheable import refuse_result
+from ._validation import check_type
 
 __all__ = ["CachedCoroutine", "CachedFunction", "cached"]
 
@@ -508,8 +509,9 @@ def cached(
 
     Raises:
         TypeError: the function is not of the cache's kind, or needs `key`; a template names what is
-            no argument; an option is unknown; the annotations show a response, a generator or a
-            request.
+            no argument; an option is unknown; `type` is no type; the annotations show a response, a
+            generator or a request.
+        ValueError: a template is none, such as "{user!x}".
         CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
     """
     _check_cache(cache)
@@ -517,6 +519,8 @@ def cached(
         raise TypeError(f"cached has no option {name}: give timeout=, in milliseconds")
     if timeout is not None:
         milliseconds(timeout)
+    if type is not None:
+        check_type(type)
     tags = loading.pop("tags", ())
     LoadPolicies(Options()).of(loading)
     calls = partial(Calls, key=key, tags=tags, kind=type, long_keys=long_keys)

@@ -6,7 +6,7 @@ import operator
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 from ._argument_text import PLAIN
 from ._options import CONTROL
@@ -50,7 +50,7 @@ class Template:
     Raises:
         TypeError: it names what is no argument; nothing tells two of its fields apart; it is empty,
             too long or holds control characters, so the cache would refuse whatever it gives.
-        ValueError: it is no template.
+        ValueError: it is no template, such as "{user.}" or "{user!x}".
     """
 
     def __init__(self, text: str, names: Sequence[str], what: str) -> None:
@@ -138,6 +138,8 @@ def _parsed(text: str, names: Sequence[str], what: str) -> tuple[list[_Field], l
             raise TypeError(f"{what} names {name!r}, which is none of its arguments")
         if spec and "{" in spec:
             raise TypeError(f"{what} has a field within {name!r}")
+        if conversion and conversion not in "rsa":
+            raise ValueError(f"{what} has an unknown conversion: !{conversion}")
         form = f"{{{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
         fields.append(_Field(name, names.index(first), _path(name[len(first) :]), form))
         texts.append("")
@@ -149,7 +151,23 @@ def _path(path: str) -> Callable[[Any], Any] | None:
         return None
     if re.fullmatch(r"(\.\w+)+", path):
         return operator.attrgetter(path[1:])
-    return lambda value: _FORMATTER.get_field(f"0{path}", (value,), {})[0]
+
+    def follow(value: Any) -> Any:
+        return _FORMATTER.get_field(f"0{path}", (value,), {})[0]
+
+    # Now, so that it is no surprise for the first call.
+    follow(_Anything())
+    return follow
+
+
+class _Anything:
+    """Has each attribute and each item."""
+
+    def __getattr__(self, _: str) -> Self:
+        return self
+
+    def __getitem__(self, _: object) -> Self:
+        return self
 
 
 def _stop(between: str, what: str) -> str:

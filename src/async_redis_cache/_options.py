@@ -12,7 +12,7 @@ from typing import Any, Final
 from ._errors import CacheConfigError
 from ._hosts import AllowedHosts
 
-__all__ = ["CONTROL", "HOUR", "LONGEST", "SECTIONS", "Options", "path_of"]
+__all__ = ["CONTROL", "HOUR", "LONGEST", "MOST_TAGS", "SECTIONS", "Options", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
@@ -22,6 +22,7 @@ HOUR: Final = 3600 * 1000
 """In milliseconds: the longest load."""
 _LARGEST: Final = 2**53 - 1
 """The largest number of values, bytes and the like: up to here Lua on the server counts exactly."""
+MOST_TAGS: Final = 64
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What neither a key nor a prefix may hold: control characters, so that the library's own keys can
 hold them, and lone surrogates, which UTF-8 cannot."""

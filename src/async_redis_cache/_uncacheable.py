@@ -6,7 +6,7 @@ No framework is imported for it: classes are known by the name of their package 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from types import FunctionType
 from typing import Any, Final, cast, get_args, get_type_hints
@@ -69,14 +69,19 @@ def refuse_result(result: object, name: str) -> None:
     """Refuse what a function has returned, if it can be read only once or only be sent.
 
     Raises:
-        TypeError: it is a generator, another iterator, or a response.
+        TypeError: it is a generator, another iterator, an awaitable, a context manager that a generator
+            makes, or a response.
     """
     _refuse_result(type(result), name)
 
 
-def _refuse_result(kind: type, name: str) -> None:
+def _refuse_result(kind: Any, name: str) -> None:
     if issubclass(kind, _READ_ONCE):
         problem = "can be read only once: return a list"
+    elif issubclass(kind, Awaitable):
+        problem = "can be awaited only once: await it, and return what it gives"
+    elif _is_of(kind, _CONTEXT_MANAGERS):
+        problem = "can be entered only once: cache what it is made of"
     elif _is_of(kind, _RESPONSES):
         problem = "is no value: return its data, and make the response of that in the handler"
     else:
@@ -121,6 +126,9 @@ def _classes_in(annotation: Any) -> Iterator[type]:
 
 
 _READ_ONCE: Final[tuple[type, ...]] = (Iterator, AsyncIterator)
+_CONTEXT_MANAGERS: Final = frozenset(
+    {("contextlib", "_GeneratorContextManager"), ("contextlib", "_AsyncGeneratorContextManager")}
+)
 _RESPONSES: Final = frozenset(
     {
         ("aiohttp", "StreamResponse"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ._decoding import converter_of, json_decoder_of, msgpack_decoder_of
 from ._serializers import Json, MessagePack, Raw, Serializer
 
-__all__ = ["decoder_of"]
+__all__ = ["check_type", "decoder_of"]
 
 
 def decoder_of(serializer: Serializer, kind: Any) -> Callable[[bytes], Any]:
@@ -29,6 +30,20 @@ def decoder_of(serializer: Serializer, kind: Any) -> Callable[[bytes], Any]:
         return validate(loads(data))
 
     return decode
+
+
+def check_type(kind: Any) -> None:
+    """Refuse what no value can be validated as, whatever the serializer.
+
+    Raises:
+        TypeError: it is no type, or has a part that cannot be validated.
+    """
+    # What it names may come later: that is found when a value is validated.
+    with suppress(NameError, AttributeError):
+        try:
+            _validator(kind, plain=False)
+        except TypeError as error:
+            raise TypeError(f"type= takes what values can be validated as: {error}") from error
 
 
 def _validator(kind: Any, *, plain: bool) -> Callable[[Any], Any]:
