@@ -17,11 +17,13 @@ import re
 import subprocess
 import sys
 import threading
+import types
+import typing
 import uuid
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import attrs
 import msgspec
@@ -31,6 +33,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, cached
 
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
+T = TypeVar("T")
 
 
 @cached(CACHE)
@@ -65,6 +68,17 @@ class Level(enum.IntEnum):
 
 class Word(enum.StrEnum):
     RED = "red"
+
+
+class Open(enum.Enum):
+    ONE = 1
+
+    @classmethod
+    def _missing_(cls, value: object) -> Open:
+        """A member that is none of the class."""
+        made = object.__new__(cls)
+        vars(made).update(_name_=None, _value_=value)
+        return made
 
 
 class Right(enum.Flag):
@@ -129,6 +143,69 @@ class Zone(dt.tzinfo):
 
 class Empty:
     pass
+
+
+class Longer(Pair):
+    """Keeps what is no field."""
+
+    __slots__ = ("more",)
+
+
+class LongerRow(Row):
+    __slots__ = ("more",)
+
+
+@dataclass
+class Queue(collections.deque[int]):
+    number: int = 1
+
+
+@dataclass
+class Failure(Exception):
+    number: int = 1
+
+
+class Untold:
+    __cache_key__ = "a"
+
+
+class Told(type):
+    def __cache_key__(cls) -> str:
+        return cls.__name__
+
+
+class OfTold(metaclass=Told):
+    def __init__(self) -> None:
+        self.number = 1
+
+
+class First:
+    """The first of two classes of one name."""
+
+
+class Second:
+    """Which another process finds by this name."""
+
+
+First.__qualname__ = "Second"
+
+
+@attrs.define
+class Memory:
+    number: int
+
+    @functools.cached_property
+    def double(self) -> int:
+        return self.number * 2
+
+
+class Generic(typing.Generic[T]):
+    pass
+
+
+@dataclass
+class Box(typing.Generic[T]):
+    item: Any
 
 
 class Keyed:
@@ -208,6 +285,12 @@ DIFFERENT: list[Any] = [
     *(Keyed(1), Keyed(2), Empty, User, Guest, int, str),
     *(pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a"), pathlib.Path("a")),
     *(ipaddress.ip_address("::1"), ipaddress.ip_address("127.0.0.1"), "127.0.0.1"),
+    *(Open.ONE, Open(2), Open(3), Open("ONE"), OfTold, PARIS, UTC, dt.timezone(dt.timedelta(1e-5))),
+    *(collections.deque([1]), collections.deque([1], 2), types.MappingProxyType({"a": 1})),
+    *(collections.defaultdict(int), collections.defaultdict(list), collections.defaultdict()),
+    *(list[int], list[str], dict[str, int], int | None, Literal["int"], Literal[1], Literal[True]),
+    *(Annotated[int, 1], Annotated[int, 2], Callable[[int], str], Callable[[str], int], Generic),
+    *(Generic[int], Generic[str], T, Box(1), Box[int](1), Box[str](1)),
     *(ipaddress.ip_network("127.0.0.1"), re.compile("a"), re.compile("a", re.IGNORECASE)),
 ]
 
@@ -230,6 +313,12 @@ def test_nested_arguments_have_different_keys() -> None:
         assert len({find.key(wrap(value)) for value in DIFFERENT}) == len(DIFFERENT)
 
 
+def remembered() -> Memory:
+    memory = Memory(1)
+    assert memory.double == 2
+    return memory
+
+
 EQUAL: list[tuple[Any, Any]] = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     ({1: 1, "a": 2}, {"a": 2, 1: 1}),
@@ -240,6 +329,10 @@ EQUAL: list[tuple[Any, Any]] = [
     (Keyed(1), Keyed(1)),
     (dt.timedelta(seconds=60), dt.timedelta(minutes=1)),
     (pathlib.Path("a/b"), pathlib.Path("a") / "b"),
+    (typing.Union[int, None], None | int),  # noqa: UP007
+    (typing.List[int], list[int]),  # noqa: UP006
+    (collections.defaultdict(int, a=1, b=2), collections.defaultdict(int, b=2, a=1)),
+    (Memory(1), remembered()),
 ]
 
 
@@ -287,7 +380,8 @@ def classes() -> tuple[type, type]:
 REFUSED: list[Any] = [
     *(Held(), Empty(), object()),
     *(lambda: 1, print, len, threading.Lock(), itertools.count(), iter([1]), (n for n in [1])),
-    *(memoryview(b"a"), collections.deque([1]), collections.defaultdict(int), ValueError("a")),
+    *(memoryview(b"a"), ValueError("a"), types.SimpleNamespace(a=1), {"a": First}),
+    *(Longer(1), LongerRow(1), Queue(), Failure(), Untold(), OfTold(), First, First()),
     *(pydantic.SecretStr("a"), sys, circle(), [Held()], {"a": Held()}, {Level: Held()}),
     *(functools.partial(int), Slotted(), Odd()),
     *(MOMENT.replace(tzinfo=Zone()),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import pickle
@@ -13,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -194,6 +196,106 @@ def test_second_function_of_one_name_is_refused_when_decorated(tmp_path: Path, s
         _module(tmp_path, _HEADER + source)
 
 
+def _executed(source: str, namespace: dict[str, Any]) -> Any:
+    exec(textwrap.dedent(source), namespace)
+    return namespace["one"]
+
+
+@pytest.mark.parametrize("name", [None, "shop", __name__])
+def test_function_of_no_module_is_refused_when_decorated(name: str | None) -> None:
+    """What `exec` defines reads variables that its name does not tell."""
+    with pytest.raises(TypeError, match="no module"):
+        cached(CACHE)(_executed("async def one(number): return number", {"__name__": name}))
+
+
+def test_second_function_that_is_executed_in_a_module_is_refused(tmp_path: Path) -> None:
+    """It has the name and the line of the first; the same source is the same function."""
+    namespace: dict[str, Any] = _module(tmp_path, _HEADER).__dict__
+    source = "async def one(number): return 1"
+    first, again = (cached(CACHE)(_executed(source, namespace)) for _ in range(2))
+    assert first.key(1) == again.key(1)
+    with pytest.raises(TypeError, match="several functions are named"):
+        cached(CACHE)(_executed(source + "+ 1", namespace))
+
+
+def test_second_module_of_one_name_is_refused(tmp_path: Path) -> None:
+    """Of two files, as plugins are loaded; the same file may be read again."""
+
+    def load(directory: str) -> Any:
+        path = tmp_path / directory / "plugin.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("async def one(number): return number")
+        spec = importlib.util.spec_from_file_location("a_plugin", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return cached(CACHE)(module.one)
+
+    assert load("first").key(1) == load("first").key(1)
+    with pytest.raises(TypeError, match="several functions are named"):
+        load("second")
+
+
+def test_name_of_a_function_that_is_gone_is_not_free() -> None:
+    """Its results may still be in the cache; nor does one that was refused take the name."""
+    cached(CACHE)(scaled(2)(raw_gone))
+    for by in (3, 4):
+        with pytest.raises(TypeError, match="several functions are named"):
+            cached(CACHE)(scaled(by)(raw_gone))
+
+
+async def raw_gone(number: int) -> int:
+    return number
+
+
+class Proxy:
+    """Gives itself out as the function that it wraps, as wrapt does."""
+
+    def __init__(self, function: Any, by: int) -> None:
+        vars(self).update(__wrapped__=function, by=by)
+
+    @property
+    def __class__(self) -> Any:
+        """That of the function."""
+        return FunctionType
+
+    @__class__.setter
+    def __class__(self, _: object) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["__wrapped__"], name)
+
+    async def __call__(self, *args: Any) -> Any:
+        return vars(self)["by"] * await vars(self)["__wrapped__"](*args)
+
+
+def test_second_proxy_of_a_function_is_refused() -> None:
+    """It has the code of the function, and does something else."""
+    proxies: list[Any] = [Proxy(raw_proxied, 2), Proxy(raw_proxied, 3)]
+    assert cached(CACHE)(proxies[0]).key(1) == f"{__name__}.raw_proxied(1)"
+    with pytest.raises(TypeError, match="several functions are named"):
+        cached(CACHE)(proxies[1])
+
+
+async def raw_proxied(number: int) -> int:
+    return number
+
+
+def test_function_of_a_session_may_be_written_again() -> None:
+    """In a notebook each run of a cell defines its functions anew."""
+    source = """
+        from async_redis_cache import AsyncRedisCache, cached
+        cache = AsyncRedisCache.from_url("redis://127.0.0.1:1")
+        for result in (1, 2):
+            exec(f"@cached(cache)\\nasync def one(number): return {result}")
+            print(one.key(1))
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(source)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["__main__.one(1)"] * 2
+
+
 def test_module_may_be_imported_anew(tmp_path: Path) -> None:
     """Its functions are the same, with the same keys, though their lines have moved."""
     source = "@cached(cache)\nasync def one(number): return number\n"
@@ -227,16 +329,16 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["file", "module"])
+@pytest.mark.parametrize("how", ["file", "module", "file of a package"])
 def test_program_and_module_are_one(tmp_path: Path, how: str) -> None:
     """`__main__`, `__mp_main__` and the imported module have the same keys."""
     package = tmp_path / "shop"
     package.mkdir()
     (package / "__init__.py").touch()
-    path = package / "work.py" if how == "module" else tmp_path / "work.py"
+    path = tmp_path / "work.py" if how == "file" else package / "work.py"
     path.write_text(_PROGRAM)
     started = ["-m", "shop.work"] if how == "module" else [str(path)]
-    name = "shop.work" if how == "module" else "work"
+    name = "work" if how == "file" else "shop.work"
 
     def run(*arguments: str) -> list[str]:
         result = subprocess.run(

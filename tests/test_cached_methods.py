@@ -6,7 +6,7 @@ import abc
 import functools
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 
@@ -14,6 +14,7 @@ from async_redis_cache import AsyncRedisCache, RedisCache, cached
 
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
 PLAIN = RedisCache.from_url("redis://127.0.0.1:1")
+T = TypeVar("T")
 
 
 class Base:
@@ -87,6 +88,12 @@ class Slotted:
         return 1
 
 
+class Repository(Generic[T]):
+    @cached(CACHE)
+    async def find(self, number: int) -> int:
+        return number
+
+
 class Meta(type):
     @cached(CACHE)
     async def count(cls) -> int:
@@ -129,6 +136,26 @@ def test_state_of_the_receiver_is_refused_unless_its_class_tells_it() -> None:
     slotted = Slotted()
     slotted.name = "a"
     assert slotted.price.key() == "slotted:a"
+
+
+def test_type_parameters_of_the_receiver_are_part_of_the_key() -> None:
+    """They are a state that generic classes have, and may use."""
+    receivers: list[Any] = [
+        Repository(),
+        Repository[int](),
+        Repository[str](),
+        Repository[list[int]](),
+    ]
+    assert len({receiver.find.key(1) for receiver in receivers}) == 4
+    assert Repository[int]().find.key(1) == Repository[int]().find.key(1)
+
+
+def test_bare_object_is_no_receiver() -> None:
+    """Two of them, given to static methods, are made to be told apart."""
+    loose: Any = Base
+    for find in (loose.static_outer, loose.static_inner):
+        with pytest.raises(TypeError, match="argument 'number'"):
+            find.key(object())
 
 
 def test_class_methods_and_static_methods_are_decorated_in_either_order() -> None:

@@ -14,10 +14,12 @@ import pathlib
 import re
 import uuid
 import weakref
-from collections import Counter, OrderedDict
+import zoneinfo
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import starmap
-from typing import Any, Final, cast
+from types import GenericAlias, MappingProxyType, MemberDescriptorType, UnionType
+from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -75,26 +77,34 @@ def receiver_text(value: Any) -> str:
     if not name:
         return text_of(value)
     if getattr(value, "__dict__", None):
-        _refuse_state(value, frozenset())
+        return name + _state(value, frozenset())
     return name
 
 
 def _form_of(kind: Any) -> Form:
     """How values of a class are written that is none of the well-known ones."""
-    if hasattr(kind, "__cache_key__"):
+    if _tells(kind):
         name = class_path(kind)
+        if not callable(kind.__cache_key__):
+            raise UnstableError(f"__cache_key__ of {name} is not a method")
         return lambda value: f"{name}({text_of(value.__cache_key__())})"
     if issubclass(kind, type):
         return lambda value: f"type({name_of_class(value)})"
+    if issubclass(kind, _ALIASES):
+        return _alias
     name = name_of_class(kind)
-    if issubclass(kind, enum.Flag):
-        return lambda value: f"{name}({value.value})"
     if issubclass(kind, enum.Enum):
-        return lambda value: f"{name}({_string(value.name)})"
+        return functools.partial(_member, name)
     fields = _fields_of(kind)
     if fields is not None:
+        _refuse_hidden(kind, frozenset(fields))
         return functools.partial(_with_fields, name, frozenset(fields), fields)
     return _subclass_form(kind, name)
+
+
+def _tells(kind: type) -> bool:
+    """Whether a class has `__cache_key__`, which its own class may have for itself."""
+    return any("__cache_key__" in vars(base) for base in kind.__mro__)
 
 
 def _fields_of(kind: Any) -> tuple[str, ...] | None:
@@ -110,17 +120,33 @@ def _fields_of(kind: Any) -> tuple[str, ...] | None:
     return None
 
 
+def _refuse_hidden(kind: type, fields: frozenset[str]) -> None:
+    """Refuse a class with fields whose instances keep something else: slots, or the contents of a base."""
+    if msgspec.Struct in kind.__mro__:
+        return
+    size = _size(object)
+    for base in kind.__mro__:
+        slots = [
+            name for name, slot in vars(base).items() if isinstance(slot, MemberDescriptorType)
+        ]
+        size += _POINTER * len(slots)
+        # In those of its own, attrs keeps what cached properties have given.
+        hidden = fields.union(_MORE, ["__pydantic_fields_set__"]).issuperset(slots)
+        if not hidden and "__attrs_attrs__" not in vars(base):
+            raise UnstableError(f"a {kind.__qualname__} has slots beside its fields")
+    if _size(kind) != size:
+        raise UnstableError(f"a {kind.__qualname__} has fields and contents")
+
+
 def _with_fields(name: str, known: frozenset[str], fields: tuple[str, ...], value: Any) -> str:
-    _refuse_state(value, known)
-    if not _EXTENSIBLE.isdisjoint(type(value).__mro__):
-        raise UnstableError(f"a {type(value).__qualname__} has fields and contents")
+    parameters = _state(value, known)
     parts = [f"{field}:{text_of(getattr(value, field, _UNSET))}" for field in fields]
     # What pydantic keeps beside the fields: undeclared ones, and private attributes.
-    for more in ("__pydantic_extra__", "__pydantic_private__"):
+    for more in _MORE:
         held = getattr(value, more, None)
         if held:
             parts.append(f"{more}:{text_of(dict(held))}")
-    return f"{name}({','.join(parts)})"
+    return f"{name}{parameters}({','.join(parts)})"
 
 
 def _subclass_form(kind: type, name: str) -> Form:
@@ -131,16 +157,16 @@ def _subclass_form(kind: type, name: str) -> Form:
     contents = _FORMS[base]
 
     def form(value: Any) -> str:
-        _refuse_state(value, frozenset())
-        return f"{name}({contents(value)})"
+        return f"{name}{_state(value, frozenset())}({contents(value)})"
 
     return form
 
 
 def _name_if_bare(kind: type) -> str:
     """The name of a class whose instances keep nothing but their attributes; "" of others."""
-    is_told = hasattr(kind, "__cache_key__") or issubclass(kind, type | enum.Enum)
-    if is_told or _fields_of(kind) is not None or _size(kind) > _size(object):
+    is_told = _tells(kind) or issubclass(kind, type | enum.Enum)
+    # Two of `object` are made to be told apart.
+    if is_told or kind is object or _fields_of(kind) is not None or _size(kind) > _size(object):
         return ""
     return f"{name_of_class(kind)}()"
 
@@ -151,13 +177,22 @@ def _size(kind: type) -> int:
     return kind.__basicsize__ - _POINTER * (bool(has_dict) + (kind.__weakrefoffset__ > 0))
 
 
-def _refuse_state(value: Any, known: frozenset[str]) -> None:
-    for attribute in getattr(value, "__dict__", ()):
+def _state(value: Any, known: frozenset[str]) -> str:
+    """The type parameters that an object was made with, as in `Shop[int]()`.
+
+    Raises:
+        UnstableError: it has attributes beside those that are known.
+    """
+    parameters = ""
+    for attribute, held in getattr(value, "__dict__", _NOTHING).items():
         kind = cast("Any", type(value))
-        if attribute not in known and not isinstance(
+        if attribute == "__orig_class__":
+            parameters = f"[{_listed(get_args(held))}]"
+        elif attribute not in known and not isinstance(
             getattr(kind, attribute, None), functools.cached_property
         ):
             raise UnstableError(f"a {kind.__qualname__} has the attribute {attribute!r}")
+    return parameters
 
 
 def _string(value: str) -> str:
@@ -198,24 +233,39 @@ def _set(value: Iterable[Any]) -> str:
     return f"set({','.join(sorted(map(text_of, value)))})"
 
 
+def _member(name: str, value: enum.Enum) -> str:
+    if isinstance(value, enum.Flag):
+        return f"{name}({value.value})"
+    # Those that `_missing_` makes are none of the class, and may have no name.
+    is_own = type(value).__members__.get(value.name) is value
+    return f"{name}({_string(value.name) if is_own else f'value:{text_of(value.value)}'})"
+
+
+def _alias(value: Any) -> str:
+    """Of a type with parameters; those of a union have no order."""
+    origin, args = get_origin(value), list(map(text_of, get_args(value)))
+    if origin in {Union, UnionType}:
+        return f"Union[{','.join(sorted(args))}]"
+    name = text_of(origin) if isinstance(origin, type) else str(origin)
+    return f"{name}[{','.join(args)}]"
+
+
 def _moment(value: dt.datetime | dt.time) -> str:
     naive = value.replace(tzinfo=None, fold=0).isoformat()
     fold = ",fold" if value.fold else ""
-    return f"{type(value).__name__}({naive}{_zone(value)}{fold})"
+    zone = f",{_zone(value.tzinfo)}" if value.tzinfo else ""
+    return f"{type(value).__name__}({naive}{zone}{fold})"
 
 
-def _zone(value: dt.datetime | dt.time) -> str:
-    """The time zone: what is known to have the same rules everywhere."""
-    zone = value.tzinfo
-    if zone is None:
-        return ""
+def _zone(zone: dt.tzinfo) -> str:
+    """A time zone: what is known to have the same rules everywhere."""
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if not isinstance(name, str):
         offset = zone.utcoffset(None)
         if offset is None:
             raise UnstableError(f"a {type(zone).__name__} has no name; take a ZoneInfo")
         name = f"{offset.total_seconds()} {zone.tzname(None)}"
-    return f",{class_path(type(zone))}({_string(name)})"
+    return f"{class_path(type(zone))}({_string(name)})"
 
 
 def _delta(value: dt.timedelta) -> str:
@@ -238,6 +288,11 @@ def _named(name: str, form: Form) -> Form:
     return lambda value: f"{name}({form(value)})"
 
 
+_MORE: Final = "__pydantic_extra__", "__pydantic_private__"
+_NOTHING: Final[dict[str, Any]] = {}
+_PARAMETRIZED: Final[Any] = cast("Any", Generic)[TypeVar("_Any")]
+_ALIASES: Final[Any] = GenericAlias, UnionType, type(_PARAMETRIZED)
+"""The classes of types with parameters; others are derived from these."""
 _LARGE: Final = 10**4000
 _POINTER: Final = tuple.__itemsize__
 
@@ -262,15 +317,21 @@ _FORMS: Final[dict[type, Form]] = {
     dict: _dict,
     OrderedDict: _ordered_dict,
     Counter: _named("Counter", _dict),
+    defaultdict: lambda value: f"defaultdict({text_of(value.default_factory)},{_dict(value)})",
+    MappingProxyType: _named("mappingproxy", _dict),
+    deque: lambda value: f"deque({_listed([*value, value.maxlen])})",
     set: _set,
     frozenset: lambda value: f"frozen{_set(value)}",
     range: _range,
     slice: lambda value: f"slice({_listed((value.start, value.stop, value.step))})",
     type(...): lambda _: "Ellipsis()",
+    TypeVar: lambda value: f"TypeVar({_string(value.__name__)})",
     dt.datetime: _moment,
     dt.time: _moment,
     dt.date: _as_str,
     dt.timedelta: _delta,
+    dt.timezone: _zone,
+    zoneinfo.ZoneInfo: _zone,
     re.Pattern: _pattern,
     fractions.Fraction: _as_str,
     decimal.Decimal: _as_str,

@@ -6,7 +6,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from pathlib import Path
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ def name_of_function(function: Callable[..., Any]) -> str:
         return f"{function.__self__.__name__}.{function.__qualname__}"
     if not (isinstance(function, FunctionType) and isinstance(inner, FunctionType)):
         raise UnstableError(f"a {type(function).__name__} has no name of its own")
+    if not _is_of_module(inner):
+        raise UnstableError("it is defined in no module that another process could import")
     module = _real_module(inner.__module__, inner.__globals__)
     name = f"{module}.{inner.__qualname__}"
     if "<lambda>" in name:
@@ -58,6 +60,9 @@ def name_of_class(kind: type) -> str:
     if name is None:
         name = class_path(kind)
         if not is_imported(kind):
+            other = _found(kind)
+            if isinstance(other, type) and class_path(other) == name:
+                raise UnstableError(f"several classes are named {name}")
             first = _MADE.setdefault(name, weakref.ref(kind))
             if first() is not kind:
                 raise UnstableError(f"several classes are named {name}")
@@ -73,10 +78,23 @@ def class_path(kind: type) -> str:
 
 def is_imported(kind: type) -> bool:
     """Whether a class is what its name stands for."""
+    return _found(kind) is kind
+
+
+def _found(kind: type) -> Any:
+    """What the name of a class stands for."""
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
-    return found is kind
+    return found
+
+
+def _is_of_module(function: FunctionType) -> bool:
+    """Whether a function is of a module: an imported one, or one that was read from its file."""
+    namespace = function.__globals__
+    module = sys.modules.get(namespace.get("__name__", ""))
+    is_imported = namespace is getattr(module, "__dict__", None)
+    return is_imported or namespace.get("__file__") == function.__code__.co_filename
 
 
 def _real_module(name: str, namespace: dict[str, Any]) -> str:
@@ -87,17 +105,26 @@ def _real_module(name: str, namespace: dict[str, Any]) -> str:
     if spec is not None and spec.name not in {"__main__", "__mp_main__"}:
         return str(spec.name)
     path = namespace.get("__file__")
-    return PurePath(path).stem if path else "__main__"
+    if not path:
+        return "__main__"
+    path = Path(path)
+    packages: list[str] = []
+    for directory in path.parents:
+        if not (directory / "__init__.py").is_file():
+            break
+        packages.insert(0, directory.name)
+    return ".".join([*packages, path.stem])
 
 
 def _captured(function: Callable[..., Any]) -> Iterator[str]:
     """The variables that a function, or what wraps it, has captured, but for what is wrapped."""
     for layer in _layers(function):
         wrapped = getattr(layer, "__wrapped__", None)
-        code = getattr(layer, "__code__", None)
-        if code is None:
+        # By its class: a proxy of a function gives itself out as one, with the function's code.
+        if type(layer) is not FunctionType:
             yield type(layer).__name__
             continue
+        code = layer.__code__
         for name, cell in zip(code.co_freevars, layer.__closure__ or (), strict=True):
             # The class of a method that calls super().
             if name != "__class__" and _content(cell) is not wrapped:
@@ -122,19 +149,17 @@ def _claim(name: str, function: FunctionType) -> None:
     """Note whose name this is.
 
     Raises:
-        UnstableError: another function that is in use has it and may give different results. One of
-            a module that was imported anew is the same function.
+        UnstableError: another function has it and may give different results. One of a module that
+            was imported anew is the same function.
     """
     *_, inner = layers = list(_layers(function))
     spec = inner.__globals__.get("__spec__")
-    earlier, earlier_spec = _FUNCTIONS.get(name, (None, None))
-    other = earlier() if earlier is not None else None
-    _FUNCTIONS[name] = weakref.ref(function), spec
-    if other is None or other is function:
-        return
+    other, other_spec = _FUNCTIONS.get(name, (function, spec))
     *_, other_inner = other_layers = list(_layers(other))
     code, other_code = inner.__code__, other_inner.__code__
-    if inner is other_inner or code is other_code:
+    if other is function:
+        clashes = False
+    elif inner is other_inner or code is other_code:
         # Wrapped in two ways, or defined again: in a loop, or each time that a function is called.
         # Those that capture nothing are the same, but for what a loop at module level changes.
         clashes = (
@@ -144,19 +169,28 @@ def _claim(name: str, function: FunctionType) -> None:
             or any(_captured(other))
             or (inner is not other_inner and "<locals>" not in inner.__qualname__)
         )
-    else:
-        clashes = (
-            inner.__globals__ is other_inner.__globals__
-            and spec is earlier_spec
+    elif inner.__globals__ is other_inner.__globals__ and spec is other_spec:
+        is_read_again = (
+            code.co_firstlineno == other_code.co_firstlineno
             and code.co_filename == other_code.co_filename
             and not code.co_filename.startswith("<")
-            and code.co_firstlineno != other_code.co_firstlineno
         )
+        clashes = not (is_read_again or _is_typed(inner) or code == other_code)
+    else:
+        clashes = Path(code.co_filename).resolve() != Path(other_code.co_filename).resolve()
     if clashes:
         raise UnstableError(f"several functions are named {name}")
+    _FUNCTIONS[name] = function, spec
+
+
+def _is_typed(function: FunctionType) -> bool:
+    """Whether a function stands in an interactive session, where one is written again and again."""
+    namespace = function.__globals__
+    return namespace.get("__name__") == "__main__" and "__file__" not in namespace
 
 
 _EMPTY: Final = object()
-_FUNCTIONS: Final[dict[str, tuple[weakref.ref[Any], Any]]] = {}
+_FUNCTIONS: Final[dict[str, tuple[FunctionType, Any]]] = {}
+"""By their names. Held for good: one that is gone may have left its results in the cache."""
 _CLASSES: Final[weakref.WeakKeyDictionary[type, str]] = weakref.WeakKeyDictionary()
 _MADE: Final[dict[str, weakref.ref[type]]] = {}
