@@ -68,6 +68,8 @@ NO_ANSWER_TO: dict[str, list[bytes]] = {
         b"*2\r\n:0\r\n*0\r\n",
         b"*2\r\n$1\r\n0\r\n$1\r\na\r\n",
         b"*2\r\n$1\r\n0\r\n*1\r\n:5\r\n",
+        b"*2\r\n*1\r\n$1\r\n0\r\n*0\r\n",
+        b"*2\r\n$1\r\nx\r\n*0\r\n",
     ],
 }
 NO_SCRIPT_ANSWER_TO: dict[str, list[bytes]] = {

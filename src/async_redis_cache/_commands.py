@@ -41,7 +41,10 @@ class _Scan(Verb):
     def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         for reply in replies:
             if not isinstance(reply, ServerReply):
-                _, keys = expect_parts(reply, 2, _STEP)
+                cursor, keys = expect_parts(reply, 2, _STEP)
+                # The cursor goes back to the server as it is.
+                if not (isinstance(cursor, bytes) and _CURSOR.fullmatch(cursor)):
+                    raise MisreadError
                 expect_parts(keys, len(keys), _KEYS)
         return replies
 
@@ -161,6 +164,7 @@ class _Store(Verb):
 _TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 _MOMENT: Final = re.compile(rb"[0-9]{1,12}")
 """A number of seconds, or of microseconds: a clock that is ahead by thousands of years is none."""
+_CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _OF_NO_STRING: Final = b"?"
 """Stands for the head of what another program keeps there and is no string: it is there, and no record."""
 _HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
