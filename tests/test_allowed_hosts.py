@@ -129,6 +129,10 @@ ALLOWED = "cache.example.com, *.redis.example.com 10.0.0.0/8\t192.168.1.7,fd00::
         ("fe80::1%eth0", False),
         ("0x0a000001", False),
         ("10.1", False),
+        ("167772161", False),
+        ("evil.org%.redis.example.com", False),
+        ("127.0.0.1:1.redis.example.com", False),
+        (".redis.example.com", False),
         ("", False),
     ],
 )

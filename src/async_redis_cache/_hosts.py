@@ -85,7 +85,9 @@ class AllowedHosts:
             address = ip_address(host)
         except ValueError:
             name = host.lower().removesuffix(".")
-            return name in self._names or name.endswith(tuple(self._domains))
+            # A resolver may read more out of what is no name, such as the scope of an address.
+            is_name = _PATTERN.fullmatch(name) is not None
+            return is_name and (name in self._names or name.endswith(tuple(self._domains)))
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
