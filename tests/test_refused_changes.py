@@ -11,6 +11,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError, CacheOverloaded, CacheServerError
 from async_redis_cache._failures import ServerReply, failure_of
 from harness import Client, StartServer, await_until
+from harness.complaints import no_complaints
 from harness.doors import DOORS, Door, configured
 from harness.scripted import ScriptedServer
 
@@ -263,6 +264,30 @@ async def test_overloaded_change_is_raised_by_default(
         begun = (cache.store(None, key, "new") for key in ("a", "b", "c"))
         results = await asyncio.gather(*begun, return_exceptions=True)
         assert [result for result in results if isinstance(result, CacheOverloaded)]
+        await await_until(lambda: cache.stats().owed == 0)
+
+
+TAGS = [f"tag{number}" for number in range(5)]
+OF_MANY_TAGS: dict[str, Change] = {
+    "invalidate_tags": lambda cache: cache.invalidate_tags(None, *TAGS),
+    "store": lambda cache: cache.store(None, "key", "new", tags=TAGS),
+}
+
+
+@pytest.mark.parametrize("change", OF_MANY_TAGS)
+async def test_change_leaves_no_error_unretrieved_when_queue_is_full(
+    server: Server, options: dict[str, Any], change: str
+) -> None:
+    """The requests for its first tags are given up with the one that was refused, so the loop logs nothing."""
+    raw = server.client()
+    async with configured(server.url, max_waiting_calls=2, **options) as cache:
+        await cache.store(None, "key", "old")
+        refuse(raw, "NOREPLICAS")
+        with no_complaints():
+            with pytest.raises(CacheOverloaded):
+                await OF_MANY_TAGS[change](cache)
+            await asyncio.sleep(0.1)  # What was sent has been answered.
+        accept(raw)
         await await_until(lambda: cache.stats().owed == 0)
 
 

@@ -277,6 +277,9 @@ class Batcher:
                 call.alone = True
                 call.retries += 1
             failure = failure._replace(passing=True)
+        elif failure is TOO_LARGE:
+            # It was answered: a removal, by the value that it has removed.
+            exchange.calls[0].uncertain = False
         self._try_again(exchange.calls, failure)
 
     def _give_up(self, exchange: Exchange) -> None:

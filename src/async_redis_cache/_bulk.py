@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from ._errors import CacheError
+from ._errors import CacheError, CacheServerError
+from ._failures import TOO_LARGE
 from ._verbs import Asker, Verb
 
-__all__ = ["ask_in_parts"]
+__all__ = ["ask_in_parts", "read_in_parts", "send_all"]
 
 _BYTES_A_CALL: Final = 256 * 1024
 
@@ -27,14 +28,10 @@ async def ask_in_parts(
         items: keys, or entries.
         budget: seconds that it may take, where that is not the budget of every call.
     """
-    asked: list[asyncio.Future[Any]] = []
-    try:
-        for part, size in _parts(items, batcher.keys_a_call):
-            asked.append(batcher.ask(verb, part, size, keys=len(part), budget=budget))
-    except CacheError:
-        for future in asked:
-            future.cancel()
-        raise
+    asked = send_all(
+        batcher.ask(verb, part, size, keys=len(part), budget=budget)
+        for part, size in _parts(items, batcher.keys_a_call)
+    )
     if len(asked) == 1:
         return [await asked[0]]
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -42,6 +39,78 @@ async def ask_in_parts(
         if isinstance(answer, BaseException):
             raise answer
     return answers
+
+
+async def read_in_parts(
+    asker: Asker,
+    command: Verb,
+    keys: Sequence[bytes],
+    *,
+    budget: float,
+    absent: Any,
+    oversized: Callable[[], None],
+) -> list[Any]:
+    """The answer for each key, in their order, within so many seconds.
+
+    Where the reply is too large, the keys are read in halves, until one key is left that has too much. A reply
+    is given up at its bound, so that costs twice the bytes of one at most.
+
+    Args:
+        asker: sends the requests.
+        command: reads several keys.
+        keys: to read.
+        budget: seconds.
+        absent: the answer for a key whose value is too large, where others are read with it.
+        oversized: called for each of these.
+
+    Raises:
+        CacheServerError: REPLY_TOO_LARGE, for the only key.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + budget
+    try:
+        parts = await ask_in_parts(asker, command, keys, budget=budget)
+    except CacheServerError as error:
+        if error.code != TOO_LARGE.code or len(keys) < 2:
+            raise
+    else:
+        return [answer for part in parts for answer in part]
+    answers: list[Any] = []
+    middle = len(keys) // 2
+    for half in (keys[:middle], keys[middle:]):
+        try:
+            answers += await read_in_parts(
+                asker,
+                command,
+                half,
+                budget=deadline - loop.time(),
+                absent=absent,
+                oversized=oversized,
+            )
+        except CacheServerError as error:
+            if error.code != TOO_LARGE.code:
+                raise
+            oversized()
+            answers.append(absent)
+    return answers
+
+
+def send_all(requests: Iterable[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+    """The futures of several requests; where one is refused, those before it are given up.
+
+    Left to themselves, they would fail with an error that nothing retrieves.
+
+    Raises:
+        CacheError: a request was refused at once, as where the queue is full.
+    """
+    sent: list[asyncio.Future[Any]] = []
+    try:
+        sent.extend(requests)
+    except CacheError:
+        for future in sent:
+            future.cancel()
+        raise
+    return sent
 
 
 def _parts(items: Sequence[Any], most: int) -> Iterator[tuple[Sequence[Any], int]]:

@@ -45,8 +45,8 @@ class CacheStats:
     """Calls that ended in a `CacheError` of any kind, whether it was raised or the call returned as
     from an empty cache (`fail_open`). An exception of a loader is not one."""
     unreadable: int = 0
-    """Values that could not be decoded, and were returned as None: foreign, damaged, unsigned, or
-    not of the type that was requested. Each time one is read."""
+    """Values that could not be decoded, and were returned as None: foreign, damaged, unsigned,
+    not of the type that was requested, or too large to be read with others. Each time one is read."""
     round_trips: int = 0
     """Pipelines sent to the server. Calls that wait at the same time share one."""
     batched_calls: int = 0

@@ -23,7 +23,7 @@ from ._commands import PING
 from ._counters import CacheStats
 from ._debts import Debts
 from ._errors import CacheError, CacheUnsupported
-from ._failures import LEFT_ALONE, UNKNOWN
+from ._failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
 from ._flights import Wanted
 from ._freshness import Freshness
 from ._heads import Heads, IsReadable
@@ -34,6 +34,7 @@ from ._journal import (
     INVALIDATIONS_DROPPED,
     LOAD_FAILED,
     NOT_CACHED,
+    UNREADABLE,
     Journal,
 )
 from ._loading import Loading
@@ -101,12 +102,16 @@ class Engine:
         )
         self._batcher = self._servers.asker
         self._reads: Reads
-        versions: Reads = PlainReads(self._batcher)
+        versions: Reads = PlainReads(self._batcher, self._oversized)
         if self._near is not None:
-            self._reads = versions = NearReads(self._batcher, self._near, self._servers.has_unread)
+            self._reads = versions = NearReads(
+                self._batcher, self._near, self._servers.has_unread, self._oversized
+            )
         elif options.read_from == "replica":
             # Where a replica lags, what was invalidated would still be given.
-            self._reads = ReplicaReads(self._servers.reader, self._batcher, self._command_timeout)
+            self._reads = ReplicaReads(
+                self._servers.reader, self._batcher, self._command_timeout, self._oversized
+            )
         else:
             self._reads = versions
         self._tags = Tags(
@@ -274,7 +279,8 @@ class Engine:
         self, reads: Reads, keys: Sequence[bytes], budget: float | None
     ) -> list[bytes | None]:
         self._admit(keys)
-        deadline = self.loop.time() + (self._command_timeout if budget is None else budget)
+        budget = self._command_timeout if budget is None else budget
+        deadline = self.loop.time() + budget
         # Before they are read: what is made good meanwhile may have been read sooner.
         owed = {key for key in keys if key in self._debts.owed}
         found = await reads.many(keys, budget)
@@ -361,6 +367,10 @@ class Engine:
 
     def _background_failed(self, function: str, error: str) -> None:
         self._journal.once(LOAD_FAILED, function, error)
+
+    def _oversized(self) -> None:
+        self._counters.unreadable += 1
+        self._journal.once(UNREADABLE, "", TOO_LARGE.code)
 
     def _evicted(self, count: int) -> None:
         self._counters.evictions += count

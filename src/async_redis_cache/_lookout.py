@@ -120,10 +120,14 @@ class Lookout:
     async def _look_around(self, budget: float) -> CacheError | None:
         failures: list[CacheError] = []
         for informants in (self._members.masters, self._members.others):
-            asked = [
-                self._members.at(place).batcher.ask(VIEW, place[0], 16, budget=budget, retries=0)
-                for place in informants
-            ]
+            asked: list[asyncio.Future[View]] = []
+            for place in informants:
+                batcher = self._members.at(place).batcher
+                try:
+                    asked.append(batcher.ask(VIEW, place[0], 16, budget=budget, retries=0))
+                except CacheError as error:
+                    # Its queue is full: the others may know.
+                    failures.append(error)
             views = await _views_of(asked, failures)
             if views:
                 # Most of them: one may be cut off from the others, and not know.

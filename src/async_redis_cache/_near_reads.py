@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Final
 
-from ._bulk import ask_in_parts
+from ._bulk import read_in_parts
 from ._near_cache import NearCache
 from ._read_verbs import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
 from ._verbs import Asker
@@ -26,12 +26,20 @@ class NearReads:
         batcher: asks the server.
         near: what is near.
         has_unread: whether the link has brought what nobody has read yet.
+        oversized: called for each value that is too large to be read with others.
     """
 
-    def __init__(self, batcher: Asker, near: NearCache, has_unread: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        batcher: Asker,
+        near: NearCache,
+        has_unread: Callable[[], bool],
+        oversized: Callable[[], None],
+    ) -> None:
         self._batcher = batcher
         self._near = near
         self._has_unread = has_unread
+        self._oversized = oversized
 
     async def one(self, key: bytes) -> bytes | None:
         """The data of one key."""
@@ -58,7 +66,7 @@ class NearReads:
             data = await self._heard(key)
         return (await self.one(key), False) if data is None else (data, True)
 
-    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """The data of each key, in their order, within so many seconds."""
         near = self._near
         heard = any(map(near.is_behind, keys)) and await self._hear()
@@ -66,10 +74,14 @@ class NearReads:
         leases = {key: near.lease(key) for key, data in found.items() if data is None}
         answers: list[tuple[bytes | None, int]] = []
         try:
-            chunks = await ask_in_parts(
-                self._batcher, READ_MANY_WITH_LIFE, list(leases), budget=budget
+            answers = await read_in_parts(
+                self._batcher,
+                READ_MANY_WITH_LIFE,
+                list(leases),
+                budget=budget,
+                absent=(None, 0),
+                oversized=self._oversized,
             )
-            answers = [answer for chunk in chunks for answer in chunk]
         finally:
             asked = zip(leases.items(), answers or repeat((None, 0)), strict=False)
             for (key, lease), (data, left) in asked:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from ._bulk import ask_in_parts
+from ._bulk import read_in_parts
 from ._errors import CacheTimeout
 from ._read_verbs import READ, READ_MANY
 from ._verbs import Asker
@@ -30,7 +30,7 @@ class Reads(Protocol):
         """The data of one key, and whether it was near."""
         ...
 
-    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """The data of each key, in their order, within so many seconds."""
         ...
 
@@ -40,10 +40,12 @@ class PlainReads:
 
     Args:
         asker: asks it.
+        oversized: called for each value that is too large to be read with others.
     """
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Asker, oversized: Callable[[], None]) -> None:
         self._asker = asker
+        self._oversized = oversized
 
     def one(self, key: bytes, budget: float | None = None) -> Awaitable[bytes | None]:
         """The data of one key, within so many seconds."""
@@ -53,10 +55,11 @@ class PlainReads:
         """See `Reads`."""
         return await self.one(key), False
 
-    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """See `Reads`."""
-        chunks = await ask_in_parts(self._asker, READ_MANY, keys, budget=budget)
-        return [data for chunk in chunks for data in chunk]
+        return await read_in_parts(
+            self._asker, READ_MANY, keys, budget=budget, absent=None, oversized=self._oversized
+        )
 
 
 class ReplicaReads:
@@ -69,11 +72,15 @@ class ReplicaReads:
         replicas: asks one of them.
         master: asks it.
         budget: seconds that a read may take in all.
+        oversized: see `PlainReads`.
     """
 
-    def __init__(self, replicas: Asker, master: Asker, budget: float) -> None:
-        self._replicas = PlainReads(replicas)
-        self._master = PlainReads(master)
+    def __init__(
+        self, replicas: Asker, master: Asker, budget: float, oversized: Callable[[], None]
+    ) -> None:
+        # What one has that is too large, the master is asked, and it is counted there.
+        self._replicas = PlainReads(replicas, lambda: None)
+        self._master = PlainReads(master, oversized)
         self._budget = budget
         self._loop = asyncio.get_running_loop()
 
@@ -91,9 +98,8 @@ class ReplicaReads:
         """See `Reads`."""
         return await self.one(key), False
 
-    async def many(self, keys: Sequence[bytes], budget: float | None = None) -> list[bytes | None]:
+    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """See `Reads`."""
-        budget = self._budget if budget is None else budget
         deadline = self._loop.time() + budget
         found: dict[bytes, bytes | None] = dict.fromkeys(keys)
         with contextlib.suppress(CacheTimeout):

@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from ._bulk import send_all
 from ._failures import ServerReply
 from ._options import HOUR
 from ._scripts import Script
@@ -189,7 +190,7 @@ class Tags:
         self, script: Script, keys: Collection[bytes], life: int, budget: float | None = None
     ) -> list[Any]:
         """Ask for each; wait for the last, then raise the first error there was."""
-        asked = [
+        asked = send_all(
             self._batcher.ask(
                 script,
                 (key, secrets.token_bytes(_NONCE_BYTES), life),
@@ -197,7 +198,7 @@ class Tags:
                 budget=budget,
             )
             for key in keys
-        ]
+        )
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
