@@ -407,3 +407,55 @@ def test_refusal_in_a_script_of_an_old_server_has_its_own_word(word: str) -> Non
         f"ERR Error running script (call to f_1a): @user_script:3: @user_script: 3: -{word} it says"
     )
     assert failure_of(ServerReply(text)).code == word
+
+
+async def test_refresh_is_pending_when_a_clear_is_refused_as_well(
+    server: Server, options: dict[str, Any]
+) -> None:
+    """A clear that has failed has replaced nothing: a refresh beside it that is refused leaves no old value."""
+    raw = server.client()
+    loads, ends = asyncio.Event(), asyncio.Event()
+
+    async def loader() -> str:
+        loads.set()
+        await ends.wait()
+        return "new"
+
+    async with configured(server.url, **options) as cache:
+        await cache.store(None, "key", "old")
+        refreshed = asyncio.ensure_future(cache.refresh(None, "key", loader))
+        await loads.wait()
+        refuse(raw, "NOREPLICAS")
+        with pytest.raises(CacheServerError):
+            await cache.clear(None)
+        ends.set()
+        assert await refreshed == "new"
+        await await_until(lambda: cache.stats().owed == 1)
+        accept(raw)
+        await await_until(lambda: cache.stats().owed == 0)
+        assert await is_gone_for_others(server, options)
+
+
+async def test_refresh_is_published_when_a_clear_beside_it_was_refused(
+    server: Server, options: dict[str, Any]
+) -> None:
+    """The same where the server accepts changes again by then."""
+    raw = server.client()
+    loads, ends = asyncio.Event(), asyncio.Event()
+
+    async def loader() -> str:
+        loads.set()
+        await ends.wait()
+        return "new"
+
+    async with configured(server.url, **options) as cache:
+        await cache.store(None, "key", "old")
+        refreshed = asyncio.ensure_future(cache.refresh(None, "key", loader))
+        await loads.wait()
+        refuse(raw, "NOREPLICAS")
+        with pytest.raises(CacheServerError):
+            await cache.clear(None)
+        accept(raw)
+        ends.set()
+        assert await refreshed == "new"
+        assert await is_gone_for_others(server, options)

@@ -106,6 +106,7 @@ class Changes:
 
     def failed(self, key: bytes, failure: CacheError) -> None:
         """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
+        self._loading.overtaken((key,))
         self._debts.owe((key,), failure)
 
     def all_failed(self, keys: Collection[bytes], failure: CacheError) -> None:
@@ -183,6 +184,11 @@ class Changes:
     def all_changed(self) -> None:
         """Every key was."""
         self._loading.all_overtaken()
+        self.some_changed()
+
+    def some_changed(self) -> None:
+        """Some keys may have been changed, and nobody knows which."""
+        self._loading.all_left()
         if self._near is not None:
             self._near.flush()
 
@@ -205,18 +211,17 @@ class Changes:
         since = self._loop.time()
         self._loading.overtaken(keys)
         some_owed = bool(self._debts.owed)
-        settled: Mapping[bytes, object] = {}
         try:
             self._admit(keys)
-            if some_owed:
-                await self._debts.quiet(keys, self._freshness.left(since))
-                settled = self._debts.settle(keys)
-            return await self._unnear(keys, change(self._freshness.left(since)))
-        except BaseException as failure:
-            if isinstance(failure, CacheError):
-                self._debts.owe(keys, failure)
-            # Refused, or given up: what was to be removed still is.
-            self._debts.owe_again(settled)
+            if not some_owed:
+                return await self._unnear(keys, change(self._freshness.left(since)))
+            await self._debts.quiet(keys, self._freshness.left(since))
+            with self._debts.changing(keys):
+                return await self._unnear(keys, change(self._freshness.left(since)))
+        except CacheError as failure:
+            # Loads that were begun since may have found what was to be replaced.
+            self._loading.overtaken(keys)
+            self._debts.owe(keys, failure)
             raise
         finally:
             if some_owed:

@@ -13,7 +13,8 @@ where its change is pending.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import Context
 from itertools import islice
 from typing import Any, Final
@@ -64,7 +65,8 @@ def is_remembered(failure: CacheError) -> bool:
 class Debts:
     """Keys that must not be given before they were removed.
 
-    A key is not changed anew while it is being removed: the removal could come after that.
+    A key is not changed anew while it is being removed: the removal could come after that. While it is being
+    changed anew, it is pending still: another caller must not read what that change is to replace.
 
     Args:
         remove: removes keys; gives the error of each that could not be removed.
@@ -92,6 +94,8 @@ class Debts:
         self.owed: dict[bytes, object] = {}
         self.payments: dict[bytes, asyncio.Task[Mapping[bytes, CacheError]]] = {}
         """By key its removal that is under way."""
+        self._changes: dict[bytes, set[asyncio.Future[None]]] = {}
+        """By key that is pending the ends of the changes of it that are under way."""
         self._tried: set[bytes] = set()
         """Those that cannot be removed for now: the others go first."""
         self._paying: asyncio.Task[None] | None = None
@@ -104,16 +108,28 @@ class Debts:
         self._owe(dict.fromkeys(keys, object()))
         self._told.worse(failure.code)
 
-    def settle(self, keys: Iterable[bytes]) -> Mapping[bytes, object]:
-        """These keys are being changed anew: those of them that were owed."""
-        settled = {key: self.owed.pop(key) for key in keys if key in self.owed}
-        self._counters.owed = len(self.owed)
-        return settled
+    @contextmanager
+    def changing(self, keys: Iterable[bytes]) -> Generator[None]:
+        """While these keys are changed anew: those that were pending are not, once that has succeeded.
 
-    def owe_again(self, settled: Mapping[bytes, object]) -> None:
-        """The change that was to settle these has failed, or has been given up."""
-        if settled and not self._stopped:
-            self._owe({key: change for key, change in settled.items() if key not in self.owed})
+        Until then they are pending still, as the change may fail as well. They are not removed meanwhile.
+        """
+        pending = {key: self.owed[key] for key in keys if key in self.owed}
+        ended = self._loop.create_future()
+        for key in pending:
+            self._changes.setdefault(key, set()).add(ended)
+        try:
+            yield
+            for key, change in pending.items():
+                if self.owed.get(key) is change:
+                    del self.owed[key]
+            self._counters.owed = len(self.owed)
+        finally:
+            for key in pending:
+                self._changes[key].discard(ended)
+                if not self._changes[key]:
+                    del self._changes[key]
+            ended.set_result(None)
 
     def _owe(self, changes: Mapping[bytes, object]) -> None:
         for key, change in changes.items():
@@ -146,11 +162,14 @@ class Debts:
         Raises:
             CacheError: the server does not take it, so that they cannot be given.
         """
+        deadline = self._loop.time() + budget
+        # What a change under way has stored is not to be removed. Those that begin later are not waited for.
+        await _ended({end for key in keys for end in self._changes.get(key, ())}, budget)
         owed = [key for key in keys if key in self.owed and key not in self.payments]
         if owed:
             self._pay(owed)
         removals = {key: self.payments[key] for key in keys if key in self.payments}
-        await _ended({*removals.values()}, budget)
+        await _ended({*removals.values()}, deadline - self._loop.time())
         for key, payment in removals.items():
             if payment.cancelled():
                 raise _CLOSED.error()
@@ -183,7 +202,7 @@ class Debts:
             self._counters.invalidations_dropped += count
             self._dropped()
 
-    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Task[Any]]:
+    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Future[Any]]:
         return {self.payments[key] for key in keys if key in self.payments}
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
@@ -223,7 +242,9 @@ class Debts:
 
     def _next(self) -> list[bytes]:
         """Some that were not tried since all were: a server that refuses its keys holds up no other's."""
-        pending = [key for key in self.owed if key not in self.payments]
+        pending = [
+            key for key in self.owed if key not in self.payments and key not in self._changes
+        ]
         untried = [key for key in pending if key not in self._tried]
         if not untried:
             self._tried.clear()
@@ -246,13 +267,13 @@ class Debts:
             self._paying = None
 
 
-async def _ended(payments: set[asyncio.Task[Any]], budget: float) -> None:
+async def _ended(futures: set[asyncio.Future[Any]], budget: float) -> None:
     """Wait for their ends, for so many seconds at the most.
 
     Raises:
         CacheTimeout: TIMEOUT.
     """
-    if payments:
-        _, pending = await asyncio.wait(payments, timeout=budget)
+    if futures:
+        _, pending = await asyncio.wait(futures, timeout=budget)
         if pending:
             raise TIMED_OUT.error()

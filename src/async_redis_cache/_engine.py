@@ -360,8 +360,10 @@ class Engine:
                 )
             else:
                 removed = await clear_index(self._batcher, budget, self._index)
-        finally:
-            self.changes.all_changed()
+        except BaseException:
+            self.changes.some_changed()
+            raise
+        self.changes.all_changed()
         self._counters.removals += removed
         return removed
 

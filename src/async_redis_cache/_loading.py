@@ -183,6 +183,10 @@ class Loading:
         """Every key is being changed."""
         self.overtaken(tuple(self._flights))
 
+    def all_left(self) -> None:
+        """Any key may have been changed: no load that is under way is joined. Its publication will show."""
+        self._flights.clear()
+
     def tags_overtaken(self, tags: Collection[bytes]) -> None:
         """These tags are being invalidated here."""
         for key, flight in tuple(self._flights.items()):
