@@ -30,6 +30,8 @@ MIB = 1024 * 1024
 DISTINCT_KEYS = 1_000_000
 STEP = 100_000
 FLAT_BYTES = 4 * MIB
+LONGEST_SECONDS = 300.0
+"""For a million keys, beside other tests on a slow machine."""
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ async def test_a_burst_of_changes(
     assert in_time(longest, STOP_SECONDS)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(LONGEST_SECONDS + 60)
 def test_more_keys_than_are_held(any_server: Server, key_prefix: str) -> None:
     """A million keys through a near cache of 10,000: memory is flat after the first 100,000."""
     server = any_server
@@ -136,6 +138,7 @@ def test_more_keys_than_are_held(any_server: Server, key_prefix: str) -> None:
             *(server.url, key_prefix, str(DISTINCT_KEYS), str(STEP)),
         ],
         os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"},
+        patience=LONGEST_SECONDS,
     )
     try:
         ended = program.wait()

@@ -39,7 +39,13 @@ class Ended(NamedTuple):
 class Program:
     """A program that runs. When it takes too long it is killed, and what waits for it goes on."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by `close`
         self._process = subprocess.Popen(
             command,
@@ -53,7 +59,7 @@ class Program:
         assert self._process.stdout is not None
         self._input: IO[str] = self._process.stdin
         self._output: IO[str] = self._process.stdout
-        self._watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        self._watchdog = threading.Timer(patience, self._process.kill)
         self._watchdog.start()
 
     @property
