@@ -153,8 +153,9 @@ def _apparent(data: bytes, headers: tuple[bytes, re.Pattern[bytes]]) -> int:
     begin, header = headers
     first = header.match(shapes)
     found = [] if first is None else [first]
-    if shapes.find(begin, 1) >= 0:
-        found.extend(header.finditer(shapes, 1))
+    at = shapes.find(begin, 1)
+    if at > 0:
+        found.extend(header.finditer(shapes, at))
     return sum(int(data[one.start() + 1 : one.end() - 1]) for one in found)
 
 
