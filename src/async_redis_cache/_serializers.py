@@ -15,6 +15,8 @@ from ._objects import Objects
 
 __all__ = ["SERIALIZERS", "Json", "MessagePack", "Raw", "Serializer"]
 
+_DECODE_JSON: Final = msgspec.json.Decoder().decode
+
 
 class Serializer(Protocol):
     """Anything with these two functions can serialize values: `json`, `msgspec.yaml`, your own."""
@@ -63,9 +65,8 @@ class Json:
             raise self._objects.explain(value, error) from None
         return payload
 
-    def loads(self, data: bytes) -> Any:
-        """Decode to dicts, lists, text and numbers."""
-        return _DECODE_JSON(data)
+    loads = staticmethod(_DECODE_JSON)
+    """Decode to dicts, lists, text and numbers. Without a function around it: each hit is decoded."""
 
 
 class MessagePack:
@@ -135,7 +136,6 @@ SERIALIZERS: Final[Mapping[str, Callable[[], Serializer]]] = {
     "pickle": Pickle,
 }
 
-_DECODE_JSON: Final = msgspec.json.Decoder().decode
 _DECODE_MSGPACK: Final = msgspec.msgpack.Decoder().decode
 _TEXT: Final = frozenset({str})
 _SCALARS: Final[frozenset[type]] = frozenset({str, int, bool, float, type(None)})
