@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from ._errors import CacheInputError
 from ._options import HOUR, LONGEST, Options
-from ._records import CLOCK_SLACK, HEAD_BYTES, Record, is_record, payload_at_once, untagged_value
+from ._records import CLOCK_SLACK, HEAD_BYTES, RECORD_MARK, Record, untagged_value
 from ._timeouts import milliseconds
 
 __all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
@@ -86,10 +86,8 @@ class LoadPolicy:
             now: the time in milliseconds of the server's clock, where that is known.
             random: numbers from 0 to 1.
         """
-        if not (self.looks_ahead and is_record(data)):
-            payload = payload_at_once(data)
-            if payload is not None:
-                return payload
+        if not data.startswith(RECORD_MARK):
+            return data
         head = untagged_value(data)
         if head is None:
             return None
@@ -98,7 +96,11 @@ class LoadPolicy:
             moment = now()
             if moment is None or not stored_at - CLOCK_SLACK <= moment < fresh_until:
                 return None
-            if moment >= leased_until and self._ages(stored_at, fresh_until, cost, moment, random):
+            if (
+                self.looks_ahead
+                and moment >= leased_until
+                and self._ages(stored_at, fresh_until, cost, moment, random)
+            ):
                 return None
         return data[HEAD_BYTES:]
 

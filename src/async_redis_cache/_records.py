@@ -20,6 +20,7 @@ __all__ = [
     "HEAD_SCRIPT",
     "MISSING",
     "PLACEHOLDER",
+    "RECORD_MARK",
     "VALUE",
     "VERSION_BYTES",
     "Record",
@@ -37,7 +38,7 @@ __all__ = [
 CLOCK_SLACK: Final = 2000
 """Milliseconds that a value may seem to be stored too late: the time here is an estimate of the server's, and a
 successor's clock may be behind."""
-_MARK: Final = b"\xc1\x02"
+RECORD_MARK: Final = b"\xc1\x02"
 VALUE: Final = b"v"
 """The kind of a record that holds a value."""
 MISSING: Final = b"m"
@@ -153,12 +154,12 @@ class Record(NamedTuple):
 
 def is_record(data: bytes) -> bool:
     """Whether this begins with a head; otherwise it is a value."""
-    return data.startswith(_MARK)
+    return data.startswith(RECORD_MARK)
 
 
 def payload_at_once(data: bytes) -> bytes | None:
     """The payload, where one need not know what time it is: of a plain value, and of most records."""
-    if not data.startswith(_MARK):
+    if not data.startswith(RECORD_MARK):
         return data
     if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER and len(data) >= HEAD_BYTES:
         return data[HEAD_BYTES:]
@@ -212,7 +213,7 @@ def tagged(payload: bytes, tags: Mapping[bytes, bytes], now: int, life: int) -> 
     """A value that is stored with tags, and lasts."""
     packed = packed_tags(tags)
     nobody, version = bytes(16), secrets.token_bytes(VERSION_BYTES)
-    head = _HEAD.pack(_MARK, VALUE, nobody, 0, version, now, now + life, 0, len(packed), 0)
+    head = _HEAD.pack(RECORD_MARK, VALUE, nobody, 0, version, now, now + life, 0, len(packed), 0)
     return head + packed + payload
 
 
