@@ -19,6 +19,8 @@ __all__ = ["Codec", "Decoder"]
 
 Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
+_SHORT_KEY: Final = _KEY_BYTES // 4
+"""So many characters never have too many bytes."""
 _MOST_TYPES: Final = 256
 _MOST_REMEMBERED: Final = 1000
 
@@ -68,6 +70,10 @@ class Codec:
         Raises:
             CacheInputError: BAD_KEY.
         """
+        # Most keys are short and need no closer look: caches do this all day. What is printable has no control
+        # characters, and no surrogates, which UTF-8 cannot hold.
+        if type(key) is str and key.isprintable() and 0 < len(key) <= _SHORT_KEY:
+            return self._prefix + key.encode()
         return self._prefix + _encoded(key, "key")
 
     def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
