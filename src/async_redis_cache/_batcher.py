@@ -159,7 +159,6 @@ class Batcher:
             if wire is not None:
                 self._launch(wire, [call])
                 return future
-        self._waiting.make_room(size)
         self._waiting.append(call)
         if self._turn is None:
             self._turn = self._loop.call_soon(self._leave, context=Context())
@@ -345,7 +344,7 @@ class Batcher:
                 # Where it waits for another try, what the last one met says more.
                 self._fail(call, call.reason or TIMED_OUT)
             else:
-                self._waiting.append(call)
+                self._waiting.append(call, is_new=False)
                 due = min(due, call.deadline)
         if is_unanswered:
             self._unanswered()

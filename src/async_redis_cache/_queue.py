@@ -71,8 +71,17 @@ class CallQueue:
         if self._callers >= self._most_calls or self._bytes + size > self._most_bytes:
             raise CacheOverloaded("OVERLOADED", _PROBLEM)
 
-    def append(self, call: Call) -> None:
-        """Let a call wait, and be joined."""
+    def append(self, call: Call, *, is_new: bool = True) -> None:
+        """Let a call wait, and be joined.
+
+        Raises:
+            CacheOverloaded: it is new, and too many are waiting.
+        """
+        # As `make_room` does, without a call: caches do this all day.
+        if is_new and (
+            self._callers >= self._most_calls or self._bytes + call.size > self._most_bytes
+        ):
+            raise CacheOverloaded("OVERLOADED", _PROBLEM)
         self._calls.append(call)
         self._callers += call.callers
         self._bytes += call.size
@@ -106,7 +115,10 @@ class CallQueue:
         room = _EXCHANGE_BYTES
         keys = min(_EXCHANGE_KEYS, _REPLY_BYTES / (self._reply_bytes + 1))
         if self._bytes <= room and self._keys <= keys and not self._alone:
-            return [call for call in self.take_all() if not call.is_settled()]
+            # Most futures are pending, which needs no second look.
+            return [
+                call for call in self.take_all() if not (call.future.done() and call.is_settled())
+            ]
         return self._take(room, keys)
 
     def _take(self, room: int, keys: float) -> list[Call]:
