@@ -3,9 +3,10 @@
 from ._batches import CoalescingLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
+from ._cached_functions import CachedCoroutine, CachedFunction
 from ._contract import IAsyncCache
 from ._counters import CacheStats
-from ._decorator import CachedCoroutine, CachedFunction, cached
+from ._decorator import cached
 from ._errors import (
     CacheAuthError,
     CacheConfigError,

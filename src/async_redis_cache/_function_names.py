@@ -11,7 +11,7 @@ from ._calls import Calls
 
 __all__ = ["name_of"]
 
-_DECORATOR: Final = "async_redis_cache._decorator"
+_CACHED: Final = "async_redis_cache._cached_functions"
 _LONGEST: Final = 200
 
 
@@ -41,8 +41,8 @@ def _inside(function: Any) -> Any:
     owner = getattr(function, "__self__", None)
     if isinstance(owner, Batch):
         return owner
-    if getattr(function, "__module__", None) == _DECORATOR:
-        # What the decorator gives to the cache knows the function by the variable that it has closed over.
+    if getattr(function, "__module__", None) == _CACHED:
+        # What a cached function gives to the cache knows the function by the variable that it has closed over.
         for cell in getattr(function, "__closure__", None) or ():
             calls = getattr(cell.cell_contents, "calls", None)
             if isinstance(calls, Calls):
