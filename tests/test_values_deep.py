@@ -6,9 +6,10 @@ import dataclasses
 import datetime as dt
 import uuid
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
+import pydantic
 import pytest
 from pydantic import BaseModel
 
@@ -17,7 +18,9 @@ from async_redis_cache._codec import Codec
 from async_redis_cache._counters import CacheStats
 from async_redis_cache._options import Options
 
+T = TypeVar("T")
 MINUTES = dt.timezone(dt.timedelta(minutes=19, seconds=32))
+NAIVE = dt.datetime(2024, 2, 29, 12)  # noqa: DTZ001
 MOMENT = dt.datetime(2024, 2, 29, 12, tzinfo=MINUTES)
 
 
@@ -169,3 +172,193 @@ def test_key_of_a_subclass_of_int_comes_back(serializer: str) -> None:
     for other in ({"05": 6}, {"five": 6}):
         assert back(serializer, other, dict[Id, Id]) is None
     assert back(serializer, {"a": "5"}, dict[str, Id]) is None
+
+
+class Raising(BaseModel):
+    """It cannot be dumped, and none of its fields is why."""
+
+    number: int
+
+    @pydantic.model_serializer
+    def _dumped(self) -> dict[str, int]:
+        raise ZeroDivisionError
+
+
+class Refusing(BaseModel):
+    """Its validator raises what is no error of validation."""
+
+    number: int
+
+    @pydantic.field_validator("number")
+    @classmethod
+    def _checked(cls, number: int) -> int:
+        return number // number
+
+
+class Own(BaseModel):
+    """It validates JSON by a method of its own."""
+
+    number: int
+
+    @classmethod
+    def model_validate_json(cls, json_data: Any, **_: Any) -> Own:
+        """Any number plus one."""
+        return cls(number=msgspec.json.decode(json_data)["number"] + 1)
+
+
+class Cat(BaseModel):
+    """One of a union."""
+
+    kind: Literal["cat"] = "cat"
+    lives: int = 9
+
+
+class Dog(BaseModel):
+    """The other of a union."""
+
+    kind: Literal["dog"] = "dog"
+
+
+class Owner(BaseModel):
+    """A union told apart by a field, whose name stands in pydantic's place of an error."""
+
+    pets: list[Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]]
+
+
+class Page(BaseModel, Generic[T]):
+    """A generic model."""
+
+    items: list[T]
+
+
+class Private(BaseModel):
+    """Attributes that are not dumped."""
+
+    shown: int = 1
+    _same: int = pydantic.PrivateAttr(default=1)
+    _other: int = pydantic.PrivateAttr(default=1)
+
+
+@dataclasses.dataclass
+class Ordered:
+    """Each of its fields can be made, and both together cannot."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError
+
+
+class Cut(msgspec.Struct):
+    """A field may be deleted."""
+
+    number: int = 1
+
+
+class Either(BaseModel):
+    """A union, whose members stand in pydantic's place of an error."""
+
+    item: int | str
+
+
+class Growing(BaseModel):
+    """Its validator adds a field that nothing declares."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    number: int = 1
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _grown(cls, fields: Any) -> Any:
+        return {**fields, "more": 1}
+
+
+class Decoding:
+    """No model of pydantic's, which makes itself of JSON."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def model_validate_json(cls, data: bytes) -> Decoding:
+        """As pydantic's."""
+        return cls(msgspec.json.decode(data)["number"])
+
+
+class Unlike(str):
+    """Text that equals none."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+def changed() -> list[Any]:
+    """Objects that were changed into what their classes would not make."""
+    private, ordered, cut = Private(), Ordered(1, 2), Cut()
+    private._other = 5
+    ordered.low = 3
+    del cut.number
+    return [private, ordered, cut]
+
+
+PRIVATE, ORDERED, CUT = changed()
+PLACES: list[tuple[Any, str]] = [
+    (Raising(number=1), "Raising: PydanticSerializationError"),
+    (Refusing.model_construct(number=0), "Refusing: would"),
+    (Own(number=1), "Own.number: would"),
+    (Owner.model_construct(pets=[Dog(), Cat.model_construct(lives="x")]), "Owner.pets[1].lives: "),
+    (Either.model_construct(item=1.5), "Either.item: would"),
+    (Growing.model_construct(number=1), "Growing: would"),
+    (
+        dataclasses.make_dataclass("Pair", [("at", dt.datetime), ("more", Any)])(NAIVE, (1,)),
+        "Pair.more: ",
+    ),
+    (PRIVATE, "Private._other: would"),
+    (ORDERED, "Ordered: would"),
+    (CUT, "Cut: "),
+    (Unlike("a"), "Unlike has no form"),
+    ([Unlike("a")], "[0]: Unlike has no form"),
+]
+
+PLACES_IN_JSON: list[tuple[Any, str]] = [
+    (Page(items=[Holder(b"x")]), "Page.items[0].item: JSON has no bytes"),
+]
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_store_says_where_and_why(serializer: str) -> None:
+    """Whatever raises when an object is dumped, validated or made: the message names type and field."""
+    for value, start in PLACES if serializer == "msgpack" else PLACES + PLACES_IN_JSON:
+        assert refusal(serializer, value).startswith(start)
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_store_says_where_to_a_hundred_steps(serializer: str) -> None:
+    """Deeper, the place is that of what holds the part."""
+    value: Any = "\ud800"
+    for _ in range(150):
+        value = [value]
+    assert refusal(serializer, value) == f"{'[0]' * 100}: UnicodeEncodeError"
+
+
+def test_classes_are_known_for_as_long_as_there_is_room() -> None:
+    """What is remembered of classes is bounded, and what was forgotten is found again."""
+    kinds = [dataclasses.make_dataclass(f"Kind{number}", [("item", Any)]) for number in range(300)]
+    both = codec("json")
+    for kind in (*kinds, kinds[0]):
+        assert both.dumps(b"key", kind(1)) == b'{"item":1}'
+        with pytest.raises(CacheInputError, match="item: would not come back equal"):
+            both.dumps(b"key", kind((1,)))
+
+
+def test_class_that_decodes_json_itself_is_a_type() -> None:
+    """It need not be a model of pydantic's."""
+    both = codec("json")
+    found = both.loads(b"key", b'{"number":5}', both.decoder(Decoding))
+    assert isinstance(found, Decoding)
+    assert found.number == 5

@@ -95,14 +95,18 @@ def _difference(validate: Callable[[bytes], Any], dump: bytes, value: Any) -> st
 
 
 def _place_of_dump(value: Any) -> str:
-    """The first field that cannot be dumped."""
+    """The first field that cannot be dumped; none where the model cannot be without any of them."""
     kind = cast("Any", type(value))
-    for name in field_names(kind):
-        try:
-            value.model_dump(mode="json", warnings=False, include={name})
-        except Exception:  # noqa: BLE001  the same again, of this field alone
-            return f".{name}"
-    return ""
+    names = field_names(kind) if _can_dump(value, set()) else ()
+    return next((f".{name}" for name in names if not _can_dump(value, {name})), "")
+
+
+def _can_dump(value: Any, names: set[str]) -> bool:
+    try:
+        value.model_dump(mode="json", warnings=False, include=names)
+    except Exception:  # noqa: BLE001  the same again, of these fields alone
+        return False
+    return True
 
 
 def _problem(plain: Any, *, is_json: bool) -> str:
@@ -229,7 +233,7 @@ def _place_of(error: Exception, value: Any) -> str:
         if is_model(kind):
             name = next((name for name in field_names(kind) if step in _names_of(kind, name)), None)
             if name is None:
-                break
+                continue  # A member of a union, by its tag or its class.
             place, part = f"{place}.{name}", getattr(part, name, None)
         elif isinstance(part, _DICT):
             place, part = f"{place}[...]", part.get(step)

@@ -113,8 +113,6 @@ class Objects:
             return False
         try:
             back = decode(self._encode(value))
-        except RefusedError:
-            raise
         except Exception as error:  # noqa: BLE001  a class may raise anything when it is made
             found = _PLACE.search(str(error))
             place = found[1] if found else self._place_of_unmade(value)
@@ -129,17 +127,14 @@ class Objects:
     def _place_of_unmade(self, value: Any) -> str:
         """The first field of which a value of its type cannot be made by itself either."""
         kind = cast("Any", type(value))
+        name = ""
         try:
             hints = get_type_hints(kind, include_extras=True)
-        except Exception:  # noqa: BLE001  an annotation may name what does not exist
-            return ""
-        for name in field_names(kind):
-            decode = self._decoder(hints.get(name, Any))
-            try:
-                if decode is not None:
-                    decode(self._encode(getattr(value, name)))
-            except Exception:  # noqa: BLE001  the same again, of this field alone
-                return f".{name}"
+            for name in field_names(kind):
+                decode = self._decoder_of(hints.get(name, Any))
+                decode(self._encode(getattr(value, name)))
+        except Exception:  # noqa: BLE001  the same again, of this field alone
+            return f".{name}"
         return ""
 
     def _is_known(self, value: Any) -> bool:
