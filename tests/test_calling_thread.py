@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -286,6 +286,76 @@ def test_cancelled_error_of_a_load_is_load_cancelled(
             with pytest.raises(CacheLoadError) as raised:
                 load()
             assert raised.value.code == "LOAD_CANCELLED"
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_load_of_an_interrupted_caller_is_begun_again_by_another(
+    end: type[BaseException], many: bool, any_server: Server, key_prefix: str
+) -> None:
+    """What ends a caller in its loader is raised there alone: who shares the load runs a loader of its own."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def interrupted(*_: object) -> NoReturn:
+        entered.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        raise end
+
+    with (
+        RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache,
+        ThreadPoolExecutor(3) as threads,
+    ):
+
+        def load() -> str:
+            return here()
+
+        def follow() -> bool:
+            loaded: str = cache.retrieve_or_load(None, "key", load, in_thread="caller")
+            return loaded == here()
+
+        def lead() -> object:
+            options: Any = {"in_thread": "caller", "hard_timeout": 600_000}
+            if many:
+                loader: Any = interrupted
+                return cache.retrieve_or_load_many(None, ["key", "other"], loader, **options)
+            return cache.retrieve_or_load(None, "key", interrupted, **options)
+
+        leading = threads.submit(lead)
+        assert entered.wait(PATIENCE_SECONDS)
+        following = [threads.submit(follow) for _ in range(2)]
+        wait_until(lambda: cache.stats().misses == 3 + many)
+        gate.set()
+        assert type(leading.exception(PATIENCE_SECONDS)) is end
+        assert any(one.result(PATIENCE_SECONDS) for one in following)
+
+
+def test_interrupt_after_a_loader_keeps_no_other_caller_waiting(
+    any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt between the end of a loader and the news of it ends the caller, and not the load."""
+    with (
+        RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        portal = cache._portal
+        assert portal is not None
+        post, interrupts = portal.post, [KeyboardInterrupt]
+
+        def interrupted(*args: Any) -> None:
+            if interrupts and here() == threading.main_thread().name:
+                raise interrupts.pop()
+            post(*args)
+
+        monkeypatch.setattr(portal, "post", interrupted)
+
+        def load(value: int) -> object:
+            options: Any = {"in_thread": "caller", "hard_timeout": 600_000}
+            return cache.retrieve_or_load(None, "key", lambda: value, **options)
+
+        with pytest.raises(KeyboardInterrupt):
+            load(1)
+        after = threads.submit(load, 2)
+        assert after.result(PATIENCE_SECONDS) == 2
 
 
 def test_background_refresh_has_a_thread_of_its_own(any_server: Server, key_prefix: str) -> None:

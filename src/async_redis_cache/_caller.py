@@ -34,7 +34,7 @@ from ._flights import Wanted
 from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
 from ._portal import Portal
-from ._raised import Raised, caught
+from ._raised import CallerLeftError, Raised, caught
 from ._rights import Product, Stored
 from ._serializers import Serializer
 from ._verbs import Entry
@@ -67,11 +67,17 @@ class LoadSide:
         call = partial(copy_context().run, function)
         errand = _Errand(call, self._portal, self.loop.create_future())
         if self._desk.offer(errand):
-            outcome = await errand.outcome
+            try:
+                outcome = await errand.outcome
+            finally:
+                self._desk.answered(errand)
             if isinstance(outcome, Raised):
                 raise outcome.error()
             if outcome is not _LEFT:
                 return cast("T", outcome)
+            if errand.has_begun:
+                # Of an interrupt, or of what the loader raised: that is for its caller alone.
+                raise CallerLeftError
         return cast("T", await self.threads.run(function))
 
 
@@ -81,23 +87,21 @@ _LEFT: Final = object()
 class _Errand:
     """What a load has its caller's thread do."""
 
-    __slots__ = ("_function", "_portal", "outcome")
+    __slots__ = ("_function", "_portal", "has_begun", "outcome")
 
     def __init__(self, function: Callable[[], Any], portal: Portal, outcome: Any) -> None:
         self._function = function
         self._portal = portal
         self.outcome = outcome
+        self.has_begun = False
 
     def done(self) -> None:
         """Do it; called by the caller's thread."""
+        self.has_begun = True
         try:
             outcome = self._function()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  it ends the load
             outcome = Raised(error)
-        except BaseException as error:
-            # It ends the load, for others who wait for it, and this call at once.
-            self._portal.post(self._deal, Raised(error))
-            raise
         self._portal.post(self._deal, outcome)
 
     def left(self) -> None:

@@ -59,13 +59,15 @@ class Desk:
             serializing, takes nothing away.
     """
 
-    __slots__ = ("_closed", "_items", "_lock", "_look_after", "left")
+    __slots__ = ("_closed", "_items", "_lock", "_look_after", "_offered", "left")
 
     def __init__(self, look_after: Callable[[], None], patience: float = math.inf) -> None:
         self._look_after = look_after
         self.left = patience
         """Seconds that it may still wait."""
         self._items: deque[Work] = deque()
+        self._offered: set[Work] | None = None
+        """What was offered, and is not answered yet; None where nothing was."""
         self._closed = False
         lock, local.lock = local.lock, None
         if lock is None:
@@ -86,6 +88,9 @@ class Desk:
         """Let its thread have this, unless it has left; then this is not `left`, either."""
         if self._closed:
             return False
+        if self._offered is None:
+            self._offered = set()
+        self._offered.add(item)
         self.put(item)
         if self._closed:
             # It leaves now. One of both finds it.
@@ -95,6 +100,11 @@ class Desk:
                 return True
             return False
         return True
+
+    def answered(self, item: Work) -> None:
+        """What was offered needs no answer any more; on the loop's thread."""
+        if self._offered is not None:
+            self._offered.discard(item)
 
     def wait(self) -> Work | None:
         """What comes next, or None when there is no time left.
@@ -127,6 +137,10 @@ class Desk:
             # Where the loop takes one back, it is left to it.
             with contextlib.suppress(IndexError):
                 items.popleft().left()
+        if self._offered:
+            # One that the thread had begun, and that an interrupt has ended, is no item any more.
+            for item in tuple(self._offered):
+                item.left()
 
 
 class Visit:

@@ -29,7 +29,7 @@ from ._failures import Failure
 from ._flights import Flight, Outcome, Wanted
 from ._leases import Giving
 from ._nesting import ask_as, asking, refuse_cycle
-from ._raised import Raised, caught, load_cancelled, outcome_of
+from ._raised import CallerLeftError, Raised, caught, load_cancelled, outcome_of
 from ._records import MISSING
 from ._rights import Product, Right, Rights, Stored
 
@@ -112,24 +112,28 @@ class Loading:
         flight = self._flights.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
             # Where tasks are eager, it has asked already.
-            came = 0
-            flight = self._take_off(key, wanted)
-        else:
-            wanted.decided()
-            came = flight.right.asked
+            return await self._landed(key, self._take_off(key, wanted), patience)
+        wanted.decided()
+        came = flight.right.asked
         outcome = await self._landed(key, flight, patience)
-        if outcome is None or isinstance(outcome, Raised) or came < flight.good_below:
+        if not _was_left(outcome) and (
+            outcome is None or isinstance(outcome, Raised) or came < flight.good_below
+        ):
             return outcome
-        # What was begun since will do, unless it is for those to come: then there is a value, which is
-        # found by who asks for the right. And there is only what is left of the time.
-        flight = self._flights.get(key)
-        waited = self._loop.time() - came_at
-        if flight is None or flight.is_ahead:
-            since = None if wanted.since is None else wanted.since + waited
-            flight = self._take_off(key, wanted._replace(since=since))
-        if patience is not None:
-            patience -= waited
-        return await self._landed(key, flight, patience, wanted.longest - waited)
+        while True:
+            # What was begun since will do, unless it is for those to come: then there is a value, which
+            # is found by who asks for the right. And there is only what is left of the time.
+            flight = self._flights.get(key)
+            waited = self._loop.time() - came_at
+            leads = flight is None or flight.is_ahead
+            if flight is None or flight.is_ahead:
+                since = None if wanted.since is None else wanted.since + waited
+                flight = self._take_off(key, wanted._replace(since=since))
+            left = None if patience is None else patience - waited
+            outcome = await self._landed(key, flight, left, wanted.longest - waited)
+            # A load whose caller has left in the midst of it has to be begun by another.
+            if leads or not _was_left(outcome):
+                return outcome
 
     async def _landed(
         self, key: bytes, flight: Flight, patience: float | None, longest: float = inf
@@ -242,7 +246,7 @@ class Loading:
         """Tell of a failure that may reach no caller."""
         if flight.expired:
             self._background_failed(wanted.function(), _TOO_LONG.code)
-        elif isinstance(outcome, Raised) and not flight.cancelled:
+        elif isinstance(outcome, Raised) and not (flight.cancelled or _was_left(outcome)):
             self._background_failed(wanted.function(), outcome.kind.__name__)
 
     def _expire(self, key: bytes, flight: Flight) -> None:
@@ -289,8 +293,8 @@ class Loading:
         flight.renewal = self._spawn(right.renew(), Context())
         try:
             product = await self._produce(flight, wanted)
-        except BaseException:
-            left = flight.cancelled and not flight.expired
+        except BaseException as error:
+            left = isinstance(error, CallerLeftError) or (flight.cancelled and not flight.expired)
             right.give(Giving.BACK if left else Giving.AFTER_FAILURE)
             raise
         finally:
@@ -368,6 +372,11 @@ class Loading:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_result(Raised(_TOO_LONG.error()))
+
+
+def _was_left(outcome: Outcome) -> bool:
+    """Whether a load has ended with its caller, and not with what it came to."""
+    return isinstance(outcome, Raised) and outcome.kind is CallerLeftError
 
 
 def _giving_of(flight: Flight, product: Product) -> Giving:

@@ -16,13 +16,25 @@ from typing import Final, TypeVar
 
 from ._errors import CacheLoadError
 
-__all__ = ["Raised", "caught", "first_raised", "load_cancelled", "outcome_of", "outcomes"]
+__all__ = [
+    "CallerLeftError",
+    "Raised",
+    "caught",
+    "first_raised",
+    "load_cancelled",
+    "outcome_of",
+    "outcomes",
+]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 
 _FIELDS: Final = (MemberDescriptorType, GetSetDescriptorType)
 """What the fields of a class are that has them in C or in slots: `OSError.errno`, `ImportError.name`."""
+
+
+class CallerLeftError(Exception):
+    """A load has ended because the thread that ran its loader was interrupted, or its loader ended that thread."""
 
 
 class Raised:
