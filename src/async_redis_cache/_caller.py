@@ -158,9 +158,10 @@ class _Changes:
         unsent = partial(changes.tags_failed, tags)
         return Write(changes.invalidate_tags, tags, unsent=unsent)
 
-    def failed(self, key: bytes, failure: CacheError) -> None:
+    def failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
         """A change of this key ended so."""
-        current().portal.post(self._changes.failed, key, failure)
+        failed = partial(self._changes.failed, is_raised=is_raised)
+        current().portal.post(failed, key, failure)
 
 
 class CallerEngine:

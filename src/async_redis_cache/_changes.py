@@ -11,7 +11,7 @@ from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
 from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
 from ._debts import Debts
-from ._errors import CacheError, CacheServerError
+from ._errors import CacheError, CacheOverloaded, CacheServerError
 from ._exchange import PERSONAL
 from ._freshness import Freshness
 from ._leases import BoundedPublish, Publish
@@ -70,6 +70,7 @@ class Changes:
         tags: of the cache.
         freshness: judges.
         admit: called with keys before the server is asked; it may raise.
+        fails_open: whether a change that fails is reported as made.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Changes:
         tags: Tags,
         freshness: Freshness,
         admit: Callable[[Iterable[bytes]], None],
+        fails_open: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
@@ -93,6 +95,7 @@ class Changes:
         self._tags = tags
         self._freshness = freshness
         self._admit = admit
+        self._fails_open = fails_open
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
         """Store one entry for so many milliseconds. When it fails, say so to `failed`."""
@@ -104,10 +107,10 @@ class Changes:
         stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
         return self._unnear((key,), stored)
 
-    def failed(self, key: bytes, failure: CacheError) -> None:
+    def failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
         """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
         self._loading.overtaken((key,))
-        self._debts.owe((key,), failure)
+        self._remember((key,), failure, is_raised=is_raised)
 
     def all_failed(self, keys: Collection[bytes], failure: CacheError) -> None:
         """A change of these keys ended so before it was begun."""
@@ -221,11 +224,23 @@ class Changes:
         except CacheError as failure:
             # Loads that were begun since may have found what was to be replaced.
             self._loading.overtaken(keys)
-            self._debts.owe(keys, failure)
+            self._remember(keys, failure)
             raise
         finally:
             if some_owed:
                 self._debts.settled()
+
+    def _remember(
+        self, keys: Sequence[bytes], failure: CacheError, *, is_raised: bool = True
+    ) -> None:
+        """Let the keys of a failed change be pending invalidation.
+
+        Not where the queue was full and the caller gets that error: nothing was sent, and removals would
+        add to what is too much already.
+        """
+        is_raised = is_raised and not self._fails_open
+        if not (is_raised and isinstance(failure, CacheOverloaded)):
+            self._debts.owe(keys, failure)
 
     def _unnear(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.

@@ -160,6 +160,7 @@ class Engine:
             tags=self._tags,
             freshness=self.freshness,
             admit=self._admit,
+            fails_open=self.fails_open,
         )
 
     def __repr__(self) -> str:

@@ -245,6 +245,6 @@ class ReadThrough(ReadEntries):
         except AWAY as error:
             result = await self._without_server(asked, error)
             # What is stored could be read again once the server answers.
-            asked.engine.changes.failed(asked.wire_key, error)
+            asked.engine.changes.failed(asked.wire_key, error, is_raised=False)
             return value_of(asked, result)
         return value_of(asked, await load(asked, data or b"", found, force=True))
