@@ -72,6 +72,10 @@ class Template:
         self._is_whole = [(field.place, field.path) for field in fields] == [
             (place, None) for place in range(len(names))
         ]
+        self._only = -1
+        """The place of the argument that is the one field as it is; -1 if there is no such field."""
+        if len(fields) == 1 and fields[0].path is None and fields[0].form == "{}":
+            self._only = fields[0].place
         forms = [*(field.form for field in fields), ""]
         self._format = "".join(
             _escaped(between) + form for between, form in zip(self._texts, forms, strict=True)
@@ -83,6 +87,11 @@ class Template:
         Raises:
             TypeError: one has no text that another process would agree on.
         """
+        if self._only >= 0:
+            # Most templates and arguments are so, and `format` would give the same.
+            value = arguments[self._only]
+            if type(value) in _AS_THEY_ARE:
+                return f"{self.head}{value}{self._texts[1]}"
         values: Sequence[Any] = arguments
         if not self._is_whole:
             values = [
@@ -205,5 +214,6 @@ def _is_stable(value: Any, form: str) -> bool:
     )
 
 
+_AS_THEY_ARE: Final = frozenset({str, int})
 _LONGEST: Final = 512
 _FORMATTER: Final = string.Formatter()
