@@ -202,9 +202,21 @@ async def takes_aiohttp(request: web.Request) -> int:
     raise NotImplementedError
 
 
+class Session:
+    """As that of a database."""
+
+
+Session.__module__ = "sqlalchemy.orm.session"
+
+
+async def takes_session(request: Session) -> int:
+    raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        takes_session,
         takes_request,
         takes_annotated,
         takes_optional,
@@ -215,7 +227,7 @@ async def takes_aiohttp(request: web.Request) -> int:
         takes_aiohttp,
     ],
 )
-def test_annotated_requests_are_refused_when_applied(function: Any) -> None:
+def test_annotated_requests_and_sessions_are_refused_when_applied(function: Any) -> None:
     """The sentence names the argument and what to do; with `key=` they are taken."""
     with pytest.raises(TypeError, match=r"argument 'request' of .*: pass what .* key="):
         cached(CACHE)(function)
@@ -255,7 +267,7 @@ async def test_results_without_annotation_are_refused_when_called(server: Server
 def test_session_is_refused_when_called() -> None:
     """An object whose state cannot be seen is named, with what to do about it."""
 
-    class Session:
+    class Client:
         def __init__(self) -> None:
             self.connection = object()
 
@@ -264,7 +276,7 @@ def test_session_is_refused_when_called() -> None:
         return number
 
     with pytest.raises(TypeError, match=r"argument 'session' of .*key="):
-        handler.key(1, Session())
+        handler.key(1, Client())
 
 
 async def test_provider_gives_the_cache_of_each_call(server: Server) -> None:

@@ -8,9 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pydantic
 import pytest
 
-from async_redis_cache import AsyncRedisCache, RedisCache, cached
+from async_redis_cache import AsyncRedisCache, CachedCoroutine, RedisCache, cached
 
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
 PLAIN = RedisCache.from_url("redis://127.0.0.1:1")
@@ -185,6 +186,29 @@ async def test_methods_are_called_with_their_receivers() -> None:
     ]
     assert [await call for call in uncached] == [1] * 6
     assert Base().plain.uncached(1) == 1
+
+
+def test_bound_method_equals_itself_as_methods_do() -> None:
+    """Each access makes another object; frameworks have them as keys of their tables."""
+    one, other = Base(), Base()
+    assert one.find == one.find
+    assert len({one.find, one.find, other.find, Base.find, Base.find, one.plain}) == 4
+    assert Base.outer == Base().outer != Child.outer
+    assert one.find != 1
+
+
+def test_method_of_a_pydantic_model_is_cached() -> None:
+    """Pydantic is told not to take it for a field, as with each descriptor of one's own."""
+
+    class Order(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(ignored_types=(CachedCoroutine,))
+        number: int
+
+        @cached(CACHE)
+        async def total(self) -> int:
+            return self.number
+
+    assert Order(number=1).total.key() == Order(number=1).total.key() != Order(number=2).total.key()
 
 
 def test_abstract_methods_stay_abstract() -> None:

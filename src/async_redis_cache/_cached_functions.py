@@ -135,6 +135,19 @@ class _Cached(Generic[P, T]):
         bound = f" of a {type(self._bound[0]).__name__}" if self._bound else ""
         return f"<{type(self).__name__} {self._source.calls.name}{bound}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same function of the same object, as for methods."""
+        if not isinstance(other, _Cached):
+            return NotImplemented
+        another: _Cached[Any, Any] = other
+        return self._identity() == another._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[int, ...]:
+        return id(self._source), *map(id, self._bound)
+
     def __reduce__(self) -> Any:
         # By name, as a function is.
         if self._bound:
