@@ -21,7 +21,7 @@ from async_redis_cache import (
 from async_redis_cache._codec import Codec
 from async_redis_cache._counters import CacheStats
 from async_redis_cache._options import Options
-from harness.doors import configured
+from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:
     from harness import Server
@@ -113,6 +113,20 @@ async def test_load_option_is_refused_by_type_after_its_equal_was_taken(
             with pytest.raises(CacheInputError) as caught:
                 await load(None, "key", lambda: 1, **{option: refused})
             assert caught.value.code == "BAD_LOAD_OPTION"
+        await cache.clear(None)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("refused", ["tag", "", 5, None, False, b"tag", [5], [""]], ids=repr)
+async def test_tags_are_refused_by_type_when_the_value_is_there(
+    server: Server, door: Door, refused: Any
+) -> None:
+    """A hit needs no tags, and a call that would fail without it fails with it."""
+    async with configured(server.url, door, key_prefix="tags:") as cache:
+        await cache.store(None, "key", 1)
+        with pytest.raises(CacheInputError) as caught:
+            await cache.retrieve_or_load(None, "key", lambda: 1, tags=refused)
+        assert caught.value.code == "BAD_TAG"
         await cache.clear(None)
 
 

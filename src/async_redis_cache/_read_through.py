@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Final, TypeVar, Unpack, overload
 
 from ._asked import (
     NOTHING,
@@ -23,6 +23,8 @@ from ._read_entries import ReadEntries
 from ._timeouts import Timeout
 
 __all__ = ["ReadThrough"]
+
+_NO_TAGS: Final[tuple[str, ...]] = ()
 
 T = TypeVar("T")
 
@@ -131,7 +133,10 @@ class ReadThrough(ReadEntries):
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _ = self._lifecycle.ready()
-            tags = loading.pop("tags", ()) if loading else ()
+            tags = loading.pop("tags", _NO_TAGS) if loading else _NO_TAGS
+            if tags is not _NO_TAGS:
+                # On a hit too: what is wrong with a call does not depend on what is stored.
+                tags = codec.tags(tags)
             policy, decode = codec.terms(type, timeout, loading)
             since = engine.loop.time()
             wire_key = codec.key(key)
