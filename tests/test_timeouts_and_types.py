@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -127,6 +127,19 @@ async def test_tags_are_refused_by_type_when_the_value_is_there(
         with pytest.raises(CacheInputError) as caught:
             await cache.retrieve_or_load(None, "key", lambda: 1, tags=refused)
         assert caught.value.code == "BAD_TAG"
+        await cache.clear(None)
+
+
+async def test_tags_are_refused_by_type_when_nothing_is_stored(server: Server) -> None:
+    """Storing `None` removes the key and needs no tags."""
+    async with configured(server.url, key_prefix="tags:") as cache:
+        for value in (None, 1):
+            with pytest.raises(CacheInputError) as caught:
+                await cache.store(None, "key", value, tags="tag")
+            assert caught.value.code == "BAD_TAG"
+        no_tags: Iterator[str] = iter(())
+        await cache.store(None, "key", 1, tags=no_tags)
+        assert await cache.retrieve(None, "key") == 1
         await cache.clear(None)
 
 

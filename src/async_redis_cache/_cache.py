@@ -80,11 +80,12 @@ class AsyncRedisCache(ReadManyThrough):
             _, engine, codec, _ = self._lifecycle.ready()
             wire_key = codec.key(key)
             life = codec.life(timeout)
+            wire_tags = codec.wire_tags(tags) if tags else ()
             if value is None:
                 await engine.forget([wire_key])
-            elif tags:
+            elif wire_tags:
                 entry = (wire_key, codec.dumps(wire_key, value), life)
-                await engine.changes.store_many([entry], codec.wire_tags(tags))
+                await engine.changes.store_many([entry], wire_tags)
                 self._counters.stores += 1
             else:
                 data = codec.dumps(wire_key, value)
