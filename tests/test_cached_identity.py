@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -139,6 +139,21 @@ def test_local_function_that_captures_nothing_has_a_key_of_its_own() -> None:
     keys = [[function.key(1) for function in make()] for _ in range(2)]
     assert keys[0] == keys[1]
     assert keys[0][0] != keys[0][1]
+
+
+def test_local_function_that_captures_a_type_variable_has_a_key_of_its_own() -> None:
+    """As a generic one does, whose body names what it is generic in: that is no state."""
+
+    def make() -> Any:
+        kind = TypeVar("kind")
+
+        @cached(CACHE)
+        async def inner(number: int) -> Any:
+            return number, kind
+
+        return inner
+
+    assert make().key(1) == make().key(1)
 
 
 def test_local_function_with_a_wrapper_that_captures_is_refused() -> None:

@@ -139,7 +139,7 @@ class _Cached(Generic[P, T]):
         """Whether it is the same function of the same object, as for methods."""
         if not isinstance(other, _Cached):
             return NotImplemented
-        another: _Cached[Any, Any] = other
+        another: _Cached[Any, Any] = other  # pyright: ignore[reportUnknownVariableType]
         return self._identity() == another._identity()
 
     def __hash__(self) -> int:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple
 
 __all__ = ["UnstableError", "class_path", "is_imported", "name_of_class", "name_of_function"]
 
@@ -126,8 +126,10 @@ def _captured(function: Callable[..., Any]) -> Iterator[str]:
             continue
         code = layer.__code__
         for name, cell in zip(code.co_freevars, layer.__closure__ or (), strict=True):
-            # The class of a method that calls super().
-            if name != "__class__" and _content(cell) is not wrapped:
+            content = _content(cell)
+            # The class of a method that calls super(), and what a generic function is generic in.
+            is_told = name == "__class__" or isinstance(content, TypeVar | ParamSpec | TypeVarTuple)
+            if not is_told and content is not wrapped:
                 yield name
 
 
