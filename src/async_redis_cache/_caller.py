@@ -25,9 +25,9 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from ._cache import AsyncRedisCache
+from ._caller_queue import CallerQueue, local
 from ._counters import CacheStats
-from ._desk import Desk, local
-from ._drive import Hop, LoadHop, Together, Write, current
+from ._drive import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from ._engine import Engine
 from ._errors import CacheError, CacheStateError
 from ._flights import Wanted
@@ -52,30 +52,30 @@ class LoadSide:
     not wait any more.
     """
 
-    def __init__(self, engine: Engine, desk: Desk, portal: Portal) -> None:
+    def __init__(self, engine: Engine, queue: CallerQueue, portal: Portal) -> None:
         self.loop = engine.loop
         self.strict = engine.strict
         self.freshness = engine.freshness
         self.result_not_kept = engine.result_not_kept
         self.threads = engine.threads
-        self._desk = desk
+        self._queue = queue
         self._portal = portal
 
     async def aside(self, function: Callable[[], T]) -> T:
         """What this gives, called in the caller's thread."""
         # It knows which load asks, should it ask for its own key.
         call = partial(copy_context().run, function)
-        errand = _Errand(call, self._portal, self.loop.create_future())
-        if self._desk.offer(errand):
+        caller_task = _CallerTask(call, self._portal, self.loop.create_future())
+        if self._queue.offer(caller_task):
             try:
-                outcome = await errand.outcome
+                outcome = await caller_task.outcome
             finally:
-                self._desk.answered(errand)
+                self._queue.answered(caller_task)
             if isinstance(outcome, Raised):
                 raise outcome.error()
             if outcome is not _LEFT:
                 return cast("T", outcome)
-            if errand.has_begun:
+            if caller_task.has_begun:
                 # Of an interrupt, or of what the loader raised: that is for its caller alone.
                 raise CallerLeftError
         return cast("T", await self.threads.run(function))
@@ -84,7 +84,7 @@ class LoadSide:
 _LEFT: Final = object()
 
 
-class _Errand:
+class _CallerTask:
     """What a load has its caller's thread do."""
 
     __slots__ = ("_function", "_portal", "has_begun", "outcome")
@@ -123,13 +123,13 @@ class _Freshness:
     def __init__(self, engine: Engine) -> None:
         freshness = engine.freshness
         self.known_now = freshness.known_now
-        self.now = partial(Hop, freshness.now)
-        self.tags_hold = partial(Hop, freshness.tags_hold)
+        self.now = partial(LoopCall, freshness.now)
+        self.tags_hold = partial(LoopCall, freshness.tags_hold)
         self._payload = freshness.payload
 
-    def payload(self, data: bytes | None, since: float) -> Hop:
+    def payload(self, data: bytes | None, since: float) -> LoopCall:
         """See `Freshness`."""
-        return Hop(self._payload, data, since)
+        return LoopCall(self._payload, data, since)
 
 
 class _Changes:
@@ -144,19 +144,19 @@ class _Changes:
                 raise
 
         self._changes = changes
-        self.store = partial(Write, store)
+        self.store = partial(LoopWrite, store)
 
-    def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> Hop:
+    def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> LoopCall:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.all_failed, [key for key, _, _ in entries])
-        return Write(changes.store_many, entries, tags, unsent=unsent)
+        return LoopWrite(changes.store_many, entries, tags, unsent=unsent)
 
-    def invalidate_tags(self, tags: Collection[bytes]) -> Hop:
+    def invalidate_tags(self, tags: Collection[bytes]) -> LoopCall:
         """See `Changes`."""
         changes = self._changes
         unsent = partial(changes.tags_failed, tags)
-        return Write(changes.invalidate_tags, tags, unsent=unsent)
+        return LoopWrite(changes.invalidate_tags, tags, unsent=unsent)
 
     def failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
         """A change of this key ended so."""
@@ -180,13 +180,13 @@ class CallerEngine:
         self.go_on_after = engine.go_on_after
         self.failed_open = engine.failed_open
         self.circuit_open = engine.circuit_open
-        self.read = partial(Hop, engine.read)
-        self.read_where = partial(Hop, engine.read_where)
-        self.read_many = partial(Hop, engine.read_many)
-        self.contains = partial(Hop, engine.contains)
-        self.ping = partial(Hop, engine.ping)
-        self.touch = partial(Write, engine.touch)
-        self.clear = partial(Write, engine.clear)
+        self.read = partial(LoopCall, engine.read)
+        self.read_where = partial(LoopCall, engine.read_where)
+        self.read_many = partial(LoopCall, engine.read_many)
+        self.contains = partial(LoopCall, engine.contains)
+        self.ping = partial(LoopCall, engine.ping)
+        self.touch = partial(LoopWrite, engine.touch)
+        self.clear = partial(LoopWrite, engine.clear)
 
     def __repr__(self) -> str:
         return repr(self._engine)
@@ -198,27 +198,27 @@ class CallerEngine:
 
     def time_to_live(
         self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
-    ) -> Hop:
+    ) -> LoopCall:
         """See `Engine`."""
-        return Hop(self._engine.time_to_live, key, since, is_readable)
+        return LoopCall(self._engine.time_to_live, key, since, is_readable)
 
-    def take(self, key: bytes) -> Hop:
+    def take(self, key: bytes) -> LoopCall:
         """See `Engine`."""
         return self._removal(self._engine.take, key, [key])
 
-    def discard(self, keys: Sequence[bytes]) -> Hop:
+    def discard(self, keys: Sequence[bytes]) -> LoopCall:
         """See `Engine`."""
         return self._removal(self._engine.discard, keys, keys)
 
-    def forget(self, keys: Sequence[bytes]) -> Hop:
+    def forget(self, keys: Sequence[bytes]) -> LoopCall:
         """See `Engine`."""
         return self._removal(self._engine.forget, keys, keys)
 
     def _removal(
         self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
-    ) -> Hop:
+    ) -> LoopCall:
         unsent = partial(self._engine.changes.all_failed, keys)
-        return Write(function, what, unsent=unsent)
+        return LoopWrite(function, what, unsent=unsent)
 
     async def load(
         self, key: bytes, wanted: Wanted, patience: float | None = None
@@ -227,7 +227,7 @@ class CallerEngine:
         # In a task, for the load to have the caller's context.
         load = self._engine.load
         task = partial(_in_task, copy_context())
-        outcome = await LoadHop(wanted.longest, task, load, key, wanted, patience)
+        outcome = await LoopLoad(wanted.longest, task, load, key, wanted, patience)
         if isinstance(outcome, Raised):
             raise outcome.error()
         loaded: Product | Stored | None = outcome
@@ -247,11 +247,11 @@ class CallerEngine:
     def load_side(self) -> LoadSide:
         """See `Engine`."""
         call = current()
-        return LoadSide(self._engine, call.desk, call.portal)
+        return LoadSide(self._engine, call.queue, call.portal)
 
     async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
         """See `Engine`."""
-        return await Together([caught(awaitable) for awaitable in awaitables])
+        return await Gathered([caught(awaitable) for awaitable in awaitables])
 
 
 def _in_task(

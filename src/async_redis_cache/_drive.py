@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ._desk import Desk, RefusedError, Visit, local
+from ._caller_queue import CallerQueue, PortalCall, RefusedError, local
 from ._errors import CacheError, CacheStateError
 from ._failures import TIMED_OUT, UNKNOWN, Failure
 from ._portal import Portal
 from ._raised import Raised
 
-__all__ = ["Hop", "LoadHop", "Together", "Write", "current", "drive"]
+__all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
 
 T = TypeVar("T")
 
 
-class Hop:
+class LoopCall:
     """A call of the engine that is made on the private loop.
 
     Args:
@@ -39,11 +39,11 @@ class Hop:
         self.function = function
         self.args = args
 
-    def __await__(self) -> Generator[Hop, Any, Any]:
+    def __await__(self) -> Generator[LoopCall, Any, Any]:
         return (yield self)
 
 
-class Write(Hop):
+class LoopWrite(LoopCall):
     """A call that may have changed something when it is given up."""
 
     given_up = UNKNOWN
@@ -58,7 +58,7 @@ class Write(Hop):
         self.unsent = unsent
 
 
-class LoadHop(Hop):
+class LoopLoad(LoopCall):
     """A load, whose origin takes its own time."""
 
     def __init__(self, longest: float, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -66,7 +66,7 @@ class LoadHop(Hop):
         self.longest = longest
 
 
-class Together:
+class Gathered:
     """Coroutines that are stepped side by side, until all have ended."""
 
     __slots__ = ("coroutines",)
@@ -74,12 +74,12 @@ class Together:
     def __init__(self, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
         self.coroutines = coroutines
 
-    def __await__(self) -> Generator[Together, Any, list[Any]]:
+    def __await__(self) -> Generator[Gathered, Any, list[Any]]:
         results: list[Any] = yield self
         return results
 
 
-class _Strand:
+class _Stepped:
     """A coroutine that is stepped, and what waits for it."""
 
     __slots__ = ("coroutine", "ended")
@@ -146,22 +146,22 @@ class _Driver:
     __slots__ = (
         "_error",
         "_has_ended",
-        "_hops",
         "_longest",
         "_result",
-        "_strands",
-        "desk",
+        "_stepped",
+        "_under_way",
         "portal",
+        "queue",
     )
 
     def __init__(self, portal: Portal, patience: float) -> None:
         self.portal = portal
-        self.desk = Desk(portal.look_after, patience)
+        self.queue = CallerQueue(portal.look_after, patience)
         self._longest = 0.0
         """Seconds that the loads of this call may take."""
-        self._hops: dict[Visit, tuple[_Strand, Hop]] = {}
+        self._under_way: dict[PortalCall, tuple[_Stepped, LoopCall]] = {}
         """Those under way."""
-        self._strands: list[_Strand] = []
+        self._stepped: list[_Stepped] = []
         self._has_ended = False
         self._result: Any = None
         self._error: BaseException | None = None
@@ -171,22 +171,22 @@ class _Driver:
         try:
             self._run(coroutine)
             while not self._has_ended:
-                item = self.desk.wait()
+                item = self.queue.wait()
                 if item is None:
                     self._expire()
                 else:
                     item.done()
         except BaseException:
             # Of an interrupt, or of what a load has had done here.
-            self.desk.leave()
+            self.queue.leave()
             coroutine.close()
-            for strand in reversed(self._strands):
-                strand.coroutine.close()
+            for stepped in reversed(self._stepped):
+                stepped.coroutine.close()
             raise
         finally:
             # They hold this driver.
-            self._strands.clear()
-        self.desk.close()
+            self._stepped.clear()
+        self.queue.close()
         error, self._error = self._error, None
         if error is None:
             return self._result
@@ -198,32 +198,32 @@ class _Driver:
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Step it for as long as it asks for one thing at a time and gets it: most calls, and all the way."""
-        submit, desk, result = self.portal.submit, self.desk, None
+        submit, queue, result = self.portal.submit, self.queue, None
         try:
             while True:
                 awaited = coroutine.send(result)
-                if type(awaited) is not Hop and type(awaited) is not Write:
-                    return self._begin_awaited(self._strand(coroutine), awaited)
-                visit = submit(awaited.function, awaited.args, desk, self._resume)
-                while (item := desk.wait()) is not visit:
+                if type(awaited) is not LoopCall and type(awaited) is not LoopWrite:
+                    return self._begin_awaited(self._stepping(coroutine), awaited)
+                portal_call = submit(awaited.function, awaited.args, queue, self._resume)
+                while (item := queue.wait()) is not portal_call:
                     if item is None:
-                        self._hops[visit] = self._strand(coroutine), awaited
+                        self._under_way[portal_call] = self._stepping(coroutine), awaited
                         return self._expire()
                     item.done()
-                if visit.error is not None:
-                    self._hops[visit] = self._strand(coroutine), awaited
-                    return self._resume(visit)
-                result = visit.result
+                if portal_call.error is not None:
+                    self._under_way[portal_call] = self._stepping(coroutine), awaited
+                    return self._resume(portal_call)
+                result = portal_call.result
         except StopIteration as stop:
             self._end(stop.value, None)
         except Exception as error:  # noqa: BLE001  it is raised again
             self._end(None, error)
         return None
 
-    def _strand(self, coroutine: Coroutine[Any, Any, Any]) -> _Strand:
-        strand = _Strand(coroutine, self._end)
-        self._strands.append(strand)
-        return strand
+    def _stepping(self, coroutine: Coroutine[Any, Any, Any]) -> _Stepped:
+        stepped = _Stepped(coroutine, self._end)
+        self._stepped.append(stepped)
+        return stepped
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         self._has_ended, self._result, self._error = True, result, error
@@ -233,43 +233,43 @@ class _Driver:
         coroutine: Coroutine[Any, Any, Any],
         ended: Callable[[Any, BaseException | None], None],
     ) -> None:
-        strand = _Strand(coroutine, ended)
-        self._strands.append(strand)
-        self._step(strand, None, None)
+        stepped = _Stepped(coroutine, ended)
+        self._stepped.append(stepped)
+        self._step(stepped, None, None)
 
-    def _step(self, strand: _Strand, result: Any, error: BaseException | None) -> None:
+    def _step(self, stepped: _Stepped, result: Any, error: BaseException | None) -> None:
         end: tuple[Any, BaseException | None] | None = None
         try:
             if error is None:
-                awaited = strand.coroutine.send(result)
+                awaited = stepped.coroutine.send(result)
             else:
-                awaited = strand.coroutine.throw(error)
+                awaited = stepped.coroutine.throw(error)
         except StopIteration as stop:
             end = stop.value, None
         except BaseException as raised:  # noqa: BLE001  it is raised again when all have ended
             end = None, raised
         else:
-            self._begin_awaited(strand, awaited)
+            self._begin_awaited(stepped, awaited)
         try:
             if end is not None:
                 # Not while that is handled: it would be the context of what a later step raises.
-                strand.ended(*end)
+                stepped.ended(*end)
         finally:
             # Their tracebacks hold this frame.
             del error, end
 
-    def _begin_awaited(self, strand: _Strand, awaited: Hop | Together) -> None:
-        if isinstance(awaited, Together):
-            self._begin_together(strand, awaited)
+    def _begin_awaited(self, stepped: _Stepped, awaited: LoopCall | Gathered) -> None:
+        if isinstance(awaited, Gathered):
+            self._begin_gathered(stepped, awaited)
             return
         if awaited.longest > self._longest:
-            self.desk.left += awaited.longest - self._longest
+            self.queue.left += awaited.longest - self._longest
             self._longest = awaited.longest
-        visit = self.portal.submit(awaited.function, awaited.args, self.desk, self._resume)
-        self._hops[visit] = strand, awaited
+        portal_call = self.portal.submit(awaited.function, awaited.args, self.queue, self._resume)
+        self._under_way[portal_call] = stepped, awaited
 
-    def _begin_together(self, strand: _Strand, together: Together) -> None:
-        left = len(together.coroutines)
+    def _begin_gathered(self, stepped: _Stepped, gathered: Gathered) -> None:
+        left = len(gathered.coroutines)
         results: list[Any] = [None] * left
 
         def ended(index: int, result: Any, error: BaseException | None) -> None:
@@ -277,29 +277,29 @@ class _Driver:
             results[index] = result if error is None else Raised(error)
             left -= 1
             if not left:
-                self._step(strand, results, None)
+                self._step(stepped, results, None)
 
         if not left:
-            self._step(strand, results, None)
-        for index, coroutine in enumerate(together.coroutines):
+            self._step(stepped, results, None)
+        for index, coroutine in enumerate(gathered.coroutines):
             self._begin(coroutine, partial(ended, index))
 
-    def _resume(self, visit: Visit) -> None:
-        known = self._hops.pop(visit, None)
+    def _resume(self, portal_call: PortalCall) -> None:
+        known = self._under_way.pop(portal_call, None)
         if known is None:
             return  # It was given up.
-        error, visit.error = visit.error, None
+        error, portal_call.error = portal_call.error, None
         if isinstance(error, RefusedError):
             error = CacheStateError(error.code, error.problem)
-        self._step(known[0], visit.result, error)
+        self._step(known[0], portal_call.result, error)
         del error
 
     def _expire(self) -> None:
         """Give up what is under way."""
-        for visit in tuple(self._hops):
-            strand, hop = self._hops.pop(visit)
-            has_begun = self.portal.give_up(visit)
-            error = (hop.given_up if has_begun else TIMED_OUT).error()
-            if hop.unsent is not None and not has_begun:
-                self.portal.post(hop.unsent, error)
-            self._step(strand, None, error)
+        for portal_call in tuple(self._under_way):
+            stepped, loop_call = self._under_way.pop(portal_call)
+            has_begun = self.portal.give_up(portal_call)
+            error = (loop_call.given_up if has_begun else TIMED_OUT).error()
+            if loop_call.unsent is not None and not has_begun:
+                self.portal.post(loop_call.unsent, error)
+            self._step(stepped, None, error)

@@ -1,4 +1,4 @@
-"""From any thread into a private event loop and back, at the price of one hop.
+"""From any thread into a private event loop and back, at the price of one loop_call.
 
 Callers append what they want done; only the first of those that come together wakes the loop, which
 takes all in one turn; each caller sleeps on a lock of its own thread. A call costs no task and no
@@ -19,7 +19,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from ._desk import Desk, Post, RefusedError, Visit, local
+from ._caller_queue import CallerQueue, PortalCall, PortalCallback, RefusedError, local
 from ._raised import Raised, caught
 
 __all__ = ["Portal", "RefusedError"]
@@ -43,8 +43,8 @@ class Portal:
     def __init__(
         self, ending: Callable[[], Coroutine[Any, Any, object]], *, name: str = ""
     ) -> None:
-        self._inbox: deque[Visit | Post] = deque()
-        self._begun: set[Visit] = set()
+        self._inbox: deque[PortalCall | PortalCallback] = deque()
+        self._begun: set[PortalCall] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._woken = False
         self._closed = False
@@ -100,29 +100,29 @@ class Portal:
             RefusedError: IN_EVENT_LOOP on a portal's thread; NOT_OPENED when it is closed.
         """
         self.refuse_inside()
-        desk = Desk(self.look_after)
+        queue = CallerQueue(self.look_after)
         try:
-            self.submit(partial(function, **kwargs), args, desk, _nothing)
-            while not isinstance(visit := desk.wait(), Visit):
+            self.submit(partial(function, **kwargs), args, queue, _nothing)
+            while not isinstance(portal_call := queue.wait(), PortalCall):
                 pass
         except BaseException:
-            desk.leave()
+            queue.leave()
             raise
-        desk.close()
-        return visit.outcome()  # type: ignore[no-any-return]
+        queue.close()
+        return portal_call.outcome()  # type: ignore[no-any-return]
 
     def submit(
         self,
         function: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
-        desk: Desk,
-        resume: Callable[[Visit], None],
-    ) -> Visit:
-        """Have this called on the loop; what comes of it is put on the desk. See `Visit`."""
-        visit = Visit(function, args, desk, self._begun, resume)
+        queue: CallerQueue,
+        resume: Callable[[PortalCall], None],
+    ) -> PortalCall:
+        """Have this called on the loop; what comes of it is put on the queue. See `PortalCall`."""
+        portal_call = PortalCall(function, args, queue, self._begun, resume)
         # As `_send`, for less: caches do this all day.
         try:
-            self._inbox.append(visit)
+            self._inbox.append(portal_call)
             if not self._woken:
                 self._woken = True
                 self._wake()
@@ -131,24 +131,24 @@ class Portal:
         except BaseException:
             self.look_after()
             raise
-        return visit
+        return portal_call
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have this called on the loop, where it is not closed, and go on: at once on its own thread."""
         if threading.get_ident() == self._thread.ident:
             function(*args)
         else:
-            self._send(Post(function, args))
+            self._send(PortalCallback(function, args))
 
-    def give_up(self, visit: Visit) -> bool:
+    def give_up(self, portal_call: PortalCall) -> bool:
         """Begin it no more; whether it had begun, and goes on."""
         try:
-            self._inbox.remove(visit)
+            self._inbox.remove(portal_call)
         except ValueError:
             return True
         return False
 
-    def _send(self, item: Post) -> None:
+    def _send(self, item: PortalCallback) -> None:
         try:
             self._inbox.append(item)
             if not self._woken:
@@ -220,8 +220,8 @@ class Portal:
     def _end(self) -> None:
         self._closed = self._ended = True
         self._started.set()
-        for visit in tuple(self._begun):
-            visit.refuse()
+        for portal_call in tuple(self._begun):
+            portal_call.refuse()
         self._turn_away()
 
     def _run(self, runner: asyncio.Runner) -> None:
@@ -289,7 +289,7 @@ class Portal:
                     self._inbox.popleft().refuse()
 
 
-def _nothing(_: Visit) -> None:
+def _nothing(_: PortalCall) -> None:
     """Its caller looks for itself."""
 
 

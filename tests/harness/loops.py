@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 # called from there. What these hand to the private loop is watched there. A span is around both doors.
 SYNCHRONOUS = [
     f"async_redis_cache.{name}"
-    for name in ("_portal", "_desk", "_caller", "_drive", "_sync_cache", "_sync_loading", "otel")
+    for name in (
+        "_portal",
+        "_caller_queue",
+        "_caller",
+        "_drive",
+        "_sync_cache",
+        "_sync_loading",
+        "otel",
+    )
 ]
 
 blocked: list[str] = []

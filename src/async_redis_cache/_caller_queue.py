@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
-__all__ = ["Desk", "Post", "RefusedError", "Visit", "Work", "local"]
+__all__ = ["CallerQueue", "PortalCall", "PortalCallback", "RefusedError", "Work", "local"]
 
 _LOOK_AGAIN: Final = 0.25
 
@@ -36,21 +36,21 @@ local: Final = _Local()
 
 
 class Work(Protocol):
-    """What is put on a desk."""
+    """What is put on a queue."""
 
     def done(self) -> None:
-        """It has ended; called by the thread of the desk."""
+        """It has ended; called by the thread of the queue."""
         ...
 
     def left(self) -> None:
-        """That thread has left its desk, and this is to be done elsewhere."""
+        """That thread has left its queue, and this is to be done elsewhere."""
         ...
 
 
-class Desk:
+class CallerQueue:
     """Where a thread waits for its calls, and for what only it can do for them.
 
-    What the loop puts there the thread takes, one after the other. A thread has a desk for each call that
+    What the loop puts there the thread takes, one after the other. A thread has a queue for each call that
     it makes; within one it may make another, as a serializer does that asks a cache.
 
     Args:
@@ -76,7 +76,7 @@ class Desk:
         self._lock = lock
 
     def put(self, item: Work) -> None:
-        """Let its thread have this; on the loop's thread."""
+        """Append an item for its thread; on the loop's thread."""
         self._items.append(item)
         try:  # noqa: SIM105  `suppress` costs more than all else here
             self._lock.release()
@@ -85,7 +85,7 @@ class Desk:
             pass
 
     def offer(self, item: Work) -> bool:
-        """Let its thread have this, unless it has left; then this is not `left`, either."""
+        """Append an item, unless its thread has left; then the item's `left` is not called."""
         if self._closed:
             return False
         if self._offered is None:
@@ -143,32 +143,32 @@ class Desk:
                 item.left()
 
 
-class Visit:
-    """What is called on the loop for a thread that waits at its desk.
+class PortalCall:
+    """What is called on the loop for a thread that waits at its queue.
 
     Args:
         function: gives a coroutine that awaits nothing but futures of the loop, or such a future.
         args: what it takes.
-        desk: where this is put when it has ended.
+        queue: where this is put when it has ended.
         begun: where it is while it has not.
     """
 
-    __slots__ = ("args", "begun", "coroutine", "desk", "error", "function", "result", "resume")
+    __slots__ = ("args", "begun", "coroutine", "error", "function", "queue", "result", "resume")
 
     def __init__(
         self,
         function: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
-        desk: Desk,
-        begun: set[Visit],
-        resume: Callable[[Visit], None],
+        queue: CallerQueue,
+        begun: set[PortalCall],
+        resume: Callable[[PortalCall], None],
     ) -> None:
         self.function = function
         self.args = args
-        self.desk = desk
+        self.queue = queue
         self.begun = begun
         self.resume = resume
-        """Called in the thread of the desk when this has ended."""
+        """Called in the thread of the queue when this has ended."""
         self.coroutine: Coroutine[Any, Any, Any] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
@@ -246,10 +246,10 @@ class Visit:
 
     def _end(self) -> None:
         self.begun.discard(self)
-        self.desk.put(self)
+        self.queue.put(self)
 
 
-class Post:
+class PortalCallback:
     """What is called on the loop for nobody."""
 
     __slots__ = ("_args", "_function")
