@@ -135,6 +135,58 @@ async def test_address_that_swallows_everything_leaves_time_for_the_others(
         assert await cache.store(None, "key", 1) == 1
 
 
+@pytest.fixture
+def hanging(server: Server) -> Iterator[str]:
+    """An address on which connections are made by the kernel, and no server ever answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.8", server.port))
+        listening.listen(100)
+        yield "127.0.0.8"
+
+
+@pytest.fixture
+def resetting(server: Server) -> Iterator[str]:
+    """An address on which connections are accepted, and ended at once."""
+    with socket.create_server(("127.0.0.7", server.port)) as listening:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield "127.0.0.7"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["hanging", "resetting"])
+@pytest.mark.parametrize("door", DOORS)
+async def test_address_that_connects_and_does_not_serve_leaves_time_for_the_others(
+    server: Server, names: Names, door: Door, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """38. What hangs or ends after it has connected is found out by the login, and the next address is tried."""
+    names.answers.set()
+    address: str = request.getfixturevalue(kind)
+    names.addresses[:] = [address, address, "127.0.0.1"]
+    options = {"key_prefix": "hanging:", "connect_timeout": 5_000}
+    async with configured(url_of(server), door, **options) as cache:
+        assert await cache.store(None, "key", 1) == 1
+
+
+async def test_address_that_does_not_serve_is_not_tried_again_at_once(
+    server: Server, names: Names, resetting: str
+) -> None:
+    """Where no other can be connected to, the attempt ends, long before `connect_timeout`."""
+    names.answers.set()
+    names.addresses[:] = [NOBODY, resetting]
+    cache = AsyncRedisCache.from_url(url_of(server), connect_timeout=3_600_000)
+    with pytest.raises(CacheUnavailable):
+        await cache.open(None)
+    assert len(names.asked) == 2
+
+
 async def test_all_addresses_silent_is_timeout(server: Server, names: Names, silent: str) -> None:
     """38. No address answers: TIMEOUT, and neither a socket nor a task is left."""
     names.answers.set()

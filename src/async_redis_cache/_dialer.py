@@ -31,7 +31,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from ._errors import CacheConfigError, CacheLoginError, CacheUnavailable, CacheUnsupported
 from ._failures import Failure, ServerReply, failure_of, may_not_run
 from ._hosts import AllowedHosts
-from ._names import NamedConnection
+from ._names import Addresses, NamedConnection
 from ._options import Options
 from ._reply_bounds import HandshakeParser
 from ._tls import TLSConnection, Trust
@@ -95,6 +95,7 @@ class Dialer:
         self._see = see or _see_it_serve
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_timeout / _SECOND
+        self._addresses = Addresses()
         self._make_pool = partial(
             ConnectionPool,
             connection_class=_connection_class(endpoint),
@@ -112,7 +113,7 @@ class Dialer:
             socket_connect_timeout=self._timeout,
             # CLIENT SETINFO would double the round trips of a connect.
             driver_info=None,
-            **_place(endpoint),
+            **_place(endpoint, self._addresses),
             **_tls(endpoint, trust or Trust.of(options)),
         )
 
@@ -125,9 +126,20 @@ class Dialer:
         """A connection that is logged in and idle, or why there is none."""
         if self._refusal is not None:
             return self._refusal
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            outcome = await self._attempt(deadline)
+            if not isinstance(outcome, Failure) or outcome.kind is not CacheUnavailable:
+                return outcome
+            is_late = asyncio.get_running_loop().time() >= deadline
+            if not self._addresses.has_others() or is_late:
+                return outcome
+
+    async def _attempt(self, deadline: float) -> AbstractConnection | Failure:
         try:
             # redis-py bounds neither the login nor the name look-up.
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(deadline) as limit:
+                self._addresses.begin(limit)
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     await self._see(connection)
@@ -236,12 +248,13 @@ def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
     return TLSConnection if endpoint.tls else NamedConnection
 
 
-def _place(endpoint: Endpoint) -> dict[str, Any]:
+def _place(endpoint: Endpoint, addresses: Addresses) -> dict[str, Any]:
     if endpoint.kind == "unix":
         return {"path": endpoint.path}
     return {
         "host": endpoint.host,
         "port": endpoint.port,
+        "addresses": addresses,
         # Middleboxes do not forget what speaks now and then, and a peer that is gone is noticed. redis-py 8 does
         # so by itself, and others not.
         "socket_keepalive": True,

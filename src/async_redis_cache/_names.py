@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 
-__all__ = ["NamedConnection"]
+__all__ = ["Addresses", "NamedConnection"]
 
 _Address = tuple[int, Any]
 """A family, and what a socket of it connects to."""
+_Connected = tuple[socket.socket, Any]
 _DELAY: Final = 0.25
 """Seconds after which the next address is tried beside one that has not answered."""
 
@@ -29,6 +30,46 @@ _under_way: Final[dict[tuple[str, int], Future[list[_Address]]]] = {}
 os.register_at_fork(after_in_child=_under_way.clear)
 
 
+class Addresses:
+    """Which addresses of a name have connected and not served, as a server that hangs does: they come last.
+
+    Of one `Dialer`, which makes one connection at a time.
+    """
+
+    def __init__(self) -> None:
+        self._failed: set[Any] = set()
+        self._taken: Any = None
+        self._left = 0
+        self._limit: asyncio.Timeout | None = None
+
+    def begin(self, limit: asyncio.Timeout) -> None:
+        """A connection is made, within this time."""
+        self._limit, self._taken = limit, None
+
+    def ordered(self, addresses: list[_Address]) -> list[_Address]:
+        """In the order in which they are to be tried."""
+        self._failed.intersection_update(address for _, address in addresses)
+        self._left = len({address for _, address in addresses} - self._failed)
+        return sorted(addresses, key=lambda one: one[1] in self._failed)
+
+    def connected(self, address: Any) -> None:
+        """One has connected: where there are others, it has half of the time to serve."""
+        self._taken = address
+        # One that has failed before is taken when no other can be connected to.
+        self._left = 0 if address in self._failed else self._left - 1
+        if self._left > 0 and self._limit is not None and (end := self._limit.when()) is not None:
+            now = asyncio.get_running_loop().time()
+            self._limit.reschedule(now + (end - now) / 2)
+
+    def has_others(self) -> bool:
+        """Whether there are some to be tried, now that the one that has connected did not serve."""
+        if self._taken is None or self._left <= 0:
+            self._failed.clear()
+            return False
+        self._failed.add(self._taken)
+        return True
+
+
 class NamedConnection(Connection):
     """Looks its name up anew each time, and takes the first address that answers.
 
@@ -36,15 +77,19 @@ class NamedConnection(Connection):
     that ends, or an interpreter, waits for these, whatever became of the deadline of who asked.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, addresses: Addresses | None = None, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
+        self._addresses = addresses or Addresses()
         self._connected: socket.socket | None = None
 
     async def _connect(self) -> None:
-        addresses = _interleaved(await _addresses_of(self.host, self.port))
+        found = _interleaved(await _addresses_of(self.host, self.port))
+        addresses = self._addresses.ordered(found)
         # The last one has half of the time at least.
         share = float(self.socket_connect_timeout or inf) / (2 * len(addresses))
-        self._connected = connected = await _first_connected(addresses, min(share, _DELAY))
+        connected, address = await _first_connected(addresses, min(share, _DELAY))
+        self._addresses.connected(address)
+        self._connected = connected
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except BaseException:
@@ -79,8 +124,8 @@ def _interleaved(addresses: list[_Address]) -> list[_Address]:
     return [address for turn in turns for address in turn if address is not None]
 
 
-async def _first_connected(addresses: list[_Address], delay: float) -> socket.socket:
-    """A socket that is connected to the first of these addresses that answers.
+async def _first_connected(addresses: list[_Address], delay: float) -> _Connected:
+    """A socket that is connected to the first of these addresses that answers, and which that is.
 
     Each is tried when the one before has failed, or has not answered for so many seconds, and then beside it
     (RFC 8305, "Happy Eyeballs"): an address that swallows everything must not cost all of the time.
@@ -90,7 +135,7 @@ async def _first_connected(addresses: list[_Address], delay: float) -> socket.so
     """
     loop = asyncio.get_running_loop()
     waiting = deque(addresses)
-    attempts: set[asyncio.Task[socket.socket]] = set()
+    attempts: set[asyncio.Task[_Connected]] = set()
     failure: BaseException = OSError("the name has no address")
     try:
         while waiting or attempts:
@@ -101,7 +146,7 @@ async def _first_connected(addresses: list[_Address], delay: float) -> socket.so
                 timeout=delay if waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            winners: list[socket.socket] = []
+            winners: list[_Connected] = []
             for attempt in done:
                 error = attempt.exception()
                 if error is None:
@@ -110,7 +155,7 @@ async def _first_connected(addresses: list[_Address], delay: float) -> socket.so
                     failure = error
                 else:
                     raise error
-            for late in winners[1:]:
+            for late, _ in winners[1:]:
                 late.close()
             if winners:
                 return winners[0]
@@ -123,13 +168,13 @@ async def _first_connected(addresses: list[_Address], delay: float) -> socket.so
     raise failure
 
 
-def _close(attempt: asyncio.Task[socket.socket]) -> None:
+def _close(attempt: asyncio.Task[_Connected]) -> None:
     """Close what was connected all the same."""
     if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().close()
+        attempt.result()[0].close()
 
 
-async def _connected_to(family: int, address: Any) -> socket.socket:
+async def _connected_to(family: int, address: Any) -> _Connected:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
@@ -137,7 +182,7 @@ async def _connected_to(family: int, address: Any) -> socket.socket:
     except BaseException:
         connecting.close()
         raise
-    return connecting
+    return connecting, address
 
 
 def _begin(host: str, port: int) -> Future[list[_Address]]:
