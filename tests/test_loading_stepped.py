@@ -45,7 +45,15 @@ class Gate:
         """Wait for one's turn."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting[actor].append(turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # As the renewal of a right is, whose load has ended.
+            if turn in self._waiting[actor]:
+                self._waiting[actor].remove(turn)
+            else:
+                self.done()
+            raise
 
     def done(self) -> None:
         """The step has been made."""

@@ -493,8 +493,8 @@ async def test_two_questions_have_one_deadline(
 
     async def never(keys: list[bytes], budget: float) -> None:
         # As the server does that says nothing any more.
-        assert 0 < budget < 0.0501  # Where the clock has no finer steps, none has passed.
-        await asyncio.sleep(budget)
+        assert budget < 0.0501  # Where the clock has no finer steps, none has passed.
+        await asyncio.sleep(max(0.0, budget))  # A busy machine has used it up already.
         raise CacheTimeout("TIMEOUT", "")
 
     monkeypatch.setattr(engine._tags, "_read", never)
