@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import itertools
 import re
 import uuid
@@ -13,6 +14,7 @@ import pydantic
 import pytest
 
 from async_redis_cache import AsyncRedisCache, cached
+from harness import Server
 
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
 Function = Any
@@ -137,6 +139,24 @@ def test_key_that_the_cache_refuses_is_hashed_if_asked_for(url: str) -> None:
     assert find.key(url + "x") != key
     assert find.key("https://host/path") == "https://host/path"
     assert of("page:{a}:{b}", long_keys="hash").key("x" * 600, 1).startswith("page:#")
+
+
+@pytest.mark.parametrize("url", ["x" * 513, "a\nb", "\ud800"])
+async def test_tag_that_the_cache_refuses_is_hashed_if_asked_for(server: Server, url: str) -> None:
+    """As the key is: what a user sends is no error, and its tag can be named."""
+    async with AsyncRedisCache.from_url(server.url) as cache:
+
+        @cached(cache, key="{url}", tags=["page:{url}"], long_keys="hash")
+        async def find(url: str) -> int:
+            calls.append(url)
+            return 1
+
+        calls: list[str] = []
+        assert [await find(url), await find(url)] == [1, 1]
+        digest = hashlib.sha256(f"page:{url}".encode(errors="surrogatepass")).hexdigest()
+        await cache.invalidate_tags(None, f"page:#{digest}")
+        await find(url)
+        assert len(calls) == 2
 
 
 def test_key_that_looks_hashed_is_hashed_too() -> None:

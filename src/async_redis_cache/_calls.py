@@ -37,7 +37,7 @@ class Calls:
         key: a template over its arguments; None for its name and its arguments.
         tags: templates likewise.
         kind: the type of its results; None for what it is annotated as.
-        long_keys: "hash" to hash a key that the cache would refuse.
+        long_keys: "hash" to hash a key or a tag that the cache would refuse.
 
     Attributes:
         name: that of the function, for errors.
@@ -117,8 +117,7 @@ class Calls:
         if kwargs or len(args) != self._whole:
             values = self._values(args, kwargs)
         if self._template is not None:
-            key = self._template.fill(values)
-            return self._hashed_if_refused(key) if self._hashes_long else key
+            return self._filled(self._template, values)
         for value in values:
             if type(value) not in PLAIN:
                 encoded = self._text(values)
@@ -137,7 +136,7 @@ class Calls:
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """The tags of the result of a call with these arguments."""
         values = self._values(args, kwargs)
-        return tuple(tag.fill(values) for tag in self._tags)
+        return tuple(self._filled(tag, values) for tag in self._tags)
 
     def kind(self) -> Any:
         """The type that results are validated as: the one given, or that of the annotation."""
@@ -192,16 +191,20 @@ class Calls:
                 "key=, or its class a method __cache_key__"
             ) from error
 
-    def _hashed_if_refused(self, key: str) -> str:
-        encoded = key.encode(errors="surrogatepass")
+    def _filled(self, template: Template, values: Sequence[Any]) -> str:
+        """A key or a tag, hashed if the cache would refuse it and hashes are asked for."""
+        text = template.fill(values)
+        if not self._hashes_long:
+            return text
+        encoded = text.encode(errors="surrogatepass")
         # What looks hashed is hashed, too: a caller may have made it up.
         if (
             0 < len(encoded) <= _LONGEST_KEY
-            and key.isprintable()
-            and key[-_HASHED : -_HASHED + 1] != "#"
+            and text.isprintable()
+            and text[-_HASHED : -_HASHED + 1] != "#"
         ):
-            return key
-        head = self._template.head[:_LONGEST_HEAD] if self._template else ""
+            return text
+        head = template.head[:_LONGEST_HEAD]
         head = head if head.isprintable() else ""
         return f"{head}#{hashlib.sha256(encoded).hexdigest()}"
 

@@ -139,8 +139,8 @@ def cached(
             such as a lambda or a function that captures variables, and by arguments, receivers of
             methods included, whose state cannot be seen.
         type: what results are validated as; by default as the function's return is annotated.
-        long_keys: "hash" to hash a key from a template that the cache would refuse with BAD_KEY: one
-            that is longer than 512 bytes, empty, or holds control characters.
+        long_keys: "hash" to hash a key or a tag from a template that the cache would refuse with
+            BAD_KEY or BAD_TAG: one that is longer than 512 bytes, empty, or holds control characters.
         **loading: see `LoadOptions`; tags are templates as the key.
 
     Raises:
