@@ -28,12 +28,14 @@ async def ask_in_parts(
         items: keys, or entries.
         budget: seconds that it may take, where that is not the budget of every call.
     """
+    parts = list(_parts(items, batcher.keys_a_call))
+    if len(parts) == 1:
+        # Most have one part, and nothing to give up.
+        part, size = parts[0]
+        return [await batcher.ask(verb, part, size, keys=len(part), budget=budget)]
     asked = send_all(
-        batcher.ask(verb, part, size, keys=len(part), budget=budget)
-        for part, size in _parts(items, batcher.keys_a_call)
+        batcher.ask(verb, part, size, keys=len(part), budget=budget) for part, size in parts
     )
-    if len(asked) == 1:
-        return [await asked[0]]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):
@@ -66,16 +68,20 @@ async def read_in_parts(
     Raises:
         CacheServerError: REPLY_TOO_LARGE, for the only key.
     """
+    if len(keys) == 1:
+        # There is nothing to halve, and no deadline to keep: a value with one tag is read so.
+        (answers,) = await ask_in_parts(asker, command, keys, budget=budget)
+        return list(answers)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + budget
     try:
         parts = await ask_in_parts(asker, command, keys, budget=budget)
     except CacheServerError as error:
-        if error.code != TOO_LARGE.code or len(keys) < 2:
+        if error.code != TOO_LARGE.code:
             raise
     else:
         return [answer for part in parts for answer in part]
-    answers: list[Any] = []
+    answers = []
     middle = len(keys) // 2
     for half in (keys[:middle], keys[middle:]):
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol
 
 from ._bulk import read_in_parts
 from ._errors import CacheTimeout
@@ -30,7 +30,7 @@ class Reads(Protocol):
         """The data of one key, and whether it was near."""
         ...
 
-    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
+    def many(self, keys: Sequence[bytes], budget: float) -> Coroutine[Any, Any, list[bytes | None]]:
         """The data of each key, in their order, within so many seconds."""
         ...
 
@@ -55,9 +55,9 @@ class PlainReads:
         """See `Reads`."""
         return await self.one(key), False
 
-    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
+    def many(self, keys: Sequence[bytes], budget: float) -> Coroutine[Any, Any, list[bytes | None]]:
         """See `Reads`."""
-        return await read_in_parts(
+        return read_in_parts(
             self._asker, READ_MANY, keys, budget=budget, absent=None, oversized=self._oversized
         )
 
