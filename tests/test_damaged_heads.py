@@ -137,7 +137,6 @@ def test_readers_of_a_head_know_a_placeholder() -> None:
         assert version_of(bare) == bare
 
 
-@pytest.mark.timeout(120)
 def test_all_readers_of_a_head_agree() -> None:
     """28. However a head is damaged: it is read without an error, and the fast way gives what the whole one does."""
     inputs = values = 0

@@ -116,7 +116,6 @@ def stored(any_server: Server) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("stored")
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_workers_come_and_go(worker: str, preload: bool, gunicorn: Serve) -> None:

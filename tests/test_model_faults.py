@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -213,7 +212,6 @@ class Model(RuleBasedStateMachine):
                 assert fits, f"{key!r} is {'' if key in there else 'not '}there: {possible}"
 
 
-@pytest.mark.timeout(300)
 def test_the_cache_is_a_dict_in_bad_weather_too(server: Server, proxy: StartProxy) -> None:
     """27. Faults included: no divergence from a dict with lives but after a typed unknown outcome."""
     Model.server, Model.network = server, proxy(server)

@@ -14,8 +14,6 @@ from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pytest
-
 from harness import Proxy, Server, StartProxy
 from harness.figures import in_time, report
 from harness.length import scaled
@@ -141,7 +139,6 @@ class Cutter(threading.Thread):
             self.cuts += 1
 
 
-@pytest.mark.timeout(240)
 def test_processes_that_read_and_write_at_once(
     server: Server, proxy: StartProxy, key_prefix: str
 ) -> None:

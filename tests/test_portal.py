@@ -22,7 +22,7 @@ from harness.programs import PrivateLoop
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
-pytestmark = [pytest.mark.usefixtures("private_loop"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.usefixtures("private_loop")
 
 PATIENCE_SECONDS = 10.0
 

@@ -114,7 +114,6 @@ async def all_served(keepers: list[Keeper], since: float) -> float:
     return max(keeper.served_at for keeper in keepers)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.not_with("user", "tls", reason="it asks the port itself, to see when it answers")
 async def test_a_server_that_is_killed_and_restarted(private_server: StartServer) -> None:
     """6. kill -9 and restart under 200 tasks: every call ends well or typed within D; 0 wrong.
