@@ -70,8 +70,7 @@ async def read_in_parts(
     """
     if len(keys) == 1:
         # There is nothing to halve, and no deadline to keep: a value with one tag is read so.
-        (answers,) = await ask_in_parts(asker, command, keys, budget=budget)
-        return list(answers)
+        return list((await ask_in_parts(asker, command, keys, budget=budget))[0])
     loop = asyncio.get_running_loop()
     deadline = loop.time() + budget
     try:
@@ -81,7 +80,7 @@ async def read_in_parts(
             raise
     else:
         return [answer for part in parts for answer in part]
-    answers = []
+    answers: list[Any] = []
     middle = len(keys) // 2
     for half in (keys[:middle], keys[middle:]):
         try:
