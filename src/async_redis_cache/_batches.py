@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ._errors import CacheInputError
 from ._loaders import Load, run, threads_of
@@ -134,6 +134,14 @@ def _looked_up(values: Mapping[str, Any] | Raised, key: str) -> Any:
         return Raised(error)
 
 
+class _Collecting(NamedTuple):
+    """A batch that takes keys until its loop's turn ends."""
+
+    loop: asyncio.AbstractEventLoop
+    batch: Batch
+    keys: set[str]
+
+
 class CoalescingLoader(Generic[T]):
     """A loader of one key that calls a loader of many: once for all that are missed at a time.
 
@@ -167,9 +175,8 @@ class CoalescingLoader(Generic[T]):
         self._max_keys = math.inf if max_keys is None else max_keys
         self._in_thread = in_thread
         self._context = copy_context()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._batch: Batch | None = None
-        self._keys: set[str] = set()
+        self._collecting: _Collecting | None = None
+        """Of the loop that has used this last."""
 
     def __repr__(self) -> str:
         return f"<CoalescingLoader of {self._loader!r}>"
@@ -181,20 +188,25 @@ class CoalescingLoader(Generic[T]):
             Exception: what the loader raised, for each key that it was asked for.
         """
         loop = asyncio.get_running_loop()
-        batch = self._batch
-        # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
-        is_full = len(self._keys) >= self._max_keys or load.key in self._keys
-        if batch is None or self._loop is not loop or is_full:
+        # Read once, and set as one: caches with loops of their own may share this.
+        collecting = self._collecting
+        if (
+            collecting is None
+            or collecting.loop is not loop
+            or len(collecting.keys) >= self._max_keys
+            # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
+            or load.key in collecting.keys
+        ):
             threads = threads_of(load) if self._in_thread else None
             call = partial(run, threads=threads)
             batch = Batch((_THE_TURN,), self._loader, call, context=self._context)
-            self._loop, self._batch, self._keys = loop, batch, set()
-            loop.call_soon(self._leave, batch, context=Context())
-        self._keys.add(load.key)
-        value: T | None = await batch.value(load.key)
+            self._collecting = collecting = _Collecting(loop, batch, set())
+            loop.call_soon(self._leave, collecting, context=Context())
+        collecting.keys.add(load.key)
+        value: T | None = await collecting.batch.value(load.key)
         return value
 
-    def _leave(self, batch: Batch) -> None:
-        if self._batch is batch:
-            self._batch, self._keys = None, set()
-        batch.decided(_THE_TURN)
+    def _leave(self, collecting: _Collecting) -> None:
+        if self._collecting is collecting:
+            self._collecting = None
+        collecting.batch.decided(_THE_TURN)
