@@ -172,6 +172,7 @@ def test_class_methods_and_static_methods_are_decorated_in_either_order() -> Non
         # A class method no longer binds what it wraps, but for a call.
         with pytest.raises(TypeError, match="put cached above classmethod"):
             inner.key(1)
+        assert inner.key(Base, 1) != inner.key(Child, 1)
 
 
 async def test_methods_are_called_with_their_receivers() -> None:

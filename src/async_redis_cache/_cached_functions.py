@@ -167,7 +167,10 @@ class _Cached(Generic[P, T]):
             and not any(isinstance(arg, type) for arg in args[:1])
         ):
             # From Python 3.13 on, a class method binds what it wraps for a call and nothing else.
-            raise TypeError(f"the class of {calls.name} is not known: put cached above classmethod")
+            raise TypeError(
+                f"the class of {calls.name} is not known: put cached above classmethod, or give the class "
+                "as the first argument"
+            )
         return calls.key(self._bound + args, kwargs)
 
     @property
