@@ -31,6 +31,14 @@ _OPTIONS: Mapping[Way, LoadOptions] = {
 }
 
 
+_ORIGIN: dict[str, Any] = {}
+
+
+async def _value(key: str) -> Value:
+    found: Value = _ORIGIN[key]
+    return found
+
+
 class Loading(Ours):
     """Values that were loaded and are there, asked for in this way; or, once they are, by `retrieve`."""
 
@@ -47,12 +55,7 @@ class Loading(Ours):
         await super().open(server)
         key = "{key}" if self._way is Way.DECORATED else None
 
-        @cached(self._cache, timeout=EXPIRY_MS, key=key)
-        async def value(key: str) -> Value:
-            found: Value = self._values[key]
-            return found
-
-        self._cached = value
+        self._cached = cached(self._cache, timeout=EXPIRY_MS, key=key)(_value)
 
     def retrieve(self, key: str) -> Awaitable[object]:
         if self._is_plain:
@@ -76,6 +79,7 @@ class Loading(Ours):
     async def fill(self, values: Mapping[str, object]) -> None:
         # Not what was near before the server was emptied: that news may still be under way.
         self._values = values
+        _ORIGIN.update(values)
         # What `cached` makes of one is longer, which costs whoever asks for it.
         self._keys = {key: self._cached.key(key) if self._is_decorated else key for key in values}
         await asyncio.gather(*map(self._load_anew, values))
