@@ -249,7 +249,7 @@ async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
         "time_to_live": lambda key: cache.time_to_live(None, key),
         "touch": lambda key: cache.touch(None, key, 60_000),
         "retrieve_or_load": lambda key: cache.retrieve_or_load(
-            None, key, lambda: 1, stale_timeout=1_000, refresh_at=0.5
+            None, key, lambda: 1, stale_timeout=1_000, refresh_at=0.5, hard_timeout=60_000
         ),
         "refresh": lambda key: cache.refresh(None, key, lambda: 2),
         "remove": lambda key: cache.remove(None, key),

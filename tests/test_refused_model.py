@@ -48,7 +48,8 @@ class Model:
         self.under_way.add(number)
         # Those under way may be executed in any order; all that have ended come before this one.
         replaced = min(self.under_way)
-        keys = KEYS[:2] if (kind := self.random.randrange(6)) in {1, 2} else (key,)
+        kind = self.random.randrange(6)
+        keys: tuple[str, ...] = KEYS[:2] if kind in {1, 2} else (key,)
         try:
             if kind == 0:
                 await self.cache.store(None, key, number)

@@ -34,6 +34,8 @@ _DEMOTED: Final = "READONLY"
 _NO_MASTER: Final = {_DEMOTED, "MASTERDOWN"}
 _NOT_YET: Final = "TRYAGAIN"
 """Some of a call's keys have moved to another node, and some have not: nothing was done, and soon will be."""
+_LAST_SHARE: Final = 0.25
+"""Of a call's time, in which it is not tried again on a server that is no master."""
 _UNTIL_DEADLINE: Final = {_NOT_YET, _DEMOTED}
 _AWAY: Final = (CacheUnavailable, CacheTimeout)
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
@@ -257,8 +259,12 @@ class Batcher:
             demotion.is_over = demotion.is_over or is_change
         elif any(failure.code in _NO_MASTER for _, failure in refused):
             again = demotion.refused()
+            # Not shortly before the deadline: if that came amid another try, the outcome would be unknown.
+            until = self._loop.time() + self._budget * _LAST_SHARE if again else math.inf
             return [
-                (call, failure._replace(passing=again) if failure.code == _DEMOTED else failure)
+                (call, failure._replace(passing=until < call.deadline))
+                if failure.code == _DEMOTED
+                else (call, failure)
                 for call, failure in refused
             ]
         return refused

@@ -58,7 +58,8 @@ def configured(url: str, door: Door = "async", /, **options: object) -> AsyncRed
     """A cache configured as a container does it, and not yet open."""
     cache = new_cache(door)
     config = ConfigParams.from_tuples("connection.uri", url)
-    for name, value in options.items():
+    # A server that has just been started on a busy machine may take longer than the two seconds of the default.
+    for name, value in ({"connect_timeout": 20_000} | options).items():
         config[f"options.{name}"] = value
     cache.configure(config)
     return cache
