@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from ._cache import AsyncRedisCache
 from ._caller import CallerCache
@@ -32,7 +32,6 @@ from ._timeouts import Timeout
 
 __all__ = ["RedisCache"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -153,7 +152,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         tags: Iterable[str] = (),
     ) -> T:
         """Store a value; return it."""
-        return self._call(self._cache.store, context, key, value, timeout, tags=tags)
+        return self._call(context, self._cache.store(context, key, value, timeout, tags=tags))
 
     @overload
     def retrieve(self, context: Context, key: str) -> Any: ...
@@ -163,11 +162,11 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
         """The value stored under the key, or None."""
-        return self._call(self._cache.retrieve, context, key, type=type)
+        return self._call(context, self._cache.retrieve(context, key, type=type))
 
     def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None."""
-        return self._call(self._cache.remove, context, key)
+        return self._call(context, self._cache.remove(context, key))
 
     def store_many(
         self,
@@ -178,7 +177,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         tags: Iterable[str] = (),
     ) -> None:
         """Store many values at once."""
-        self._call(self._cache.store_many, context, mapping, timeout, tags=tags)
+        self._call(context, self._cache.store_many(context, mapping, timeout, tags=tags))
 
     @overload
     def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
@@ -194,52 +193,49 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
         """The values of those keys that have one, by key."""
-        return self._call(self._cache.retrieve_many, context, keys, type=type)
+        return self._call(context, self._cache.retrieve_many(context, keys, type=type))
 
     def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there."""
-        return self._call(self._cache.remove_many, context, keys)
+        return self._call(context, self._cache.remove_many(context, keys))
 
     def invalidate_tags(self, context: Context, *tags: str) -> None:
         """Make invalid all values that bear any of these tags."""
-        self._call(self._cache.invalidate_tags, context, *tags)
+        self._call(context, self._cache.invalidate_tags(context, *tags))
 
     def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value."""
-        return self._call(self._cache.contains, context, key)
+        return self._call(context, self._cache.contains(context, key))
 
     def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
         """Let a value live for `timeout` from now on; return whether there was one."""
-        return self._call(self._cache.touch, context, key, timeout)
+        return self._call(context, self._cache.touch(context, key, timeout))
 
     def time_to_live(self, context: Context, key: str) -> int | None:
         """Milliseconds until the value expires, or None."""
-        return self._call(self._cache.time_to_live, context, key)
+        return self._call(context, self._cache.time_to_live(context, key))
 
     def clear(self, context: Context) -> int:
         """Remove all values of this cache and nothing else; return how many there were."""
-        return self._call(self._cache.clear, context)
+        return self._call(context, self._cache.clear(context))
 
     def ping(self, context: Context) -> None:
         """Ask the server for a sign of life."""
-        self._call(self._cache.ping, context)
+        self._call(context, self._cache.ping(context))
 
     def stats(self) -> CacheStats:
         """What this cache has done so far."""
         return self._cache.stats()
 
-    def _call(
-        self,
-        function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]],
-        context: Context,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+    def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            portal = self._portal or self._reopened()
-            return drive(portal, function(context, *args, **kwargs), self._patience)
-        except RefusedError as refusal:
-            raise self._refused(refusal, context) from None
+            return drive(self._portal or self._reopened(), coroutine, self._patience)
+        except BaseException as error:
+            # It may not have begun.
+            coroutine.close()
+            if isinstance(error, RefusedError):
+                raise self._refused(error, context) from None
+            raise
 
     def _refused(self, refusal: RefusedError, context: Context) -> CacheStateError:
         error = CacheStateError(refusal.code, refusal.problem)

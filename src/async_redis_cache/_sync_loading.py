@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar, Unpack, overload
 
 from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
@@ -16,7 +16,6 @@ from ._timeouts import Timeout
 
 __all__ = ["LoadingDoor"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -26,14 +25,8 @@ class LoadingDoor(ABC):
     _cache: AsyncRedisCache
 
     @abstractmethod
-    def _call(
-        self,
-        function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]],
-        context: Context,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """What the asynchronous method gives."""
+    def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What this coroutine of the asynchronous cache gives."""
 
     @overload
     def retrieve_or_load(
@@ -107,7 +100,7 @@ class LoadingDoor(ABC):
         """
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load
-        return self._call(load, context, key, loader, timeout, type=type, **given)
+        return self._call(context, load(context, key, loader, timeout, type=type, **given))
 
     @overload
     def retrieve_or_load_entry(
@@ -144,7 +137,7 @@ class LoadingDoor(ABC):
         """As `retrieve_or_load`, with the value's status, age and remaining life."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_entry
-        return self._call(load, context, key, loader, timeout, type=type, **given)
+        return self._call(context, load(context, key, loader, timeout, type=type, **given))
 
     @overload
     def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
@@ -156,7 +149,7 @@ class LoadingDoor(ABC):
     ) -> CacheEntry[Any]: ...
     def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
         """As `retrieve`, with the value's status, age and remaining life."""
-        return self._call(self._cache.retrieve_entry, context, key, type=type)
+        return self._call(context, self._cache.retrieve_entry(context, key, type=type))
 
     @overload
     def retrieve_or_load_many(
@@ -193,7 +186,7 @@ class LoadingDoor(ABC):
         """The values of those keys that have one; for those not there the loader is called once."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_many
-        return self._call(load, context, keys, loader, timeout, type=type, **given)
+        return self._call(context, load(context, keys, loader, timeout, type=type, **given))
 
     @overload
     def refresh(
@@ -263,4 +256,4 @@ class LoadingDoor(ABC):
         """Load a value now, whatever is stored and whoever else loads it; return it."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.refresh
-        return self._call(load, context, key, loader, timeout, type=type, **given)
+        return self._call(context, load(context, key, loader, timeout, type=type, **given))
