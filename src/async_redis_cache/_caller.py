@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from ._cache import AsyncRedisCache
-from ._caller_queue import CallerQueue, local
+from ._caller_queue import CallerQueue, PrivateLoop, local
 from ._counters import CacheStats
 from ._drive import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from ._engine import Engine
@@ -33,7 +33,6 @@ from ._errors import CacheError, CacheStateError
 from ._flights import Wanted
 from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
-from ._portal import Portal
 from ._raised import CallerLeftError, Raised, caught
 from ._rights import Product, Stored
 from ._serializers import Serializer
@@ -52,20 +51,19 @@ class LoadSide:
     not wait any more.
     """
 
-    def __init__(self, engine: Engine, queue: CallerQueue, portal: Portal) -> None:
+    def __init__(self, engine: Engine, queue: CallerQueue) -> None:
         self.loop = engine.loop
         self.strict = engine.strict
         self.freshness = engine.freshness
         self.result_not_kept = engine.result_not_kept
         self.threads = engine.threads
         self._queue = queue
-        self._portal = portal
 
     async def aside(self, function: Callable[[], T]) -> T:
         """What this gives, called in the caller's thread."""
         # It knows which load asks, should it ask for its own key.
         call = partial(copy_context().run, function)
-        caller_task = _CallerTask(call, self._portal, self.loop.create_future())
+        caller_task = _CallerTask(call, self._queue.portal, self.loop.create_future())
         if self._queue.offer(caller_task):
             try:
                 outcome = await caller_task.outcome
@@ -89,7 +87,7 @@ class _CallerTask:
 
     __slots__ = ("_function", "_portal", "has_begun", "outcome")
 
-    def __init__(self, function: Callable[[], Any], portal: Portal, outcome: Any) -> None:
+    def __init__(self, function: Callable[[], Any], portal: PrivateLoop, outcome: Any) -> None:
         self._function = function
         self._portal = portal
         self.outcome = outcome
@@ -239,15 +237,14 @@ class CallerEngine:
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """See `Engine`."""
-        if local.serves:
+        if local.thread.serves:
             function(*args)
         else:
             current().portal.post(function, *args)
 
     def load_side(self) -> LoadSide:
         """See `Engine`."""
-        call = current()
-        return LoadSide(self._engine, call.queue, call.portal)
+        return LoadSide(self._engine, current())
 
     async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
         """See `Engine`."""

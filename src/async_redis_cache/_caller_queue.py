@@ -6,12 +6,19 @@ import asyncio
 import contextlib
 import math
 import threading
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any, Final, Protocol
 
-__all__ = ["CallerQueue", "PortalCall", "PortalCallback", "RefusedError", "Work", "local"]
+__all__ = [
+    "CallerQueue",
+    "PortalCall",
+    "PortalCallback",
+    "PrivateLoop",
+    "RefusedError",
+    "Work",
+    "local",
+]
 
 _LOOK_AGAIN: Final = 0.25
 
@@ -25,11 +32,24 @@ class RefusedError(Exception):
         self.problem = problem
 
 
+class _Thread:
+    """What is known of a thread."""
+
+    __slots__ = ("lock", "queue", "serves")
+
+    def __init__(self) -> None:
+        self.serves = False
+        """Whether it is the thread of a portal."""
+        self.queue: CallerQueue | None = None
+        """Of the call that it makes."""
+        self.lock: threading.Lock | None = None
+        """For it to sleep on. None while it does, so an interrupted one is not reused."""
+
+
 class _Local(threading.local):
-    serves = False
-    """Whether this is the thread of a portal."""
-    lock: threading.Lock | None = None
-    """For this thread to sleep on. None while it does, so an interrupted one is not reused."""
+    def __init__(self) -> None:
+        # In one object: each access to a thread-local costs as much as a call.
+        self.thread = _Thread()
 
 
 local: Final = _Local()
@@ -47,6 +67,18 @@ class Work(Protocol):
         ...
 
 
+class PrivateLoop(Protocol):
+    """What a thread that waits needs of a portal. See `Portal`."""
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have this called on the loop."""
+        ...
+
+    def look_after(self) -> None:
+        """Wake the loop."""
+        ...
+
+
 class CallerQueue:
     """Where a thread waits for its calls, and for what only it can do for them.
 
@@ -54,22 +86,24 @@ class CallerQueue:
     it makes; within one it may make another, as a serializer does that asks a cache.
 
     Args:
-        look_after: called from time to time while the thread waits.
+        thread: the calling thread, as `local` knows it.
+        portal: where its calls are made; looked after from time to time while the thread waits.
         patience: seconds that it may wait, all waiting together. What the thread does in between, such as
             serializing, takes nothing away.
     """
 
-    __slots__ = ("_closed", "_items", "_lock", "_look_after", "_offered", "left")
+    __slots__ = ("_closed", "_items", "_lock", "_offered", "_thread", "left", "portal")
 
-    def __init__(self, look_after: Callable[[], None], patience: float = math.inf) -> None:
-        self._look_after = look_after
+    def __init__(self, thread: _Thread, portal: PrivateLoop, patience: float = math.inf) -> None:
+        self._thread = thread
+        self.portal = portal
         self.left = patience
         """Seconds that it may still wait."""
-        self._items: deque[Work] = deque()
+        self._items: list[Work] = []
         self._offered: set[Work] | None = None
         """What was offered, and is not answered yet; None where nothing was."""
         self._closed = False
-        lock, local.lock = local.lock, None
+        lock, thread.lock = thread.lock, None
         if lock is None:
             lock = threading.Lock()
             lock.acquire()
@@ -116,18 +150,20 @@ class CallerQueue:
         while not items:
             if self.left <= 0:
                 return None
-            began = time.monotonic()
+            began = monotonic()
             # An interrupt can fall between any two steps, here or in another thread: no thread relies
             # for ever on having been noticed.
-            if not self._lock.acquire(timeout=min(_LOOK_AGAIN, self.left)):
-                self._look_after()
-            self.left -= time.monotonic() - began
-        return items.popleft()
+            if not self._lock.acquire(True, min(_LOOK_AGAIN, self.left)):
+                self.portal.look_after()
+            self.left -= monotonic() - began
+        return items.pop(0)
 
     def close(self) -> None:
         """Leave it, having waited to the end."""
-        local.lock = self._lock
-        self.leave()
+        self._closed = True
+        self._thread.lock = self._lock
+        if self._items or self._offered:
+            self.leave()
 
     def leave(self) -> None:
         """Leave it. What is there, or comes, is done elsewhere."""
@@ -136,7 +172,7 @@ class CallerQueue:
         while items:
             # Where the loop takes one back, it is left to it.
             with contextlib.suppress(IndexError):
-                items.popleft().left()
+                items.pop(0).left()
         if self._offered:
             # One that the thread had begun, and that an interrupt has ended, is no item any more.
             for item in tuple(self._offered):
@@ -149,40 +185,32 @@ class PortalCall:
     Args:
         function: gives a coroutine that awaits nothing but futures of the loop, or such a future.
         args: what it takes.
-        queue: where this is put when it has ended.
-        begun: where it is while it has not.
     """
 
-    __slots__ = ("args", "begun", "coroutine", "error", "function", "queue", "result", "resume")
+    __slots__ = ("args", "begun", "coroutine", "error", "function", "queue", "result")
 
-    def __init__(
-        self,
-        function: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        queue: CallerQueue,
-        begun: set[PortalCall],
-        resume: Callable[[PortalCall], None],
-    ) -> None:
+    queue: CallerQueue
+    """Where this is put when it has ended; set before it is sent."""
+    begun: set[PortalCall]
+    """Where it is from its beginning to its end; the portal's."""
+
+    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         self.function = function
         self.args = args
-        self.queue = queue
-        self.begun = begun
-        self.resume = resume
-        """Called in the thread of the queue when this has ended."""
         self.coroutine: Coroutine[Any, Any, Any] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
 
     def done(self) -> None:
-        """See `Work`."""
-        self.resume(self)
+        """It was given up, and is waited for no more."""
 
     def left(self) -> None:
         """Its result is wanted no more."""
 
-    def begin(self) -> None:
+    def begin(self, begun: set[PortalCall]) -> None:
         """Start it; on the loop's thread, as all that follows."""
-        self.begun.add(self)
+        self.begun = begun
+        begun.add(self)
         try:
             awaited: Any = self.function(*self.args)
             if getattr(awaited, "_asyncio_future_blocking", None) is not None:
@@ -217,7 +245,7 @@ class PortalCall:
         if self.coroutine is not None:
             self.coroutine.close()
         self.error = RefusedError("NOT_OPENED", "the cache was closed")
-        self._end()
+        self.queue.put(self)
 
     def outcome(self) -> Any:
         """What it has given.
@@ -258,7 +286,8 @@ class PortalCallback:
         self._function = function
         self._args = args
 
-    def begin(self) -> None:
+    def begin(self, _: set[PortalCall]) -> None:
+        """Call it."""
         # What it is about may have been closed meanwhile.
         with contextlib.suppress(Exception):
             self._function(*self._args)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from ._caller_queue import CallerQueue, PortalCall, RefusedError, local
+from ._caller_queue import CallerQueue, PortalCall, RefusedError, Work, local
 from ._errors import CacheError, CacheStateError
 from ._failures import TIMED_OUT, UNKNOWN, Failure
 from ._portal import Portal
@@ -18,15 +17,10 @@ __all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
 T = TypeVar("T")
 
 
-class LoopCall:
-    """A call of the engine that is made on the private loop.
+class LoopCall(PortalCall):
+    """A call of the engine, for a coroutine to await that `drive` steps."""
 
-    Args:
-        function: what is called.
-        args: what it takes.
-    """
-
-    __slots__ = ("args", "function")
+    __slots__ = ()
 
     given_up: Failure = TIMED_OUT
     """What it ends in when it is given up after it has begun."""
@@ -34,10 +28,6 @@ class LoopCall:
     """Called on the loop with the error of one that is given up before it has begun."""
     longest = 0.0
     """Seconds that it may take beyond the deadline of every call."""
-
-    def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        self.function = function
-        self.args = args
 
     def __await__(self) -> Generator[LoopCall, Any, Any]:
         return (yield self)
@@ -93,21 +83,12 @@ class _Stepped:
         self.ended = ended
 
 
-class _Drive(threading.local):
-    """The call that this thread makes."""
-
-    current: _Driver | None = None
-
-
-_local: Final = _Drive()
-
-
 def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) -> T:
     """Step a coroutine of `CallerCache` to its end, in this thread; what it gives.
 
     Args:
         portal: where its engine is.
-        coroutine: of a method.
+        coroutine: of a method; not closed where it has not begun.
         patience: seconds that it may wait for the loop, loads aside.
 
     Raises:
@@ -116,77 +97,128 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
         CacheTimeout: the loop has not answered in time, and nothing was sent.
         CacheOutcomeUnknown: the same of a write that may have been sent.
     """
-    if local.serves:
-        coroutine.close()
+    thread = local.thread
+    if thread.serves:
         portal.refuse_inside()
+    queue = CallerQueue(thread, portal, patience)
     # A serializer may make another call.
-    before, _local.current = _local.current, _Driver(portal, patience)
+    before, thread.queue = thread.queue, queue
     try:
-        result: T = _local.current.run(coroutine)
+        result: T = _stepped_through(portal, coroutine, queue)
+        queue.close()
+    except BaseException:
+        # An interrupt may have left it anywhere.
+        queue.leave()
+        coroutine.close()
+        raise
     finally:
-        _local.current = before
+        thread.queue = before
     return result
 
 
-def current() -> _Driver:
-    driver = _local.current
-    if driver is None:
+def current() -> CallerQueue:
+    """The queue of the call that this thread makes."""
+    queue = local.thread.queue
+    if queue is None:
         raise RuntimeError("the engine of a private loop is called by `drive` alone")
-    return driver
+    return queue
+
+
+def _stepped_through(
+    portal: Portal, coroutine: Coroutine[Any, Any, Any], queue: CallerQueue
+) -> Any:
+    """What it gives. Most await one call at a time, and no load: they need no `_Driver`."""
+    try:
+        awaited = coroutine.send(None)
+        while type(awaited) is LoopCall or type(awaited) is LoopWrite:
+            awaited.queue = queue
+            portal.send(awaited)
+            item = queue.wait()
+            while item is not None and item is not awaited:
+                item.done()
+                item = queue.wait()
+            if item is None:
+                awaited = coroutine.throw(_given_up(portal, awaited))
+            elif awaited.error is not None:
+                awaited = coroutine.throw(_raised(awaited, awaited.error))
+            else:
+                awaited = coroutine.send(awaited.result)
+    except StopIteration as stop:
+        return stop.value
+    return _Driver(portal, queue).run(coroutine, awaited)
+
+
+def _raised(call: LoopCall, error: BaseException) -> BaseException:
+    """What a call has raised, which is not held there any more."""
+    call.error = None
+    return CacheStateError(error.code, error.problem) if isinstance(error, RefusedError) else error
+
+
+def _given_up(portal: Portal, call: LoopCall) -> CacheError:
+    """Give up a call; what it ends in."""
+    has_begun = portal.give_up(call)
+    error = (call.given_up if has_begun else TIMED_OUT).error()
+    if call.unsent is not None and not has_begun:
+        portal.post(call.unsent, error)
+    return error
 
 
 class _Driver:
-    """Steps one call.
+    """Steps a call of several coroutines, or with a load.
 
     Args:
         portal: where its engine is.
-        patience: seconds that it may wait for the loop, loads aside.
+        queue: where it waits.
     """
 
     __slots__ = (
         "_error",
         "_has_ended",
         "_longest",
+        "_portal",
+        "_queue",
         "_result",
         "_stepped",
         "_under_way",
-        "portal",
-        "queue",
     )
 
-    def __init__(self, portal: Portal, patience: float) -> None:
-        self.portal = portal
-        self.queue = CallerQueue(portal.look_after, patience)
+    def __init__(self, portal: Portal, queue: CallerQueue) -> None:
+        self._portal = portal
+        self._queue = queue
         self._longest = 0.0
         """Seconds that the loads of this call may take."""
-        self._under_way: dict[PortalCall, tuple[_Stepped, LoopCall]] = {}
+        self._under_way: dict[Work, tuple[_Stepped, LoopCall]] = {}
         """Those under way."""
         self._stepped: list[_Stepped] = []
         self._has_ended = False
         self._result: Any = None
         self._error: BaseException | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Step it to its end."""
+    def run(self, coroutine: Coroutine[Any, Any, Any], awaited: LoopCall | Gathered) -> Any:
+        """Step it to its end.
+
+        Args:
+            coroutine: that of the call.
+            awaited: what it awaits now.
+        """
+        stepped = _Stepped(coroutine, self._end)
+        self._stepped.append(stepped)
         try:
-            self._run(coroutine)
+            self._begin_awaited(stepped, awaited)
             while not self._has_ended:
-                item = self.queue.wait()
+                item = self._queue.wait()
                 if item is None:
                     self._expire()
+                elif item in self._under_way:
+                    self._resume(*self._under_way.pop(item))
                 else:
                     item.done()
-        except BaseException:
-            # Of an interrupt, or of what a load has had done here.
-            self.queue.leave()
-            coroutine.close()
+        finally:
+            # Those that have not ended, after an interrupt or what a load has had done here.
             for stepped in reversed(self._stepped):
                 stepped.coroutine.close()
-            raise
-        finally:
             # They hold this driver.
             self._stepped.clear()
-        self.queue.close()
         error, self._error = self._error, None
         if error is None:
             return self._result
@@ -195,35 +227,6 @@ class _Driver:
         finally:
             # Its traceback holds this frame, which must not hold it.
             del error
-
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Step it for as long as it asks for one thing at a time and gets it: most calls, and all the way."""
-        submit, queue, result = self.portal.submit, self.queue, None
-        try:
-            while True:
-                awaited = coroutine.send(result)
-                if type(awaited) is not LoopCall and type(awaited) is not LoopWrite:
-                    return self._begin_awaited(self._stepping(coroutine), awaited)
-                portal_call = submit(awaited.function, awaited.args, queue, self._resume)
-                while (item := queue.wait()) is not portal_call:
-                    if item is None:
-                        self._under_way[portal_call] = self._stepping(coroutine), awaited
-                        return self._expire()
-                    item.done()
-                if portal_call.error is not None:
-                    self._under_way[portal_call] = self._stepping(coroutine), awaited
-                    return self._resume(portal_call)
-                result = portal_call.result
-        except StopIteration as stop:
-            self._end(stop.value, None)
-        except Exception as error:  # noqa: BLE001  it is raised again
-            self._end(None, error)
-        return None
-
-    def _stepping(self, coroutine: Coroutine[Any, Any, Any]) -> _Stepped:
-        stepped = _Stepped(coroutine, self._end)
-        self._stepped.append(stepped)
-        return stepped
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         self._has_ended, self._result, self._error = True, result, error
@@ -263,10 +266,11 @@ class _Driver:
             self._begin_gathered(stepped, awaited)
             return
         if awaited.longest > self._longest:
-            self.queue.left += awaited.longest - self._longest
+            self._queue.left += awaited.longest - self._longest
             self._longest = awaited.longest
-        portal_call = self.portal.submit(awaited.function, awaited.args, self.queue, self._resume)
-        self._under_way[portal_call] = stepped, awaited
+        awaited.queue = self._queue
+        self._portal.send(awaited)
+        self._under_way[awaited] = stepped, awaited
 
     def _begin_gathered(self, stepped: _Stepped, gathered: Gathered) -> None:
         left = len(gathered.coroutines)
@@ -284,22 +288,16 @@ class _Driver:
         for index, coroutine in enumerate(gathered.coroutines):
             self._begin(coroutine, partial(ended, index))
 
-    def _resume(self, portal_call: PortalCall) -> None:
-        known = self._under_way.pop(portal_call, None)
-        if known is None:
-            return  # It was given up.
-        error, portal_call.error = portal_call.error, None
-        if isinstance(error, RefusedError):
-            error = CacheStateError(error.code, error.problem)
-        self._step(known[0], portal_call.result, error)
-        del error
+    def _resume(self, stepped: _Stepped, call: LoopCall) -> None:
+        error = None if call.error is None else _raised(call, call.error)
+        try:
+            self._step(stepped, call.result, error)
+        finally:
+            # Its traceback holds this frame.
+            del error
 
     def _expire(self) -> None:
         """Give up what is under way."""
-        for portal_call in tuple(self._under_way):
-            stepped, loop_call = self._under_way.pop(portal_call)
-            has_begun = self.portal.give_up(portal_call)
-            error = (loop_call.given_up if has_begun else TIMED_OUT).error()
-            if loop_call.unsent is not None and not has_begun:
-                self.portal.post(loop_call.unsent, error)
-            self._step(stepped, None, error)
+        for call in tuple(self._under_way):
+            stepped, loop_call = self._under_way.pop(call)
+            self._step(stepped, None, _given_up(self._portal, loop_call))

@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -70,7 +70,7 @@ class Portal:
         Raises:
             RefusedError: IN_EVENT_LOOP.
         """
-        if local.serves:
+        if local.thread.serves:
             problem = "called on the private loop of a cache, which must not wait"
             raise RefusedError("IN_EVENT_LOOP", problem)
 
@@ -100,55 +100,20 @@ class Portal:
             RefusedError: IN_EVENT_LOOP on a portal's thread; NOT_OPENED when it is closed.
         """
         self.refuse_inside()
-        queue = CallerQueue(self.look_after)
+        queue = CallerQueue(local.thread, self)
+        portal_call = PortalCall(partial(function, **kwargs), *args)
+        portal_call.queue = queue
         try:
-            self.submit(partial(function, **kwargs), args, queue, _nothing)
-            while not isinstance(portal_call := queue.wait(), PortalCall):
-                pass
+            self.send(portal_call)
+            queue.wait()
         except BaseException:
             queue.leave()
             raise
         queue.close()
         return portal_call.outcome()  # type: ignore[no-any-return]
 
-    def submit(
-        self,
-        function: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        queue: CallerQueue,
-        resume: Callable[[PortalCall], None],
-    ) -> PortalCall:
-        """Have this called on the loop; what comes of it is put on the queue. See `PortalCall`."""
-        portal_call = PortalCall(function, args, queue, self._begun, resume)
-        # As `_send`, for less: caches do this all day.
-        try:
-            self._inbox.append(portal_call)
-            if not self._woken:
-                self._woken = True
-                self._wake()
-            if self._closed:
-                self._turn_away()
-        except BaseException:
-            self.look_after()
-            raise
-        return portal_call
-
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have this called on the loop, where it is not closed, and go on: at once on its own thread."""
-        if threading.get_ident() == self._thread.ident:
-            function(*args)
-        else:
-            self._send(PortalCallback(function, args))
-
-    def give_up(self, portal_call: PortalCall) -> bool:
-        """Begin it no more; whether it had begun, and goes on."""
-        try:
-            self._inbox.remove(portal_call)
-        except ValueError:
-            return True
-        return False
-
-    def _send(self, item: PortalCallback) -> None:
+    def send(self, item: PortalCall | PortalCallback) -> None:
+        """Have this begun on the loop, or refused. A call is put on its queue when it has ended."""
         try:
             self._inbox.append(item)
             if not self._woken:
@@ -159,6 +124,21 @@ class Portal:
         except BaseException:
             self.look_after()
             raise
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have this called on the loop, where it is not closed, and go on: at once on its own thread."""
+        if threading.get_ident() == self._thread.ident:
+            function(*args)
+        else:
+            self.send(PortalCallback(function, args))
+
+    def give_up(self, portal_call: PortalCall) -> bool:
+        """Begin it no more; whether it had begun, and goes on."""
+        try:
+            self._inbox.remove(portal_call)
+        except ValueError:
+            return True
+        return False
 
     def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
@@ -200,7 +180,7 @@ class Portal:
         return self._ended or not self._thread.is_alive()
 
     def _serve(self) -> None:
-        local.serves = True
+        local.thread.serves = True
         try:
             with asyncio.Runner(loop_factory=_new_event_loop) as runner:
                 try:
@@ -220,8 +200,8 @@ class Portal:
     def _end(self) -> None:
         self._closed = self._ended = True
         self._started.set()
-        for portal_call in tuple(self._begun):
-            portal_call.refuse()
+        while self._begun:
+            self._begun.pop().refuse()
         self._turn_away()
 
     def _run(self, runner: asyncio.Runner) -> None:
@@ -257,9 +237,9 @@ class Portal:
     def _receive(self) -> None:
         # Cleared before the inbox is read: whoever appends later wakes the loop again.
         self._woken = False
-        inbox = self._inbox
+        inbox, begun = self._inbox, self._begun
         while inbox:
-            inbox.popleft().begin()
+            inbox.popleft().begin(begun)
 
     def look_after(self) -> None:
         """Wake the loop, which an interrupt may have kept from hearing of what came.
@@ -287,10 +267,6 @@ class Portal:
             with contextlib.suppress(IndexError):
                 while True:
                     self._inbox.popleft().refuse()
-
-
-def _nothing(_: PortalCall) -> None:
-    """Its caller looks for itself."""
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
