@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ __all__ = ["Addresses", "NamedConnection"]
 _Address = tuple[int, Any]
 """A family, and what a socket of it connects to."""
 _Connected = tuple[socket.socket, Any]
+_IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
 _DELAY: Final = 0.25
 """Seconds after which the next address is tried beside one that has not answered."""
 
@@ -177,12 +179,37 @@ def _close(attempt: asyncio.Task[_Connected]) -> None:
 async def _connected_to(family: int, address: Any) -> _Connected:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
-        connecting.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connecting, address)
+        await _connect(connecting, address)
     except BaseException:
         connecting.close()
         raise
     return connecting, address
+
+
+async def _connect(connecting: socket.socket, address: Any) -> None:
+    """Connect a socket.
+
+    Not by `loop.sock_connect`: uvloop's looks the address up in threads of libuv, though it is numeric. A forked
+    child lacks them, and crashes as it ends.
+    """
+    connecting.setblocking(False)
+    code = connecting.connect_ex(address)
+    if code in _IN_PROGRESS:
+        loop = asyncio.get_running_loop()
+        writable = loop.create_future()
+        loop.add_writer(connecting, _set, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(connecting)
+        code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _begin(host: str, port: int) -> Future[list[_Address]]:
