@@ -52,8 +52,8 @@ PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs
 # What tells a story in minutes of its own, or has a loop of its own, is the same on each Python and each loop.
 ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", "simulation")]
 
-# Most of the time tests wait for servers, so a worker more than cores is not too many.
-WORKERS = ["-n", str(min(4, 1 + (os.cpu_count() or 1)))]
+# Most of the time tests wait for servers, so two workers more than cores are not too many.
+WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1)))]
 
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
 OF_TESTS = [f"--ignore-glob=*/test_{name}*" for name in ("harness", "docs", "examples")]
@@ -66,6 +66,12 @@ WIDER = [
         *("cluster", "facade", "gunicorn", "harness", "model", "processes"),
         *("sentinels", "simulation", "story", "weather"),
     )
+]
+
+# What takes a while and concerns no version of Python.
+SLOWER = [
+    f"--ignore-glob=*/test_*{name}*"
+    for name in ("impossible", "journal", "loading", "near", "refusals", "refused", "tls", "uris")
 ]
 
 # Where it matters most what runs when.
@@ -131,9 +137,9 @@ def tests_all(session: nox.Session) -> None:
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
     else:
-        # The oldest and the newest tell of the wider tests what those between them would.
-        wider = [] if session.python == PYTHONS[-1] else WIDER
-        session.run("pytest", *WHOLE, *wider)
+        # The oldest and the newest tell of most tests what those between them would.
+        narrower = [] if session.python == PYTHONS[-1] else [*WIDER, *SLOWER]
+        session.run("pytest", *WHOLE, *narrower)
 
 
 @nox.session(python=PYTHONS[-1])
