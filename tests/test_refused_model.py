@@ -16,7 +16,7 @@ from harness.doors import configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
-KEYS = ("a", "b", "c")
+KEYS: tuple[str, ...] = ("a", "b", "c")
 ROUNDS, STEPS, AT_ONCE = 6, 8, 5
 OPTIONS: dict[str, Any] = {"key_prefix": "{model}:", "command_timeout": 300, "retries": 1}
 WAYS: list[dict[str, Any]] = [
@@ -54,7 +54,7 @@ class Model:
             if kind == 0:
                 await self.cache.store(None, key, number)
             elif kind == 1:
-                await self.cache.store_many(None, {keys[0]: number, keys[1]: None}, tags=["tag"])
+                await self.cache.store_many(None, {KEYS[0]: number, KEYS[1]: None}, tags=["tag"])
             elif kind == 2:
                 await self.cache.remove_many(None, keys)
             elif kind == 3:

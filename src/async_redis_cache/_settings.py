@@ -181,7 +181,8 @@ def _place_of(connection: ConnectionParams, topology: Topology) -> Endpoint:
     port = connection.get_as_nullable_string("port")
     database = connection.get_as_nullable_string("database")
     return Endpoint(
-        host=connection.get_host(),
+        # There is one: `_look_up` refuses a connection without.
+        host=connection.get_host() or "",
         port=parse_port(port) if port else DEFAULT_PORTS[topology],
         tls=connection.get_as_nullable_string("protocol") in {"rediss", "valkeys"},
         database=parse_number(database, "database") if database else 0,
