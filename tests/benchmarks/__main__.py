@@ -15,6 +15,7 @@ from harness import FLAVOURS
 
 from . import line_up
 from .footprint import measure_footprint
+from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import near_misses
 from .peers_watched import watched
@@ -134,7 +135,7 @@ def _measure(
     ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
     hits = replace(closed, async_rows=hand_written_near_workloads())
-    both = line_up.near_by_hand()
+    both = near_by_hand()
     run_tasks(results, server, hits, both, section=NEAR_BY_HAND, progress=progress)
     for way in Way:
         hits = replace(closed, async_rows=loading_workloads(way))

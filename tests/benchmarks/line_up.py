@@ -4,7 +4,6 @@ from .peers import AsyncPeer, SyncPeer
 from .peers_aiocache import Aiocache
 from .peers_cashews import Cashews, CashewsNear
 from .peers_coredis import Coredis
-from .peers_dictionary import Dictionary
 from .peers_django import Django, DjangoRedis
 from .peers_dogpile import Dogpile
 from .peers_fastapi_cache import FastapiCache
@@ -28,11 +27,6 @@ def in_tasks(*, with_others: bool = False) -> list[AsyncPeer]:
 def near() -> list[AsyncPeer]:
     """The near caches, and the reference, which has none and asks the server."""
     return [OursNear(), RedisPy(), CashewsNear(), Coredis(near=True), Glide(near=True)]
-
-
-def near_by_hand() -> list[AsyncPeer]:
-    """A near hit, and the least that one can cost."""
-    return [OursNear(), Dictionary()]
 
 
 def without_serializer() -> list[AsyncPeer]:

@@ -10,8 +10,8 @@ from collections.abc import Generator
 
 import pytest
 
-from .line_up import near_by_hand
 from .peers import AsyncPeer, SyncPeer
+from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import Ours, OursInThreads, OursNear, near_misses
 from .peers_protocol import Protocol
