@@ -280,7 +280,7 @@ def weather(session: nox.Session) -> None:
     """Run all scenarios of bad weather in full, on both servers, and show what each has shown."""
     install(session, "test")
     options = [
-        "--weather-file=docs/weather/scenarios.json" if option == "--page" else option
+        "--weather-file=docs/faults/scenarios.json" if option == "--page" else option
         for option in session.posargs
     ]
     session.run("pytest", "--weather", *options, env={"ARC_LONG": "1"})
@@ -302,9 +302,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def story(session: nox.Session) -> None:
-    """Tell the story of docs/story.md, and print its figures: no server needed."""
+    """Tell the story of docs/case-study.md, and print its figures: no server needed."""
     install(session, "demo")
-    session.run("python", "docs/examples/story.py", *session.posargs)
+    session.run("python", "docs/examples/case_study.py", *session.posargs)
 
 
 @nox.session

@@ -17,8 +17,8 @@ import pytest
 from code_blocks import ROOT, blocks_of
 
 DOCS = ROOT / "docs"
-PAGE = DOCS / "story.md"
-SHOP = DOCS / "examples" / "story_shop.py"
+PAGE = DOCS / "case-study.md"
+SHOP = DOCS / "examples" / "case_study_shop.py"
 TOLD_SHORTLY = ("no cache", "a cache by hand", "one load", "stale values", "Redis killed")
 REDIS_DEAD = slice(52, 60)
 """Columns of the picture."""
@@ -36,16 +36,16 @@ def steps_of(figures: Path) -> Steps:
 @pytest.fixture(scope="module")
 def measured() -> Steps:
     """The figures that the page shows."""
-    return steps_of(DOCS / "story" / "figures.json")
+    return steps_of(DOCS / "case-study" / "figures.json")
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Steps]:
     """What a short run prints, and its figures."""
-    figures = tmp_path_factory.mktemp("story") / "figures.json"
+    figures = tmp_path_factory.mktemp("case-study") / "figures.json"
     options = ["--seconds", "2", "--json", str(figures), "--steps", *TOLD_SHORTLY]
     done = subprocess.run(
-        [sys.executable, "docs/examples/story.py", *options],
+        [sys.executable, "docs/examples/case_study.py", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -120,7 +120,7 @@ def test_what_the_page_says_of_its_figures_is_so(measured: Steps) -> None:
 
 
 def written(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(docs / "story_page.py"), *arguments]
+    command = [sys.executable, str(docs / "case_study_page.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -132,16 +132,16 @@ def test_page_is_that_of_the_figures() -> None:
 
 def test_figure_changed_by_hand_is_found(tmp_path: Path) -> None:
     """A number that the figures do not give fails the check, and the command puts it right."""
-    for name in ("story.md", "story_page.py", "marked_places.py"):
+    for name in ("case-study.md", "case_study_page.py", "marked_places.py"):
         shutil.copy(DOCS / name, tmp_path / name)
-    shutil.copytree(DOCS / "story", tmp_path / "story")
-    page = tmp_path / "story.md"
+    shutil.copytree(DOCS / "case-study", tmp_path / "case-study")
+    page = tmp_path / "case-study.md"
     right = page.read_text()
     page.write_text(re.sub(r"(\| one load \| [\d,]+) \| [\d,]+", r"\1 | 1", right))
     assert page.read_text() != right
     done = written(tmp_path, "--check")
     assert done.returncode == 1
-    assert "story.md" in done.stderr
+    assert "case-study.md" in done.stderr
     assert written(tmp_path).returncode == 0
     assert page.read_text() == right
 

@@ -4,7 +4,7 @@ Who goes: SIEVE.
 A hand walks from the oldest entry to the newest, passes over those that were asked for since it
 last came by, and takes the first that was not. A hit only sets a flag, which is what makes it as
 cheap as it is here: nothing moves. The measured comparison with LRU and others stands in the
-documentation (docs/explanation/near-cache.md); the algorithm is that of Zhang et al., "SIEVE is
+documentation (docs/explanation/client-side-caching.md); the algorithm is that of Zhang et al., "SIEVE is
 Simpler than LRU", NSDI 2024.
 
 Who comes in: whoever is asked for a second time. Most keys of a skewed load are asked for once in a

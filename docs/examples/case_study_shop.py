@@ -1,6 +1,6 @@
 """The service of the story, and how it grows: each class adds one thing to the one before it.
 
-`story.py` sends the same requests to each of them. The page of the story shows the classes as they
+`case_study.py` sends the same requests to each of them. The page of the story shows the classes as they
 stand here.
 """
 

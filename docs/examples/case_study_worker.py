@@ -1,4 +1,4 @@
-"""A process of the service in the story: it takes its share of the requests. `story.py` starts it.
+"""A process of the service in the story: it takes its share of the requests. `case_study.py` starts it.
 
 For each step it reads a line with a plan, says "ready", reads a line that says when to begin, serves,
 and prints what came of it as JSON.
@@ -12,9 +12,9 @@ from pathlib import Path
 from time import monotonic
 
 from async_redis_cache import CacheError
-from story_database import DatabaseClient, DatabaseError
-from story_shop import STEPS
-from story_traffic import Event, events
+from case_study_database import DatabaseClient, DatabaseError
+from case_study_shop import STEPS
+from case_study_traffic import Event, events
 
 PATIENCE = 2.0
 """Seconds after which whoever asked has left."""
