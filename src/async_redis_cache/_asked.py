@@ -23,9 +23,11 @@ from ._engine import Engine
 from ._errors import CacheInputError
 from ._flights import Wanted
 from ._function_names import name_of
-from ._load_options import Caller, LoadPolicy
+from ._lifecycle import Opened
+from ._load_options import Caller, LoadOptions, LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 from ._loading import AWAY
+from ._options import LONGEST
 from ._raised import first_raised
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import NotKept, Product, Stored
@@ -117,6 +119,25 @@ def many(keys: Iterable[str]) -> Iterable[str]:
     if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise CacheInputError("BAD_KEY", "several keys are taken, as a list")
     return keys
+
+
+def terms(
+    opened: Opened, kind: Any, timeout: Timeout, loading: LoadOptions
+) -> tuple[LoadPolicy, Decoder]:
+    """The policy and the decoder of a call that loads, its tags aside.
+
+    Raises:
+        CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
+        CacheUnsupported: `options.foreign_readers` is true.
+    """
+    codec = opened.codec
+    if codec.foreign_readers:
+        codec.refuse_loads()
+    decode = codec.decode_untyped if kind is None else codec.decoder(kind)
+    # As `Codec.life` does, without a call for most: caches do this all day.
+    if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
+        codec.life(timeout)
+    return (opened.policies.of(loading) if loading else opened.policies.default), decode
 
 
 async def each(

@@ -77,7 +77,7 @@ class AsyncRedisCache(ReadManyThrough):
         """
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
-            _, engine, codec, _ = self._lifecycle.ready()
+            _, engine, codec, _, _ = self._lifecycle.ready()
             wire_key = codec.key(key)
             life = codec.life(timeout)
             wire_tags = codec.wire_tags(tags) if tags else ()
@@ -123,7 +123,7 @@ class AsyncRedisCache(ReadManyThrough):
         """
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
-            _, engine, codec, _ = self._lifecycle.ready()
+            _, engine, codec, _, _ = self._lifecycle.ready()
             decode = codec.decoder(type)
             wire_key = codec.key(key)
             since = engine.loop.time()
@@ -156,7 +156,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheOutcomeUnknown: the removal was sent; whether there was a value is not known.
             CacheError: any other, and nothing was removed.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         wire_key = codec.key(key)
         data = await engine.take(wire_key)
         return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
@@ -178,7 +178,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `store`. What is wrong with any key or value is found before
                 anything is sent.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         life = codec.life(timeout)
         if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
@@ -224,7 +224,7 @@ class AsyncRedisCache(ReadManyThrough):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         decode = codec.decoder(type)
         wire_keys = _wire_keys(codec, keys)
         since = engine.loop.time()
@@ -244,7 +244,7 @@ class AsyncRedisCache(ReadManyThrough):
         Raises:
             CacheError: as for `remove`. When it fails, some may have been removed.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         wire_keys = _wire_keys(codec, keys)
         return await engine.discard(list(wire_keys.values())) if wire_keys else 0
 
@@ -259,7 +259,7 @@ class AsyncRedisCache(ReadManyThrough):
             CacheInputError: BAD_TAG.
             CacheError: any other; some or all may have been invalidated.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         wire_tags = codec.wire_tags(tags)
         if wire_tags:
             await engine.changes.invalidate_tags(wire_tags)
@@ -273,7 +273,7 @@ class AsyncRedisCache(ReadManyThrough):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         return await engine.contains(codec.key(key), _readable(engine, codec))
 
     @verb_or(bool)
@@ -288,7 +288,7 @@ class AsyncRedisCache(ReadManyThrough):
         Raises:
             CacheError: as for `store`.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         return await engine.touch(codec.key(key), codec.life(timeout), _readable(engine, codec))
 
     @verb_or(NoneType)
@@ -300,7 +300,7 @@ class AsyncRedisCache(ReadManyThrough):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        _, engine, codec, _, _ = self._lifecycle.ready()
         return await engine.time_to_live(codec.key(key), is_readable=_readable(engine, codec))
 
     @verb

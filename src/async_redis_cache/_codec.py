@@ -9,7 +9,6 @@ from ._counters import CacheStats
 from ._envelope import MARK, Envelope
 from ._errors import CacheInputError, CacheUnsupported
 from ._json_damage import RefusedError
-from ._load_options import LoadOptions, LoadPolicies, LoadPolicy
 from ._options import CONTROL, LONGEST, MOST_TAGS, Options
 from ._serializers import SERIALIZERS, Serializer
 from ._timeouts import Timeout, milliseconds
@@ -22,7 +21,6 @@ _KEY_BYTES: Final = 512
 _SHORT_KEY: Final = _KEY_BYTES // 4
 """So many characters never have too many bytes."""
 _MOST_TYPES: Final = 256
-_MOST_REMEMBERED: Final = 1000
 
 
 class Codec:
@@ -51,11 +49,9 @@ class Codec:
         self._decoders: dict[Any, tuple[Any, Decoder]] = {}
         """By type: there are few, and a decoder takes long to make. Each with the type itself."""
         self._signed = bool(options.signing_key)
-        self._is_plain = options.foreign_readers
-        self._policies = LoadPolicies(options)
-        self._default_policy = self._policies.of({})
-        self._known_policies: dict[tuple[Any, ...], LoadPolicy] = {}
-        """By the options of a call: callers use few."""
+        self.foreign_readers: Final = options.foreign_readers
+        """Whether only values without metadata may be stored."""
+        self.decode_untyped: Final[Decoder] = self._serializer.loads
         self._envelope = Envelope(
             compress=options.compression != "none",
             threshold=options.compression_threshold,
@@ -93,7 +89,7 @@ class Codec:
         if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheInputError("BAD_TAG", "several tags are taken, as a tuple")
         taken = {tag: _encoded(tag, "tag") for tag in tags}
-        if taken and self._is_plain:
+        if taken and self.foreign_readers:
             raise _foreign("a value with tags")
         if len(taken) > MOST_TAGS:
             problem = f"{MOST_TAGS} tags are taken at once, and these are {len(taken)}"
@@ -112,41 +108,14 @@ class Codec:
             return timeout
         return milliseconds(timeout) or self._timeout
 
-    def terms(
-        self, kind: Any, timeout: Timeout, loading: LoadOptions
-    ) -> tuple[LoadPolicy, Decoder]:
-        """What applies to a call that loads, its tags aside, and what makes a value of this type for it.
+    def refuse_loads(self) -> None:
+        """Raise if values with metadata, which loads store, cannot be read by all readers.
 
         Raises:
-            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
             CacheUnsupported: `options.foreign_readers` is true.
         """
-        if self._is_plain:
+        if self.foreign_readers:
             raise _foreign("a load")
-        decode = self._serializer.loads if kind is None else self.decoder(kind)
-        # As `life` does, without a call for most: caches do this all day.
-        if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
-            self.life(timeout)
-        if not loading:
-            return self._default_policy, decode
-        # With their types: 1 and True are equal, and so are 60000 and 60000.0, and only one is an option.
-        said = (*loading, *loading.values(), *map(type, loading.values()))
-        try:
-            policy = self._known_policies.get(said)
-        except TypeError:
-            # No option is unhashable: what follows says what is wrong.
-            policy = None
-        if policy is None:
-            policy = self._policies.of(loading)
-            if len(self._known_policies) >= _MOST_REMEMBERED:
-                self._known_policies.clear()
-            self._known_policies[said] = policy
-        return policy, decode
-
-    @property
-    def default_policy(self) -> LoadPolicy:
-        """What applies to a call that loads nothing."""
-        return self._default_policy
 
     def dumps(self, key: bytes, value: Any) -> bytes:
         """What is stored for a value.

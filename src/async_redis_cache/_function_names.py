@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final
 
 from ._batches import Batch, CoalescingLoader
-from ._calls import Calls
 
 __all__ = ["name_of"]
 
@@ -44,7 +43,7 @@ def _inside(function: Any) -> Any:
     if getattr(function, "__module__", None) == _CACHED:
         # What a cached function gives to the cache knows the function by the variable that it has closed over.
         for cell in getattr(function, "__closure__", None) or ():
-            calls = getattr(cell.cell_contents, "calls", None)
-            if isinstance(calls, Calls):
-                return calls.name
+            name = getattr(getattr(cell.cell_contents, "calls", None), "name", None)
+            if isinstance(name, str):
+                return name
     return None

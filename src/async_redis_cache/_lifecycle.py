@@ -22,6 +22,7 @@ from ._counters import CacheStats
 from ._engine import Engine
 from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
 from ._journal import UNREADABLE, Journal
+from ._load_options import LoadPolicies
 from ._monitors import Monitors
 from ._options import Options
 from ._pip_services import Context
@@ -44,6 +45,7 @@ class Opened(NamedTuple):
     endpoint: Endpoint
     engine: Engine
     codec: Codec
+    policies: LoadPolicies
     server: PrivateServer | None
     """Started for this cache, and to be ended with it."""
 
@@ -121,7 +123,7 @@ class Lifecycle:
                 Engine, parent.endpoint, options, self._counters, journal
             )
             codec = self._codec(options, journal)
-            self._opened = Opened(parent.endpoint, engine, codec, None)
+            self._opened = Opened(parent.endpoint, engine, codec, LoadPolicies(options), None)
             self._begin(journal)
 
     async def close(self) -> None:
@@ -164,7 +166,7 @@ class Lifecycle:
             raise
         codec = self._codec(options, journal)
         self._begin(journal)
-        return Opened(endpoint, engine, codec, server)
+        return Opened(endpoint, engine, codec, LoadPolicies(options), server)
 
     def _codec(self, options: Options, journal: Journal) -> Codec:
         unreadable = partial(journal.once, UNREADABLE, "")

@@ -15,6 +15,7 @@ from ._timeouts import milliseconds
 
 __all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
 
+_MOST_REMEMBERED: Final = 1000
 
 Caller = Literal["caller"]
 """The calling thread, see `LoadOptions.in_thread`."""
@@ -135,7 +136,7 @@ class LoadPolicies:
     """What applies to each call."""
 
     def __init__(self, options: Options) -> None:
-        self._default = LoadPolicy(
+        self.default: Final = LoadPolicy(
             refresh_at=options.loading_refresh_at,
             early_refresh=options.loading_early_refresh,
             stale=options.loading_stale_timeout,
@@ -144,6 +145,9 @@ class LoadPolicies:
             missing=options.loading_missing_timeout,
             jitter=options.loading_jitter,
         )
+        """What applies to a call without load options."""
+        self._known: dict[tuple[Any, ...], LoadPolicy] = {}
+        """By the options of a call: callers use few."""
 
     def of(self, given: LoadOptions) -> LoadPolicy:
         """What applies to a call that says this, its tags aside.
@@ -151,10 +155,25 @@ class LoadPolicies:
         Raises:
             CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
         """
+        # With their types: 1 and True are equal, and so are 60000 and 60000.0, and only one is an option.
+        said = (*given, *given.values(), *map(type, given.values()))
+        try:
+            policy = self._known.get(said)
+        except TypeError:
+            # No option is unhashable: what follows says what is wrong.
+            policy = None
+        if policy is None:
+            policy = self._read(given)
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[said] = policy
+        return policy
+
+    def _read(self, given: LoadOptions) -> LoadPolicy:
         changed = {_FIELDS.get(name, name): _read(name, value) for name, value in given.items()}
         if changed.get("hard") == 0:
             del changed["hard"]
-        return replace(self._default, **changed)
+        return replace(self.default, **changed)
 
 
 _FIELDS: Final = {

@@ -15,6 +15,7 @@ from ._asked import (
     load,
     look,
     no_loader,
+    terms,
     wanted,
 )
 from ._cache_entry import CacheEntry
@@ -117,11 +118,12 @@ class ReadEntries(Openable):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _ = self._lifecycle.ready()
+        opened = self._lifecycle.ready()
+        engine, codec = opened.engine, opened.codec
         asked = Asked(
             engine,
             codec,
-            codec.default_policy,
+            opened.policies.default,
             codec.decoder(type),
             key,
             codec.key(key),
@@ -143,9 +145,10 @@ class ReadEntries(Openable):
     def _asking(
         self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
     ) -> Asked:
-        _, engine, codec, _ = self._lifecycle.ready()
+        opened = self._lifecycle.ready()
+        engine, codec = opened.engine, opened.codec
         tags = codec.tags(loading.pop("tags", ()))
-        policy, decode = codec.terms(kind, timeout, loading)
+        policy, decode = terms(opened, kind, timeout, loading)
         wire_key = codec.key(key)
         return Asked(
             engine,

@@ -10,6 +10,7 @@ from ._asked import (
     Asked,
     load,
     look,
+    terms,
     valid,
     value_of,
 )
@@ -132,12 +133,13 @@ class ReadThrough(ReadEntries):
         """
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
-            _, engine, codec, _ = self._lifecycle.ready()
+            opened = self._lifecycle.ready()
+            _, engine, codec, _, _ = opened
             tags = loading.pop("tags", _NO_TAGS) if loading else _NO_TAGS
             if tags is not _NO_TAGS:
                 # On a hit too: what is wrong with a call does not depend on what is stored.
                 tags = codec.tags(tags)
-            policy, decode = codec.terms(type, timeout, loading)
+            policy, decode = terms(opened, type, timeout, loading)
             since = engine.loop.time()
             wire_key = codec.key(key)
             try:
