@@ -17,7 +17,7 @@ from code_blocks import ROOT, blocks_of, name_of
 LOADING = ROOT / "docs" / "loading"
 INDEX = LOADING / "index.md"
 FEATURES = sorted({*LOADING.glob("*.md")} - {INDEX})
-PARTS = ["Before and after", "In code", "The exact promise", "The knobs", "What it does not do"]
+PARTS = ["Before and after", "Example", "Guarantees", "Options", "Limitations"]
 OPTIONS = {path_of(field): field for field in dataclasses.fields(Options)}
 
 
@@ -62,7 +62,7 @@ def shown(default: Any) -> str:
 
 @pytest.mark.parametrize("page", FEATURES, ids=name_of)
 def test_each_page_has_its_parts(page: Path) -> None:
-    """A sentence, a table, a picture, a program, promises with their tests, options, limits; in this order."""
+    """A sentence, a table, a picture, a program, guarantees with their tests, options, limits; in this order."""
     text = page.read_text()
     title, summary, table = text.split("\n\n")[:3]
     assert re.fullmatch(r"# .+", title)
@@ -73,21 +73,18 @@ def test_each_page_has_its_parts(page: Path) -> None:
     (code, *_) = [block.line for block in blocks_of(page, "python")]
     assert pictures
     assert max(pictures) < code
-    assert re.search(r"^- ", section(page, "What it does not do"), re.MULTILINE)
+    assert re.search(r"^- ", section(page, "Limitations"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", FEATURES, ids=name_of)
-def test_each_promise_names_what_shows_it(page: Path) -> None:
-    """Behind each promise stands a test file."""
-    promises = [
-        row
-        for table in tables(section(page, "The exact promise"))
-        for row in table
-        if "promise" in row
+def test_each_guarantee_names_its_test(page: Path) -> None:
+    """Each row of a table of guarantees names a test file."""
+    guarantees = [
+        row for table in tables(section(page, "Guarantees")) for row in table if "guarantee" in row
     ]
-    assert promises
-    for row in promises:
-        assert re.search(r"`tests/\w+\.py`", row["shown by"]), row["promise"]
+    assert guarantees
+    for row in guarantees:
+        assert re.search(r"`tests/[\w/]+\.py`", row["tested by"]), row["guarantee"]
 
 
 @pytest.mark.parametrize("page", FEATURES, ids=name_of)
