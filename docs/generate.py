@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marked_places import filled, put
 
-from async_redis_cache._options import HOUR, Options, path_of
+from async_redis_cache._common.options import HOUR, Options, path_of
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheConfigError, CacheUnavailable
-from async_redis_cache._hosts import AllowedHosts
+from async_redis_cache._common.hosts import AllowedHosts
 from harness import await_until
 from harness.doors import DOORS, Door, configured
 from harness.resp import Command

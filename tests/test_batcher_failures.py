@@ -19,9 +19,9 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._backoff import Backoff
 from async_redis_cache._commands import DISCARD, FORGET, TAKE, TIME_TO_LIVE
-from async_redis_cache._failures import LOST
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.failures import LOST
 from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
 from harness import await_until
 from harness.asking import busy, read, store

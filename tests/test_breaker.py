@@ -10,8 +10,8 @@ import pytest
 
 from async_redis_cache import CacheOverloaded, CacheUnavailable
 from async_redis_cache._breaker import Breaker, Breakers
-from async_redis_cache._counters import CacheStats
-from async_redis_cache._journal import BREAKER, Condition, Record
+from async_redis_cache._common.health_log import BREAKER, Condition, Record
+from async_redis_cache._common.stats import CacheStats
 from harness.virtual_time import in_virtual_time, turns
 
 CODES = ("CONNECTION_LOST", "TIMEOUT", "CONNECT_FAILED")

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from async_redis_cache import CacheError
+from async_redis_cache._common.options import Options
 from async_redis_cache._load_options import LoadPolicies
-from async_redis_cache._options import Options
 from async_redis_cache._records import (
     MISSING,
     PLACEHOLDER,

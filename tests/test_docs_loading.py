@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from async_redis_cache import LoadOptions
-from async_redis_cache._options import Options, path_of
+from async_redis_cache._common.options import Options, path_of
 from code_blocks import ROOT, blocks_of, name_of
 
 LOADING = ROOT / "docs" / "loading"

@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from async_redis_cache import AsyncRedisCache, CacheStats
-from async_redis_cache._counters import LEVELS
-from async_redis_cache._journal import EVENTS
+from async_redis_cache._common.health_log import EVENTS
+from async_redis_cache._common.stats import LEVELS
 from async_redis_cache.otel import instrument
 from code_blocks import ROOT
 from test_docs_tables import REFERENCE, rows

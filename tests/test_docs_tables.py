@@ -16,7 +16,7 @@ import pytest
 
 import async_redis_cache
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCache
-from async_redis_cache._failures import ServerReply, failure_of
+from async_redis_cache._common.failures import ServerReply, failure_of
 from code_blocks import PAGES, ROOT, blocks_of, name_of
 
 SOURCE = ROOT / "src" / "async_redis_cache"

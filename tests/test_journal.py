@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._journal import BREAKER, EVENTS, SERVER, Journal, Record
+from async_redis_cache._common.health_log import BREAKER, EVENTS, SERVER, Journal, Record
 from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
 from harness.near import near_options, trusted

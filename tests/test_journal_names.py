@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheConfigError, CacheError, RedisCache
-from async_redis_cache._journal import FAILED_OPEN, LOAD_FAILED, SERVER, Journal, Record
+from async_redis_cache._common.health_log import FAILED_OPEN, LOAD_FAILED, SERVER, Journal, Record
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import CacheError, CacheInputError, RedisCache, cached
-from async_redis_cache._journal import UNREADABLE, Journal, Record
+from async_redis_cache._common.health_log import UNREADABLE, Journal, Record
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:

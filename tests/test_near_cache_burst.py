@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._counters import CacheStats
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._near_cache import NearCache
 from harness import Client, Server, await_until
 from harness.figures import in_time, report

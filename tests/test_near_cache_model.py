@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from async_redis_cache._counters import CacheStats
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._near_cache import Lease, NearCache
 from async_redis_cache._sieve import Entry
 from harness.length import scaled

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, RedisCache
-from async_redis_cache._option_keywords import SerializerName
-from async_redis_cache._options import Options, path_of
+from async_redis_cache._common.option_keywords import SerializerName
+from async_redis_cache._common.options import Options, path_of
 from harness.doors import configured
 
 URL = "redis://localhost"

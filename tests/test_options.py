@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, RedisCache
-from async_redis_cache._options import Options
+from async_redis_cache._common.options import Options
 from harness.doors import DOORS, Door, configured
 
 URL = "redis://localhost"

@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError, CacheUnsupported
 from async_redis_cache._bounded import BoundedRemove
-from async_redis_cache._failures import Failure, ServerReply, failure_of
+from async_redis_cache._common.failures import Failure, ServerReply, failure_of
 from async_redis_cache._leases import LEASE
 from async_redis_cache._verbs import Command
 from harness.doors import Door, configured

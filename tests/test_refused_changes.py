@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheOverloaded, CacheServerError
-from async_redis_cache._failures import ServerReply, failure_of
+from async_redis_cache._common.failures import ServerReply, failure_of
 from harness import Client, StartServer, await_until
 from harness.complaints import no_complaints
 from harness.doors import DOORS, Door, configured

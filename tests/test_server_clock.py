@@ -12,9 +12,9 @@ import pytest
 
 from async_redis_cache import CacheError, CacheInputError, CacheUnavailable, LoadOptions
 from async_redis_cache._codec import Codec
-from async_redis_cache._counters import CacheStats
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._load_options import LoadPolicies
-from async_redis_cache._options import Options
 from async_redis_cache._records import VALUE, Record
 from async_redis_cache._server_clock import ServerClock
 

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from async_redis_cache._codec import Codec
-from async_redis_cache._counters import CacheStats
-from async_redis_cache._options import Options
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
 from harness.doors import configured
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from async_redis_cache import (
     RedisCache,
 )
 from async_redis_cache._codec import Codec
-from async_redis_cache._counters import CacheStats
-from async_redis_cache._options import Options
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_redis_cache import CacheConfigError, CacheError
-from async_redis_cache._uri import Endpoint, parse_uri
+from async_redis_cache._common.endpoint import Endpoint, parse_uri
 from harness.choices import by_host_and_port
 from harness.doors import DOORS, Door, configured, new_cache
 

@@ -4,10 +4,7 @@ from ._batches import CoalescingLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._cached_functions import CachedCoroutine, CachedFunction
-from ._contract import IAsyncCache
-from ._counters import CacheStats
-from ._decorator import cached
-from ._errors import (
+from ._common.errors import (
     CacheAuthError,
     CacheConfigError,
     CacheError,
@@ -23,10 +20,13 @@ from ._errors import (
     CacheUnavailable,
     CacheUnsupported,
 )
+from ._common.option_keywords import CacheOptions
+from ._common.stats import CacheStats
+from ._contract import IAsyncCache
+from ._decorator import cached
 from ._factory import DefaultRedisFactory
 from ._load_options import LoadOptions
 from ._loaders import Load
-from ._option_keywords import CacheOptions
 from ._serializers import Serializer
 from ._sync_cache import RedisCache
 

@@ -17,21 +17,22 @@ from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheInputError
+from async_redis_cache._common.options import LONGEST
+from async_redis_cache._common.outcomes import first_raised
+
 from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
 from ._engine import Engine
-from ._errors import CacheInputError
 from ._flights import Wanted
 from ._function_names import name_of
 from ._lifecycle import Opened
 from ._load_options import Caller, LoadOptions, LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 from ._loading import AWAY
-from ._options import LONGEST
-from ._raised import first_raised
 from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import NotKept, Product, Stored
-from ._timeouts import Timeout
 
 __all__ = [
     "NOTHING",

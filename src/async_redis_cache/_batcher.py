@@ -16,12 +16,13 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
-from ._backoff import Backoff
-from ._counters import CacheStats
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.errors import CacheStateError, CacheTimeout, CacheUnavailable
+from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
+from async_redis_cache._common.stats import CacheStats
+
 from ._demotion import Demotion
-from ._errors import CacheStateError, CacheTimeout, CacheUnavailable
 from ._exchange import Call, Exchange
-from ._failures import TIMED_OUT, TOO_LARGE, Failure
 from ._queue import CallQueue
 from ._transport import Transport
 from ._verbs import Verb

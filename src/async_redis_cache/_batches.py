@@ -9,10 +9,11 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ._errors import CacheInputError
+from async_redis_cache._common.errors import CacheInputError
+from async_redis_cache._common.outcomes import Raised, outcome_of
+
 from ._loaders import Load, run, threads_of
 from ._nesting import Node, ask_as, asking
-from ._raised import Raised, outcome_of
 
 __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from ._errors import CacheUnsupported
-from ._failures import ServerReply, failure_of
+from async_redis_cache._common.errors import CacheUnsupported
+from async_redis_cache._common.failures import ServerReply, failure_of
+
 from ._records import HEAD_SCRIPT
 from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
-from ._counters import CacheStats
-from ._errors import CacheError
-from ._journal import Condition
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.stats import CacheStats
 
 __all__ = ["Breaker", "Breakers"]
 

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from ._errors import CacheError, CacheServerError
-from ._failures import TOO_LARGE
+from async_redis_cache._common.errors import CacheError, CacheServerError
+from async_redis_cache._common.failures import TOO_LARGE
+
 from ._verbs import Asker, Verb
 
 __all__ = ["ask_in_parts", "read_in_parts", "send_all"]

@@ -8,17 +8,18 @@ from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, overload
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheError, CacheInputError
+from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._common.pip_services import Context
+
 from ._asked import each, many
 from ._codec import Codec, Decoder
 from ._engine import Engine
-from ._errors import CacheError, CacheInputError
 from ._heads import IsReadable
 from ._openable import verb, verb_or
-from ._pip_services import Context
-from ._raised import first_raised
 from ._read_many_through import ReadManyThrough
 from ._records import is_record, payload_at_once
-from ._timeouts import Timeout
 from ._verbs import Entry
 
 __all__ = ["AsyncRedisCache"]

@@ -24,16 +24,17 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
+from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.outcomes import CallerLeftError, Raised, caught
+from async_redis_cache._common.stats import CacheStats
+
 from ._cache import AsyncRedisCache
 from ._caller_queue import CallerQueue, PrivateLoop, local
-from ._counters import CacheStats
 from ._drive import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from ._engine import Engine
-from ._errors import CacheError, CacheStateError
 from ._flights import Wanted
 from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
-from ._raised import CallerLeftError, Raised, caught
 from ._rights import Product, Stored
 from ._serializers import Serializer
 from ._verbs import Entry

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from async_redis_cache._common.errors import CacheError, CacheOverloaded, CacheServerError
+
 from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
 from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
 from ._debts import Debts
-from ._errors import CacheError, CacheOverloaded, CacheServerError
 from ._exchange import PERSONAL
 from ._freshness import Freshness
 from ._leases import BoundedPublish, Publish

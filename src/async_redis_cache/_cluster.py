@@ -12,23 +12,24 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.errors import CacheUnsupported
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.health_log import Condition, Journal
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
+
 from ._batcher import Batcher
 from ._breaker import Breakers
 from ._commands import PING
-from ._counters import CacheStats
 from ._dialer import Dialer
-from ._errors import CacheUnsupported
 from ._exchange import Call
-from ._failures import Failure
-from ._journal import Condition, Journal
 from ._lookout import Lookout
 from ._members import Members
 from ._node import Node
-from ._options import Options
 from ._slots import Asking, has_hash_tag
 from ._tracking import Listener
 from ._unison import Unison
-from ._uri import Endpoint
 from ._verbs import Asker, Verb
 
 __all__ = ["Cluster"]

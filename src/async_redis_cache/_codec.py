@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from ._counters import CacheStats
+from async_redis_cache._common.durations import Timeout, milliseconds
+from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
+from async_redis_cache._common.options import CONTROL, LONGEST, MOST_TAGS, Options
+from async_redis_cache._common.stats import CacheStats
+
 from ._envelope import MARK, Envelope
-from ._errors import CacheInputError, CacheUnsupported
 from ._json_damage import RefusedError
-from ._options import CONTROL, LONGEST, MOST_TAGS, Options
 from ._serializers import SERIALIZERS, Serializer
-from ._timeouts import Timeout, milliseconds
 from ._validation import decoder_of
 
 __all__ = ["Codec", "Decoder"]

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ._failures import ServerReply, failure_of
+from async_redis_cache._common.failures import ServerReply, failure_of
+
 from ._records import HEAD_BYTES, HEAD_SCRIPT
 from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
 

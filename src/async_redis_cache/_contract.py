@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from ._pip_services import Context
+from async_redis_cache._common.pip_services import Context
 
 __all__ = ["IAsyncCache"]
 

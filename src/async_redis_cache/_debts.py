@@ -19,8 +19,7 @@ from contextvars import Context
 from itertools import islice
 from typing import Any, Final
 
-from ._counters import CacheStats
-from ._errors import (
+from async_redis_cache._common.errors import (
     CacheError,
     CacheLoginError,
     CacheOutcomeUnknown,
@@ -30,8 +29,9 @@ from ._errors import (
     CacheTimeout,
     CacheUnavailable,
 )
-from ._failures import LOST, TIMED_OUT, Failure
-from ._journal import Condition
+from async_redis_cache._common.failures import LOST, TIMED_OUT, Failure
+from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.stats import CacheStats
 
 __all__ = ["Debts", "is_remembered"]
 

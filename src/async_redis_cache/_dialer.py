@@ -28,14 +28,20 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from ._errors import CacheConfigError, CacheLoginError, CacheUnavailable, CacheUnsupported
-from ._failures import Failure, ServerReply, failure_of, may_not_run
-from ._hosts import AllowedHosts
+from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.errors import (
+    CacheConfigError,
+    CacheLoginError,
+    CacheUnavailable,
+    CacheUnsupported,
+)
+from async_redis_cache._common.failures import Failure, ServerReply, failure_of, may_not_run
+from async_redis_cache._common.hosts import AllowedHosts
+from async_redis_cache._common.options import Options
+
 from ._names import Addresses, NamedConnection
-from ._options import Options
 from ._reply_bounds import HandshakeParser
 from ._tls import TLSConnection, Trust
-from ._uri import Endpoint
 
 __all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
 

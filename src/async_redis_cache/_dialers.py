@@ -7,13 +7,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from async_redis_cache._common.endpoint import Address, Endpoint
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.hosts import address_named
+from async_redis_cache._common.options import Options
+
 from ._dialer import Dialer, fields_of, see_it_lead
-from ._failures import Failure
-from ._hosts import address_named
-from ._options import Options
 from ._sentinels import UNKNOWN, Sentinels, dialers_of
 from ._takeover import Connection
-from ._uri import Address, Endpoint
 
 __all__ = ["MasterDialer", "ReplicaDialer"]
 

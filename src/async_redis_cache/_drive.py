@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.failures import TIMED_OUT, UNKNOWN, Failure
+from async_redis_cache._common.outcomes import Raised
+
 from ._caller_queue import CallerQueue, PortalCall, RefusedError, Work, local
-from ._errors import CacheError, CacheStateError
-from ._failures import TIMED_OUT, UNKNOWN, Failure
 from ._portal import Portal
-from ._raised import Raised
 
 __all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
 

@@ -14,20 +14,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ._bounded import INDEX_SUFFIX, Opening
-from ._breaker import Breakers
-from ._changes import Changes, ChangeVerbs
-from ._clearing import clear_index, clear_prefix
-from ._cluster import Cluster
-from ._commands import PING
-from ._counters import CacheStats
-from ._debts import Debts
-from ._errors import CacheError, CacheUnsupported
-from ._failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
-from ._flights import Wanted
-from ._freshness import Freshness
-from ._heads import Heads, IsReadable
-from ._journal import (
+from async_redis_cache._common.endpoint import Address, Endpoint
+from async_redis_cache._common.errors import CacheError, CacheUnsupported
+from async_redis_cache._common.failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
+from async_redis_cache._common.health_log import (
     DEBTS,
     EVICTIONS,
     FAILED_OPEN,
@@ -37,18 +27,29 @@ from ._journal import (
     UNREADABLE,
     Journal,
 )
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.outcomes import Raised, outcomes
+from async_redis_cache._common.stats import CacheStats
+
+from ._bounded import INDEX_SUFFIX, Opening
+from ._breaker import Breakers
+from ._changes import Changes, ChangeVerbs
+from ._clearing import clear_index, clear_prefix
+from ._cluster import Cluster
+from ._commands import PING
+from ._debts import Debts
+from ._flights import Wanted
+from ._freshness import Freshness
+from ._heads import Heads, IsReadable
 from ._loading import Loading
 from ._near_cache import NearCache
 from ._near_reads import NearReads
-from ._options import Options
-from ._raised import Raised, outcomes
 from ._reads import PlainReads, Reads, ReplicaReads
 from ._rights import Product, Rights, Silence, Stored
 from ._server_clock import ServerClock
 from ._single import Single
 from ._tags import Tags
 from ._threads import LoaderThreads
-from ._uri import Address, Endpoint
 
 __all__ = ["Engine"]
 

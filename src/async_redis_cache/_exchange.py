@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from ._failures import UNKNOWN, Failure, ServerReply, failure_of
+from async_redis_cache._common.failures import UNKNOWN, Failure, ServerReply, failure_of
+
 from ._takeover import pack
 from ._verbs import MisreadError, Verb
 from ._wire import Wire

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from async_redis_cache._common.pip_services import Descriptor, Factory
+
 from ._cache import AsyncRedisCache
-from ._pip_services import Descriptor, Factory
 from ._sync_cache import RedisCache
 
 __all__ = ["DefaultRedisFactory"]

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import NamedTuple
 
-from ._failures import Failure
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.outcomes import Raised
+
 from ._nesting import Key, Node
-from ._raised import Raised
 from ._rights import Product, Right, Stored
 
 __all__ = ["Flight", "Outcome", "Wanted"]

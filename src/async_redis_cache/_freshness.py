@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ._counters import CacheStats
+from async_redis_cache._common.stats import CacheStats
+
 from ._records import VALUE, Record, is_record, record_of
 from ._server_clock import ServerClock
 from ._tags import Tags

@@ -8,8 +8,9 @@ import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
+from async_redis_cache._common.options import CONTROL
+
 from ._argument_text import PLAIN
-from ._options import CONTROL
 
 __all__ = ["Template"]
 

@@ -17,19 +17,26 @@ from typing import Final, NamedTuple
 import anyio
 import anyio.to_thread
 
+from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.errors import (
+    CacheError,
+    CacheServerError,
+    CacheStateError,
+    CacheTimeout,
+    CacheUnavailable,
+)
+from async_redis_cache._common.health_log import UNREADABLE, Journal
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.pip_services import Context
+from async_redis_cache._common.stats import CacheStats
+
 from ._codec import Codec
-from ._counters import CacheStats
 from ._engine import Engine
-from ._errors import CacheError, CacheServerError, CacheStateError, CacheTimeout, CacheUnavailable
-from ._journal import UNREADABLE, Journal
 from ._load_options import LoadPolicies
 from ._monitors import Monitors
-from ._options import Options
-from ._pip_services import Context
 from ._private_server import PrivateServer, start_server
 from ._serializers import Serializer
 from ._settings import Settings
-from ._uri import Endpoint
 
 __all__ = ["Lifecycle", "Opened"]
 

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from hiredis import PushNotification
 
-from ._failures import LOST, MISREAD, Failure, ServerReply, failure_of
+from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply, failure_of
+
 from ._reply_bounds import ReplyTooLargeError
 from ._takeover import NOTHING_YET, Connection, Takeover, pack
 

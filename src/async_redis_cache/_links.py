@@ -13,12 +13,13 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, NamedTuple
 
-from ._backoff import Backoff
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.endpoint import Address
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.health_log import Condition
+
 from ._dialer import Dials
-from ._failures import Failure
-from ._journal import Condition
 from ._link import Hearer, Link, Question
-from ._uri import Address
 
 __all__ = ["Keeper", "Pace"]
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
-from ._errors import CacheInputError
-from ._options import HOUR, LONGEST, Options
+from async_redis_cache._common.durations import milliseconds
+from async_redis_cache._common.errors import CacheInputError
+from async_redis_cache._common.options import HOUR, LONGEST, Options
+
 from ._records import CLOCK_SLACK, HEAD_BYTES, RECORD_MARK, Record, untagged_value
-from ._timeouts import milliseconds
 
 __all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
 

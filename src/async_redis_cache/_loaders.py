@@ -7,9 +7,10 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic
 
-from ._counters import CacheStats
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.stats import CacheStats
+
 from ._threads import LoaderThreads
-from ._timeouts import Timeout
 
 if TYPE_CHECKING:
     # In `typing` from Python 3.13 on. `Load` without a parameter is `Load[Any]`.

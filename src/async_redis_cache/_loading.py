@@ -15,8 +15,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final, TypeVar
 
-from ._counters import CacheStats
-from ._errors import (
+from async_redis_cache._common.errors import (
     CacheError,
     CacheOutcomeUnknown,
     CacheOverloaded,
@@ -25,11 +24,19 @@ from ._errors import (
     CacheTimeout,
     CacheUnavailable,
 )
-from ._failures import Failure
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.outcomes import (
+    CallerLeftError,
+    Raised,
+    caught,
+    load_cancelled,
+    outcome_of,
+)
+from async_redis_cache._common.stats import CacheStats
+
 from ._flights import Flight, Outcome, Wanted
 from ._leases import Giving
 from ._nesting import ask_as, asking, refuse_cycle
-from ._raised import CallerLeftError, Raised, caught, load_cancelled, outcome_of
 from ._records import MISSING
 from ._rights import Product, Right, Rights, Stored
 

@@ -9,8 +9,14 @@ from contextvars import Context
 from math import inf
 from typing import Final
 
-from ._errors import CacheError, CacheServerError, CacheUnavailable, CacheUnsupported
-from ._failures import TIMED_OUT, Failure
+from async_redis_cache._common.errors import (
+    CacheError,
+    CacheServerError,
+    CacheUnavailable,
+    CacheUnsupported,
+)
+from async_redis_cache._common.failures import TIMED_OUT, Failure
+
 from ._members import Members, View
 from ._slots import VIEW
 

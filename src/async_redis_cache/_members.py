@@ -9,15 +9,23 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
+from async_redis_cache._common.endpoint import Address, Endpoint, name_of
+from async_redis_cache._common.health_log import (
+    BREAKER,
+    NEAR_LINK,
+    REPLICA,
+    SERVER,
+    Condition,
+    Journal,
+)
+from async_redis_cache._common.options import Options
+
 from ._batcher import Batcher
 from ._dialer import Dialer, see_it_read
-from ._journal import BREAKER, NEAR_LINK, REPLICA, SERVER, Condition, Journal
 from ._node import NOWHERE, Node, pace_of
-from ._options import Options
 from ._slots import MOST_NODES, SLOTS, SlotRange, slot_of
 from ._tracking import Tracking
 from ._unison import Unison
-from ._uri import Address, Endpoint, name_of
 
 __all__ = ["Members", "View"]
 

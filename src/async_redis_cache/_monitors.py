@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol
 import anyio
 import anyio.to_thread
 
-from ._counters import LEVELS, CacheStats
-from ._journal import Record
+from async_redis_cache._common.health_log import Record
+from async_redis_cache._common.stats import LEVELS, CacheStats
 
 __all__ = ["Monitors", "MonitorsOf"]
 

@@ -22,7 +22,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from ._counters import CacheStats
+from async_redis_cache._common.stats import CacheStats
+
 from ._sieve import Doorkeeper, Entry, Sieve
 
 __all__ = ["Lease", "NearCache"]

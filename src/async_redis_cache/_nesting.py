@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from ._errors import CacheLoadError
+from async_redis_cache._common.errors import CacheLoadError
 
 __all__ = ["Key", "Node", "ask_as", "asking", "refuse_cycle"]
 

@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from ._backoff import Backoff
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.endpoint import Address
+from async_redis_cache._common.failures import LOST, Failure
+from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
+
 from ._batcher import Batcher, Router
 from ._breaker import Breaker, Breakers
 from ._commands import PING
-from ._counters import CacheStats
 from ._demotion import Demotion
 from ._dialer import Dials
-from ._failures import LOST, Failure
-from ._journal import Condition
 from ._links import Pace
-from ._options import Options
 from ._queue import CallQueue
 from ._transport import Transport
-from ._uri import Address
 
 __all__ = ["NOWHERE", "Node", "pace_of"]
 

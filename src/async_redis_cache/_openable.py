@@ -7,13 +7,20 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from ._counters import CacheStats
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
+from async_redis_cache._common.pip_services import (
+    ConfigParams,
+    Context,
+    IConfigurable,
+    IReferenceable,
+    IReferences,
+)
+from async_redis_cache._common.stats import CacheStats
+
 from ._debts import is_remembered
-from ._errors import CacheError
 from ._lifecycle import Lifecycle
 from ._loading import AWAY
-from ._option_keywords import CacheOptions, SerializerName
-from ._pip_services import ConfigParams, Context, IConfigurable, IReferenceable, IReferences
 from ._serializers import Serializer
 
 __all__ = ["Openable", "verb", "verb_or"]

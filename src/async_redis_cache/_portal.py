@@ -19,8 +19,9 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+from async_redis_cache._common.outcomes import Raised, caught
+
 from ._caller_queue import CallerQueue, PortalCall, PortalCallback, RefusedError, local
-from ._raised import Raised, caught
 
 __all__ = ["Portal", "RefusedError"]
 

@@ -12,8 +12,8 @@ import threading
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
-from ._errors import CacheConfigError, CacheUnavailable
-from ._uri import Endpoint
+from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.errors import CacheConfigError, CacheUnavailable
 
 __all__ = ["PrivateServer", "start_server"]
 

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
-from ._errors import CacheOverloaded
+from async_redis_cache._common.errors import CacheOverloaded
+
 from ._exchange import Call
 from ._verbs import Verb
 

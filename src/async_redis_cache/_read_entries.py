@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any, Final, TypeVar, Unpack, overload
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.pip_services import Context
+
 from ._asked import (
     NOTHING,
     Asked,
@@ -19,14 +23,11 @@ from ._asked import (
     wanted,
 )
 from ._cache_entry import CacheEntry
-from ._errors import CacheError, CacheStateError
 from ._load_options import LoadOptions
 from ._loaders import Loader
 from ._loading import AWAY
 from ._openable import Openable, verb, verb_or
-from ._pip_services import Context
 from ._rights import Product
-from ._timeouts import Timeout
 
 __all__ = ["ReadEntries"]
 

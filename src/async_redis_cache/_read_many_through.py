@@ -7,17 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._common.pip_services import Context
+
 from ._asked import Asked, Found, call_of, each, load, many, no_loader, value_of
 from ._batches import Batch, BatchLoader
 from ._engine import Engine
 from ._load_options import LoadOptions
 from ._loading import AWAY
 from ._openable import verb
-from ._pip_services import Context
-from ._raised import first_raised
 from ._read_through import ReadThrough
 from ._rights import Product
-from ._timeouts import Timeout
 
 __all__ = ["ReadManyThrough"]
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any, Final, TypeVar, Unpack, overload
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.pip_services import Context
+
 from ._asked import (
     NOTHING,
     Asked,
@@ -14,14 +18,11 @@ from ._asked import (
     valid,
     value_of,
 )
-from ._errors import CacheError
 from ._load_options import LoadOptions
 from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 from ._loading import AWAY
 from ._openable import verb
-from ._pip_services import Context
 from ._read_entries import ReadEntries
-from ._timeouts import Timeout
 
 __all__ = ["ReadThrough"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ._failures import ServerReply
+from async_redis_cache._common.failures import ServerReply
+
 from ._verbs import Command, MisreadError, Verb, expect_parts
 
 __all__ = ["READ", "READ_MANY", "READ_MANY_WITH_LIFE", "READ_WITH_LIFE", "UNKNOWN_LIFE"]

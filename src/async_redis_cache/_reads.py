@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
+from async_redis_cache._common.errors import CacheTimeout
+
 from ._bulk import read_in_parts
-from ._errors import CacheTimeout
 from ._read_verbs import READ, READ_MANY
 from ._verbs import Asker
 

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
-from ._errors import CacheError
-from ._failures import TIMED_OUT
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.failures import TIMED_OUT
+
 from ._leases import LEASE, RELEASE, RENEW, Giving
 from ._read_verbs import READ
 from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of

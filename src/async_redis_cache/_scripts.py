@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._failures import ServerReply
+from async_redis_cache._common.failures import ServerReply
+
 from ._verbs import Command, MisreadError, Verb
 
 __all__ = ["Script"]

@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from async_redis_cache._common.endpoint import Address, Endpoint
+from async_redis_cache._common.errors import CacheConfigError, CacheUnavailable
+from async_redis_cache._common.failures import MISREAD, Failure
+from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.hosts import address_named
+from async_redis_cache._common.options import Options
+
 from ._dialer import Dialer, fields_of
-from ._errors import CacheConfigError, CacheUnavailable
-from ._failures import MISREAD, Failure
-from ._hosts import address_named
-from ._journal import Condition
 from ._link import Question, refusal_in
 from ._links import Keeper, Pace
-from ._options import Options
 from ._tls import Trust
-from ._uri import Address, Endpoint
 
 __all__ = ["UNKNOWN", "Sentinels", "dialers_of"]
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.failures import TIMED_OUT
+
 from ._commands import TIME
-from ._errors import CacheError
-from ._failures import TIMED_OUT
 from ._verbs import Asker
 
 __all__ = ["ServerClock"]

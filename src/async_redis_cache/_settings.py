@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from ._errors import CacheConfigError, CacheError
-from ._options import SECTIONS, Options
-from ._pip_services import (
+from async_redis_cache._common.endpoint import (
+    DEFAULT_PORTS,
+    Endpoint,
+    Topology,
+    parse_number,
+    parse_port,
+    parse_uri,
+)
+from async_redis_cache._common.errors import CacheConfigError, CacheError
+from async_redis_cache._common.options import SECTIONS, Options
+from async_redis_cache._common.pip_services import (
     ConfigParams,
     ConnectionParams,
     ConnectionResolver,
@@ -19,7 +27,6 @@ from ._pip_services import (
     IReferences,
     trace_id_of,
 )
-from ._uri import DEFAULT_PORTS, Endpoint, Topology, parse_number, parse_port, parse_uri
 
 __all__ = ["Settings"]
 

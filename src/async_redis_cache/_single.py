@@ -6,22 +6,30 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from async_redis_cache._common.endpoint import Address, Endpoint, name_of
+from async_redis_cache._common.errors import CacheUnsupported
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.health_log import (
+    BREAKER,
+    NEAR_LINK,
+    REPLICA,
+    SENTINEL_LINK,
+    SERVER,
+    Journal,
+)
+from async_redis_cache._common.options import Options
+from async_redis_cache._common.stats import CacheStats
+
 from ._batcher import Batcher
 from ._breaker import Breakers
 from ._commands import PING
-from ._counters import CacheStats
 from ._dialer import Dialer, Dials
 from ._dialers import MasterDialer, ReplicaDialer
-from ._errors import CacheUnsupported
 from ._exchange import Call
-from ._failures import Failure
-from ._journal import BREAKER, NEAR_LINK, REPLICA, SENTINEL_LINK, SERVER, Journal
 from ._links import Keeper
 from ._node import Node, pace_of
-from ._options import Options
 from ._sentinels import Sentinels
 from ._tracking import Listener, Tracking
-from ._uri import Address, Endpoint, name_of
 from ._verbs import Asker, Verb
 
 __all__ = ["Single"]

@@ -6,9 +6,10 @@ from binascii import crc_hqx
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from ._failures import ServerReply
-from ._hosts import address_named, port_named
-from ._uri import Address
+from async_redis_cache._common.endpoint import Address
+from async_redis_cache._common.failures import ServerReply
+from async_redis_cache._common.hosts import address_named, port_named
+
 from ._verbs import Command, MisreadError, Verb
 
 __all__ = ["MOST_NODES", "SLOTS", "VIEW", "Asking", "SlotRange", "has_hash_tag", "slot_of"]

@@ -10,13 +10,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
-from ._cache import AsyncRedisCache
-from ._caller import CallerCache
-from ._counters import CacheStats
-from ._drive import drive
-from ._errors import CacheStateError
-from ._option_keywords import CacheOptions, SerializerName
-from ._pip_services import (
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheStateError
+from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
+from async_redis_cache._common.pip_services import (
     ConfigParams,
     Context,
     ICache,
@@ -25,10 +22,14 @@ from ._pip_services import (
     IReferenceable,
     IReferences,
 )
+from async_redis_cache._common.stats import CacheStats
+
+from ._cache import AsyncRedisCache
+from ._caller import CallerCache
+from ._drive import drive
 from ._portal import Portal, RefusedError
 from ._serializers import Serializer
 from ._sync_loading import LoadingDoor
-from ._timeouts import Timeout
 
 __all__ = ["RedisCache"]
 

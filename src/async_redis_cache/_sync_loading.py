@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar, Unpack, overload
 
+from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.pip_services import Context
+
 from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
 from ._load_options import LoadOptions
 from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
-from ._pip_services import Context
-from ._timeouts import Timeout
 
 __all__ = ["LoadingDoor"]
 

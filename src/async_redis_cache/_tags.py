@@ -22,9 +22,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from async_redis_cache._common.failures import ServerReply
+from async_redis_cache._common.options import HOUR
+
 from ._bulk import send_all
-from ._failures import ServerReply
-from ._options import HOUR
 from ._scripts import Script
 from ._verbs import Asker, MisreadError, expect_parts
 

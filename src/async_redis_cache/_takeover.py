@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 import hiredis
 from redis.asyncio.connection import AbstractConnection as Connection
 
-from ._failures import ServerReply
+from async_redis_cache._common.failures import ServerReply
+
 from ._reply_bounds import ReplyBounds
 
 __all__ = ["NOTHING_YET", "Connection", "Takeover", "pack"]

@@ -17,9 +17,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from ._counters import CacheStats
-from ._errors import CacheOverloaded
-from ._raised import Raised
+from async_redis_cache._common.errors import CacheOverloaded
+from async_redis_cache._common.outcomes import Raised
+from async_redis_cache._common.stats import CacheStats
 
 __all__ = ["LoaderThreads"]
 

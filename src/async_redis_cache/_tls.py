@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple, cast
 
 import anyio.to_thread
 
-from ._errors import CacheConfigError
+from async_redis_cache._common.errors import CacheConfigError
+from async_redis_cache._common.options import Options
+
 from ._names import NamedConnection
-from ._options import Options
 
 __all__ = ["TLSConnection", "Trust"]
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-from ._dialer import Dials
-from ._errors import (
+from async_redis_cache._common.errors import (
     CacheConfigError,
     CachePermissionError,
     CacheServerError,
     CacheUnsupported,
 )
-from ._failures import Failure
-from ._journal import Condition
+from async_redis_cache._common.failures import Failure
+from async_redis_cache._common.health_log import Condition
+
+from ._dialer import Dials
 from ._link import expecting
 from ._links import Keeper, Pace
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final
 
-from ._backoff import Backoff
-from ._counters import CacheStats
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.endpoint import Address
+from async_redis_cache._common.failures import Failure, ServerReply
+from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.stats import CacheStats
+
 from ._dialer import Dials
-from ._failures import Failure, ServerReply
-from ._journal import Condition
 from ._takeover import Connection, pack
-from ._uri import Address
 from ._wire import Errand, Wire
 
 __all__ = ["Transport"]

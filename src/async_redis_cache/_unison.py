@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from async_redis_cache._common.endpoint import Address
+
 from ._tracking import Listener
-from ._uri import Address
 
 __all__ = ["Unison"]
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ._failures import LOST, MISREAD, TOO_LARGE, Failure
+from async_redis_cache._common.failures import LOST, MISREAD, TOO_LARGE, Failure
+
 from ._reply_bounds import ReplyTooLargeError
 from ._takeover import NOTHING_YET, Connection, Takeover
 

@@ -38,11 +38,11 @@ from async_redis_cache import (
     CacheStats,
     RedisCache,
 )
+from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
+from async_redis_cache._common.stats import LEVELS
 
 from ._cache_entry import Status
-from ._counters import LEVELS
 from ._function_names import name_of
-from ._uri import DEFAULT_PORTS, Address, Endpoint
 
 __all__ = ["instrument"]
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import hiredis
 
-from async_redis_cache._backoff import Backoff
 from async_redis_cache._batcher import Batcher, Router
-from async_redis_cache._counters import CacheStats
-from async_redis_cache._failures import LOST, MISREAD, Failure, ServerReply
+from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._queue import CallQueue
 from async_redis_cache._transport import Transport
 from async_redis_cache._wire import Errand

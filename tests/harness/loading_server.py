@@ -18,7 +18,7 @@ import redis
 from fakeredis import FakeRedis, FakeServer
 
 from async_redis_cache import _engine, _node
-from async_redis_cache._failures import ServerReply
+from async_redis_cache._common.failures import ServerReply
 from harness.doors import configured
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import pytest
 
     from async_redis_cache import AsyncRedisCache
+    from async_redis_cache._common.endpoint import Endpoint
+    from async_redis_cache._common.options import Options
     from async_redis_cache._near_cache import NearCache
-    from async_redis_cache._options import Options
-    from async_redis_cache._uri import Endpoint
     from harness.clients import Client
 
 SENTINEL = "sentinel"

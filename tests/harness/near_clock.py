@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from async_redis_cache._counters import CacheStats
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._near_cache import NearCache
 
 FOR_EVER = -1

@@ -6,12 +6,12 @@ import asyncio
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from async_redis_cache._errors import CacheUnavailable
-from async_redis_cache._failures import Failure
+from async_redis_cache._common.errors import CacheUnavailable
+from async_redis_cache._common.failures import Failure
 
 if TYPE_CHECKING:
-    from async_redis_cache._options import Options
-    from async_redis_cache._uri import Endpoint
+    from async_redis_cache._common.endpoint import Endpoint
+    from async_redis_cache._common.options import Options
     from harness.simulated_network import Connection, Network
 
 __all__ = ["Poll", "SimulatedDialer", "SimulatedTransport"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from ._pip_services import (
+from .pip_services import (
     ApplicationException,
     BadRequestException,
     ConfigException,

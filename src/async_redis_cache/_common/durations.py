@@ -6,8 +6,8 @@ import math
 from datetime import timedelta
 from typing import Final
 
-from ._errors import CacheInputError
-from ._options import LONGEST
+from .errors import CacheInputError
+from .options import LONGEST
 
 __all__ = ["Timeout", "milliseconds"]
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from ._errors import CacheConfigError
-from ._hosts import AllowedHosts
+from .errors import CacheConfigError
+from .hosts import AllowedHosts
 
 __all__ = ["CONTROL", "HOUR", "LONGEST", "MOST_TAGS", "SECTIONS", "Options", "path_of"]
 

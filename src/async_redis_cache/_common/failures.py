@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from ._errors import (
+from .endpoint import Address
+from .errors import (
     CacheError,
     CacheLoginError,
     CacheOutcomeUnknown,
@@ -20,8 +21,7 @@ from ._errors import (
     CacheUnavailable,
     CacheUnsupported,
 )
-from ._hosts import address_named, port_named
-from ._uri import Address
+from .hosts import address_named, port_named
 
 __all__ = [
     "LEFT_ALONE",

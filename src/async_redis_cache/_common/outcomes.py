@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Final, TypeVar
 
-from ._errors import CacheLoadError
+from .errors import CacheLoadError
 
 __all__ = [
     "CallerLeftError",
