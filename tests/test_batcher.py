@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheOverloaded
-from async_redis_cache._read_verbs import READ_MANY_WITH_LIFE, READ_WITH_LIFE, UNKNOWN_LIFE
+from async_redis_cache._protocol.read_commands import (
+    READ_MANY_WITH_LIFE,
+    READ_WITH_LIFE,
+    UNKNOWN_LIFE,
+)
 from harness.asking import STORE_BYTES, busy, read, store
 from harness.fake_wire import Wires
 from harness.virtual_time import in_virtual_time, turns

@@ -19,10 +19,10 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._commands import DISCARD, FORGET, TAKE, TIME_TO_LIVE
 from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
+from async_redis_cache._protocol.commands import DISCARD, FORGET, TAKE, TIME_TO_LIVE
+from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE
 from harness import await_until
 from harness.asking import busy, read, store
 from harness.fake_wire import Wires

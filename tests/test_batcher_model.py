@@ -18,9 +18,9 @@ from async_redis_cache import (
     CacheServerError,
     _queue,
 )
-from async_redis_cache._commands import STORE, TAKE
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._read_verbs import READ
+from async_redis_cache._protocol.commands import STORE, TAKE
+from async_redis_cache._protocol.read_commands import READ
 from harness.fake_wire import FakeWire, Wires
 from harness.virtual_time import in_virtual_time, turns
 

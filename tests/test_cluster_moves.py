@@ -20,7 +20,7 @@ from harness.slots import key_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from async_redis_cache._verbs import Asker
+    from async_redis_cache._protocol.command import Asker
     from harness import Flavour, Server
 
 pytest_plugins = ["cluster_fixtures"]

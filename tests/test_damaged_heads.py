@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from async_redis_cache import CacheError
 from async_redis_cache._common.options import Options
 from async_redis_cache._load_options import LoadPolicies
-from async_redis_cache._records import (
+from async_redis_cache._protocol.record import (
     MISSING,
     PLACEHOLDER,
     VALUE,

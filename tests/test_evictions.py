@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from async_redis_cache._bounded import BoundedStore
-from async_redis_cache._verbs import MisreadError
+from async_redis_cache._protocol.command import MisreadError
+from async_redis_cache._protocol.size_limit import BoundedStore
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:

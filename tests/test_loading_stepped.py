@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache._commands import TIME
+from async_redis_cache._protocol.commands import TIME
 
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache, Load
-    from async_redis_cache._verbs import Verb
+    from async_redis_cache._protocol.command import Verb
 
 pytest_plugins = ["loading_fixtures"]
 

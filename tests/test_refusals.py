@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError, CacheUnsupported
-from async_redis_cache._bounded import BoundedRemove
 from async_redis_cache._common.failures import Failure, ServerReply, failure_of
-from async_redis_cache._leases import LEASE
-from async_redis_cache._verbs import Command
+from async_redis_cache._protocol.command import Command
+from async_redis_cache._protocol.lease_scripts import LEASE
+from async_redis_cache._protocol.size_limit import BoundedRemove
 from harness.doors import Door, configured
 from harness.scripted import ScriptedServer
 

@@ -19,7 +19,7 @@ from harness.doors import configured
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from async_redis_cache._verbs import Verb
+    from async_redis_cache._protocol.command import Verb
     from harness import Client, Server
 
 MARK = b"\xc1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._records import tagged
+from async_redis_cache._protocol.record import tagged
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:

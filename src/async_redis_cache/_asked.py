@@ -21,6 +21,15 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import LONGEST
 from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._protocol.record import (
+    MISSING,
+    PLACEHOLDER,
+    VALUE,
+    Record,
+    has_tags,
+    is_record,
+    record_of,
+)
 
 from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
@@ -31,7 +40,6 @@ from ._lifecycle import Opened
 from ._load_options import Caller, LoadOptions, LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 from ._loading import AWAY
-from ._records import MISSING, PLACEHOLDER, VALUE, Record, has_tags, is_record, record_of
 from ._rights import NotKept, Product, Stored
 
 __all__ = [

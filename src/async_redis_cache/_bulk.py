@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from async_redis_cache._common.errors import CacheError, CacheServerError
 from async_redis_cache._common.failures import TOO_LARGE
-
-from ._verbs import Asker, Verb
+from async_redis_cache._protocol.command import Asker, Verb
 
 __all__ = ["ask_in_parts", "read_in_parts", "send_all"]
 

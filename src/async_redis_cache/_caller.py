@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar, cast
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, Raised, caught
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.command import Entry
 
 from ._cache import AsyncRedisCache
 from ._caller_queue import CallerQueue, PrivateLoop, local
@@ -37,7 +38,6 @@ from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
 from ._rights import Product, Stored
 from ._serializers import Serializer
-from ._verbs import Entry
 
 __all__ = ["CallerCache"]
 

@@ -8,19 +8,19 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from async_redis_cache._common.errors import CacheError, CacheOverloaded, CacheServerError
+from async_redis_cache._protocol.command import Asker, Entry, Verb
+from async_redis_cache._protocol.commands import DISCARD, FORGET, STORE, TAKE, TOUCH
+from async_redis_cache._protocol.lease_scripts import BoundedPublish, Publish
+from async_redis_cache._protocol.record import tagged
+from async_redis_cache._protocol.size_limit import BoundedRemove, BoundedStore, BoundedTouch
 
-from ._bounded import BoundedRemove, BoundedStore, BoundedTouch
 from ._bulk import ask_in_parts
-from ._commands import DISCARD, FORGET, STORE, TAKE, TOUCH
 from ._debts import Debts
 from ._exchange import PERSONAL
 from ._freshness import Freshness
-from ._leases import BoundedPublish, Publish
 from ._loading import Loading
 from ._near_cache import NearCache
-from ._records import tagged
 from ._tags import Tags
-from ._verbs import Asker, Entry, Verb
 
 __all__ = ["ChangeVerbs", "Changes"]
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from ._bounded import Sweep
+from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.commands import SCAN
+from async_redis_cache._protocol.size_limit import Sweep
+
 from ._bulk import ask_in_parts
-from ._commands import SCAN
-from ._verbs import Asker, Verb
 
 __all__ = ["clear_index", "clear_prefix"]
 

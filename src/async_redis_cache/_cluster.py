@@ -18,19 +18,19 @@ from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition, Journal
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.cluster_slots import Asking, has_hash_tag
+from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.commands import PING
 
 from ._batcher import Batcher
 from ._breaker import Breakers
-from ._commands import PING
 from ._dialer import Dialer
 from ._exchange import Call
 from ._lookout import Lookout
 from ._members import Members
 from ._node import Node
-from ._slots import Asking, has_hash_tag
 from ._tracking import Listener
 from ._unison import Unison
-from ._verbs import Asker, Verb
 
 __all__ = ["Cluster"]
 

@@ -30,13 +30,13 @@ from async_redis_cache._common.health_log import (
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.outcomes import Raised, outcomes
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.commands import PING
+from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
-from ._bounded import INDEX_SUFFIX, Opening
 from ._breaker import Breakers
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
 from ._cluster import Cluster
-from ._commands import PING
 from ._debts import Debts
 from ._flights import Wanted
 from ._freshness import Freshness

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.record import VALUE, Record, is_record, record_of
 
-from ._records import VALUE, Record, is_record, record_of
 from ._server_clock import ServerClock
 from ._tags import Tags
 

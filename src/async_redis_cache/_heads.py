@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ._commands import TIME_TO_LIVE, TOUCH_RECORD
+from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH_RECORD
+from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE, UNKNOWN_LIFE
+from async_redis_cache._protocol.record import has_tags, is_record, record_of, slack_of
+
 from ._freshness import Freshness
-from ._read_verbs import READ, READ_WITH_LIFE, UNKNOWN_LIFE
-from ._records import has_tags, is_record, record_of, slack_of
 from ._tags import Tags
-from ._verbs import Asker, Verb
 
 __all__ = ["Heads", "IsReadable"]
 

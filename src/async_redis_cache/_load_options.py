@@ -11,8 +11,13 @@ from typing import Any, Final, Literal, TypedDict
 from async_redis_cache._common.durations import milliseconds
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import HOUR, LONGEST, Options
-
-from ._records import CLOCK_SLACK, HEAD_BYTES, RECORD_MARK, Record, untagged_value
+from async_redis_cache._protocol.record import (
+    CLOCK_SLACK,
+    HEAD_BYTES,
+    RECORD_MARK,
+    Record,
+    untagged_value,
+)
 
 __all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
 

@@ -33,11 +33,11 @@ from async_redis_cache._common.outcomes import (
     outcome_of,
 )
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.lease_scripts import Giving
+from async_redis_cache._protocol.record import MISSING
 
 from ._flights import Flight, Outcome, Wanted
-from ._leases import Giving
 from ._nesting import ask_as, asking, refuse_cycle
-from ._records import MISSING
 from ._rights import Product, Right, Rights, Stored
 
 __all__ = ["AWAY", "Loading"]

@@ -16,9 +16,9 @@ from async_redis_cache._common.errors import (
     CacheUnsupported,
 )
 from async_redis_cache._common.failures import TIMED_OUT, Failure
+from async_redis_cache._protocol.cluster_slots import VIEW
 
 from ._members import Members, View
-from ._slots import VIEW
 
 __all__ = ["Lookout"]
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Final
 
+from async_redis_cache._protocol.command import Asker
+from async_redis_cache._protocol.read_commands import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
+
 from ._bulk import read_in_parts
 from ._near_cache import NearCache
-from ._read_verbs import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
-from ._verbs import Asker
 
 __all__ = ["NearReads"]
 

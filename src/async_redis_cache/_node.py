@@ -15,10 +15,10 @@ from async_redis_cache._common.failures import LOST, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._protocol.commands import PING
 
 from ._batcher import Batcher, Router
 from ._breaker import Breaker, Breakers
-from ._commands import PING
 from ._demotion import Demotion
 from ._dialer import Dials
 from ._links import Pace

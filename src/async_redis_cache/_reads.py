@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from async_redis_cache._common.errors import CacheTimeout
+from async_redis_cache._protocol.command import Asker
+from async_redis_cache._protocol.read_commands import READ, READ_MANY
 
 from ._bulk import read_in_parts
-from ._read_verbs import READ, READ_MANY
-from ._verbs import Asker
 
 __all__ = ["PlainReads", "Reads", "ReplicaReads"]
 

@@ -11,12 +11,18 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
+from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, Giving
+from async_redis_cache._protocol.read_commands import READ
+from async_redis_cache._protocol.record import (
+    VERSION_BYTES,
+    is_record,
+    packed_tags,
+    record_of,
+    version_of,
+)
 
-from ._leases import LEASE, RELEASE, RENEW, Giving
-from ._read_verbs import READ
-from ._records import VERSION_BYTES, is_record, packed_tags, record_of, version_of
 from ._tags import Tags
-from ._verbs import Asker, Verb
 
 __all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence", "Stored"]
 

@@ -16,9 +16,8 @@ from typing import Final
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
-
-from ._commands import TIME
-from ._verbs import Asker
+from async_redis_cache._protocol.command import Asker
+from async_redis_cache._protocol.commands import TIME
 
 __all__ = ["ServerClock"]
 

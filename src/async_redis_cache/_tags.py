@@ -24,10 +24,10 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._common.options import HOUR
+from async_redis_cache._protocol.command import Asker, MisreadError, expect_parts
+from async_redis_cache._protocol.script import Script
 
 from ._bulk import send_all
-from ._scripts import Script
-from ._verbs import Asker, MisreadError, expect_parts
 
 __all__ = ["Stamp", "Tags"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from async_redis_cache._commands import STORE
-from async_redis_cache._read_verbs import READ
+from async_redis_cache._protocol.commands import STORE
+from async_redis_cache._protocol.read_commands import READ
 from harness.fake_wire import Wires
 from harness.virtual_time import turns
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from async_redis_cache._leases import LEASE
-from async_redis_cache._read_verbs import READ, READ_WITH_LIFE
-from async_redis_cache._verbs import Verb
+from async_redis_cache._protocol.command import Verb
+from async_redis_cache._protocol.lease_scripts import LEASE
+from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from async_redis_cache import _bounded, _commands, _leases, _tags
-from async_redis_cache._records import VALUE, is_record, record_of
+from async_redis_cache._protocol.record import VALUE, is_record, record_of
 from harness.simulated_server import Executed
 from harness.simulated_store import EPOCH
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from async_redis_cache._common.failures import ServerReply
 
-from ._verbs import Command, MisreadError, Verb, expect_parts
+from .command import Command, MisreadError, Verb, expect_parts
 
 __all__ = ["READ", "READ_MANY", "READ_MANY_WITH_LIFE", "READ_WITH_LIFE", "UNKNOWN_LIFE"]
 

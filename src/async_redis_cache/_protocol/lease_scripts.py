@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
-from ._bounded import STORE_SCRIPT
-from ._records import HEAD_SCRIPT
-from ._scripts import Script
-from ._verbs import Command, Verb
+from .command import Command, Verb
+from .record import HEAD_SCRIPT
+from .script import Script
+from .size_limit import STORE_SCRIPT
 
 __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Giving", "Publish"]
 

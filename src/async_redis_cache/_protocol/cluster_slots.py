@@ -10,7 +10,7 @@ from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._common.hosts import address_named, port_named
 
-from ._verbs import Command, MisreadError, Verb
+from .command import Command, MisreadError, Verb
 
 __all__ = ["MOST_NODES", "SLOTS", "VIEW", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from async_redis_cache._common.failures import ServerReply
 
-from ._verbs import Command, MisreadError, Verb
+from .command import Command, MisreadError, Verb
 
 __all__ = ["Script"]
 

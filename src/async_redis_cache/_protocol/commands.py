@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from async_redis_cache._common.failures import ServerReply, failure_of
 
-from ._records import HEAD_BYTES, HEAD_SCRIPT
-from ._verbs import Command, Entry, MisreadError, Verb, expect_parts
+from .command import Command, Entry, MisreadError, Verb, expect_parts
+from .record import HEAD_BYTES, HEAD_SCRIPT
 
 __all__ = [
     "DISCARD",

@@ -1,0 +1,1 @@
+"""Commands, scripts and the record header, without I/O."""
