@@ -12,6 +12,7 @@ from async_redis_cache import _calls, _leases, _loading
 from async_redis_cache._asked import NOTHING, Asked, Found, look
 from async_redis_cache._batcher import Batcher
 from async_redis_cache._common.failures import Failure
+from async_redis_cache._connection.pool import Transport
 from async_redis_cache._debts import Debts
 from async_redis_cache._exchange import Call
 from async_redis_cache._flights import Flight, Wanted
@@ -19,7 +20,6 @@ from async_redis_cache._loading import Loading
 from async_redis_cache._near_cache import NearCache
 from async_redis_cache._read_many_through import ReadManyThrough
 from async_redis_cache._rights import Right
-from async_redis_cache._transport import Transport
 from harness.simulated import first_broken
 from harness.simulated_loop import SimulatedLoop
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStateError, RedisCache
+from async_redis_cache._connection.connection import Wire
 from async_redis_cache._engine import Engine
 from async_redis_cache._portal import Portal
-from async_redis_cache._wire import Wire
 from harness import Client, Server, StartProxy, StartServer
 from harness.figures import report
 from harness.lateness import GRACE_SECONDS, Guard

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable, RedisCache
-from async_redis_cache._names import _interleaved
+from async_redis_cache._connection.name_resolution import _interleaved
 from harness import Server, await_until
 from harness.choices import by_host_and_port
 from harness.doors import DOORS, Door, configured

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_redis_cache._reply_bounds import ReplyBounds, ReplyTooLargeError
+from async_redis_cache._connection.reply_limits import ReplyBounds, ReplyTooLargeError
 
 NOTHING_YET = object()
 MOST = 3_000

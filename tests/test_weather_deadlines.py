@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._wire import Wire
+from async_redis_cache._connection.connection import Wire
 from harness import Client, Server, StartProxy, StartServer, await_until, wait_until
 from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured

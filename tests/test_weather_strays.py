@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._wire import Wire
+from async_redis_cache._connection.connection import Wire
 from harness import Certificates, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 

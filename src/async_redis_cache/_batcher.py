@@ -20,13 +20,13 @@ from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.errors import CacheStateError, CacheTimeout, CacheUnavailable
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.pool import Transport
 from async_redis_cache._protocol.command import Verb
 
 from ._demotion import Demotion
 from ._exchange import Call, Exchange
 from ._queue import CallQueue
-from ._transport import Transport
-from ._wire import Wire
 
 __all__ = ["Batcher"]
 

@@ -18,13 +18,13 @@ from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition, Journal
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._connection.connector import Dialer
 from async_redis_cache._protocol.cluster_slots import Asking, has_hash_tag
 from async_redis_cache._protocol.command import Asker, Verb
 from async_redis_cache._protocol.commands import PING
 
 from ._batcher import Batcher
 from ._breaker import Breakers
-from ._dialer import Dialer
 from ._exchange import Call
 from ._lookout import Lookout
 from ._members import Members

@@ -11,10 +11,10 @@ from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.hosts import address_named
 from async_redis_cache._common.options import Options
+from async_redis_cache._connection.connector import Dialer, fields_of, see_it_lead
+from async_redis_cache._connection.resp_protocol import Connection
 
-from ._dialer import Dialer, fields_of, see_it_lead
 from ._sentinels import UNKNOWN, Sentinels, dialers_of
-from ._takeover import Connection
 
 __all__ = ["MasterDialer", "ReplicaDialer"]
 

@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any, Final
 
 from async_redis_cache._common.failures import UNKNOWN, Failure, ServerReply, failure_of
+from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.resp_protocol import pack
 from async_redis_cache._protocol.command import MisreadError, Verb
-
-from ._takeover import pack
-from ._wire import Wire
 
 __all__ = ["PERSONAL", "Call", "Exchange"]
 

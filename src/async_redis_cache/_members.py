@@ -19,10 +19,10 @@ from async_redis_cache._common.health_log import (
     Journal,
 )
 from async_redis_cache._common.options import Options
+from async_redis_cache._connection.connector import Dialer, see_it_read
 from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
 
 from ._batcher import Batcher
-from ._dialer import Dialer, see_it_read
 from ._node import NOWHERE, Node, pace_of
 from ._tracking import Tracking
 from ._unison import Unison

@@ -15,15 +15,15 @@ from async_redis_cache._common.failures import LOST, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._connection.connector import Dials
+from async_redis_cache._connection.pool import Transport
+from async_redis_cache._connection.push_channel import Pace
 from async_redis_cache._protocol.commands import PING
 
 from ._batcher import Batcher, Router
 from ._breaker import Breaker, Breakers
 from ._demotion import Demotion
-from ._dialer import Dials
-from ._links import Pace
 from ._queue import CallQueue
-from ._transport import Transport
 
 __all__ = ["NOWHERE", "Node", "pace_of"]
 

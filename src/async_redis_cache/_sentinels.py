@@ -18,11 +18,10 @@ from async_redis_cache._common.failures import MISREAD, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.hosts import address_named
 from async_redis_cache._common.options import Options
-
-from ._dialer import Dialer, fields_of
-from ._link import Question, refusal_in
-from ._links import Keeper, Pace
-from ._tls import Trust
+from async_redis_cache._connection.connector import Dialer, fields_of
+from async_redis_cache._connection.push_channel import Keeper, Pace
+from async_redis_cache._connection.push_connection import Question, refusal_in
+from async_redis_cache._connection.tls import Trust
 
 __all__ = ["UNKNOWN", "Sentinels", "dialers_of"]
 

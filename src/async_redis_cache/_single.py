@@ -19,15 +19,15 @@ from async_redis_cache._common.health_log import (
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._connection.connector import Dialer, Dials
+from async_redis_cache._connection.push_channel import Keeper
 from async_redis_cache._protocol.command import Asker, Verb
 from async_redis_cache._protocol.commands import PING
 
 from ._batcher import Batcher
 from ._breaker import Breakers
-from ._dialer import Dialer, Dials
 from ._dialers import MasterDialer, ReplicaDialer
 from ._exchange import Call
-from ._links import Keeper
 from ._node import Node, pace_of
 from ._sentinels import Sentinels
 from ._tracking import Listener, Tracking

@@ -15,10 +15,9 @@ from async_redis_cache._common.errors import (
 )
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
-
-from ._dialer import Dials
-from ._link import expecting
-from ._links import Keeper, Pace
+from async_redis_cache._connection.connector import Dials
+from async_redis_cache._connection.push_channel import Keeper, Pace
+from async_redis_cache._connection.push_connection import expecting
 
 __all__ = ["Listener", "Tracking"]
 

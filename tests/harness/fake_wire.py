@@ -11,9 +11,9 @@ from async_redis_cache._batcher import Batcher, Router
 from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._connection.connection import Errand
+from async_redis_cache._connection.pool import Transport
 from async_redis_cache._queue import CallQueue
-from async_redis_cache._transport import Transport
-from async_redis_cache._wire import Errand
 
 HALF = 0.5
 

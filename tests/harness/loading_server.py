@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from async_redis_cache import AsyncRedisCache
-    from async_redis_cache._wire import Errand
+    from async_redis_cache._connection.connection import Errand
     from harness.virtual_time import VirtualTimeLoop
 
 EPOCH: Final = 1_700_000_000

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from async_redis_cache import _single
-from async_redis_cache._dialer import Dialer
+from async_redis_cache._connection.connector import Dialer
 from harness.waiting import await_until
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from unittest.mock import patch
 import anyio.to_thread
 
 from async_redis_cache import _engine, _near_reads, _node, _takeover
+from async_redis_cache._connection.connection import Wire
 from async_redis_cache._flights import Flight
-from async_redis_cache._wire import Wire
 from harness.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from async_redis_cache._common.failures import Failure, ServerReply
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
 
-from ._dialer import Dials
-from ._takeover import Connection, pack
-from ._wire import Errand, Wire
+from .connection import Errand, Wire
+from .connector import Dials
+from .resp_protocol import Connection, pack
 
 __all__ = ["Transport"]
 

@@ -39,9 +39,9 @@ from async_redis_cache._common.failures import Failure, ServerReply, failure_of,
 from async_redis_cache._common.hosts import AllowedHosts
 from async_redis_cache._common.options import Options
 
-from ._names import Addresses, NamedConnection
-from ._reply_bounds import HandshakeParser
-from ._tls import TLSConnection, Trust
+from .name_resolution import Addresses, NamedConnection
+from .reply_limits import HandshakeParser
+from .tls import TLSConnection, Trust
 
 __all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
 

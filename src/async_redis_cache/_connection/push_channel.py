@@ -18,8 +18,8 @@ from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
 
-from ._dialer import Dials
-from ._link import Hearer, Link, Question
+from .connector import Dials
+from .push_connection import Hearer, Link, Question
 
 __all__ = ["Keeper", "Pace"]
 

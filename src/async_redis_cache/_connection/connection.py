@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from async_redis_cache._common.failures import LOST, MISREAD, TOO_LARGE, Failure
 
-from ._reply_bounds import ReplyTooLargeError
-from ._takeover import NOTHING_YET, Connection, Takeover
+from .reply_limits import ReplyTooLargeError
+from .resp_protocol import NOTHING_YET, Connection, Takeover
 
 __all__ = ["Errand", "Wire"]
 

@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection as Connection
 
 from async_redis_cache._common.failures import ServerReply
 
-from ._reply_bounds import ReplyBounds
+from .reply_limits import ReplyBounds
 
 __all__ = ["NOTHING_YET", "Connection", "Takeover", "pack"]
 

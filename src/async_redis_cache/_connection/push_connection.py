@@ -10,8 +10,8 @@ from hiredis import PushNotification
 
 from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply, failure_of
 
-from ._reply_bounds import ReplyTooLargeError
-from ._takeover import NOTHING_YET, Connection, Takeover, pack
+from .reply_limits import ReplyTooLargeError
+from .resp_protocol import NOTHING_YET, Connection, Takeover, pack
 
 __all__ = ["Hearer", "Link", "Question", "expecting", "refusal_in"]
 

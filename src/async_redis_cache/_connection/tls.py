@@ -13,7 +13,7 @@ import anyio.to_thread
 from async_redis_cache._common.errors import CacheConfigError
 from async_redis_cache._common.options import Options
 
-from ._names import NamedConnection
+from .name_resolution import NamedConnection
 
 __all__ = ["TLSConnection", "Trust"]
 
