@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from async_redis_cache import CacheServerError, CacheStateError, CacheTimeout
-from async_redis_cache._batcher import Batcher
+from async_redis_cache._client.batcher import Batcher
+from async_redis_cache._client.pipeline import Call
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._exchange import Call
 from harness.asking import busy, read
 from harness.fake_wire import Wires
 from harness.virtual_time import in_virtual_time, turns

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheOverloaded, CacheUnavailable
-from async_redis_cache._breaker import Breaker, Breakers
+from async_redis_cache._client.circuit_breaker import Breaker, Breakers
 from async_redis_cache._common.health_log import BREAKER, Condition, Record
 from async_redis_cache._common.stats import CacheStats
 from harness.virtual_time import in_virtual_time, turns

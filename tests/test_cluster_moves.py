@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheTimeout
-from async_redis_cache._cluster import Cluster as Client
+from async_redis_cache._client.cluster import Cluster as Client
 from harness import await_until
 from harness.clusters import Cluster
 from harness.lateness import Guard

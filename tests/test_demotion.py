@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheServerError
-from async_redis_cache._demotion import Demotion
+from async_redis_cache._client.demotion import Demotion
 from harness import await_until
 from harness.choices import by_host_and_port
 from harness.doors import DOORS, Door, configured

@@ -10,11 +10,11 @@ import pytest
 
 from async_redis_cache import _calls, _leases, _loading
 from async_redis_cache._asked import NOTHING, Asked, Found, look
-from async_redis_cache._batcher import Batcher
+from async_redis_cache._client.batcher import Batcher
+from async_redis_cache._client.pipeline import Call
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._connection.pool import Transport
 from async_redis_cache._debts import Debts
-from async_redis_cache._exchange import Call
 from async_redis_cache._flights import Flight, Wanted
 from async_redis_cache._loading import Loading
 from async_redis_cache._near_cache import NearCache

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._client.node import Node
 from async_redis_cache._connection.pool import Transport
-from async_redis_cache._node import Node
 from harness import await_until
 from harness.asking import read
 from harness.clusters import Cluster

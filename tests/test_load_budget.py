@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._batcher import Batcher
+from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._rights import Right
 from harness import await_until
 

@@ -19,7 +19,7 @@ from async_redis_cache._protocol.record import VALUE, Record
 from async_redis_cache._server_clock import ServerClock
 
 if TYPE_CHECKING:
-    from async_redis_cache._batcher import Batcher
+    from async_redis_cache._client.batcher import Batcher
 
 EPOCH = 1_700_000_000.0
 """What the server's clock says, in seconds, when ours says 0."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from async_redis_cache._client.pipeline import PERSONAL
 from async_redis_cache._common.errors import CacheError, CacheOverloaded, CacheServerError
 from async_redis_cache._protocol.command import Asker, Entry, Verb
 from async_redis_cache._protocol.commands import DISCARD, FORGET, STORE, TAKE, TOUCH
@@ -16,7 +17,6 @@ from async_redis_cache._protocol.size_limit import BoundedRemove, BoundedStore, 
 
 from ._bulk import ask_in_parts
 from ._debts import Debts
-from ._exchange import PERSONAL
 from ._freshness import Freshness
 from ._loading import Loading
 from ._near_cache import NearCache

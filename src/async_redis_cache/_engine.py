@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from async_redis_cache._client.circuit_breaker import Breakers
+from async_redis_cache._client.cluster import Cluster
+from async_redis_cache._client.standalone import Single
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheError, CacheUnsupported
 from async_redis_cache._common.failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
@@ -33,10 +36,8 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.commands import PING
 from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
-from ._breaker import Breakers
 from ._changes import Changes, ChangeVerbs
 from ._clearing import clear_index, clear_prefix
-from ._cluster import Cluster
 from ._debts import Debts
 from ._flights import Wanted
 from ._freshness import Freshness
@@ -47,7 +48,6 @@ from ._near_reads import NearReads
 from ._reads import PlainReads, Reads, ReplicaReads
 from ._rights import Product, Rights, Silence, Stored
 from ._server_clock import ServerClock
-from ._single import Single
 from ._tags import Tags
 from ._threads import LoaderThreads
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import hiredis
 
-from async_redis_cache._batcher import Batcher, Router
+from async_redis_cache._client.batcher import Batcher, Router
+from async_redis_cache._client.request_queue import CallQueue
 from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connection import Errand
 from async_redis_cache._connection.pool import Transport
-from async_redis_cache._queue import CallQueue
 
 HALF = 0.5
 

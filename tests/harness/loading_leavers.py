@@ -7,7 +7,7 @@ from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from async_redis_cache._batcher import Batcher
+from async_redis_cache._client.batcher import Batcher
 from harness.choices import LOOP
 from harness.loading_stops import soon
 from harness.virtual_time import turns

@@ -9,7 +9,7 @@ from typing import Any, Final
 from async_redis_cache._common.errors import CacheOverloaded
 from async_redis_cache._protocol.command import Verb
 
-from ._exchange import Call
+from .pipeline import Call
 
 __all__ = ["CallQueue"]
 

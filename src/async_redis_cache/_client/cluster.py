@@ -23,14 +23,14 @@ from async_redis_cache._protocol.cluster_slots import Asking, has_hash_tag
 from async_redis_cache._protocol.command import Asker, Verb
 from async_redis_cache._protocol.commands import PING
 
-from ._batcher import Batcher
-from ._breaker import Breakers
-from ._exchange import Call
-from ._lookout import Lookout
-from ._members import Members
-from ._node import Node
-from ._tracking import Listener
-from ._unison import Unison
+from .batcher import Batcher
+from .circuit_breaker import Breakers
+from .cluster_nodes import Members
+from .node import Node
+from .pipeline import Call
+from .topology_refresh import Lookout
+from .tracking import Listener
+from .tracking_group import Unison
 
 __all__ = ["Cluster"]
 

@@ -20,10 +20,10 @@ from async_redis_cache._connection.pool import Transport
 from async_redis_cache._connection.push_channel import Pace
 from async_redis_cache._protocol.commands import PING
 
-from ._batcher import Batcher, Router
-from ._breaker import Breaker, Breakers
-from ._demotion import Demotion
-from ._queue import CallQueue
+from .batcher import Batcher, Router
+from .circuit_breaker import Breaker, Breakers
+from .demotion import Demotion
+from .request_queue import CallQueue
 
 __all__ = ["NOWHERE", "Node", "pace_of"]
 

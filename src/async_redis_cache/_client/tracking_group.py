@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from async_redis_cache._common.endpoint import Address
 
-from ._tracking import Listener
+from .tracking import Listener
 
 __all__ = ["Unison"]
 

@@ -24,13 +24,13 @@ from async_redis_cache._connection.push_channel import Keeper
 from async_redis_cache._protocol.command import Asker, Verb
 from async_redis_cache._protocol.commands import PING
 
-from ._batcher import Batcher
-from ._breaker import Breakers
-from ._dialers import MasterDialer, ReplicaDialer
-from ._exchange import Call
-from ._node import Node, pace_of
-from ._sentinels import Sentinels
-from ._tracking import Listener, Tracking
+from .batcher import Batcher
+from .circuit_breaker import Breakers
+from .node import Node, pace_of
+from .pipeline import Call
+from .sentinel import Sentinels
+from .sentinel_connector import MasterDialer, ReplicaDialer
+from .tracking import Listener, Tracking
 
 __all__ = ["Single"]
 

@@ -24,9 +24,9 @@ from async_redis_cache._connection.connection import Wire
 from async_redis_cache._connection.pool import Transport
 from async_redis_cache._protocol.command import Verb
 
-from ._demotion import Demotion
-from ._exchange import Call, Exchange
-from ._queue import CallQueue
+from .demotion import Demotion
+from .pipeline import Call, Exchange
+from .request_queue import CallQueue
 
 __all__ = ["Batcher"]
 

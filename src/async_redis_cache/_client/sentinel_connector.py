@@ -14,7 +14,7 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._connection.connector import Dialer, fields_of, see_it_lead
 from async_redis_cache._connection.resp_protocol import Connection
 
-from ._sentinels import UNKNOWN, Sentinels, dialers_of
+from .sentinel import UNKNOWN, Sentinels, dialers_of
 
 __all__ = ["MasterDialer", "ReplicaDialer"]
 

@@ -18,7 +18,7 @@ from async_redis_cache._common.errors import (
 from async_redis_cache._common.failures import TIMED_OUT, Failure
 from async_redis_cache._protocol.cluster_slots import VIEW
 
-from ._members import Members, View
+from .cluster_nodes import Members, View
 
 __all__ = ["Lookout"]
 

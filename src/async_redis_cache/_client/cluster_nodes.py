@@ -22,10 +22,10 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._connection.connector import Dialer, see_it_read
 from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
 
-from ._batcher import Batcher
-from ._node import NOWHERE, Node, pace_of
-from ._tracking import Tracking
-from ._unison import Unison
+from .batcher import Batcher
+from .node import NOWHERE, Node, pace_of
+from .tracking import Tracking
+from .tracking_group import Unison
 
 __all__ = ["Members", "View"]
 
