@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache._load_options import LoadPolicy
+from async_redis_cache._engine.load_options import LoadPolicy
+from async_redis_cache._engine.tags import Stamp
 from async_redis_cache._protocol.record import VALUE, Record, record_of, tagged
-from async_redis_cache._tags import Stamp
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from async_redis_cache import CacheError
 from async_redis_cache._common.options import Options
-from async_redis_cache._load_options import LoadPolicies
+from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._protocol.record import (
     MISSING,
     PLACEHOLDER,

@@ -14,12 +14,12 @@ from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._client.pipeline import Call
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._connection.pool import Transport
-from async_redis_cache._debts import Debts
-from async_redis_cache._flights import Flight, Wanted
-from async_redis_cache._loading import Loading
-from async_redis_cache._near_cache import NearCache
+from async_redis_cache._engine.in_flight_load import Flight, Wanted
+from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.near_cache import NearCache
+from async_redis_cache._engine.pending_invalidations import Debts
+from async_redis_cache._engine.single_flight import Loading
 from async_redis_cache._read_many_through import ReadManyThrough
-from async_redis_cache._rights import Right
 from harness.simulated import first_broken
 from harness.simulated_loop import SimulatedLoop
 

@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._client.batcher import Batcher
-from async_redis_cache._rights import Right
+from async_redis_cache._engine.load_lease import Right
 from harness import await_until
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheLoadError, CoalescingLoader, RedisCache
-from async_redis_cache._rights import Right
+from async_redis_cache._engine.load_lease import Right
 from harness import await_until
 
 if TYPE_CHECKING:

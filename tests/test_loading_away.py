@@ -8,7 +8,7 @@ import time
 import pytest
 
 from async_redis_cache import CacheEntry, CacheError, CachePermissionError, CacheUnavailable
-from async_redis_cache._engine import Engine
+from async_redis_cache._engine.engine import Engine
 from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
 from harness.figures import in_time, report

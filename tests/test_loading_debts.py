@@ -16,7 +16,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._changes import ChangeVerbs
+from async_redis_cache._engine.writes import ChangeVerbs
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.doors import configured
 from harness.loading import PREFIX

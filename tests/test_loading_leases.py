@@ -17,11 +17,11 @@ from async_redis_cache import (
     CacheTimeout,
     LoadOptions,
 )
-from async_redis_cache._flights import Wanted
+from async_redis_cache._engine.in_flight_load import Wanted
+from async_redis_cache._engine.load_lease import Product, Right
 from async_redis_cache._protocol.command import Verb
 from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH
 from async_redis_cache._protocol.record import VALUE
-from async_redis_cache._rights import Product, Right
 from harness import Client, Server, await_until
 from harness.doors import configured, until_gone
 from harness.figures import report

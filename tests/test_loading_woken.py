@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._rights import Right
+from async_redis_cache._engine.load_lease import Right
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 from harness.near import link_through, near_of, near_options, trusted

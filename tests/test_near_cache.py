@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._near_cache import Lease, NearCache
+from async_redis_cache._engine.near_cache import Lease, NearCache
 from harness.near_clock import FOR_EVER, ROOM, Near
 
 GONE = -2

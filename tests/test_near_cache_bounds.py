@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._sieve import Doorkeeper, Entry, Sieve
+from async_redis_cache._engine.sieve import Doorkeeper, Entry, Sieve
 from harness.near_clock import FOR_EVER, ROOM, Near
 
 

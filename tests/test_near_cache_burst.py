@@ -14,7 +14,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._near_cache import NearCache
+from async_redis_cache._engine.near_cache import NearCache
 from harness import Client, Server, await_until
 from harness.figures import in_time, report
 from harness.lateness import MachineLag, measured

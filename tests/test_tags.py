@@ -19,7 +19,7 @@ from async_redis_cache import (
     Load,
     LoadOptions,
 )
-from async_redis_cache._rights import Right
+from async_redis_cache._engine.load_lease import Right
 from harness import Client, Server, await_until
 from harness.doors import configured, until_gone
 from harness.lateness import Guard

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._near_cache import Lease, NearCache
+from async_redis_cache._engine.near_cache import Lease, NearCache
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 from harness.length import scaled

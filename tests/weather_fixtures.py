@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._debts import Debts
+from async_redis_cache._engine.pending_invalidations import Debts
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from ._common.option_keywords import CacheOptions
 from ._common.stats import CacheStats
 from ._contract import IAsyncCache
 from ._decorator import cached
+from ._engine.load_options import LoadOptions
 from ._factory import DefaultRedisFactory
-from ._load_options import LoadOptions
 from ._loaders import Load
 from ._serializers import Serializer
 from ._sync_cache import RedisCache

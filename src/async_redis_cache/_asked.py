@@ -21,6 +21,11 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import LONGEST
 from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.in_flight_load import Wanted
+from async_redis_cache._engine.load_lease import NotKept, Product, Stored
+from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy
+from async_redis_cache._engine.single_flight import AWAY
 from async_redis_cache._protocol.record import (
     MISSING,
     PLACEHOLDER,
@@ -33,14 +38,9 @@ from async_redis_cache._protocol.record import (
 
 from ._cache_entry import CacheEntry, Status
 from ._codec import Codec, Decoder
-from ._engine import Engine
-from ._flights import Wanted
 from ._function_names import name_of
 from ._lifecycle import Opened
-from ._load_options import Caller, LoadOptions, LoadPolicy
 from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
-from ._loading import AWAY
-from ._rights import NotKept, Product, Stored
 
 __all__ = [
     "NOTHING",

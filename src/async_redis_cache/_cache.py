@@ -12,13 +12,13 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheInputError
 from async_redis_cache._common.outcomes import first_raised
 from async_redis_cache._common.pip_services import Context
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.metadata import IsReadable
 from async_redis_cache._protocol.command import Entry
 from async_redis_cache._protocol.record import is_record, payload_at_once
 
 from ._asked import each, many
 from ._codec import Codec, Decoder
-from ._engine import Engine
-from ._heads import IsReadable
 from ._openable import verb, verb_or
 from ._read_many_through import ReadManyThrough
 

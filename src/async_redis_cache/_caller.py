@@ -27,16 +27,16 @@ from typing import Any, Final, TypeVar, cast
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, Raised, caught
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.in_flight_load import Wanted
+from async_redis_cache._engine.load_lease import Product, Stored
+from async_redis_cache._engine.metadata import IsReadable
 from async_redis_cache._protocol.command import Entry
 
 from ._cache import AsyncRedisCache
 from ._caller_queue import CallerQueue, PrivateLoop, local
 from ._drive import Gathered, LoopCall, LoopLoad, LoopWrite, current
-from ._engine import Engine
-from ._flights import Wanted
-from ._heads import IsReadable
 from ._lifecycle import Lifecycle, Opened
-from ._rights import Product, Stored
 from ._serializers import Serializer
 
 __all__ = ["CallerCache"]

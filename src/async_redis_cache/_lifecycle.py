@@ -29,10 +29,10 @@ from async_redis_cache._common.health_log import UNREADABLE, Journal
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.load_options import LoadPolicies
 
 from ._codec import Codec
-from ._engine import Engine
-from ._load_options import LoadPolicies
 from ._monitors import Monitors
 from ._private_server import PrivateServer, start_server
 from ._serializers import Serializer

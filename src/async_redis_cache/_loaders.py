@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.stats import CacheStats
-
-from ._threads import LoaderThreads
+from async_redis_cache._engine.loader_threads import LoaderThreads
 
 if TYPE_CHECKING:
     # In `typing` from Python 3.13 on. `Load` without a parameter is `Load[Any]`.

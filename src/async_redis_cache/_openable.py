@@ -17,10 +17,10 @@ from async_redis_cache._common.pip_services import (
     IReferences,
 )
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._engine.pending_invalidations import is_remembered
+from async_redis_cache._engine.single_flight import AWAY
 
-from ._debts import is_remembered
 from ._lifecycle import Lifecycle
-from ._loading import AWAY
 from ._serializers import Serializer
 
 __all__ = ["Openable", "verb", "verb_or"]

@@ -8,6 +8,9 @@ from typing import Any, Final, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.pip_services import Context
+from async_redis_cache._engine.load_lease import Product
+from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.single_flight import AWAY
 
 from ._asked import (
     NOTHING,
@@ -23,11 +26,8 @@ from ._asked import (
     wanted,
 )
 from ._cache_entry import CacheEntry
-from ._load_options import LoadOptions
 from ._loaders import Loader
-from ._loading import AWAY
 from ._openable import Openable, verb, verb_or
-from ._rights import Product
 
 __all__ = ["ReadEntries"]
 

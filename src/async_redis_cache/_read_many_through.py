@@ -10,15 +10,15 @@ from typing import Any, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.outcomes import first_raised
 from async_redis_cache._common.pip_services import Context
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.load_lease import Product
+from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.single_flight import AWAY
 
 from ._asked import Asked, Found, call_of, each, load, many, no_loader, value_of
 from ._batches import Batch, BatchLoader
-from ._engine import Engine
-from ._load_options import LoadOptions
-from ._loading import AWAY
 from ._openable import verb
 from ._read_through import ReadThrough
-from ._rights import Product
 
 __all__ = ["ReadManyThrough"]
 

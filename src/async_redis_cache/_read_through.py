@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.pip_services import Context
+from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.single_flight import AWAY
 
 from ._asked import (
     NOTHING,
@@ -18,9 +20,7 @@ from ._asked import (
     valid,
     value_of,
 )
-from ._load_options import LoadOptions
 from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
-from ._loading import AWAY
 from ._openable import verb
 from ._read_entries import ReadEntries
 

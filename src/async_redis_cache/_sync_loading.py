@@ -8,11 +8,11 @@ from typing import Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.pip_services import Context
+from async_redis_cache._engine.load_options import LoadOptions
 
 from ._batches import BatchLoader
 from ._cache import AsyncRedisCache
 from ._cache_entry import CacheEntry
-from ._load_options import LoadOptions
 from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 
 __all__ = ["LoadingDoor"]

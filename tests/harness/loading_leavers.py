@@ -14,7 +14,7 @@ from harness.virtual_time import turns
 
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
-    from async_redis_cache._engine import Engine
+    from async_redis_cache._engine.engine import Engine
     from harness.loading_stops import Stops
 
 PREFIX = "leave:"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
     from async_redis_cache._common.endpoint import Endpoint
     from async_redis_cache._common.options import Options
-    from async_redis_cache._near_cache import NearCache
+    from async_redis_cache._engine.near_cache import NearCache
     from harness.clients import Client
 
 SENTINEL = "sentinel"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._near_cache import NearCache
+from async_redis_cache._engine.near_cache import NearCache
 
 FOR_EVER = -1
 """What PTTL says of a value that never expires."""

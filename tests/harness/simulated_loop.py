@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from async_redis_cache import _engine, _near_reads, _node, _takeover
 from async_redis_cache._connection.connection import Wire
-from async_redis_cache._flights import Flight
+from async_redis_cache._engine.in_flight_load import Flight
 from harness.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:

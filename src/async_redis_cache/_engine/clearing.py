@@ -10,7 +10,7 @@ from async_redis_cache._protocol.command import Asker, Verb
 from async_redis_cache._protocol.commands import SCAN
 from async_redis_cache._protocol.size_limit import Sweep
 
-from ._bulk import ask_in_parts
+from .bulk import ask_in_parts
 
 __all__ = ["clear_index", "clear_prefix"]
 

@@ -27,7 +27,7 @@ from async_redis_cache._common.options import HOUR
 from async_redis_cache._protocol.command import Asker, MisreadError, expect_parts
 from async_redis_cache._protocol.script import Script
 
-from ._bulk import send_all
+from .bulk import send_all
 
 __all__ = ["Stamp", "Tags"]
 

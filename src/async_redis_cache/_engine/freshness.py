@@ -7,8 +7,8 @@ import asyncio
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.record import VALUE, Record, is_record, record_of
 
-from ._server_clock import ServerClock
-from ._tags import Tags
+from .server_clock import ServerClock
+from .tags import Tags
 
 __all__ = ["Freshness"]
 

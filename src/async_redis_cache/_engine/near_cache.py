@@ -24,7 +24,7 @@ from typing import Final
 
 from async_redis_cache._common.stats import CacheStats
 
-from ._sieve import Doorkeeper, Entry, Sieve
+from .sieve import Doorkeeper, Entry, Sieve
 
 __all__ = ["Lease", "NearCache"]
 

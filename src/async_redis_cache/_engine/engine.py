@@ -36,20 +36,20 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.commands import PING
 from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
-from ._changes import Changes, ChangeVerbs
-from ._clearing import clear_index, clear_prefix
-from ._debts import Debts
-from ._flights import Wanted
-from ._freshness import Freshness
-from ._heads import Heads, IsReadable
-from ._loading import Loading
-from ._near_cache import NearCache
-from ._near_reads import NearReads
-from ._reads import PlainReads, Reads, ReplicaReads
-from ._rights import Product, Rights, Silence, Stored
-from ._server_clock import ServerClock
-from ._tags import Tags
-from ._threads import LoaderThreads
+from .clearing import clear_index, clear_prefix
+from .freshness import Freshness
+from .in_flight_load import Wanted
+from .load_lease import Product, Rights, Silence, Stored
+from .loader_threads import LoaderThreads
+from .metadata import Heads, IsReadable
+from .near_cache import NearCache
+from .near_reads import NearReads
+from .pending_invalidations import Debts
+from .reads import PlainReads, Reads, ReplicaReads
+from .server_clock import ServerClock
+from .single_flight import Loading
+from .tags import Tags
+from .writes import Changes, ChangeVerbs
 
 __all__ = ["Engine"]
 

@@ -36,9 +36,9 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.lease_scripts import Giving
 from async_redis_cache._protocol.record import MISSING
 
-from ._flights import Flight, Outcome, Wanted
-from ._nesting import ask_as, asking, refuse_cycle
-from ._rights import Product, Right, Rights, Stored
+from .in_flight_load import Flight, Outcome, Wanted
+from .load_cycles import ask_as, asking, refuse_cycle
+from .load_lease import Product, Right, Rights, Stored
 
 __all__ = ["AWAY", "Loading"]
 

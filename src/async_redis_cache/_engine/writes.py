@@ -15,12 +15,12 @@ from async_redis_cache._protocol.lease_scripts import BoundedPublish, Publish
 from async_redis_cache._protocol.record import tagged
 from async_redis_cache._protocol.size_limit import BoundedRemove, BoundedStore, BoundedTouch
 
-from ._bulk import ask_in_parts
-from ._debts import Debts
-from ._freshness import Freshness
-from ._loading import Loading
-from ._near_cache import NearCache
-from ._tags import Tags
+from .bulk import ask_in_parts
+from .freshness import Freshness
+from .near_cache import NearCache
+from .pending_invalidations import Debts
+from .single_flight import Loading
+from .tags import Tags
 
 __all__ = ["ChangeVerbs", "Changes"]
 

@@ -11,7 +11,7 @@ from async_redis_cache._common.errors import CacheTimeout
 from async_redis_cache._protocol.command import Asker
 from async_redis_cache._protocol.read_commands import READ, READ_MANY
 
-from ._bulk import read_in_parts
+from .bulk import read_in_parts
 
 __all__ = ["PlainReads", "Reads", "ReplicaReads"]
 

@@ -11,8 +11,8 @@ from typing import Final
 from async_redis_cache._protocol.command import Asker
 from async_redis_cache._protocol.read_commands import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
 
-from ._bulk import read_in_parts
-from ._near_cache import NearCache
+from .bulk import read_in_parts
+from .near_cache import NearCache
 
 __all__ = ["NearReads"]
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.outcomes import Raised
 
-from ._nesting import Key, Node
-from ._rights import Product, Right, Stored
+from .load_cycles import Key, Node
+from .load_lease import Product, Right, Stored
 
 __all__ = ["Flight", "Outcome", "Wanted"]
 

@@ -11,8 +11,8 @@ from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH_RECORD
 from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE, UNKNOWN_LIFE
 from async_redis_cache._protocol.record import has_tags, is_record, record_of, slack_of
 
-from ._freshness import Freshness
-from ._tags import Tags
+from .freshness import Freshness
+from .tags import Tags
 
 __all__ = ["Heads", "IsReadable"]
 

@@ -22,7 +22,7 @@ from async_redis_cache._protocol.record import (
     version_of,
 )
 
-from ._tags import Tags
+from .tags import Tags
 
 __all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence", "Stored"]
 
