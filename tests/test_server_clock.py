@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from async_redis_cache import CacheError, CacheInputError, CacheUnavailable, LoadOptions
-from async_redis_cache._codec import Codec
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._engine.server_clock import ServerClock
 from async_redis_cache._protocol.record import VALUE, Record
+from async_redis_cache._values.codec import Codec
 
 if TYPE_CHECKING:
     from async_redis_cache._client.batcher import Batcher

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from async_redis_cache._codec import Codec
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._values.codec import Codec
 from harness.doors import configured
 
 if TYPE_CHECKING:

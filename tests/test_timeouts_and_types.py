@@ -18,9 +18,9 @@ from async_redis_cache import (
     CacheStateError,
     RedisCache,
 )
-from async_redis_cache._codec import Codec
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._values.codec import Codec
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import pytest
 from pydantic import BaseModel
 
 from async_redis_cache import CacheInputError
-from async_redis_cache._codec import Codec
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._values.codec import Codec
 
 T = TypeVar("T")
 MINUTES = dt.timezone(dt.timedelta(minutes=19, seconds=32))

@@ -14,9 +14,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from async_redis_cache import CacheInputError
-from async_redis_cache._codec import Codec
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._values.codec import Codec
 
 T = TypeVar("T")
 FOLDED = dt.datetime(2024, 11, 3, 1, 30, fold=1, tzinfo=ZoneInfo("America/New_York"))

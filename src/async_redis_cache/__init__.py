@@ -27,8 +27,8 @@ from ._decorator import cached
 from ._engine.load_options import LoadOptions
 from ._factory import DefaultRedisFactory
 from ._loaders import Load
-from ._serializers import Serializer
 from ._sync_cache import RedisCache
+from ._values.serializers import Serializer
 
 __version__ = "0.1.0"
 

@@ -16,9 +16,9 @@ from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.metadata import IsReadable
 from async_redis_cache._protocol.command import Entry
 from async_redis_cache._protocol.record import is_record, payload_at_once
+from async_redis_cache._values.codec import Codec, Decoder
 
 from ._asked import each, many
-from ._codec import Codec, Decoder
 from ._openable import verb, verb_or
 from ._read_many_through import ReadManyThrough
 

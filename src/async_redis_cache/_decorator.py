@@ -10,12 +10,12 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
+from async_redis_cache._values.typed_decoders import check_type
 
 from ._cache import AsyncRedisCache
 from ._cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of
 from ._calls import Calls, LongKeys
 from ._sync_cache import RedisCache
-from ._validation import check_type
 
 __all__ = ["cached"]
 

@@ -31,11 +31,11 @@ from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_options import LoadPolicies
+from async_redis_cache._values.codec import Codec
+from async_redis_cache._values.serializers import Serializer
 
-from ._codec import Codec
 from ._monitors import Monitors
 from ._private_server import PrivateServer, start_server
-from ._serializers import Serializer
 from ._settings import Settings
 
 __all__ = ["Lifecycle", "Opened"]

@@ -19,9 +19,9 @@ from async_redis_cache._common.pip_services import (
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.pending_invalidations import is_remembered
 from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._values.serializers import Serializer
 
 from ._lifecycle import Lifecycle
-from ._serializers import Serializer
 
 __all__ = ["Openable", "verb", "verb_or"]
 

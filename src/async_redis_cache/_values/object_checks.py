@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, cast, get_type_hints
 
-from ._equality import difference, is_equal
-from ._json_damage import RefusedError, exact, field_names, parts_of, refuse_damage
-from ._models import dumped
+from .equality import difference, is_equal
+from .json_checks import RefusedError, exact, field_names, parts_of, refuse_damage
+from .pydantic_models import dumped
 
 __all__ = ["Objects"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ._decoding import converter_of, json_decoder_of, msgpack_decoder_of
-from ._serializers import Json, MessagePack, Raw, Serializer
+from .decoders import converter_of, json_decoder_of, msgpack_decoder_of
+from .serializers import Json, MessagePack, Raw, Serializer
 
 __all__ = ["check_type", "decoder_of"]
 

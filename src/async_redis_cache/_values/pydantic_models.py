@@ -17,8 +17,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ._equality import difference
-from ._json_damage import RefusedError, exact, field_names, parts_of, refuse_damage
+from .equality import difference
+from .json_checks import RefusedError, exact, field_names, parts_of, refuse_damage
 
 __all__ = [
     "adapted",

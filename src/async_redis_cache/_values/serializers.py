@@ -8,10 +8,10 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from ._decoding import json_decoder_of, msgpack_decoder_of
-from ._json_damage import RefusedError, exact
-from ._models import dumped
-from ._objects import Objects
+from .decoders import json_decoder_of, msgpack_decoder_of
+from .json_checks import RefusedError, exact
+from .object_checks import Objects
+from .pydantic_models import dumped
 
 __all__ = ["SERIALIZERS", "Json", "MessagePack", "Raw", "Serializer"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
 
-from ._json_damage import field_names, parts_of
+from .json_checks import field_names, parts_of
 
 __all__ = ["difference", "is_equal"]
 

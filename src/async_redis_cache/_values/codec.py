@@ -10,10 +10,10 @@ from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
 from async_redis_cache._common.options import CONTROL, LONGEST, MOST_TAGS, Options
 from async_redis_cache._common.stats import CacheStats
 
-from ._envelope import MARK, Envelope
-from ._json_damage import RefusedError
-from ._serializers import SERIALIZERS, Serializer
-from ._validation import decoder_of
+from .envelope import MARK, Envelope
+from .json_checks import RefusedError
+from .serializers import SERIALIZERS, Serializer
+from .typed_decoders import decoder_of
 
 __all__ = ["Codec", "Decoder"]
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ._models import adapted, adapter_of, is_model, is_of_models, validated, validator_of
+from .pydantic_models import adapted, adapter_of, is_model, is_of_models, validated, validator_of
 
 __all__ = ["converter_of", "json_decoder_of", "msgpack_decoder_of"]
 

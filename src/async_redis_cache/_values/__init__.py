@@ -1,0 +1,1 @@
+"""Values to bytes and back, and what does not survive that."""
