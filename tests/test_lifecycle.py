@@ -14,7 +14,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStateError, RedisCache
 from async_redis_cache._connection.connection import Wire
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._portal import Portal
+from async_redis_cache._runtime.portal import Portal
 from harness import Client, Server, StartProxy, StartServer
 from harness.figures import report
 from harness.lateness import GRACE_SECONDS, Guard

@@ -15,7 +15,7 @@ from typing import Never
 
 import pytest
 
-from async_redis_cache._portal import Portal, RefusedError
+from async_redis_cache._runtime.portal import Portal, RefusedError
 from harness.figures import report
 from harness.length import scaled
 from harness.programs import PrivateLoop

@@ -35,11 +35,11 @@ from async_redis_cache._protocol.record import (
     is_record,
     record_of,
 )
+from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._values.codec import Codec, Decoder
 
 from ._cache_entry import CacheEntry, Status
 from ._function_names import name_of
-from ._lifecycle import Opened
 from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 
 __all__ = [

@@ -32,12 +32,12 @@ from async_redis_cache._engine.in_flight_load import Wanted
 from async_redis_cache._engine.load_lease import Product, Stored
 from async_redis_cache._engine.metadata import IsReadable
 from async_redis_cache._protocol.command import Entry
+from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
+from async_redis_cache._runtime.portal_queue import CallerQueue, PrivateLoop, local
+from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from async_redis_cache._values.serializers import Serializer
 
 from ._cache import AsyncRedisCache
-from ._caller_queue import CallerQueue, PrivateLoop, local
-from ._drive import Gathered, LoopCall, LoopLoad, LoopWrite, current
-from ._lifecycle import Lifecycle, Opened
 
 __all__ = ["CallerCache"]
 

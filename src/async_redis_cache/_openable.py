@@ -19,9 +19,8 @@ from async_redis_cache._common.pip_services import (
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.pending_invalidations import is_remembered
 from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
-
-from ._lifecycle import Lifecycle
 
 __all__ = ["Openable", "verb", "verb_or"]
 

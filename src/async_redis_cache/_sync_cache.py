@@ -23,12 +23,12 @@ from async_redis_cache._common.pip_services import (
     IReferences,
 )
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._runtime.portal import Portal, RefusedError
+from async_redis_cache._runtime.stepping import drive
 from async_redis_cache._values.serializers import Serializer
 
 from ._cache import AsyncRedisCache
 from ._caller import CallerCache
-from ._drive import drive
-from ._portal import Portal, RefusedError
 from ._sync_loading import LoadingDoor
 
 __all__ = ["RedisCache"]

@@ -34,9 +34,9 @@ from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._values.codec import Codec
 from async_redis_cache._values.serializers import Serializer
 
-from ._monitors import Monitors
-from ._private_server import PrivateServer, start_server
-from ._settings import Settings
+from .container_monitors import Monitors
+from .private_server import PrivateServer, start_server
+from .settings import Settings
 
 __all__ = ["Lifecycle", "Opened"]
 

@@ -21,7 +21,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from async_redis_cache._common.outcomes import Raised, caught
 
-from ._caller_queue import CallerQueue, PortalCall, PortalCallback, RefusedError, local
+from .portal_queue import CallerQueue, PortalCall, PortalCallback, RefusedError, local
 
 __all__ = ["Portal", "RefusedError"]
 

@@ -10,8 +10,8 @@ from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, UNKNOWN, Failure
 from async_redis_cache._common.outcomes import Raised
 
-from ._caller_queue import CallerQueue, PortalCall, RefusedError, Work, local
-from ._portal import Portal
+from .portal import Portal
+from .portal_queue import CallerQueue, PortalCall, RefusedError, Work, local
 
 __all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
 
