@@ -1,8 +1,12 @@
 """The Redis cache for asyncio services, and for the synchronous ones beside them."""
 
-from ._batches import CoalescingLoader
-from ._cache import AsyncRedisCache
-from ._cache_entry import CacheEntry
+from ._api.async_cache import AsyncRedisCache
+from ._api.batch_loader import CoalescingLoader
+from ._api.cache_entry import CacheEntry
+from ._api.contract import IAsyncCache
+from ._api.factory import DefaultRedisFactory
+from ._api.loaders import Load
+from ._api.sync_cache import RedisCache
 from ._cached_functions import CachedCoroutine, CachedFunction
 from ._common.errors import (
     CacheAuthError,
@@ -22,12 +26,8 @@ from ._common.errors import (
 )
 from ._common.option_keywords import CacheOptions
 from ._common.stats import CacheStats
-from ._contract import IAsyncCache
 from ._decorator import cached
 from ._engine.load_options import LoadOptions
-from ._factory import DefaultRedisFactory
-from ._loaders import Load
-from ._sync_cache import RedisCache
 from ._values.serializers import Serializer
 
 __version__ = "0.1.0"

@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-from ._cache import AsyncRedisCache
+from async_redis_cache._api.async_cache import AsyncRedisCache
+from async_redis_cache._api.sync_cache import RedisCache
+
 from ._calls import Calls
-from ._sync_cache import RedisCache
 from ._uncacheable import refuse_result
 
 __all__ = ["AnyCache", "CachedCoroutine", "CachedFunction", "Source", "sources_of"]

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from async_redis_cache._api.async_cache import AsyncRedisCache
+from async_redis_cache._api.sync_cache import RedisCache
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.typed_decoders import check_type
 
-from ._cache import AsyncRedisCache
 from ._cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of
 from ._calls import Calls, LongKeys
-from ._sync_cache import RedisCache
 
 __all__ = ["cached"]
 

@@ -38,11 +38,10 @@ from async_redis_cache import (
     CacheStats,
     RedisCache,
 )
+from async_redis_cache._api.cache_entry import Status
+from async_redis_cache._api.function_names import name_of
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
 from async_redis_cache._common.stats import LEVELS
-
-from ._cache_entry import Status
-from ._function_names import name_of
 
 __all__ = ["instrument"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from harness.loading_states import Call, Entry, Failed, Flight, Given, Key, Outcome
 
 if TYPE_CHECKING:
-    from async_redis_cache._cache_entry import Status
+    from async_redis_cache._api.cache_entry import Status
 
 
 class World:

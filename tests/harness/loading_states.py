@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from async_redis_cache import CacheEntry
-from async_redis_cache._cache_entry import Status
+from async_redis_cache._api.cache_entry import Status
 
 LEASE = 601
 """Milliseconds. Renewed each third of it; no multiple of what other things take."""

@@ -18,9 +18,9 @@ from async_redis_cache._protocol.command import Entry
 from async_redis_cache._protocol.record import is_record, payload_at_once
 from async_redis_cache._values.codec import Codec, Decoder
 
-from ._asked import each, many
-from ._openable import verb, verb_or
-from ._read_many_through import ReadManyThrough
+from .async_batch_loading import ReadManyThrough
+from .load_request import each, many
+from .openable import verb, verb_or
 
 __all__ = ["AsyncRedisCache"]
 

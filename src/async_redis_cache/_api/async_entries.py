@@ -12,7 +12,8 @@ from async_redis_cache._engine.load_lease import Product
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.single_flight import AWAY
 
-from ._asked import (
+from .cache_entry import CacheEntry
+from .load_request import (
     NOTHING,
     Asked,
     Found,
@@ -25,9 +26,8 @@ from ._asked import (
     terms,
     wanted,
 )
-from ._cache_entry import CacheEntry
-from ._loaders import Loader
-from ._openable import Openable, verb, verb_or
+from .loaders import Loader
+from .openable import Openable, verb, verb_or
 
 __all__ = ["ReadEntries"]
 

@@ -37,7 +37,7 @@ from async_redis_cache._runtime.portal_queue import CallerQueue, PrivateLoop, lo
 from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from async_redis_cache._values.serializers import Serializer
 
-from ._cache import AsyncRedisCache
+from .async_cache import AsyncRedisCache
 
 __all__ = ["CallerCache"]
 

@@ -11,7 +11,8 @@ from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.single_flight import AWAY
 
-from ._asked import (
+from .async_entries import ReadEntries
+from .load_request import (
     NOTHING,
     Asked,
     load,
@@ -20,9 +21,8 @@ from ._asked import (
     valid,
     value_of,
 )
-from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
-from ._openable import verb
-from ._read_entries import ReadEntries
+from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
+from .openable import verb
 
 __all__ = ["ReadThrough"]
 

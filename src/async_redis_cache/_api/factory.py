@@ -6,8 +6,8 @@ from typing import Final
 
 from async_redis_cache._common.pip_services import Descriptor, Factory
 
-from ._cache import AsyncRedisCache
-from ._sync_cache import RedisCache
+from .async_cache import AsyncRedisCache
+from .sync_cache import RedisCache
 
 __all__ = ["DefaultRedisFactory"]
 

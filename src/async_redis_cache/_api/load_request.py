@@ -38,9 +38,9 @@ from async_redis_cache._protocol.record import (
 from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._values.codec import Codec, Decoder
 
-from ._cache_entry import CacheEntry, Status
-from ._function_names import name_of
-from ._loaders import NOT_MODIFIED, Load, Loader, run, takes_load
+from .cache_entry import CacheEntry, Status
+from .function_names import name_of
+from .loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 
 __all__ = [
     "NOTHING",

@@ -15,10 +15,10 @@ from async_redis_cache._engine.load_lease import Product
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.single_flight import AWAY
 
-from ._asked import Asked, Found, call_of, each, load, many, no_loader, value_of
-from ._batches import Batch, BatchLoader
-from ._openable import verb
-from ._read_through import ReadThrough
+from .async_loading import ReadThrough
+from .batch_loader import Batch, BatchLoader
+from .load_request import Asked, Found, call_of, each, load, many, no_loader, value_of
+from .openable import verb
 
 __all__ = ["ReadManyThrough"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from ._batches import Batch, CoalescingLoader
+from .batch_loader import Batch, CoalescingLoader
 
 __all__ = ["name_of"]
 

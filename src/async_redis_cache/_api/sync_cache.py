@@ -27,9 +27,9 @@ from async_redis_cache._runtime.portal import Portal, RefusedError
 from async_redis_cache._runtime.stepping import drive
 from async_redis_cache._values.serializers import Serializer
 
-from ._cache import AsyncRedisCache
-from ._caller import CallerCache
-from ._sync_loading import LoadingDoor
+from .async_cache import AsyncRedisCache
+from .calling_thread import CallerCache
+from .sync_loading import LoadingDoor
 
 __all__ = ["RedisCache"]
 

@@ -10,10 +10,10 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 
-from ._batches import BatchLoader
-from ._cache import AsyncRedisCache
-from ._cache_entry import CacheEntry
-from ._loaders import AsyncLoader, DataLoader, Loader, PlainLoader
+from .async_cache import AsyncRedisCache
+from .batch_loader import BatchLoader
+from .cache_entry import CacheEntry
+from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 
 __all__ = ["LoadingDoor"]
 

@@ -13,7 +13,7 @@ from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.outcomes import Raised, outcome_of
 from async_redis_cache._engine.load_cycles import Node, ask_as, asking
 
-from ._loaders import Load, run, threads_of
+from .loaders import Load, run, threads_of
 
 __all__ = ["Batch", "BatchLoader", "CoalescingLoader"]
 

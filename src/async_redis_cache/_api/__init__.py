@@ -1,0 +1,1 @@
+"""The public classes: contexts, keys, values and durations."""
