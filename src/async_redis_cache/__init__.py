@@ -7,7 +7,6 @@ from ._api.contract import IAsyncCache
 from ._api.factory import DefaultRedisFactory
 from ._api.loaders import Load
 from ._api.sync_cache import RedisCache
-from ._cached_functions import CachedCoroutine, CachedFunction
 from ._common.errors import (
     CacheAuthError,
     CacheConfigError,
@@ -26,7 +25,8 @@ from ._common.errors import (
 )
 from ._common.option_keywords import CacheOptions
 from ._common.stats import CacheStats
-from ._decorator import cached
+from ._decorator.cached_functions import CachedCoroutine, CachedFunction
+from ._decorator.decorator import cached
 from ._engine.load_options import LoadOptions
 from ._values.serializers import Serializer
 

@@ -14,8 +14,8 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.typed_decoders import check_type
 
-from ._cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of
-from ._calls import Calls, LongKeys
+from .cached_calls import Calls, LongKeys
+from .cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of
 
 __all__ = ["cached"]
 

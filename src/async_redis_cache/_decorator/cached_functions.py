@@ -11,8 +11,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, ov
 from async_redis_cache._api.async_cache import AsyncRedisCache
 from async_redis_cache._api.sync_cache import RedisCache
 
-from ._calls import Calls
-from ._uncacheable import refuse_result
+from .cached_calls import Calls
+from .uncacheable import refuse_result
 
 __all__ = ["AnyCache", "CachedCoroutine", "CachedFunction", "Source", "sources_of"]
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from ._identity import UnstableError, class_path, is_imported, name_of_class
+from .identity import UnstableError, class_path, is_imported, name_of_class
 
 __all__ = ["PLAIN", "plain_text", "receiver_text", "text_of"]
 

@@ -10,10 +10,10 @@ from typing import Any, Final, Literal
 
 from async_redis_cache._common.options import MOST_TAGS
 
-from ._argument_text import PLAIN, plain_text, receiver_text, text_of
-from ._identity import UnstableError, name_of_function
-from ._key_template import Template
-from ._uncacheable import annotated_result, refuse_by_annotations
+from .argument_text import PLAIN, plain_text, receiver_text, text_of
+from .identity import UnstableError, name_of_function
+from .key_template import Template
+from .uncacheable import annotated_result, refuse_by_annotations
 
 __all__ = ["Calls", "LongKeys"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self, cast
 
 from async_redis_cache._common.options import CONTROL
 
-from ._argument_text import PLAIN
+from .argument_text import PLAIN
 
 __all__ = ["Template"]
 

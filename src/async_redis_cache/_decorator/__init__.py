@@ -1,0 +1,1 @@
+"""The decorator `cached`: keys and tags of function calls."""
