@@ -94,8 +94,22 @@ VALUES = [
 
 # What is mutated, and which tests are asked. A mutant may wait for ever, so no test is given long.
 SEEN_WITHOUT_A_SERVER = (
-    *("_backoff", "_batcher", "_breaker", "_exchange", "_load_options", "_near_cache", "_queue"),
-    *("_records", "_server_clock", "_sieve", "_unison", "_uri"),
+    *(
+        "_common.backoff",
+        "_client.batcher",
+        "_client.circuit_breaker",
+        "_client.pipeline",
+        "_engine.load_options",
+        "_engine.near_cache",
+        "_client.request_queue",
+    ),
+    *(
+        "_protocol.record",
+        "_engine.server_clock",
+        "_engine.sieve",
+        "_client.tracking_group",
+        "_common.endpoint",
+    ),
 )
 TESTS_WITHOUT_A_SERVER = (
     "--timeout=6 -k '"
@@ -104,8 +118,8 @@ TESTS_WITHOUT_A_SERVER = (
 )
 # On one server, by one door, and in two ways to store.
 SEEN_ON_A_SERVER = (
-    *("_batches", "_changes", "_debts", "_envelope"),
-    *("_flights", "_loading", "_rights", "_tags"),
+    *("_api.batch_loader", "_engine.writes", "_engine.pending_invalidations", "_values.envelope"),
+    *("_engine.in_flight_load", "_engine.single_flight", "_engine.load_lease", "_engine.tags"),
 )
 TESTS_ON_A_SERVER = (
     "--timeout=6 -p no:unraisableexception -k '"
@@ -225,7 +239,7 @@ def types_installed(session: nox.Session) -> None:
 
 @nox.session
 def layers(session: nox.Session) -> None:
-    """Check that imports go down the house only."""
+    """Check that imports go down the packages only."""
     install(session, "layers")
     session.run("lint-imports", "--no-logo")
 
@@ -249,9 +263,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Change the core in thousands of ways, and see which changes no test sees: `-- _queue _sieve`.
+    """Change the core in thousands of ways, and see which changes no test sees: `-- _engine.sieve`.
 
-    `-- "_loading.*[37]"` is a sample: those mutants whose number ends so.
+    `-- "_engine.single_flight.*[37]"` is a sample: those mutants whose number ends so.
     """
     install(session, "mutation")
     for modules, options in (
@@ -261,7 +275,7 @@ def mutation(session: nox.Session) -> None:
         mutants = [
             f"async_redis_cache.{asked if '*' in asked else f'{asked}.*'}"
             for asked in session.posargs or modules
-            if asked.partition(".")[0] in modules
+            if ".".join(asked.split(".")[:2]) in modules
         ]
         if mutants:
             # Which test executes what may have changed since.

@@ -11,13 +11,8 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_redis_cache import (
-    CacheError,
-    CacheOutcomeUnknown,
-    CacheOverloaded,
-    CacheServerError,
-    _queue,
-)
+from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheOverloaded, CacheServerError
+from async_redis_cache._client import request_queue as _queue
 from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import STORE, TAKE
 from async_redis_cache._protocol.read_commands import READ

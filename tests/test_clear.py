@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from async_redis_cache import _clearing
+from async_redis_cache._engine import clearing as _clearing
 from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:

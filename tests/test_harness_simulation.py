@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import _calls, _leases, _loading
 from async_redis_cache._api.async_batch_loading import ReadManyThrough
 from async_redis_cache._api.load_request import NOTHING, Asked, Found, look
 from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._client.pipeline import Call
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._connection.pool import Transport
+from async_redis_cache._decorator import cached_calls as _calls
+from async_redis_cache._engine import single_flight as _loading
 from async_redis_cache._engine.in_flight_load import Flight, Wanted
 from async_redis_cache._engine.load_lease import Right
 from async_redis_cache._engine.near_cache import NearCache
 from async_redis_cache._engine.pending_invalidations import Debts
 from async_redis_cache._engine.single_flight import Loading
+from async_redis_cache._protocol import lease_scripts as _leases
 from harness.simulated import first_broken
 from harness.simulated_loop import SimulatedLoop
 

@@ -12,13 +12,8 @@ from typing import Any, Never
 import msgspec
 import pytest
 
-from async_redis_cache import (
-    AsyncRedisCache,
-    CacheStateError,
-    CoalescingLoader,
-    RedisCache,
-    _loading,
-)
+from async_redis_cache import AsyncRedisCache, CacheStateError, CoalescingLoader, RedisCache
+from async_redis_cache._engine import single_flight as _loading
 from harness import Server
 from harness.waiting import wait_until
 

@@ -237,7 +237,7 @@ async def test_what_is_made_good_while_it_is_read_is_not_given(
 
     with pytest.MonkeyPatch.context() as patch:
         # Or, on a busy machine, what is removed in the background would be late, and wait for itself.
-        patch.setattr("async_redis_cache._debts._FIRST_PAUSE", 60.0)
+        patch.setattr("async_redis_cache._engine.pending_invalidations._FIRST_PAUSE", 60.0)
         for verb in READS.values():
             await cache.store(None, "key", "old")
             engine.changes.failed(key, CacheUnavailable("CONNECTION_LOST", ""))

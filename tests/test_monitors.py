@@ -12,7 +12,8 @@ from pip_services4_components.refer import Descriptor, References
 from pip_services4_observability.count import CachedCounters, CounterType
 from pip_services4_observability.log import Logger, LogLevel
 
-from async_redis_cache import AsyncRedisCache, CacheError, _monitors
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._runtime import container_monitors as _monitors
 from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
 

@@ -254,7 +254,7 @@ def test_loop_that_cannot_be_made_fails_the_start(monkeypatch: pytest.MonkeyPatc
     def none_left() -> Never:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("async_redis_cache._portal._new_event_loop", none_left)
+    monkeypatch.setattr("async_redis_cache._runtime.portal._new_event_loop", none_left)
     outcome: list[BaseException] = []
 
     def start() -> None:

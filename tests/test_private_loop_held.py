@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from async_redis_cache import CacheStateError, RedisCache
-from async_redis_cache import _sync_cache as sync_cache
+from async_redis_cache._api import sync_cache
 from harness import Server
 from harness.waiting import wait_until
 

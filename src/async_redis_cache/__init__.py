@@ -62,3 +62,8 @@ __all__ = [
     "Serializer",
     "cached",
 ]
+
+for _name in __all__:
+    # Where users import it from: pickled errors and tracebacks outlive a move inside the package.
+    locals()[_name].__module__ = __name__
+del _name

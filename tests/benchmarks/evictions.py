@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from async_redis_cache import _sieve as near
+from async_redis_cache._engine import sieve as near
 
 
 class Policy(Protocol):

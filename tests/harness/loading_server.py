@@ -17,8 +17,9 @@ import hiredis
 import redis
 from fakeredis import FakeRedis, FakeServer
 
-from async_redis_cache import _engine, _node
+from async_redis_cache._client import node as _node
 from async_redis_cache._common.failures import ServerReply
+from async_redis_cache._engine import engine as _engine
 from harness.doors import configured
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from async_redis_cache import _single
+from async_redis_cache._client import standalone as _single
 from async_redis_cache._connection.connector import Dialer
 from harness.waiting import await_until
 

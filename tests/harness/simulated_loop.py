@@ -22,8 +22,11 @@ from unittest.mock import patch
 
 import anyio.to_thread
 
-from async_redis_cache import _engine, _near_reads, _node, _takeover
+from async_redis_cache._client import node as _node
+from async_redis_cache._connection import resp_protocol as _takeover
 from async_redis_cache._connection.connection import Wire
+from async_redis_cache._engine import engine as _engine
+from async_redis_cache._engine import near_reads as _near_reads
 from async_redis_cache._engine.in_flight_load import Flight
 from harness.virtual_time import VirtualTimeLoop
 

@@ -9,7 +9,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from async_redis_cache import _bounded, _commands, _leases, _tags
+from async_redis_cache._engine import tags as _tags
+from async_redis_cache._protocol import commands as _commands
+from async_redis_cache._protocol import lease_scripts as _leases
+from async_redis_cache._protocol import size_limit as _bounded
 from async_redis_cache._protocol.record import VALUE, is_record, record_of
 from harness.simulated_server import Executed
 from harness.simulated_store import EPOCH

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from async_redis_cache import _single
+from async_redis_cache._client import standalone as _single
 from harness.simulated_clients import Clients
 from harness.simulated_fates import Fates
 from harness.simulated_loop import SimulatedLoop, simulated

@@ -10,7 +10,7 @@ from .batch_loader import Batch, CoalescingLoader
 
 __all__ = ["name_of"]
 
-_CACHED: Final = "async_redis_cache._cached_functions"
+_CACHED: Final = "async_redis_cache._decorator.cached_functions"
 _LONGEST: Final = 200
 
 
