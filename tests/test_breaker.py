@@ -52,7 +52,7 @@ class Probed:
 
     def is_open(self) -> bool:
         """Whether it is; the counters say the same."""
-        assert self.counters.breakers_open == self.breaker.is_open
+        assert self.counters.open_circuits == self.breaker.is_open
         return self.breaker.is_open
 
 
@@ -151,12 +151,12 @@ async def test_each_is_open_for_itself() -> None:
     for _ in range(3):
         assert not other.is_open
         other.failed("TIMEOUT")
-    assert one.counters.breakers_open == 2
+    assert one.counters.open_circuits == 2
     other.succeeded()
-    assert one.counters.breakers_open == 1
+    assert one.counters.open_circuits == 1
     assert one.breaker.is_open
     one.breaker.stop()
-    assert one.counters.breakers_open == 0
+    assert one.counters.open_circuits == 0
 
 
 @in_virtual_time

@@ -68,18 +68,18 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
         await cache.store_many(None, dict.fromkeys([*there, *elsewhere], "old"), LONG_MILLISECONDS)
         node.freeze()
         for key in there[:3]:
-            assert cache.stats().breakers_open == 0
+            assert cache.stats().open_circuits == 0
             given, seconds = await load(cache, key, "new")
             assert given == "new"
             assert in_time(seconds, DEADLINE / 1000 + 0.3)
-        assert cache.stats().breakers_open == 1
+        assert cache.stats().open_circuits == 1
         loads = await asyncio.gather(*(load(cache, key, "new") for key in there))
         hits = await asyncio.gather(*(load(cache, key, "new") for key in elsewhere))
         with pytest.raises(CacheError) as caught:
             await cache.retrieve(None, there[0])
-        assert cache.stats().breakers_open == 1
+        assert cache.stats().open_circuits == 1
         node.thaw()
-        await await_until(lambda: cache.stats().breakers_open == 0)
+        await await_until(lambda: cache.stats().open_circuits == 0)
         assert (await load(cache, there[0], "new"))[0] == "old"
     latest = max(seconds for _, seconds in [*loads, *hits])
     report(24, f"a node of a cluster: {latest * 1000:.0f} ms at most with its breaker open")
@@ -107,7 +107,7 @@ async def test_loads_of_many(cluster: Cluster, node: Server) -> None:
         await cache.store_many(None, dict.fromkeys([*there, *elsewhere], "old"), LONG_MILLISECONDS)
         node.freeze()
         for one in (cache, strict):
-            while not one.stats().breakers_open:
+            while not one.stats().open_circuits:
                 with contextlib.suppress(CacheError):
                     await one.retrieve_or_load_many(None, there[:3], load_all)
         asked.clear()
@@ -134,7 +134,7 @@ async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:
     async with new(cluster, fail_open="always") as cache:
         await cache.store_many(None, dict.fromkeys([there, elsewhere], "old"), LONG_MILLISECONDS)
         node.freeze()
-        while not cache.stats().breakers_open:
+        while not cache.stats().open_circuits:
             assert await cache.retrieve(None, there) is None
         begun = time.monotonic()
         assert await cache.retrieve(None, there) is None
@@ -170,7 +170,7 @@ async def test_a_node_that_is_gone(flavour: Flavour, told: Told) -> None:
             async with asyncio.timeout(60):
                 while told.count("master_moved") == 0:
                     await load(cache, key, "new")
-            await await_until(lambda: cache.stats().breakers_open == 0)
+            await await_until(lambda: cache.stats().open_circuits == 0)
             assert told.count("breaker_opened") == told.count("node_left") == 1
             assert told.count("breaker_closed") == told.count("server_found") == 0
             assert (await load(cache, key, "new"))[0] == "new"

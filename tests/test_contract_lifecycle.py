@@ -100,7 +100,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     cache = new_cache()
     async with cache:
         near = setup.way == "near"
-        assert cache.stats() == CacheStats(round_trips=1, connects=1, near_trusted=near)
+        assert cache.stats() == CacheStats(round_trips=1, connects=1, near_connected=near)
         await cache.store(None, "a", 1)
         await cache.store_many(None, {"b": 2, "c": 3, "d": None})
         await cache.retrieve(None, "a")

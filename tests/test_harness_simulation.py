@@ -55,7 +55,7 @@ def trust_a_lost_link(patch: pytest.MonkeyPatch) -> None:
 
     def careless(self: NearCache) -> None:
         self._trusted_until = self._sure_until = -math.inf
-        self._counters.near_trusted = False
+        self._counters.near_connected = False
 
     patch.setattr(NearCache, "distrust", careless)
 

@@ -198,7 +198,9 @@ async def test_breaker_and_debts(private_server: StartServer, door: Door, told: 
         worse = ["breaker_opened", "changes_owed", "server_lost"]
         assert sorted(told.events) == worse
         server.start()
-        await await_until(lambda: not cache.stats().owed and not cache.stats().breakers_open)
+        await await_until(
+            lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
+        )
         await await_until(lambda: len(told.events) == 6)
     assert sorted(told.events[3:]) == ["breaker_closed", "changes_made_good", "server_found"]
 
@@ -226,7 +228,7 @@ async def test_near_link_lost_and_armed(
     async with configured(server.url, door, **options) as cache:
         await trusted(cache)
         server.stop()
-        await await_until(lambda: not cache.stats().near_trusted)
+        await await_until(lambda: not cache.stats().near_connected)
         await fail(cache, 5)
         server.start()
         await trusted(cache)
@@ -269,7 +271,9 @@ async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -
                 await cache.store(None, "kettle", "pin-4111")
             await cache.retrieve_or_load(None, "kettle", lambda: "pin-4111")
         server.start()
-        await await_until(lambda: not cache.stats().owed and not cache.stats().breakers_open)
+        await await_until(
+            lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
+        )
         await trusted(cache)
         await until_it_answers(cache)
     assert len(set(told.events)) == 8

@@ -182,12 +182,12 @@ def test_a_loop_that_is_gone_while_a_server_is_left_alone(run: Run[Any]) -> None
 
     async def load() -> list[int]:
         await cache.open(None)
-        seen = [cache.stats().breakers_open]
+        seen = [cache.stats().open_circuits]
         for _ in range(3):
             assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
-        return [*seen, cache.stats().breakers_open]
+        return [*seen, cache.stats().open_circuits]
 
     for _ in range(2):
         assert run(load()) == [0, 1]
     run(cache.close(None))
-    assert cache.stats().breakers_open == 0
+    assert cache.stats().open_circuits == 0

@@ -68,7 +68,7 @@ async def test_result_that_cannot_be_stored_is_returned_by_every_call(
     assert (
         await cache.retrieve_or_load(None, "c", CoalescingLoader(lambda _: {"c": value})) is value
     )
-    assert cache.stats().not_kept == 6
+    assert cache.stats().uncacheable_results == 6
     assert await cache.retrieve_many(None, ["a", "b", "c"]) == {}
 
 
@@ -215,7 +215,7 @@ async def test_result_that_cannot_be_stored_and_is_of_another_type_is_bad_type(
     with pytest.raises(CacheInputError) as caught:
         await cache.retrieve_or_load(None, "a", lambda: UNSTORABLE[kind], type=Point)
     assert caught.value.code == "BAD_TYPE"
-    assert cache.stats().not_kept == 0
+    assert cache.stats().uncacheable_results == 0
 
 
 async def test_background_failure_is_logged_once_per_function(

@@ -51,7 +51,7 @@ async def test_what_is_not_there_is_loaded_once_and_stored(cache: AsyncRedisCach
     assert left is not None
     assert 25_000 < left <= 30_000
     after = cache.stats()
-    assert (after.loads - before.loads, after.load_failures, after.overtaken) == (1, 0, 0)
+    assert (after.loads - before.loads, after.load_failures, after.superseded_loads) == (1, 0, 0)
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 3)
     assert after.unreadable == before.unreadable
 

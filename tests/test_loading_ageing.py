@@ -101,7 +101,7 @@ async def test_a_change_overtakes_a_refresh(
     else:
         await changer.clear(None)
     origin.may_end.set()
-    await await_until(lambda: one.stats().overtaken == 1)
+    await await_until(lambda: one.stats().superseded_loads == 1)
     assert await other.retrieve(None, "key") == ("new" if plain_verb == "store" else None)
 
 

@@ -87,7 +87,7 @@ async def failed(cache: AsyncRedisCache, network: Proxy, change: str) -> None:
     network.cut()
     with pytest.raises(CacheError):
         await CHANGES[change](cache)
-    assert cache.stats().owed == 1
+    assert cache.stats().pending_invalidations == 1
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -97,7 +97,7 @@ async def test_it_is_made_good(
     """By itself, soon after the server is back: for other processes too."""
     await failed(cache, network, change)
     network.heal()
-    await await_until(lambda: cache.stats().owed == 0)
+    await await_until(lambda: cache.stats().pending_invalidations == 0)
     assert await cache.retrieve(None, "key") is None
     assert change == "invalidate_tags" or raw.get(f"{PREFIX}key") is None
 
@@ -119,7 +119,7 @@ async def test_until_then_nobody_reads_it(
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         # A call that loads may go on without the server at first.
-        while cache.stats().owed:
+        while cache.stats().pending_invalidations:
             with contextlib.suppress(CacheUnavailable, CacheTimeout):
                 found = await READS[read](cache)
                 assert "old" not in str(found)
@@ -143,7 +143,7 @@ async def test_while_it_cannot_be_made_good_it_is_not_read(
         await cache.retrieve(None, "key")
     assert await cache.retrieve(None, "another") is None
     assert await cache.retrieve_or_load(None, "key", load) == "new"
-    assert cache.stats().owed == 1
+    assert cache.stats().pending_invalidations == 1
 
 
 @pytest.mark.parametrize("ending", ["refused", "cancelled"])
@@ -173,12 +173,12 @@ async def test_a_change_that_comes_to_nothing_settles_nothing(
     with pytest.raises(CacheServerError if ending == "refused" else asyncio.CancelledError):
         await cache.store(None, "key", "newer")
     monkeypatch.setattr(engine._batcher, "ask", ask)
-    assert cache.stats().owed == 1
+    assert cache.stats().pending_invalidations == 1
     while True:
         with contextlib.suppress(CacheUnavailable, CacheTimeout):
             assert await cache.retrieve(None, "key") is None
             break
-    assert cache.stats().owed == 0
+    assert cache.stats().pending_invalidations == 0
 
 
 async def test_a_change_that_succeeds_later_settles_it(
@@ -199,7 +199,7 @@ async def test_a_change_that_succeeds_later_settles_it(
         except (CacheUnavailable, CacheTimeout):
             continue
         break
-    assert cache.stats().owed == 0
+    assert cache.stats().pending_invalidations == 0
     assert await cache.retrieve(None, "key") == "newer"
 
 
@@ -210,7 +210,7 @@ async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> No
     engine._debts.owe(
         (f"k{n}".encode() for n in range(10_010)), CacheUnavailable("CONNECTION_LOST", "")
     )
-    assert cache.stats().owed == 10_000
+    assert cache.stats().pending_invalidations == 10_000
     assert b"k9" not in engine._debts.owed
     assert b"k10009" in engine._debts.owed
 
@@ -302,9 +302,9 @@ async def test_a_change_that_fails_while_another_is_made_good_is_owed(
     engine.changes.failed(key, failure)
     removed[0].set()
     await await_until(lambda: len(removed) == 2)
-    assert cache.stats().owed == 1
+    assert cache.stats().pending_invalidations == 1
     removed[1].set()
-    await await_until(lambda: cache.stats().owed == 0)
+    await await_until(lambda: cache.stats().pending_invalidations == 0)
 
 
 @undisturbed
@@ -313,10 +313,10 @@ async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
     engine = cache._lifecycle.ready().engine
     failure = CacheUnavailable("CONNECTION_LOST", "")
     engine.changes.failed(b"key", failure)
-    assert cache.stats().owed == 1
+    assert cache.stats().pending_invalidations == 1
     await cache.close(None)
     engine.changes.failed(b"key", failure)
-    assert cache.stats().owed == 0
+    assert cache.stats().pending_invalidations == 0
 
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])

@@ -126,7 +126,7 @@ async def test_what_is_overtaken_is_not_kept(
         old.opened.set()
         assert await before == "old"
         assert await two.retrieve(None, "key") == "new"
-        assert (one.stats().overtaken, old.begun) == (1, 1)
+        assert (one.stats().superseded_loads, old.begun) == (1, 1)
 
 
 async def test_a_change_that_is_turned_away_overtakes_too(
@@ -148,7 +148,7 @@ async def test_a_change_that_is_turned_away_overtakes_too(
         gate.opened.set()
         assert await call == "old"
         assert await cache.retrieve(None, "key") is None
-        assert cache.stats().overtaken == 1
+        assert cache.stats().superseded_loads == 1
 
 
 async def test_who_has_read_what_overtook_a_load_does_not_join_it(
@@ -360,7 +360,7 @@ async def test_a_load_that_does_not_heed_its_end_lets_go_of_the_key(server: Serv
             assert not ended
         finally:
             may_end.set()
-        await await_until(lambda: one.stats().overtaken == 1)
+        await await_until(lambda: one.stats().superseded_loads == 1)
         assert await two.retrieve(None, "key") == 2
 
 

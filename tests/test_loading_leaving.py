@@ -108,7 +108,7 @@ async def test_every_combination_of_three_callers_leaving(
         loads += promise.loads
     stats = [cache.stats() for cache in caches]
     assert sum(one.loads for one in stats) == loads
-    assert sum(one.load_failures + one.overtaken + one.refreshes for one in stats) == 0
+    assert sum(one.load_failures + one.superseded_loads + one.refreshes for one in stats) == 0
     report(21, f"{where}: {len(MOMENTS) ** 3} combinations of three leaving, {loads} loads")
 
 

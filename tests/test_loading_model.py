@@ -273,7 +273,7 @@ class Model(RuleBasedStateMachine):
         """Loads, those ahead of time, those that failed and those that were overtaken, exactly."""
         if hasattr(self, "tasks"):
             stats = [cache.stats() for cache in self.caches]
-            for name in ("loads", "refreshes", "load_failures", "overtaken", "stale_hits"):
+            for name in ("loads", "refreshes", "load_failures", "superseded_loads", "stale_hits"):
                 counted = sum(getattr(one, name) for one in stats)
                 assert counted == self.world.stats[name], name
 

@@ -48,7 +48,7 @@ async def test_what_a_loader_is_told_and_may_say(
     entry = await one.retrieve_or_load_entry(None, "other", not_kept)
     assert entry == CacheEntry(7, "loaded", 0, 0)
     assert await one.retrieve(None, "other") is None
-    assert one.stats().overtaken == 0
+    assert one.stats().superseded_loads == 0
 
 
 async def test_jitter(one: AsyncRedisCache) -> None:

@@ -40,7 +40,7 @@ async def test_a_touch_does_not_end_a_load(caches: Caches, *, own: bool) -> None
     assert [await first, await second] == ["loaded"] * 2
     assert loads == 1
     assert await other.retrieve(None, "key") == "loaded"
-    assert one.stats().overtaken == 0
+    assert one.stats().superseded_loads == 0
 
 
 async def test_a_touch_does_not_end_a_stale_value(caches: Caches) -> None:

@@ -100,7 +100,7 @@ class Model(RuleBasedStateMachine):
         self.now = 1 - self.now
         # Not afterwards: what is paid beside the call may meet its change.
         for number, cache in enumerate(self.caches):
-            if not cache.stats().owed:
+            if not cache.stats().pending_invalidations:
                 self.dict.paid(number)
         FAULTS[fault](self.network)
         try:

@@ -110,7 +110,7 @@ async def test_counts_are_pushed(
         await cache.retrieve(None, "other")
     assert counts.of("cache.hits")[0] == 3
     assert counts.of("cache.misses")[0] == 1
-    assert counts.get("cache.near_trusted", CounterType.LastValue).last == 0
+    assert counts.get("cache.near_connected", CounterType.LastValue).last == 0
     async with cache:
         await cache.retrieve(None, "key")
     assert counts.of("cache.hits")[0] == 4

@@ -157,7 +157,7 @@ def test_nothing_is_given_before_it_is_trusted() -> None:
     near.cache = NearCache(
         near.counters, max_size=9, max_bytes=ROOM, longest=60, clock=lambda: near.now
     )
-    assert not near.counters.near_trusted
+    assert not near.counters.near_connected
     asked = near.cache.lease(b"a")
     near.keep(b"b")
     near.cache.trust_until(near.now + 1)
@@ -240,11 +240,11 @@ def test_distrust_empties() -> None:
     asked = near.cache.lease(b"b")
     near.cache.distrust()
     assert near.held(b"a") == []
-    assert (near.counters.near_trusted, near.counters.near_entries) == (False, 0)
+    assert (near.counters.near_connected, near.counters.near_entries) == (False, 0)
     near.cache.trust_until(near.now + 2)
     near.cache.settle(asked, b"old", FOR_EVER)
     assert near.held(b"a", b"b") == []
-    assert near.counters.near_trusted
+    assert near.counters.near_connected
 
 
 def test_a_watcher_is_told_of_each_change_of_its_key() -> None:

@@ -59,7 +59,7 @@ async def test_a_hit_needs_no_round_trip(near_cache: OpenNearCache) -> None:
     assert after.round_trips == before.round_trips
     assert after.near_hits == before.near_hits + 152
     assert (after.hits, after.near_misses) == (before.hits + 152, before.near_misses)
-    assert after.near_trusted
+    assert after.near_connected
     assert after.near_entries == 2
     assert after.near_bytes > 0
 
@@ -260,10 +260,10 @@ async def test_closed_and_opened_again(server: Server, raw: Client, door: Door) 
             await seen(cache, "key", turn)
             await held_near(cache, "key")
         stats = cache.stats()
-        assert (stats.near_trusted, stats.near_entries, stats.near_bytes) == (False, 0, 0)
+        assert (stats.near_connected, stats.near_entries, stats.near_bytes) == (False, 0, 0)
         raw.set(f"{PREFIX}key", b'"meanwhile"')
         async with cache:
-            assert cache.stats().near_trusted
+            assert cache.stats().near_connected
             assert await cache.retrieve(None, "key") == "meanwhile"
 
 
@@ -288,7 +288,7 @@ async def test_a_server_that_comes_later(
     server = private_server()
     server.stop()
     cache = await near_cache(server.url, require_connection=False)
-    assert not cache.stats().near_trusted
+    assert not cache.stats().near_connected
     server.start()
     await cache.store(None, "key", 1)
     assert await cache.retrieve(None, "key") == 1

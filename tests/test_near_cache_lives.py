@@ -61,7 +61,7 @@ def test_a_loop_that_is_closed_before_the_cache(
     run(cache.close(None), private_loop, politely=True)
     gc.collect()
     stats = cache.stats()
-    assert (stats.near_trusted, stats.near_entries) == (False, 0)
+    assert (stats.near_connected, stats.near_entries) == (False, 0)
 
 
 def use(cache: AsyncRedisCache, value: int, private_loop: PrivateLoop, *, politely: bool) -> None:

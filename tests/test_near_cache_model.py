@@ -185,7 +185,7 @@ class Model(RuleBasedStateMachine):
         in_order = self.in_order()
         assert len(in_order) == len(entries)
         assert {id(entry) for entry in in_order} == {id(entry) for entry in entries.values()}
-        assert self.counters.near_trusted == self.linked
+        assert self.counters.near_connected == self.linked
         open_leases = {id(question.lease) for question in self.questions}
         assert open_leases >= {id(lease) for lease in self.near._leases.values()}
 

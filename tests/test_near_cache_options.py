@@ -62,7 +62,7 @@ async def test_a_near_cache_in_a_keyword(server: Server, door: Door, path: str) 
             else awaited(RedisCache.from_url(server.url, **options))
         )
         async with cache:
-            assert cache.stats().near_trusted
+            assert cache.stats().near_connected
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_whichever_is_lost_all_is_dropped() -> None:
     assert not links.unison.is_whole
     one.trust_until(links.near.now + 20)
     assert not links.is_near()
-    assert not links.near.counters.near_trusted
+    assert not links.near.counters.near_connected
     other.trust_until(links.near.now + 20)
     assert links.is_near()
     assert links.lost == 1

@@ -37,7 +37,7 @@ async def refusal(cache: AsyncRedisCache) -> None:
         assert caught.value.__cause__ is caught.value.__context__ is None
         assert not cache.is_open()
     stats = cache.stats()
-    assert (stats.near_trusted, stats.near_entries, stats.errors) == (False, 0, 2)
+    assert (stats.near_connected, stats.near_entries, stats.errors) == (False, 0, 2)
 
 
 @pytest.mark.no_leaks
@@ -48,7 +48,7 @@ async def test_a_fake_server(door: Door, required: bool) -> None:
     await refusal(configured("fake://", door, **options))
     async with configured("fake://", door) as cache:
         await cache.store(None, "key", 1)
-        assert cache.stats().near_trusted is False
+        assert cache.stats().near_connected is False
 
 
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
@@ -103,7 +103,7 @@ async def test_a_server_that_says_nothing(answers: dict[str, bytes]) -> None:
         await await_until(lambda: server.open_now == 0)
         async with configured(server.url, require_connection=False, **options) as cache:
             await cache.ping(None)
-            assert not cache.stats().near_trusted
+            assert not cache.stats().near_connected
         await await_until(lambda: server.open_now == 0)
 
 
@@ -129,7 +129,7 @@ async def test_a_server_that_comes_and_cannot(
             # It goes on asking, and not so often that it would be a burden.
             assert time.monotonic() - begun > 0.2
             stats = cache.stats()
-            assert (stats.near_trusted, stats.near_entries, stats.near_hits) == (False, 0, 0)
+            assert (stats.near_connected, stats.near_entries, stats.near_hits) == (False, 0, 0)
             raw.execute_command("ACL", "SETUSER", "ann", "+client|tracking")
             await trusted(cache)
             await held_near(cache, "key")

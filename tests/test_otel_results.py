@@ -273,17 +273,17 @@ async def test_load_timeout_is_load_failure(
         (web.HTTPBadGateway(), HTTPStatus.BAD_GATEWAY),
     ],
 )
-async def test_http_exception_is_answer_below_500(
+async def test_http_exception_is_response_below_500(
     server: Server, door: Door, telemetry: Telemetry, error: Exception, status: HTTPStatus
 ) -> None:
-    """An `HTTPException` of a loader has its status; below 500 it is the answer, and no error."""
+    """An `HTTPException` of a loader has its status; below 500 it is a response, not an error."""
     async with configured(server.url, door) as cache:
         telemetry.of(cache)
         span = await failure(cache, error, telemetry)
     said = said_of(span)
     assert said["http.response.status_code"] == status
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        assert (said[FAILURE], span.status.status_code) == ("answer", StatusCode.UNSET)
+        assert (said[FAILURE], span.status.status_code) == ("response", StatusCode.UNSET)
         assert "error.type" not in said
     else:
         assert (said[FAILURE], span.status.status_code) == ("load", StatusCode.ERROR)

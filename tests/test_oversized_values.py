@@ -97,7 +97,7 @@ async def test_remove_raises_too_large_when_the_value_cannot_be_returned(
             await cache.remove(None, "key3")
         assert caught.value.code == "REPLY_TOO_LARGE"
         assert raw.exists(f"{PREFIX}key3") == 0
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
 
 
 async def test_reading_in_halves_ends_when_every_reply_is_too_large(

@@ -36,7 +36,7 @@ async def test_pending_key_is_not_read_while_it_is_changed_again(read: str) -> N
         configured(server.url, fail_open="always", max_size=0, command_timeout=300) as cache,
     ):
         assert await cache.store(None, "key", "new") == "new"
-        assert cache.stats().owed == 1
+        assert cache.stats().pending_invalidations == 1
         server.answers["SET"] = b""  # The second is under way, and stays so.
         sent = server.asked("SET")
         change = asyncio.ensure_future(cache.store(None, "key", "newer"))

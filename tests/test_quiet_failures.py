@@ -59,7 +59,7 @@ async def test_server_that_stops_and_returns(
                 cache.clear(None),
             )
         server.start()
-        while cache.stats().owed or cache.stats().breakers_open:
+        while cache.stats().pending_invalidations or cache.stats().open_circuits:
             with suppress(CacheError):
                 await cache.ping(None)
         await trusted(cache)

@@ -94,7 +94,7 @@ async def test_refused_change_is_pending_when_fail_open_is_always(
         await CHANGES[change](cache)
         assert await cache.retrieve(None, "key") != "old"
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 
@@ -113,7 +113,7 @@ async def test_near_value_is_not_read_after_refused_change(
         for _ in range(3):
             assert await cache.retrieve(None, "key") != "old"
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await cache.retrieve(None, "key") != "old"
 
 
@@ -127,9 +127,9 @@ async def test_refused_change_is_pending_through_the_synchronous_api(
         await old_value(cache)
         refuse(raw, "NOREPLICAS")
         await CHANGES[change](cache)
-        assert cache.stats().owed
+        assert cache.stats().pending_invalidations
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 
@@ -147,7 +147,7 @@ async def test_refused_change_is_raised_and_pending_otherwise(
             await CHANGES[change](cache)
         assert caught.value.code == "NOREPLICAS"
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 
@@ -162,7 +162,7 @@ async def test_store_without_memory_removes_the_old_value(
         with pytest.raises(CacheServerError) as caught:
             await cache.store(None, "key", "new")
         assert caught.value.code == "OOM"
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert raw.exists(f"{PREFIX}key") == 0
 
 
@@ -179,9 +179,9 @@ async def test_tag_without_memory_is_invalid_for_others(
         assert caught.value.code == "OOM"
         await await_until(lambda: raw.exists(f"{PREFIX}\0tag:tag") == 0)
         assert await is_gone_for_others(server, options)
-        assert cache.stats().owed == 1
+        assert cache.stats().pending_invalidations == 1
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert raw.exists(f"{PREFIX}\0tag:tag") == 1
 
 
@@ -197,7 +197,7 @@ async def test_refused_refresh_is_pending(
         refuse(raw, "NOREPLICAS")
         assert await cache.refresh(None, "key", lambda: loaded) == loaded
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 
@@ -215,9 +215,9 @@ async def test_refresh_is_pending_when_its_publication_is_refused(
     async with configured(server.url, **options) as cache:
         await cache.store(None, "key", "old")
         assert await cache.refresh(None, "key", loader) == loaded
-        await await_until(lambda: cache.stats().owed == 1)
+        await await_until(lambda: cache.stats().pending_invalidations == 1)
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 
@@ -238,7 +238,7 @@ async def test_load_that_cannot_be_published_leaves_a_stale_value(
         assert await cache.retrieve_or_load(None, "key", loader, 1) == "new"
         assert await cache.retrieve_or_load(None, "key", lambda: "newer", 1) in {"old", "newer"}
         accept(raw)
-        assert cache.stats().owed == 0
+        assert cache.stats().pending_invalidations == 0
 
 
 async def test_overloaded_change_is_pending(server: Server, options: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ async def test_overloaded_change_is_pending(server: Server, options: dict[str, A
         begun = asyncio.gather(*(cache.store(None, key, "new") for key in ("a", "b", "c")))
         assert await begun == ["new"] * 3
         assert cache.stats().errors
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         found = await cache.retrieve_many(None, ["a"]) | await cache.retrieve_many(None, ["b"])
         found |= await cache.retrieve_many(None, ["c"])
         assert "old" not in found.values()
@@ -264,7 +264,7 @@ async def test_overloaded_change_is_raised_by_default(
         begun = (cache.store(None, key, "new") for key in ("a", "b", "c"))
         results = await asyncio.gather(*begun, return_exceptions=True)
         assert [result for result in results if isinstance(result, CacheOverloaded)]
-        assert cache.stats().owed == 0
+        assert cache.stats().pending_invalidations == 0
 
 
 TAGS = [f"tag{number}" for number in range(5)]
@@ -288,7 +288,7 @@ async def test_change_leaves_no_error_unretrieved_when_queue_is_full(
                 await OF_MANY_TAGS[change](cache)
             await asyncio.sleep(0.1)  # What was sent has been answered.
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
 
 
 WORDS = [
@@ -313,7 +313,7 @@ async def test_every_refusal_of_a_server_is_remembered(word: str) -> None:
         configured(server.url, **options) as cache,
     ):
         assert await cache.store(None, "key", "new") == "new"
-        assert cache.stats().owed == 1
+        assert cache.stats().pending_invalidations == 1
 
 
 @pytest.mark.parametrize("word", ["WRONGTYPE", "NOPERM"])
@@ -328,7 +328,7 @@ async def test_refusal_that_will_not_pass_is_raised(word: str) -> None:
         with pytest.raises(CacheError) as caught:
             await cache.remove(None, "key")
         assert caught.value.code == word
-        assert cache.stats().owed == 0
+        assert cache.stats().pending_invalidations == 0
 
 
 async def test_touch_reports_that_nothing_was_touched(
@@ -364,7 +364,7 @@ async def test_refused_key_holds_up_no_other(server: Server, options: dict[str, 
         failure = CacheServerError("OOM", "")
         tags = [f"{PREFIX}\0tag:{n}".encode() for n in range(600)]
         engine._debts.owe([*tags, f"{PREFIX}last".encode()], failure)
-        await await_until(lambda: cache.stats().owed == 600)
+        await await_until(lambda: cache.stats().pending_invalidations == 600)
         assert raw.exists(f"{PREFIX}last") == 0
 
 
@@ -377,7 +377,7 @@ async def test_dropped_pending_keys_are_counted_and_logged(
         keys = (f"{PREFIX}{n}".encode() for n in range(10_010))
         engine._debts.owe(keys, CacheServerError("OOM", ""))
         assert cache.stats().invalidations_dropped == 10
-        left = cache.stats().owed
+        left = cache.stats().pending_invalidations
     assert cache.stats().invalidations_dropped == 10 + left
     dropped = [r for r in caplog.records if "invalidations_dropped" in vars(r).values()]
     assert len(dropped) == 1
@@ -395,9 +395,9 @@ async def test_key_without_permission_holds_up_no_other(
         raw.acl_setuser("default", enabled=True, reset_keys=True, keys=[f"{PREFIX}*"])
         keys = [b"forbidden", f"{PREFIX}key".encode()]
         engine._debts.owe(keys, CacheServerError("OOM", ""))
-        await await_until(lambda: cache.stats().owed == 1)
+        await await_until(lambda: cache.stats().pending_invalidations == 1)
         raw.acl_setuser("default", enabled=True, reset_keys=True, keys=["*"])
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
 
 
 @pytest.mark.parametrize("word", ["OOM", "READONLY", "MISCONF", "NOREPLICAS"])
@@ -430,9 +430,9 @@ async def test_refresh_is_pending_when_a_clear_is_refused_as_well(
             await cache.clear(None)
         ends.set()
         assert await refreshed == "new"
-        await await_until(lambda: cache.stats().owed == 1)
+        await await_until(lambda: cache.stats().pending_invalidations == 1)
         accept(raw)
-        await await_until(lambda: cache.stats().owed == 0)
+        await await_until(lambda: cache.stats().pending_invalidations == 0)
         assert await is_gone_for_others(server, options)
 
 

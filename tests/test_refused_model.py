@@ -132,7 +132,7 @@ async def test_no_replaced_value_is_read_while_changes_are_refused(
             refuse(raw, how)
             await model.run()
             accept(raw)
-            await await_until(lambda: cache.stats().owed == 0)
+            await await_until(lambda: cache.stats().pending_invalidations == 0)
             for reader in (cache, other):
                 for key, number in (await reader.retrieve_many(None, KEYS)).items():
                     assert number >= model.least[key]

@@ -155,7 +155,7 @@ async def test_a_load_that_it_overtakes_is_not_kept(
         assert await asyncio.gather(*after) == [values[0]] * 2
         assert await ask(one) == await ask(other) == values[0]
         await one.invalidate_tags(None, "a")
-    assert one.stats().overtaken == 2
+    assert one.stats().superseded_loads == 2
 
 
 async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
@@ -419,7 +419,7 @@ async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache
             await step(by)
 
     # A near cache in another process hears of it a moment later; in its own, at once.
-    is_near = one.stats().near_trusted
+    is_near = one.stats().near_connected
     await asyncio.gather(*(live(by) for by in (one, other) for _ in range(5)))
     for by in (one, other):
         for tag, true in truth.items():
@@ -510,7 +510,7 @@ async def test_near_what_bears_it_is_given_without_a_question(server: Server) ->
     """Both the value and its tags are near."""
     async with configured(server.url, key_prefix=PREFIX, near_cache_enabled=True) as cache:
         await cache.store(None, "key", 1, tags=["a", "b"])
-        await await_until(lambda: cache.stats().near_trusted)
+        await await_until(lambda: cache.stats().near_connected)
         assert await cache.retrieve(None, "key") == 1
         assert await cache.retrieve(None, "key") == 1
         before = cache.stats().round_trips

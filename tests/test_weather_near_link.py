@@ -112,7 +112,7 @@ async def test_a_link_that_is_silent(
     assert watchers.last_seen_old <= flushed_at
     assert in_time(seconds, 2 * HEARTBEAT_SECONDS)
     assert await cache.retrieve(None, KEYS[0]) == "second"
-    assert not cache.stats().near_trusted
+    assert not cache.stats().near_connected
     network.heal()
     await comes_back(cache, raw, PREFIX)
 

@@ -276,7 +276,7 @@ def entries(entry: CacheEntry[Product]) -> None:
 
 def counters(stats: CacheStats) -> None:
     assert_type(stats.hits, int)
-    assert_type(stats.near_trusted, bool)
+    assert_type(stats.near_connected, bool)
     assert_type(stats.snapshot(), CacheStats)
 
 

@@ -41,7 +41,7 @@ from async_redis_cache import (
 from async_redis_cache._api.cache_entry import Status
 from async_redis_cache._api.function_names import name_of
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
-from async_redis_cache._common.stats import LEVELS
+from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS
 
 __all__ = ["instrument"]
 
@@ -84,15 +84,15 @@ _UNITS: Final = {
     "connects": "{connection}",
     "refused_loads": "{load}",
     "loader_threads": "{thread}",
-    "not_kept": "{value}",
+    "uncacheable_results": "{value}",
     "refreshes": "{load}",
-    "overtaken": "{value}",
-    "breakers_open": "{server}",
+    "superseded_loads": "{value}",
+    "open_circuits": "{server}",
     "near_flushes": "{flush}",
     "near_evictions": "{entry}",
     "near_entries": "{entry}",
     "near_bytes": "By",
-    "near_trusted": "1",
+    "near_connected": "1",
 }
 """Of what is not counted in keys."""
 
@@ -286,8 +286,8 @@ class _Outcome:
         if status is not None:
             failed["http.response.status_code"] = status
             if status < _HTTP_SERVER_ERROR:
-                # What the origin has answered, such as 404, is no failure of it.
-                return failed | {"async_redis_cache.failure": "answer"}
+                # A response of the origin such as 404 is not a failure of the load.
+                return failed | {"async_redis_cache.failure": "response"}
         if not isinstance(error, CacheError):
             return failed | {"error.type": f"{type(error).__module__}.{type(error).__qualname__}"}
         failed["error.type"] = error.code
@@ -354,14 +354,16 @@ class _Metrics:
             description="Duration of database client operations.",
             explicit_bucket_boundaries_advisory=_BUCKETS,
         )
-        for field in fields(CacheStats):
+        names = {field.name: field.name for field in fields(CacheStats)}
+        deprecated = {old: new for new, old in DEPRECATED_NAMES.items()}
+        for name, field in (names | deprecated).items():
             about = (
-                f"{_SCOPE}.{field.name}",
-                (partial(self._observe, field.name),),
-                _UNITS.get(field.name, "{key}"),
-                f"stats().{field.name}",
+                f"{_SCOPE}.{name}",
+                (partial(self._observe, field),),
+                _UNITS.get(field, "{key}"),
+                f"Deprecated: use {_SCOPE}.{field}" if name in deprecated else f"stats().{field}",
             )
-            if field.name in LEVELS:
+            if field in LEVELS:
                 meter.create_observable_up_down_counter(*about)
             else:
                 meter.create_observable_counter(*about)

@@ -170,7 +170,7 @@ class World:
             entry = self._stored(outcome, self.now, life, slack, flight.tags)
             self.keys[call.key] = Key(entry)
         else:
-            self.stats["overtaken"] += keep
+            self.stats["superseded_loads"] += keep
             if stands:
                 key.holder = None
                 key.entry = key.entry if keep else None

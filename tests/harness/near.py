@@ -66,7 +66,7 @@ def stale_entries(cache: AsyncRedisCache, raw: Client) -> list[bytes]:
 
 async def trusted(cache: AsyncRedisCache, seconds: float = 5.0) -> None:
     """Wait until the link is armed."""
-    await await_until(lambda: cache.stats().near_trusted, seconds)
+    await await_until(lambda: cache.stats().near_connected, seconds)
 
 
 async def all_news_is_in(cache: AsyncRedisCache, raw: Client, prefix: str) -> None:

@@ -38,4 +38,4 @@ async def seen(cache: AsyncRedisCache, key: str, value: object) -> None:
 
 async def trusted(cache: AsyncRedisCache) -> None:
     """Wait until the link is armed."""
-    await await_until(lambda: cache.stats().near_trusted)
+    await await_until(lambda: cache.stats().near_connected)

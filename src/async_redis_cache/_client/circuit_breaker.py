@@ -37,7 +37,7 @@ class Breakers:
         self.random = random
         self.are_heeded = False
         """Whether there are calls that go on without the server. Before there are, none opens."""
-        counters.breakers_open = 0
+        counters.open_circuits = 0
 
 
 class Breaker:
@@ -75,7 +75,7 @@ class Breaker:
         self._failures += self._breakers.are_heeded
         if self._failures >= _FAILURES and not (self.is_open or self._is_over):
             self.is_open = True
-            self._breakers.counters.breakers_open += 1
+            self._breakers.counters.open_circuits += 1
             self._told.worse(code)
             self._pause = _FIRST_PAUSE
             self._probe_later()
@@ -88,7 +88,7 @@ class Breaker:
 
     def _close(self) -> None:
         self.is_open = False
-        self._breakers.counters.breakers_open -= 1
+        self._breakers.counters.open_circuits -= 1
         if self._next is not None:
             self._next.cancel()
             self._next = None

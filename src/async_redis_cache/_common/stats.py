@@ -7,15 +7,58 @@ there is neither. Without the global interpreter lock a count could be too low, 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Generic, TypeVar, overload
 
-__all__ = ["LEVELS", "CacheStats"]
+__all__ = ["DEPRECATED_NAMES", "LEVELS", "CacheStats"]
+
+_T = TypeVar("_T")
 
 LEVELS: Final = frozenset(
-    {"loader_threads", "owed", "breakers_open", "near_entries", "near_bytes", "near_trusted"}
+    {
+        "loader_threads",
+        "pending_invalidations",
+        "open_circuits",
+        "near_entries",
+        "near_bytes",
+        "near_connected",
+    }
 )
-"""What is so now; all else only grows."""
+"""The fields that hold a current level. All other fields only grow."""
+
+DEPRECATED_NAMES: Final = {
+    "uncacheable_results": "not_kept",
+    "superseded_loads": "overtaken",
+    "pending_invalidations": "owed",
+    "open_circuits": "breakers_open",
+    "near_connected": "near_trusted",
+}
+"""By field, its former name, kept for one release: as a read-only attribute of `CacheStats`, as a counter of
+the container, and as a metric."""
+
+
+class _DeprecatedName(Generic[_T]):
+    """An attribute of `CacheStats` that warns and reads the field which replaced it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._old = name
+        (self._new,) = [new for new, old in DEPRECATED_NAMES.items() if old == name]
+
+    @overload
+    def __get__(self, stats: None, owner: type) -> _DeprecatedName[_T]: ...
+    @overload
+    def __get__(self, stats: CacheStats, owner: type) -> _T: ...
+    def __get__(self, stats: CacheStats | None, owner: type) -> _DeprecatedName[_T] | _T:
+        if stats is None:
+            return self
+        warnings.warn(
+            f"`CacheStats.{self._old}` is deprecated: use `{self._new}`",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        value: _T = getattr(stats, self._new)
+        return value
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,20 +111,20 @@ class CacheStats:
     loader_threads: int = 0
     """Threads that run loaders now, those included whose load has ended: a thread cannot be
     cancelled."""
-    not_kept: int = 0
+    uncacheable_results: int = 0
     """Results of loaders that were returned and not stored: too large, or not serializable."""
     refreshes: int = 0
     """Loads started in the background for a value that is still fresh (`refresh_at`,
     `early_refresh`)."""
-    overtaken: int = 0
+    superseded_loads: int = 0
     """Loaded values that were returned and not stored, because the key was changed during the load."""
-    owed: int = 0
+    pending_invalidations: int = 0
     """Invalidations pending now: keys whose change failed or was refused. Until they are removed,
     no value is returned for them."""
     invalidations_dropped: int = 0
     """Pending invalidations that were given up: beyond 10,000 the earliest, and those left at
     `close`. Their old values can be read again until they expire."""
-    breakers_open: int = 0
+    open_circuits: int = 0
     """Servers whose circuit is open now: the calls that load skip them."""
     near_hits: int = 0
     """Keys answered from the near cache, without a round trip. They are in `hits` too, once they
@@ -99,8 +142,15 @@ class CacheStats:
     """Entries that the near cache holds now."""
     near_bytes: int = 0
     """Memory that they take now, in bytes, estimated: keys, data, and a fixed amount for each."""
-    near_trusted: bool = False
+    near_connected: bool = False
     """Whether the invalidation channel is active now, so that the near cache may answer."""
+
+    # Without annotations, so that the dataclass does not take them for fields.
+    not_kept = _DeprecatedName[int]()
+    overtaken = _DeprecatedName[int]()
+    owed = _DeprecatedName[int]()
+    breakers_open = _DeprecatedName[int]()
+    near_trusted = _DeprecatedName[bool]()
 
     def snapshot(self) -> CacheStats:
         """As it is now."""

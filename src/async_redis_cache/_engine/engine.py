@@ -225,13 +225,13 @@ class Engine:
 
     def result_not_kept(self, function: str, code: str) -> None:
         """Count a result that cannot be stored, and log once which function returns such."""
-        self._counters.not_kept += 1
+        self._counters.uncacheable_results += 1
         self._journal.once(NOT_CACHED, function, code)
 
     def left_alone(self, keys: Iterable[bytes]) -> Collection[bytes]:
         """Those of them whose server does not answer, and is not to be asked."""
         self._breakers.are_heeded = True
-        if not self._counters.breakers_open:
+        if not self._counters.open_circuits:
             return ()
         return {key for key in keys if self._servers.is_left_alone(key)}
 
@@ -243,7 +243,7 @@ class Engine:
         """
         # As `left_alone` does, for less: caches do this all day.
         self._breakers.are_heeded = True
-        if self._counters.breakers_open and self._servers.is_left_alone(key):
+        if self._counters.open_circuits and self._servers.is_left_alone(key):
             raise self.circuit_open()
 
     def circuit_open(self) -> CacheError:

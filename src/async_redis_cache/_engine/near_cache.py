@@ -77,7 +77,7 @@ class NearCache:
         self._leases: dict[bytes, Lease] = {}
         self._watchers: dict[bytes, list[Callable[[], None]]] = {}
         counters.near_entries = counters.near_bytes = 0
-        counters.near_trusted = False
+        counters.near_connected = False
 
     def __repr__(self) -> str:
         trusted = "trusted" if self._clock() < self._trusted_until else "not trusted"
@@ -193,13 +193,13 @@ class NearCache:
     def trust_until(self, moment: float) -> None:
         """The server is known to have told all, and will have to say so again by this moment."""
         self._trusted_until = moment
-        self._counters.near_trusted = True
+        self._counters.near_connected = True
 
     def distrust(self) -> None:
         """Nobody says any more what changes."""
         if self._trusted_until > -math.inf:
             self._trusted_until = self._sure_until = -math.inf
-            self._counters.near_trusted = False
+            self._counters.near_connected = False
             self.flush()
 
     def _keep(self, entry: Entry) -> None:

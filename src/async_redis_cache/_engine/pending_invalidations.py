@@ -123,7 +123,7 @@ class Debts:
             for key, change in pending.items():
                 if self.owed.get(key) is change:
                     del self.owed[key]
-            self._counters.owed = len(self.owed)
+            self._counters.pending_invalidations = len(self.owed)
         finally:
             for key in pending:
                 self._changes[key].discard(ended)
@@ -136,7 +136,7 @@ class Debts:
             self.owed.pop(key, None)
             self.owed[key] = change
         self._drop(max(0, len(self.owed) - _MOST))
-        self._counters.owed = len(self.owed)
+        self._counters.pending_invalidations = len(self.owed)
         if self._paying is None:
             self._paying = self._loop.create_task(self._until_paid(), context=Context())
 
@@ -185,7 +185,7 @@ class Debts:
         """Try no more."""
         self._stopped = True
         self._drop(len(self.owed))
-        self._counters.owed = 0
+        self._counters.pending_invalidations = 0
         for task in self._tasks():
             task.cancel()
 
@@ -236,7 +236,7 @@ class Debts:
         for key, change in zip(keys, changes, strict=True):
             if key not in failures and self.owed.get(key) is change:
                 del self.owed[key]
-        self._counters.owed = len(self.owed)
+        self._counters.pending_invalidations = len(self.owed)
         self.settled()
         return failures
 

@@ -326,7 +326,7 @@ class Loading:
                 # Nothing was sent that could publish it, so the right need not last to its end.
                 right.give()
             return
-        self._counters.overtaken += product.keep
+        self._counters.superseded_loads += product.keep
         giving = _giving_of(flight, product)
         if giving is Giving.WITH_VALUE:
             right.give(giving, not_replaced)

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from async_redis_cache._common.health_log import Record
-from async_redis_cache._common.stats import LEVELS, CacheStats
+from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, CacheStats
 
 __all__ = ["Monitors", "MonitorsOf"]
 
@@ -153,8 +153,16 @@ def _growth(before: CacheStats, now: CacheStats) -> Mapping[str, int]:
         for field in fields(CacheStats)
         if field.name not in LEVELS
     }
-    return {_PREFIX + name: value for name, value in grown.items() if value}
+    return _as_counters({name: value for name, value in grown.items() if value})
 
 
 def _levels(now: CacheStats) -> Mapping[str, int]:
-    return {_PREFIX + name: int(getattr(now, name)) for name in sorted(LEVELS)}
+    return _as_counters({name: int(getattr(now, name)) for name in sorted(LEVELS)})
+
+
+def _as_counters(values: Mapping[str, int]) -> Mapping[str, int]:
+    """The values by the name of their counter, renamed ones also by their deprecated name."""
+    deprecated = {
+        DEPRECATED_NAMES[name]: values[name] for name in values if name in DEPRECATED_NAMES
+    }
+    return {_PREFIX + name: value for name, value in {**values, **deprecated}.items()}
