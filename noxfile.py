@@ -49,15 +49,17 @@ os.environ["PATH"] = os.pathsep.join(search_path())
 # On a Python newer than the ones we know of, that one: it may well work.
 PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 
-# What tells a story in minutes of its own, or has a loop of its own, is the same on each Python and each loop.
-ONCE = [f"--ignore=tests/test_{name}.py" for name in ("story", "loading_model", "simulation")]
+# What has a loop of its own is the same on each Python and each loop.
+ONCE = [f"--ignore=tests/faults/test_{name}.py" for name in ("loading_model", "simulation")]
 
 # Most of the time tests wait for servers, so two workers more than cores are not too many.
 WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1)))]
 
 # What a change of the loop or of the server cannot concern, or is measured alone, is left out.
-OF_TESTS = [f"--ignore-glob=*/test_{name}*" for name in ("harness", "docs", "examples")]
-WHOLE = [*WORKERS, "--ignore", "tests/benchmarks", *OF_TESTS, *ONCE]
+LIBRARY = ("unit", "contract", "integration", "topology", "processes", "faults")
+WHOLE = [*WORKERS, *(f"tests/{folder}" for folder in LIBRARY), *ONCE]
+
+DEFAULT = [f"tests/{folder}" for folder in ("unit", "contract", "integration", "docs", "examples")]
 
 # What takes long, or starts many servers and programs, or tests the tests.
 WIDER = [
@@ -76,19 +78,19 @@ SLOWER = [
 
 # Where it matters most what runs when.
 TELLING = [
-    f"tests/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "batcher",
-        "lifecycle",
-        "loading_touched",
-        "near_cache",
-        "portal",
+        "unit/test_batcher",
+        "integration/test_lifecycle",
+        "integration/test_loading_touched",
+        "unit/test_near_cache",
+        "unit/test_portal",
     )
 ]
 
 # What depends on how other packages convert values.
 VALUES = [
-    f"tests/test_{name}.py"
+    f"tests/integration/test_{name}.py"
     for name in ("serializers", "stored_bytes", "values_as_types", "values_equal", "values_json")
 ]
 
@@ -137,7 +139,7 @@ def install(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the default tests on the Python at hand, on real servers that they start and end themselves."""
     install(session, "test")
-    session.run("pytest", *(session.posargs or [*WORKERS, "--ignore", "tests/benchmarks", *WIDER]))
+    session.run("pytest", *(session.posargs or [*WORKERS, *DEFAULT]))
 
 
 @nox.session(name="tests-all", python=PYTHONS)
@@ -213,7 +215,7 @@ def types_installed(session: nox.Session) -> None:
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(project), ".")
     (wheel,) = project.glob("*.whl")
     session.install(f"{wheel}[aiohttp,fastapi,otel]")
-    for file in Path("tests").glob("typing_*.py"):
+    for file in Path("tests/unit").glob("typing_*.py"):
         (project / file.name).write_text(file.read_text())
     stubs = [
         ".".join((file.parts[1].removesuffix("-stubs"), *file.with_suffix("").parts[2:]))
@@ -248,7 +250,7 @@ def layers(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Execute every code block of the documentation."""
     install(session, "test")
-    session.run("pytest", *map(str, Path("tests").glob("test_docs*.py")), *session.posargs)
+    session.run("pytest", "tests/docs", *session.posargs)
 
 
 @nox.session
@@ -286,7 +288,7 @@ def mutation(session: nox.Session) -> None:
                 *("mutmut", "run", "--max-children", workers, *mutants),
                 env={"PYTEST_ADDOPTS": options, "HYPOTHESIS_PROFILE": "mutation"},
             )
-    session.run("python", "tests/mutants.py")
+    session.run("python", "tests/support/mutants.py")
 
 
 @nox.session
@@ -304,7 +306,7 @@ def weather(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Serve in bad weather for half an hour, and see that nothing is left of it."""
     install(session, "test")
-    session.run("python", "tests/soak.py", *session.posargs)
+    session.run("python", "tests/faults/soak.py", *session.posargs)
 
 
 @nox.session

@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-_TESTS = str(Path(__file__).parents[1])
-if _TESTS not in sys.path:
-    # As pytest does it: `harness` is found from the tests' directory.
-    sys.path.insert(0, _TESTS)
+_SUPPORT = str(Path(__file__).parents[1] / "support")
+if _SUPPORT not in sys.path:
+    # As pytest does it (`pythonpath` in pyproject.toml): `harness` is found from there.
+    sys.path.insert(0, _SUPPORT)

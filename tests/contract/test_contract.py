@@ -13,9 +13,9 @@ from harness.doors import until_gone
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.
-    from contract import NewCache, Setup
+    from contract_fixtures import NewCache, Setup
 
-pytest_plugins = ["contract"]
+pytest_plugins = ["contract_fixtures"]
 
 VALUES: list[Any] = [
     "text",

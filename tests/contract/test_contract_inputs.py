@@ -12,7 +12,7 @@ from pip_services4_components.context import Context
 from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError
 from harness.doors import until_gone
 
-pytest_plugins = ["contract"]
+pytest_plugins = ["contract_fixtures"]
 
 Call = Callable[[Any], Coroutine[Any, Any, Any]]
 

@@ -12,9 +12,9 @@ from async_redis_cache import AsyncRedisCache, CacheStateError, CacheStats, Cach
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.
-    from contract import NewCache, Setup
+    from contract_fixtures import NewCache, Setup
 
-pytest_plugins = ["contract"]
+pytest_plugins = ["contract_fixtures"]
 
 
 def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]]:

@@ -12,9 +12,9 @@ from harness.doors import until_gone
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.
-    from contract import NewCache
+    from contract_fixtures import NewCache
 
-pytest_plugins = ["contract"]
+pytest_plugins = ["contract_fixtures"]
 
 
 async def test_many_are_stored_and_retrieved(cache: AsyncRedisCache) -> None:

@@ -13,9 +13,9 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, LoadOptions
 
 if TYPE_CHECKING:
-    from contract import Setup
+    from contract_fixtures import Setup
 
-pytest_plugins = ["contract"]
+pytest_plugins = ["contract_fixtures"]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from aiohttp import ClientSession, web
 
 from harness import StartServer
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 STARTING = 20.0
 
 

@@ -1,4 +1,4 @@
-"""`python tests/soak.py` serves in bad weather for half an hour, and says what it took of the machine.
+"""`python tests/faults/soak.py` serves in bad weather for half an hour, and says what it took of the machine.
 
 With `--page` the figures are written for docs/explanation/fault-injection.md, which shows them as pictures.
 """
@@ -15,7 +15,7 @@ import msgspec
 from harness import FLAVOURS, Server
 from harness.soak import Soak
 
-FIGURES = Path(__file__).parents[1] / "docs" / "faults" / "soak.json"
+FIGURES = Path(__file__).parents[2] / "docs" / "faults" / "soak.json"
 ROUND_SECONDS = 20
 LOOKS = 300
 

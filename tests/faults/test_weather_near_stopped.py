@@ -17,7 +17,7 @@ from harness import Client, Server, wait_until
 from harness.figures import in_time, report
 from harness.lateness import MachineLag, measured
 from harness.near import HEARTBEAT_SECONDS, comes_back, hold, near_options
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ HEARD_SECONDS = 0.100
 def program(server: Server, raw: Client, key_prefix: str) -> Iterator[Program]:
     """A process that has a value near, and asks for it all the time."""
     raw.set(f"{key_prefix}key", b'"first"')
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     arguments = [server.url, key_prefix, str(int(HEARTBEAT_SECONDS * 1000))]
     program = Program(
         [sys.executable, str(PROGRAMS / "near_watching.py"), *arguments],

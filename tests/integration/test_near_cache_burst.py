@@ -19,7 +19,7 @@ from harness import Client, Server, await_until
 from harness.figures import in_time, report
 from harness.lateness import MachineLag, measured
 from harness.near import all_news_is_in, hold, stale_entries
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -131,7 +131,7 @@ def test_more_keys_than_are_held(any_server: Server, key_prefix: str) -> None:
         raw.flushall()
         for start in range(0, DISTINCT_KEYS, STEP):
             raw.eval(script, 0, key_prefix, start, start + STEP)
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     program = Program(
         [
             *(sys.executable, str(PROGRAMS / "near_filling.py")),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.doors import configured
 from harness.figures import report
 from harness.length import scaled
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -24,7 +24,7 @@ INDEX = "p:\x00index"
 
 def test_many_processes_keep_the_bound(server: Server, raw: Client) -> None:
     """31. However many processes store at once: after no call are there more values than max_size."""
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     with ExitStack() as stack:
         programs: list[Program] = []
         for seed in range(PROCESSES):

@@ -14,7 +14,7 @@ import pytest
 
 from harness.figures import in_time, report
 from harness.length import scaled
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from harness import Server
@@ -33,7 +33,7 @@ def started(stack: ExitStack, server: Server, prefix: str, shift: float, near: b
     """A process whose wall clock is so many seconds ahead."""
     life = int(LIFE_SECONDS * 1000)
     arguments = [server.url, prefix, str(shift), str(life), str(int(near))]
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"}
     command = [sys.executable, str(PROGRAMS / "loading_clock.py"), *arguments]
     program = Program(command, environment)

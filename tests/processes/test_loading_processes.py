@@ -17,7 +17,7 @@ from async_redis_cache import AsyncRedisCache
 from harness.doors import configured
 from harness.figures import report
 from harness.length import scaled
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -31,7 +31,7 @@ SCHEDULING = 0.5
 
 
 def started(stack: ExitStack, server: Server, count: int, *arguments: int) -> list[Program]:
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     programs: list[Program] = []
     for _ in range(count):
         urls = [server.url, server.unix_url]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness import Proxy, Server, StartProxy
 from harness.figures import in_time, report
 from harness.length import scaled
-from harness.programs import PROGRAMS, TESTS, Program
+from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,7 +148,7 @@ def test_processes_that_read_and_write_at_once(
     written and awaited it always reads.
     """
     network = proxy(server)
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     with ExitStack() as stack:
         programs: list[Program] = []
         for number in range(PROCESSES):

@@ -1,7 +1,7 @@
 """One contract for both doors: what `cache` may be, in the tests that ask for that fixture.
 
 Each such test runs with every door, server and way to store. A test module takes the fixtures by
-`pytest_plugins = ["contract"]`.
+`pytest_plugins = ["contract_fixtures"]`.
 """
 
 from __future__ import annotations

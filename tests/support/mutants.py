@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-MUTANTS = Path(__file__).parent.parent / "mutants" / "src" / "async_redis_cache"
+MUTANTS = Path(__file__).parents[2] / "mutants" / "src" / "async_redis_cache"
 KILLED = {1, 3, 24, -24, 36, 152, 255}
 """Exit codes: a test has failed, there was no end, or the tests could not even be collected. A run that
 crashed has shown nothing."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.programs import PROGRAMS, TESTS, PrivateLoop, Program, StartProgram
+from harness.programs import PROGRAMS, SUPPORT, PrivateLoop, Program, StartProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def private_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def environment(private_loop: PrivateLoop, tmp_path: Path) -> dict[str, str]:
     """For programs that import the library as this process does, and may lack uvloop."""
-    path = [str(TESTS), *filter(None, sys.path)]
+    path = [str(SUPPORT), *filter(None, sys.path)]
     if private_loop == "asyncio":
         (tmp_path / "uvloop.py").write_text("raise ImportError('not in this test')\n")
         path.insert(0, str(tmp_path))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 CARELESS_AND_CAREFUL = """
 import asyncio, contextlib, os, pytest
@@ -58,7 +58,7 @@ def test_what_is_left_is_found(tmp_path: Path) -> None:
     options = ["-p", "conftest", "-p", "no:cacheprovider", "-c", f"{TESTS.parent}/pyproject.toml"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"--rootdir={tmp_path}", "test_inner.py"],
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "support")))},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import pytest
 
 from harness.choices import LOOP_CHOICES
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # Named after the choices: each shows that it is in force, by passing or, where it refuses, failing.
 SIGNS = """
@@ -79,7 +79,7 @@ def outcomes(directory: Path, choice: str) -> dict[str, str]:
     """What has become of the tests above, by name."""
     (directory / "test_signs.py").write_text(SIGNS)
     options = ["-p", "conftest", "-p", "no:cacheprovider", "-c", f"{TESTS.parent}/pyproject.toml"]
-    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    path = os.pathsep.join([str(TESTS), str(TESTS / "support"), *filter(None, sys.path)])
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-v", f"--rootdir={directory}", "test_signs.py"],
         env=os.environ | {"PYTHONPATH": path, "ARC_LOOP": choice},

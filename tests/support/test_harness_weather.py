@@ -79,7 +79,8 @@ def test_table(tmp_path: Path, processes: str) -> None:
     options = ["-p", "conftest", "--weather", "--weather-file", str(file), "-n", processes]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT / 'tests' / 'support'}"},
         cwd=tmp_path,
         capture_output=True,
         text=True,

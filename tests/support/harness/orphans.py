@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_TESTS = Path(__file__).parent.parent
+_SUPPORT = Path(__file__).parents[1]
 _THEN_DIE = "\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
 
 
@@ -16,12 +16,12 @@ def left_by(program: str, directory: Path) -> list[int]:
     """Run a program that starts servers and prints their pids, and is killed then: these pids.
 
     Args:
-        program: in Python, with `tests` on its path.
+        program: in Python, with `tests/support` on its path.
         directory: for what can be cleaned up by nobody else.
     """
     parent = subprocess.run(
         [sys.executable, "-c", program + _THEN_DIE],
-        env=os.environ | {"PYTHONPATH": str(_TESTS), "TMPDIR": str(directory)},
+        env=os.environ | {"PYTHONPATH": str(_SUPPORT), "TMPDIR": str(directory)},
         stdout=subprocess.PIPE,
         check=False,
     )

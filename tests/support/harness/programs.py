@@ -15,8 +15,9 @@ from typing import IO, Literal, NamedTuple, Protocol
 from harness.length import scaled
 from harness.stalls import Contention
 
-TESTS = Path(__file__).parent.parent
-PROGRAMS = TESTS / "programs"
+SUPPORT = Path(__file__).parents[1]
+"""To be on the path of a program."""
+PROGRAMS = SUPPORT / "programs"
 PATIENCE_SECONDS = scaled(60.0, 600.0)
 POLL_SECONDS = 0.01
 
@@ -119,6 +120,6 @@ class Program:
 
 
 class StartProgram(Protocol):
-    """Start tests/programs/<name>.py, with the private loop of the test's parameter."""
+    """Start tests/support/programs/<name>.py, with the private loop of the test's parameter."""
 
     def __call__(self, name: str, *arguments: object) -> Program: ...
