@@ -12,7 +12,7 @@ import pytest
 
 from async_redis_cache import LoadOptions
 from async_redis_cache._common.options import Options, path_of
-from code_blocks import ROOT, blocks_of, name_of
+from code_blocks import ROOT, name_of
 
 LOADING = ROOT / "docs" / "loading"
 INDEX = LOADING / "index.md"
@@ -62,17 +62,17 @@ def shown(default: Any) -> str:
 
 @pytest.mark.parametrize("page", FEATURES, ids=name_of)
 def test_each_page_has_its_parts(page: Path) -> None:
-    """A sentence, a table, a picture, a program, guarantees with their tests, options, limits; in this order."""
+    """A summary, the shortest code, a table, a picture, an example, guarantees, options, limits; in this order."""
     text = page.read_text()
-    title, summary, table = text.split("\n\n")[:3]
+    opening, _, _ = text.partition("\n## ")
+    title, summary, *_, table = opening.strip().split("\n\n")
     assert re.fullmatch(r"# .+", title)
     assert re.fullmatch(r"\*\*[^*]+\.\*\*", summary)
+    assert "\n```python\n" in opening
     assert table.startswith("| what | option | default | cost |\n")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == PARTS
-    pictures = [block.line for block in blocks_of(page, "mermaid", "text", "diff")]
-    (code, *_) = [block.line for block in blocks_of(page, "python")]
-    assert pictures
-    assert max(pictures) < code
+    assert re.search(r"^```(mermaid|text|diff)$", section(page, "Before and after"), re.MULTILINE)
+    assert "```python\n" in section(page, "Example")
     assert re.search(r"^- ", section(page, "Limitations"), re.MULTILINE)
 
 
