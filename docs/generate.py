@@ -1,12 +1,13 @@
-"""Writes the table of options into the documentation, from the code.
+"""Write the table of options in reference/configuration.md from the code.
 
-`python docs/generate.py` writes it; with `--check` it fails if that would change anything.
+Run `python docs/generate.py`. With `--check` it writes nothing, and fails if the table is out of date.
 """  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from marked_places import filled, put
 
@@ -17,25 +18,31 @@ PAGE = Path(__file__).parent / "reference" / "configuration.md"
 
 def option_table() -> str:
     """One row for each field of `Options`, in their order."""
-    rows = ["| option | default | unit | what it is |", "|---|---|---|---|"]
+    rows = ["| option | default | unit | allowed | description |", "|---|---|---|---|---|"]
     for field in dataclasses.fields(Options):
         about = field.metadata
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        shown = "" if default == "" else f"`{default}`"
-        what = about["doc"]
-        if about["choices"]:
-            what += ": one of " + ", ".join(f"`{choice}`" for choice in about["choices"])
-        least, most = about["least"], about["most"]
-        if isinstance(field.default, float):
-            what += f"; from 0 to {most}"
-        elif most == HOUR:
-            what += f"; from {least} to {most}"
-        elif least:
-            what += f"; {least} or more"
-        rows.append(
-            f"| `{path_of(field).removeprefix('options.')}` | {shown} | {about['unit']} | {what} |"
+        cells = (
+            f"`{path_of(field).removeprefix('options.')}`",
+            "" if default == "" else f"`{default}`",
+            about["unit"],
+            allowed(field),
+            about["doc"],
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def allowed(field: dataclasses.Field[Any]) -> str:
+    """The values that the option accepts; empty for text."""
+    least, most = field.metadata["least"], field.metadata["most"]
+    if field.metadata["choices"]:
+        return ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
+    if isinstance(field.default, bool):
+        return "`true`, `false`"
+    if isinstance(field.default, float) or most == HOUR:
+        return f"{least} to {most}"
+    return f"{least} or more" if isinstance(field.default, int) else ""
 
 
 def main() -> None:

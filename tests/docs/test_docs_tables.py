@@ -105,10 +105,7 @@ def test_each_code_is_explained() -> None:
 
 @pytest.mark.parametrize(
     ("word", "kind"),
-    [
-        (word, kind)
-        for [[word], [kind], _] in rows(REFERENCE / "errors.md", "## The server's own words")
-    ],
+    [(word, kind) for [[word], [kind], _] in rows(REFERENCE / "errors.md", "## Server errors")],
 )
 def test_words_of_the_server_are_told_as_documented(word: str, kind: str) -> None:
     """An error of the server becomes the documented type, and is not tried again."""

@@ -63,162 +63,185 @@ class Options:
     """The options of one cache. The configuration table of the documentation is made from these."""
 
     timeout: int = _option(
-        60_000, "expiry of a value stored without a timeout of its own", unit="ms", least=1
+        60_000, "TTL of a value that is stored without a timeout of its own", unit="ms", least=1
     )
     retries: int = _option(
-        3, "how often a call that may be repeated is tried again, inside its deadline"
+        3, "how often a call that is safe to repeat is retried, within its deadline"
     )
     max_size: int = _option(
         1000,
-        "most values this cache holds on the server, all its processes together; 0 for no bound, "
-        "which is the default of `from_url`",
+        "maximum number of values on the server, of all processes together; 0 for no limit, which"
+        " is the default of `from_url`",
         unit="values",
     )
     command_timeout: int = _option(
-        1000, "the whole budget of a call: waiting, sending and retries", unit="ms", least=1
+        1000, "total time of a call: waiting, sending and retries", unit="ms", least=1
     )
     connect_timeout: int = _option(
-        2000, "budget of one attempt to connect and log in, and of `open`", unit="ms", least=1
+        2000, "time for one attempt to connect and log in, and for `open`", unit="ms", least=1
     )
     require_connection: bool = _option(
-        True, "whether `open` fails when the server is away; otherwise it connects when it can"
+        True, "whether `open` fails while the server is unreachable, or connects later"
     )
     fail_open: str = _option(
         "loading",
-        "what goes on while the server is away: `loading` calls the loaders, and the other methods "
-        "raise; `always`: these give what they give of an empty cache; `never`: all raise",
+        "behaviour while the server is unreachable: `loading`: loading methods call the loader, "
+        "other methods raise; `always`: these behave as on an empty cache; `never`: all methods "
+        "raise",
         choices=("loading", "always", "never"),
     )
     topology: str = _option(
         "single",
-        "what the connections lead to: a server; sentinels, which know the server; or the nodes of a "
-        "cluster. A URI such as `redis+sentinel://` says it too",
+        "what `connection` names: a server, sentinels, or nodes of a cluster. A URI such as "
+        "`redis+sentinel://` sets it too",
         choices=("single", "sentinel", "cluster"),
     )
-    sentinel_master: str = _option("", "the name that the sentinels know the master by")
-    sentinel_username: str = _option("", "user of the login at the sentinels")
-    sentinel_password: str = _option("", "password of the login at the sentinels", secret=True)
+    sentinel_master: str = _option("", "name of the master, as configured in the sentinels")
+    sentinel_username: str = _option("", "user for the login at the sentinels")
+    sentinel_password: str = _option("", "password for the login at the sentinels", secret=True)
     sentinel_tls: bool = _option(
-        False, "connect to the sentinels over TLS; what the options `tls_*` say holds for them too"
+        False, "whether to connect to the sentinels over TLS; the options `tls_*` apply to them too"
     )
     sentinel_tls_ca_file: str = _option(
-        "", "for the sentinels, another PEM file of the authorities to trust"
+        "", "PEM file of trusted authorities for the sentinels, instead of `tls_ca_file`"
     )
     sentinel_tls_certificate_file: str = _option(
-        "", "for the sentinels, another PEM file of the client's certificate"
+        "",
+        "PEM file of the client certificate for the sentinels, instead of `tls_certificate_file`",
     )
-    sentinel_tls_key_file: str = _option("", "PEM file of the private key to that")
+    sentinel_tls_key_file: str = _option("", "PEM file of the private key of that certificate")
     read_from: str = _option(
         "master",
-        "who answers `retrieve` and the first look of the calls that load: the master, or a replica, "
-        "which knows what was changed a moment later",
+        "server for `retrieve` and for the first read of the loading methods: the master, or a "
+        "replica, which can lag behind it",
         choices=("master", "replica"),
     )
     allowed_hosts: str = _option(
         "",
-        "hosts that MOVED, ASK, CLUSTER SLOTS and sentinels may lead to, where the login is sent as well: names, "
-        "`*.example.com`, addresses and networks as `10.0.0.0/8`, separated by commas or spaces; empty for all. "
-        "The hosts of `connection` are always allowed",
+        "hosts to which MOVED, ASK, CLUSTER SLOTS and sentinels may redirect the cache, and so "
+        "its login: names, `*.example.com`, addresses, and networks such as `10.0.0.0/8`, "
+        "separated by commas or spaces; empty for all. The hosts of `connection` are always "
+        "allowed",
     )
     max_connections: int = _option(
         4,
-        "most connections, and so exchanges under way at once; in a cluster, to each node",
+        "maximum number of connections, and so of pipelines in flight; in a cluster, per node",
         unit="connections",
         least=1,
     )
     max_connection_age: int = _option(
         1_800_000,
-        "how long a connection is used; then another is made, for which the host's name is resolved "
-        "again. Up to a tenth less, by chance; 0 for as long as it lasts",
+        "age at which a connection is replaced by a new one, for which the host name is resolved "
+        "again; reduced at random by up to a tenth. 0 for no limit",
         unit="ms",
     )
     max_waiting_calls: int = _option(
-        10_000, "most calls that wait for a connection; beyond it OVERLOADED", unit="calls", least=1
+        10_000,
+        "maximum number of calls waiting for a connection; further ones raise OVERLOADED",
+        unit="calls",
+        least=1,
     )
     max_waiting_bytes: int = _option(
-        64 * 1024 * 1024, "most bytes of waiting calls; beyond it OVERLOADED", unit="bytes", least=1
+        64 * 1024 * 1024,
+        "maximum size of calls waiting for a connection; further ones raise OVERLOADED",
+        unit="bytes",
+        least=1,
     )
-    key_prefix: str = _option("", "put in front of every key on the server")
+    key_prefix: str = _option("", "prefix of every key on the server")
     name: str = _option(
-        "", "what log records, spans and metrics call this cache; by default its `key_prefix`"
+        "", "name of this cache in log records, spans and metrics; by default its `key_prefix`"
     )
     max_value_size: int = _option(
-        1024 * 1024, "largest value, serialized and not yet compressed", unit="bytes", least=1
+        1024 * 1024,
+        "maximum size of a value, serialized, before compression",
+        unit="bytes",
+        least=1,
     )
     serializer: str = _option(
         "json",
-        "how values become bytes; `pickle` needs `signing_key`",
+        "format of stored values; `pickle` requires `signing_key`",
         choices=("json", "msgpack", "raw", "pickle"),
     )
     foreign_readers: bool = _option(
         False,
-        "whether other programs read the values with a JSON parser of their own, as the Node.js "
-        "implementation does: then nothing is written that is not plain JSON. The methods that load, "
-        "and tags, are refused, and so are compression, signing and other serializers",
+        "whether other programs, such as the Node.js implementation, read the values as plain "
+        "JSON. Then only plain JSON is written: loading methods and tags raise UNSUPPORTED; "
+        "compression, signing and other serializers are refused",
     )
-    compression: str = _option("none", "how large values are compressed", choices=("none", "zlib"))
+    compression: str = _option("none", "compression of large values", choices=("none", "zlib"))
     compression_threshold: int = _option(
-        1024, "smallest serialized value that is compressed", unit="bytes"
+        1024, "minimum size of a serialized value to be compressed", unit="bytes"
     )
     signing_key: str = _option(
         "",
-        "secret of at least 16 characters: values are signed (HMAC-SHA256) together with their "
-        "keys, and what is not signed so is not read",
+        "secret of at least 16 characters. Values are signed (HMAC-SHA256) together with their "
+        "keys; values without a valid signature are misses",
         secret=True,
     )
-    tls: bool = _option(False, "connect over TLS, as `rediss://` does")
-    tls_ca_file: str = _option("", "PEM file of the authorities to trust instead of the system's")
-    tls_certificate_file: str = _option("", "PEM file of the client's certificate")
-    tls_key_file: str = _option("", "PEM file of the client's private key")
-    tls_check_hostname: bool = _option(True, "whether the certificate must bear the host's name")
+    tls: bool = _option(False, "whether to connect over TLS, as `rediss://` does")
+    tls_ca_file: str = _option(
+        "", "PEM file of the trusted certificate authorities, instead of those of the system"
+    )
+    tls_certificate_file: str = _option("", "PEM file of the client certificate")
+    tls_key_file: str = _option("", "PEM file of the private key of the client certificate")
+    tls_check_hostname: bool = _option(True, "whether the certificate must match the host name")
     tls_verify: bool = _option(
-        True, "whether the server's certificate is verified at all; never switched off by a URI"
+        True, "whether the certificate of the server is verified; a URI cannot disable it"
     )
 
     loading_refresh_at: float = _option(
         0.0,
-        "share of its life after which a value is loaded anew in the background; 0 for never",
+        "refresh-ahead: share of the TTL after which a read value is reloaded in the background; "
+        "0 for never",
         most=1,
         section="loading",
     )
     loading_early_refresh: float = _option(
         0.0,
-        "the same by chance, likelier towards the end and with what the load costs: beta of XFetch; "
-        "0 for never, 1 as in the paper",
+        "probabilistic early refresh: `beta` of XFetch. A refresh becomes more likely towards the"
+        " end of the TTL and with the duration of the load; 0 for never, 1 as in the paper",
         most=100,
         section="loading",
     )
     loading_stale_timeout: int = _option(
         0,
-        "how long after its life a value may still be given, while it is loaded anew or since "
-        "loading fails",
+        "stale-while-revalidate and stale-if-error: how long after its TTL a value may still be "
+        "returned, while it is reloaded or because loading fails",
         unit="ms",
         section="loading",
     )
     loading_soft_timeout: int = _option(
         0,
-        "how long who could be given a stale value waits for the load; 0 for not at all",
+        "how long a caller that may receive a stale value waits for the load; 0 to return the "
+        "stale value at once",
         unit="ms",
         section="loading",
     )
     loading_hard_timeout: int = _option(
         30_000,
-        "longest that a load may take, and that anybody waits for one",
+        "maximum duration of a load, and maximum time that a caller waits for one",
         unit="ms",
         least=1,
         most=HOUR,
         section="loading",
     )
     loading_missing_timeout: int = _option(
-        0, "how long it is remembered that there is none; 0 for not", unit="ms", section="loading"
+        0,
+        "negative caching: how long a result of `None` is cached; 0 for not at all",
+        unit="ms",
+        section="loading",
     )
     loading_jitter: float = _option(
-        0.0, "share of its life by which a value lives less, by chance", most=1, section="loading"
+        0.0,
+        "maximum share by which a TTL is shortened at random, so that values do not expire "
+        "together",
+        most=1,
+        section="loading",
     )
     loading_lease_timeout: int = _option(
         3000,
-        "how long the right to load a key is good for without a renewal, and so how long others "
-        "wait for a process that died in mid-load",
+        "how long a load lease is valid without a renewal: other processes wait that long for a "
+        "process that died during a load",
         unit="ms",
         least=100,
         most=HOUR,
@@ -227,8 +250,8 @@ class Options:
 
     loading_max_threads: int = _option(
         128,
-        "most worker threads that run loaders at once, those included whose load has ended; beyond it "
-        "a load that needs a thread is refused (TOO_MANY_THREADS)",
+        "maximum number of worker threads that run loaders, including threads whose load has "
+        "ended; further loads that need a thread raise TOO_MANY_THREADS",
         unit="threads",
         least=1,
         section="loading",
@@ -236,31 +259,31 @@ class Options:
 
     near_cache_enabled: bool = _option(
         False,
-        "whether values are also held in the process, for as long as the server says that they "
-        "have not changed",
+        "client-side caching: whether values are also kept in the process, until the server "
+        "invalidates them",
         section="near_cache",
     )
     near_cache_max_size: int = _option(
-        10_000, "most values held near", unit="values", least=1, section="near_cache"
+        10_000, "maximum number of local entries", unit="values", least=1, section="near_cache"
     )
     near_cache_max_bytes: int = _option(
         64 * 1024 * 1024,
-        "most memory for them, what Python needs for each included",
+        "maximum memory of local entries, including the overhead of Python objects",
         unit="bytes",
         least=1,
         section="near_cache",
     )
     near_cache_timeout: int = _option(
         60_000,
-        "longest stay of a value near; never longer than it has left on the server",
+        "maximum time that an entry is kept locally; never longer than its TTL on the server",
         unit="ms",
         least=1,
         section="near_cache",
     )
     near_cache_heartbeat: int = _option(
         1000,
-        "how often the server is asked for a sign of life; after two without one, nothing near is "
-        "given",
+        "interval of PINGs on the invalidation channel; after two intervals without a reply, "
+        "local entries are not served",
         unit="ms",
         least=20,
         section="near_cache",
