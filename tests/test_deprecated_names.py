@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheStats
+from async_redis_cache._common.health_log import _DEPRECATED_NAMES, EVENTS, HealthLog
 from async_redis_cache._common.stats import DEPRECATED_NAMES
 from async_redis_cache._runtime.container_monitors import _growth, _levels
 from harness.telemetry import Telemetry
 
-pytest_plugins = ["otel_fixtures"]
+if TYPE_CHECKING:
+    from journal_fixtures import Told
+
+pytest_plugins = ["journal_fixtures", "otel_fixtures"]
 
 RENAMED = sorted(DEPRECATED_NAMES.items())
 
@@ -58,3 +64,17 @@ def test_metrics_have_both_names(telemetry: Telemetry) -> None:
         (point,) = metrics[f"async_redis_cache.{new}"]
         (deprecated,) = metrics[f"async_redis_cache.{old}"]
         assert point.value == deprecated.value == int(getattr(cache.stats(), new))
+
+
+def test_log_records_have_both_names(told: Told) -> None:
+    """The record of a renamed event has its former name as well, and that of another event an empty string."""
+    health_log = HealthLog("here")
+    health_log.begin()
+    for event in EVENTS:
+        health_log.once(event)
+    assert told.events == [event.name for event in EVENTS]
+    assert _DEPRECATED_NAMES.keys() < set(told.events)
+    for record in told.records:
+        attributes = record.__dict__
+        expected = _DEPRECATED_NAMES.get(attributes["cache_event"], "")
+        assert attributes["cache_event_deprecated"] == expected

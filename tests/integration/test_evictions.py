@@ -35,7 +35,7 @@ async def test_store_counts_evictions(server: Server, door: Door, told: Told) ->
             await cache.store(None, f"more{number}", number)
         await cache.store_many(None, {f"many{number}": number for number in range(4)})
         assert cache.stats().evictions == 7
-    assert told.events == ["evicting"]
+    assert told.events == ["evictions_started"]
     (record,) = told.records
     assert (record.levelname, record.__dict__["cache_name"]) == ("WARNING", "p:")
     assert "options.max_size is reached" in record.getMessage()
@@ -48,7 +48,7 @@ async def test_load_counts_evictions(server: Server, door: Door, told: Told) -> 
         for number in range(3):
             assert await cache.retrieve_or_load(None, f"loaded{number}", lambda: 1) == 1
         assert cache.stats().evictions == 3
-    assert told.events == ["evicting"]
+    assert told.events == ["evictions_started"]
 
 
 async def test_merged_stores_count_each_eviction_once(server: Server) -> None:

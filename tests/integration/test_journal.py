@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._common.health_log import BREAKER, EVENTS, SERVER, Journal, Record
+from async_redis_cache._common.health_log import CIRCUIT, EVENTS, SERVER, HealthLog, Record
 from harness import Server, StartProxy, StartServer, await_until
 from harness.doors import Door, configured
 from harness.near import near_options, trusted
@@ -55,36 +55,36 @@ async def until_it_answers(cache: AsyncRedisCache) -> None:
 def test_failures_and_successes_alternate(ends: list[bool]) -> None:
     """However often it fails, it is told once; however often it succeeds after that, once."""
     records: list[Record] = []
-    journal = Journal("here", records.append)
-    journal.begin()
+    health_log = HealthLog("here", records.append)
+    health_log.begin()
     for is_well in ends:
         # Each part asks for it anew: what is known of a server outlives who has met it.
-        condition = journal.condition(SERVER)
+        condition = health_log.condition(SERVER)
         if is_well:
-            condition.better()
+            condition.up()
         else:
-            condition.worse("TIMEOUT")
+            condition.down("TIMEOUT")
     changes = [two for one, two in zip([True, *ends], ends, strict=False) if one != two]
     assert [record.event for record in records] == [
-        SERVER.better if is_well else SERVER.worse for is_well in changes
+        SERVER.up if is_well else SERVER.down for is_well in changes
     ]
 
 
 def test_servers_and_subjects_are_apart() -> None:
     """Each server of several has its own condition, and each subject."""
     records: list[Record] = []
-    journal = Journal("all", records.append)
-    journal.begin()
+    health_log = HealthLog("all", records.append)
+    health_log.begin()
     for condition in (
-        journal.condition(SERVER, "one"),
-        journal.condition(SERVER, "two"),
-        journal.condition(BREAKER),
+        health_log.condition(SERVER, "one"),
+        health_log.condition(SERVER, "two"),
+        health_log.condition(CIRCUIT),
     ):
-        condition.worse("TIMEOUT")
+        condition.down("TIMEOUT")
     assert [(record.event.name, record.server) for record in records] == [
-        ("server_lost", "one"),
-        ("server_lost", "two"),
-        ("breaker_opened", "all"),
+        ("server_down", "one"),
+        ("server_down", "two"),
+        ("circuit_opened", "all"),
     ]
 
 
@@ -97,9 +97,9 @@ def test_filter_that_raises_harms_nobody() -> None:
     logger = logging.getLogger("async_redis_cache")
     logger.addFilter(refuse)
     try:
-        journal = Journal("here")
-        journal.begin()
-        journal.condition(SERVER).worse("TIMEOUT")
+        health_log = HealthLog("here")
+        health_log.begin()
+        health_log.condition(SERVER).down("TIMEOUT")
     finally:
         logger.removeFilter(refuse)
 
@@ -121,14 +121,14 @@ async def test_server_lost_and_found(private_server: StartServer, door: Door, to
             await fail(cache)
             server.start()
             await until_it_answers(cache)
-            assert told.events == ["server_lost", "server_found"] * turn
+            assert told.events == ["server_down", "server_up"] * turn
     lost, found, *_ = told.records
     place = f"{server.host}:{server.port}"
     assert (lost.levelname, lost.getMessage()) == (
         "WARNING",
         (
             f"[{place}] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
-            "Check that it runs, and the network"
+            "Check the server and the network"
         ),
     )
     assert (found.levelname, found.getMessage()) == (
@@ -147,7 +147,7 @@ async def test_silent_server_is_lost(private_server: StartServer, told: Told) ->
             assert not await answers(cache)
         server.thaw()
         await until_it_answers(cache)
-    assert told.events == ["server_lost", "server_found"]
+    assert told.events == ["server_down", "server_up"]
 
 
 async def test_lost_connection_is_no_lost_server(
@@ -181,7 +181,7 @@ async def test_who_opens_in_vain_is_told_by_the_error(told: Told, door: Door) ->
     assert told.events == []
     async with configured(NOWHERE, door, require_connection=False, command_timeout=20) as cache:
         await fail(cache, 2)
-    assert told.events == ["server_lost"]
+    assert told.events == ["server_down"]
 
 
 async def test_breaker_and_debts(private_server: StartServer, door: Door, told: Told) -> None:
@@ -195,14 +195,14 @@ async def test_breaker_and_debts(private_server: StartServer, door: Door, told: 
                 with suppress(CacheError):
                     await cache.store(None, key, number)
             assert await cache.retrieve_or_load(None, "key", lambda: 7) == 7
-        worse = ["breaker_opened", "changes_owed", "server_lost"]
+        worse = ["circuit_opened", "invalidations_pending", "server_down"]
         assert sorted(told.events) == worse
         server.start()
         await await_until(
             lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
         )
         await await_until(lambda: len(told.events) == 6)
-    assert sorted(told.events[3:]) == ["breaker_closed", "changes_made_good", "server_found"]
+    assert sorted(told.events[3:]) == ["circuit_closed", "invalidations_flushed", "server_up"]
 
 
 async def test_debt_is_settled_by_a_change(private_server: StartServer, told: Told) -> None:
@@ -213,10 +213,10 @@ async def test_debt_is_settled_by_a_change(private_server: StartServer, told: To
         with pytest.raises(CacheError):
             await cache.store(None, "key", 1)
         server.start()
-        while told.count("changes_made_good") == 0:
+        while told.count("invalidations_flushed") == 0:
             with suppress(CacheError):
                 await cache.store(None, "key", 2)
-    assert (told.count("changes_owed"), told.count("changes_made_good")) == (1, 1)
+    assert (told.count("invalidations_pending"), told.count("invalidations_flushed")) == (1, 1)
 
 
 async def test_near_link_lost_and_armed(
@@ -233,8 +233,10 @@ async def test_near_link_lost_and_armed(
         server.start()
         await trusted(cache)
         await until_it_answers(cache)
-    assert [told.count(name) for name in ("near_link_lost", "near_link_armed")] == [1, 1]
-    assert sorted(told.events[:2]) == ["near_link_lost", "server_lost"]
+    assert [
+        told.count(name) for name in ("invalidation_channel_down", "invalidation_channel_up")
+    ] == [1, 1]
+    assert sorted(told.events[:2]) == ["invalidation_channel_down", "server_down"]
 
 
 async def test_link_that_is_refused(private_server: StartServer, told: Told) -> None:
@@ -246,7 +248,7 @@ async def test_link_that_is_refused(private_server: StartServer, told: Told) -> 
         with server.client() as raw:
             raw.execute_command("ACL", "SETUSER", "shop", "-client|tracking")
             raw.execute_command("CLIENT", "KILL", "USER", "shop")
-            await await_until(lambda: told.count("near_link_lost"))
+            await await_until(lambda: told.count("invalidation_channel_down"))
             refused = raw.info("commandstats")["cmdstat_client|tracking"]["rejected_calls"]
             await await_until(
                 lambda: (
@@ -255,7 +257,7 @@ async def test_link_that_is_refused(private_server: StartServer, told: Told) -> 
                 )
             )
         await until_it_answers(cache)
-    assert told.events == ["near_link_lost"]
+    assert told.events == ["invalidation_channel_down"]
 
 
 async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheConfigError, CacheError, RedisCache
-from async_redis_cache._common.health_log import FAILED_OPEN, LOAD_FAILED, SERVER, Journal, Record
+from async_redis_cache._common.health_log import (
+    FAILED_OPEN,
+    REFRESH_FAILED,
+    SERVER,
+    HealthLog,
+    Record,
+)
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:
@@ -67,52 +73,52 @@ def test_name_raises_when_not_printable_or_long(door: Door, name: str) -> None:
 def test_once_logs_each_subject_once() -> None:
     """The first time of each subject is logged with its code; the others are not."""
     records: list[Record] = []
-    journal = Journal("here", records.append, cache="products")
-    journal.begin()
+    health_log = HealthLog("here", records.append, cache="products")
+    health_log.begin()
     for code in ("OSError", "ValueError"):
         for function in ("shop.price", "shop.stock"):
-            journal.once(LOAD_FAILED, function, code)
+            health_log.once(REFRESH_FAILED, function, code)
     assert [(one.subject, one.code, one.cache) for one in records] == [
         ("shop.price", "OSError", "products"),
         ("shop.stock", "OSError", "products"),
     ]
     assert records[0].message.startswith(
-        "[products] background load of shop.price failed: OSError;"
+        "[products] background refresh with shop.price failed: OSError;"
     )
 
 
 def test_once_is_bounded() -> None:
     """Of more than 100 subjects of one event, one record says that there are others."""
     records: list[Record] = []
-    journal = Journal("here", records.append)
-    journal.begin()
+    health_log = HealthLog("here", records.append)
+    health_log.begin()
     for number in range(1000):
-        journal.once(LOAD_FAILED, f"function{number}", "OSError")
-    journal.once(FAILED_OPEN)
+        health_log.once(REFRESH_FAILED, f"function{number}", "OSError")
+    health_log.once(FAILED_OPEN)
     assert len(records) == 102
     assert [one.subject for one in records[99:101]] == [
         "function99",
-        "others, which are not logged one by one",
+        "others, which are not logged individually",
     ]
 
 
 def test_once_logs_again_after_recovery() -> None:
     """Failing open is logged again in the next outage."""
     records: list[Record] = []
-    journal = Journal("here", records.append)
-    journal.begin()
-    server = journal.condition(SERVER)
+    health_log = HealthLog("here", records.append)
+    health_log.begin()
+    server = health_log.condition(SERVER)
     for _ in range(2):
-        server.worse("TIMEOUT")
+        server.down("TIMEOUT")
         for _ in range(3):
-            journal.once(FAILED_OPEN, code="TIMEOUT")
-        server.better()
+            health_log.once(FAILED_OPEN, code="TIMEOUT")
+        server.up()
     names = [record.event.name for record in records]
-    assert names == ["server_lost", "failed_open", "server_found"] * 2
+    assert names == ["server_down", "failed_open", "server_up"] * 2
 
 
 def test_record_is_one_line() -> None:
     """What a server or a program calls itself cannot begin a line of its own in a log."""
-    record = Record(SERVER.worse, "host\nERROR forged", "TIMEOUT", cache="products")
+    record = Record(SERVER.down, "host\nERROR forged", "TIMEOUT", cache="products")
     assert record.message.isprintable()
     assert r"host\nERROR forged" in record.message

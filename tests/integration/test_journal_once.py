@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import CacheError, CacheInputError, RedisCache, cached
-from async_redis_cache._common.health_log import UNREADABLE, Journal, Record
+from async_redis_cache._common.health_log import UNREADABLE, HealthLog, Record
 from harness.doors import Door, configured
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ async def test_fail_open_is_logged_once_an_outage(
                 assert await cache.retrieve(None, f"s3cret{number}") is None
             assert told.count("failed_open") == outage
             server.start()
-            while told.count("server_found", "breaker_closed") < told.count(
-                "server_lost", "breaker_opened"
+            while told.count("server_up", "circuit_closed") < told.count(
+                "server_down", "circuit_opened"
             ):
                 with suppress(CacheError):
                     await cache.ping(None)
@@ -73,14 +73,14 @@ async def test_loaded_value_of_another_type_is_not_unreadable(
 def test_once_logs_once_from_many_threads() -> None:
     """Threads that meet the same thing at the same time log it once."""
     records: list[Record] = []
-    journal = Journal("here", records.append)
-    journal.begin()
+    health_log = HealthLog("here", records.append)
+    health_log.begin()
     start = threading.Barrier(8)
 
     def meet(_: int) -> None:
         start.wait()
         for number in range(50):
-            journal.once(UNREADABLE, str(number))
+            health_log.once(UNREADABLE, str(number))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meet, range(8)))
@@ -101,7 +101,7 @@ def test_cached_function_of_background_failure_is_named(server: Server, told: To
     """A background load that fails is logged with the cached function and its exception's type."""
     with RedisCache.from_url(server.url, name="products") as cache:
         price = cached(cache, refresh_at=1e-9)(price_once)
-        while not told.count("load_failed"):
+        while not told.count("refresh_failed"):
             assert price("s3cret") == 1
         failures = cache.stats().load_failures
         while cache.stats().load_failures == failures:

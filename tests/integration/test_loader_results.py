@@ -236,7 +236,7 @@ async def test_background_failure_is_logged_once_per_function(
         async with asyncio.timeout(END):
             while cache.stats().load_failures < 2:
                 await cache.retrieve_or_load(None, "b", failing, refresh_at=1e-9)
-    records = [one for one in caplog.records if one.__dict__["cache_event"] == "load_failed"]
+    records = [one for one in caplog.records if one.__dict__["cache_event"] == "refresh_failed"]
     assert len(records) == 1
     assert records[0].__dict__["cache_code"] == "LookupError"
     assert records[0].__dict__["cache_subject"].endswith("failing")

@@ -84,7 +84,7 @@ async def test_loggers_are_told(private_server: StartServer, door: Door) -> None
                 LogLevel.Warn,
                 (
                     f"[products] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
-                    "Check that it runs, and the network"
+                    "Check the server and the network"
                 ),
             ),
             (LogLevel.Info, f"[products] connected to {place} again"),

@@ -89,7 +89,7 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
     assert caught.value.code == "TIMEOUT"
     places = {(r.__dict__["cache_event"], r.__dict__["cache_server"]) for r in told.records}
     name = f"{node.host}:{node.port}"
-    assert {("breaker_opened", name), ("breaker_closed", name)} <= places
+    assert {("circuit_opened", name), ("circuit_closed", name)} <= places
     assert {server for _, server in places} == {name}
 
 
@@ -168,10 +168,10 @@ async def test_a_node_that_is_gone(flavour: Flavour, told: Told) -> None:
             old = cluster.node_of(f"away:{key}")
             await asyncio.to_thread(old.kill)
             async with asyncio.timeout(60):
-                while told.count("master_moved") == 0:
+                while told.count("master_changed") == 0:
                     await load(cache, key, "new")
             await await_until(lambda: cache.stats().open_circuits == 0)
-            assert told.count("breaker_opened") == told.count("node_left") == 1
-            assert told.count("breaker_closed") == told.count("server_found") == 0
+            assert told.count("circuit_opened") == told.count("node_removed") == 1
+            assert told.count("circuit_closed") == told.count("server_up") == 0
             assert (await load(cache, key, "new"))[0] == "new"
             assert await cache.retrieve(None, key) == "new"

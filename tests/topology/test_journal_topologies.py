@@ -31,7 +31,7 @@ async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
             await cache.store(None, "key", 1)
             assert told.events == []
             old = await asyncio.to_thread(sentinels.kill_master)
-            await await_until(lambda: told.count("master_moved"))
+            await await_until(lambda: told.count("master_changed"))
             async with asyncio.timeout(60):
                 while True:
                     try:
@@ -40,9 +40,9 @@ async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
                     except CacheError:
                         continue
             new = await asyncio.to_thread(sentinels.new_master, old)
-        moves = [r for r in told.records if r.__dict__["cache_event"] == "master_moved"]
+        moves = [r for r in told.records if r.__dict__["cache_event"] == "master_changed"]
     assert [(r.levelname, r.__dict__["cache_server"]) for r in moves] == [("WARNING", name_of(new))]
-    assert told.count("server_lost") == told.count("server_found") <= 1
+    assert told.count("server_down") == told.count("server_up") <= 1
 
 
 async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
@@ -52,10 +52,10 @@ async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
             await cache.store(None, "key", 1)
             gone = sentinels.sentinels[1]
             gone.kill()
-            await await_until(lambda: told.count("sentinel_link_lost"))
+            await await_until(lambda: told.count("sentinel_down"))
             gone.start()
-            await await_until(lambda: told.count("sentinel_link_armed"))
-    assert told.events == ["sentinel_link_lost", "sentinel_link_armed"]
+            await await_until(lambda: told.count("sentinel_up"))
+    assert told.events == ["sentinel_down", "sentinel_up"]
     assert {r.__dict__["cache_server"] for r in told.records} == {name_of(gone)}
 
 
@@ -72,7 +72,7 @@ async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) ->
             assert told.events == []
             await asyncio.to_thread(old.kill)
             async with asyncio.timeout(60):
-                while told.count("master_moved") == 0:
+                while told.count("master_changed") == 0:
                     try:
                         await cache.store(None, "key", 2)
                     except CacheError:
@@ -82,12 +82,18 @@ async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) ->
         event: [
             r.__dict__["cache_server"] for r in told.records if r.__dict__["cache_event"] == event
         ]
-        for event in ("server_lost", "near_link_lost", "master_moved", "node_left", "server_found")
+        for event in (
+            "server_down",
+            "invalidation_channel_down",
+            "master_changed",
+            "node_removed",
+            "server_up",
+        )
     }
     assert places == {
-        "server_lost": [name_of(old)],
-        "near_link_lost": [name_of(old)] if near else [],
-        "master_moved": [name_of(new)],
-        "node_left": [name_of(old)],
-        "server_found": [],
+        "server_down": [name_of(old)],
+        "invalidation_channel_down": [name_of(old)] if near else [],
+        "master_changed": [name_of(new)],
+        "node_removed": [name_of(old)],
+        "server_up": [],
     }

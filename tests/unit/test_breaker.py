@@ -10,7 +10,7 @@ import pytest
 
 from async_redis_cache import CacheOverloaded, CacheUnavailable
 from async_redis_cache._client.circuit_breaker import Breaker, Breakers
-from async_redis_cache._common.health_log import BREAKER, Condition, Record
+from async_redis_cache._common.health_log import CIRCUIT, Condition, Record
 from async_redis_cache._common.stats import CacheStats
 from harness.virtual_time import in_virtual_time, turns
 
@@ -30,7 +30,7 @@ class Probed:
         self.breakers = Breakers(self.counters, lambda: chance)
         if are_heeded:
             self.breakers.are_heeded = True
-        condition = Condition(BREAKER, "server", self.told.append)
+        condition = Condition(CIRCUIT, "server", self.told.append)
         self.breaker = Breaker(self._probe, self.breakers, condition)
 
     def _probe(self) -> asyncio.Future[Any]:
@@ -65,7 +65,7 @@ async def test_it_opens_after_three_failures_in_a_row() -> None:
         probed.breaker.failed(code)
     assert probed.is_open()
     probed.breaker.failed("TIMEOUT")
-    assert [(record.event, record.code) for record in probed.told] == [(BREAKER.worse, CODES[-1])]
+    assert [(record.event, record.code) for record in probed.told] == [(CIRCUIT.down, CODES[-1])]
     probed.breaker.stop()
 
 
@@ -132,7 +132,7 @@ async def test_it_closes_with_the_first_answer(by: str) -> None:
             probed.answers = True
             await asyncio.sleep(0.5)
         assert not probed.is_open()
-        assert [record.event for record in probed.told] == [BREAKER.worse, BREAKER.better]
+        assert [record.event for record in probed.told] == [CIRCUIT.down, CIRCUIT.up]
         count = len(probed.probed_at)
         await asyncio.sleep(2)
         assert len(probed.probed_at) == count
@@ -146,7 +146,7 @@ async def test_it_closes_with_the_first_answer(by: str) -> None:
 async def test_each_is_open_for_itself() -> None:
     """Of two servers that are away one comes back: the counters say that one is left."""
     one = Probed()
-    other = Breaker(one._probe, one.breakers, Condition(BREAKER, "other", one.told.append))
+    other = Breaker(one._probe, one.breakers, Condition(CIRCUIT, "other", one.told.append))
     one.open()
     for _ in range(3):
         assert not other.is_open

@@ -68,7 +68,7 @@ class Breaker:
         self._failures = 0
         if self.is_open:
             self._close()
-            self._told.better()
+            self._told.up()
 
     def failed(self, code: str) -> None:
         """It has not, and a call has ended in this."""
@@ -76,7 +76,7 @@ class Breaker:
         if self._failures >= _FAILURES and not (self.is_open or self._is_over):
             self.is_open = True
             self._breakers.counters.open_circuits += 1
-            self._told.worse(code)
+            self._told.down(code)
             self._pause = _FIRST_PAUSE
             self._probe_later()
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheUnsupported
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._common.health_log import Condition, Journal
+from async_redis_cache._common.health_log import Condition, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import Dialer
@@ -45,7 +45,7 @@ class Cluster:
         options: of the cache.
         counters: of the cache.
         breakers: of the cache.
-        journal: of the cache.
+        health_log: records the changes of state.
         listener: told what changes, where somebody wants to know.
 
     Raises:
@@ -61,7 +61,7 @@ class Cluster:
         options: Options,
         counters: CacheStats,
         breakers: Breakers,
-        journal: Journal,
+        health_log: HealthLog,
         *,
         listener: Listener | None,
     ) -> None:
@@ -90,7 +90,7 @@ class Cluster:
             )
 
         self._unison = None if listener is None else Unison(listener, self._look_soon)
-        self._members = Members(endpoint, options, make, self._unison, journal)
+        self._members = Members(endpoint, options, make, self._unison, health_log)
         self._lookout = Lookout(self._members, self._is_whole)
         self.asker: Asker = self
         """Who asks the right node."""

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.health_log import (
-    BREAKER,
-    NEAR_LINK,
+    CIRCUIT,
+    INVALIDATION_CHANNEL,
     REPLICA,
     SERVER,
     Condition,
-    Journal,
+    HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._connection.connector import Dialer, see_it_read
@@ -45,7 +45,7 @@ class Members:
         options: of the cache.
         make: makes a node of what connects to it.
         unison: of the links, where there are to be some.
-        journal: told what becomes of the nodes.
+        health_log: records the changes of the nodes' state.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Members:
         options: Options,
         make: Callable[[Dialer, Condition, Condition | None, Callable[[], None]], Node],
         unison: Unison | None,
-        journal: Journal,
+        health_log: HealthLog,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
         self._make = make
         self._unison = unison
-        self._journal = journal
+        self._health_log = health_log
         self._nodes: dict[Address, Node] = {}
         self._replicas: dict[Address, Node] = {}
         """Those that are asked, which is by who allows it alone."""
@@ -87,8 +87,8 @@ class Members:
         node = self._nodes.get(place)
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options)
-            told = self._journal.condition(SERVER, name_of(place))
-            alone = self._journal.condition(BREAKER, name_of(place))
+            told = self._health_log.condition(SERVER, name_of(place))
+            alone = self._health_log.condition(CIRCUIT, name_of(place))
             node = self._nodes[place] = self._make(dialer, told, alone, _ignore)
             self._places[node.batcher] = place
         return node
@@ -125,7 +125,7 @@ class Members:
         masters = tuple(dict.fromkeys(slots.master for slots in view))
         for place in masters:
             if self.masters and place not in self.masters:
-                self._journal.moved(name_of(place))
+                self._health_log.master_changed(name_of(place))
         self.masters = masters
         replicas = {replica for slots in view for replica in slots.replicas}
         self.others = frozenset({*replicas, *self._endpoint.seeds})
@@ -146,12 +146,12 @@ class Members:
             self.track(place)
         needed = {*self._by_slot, *self._readers}
         for nodes, subjects in (
-            (self._nodes, (SERVER, BREAKER, NEAR_LINK)),
+            (self._nodes, (SERVER, CIRCUIT, INVALIDATION_CHANNEL)),
             (self._replicas, (REPLICA,)),
         ):
             for place in [place for place, node in nodes.items() if node not in needed]:
                 self._retire(nodes.pop(place), place)
-                self._journal.left(name_of(place), *subjects)
+                self._health_log.node_removed(name_of(place), *subjects)
 
     def stop(self) -> None:
         """End every call, every connection and every link."""
@@ -185,7 +185,7 @@ class Members:
         node = self._replicas.get(place)
         if node is None:
             dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
-            told = self._journal.condition(REPLICA, name_of(place))
+            told = self._health_log.condition(REPLICA, name_of(place))
             node = self._replicas[place] = self._make(
                 dialer, told, None, partial(self._answered, place)
             )
@@ -205,7 +205,7 @@ class Members:
                 self._unison.joined_by(place),
                 prefix=self._options.key_prefix.encode(),
                 pace=pace_of(self._options, self._options.near_cache_heartbeat / _SECOND),
-                told=self._journal.condition(NEAR_LINK, name_of(place)),
+                told=self._health_log.condition(INVALIDATION_CHANNEL, name_of(place)),
             )
             link.start()
 

@@ -10,12 +10,12 @@ from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.errors import CacheUnsupported
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import (
-    BREAKER,
-    NEAR_LINK,
+    CIRCUIT,
+    INVALIDATION_CHANNEL,
     REPLICA,
-    SENTINEL_LINK,
+    SENTINEL,
     SERVER,
-    Journal,
+    HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
@@ -46,7 +46,7 @@ class Single:
         options: of the cache.
         counters: of the cache.
         breakers: of the cache.
-        journal: of the cache.
+        health_log: records the changes of state.
         listener: told what changes, where somebody wants to know.
     """
 
@@ -56,11 +56,11 @@ class Single:
         options: Options,
         counters: CacheStats,
         breakers: Breakers,
-        journal: Journal,
+        health_log: HealthLog,
         *,
         listener: Listener | None,
     ) -> None:
-        self._journal = journal
+        self._health_log = health_log
         self._name = endpoint.name
         by_sentinels = endpoint.topology == "sentinel"
         self._sentinels: Sentinels | None = None
@@ -70,15 +70,15 @@ class Single:
                 options,
                 self._moved,
                 pace_of(options, _SENTINEL_HEARTBEAT),
-                lambda sentinel: journal.condition(SENTINEL_LINK, name_of(sentinel)),
+                lambda sentinel: health_log.condition(SENTINEL, name_of(sentinel)),
             )
         self._node = Node(
             self._dialer(endpoint, options),
             options,
             counters,
-            told=journal.condition(SERVER),
+            told=health_log.condition(SERVER),
             breakers=breakers,
-            alone=journal.condition(BREAKER),
+            alone=health_log.condition(CIRCUIT),
             may_move=by_sentinels,
             unanswered=self._check_idle,
             demoted=None if by_sentinels else partial(self._leave_all_but, None),
@@ -95,7 +95,7 @@ class Single:
                 dialer,
                 options,
                 counters,
-                told=journal.condition(REPLICA),
+                told=health_log.condition(REPLICA),
                 breakers=breakers,
                 heard=self._node.is_of_use,
                 unanswered=self._check_idle,
@@ -108,7 +108,7 @@ class Single:
                 listener,
                 prefix=options.key_prefix.encode(),
                 pace=pace_of(options, options.near_cache_heartbeat / _SECOND),
-                told=journal.condition(NEAR_LINK),
+                told=health_log.condition(INVALIDATION_CHANNEL),
             )
         for link in self._links():
             link.start()
@@ -204,7 +204,7 @@ class Single:
 
     def _moved(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""
-        self._journal.moved(name_of(place))
+        self._health_log.master_changed(name_of(place))
         self._leave_all_but(place)
 
     def _leave_all_but(self, place: Address | None) -> None:

@@ -1,7 +1,11 @@
-"""The log records of a cache: one when its state gets worse, and one when it is well again.
+"""The log records of a cache: one for each change of state, rather than one for each failure.
 
-Failures come by the thousand, changes of state by ones. A record names the cache, the server and the code
-of the error, and never a key, a value or a login.
+While a server is unreachable thousands of calls may fail; one record is logged when the outage begins, and one
+when it ends. A record names the cache, the server and the code of the error, never a key, a value or a login.
+
+The attributes of a record, besides its text: `cache_event` (the event's name), `cache_name`, `cache_server`,
+`cache_code`, `cache_subject` and, for one release, `cache_event_deprecated`: the former name of an event that
+was renamed, empty for the others.
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ __all__ = [
     "EVENTS",
     "EVICTIONS",
     "FAILED_OPEN",
-    "LOAD_FAILED",
     "NOT_CACHED",
+    "REFRESH_FAILED",
     "UNREADABLE",
     "Condition",
     "Event",
-    "Journal",
+    "HealthLog",
     "Record",
     "Subject",
 ]
@@ -29,12 +33,32 @@ __all__ = [
 _LOG: Final = logging.getLogger("async_redis_cache")
 _LOG.addHandler(logging.NullHandler())
 _MOST_SUBJECTS: Final = 100
-"""How many subjects of one event are logged: functions and types are few, and may be made at run time."""
-_OTHERS: Final = "others, which are not logged one by one"
+"""How many subjects of one event are logged. There are few functions and types, but a program may create
+more of them at run time."""
+_OTHERS: Final = "others, which are not logged individually"
+_DEPRECATED_NAMES: Final = {
+    "server_down": "server_lost",
+    "server_up": "server_found",
+    "replica_down": "replica_lost",
+    "replica_up": "replica_found",
+    "circuit_opened": "breaker_opened",
+    "circuit_closed": "breaker_closed",
+    "invalidation_channel_down": "near_link_lost",
+    "invalidation_channel_up": "near_link_armed",
+    "sentinel_down": "sentinel_link_lost",
+    "sentinel_up": "sentinel_link_armed",
+    "invalidations_pending": "changes_owed",
+    "invalidations_flushed": "changes_made_good",
+    "master_changed": "master_moved",
+    "node_removed": "node_left",
+    "refresh_failed": "load_failed",
+    "evictions_started": "evicting",
+}
+"""By event, its former name, kept for one release as `cache_event_deprecated`."""
 
 
 class Event(NamedTuple):
-    """A change of state, as it is logged."""
+    """A change of state that is logged: its name, the level, and the text with placeholders."""
 
     name: str
     level: int
@@ -42,62 +66,63 @@ class Event(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What can get worse, and better."""
+    """The two events of something that is either up or down."""
 
-    worse: Event
-    better: Event
+    down: Event
+    up: Event
 
 
-def _subject(worse: tuple[str, str], better: tuple[str, str]) -> Subject:
-    return Subject(
-        Event(worse[0], logging.WARNING, worse[1]), Event(better[0], logging.INFO, better[1])
-    )
+def _subject(down: tuple[str, str], up: tuple[str, str]) -> Subject:
+    return Subject(Event(down[0], logging.WARNING, down[1]), Event(up[0], logging.INFO, up[1]))
 
 
 SERVER: Final = _subject(
     (
-        "server_lost",
-        "no connection to {server}: {code}; calls that need it fail. Check that it runs, and the network",
+        "server_down",
+        "no connection to {server}: {code}; calls that need it fail. Check the server and the network",
     ),
-    ("server_found", "connected to {server} again"),
+    ("server_up", "connected to {server} again"),
 )
 REPLICA: Final = _subject(
     (
-        "replica_lost",
-        "no connection to a replica of {server}: {code}; the master answers. Check the replica",
+        "replica_down",
+        "no connection to a replica of {server}: {code}; reads go to the master. Check the replica",
     ),
-    ("replica_found", "connected to a replica of {server} again"),
+    ("replica_up", "connected to a replica of {server} again"),
 )
-BREAKER: Final = _subject(
+CIRCUIT: Final = _subject(
     (
-        "breaker_opened",
-        "circuit to {server} opened: {code}; loads go to the origin without it. Watch the origin's load",
-    ),
-    ("breaker_closed", "circuit to {server} closed: it answers again"),
-)
-NEAR_LINK: Final = _subject(
-    (
-        "near_link_lost",
-        "invalidations from {server} are not received: {code}; the near cache is off until they are",
-    ),
-    ("near_link_armed", "invalidations from {server} are received again; the near cache is on"),
-)
-SENTINEL_LINK: Final = _subject(
-    (
-        "sentinel_link_lost",
-        "no connection to the sentinel {server}: {code}; the other sentinels are used. Check it",
-    ),
-    ("sentinel_link_armed", "connected to the sentinel {server} again"),
-)
-DEBTS: Final = _subject(
-    (
-        "changes_owed",
+        "circuit_opened",
         (
-            "invalidations are pending on {server}: {code}; other processes may read old values until it "
-            "answers. Do not restart this process before"
+            "circuit for {server} opened: {code}; loads skip the cache and go to the origin. "
+            "Watch the load on the origin"
         ),
     ),
-    ("changes_made_good", "no invalidations are pending on {server} any more"),
+    ("circuit_closed", "circuit for {server} closed: the server responds again"),
+)
+INVALIDATION_CHANNEL: Final = _subject(
+    (
+        "invalidation_channel_down",
+        "invalidation channel to {server} is down: {code}; the near cache is off until it is up",
+    ),
+    ("invalidation_channel_up", "invalidation channel to {server} is up; the near cache is on"),
+)
+SENTINEL: Final = _subject(
+    (
+        "sentinel_down",
+        "no connection to Sentinel {server}: {code}; the other Sentinels are used. Check this one",
+    ),
+    ("sentinel_up", "connected to Sentinel {server} again"),
+)
+PENDING_INVALIDATIONS: Final = _subject(
+    (
+        "invalidations_pending",
+        (
+            "invalidations are pending on {server}: {code}; other processes may read old values until the "
+            "server takes them. Do not restart this process before then"
+        ),
+    ),
+    ("invalidations_flushed", "no invalidations are pending on {server} any more"),
 )
 INVALIDATIONS_DROPPED: Final = Event(
     "invalidations_dropped",
@@ -105,29 +130,29 @@ INVALIDATIONS_DROPPED: Final = Event(
     "pending invalidations on {server} were dropped, at close or beyond 10,000 keys; old values can be read "
     "until they expire",
 )
-MASTER_MOVED: Final = Event("master_moved", logging.WARNING, "{server} has become a master")
-NODE_LEFT: Final = Event(
-    "node_left", logging.INFO, "{server} is not used any more: other nodes have its keys"
+MASTER_CHANGED: Final = Event("master_changed", logging.WARNING, "{server} is now a master")
+NODE_REMOVED: Final = Event(
+    "node_removed", logging.INFO, "{server} is no longer used: other nodes serve its keys"
 )
 FAILED_OPEN: Final = Event(
     "failed_open",
     logging.WARNING,
-    "calls fail with {code} and return what an empty cache would: options.fail_open is always",
+    "calls fail with {code} and return as from an empty cache, because options.fail_open is always",
 )
-LOAD_FAILED: Final = Event(
-    "load_failed",
+REFRESH_FAILED: Final = Event(
+    "refresh_failed",
     logging.WARNING,
-    "background load of {subject} failed: {code}; the stored value is used until it expires. "
-    "Check what the function loads from",
+    "background refresh with {subject} failed: {code}; the stored value is used until it expires. "
+    "Check the source that the function loads from",
 )
 NOT_CACHED: Final = Event(
     "result_not_cached",
     logging.WARNING,
-    "results of {subject} are returned and not cached: {code}. Change the result, the serializer or "
+    "results of {subject} are returned but not cached: {code}. Change the result, the serializer or "
     "options.max_value_size",
 )
 EVICTIONS: Final = Event(
-    "evicting",
+    "evictions_started",
     logging.WARNING,
     "options.max_size is reached on {server}: the values that expire first are evicted. "
     "Raise it if hits matter more than memory",
@@ -136,38 +161,45 @@ UNREADABLE: Final = Event(
     "unreadable_values",
     logging.WARNING,
     "stored values cannot be read and count as misses: {code}. "
-    "Check for another program, version or signing_key under the same prefix",
+    "Check for another program, version or signing_key that uses the same key_prefix",
 )
 
 EVENTS: Final = (
     *(
         event
-        for subject in (SERVER, REPLICA, BREAKER, NEAR_LINK, SENTINEL_LINK, DEBTS)
+        for subject in (
+            SERVER,
+            REPLICA,
+            CIRCUIT,
+            INVALIDATION_CHANNEL,
+            SENTINEL,
+            PENDING_INVALIDATIONS,
+        )
         for event in subject
     ),
     INVALIDATIONS_DROPPED,
-    MASTER_MOVED,
-    NODE_LEFT,
+    MASTER_CHANGED,
+    NODE_REMOVED,
     FAILED_OPEN,
-    LOAD_FAILED,
+    REFRESH_FAILED,
     NOT_CACHED,
     EVICTIONS,
     UNREADABLE,
 )
-"""All that is ever logged."""
+"""Every event that is logged."""
 
 
-_RECOVERIES: Final = frozenset({SERVER.better, BREAKER.better})
+_RECOVERIES: Final = frozenset({SERVER.up, CIRCUIT.up})
 
 
 class Record(NamedTuple):
-    """An event that has happened.
+    """One occurrence of an event.
 
     Attributes:
-        event: which.
-        server: where; an address, a path, or the name that sentinels know it by.
-        code: of the error that showed it, or its type; empty where there is none.
-        subject: the function that is concerned; empty where none is.
+        event: the event.
+        server: the server's address, its socket path, or its service name at Sentinel.
+        code: the code or the type of the error that caused it; empty if there is none.
+        subject: the function concerned; empty if there is none.
         cache: the name of the cache.
     """
 
@@ -179,151 +211,164 @@ class Record(NamedTuple):
 
     @property
     def message(self) -> str:
-        """In words."""
+        """The text, starting with the cache's name in brackets; always a single line."""
         text = self.event.text.format(server=self.server, code=self.code, subject=self.subject)
         text = f"[{self.cache}] {text}" if self.cache else text
-        # One line: a name that a server or a program gave must not look like another record.
+        # A name supplied by a server or a program must not be able to forge a second record.
         return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class Condition:
-    """Whether something is well: it is, until it gets worse. Each change is told, and only once."""
+    """Whether something is up, as it is at first. Each change is recorded, and only once.
 
-    __slots__ = ("_is_well", "_server", "_subject", "_tell")
+    Args:
+        subject: the events for up and down.
+        server: the server's name.
+        on_record: called with the record of each change.
+    """
 
-    def __init__(self, subject: Subject, server: str, tell: Callable[[Record], None]) -> None:
+    __slots__ = ("_is_up", "_on_record", "_server", "_subject")
+
+    def __init__(self, subject: Subject, server: str, on_record: Callable[[Record], None]) -> None:
         self._subject = subject
         self._server = server
-        self._tell = tell
-        self._is_well = True
+        self._on_record = on_record
+        self._is_up = True
 
     @property
     def server(self) -> str:
-        """Its name."""
+        """The server's name."""
         return self._server
 
-    def worse(self, code: str) -> None:
-        """It is not well, which was shown by an error of this code."""
-        if self._is_well:
-            self._is_well = False
-            self._tell(Record(self._subject.worse, self._server, code))
+    def down(self, code: str) -> None:
+        """Record that it is down, because of an error with this code. Without effect if it is down already."""
+        if self._is_up:
+            self._is_up = False
+            self._on_record(Record(self._subject.down, self._server, code))
 
-    def better(self) -> None:
-        """It is well."""
-        if not self._is_well:
-            self._is_well = True
-            self._tell(Record(self._subject.better, self._server, ""))
+    def up(self) -> None:
+        """Record that it is up again. Without effect if it is up already."""
+        if not self._is_up:
+            self._is_up = True
+            self._on_record(Record(self._subject.up, self._server, ""))
 
     def end(self) -> bool:
-        """From now on nothing is told; whether it was well."""
-        self._tell = _ignore
-        return self._is_well
+        """Record nothing from now on, and return whether it was up."""
+        self._on_record = _ignore
+        return self._is_up
 
 
 def _ignore(_: Record) -> None:
     pass
 
 
-class Journal:
-    """Logs what becomes of one open cache.
+class HealthLog:
+    """Logs the changes of state of one open cache.
 
-    Until it is open nothing is logged: an `open` that fails raises an error instead.
+    Records that come before `begin` are held back. They are never logged if `open` fails, which raises an
+    error instead.
 
     Args:
         server: the server's name.
-        also: called with each record as well; it must not block, nor raise.
-        cache: the cache's name, which all its records have.
+        on_record: called with each record as well. It must neither block nor raise.
+        cache: the cache's name, which is part of every record.
     """
 
     def __init__(
-        self, server: str, also: Callable[[Record], None] | None = None, *, cache: str = ""
+        self, server: str, on_record: Callable[[Record], None] | None = None, *, cache: str = ""
     ) -> None:
         self._server = server
-        self._also = also
+        self._on_record = on_record
         self._cache = cache
         self._lock = threading.Lock()
         self._logged: dict[Event, set[str]] = {}
-        """What was logged once, by event."""
-        # A node of a cluster may be let go and met again in the same condition.
+        """The subjects that `once` has logged, by event."""
+        # A cluster node that is removed and added again continues with the same condition.
         self._conditions: dict[tuple[Subject, str], Condition] = {}
         self._held_back: list[Record] | None = []
         self._is_over = False
 
     def begin(self) -> None:
-        """The cache is open."""
+        """Log from now on: the cache is open."""
         records, self._held_back = self._held_back, None
         for record in records or ():
-            self._tell(record)
+            self._log(record)
 
     def end(self) -> None:
-        """It is being closed: what ends now is meant to."""
+        """Log nothing from now on: connections that `close` ends are not outages."""
         self._is_over = True
 
     def condition(self, subject: Subject, server: str | None = None) -> Condition:
-        """That of a subject, of one server of several where it is named."""
+        """Return the condition of a subject, always the same object for the same server.
+
+        Args:
+            subject: the events for up and down.
+            server: the name of one server of several; by default the cache's.
+        """
         server = self._server if server is None else server
         known = self._conditions.get((subject, server))
         if known is None:
-            known = Condition(subject, server, self._tell)
+            known = Condition(subject, server, self._log)
             self._conditions[subject, server] = known
         return known
 
     def once(self, event: Event, subject: str = "", code: str = "") -> None:
-        """Log an event of a subject the first time that it happens.
+        """Log an event the first time that it occurs for a subject.
 
-        Of one event up to 100 subjects are logged, then once that there are others. Nothing that
-        comes from a caller, such as a key, may be a subject.
+        For each event up to 100 subjects are logged, and then a single record that there are others. A
+        subject must not come from a caller, as a key does.
 
         Args:
-            event: what has happened.
-            subject: the function, where one is concerned.
-            code: of the error, or its type.
+            event: the event.
+            subject: the function concerned, if there is one.
+            code: the code or the type of the error.
         """
         logged = self._logged.setdefault(event, set())
         if subject in logged or len(logged) > _MOST_SUBJECTS:
             return
-        # Values may be read in the threads of the callers.
+        # Values may be decoded in the threads of the callers.
         with self._lock:
             if len(logged) == _MOST_SUBJECTS:
                 subject = _OTHERS
             is_first = subject not in logged
             logged.add(subject)
         if is_first:
-            self._tell(Record(event, self._server, code, subject))
+            self._log(Record(event, self._server, code, subject))
 
-    def moved(self, server: str) -> None:
-        """This server was no master so far."""
-        self._tell(Record(MASTER_MOVED, server, ""))
+    def master_changed(self, server: str) -> None:
+        """Log that this server has become a master."""
+        self._log(Record(MASTER_CHANGED, server, ""))
 
-    def left(self, server: str, *subjects: Subject) -> None:
-        """These do not matter any more; if one was not well, that is over."""
+    def node_removed(self, server: str, *subjects: Subject) -> None:
+        """Forget the conditions of a cluster node; log its removal if one of them was down."""
         known = [self._conditions.pop((subject, server), None) for subject in subjects]
-        were_well = [condition.end() for condition in known if condition is not None]
-        if not all(were_well):
-            self._tell(Record(NODE_LEFT, server, ""))
+        were_up = [condition.end() for condition in known if condition is not None]
+        if not all(were_up):
+            self._log(Record(NODE_REMOVED, server, ""))
 
-    def _tell(self, record: Record) -> None:
+    def _log(self, record: Record) -> None:
         if self._is_over:
             return
         if self._held_back is not None:
             self._held_back.append(record)
             return
         if record.event in _RECOVERIES:
-            # The next time is a change of state again.
+            # The next outage is logged again.
             self._logged.pop(FAILED_OPEN, None)
         record = record._replace(cache=self._cache)
-        # Called from within changes of state: a filter that raises must not break them.
+        # The caller is in the middle of a change of state, which a log filter that raises must not break.
         with contextlib.suppress(Exception):
             _LOG.log(
                 record.event.level,
                 record.message,
                 extra={
                     "cache_event": record.event.name,
+                    "cache_event_deprecated": _DEPRECATED_NAMES.get(record.event.name, ""),
                     "cache_name": record.cache,
                     "cache_server": record.server,
                     "cache_code": record.code,
                     "cache_subject": record.subject,
                 },
             )
-        if self._also is not None:
-            self._also(record)
+        if self._on_record is not None:
+            self._on_record(record)

@@ -223,7 +223,7 @@ class Transport:
         self._backoff.failed()
         # Where there is a wire, it was only not possible to have another.
         if not self._wires:
-            self._told.worse(outcome.code)
+            self._told.down(outcome.code)
             self._unreachable(outcome)
 
     def _adopt(self, connection: Connection) -> None:
@@ -234,7 +234,7 @@ class Transport:
             wire.abort()
             return
         self._counters.connects += 1
-        self._told.better()
+        self._told.up()
         self._idle.append(wire)
         self._ready()
 

@@ -154,7 +154,7 @@ class Keeper:
         self._backoff.succeeded()
         self.failure = None
         self._tell_first(None)
-        self._told.better()
+        self._told.up()
         self._retires_at = self._clock() + self._pace.lifetime()
         self._next = self._loop.call_later(
             self._pace.heartbeat, self._beat, link, context=Context()
@@ -182,7 +182,7 @@ class Keeper:
         if not self._stopped:
             # One that has reached its age is given up on purpose; its successor may fail.
             if self._clock() < self._retires_at:
-                self._told.worse(failure.code)
+                self._told.down(failure.code)
             self._retires_at = math.inf
             is_long = failure.code == "LOADING" or not failure.passing
             least = _LONG_PAUSE if is_long else 0.0

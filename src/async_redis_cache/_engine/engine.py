@@ -21,14 +21,14 @@ from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheError, CacheUnsupported
 from async_redis_cache._common.failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
 from async_redis_cache._common.health_log import (
-    DEBTS,
     EVICTIONS,
     FAILED_OPEN,
     INVALIDATIONS_DROPPED,
-    LOAD_FAILED,
     NOT_CACHED,
+    PENDING_INVALIDATIONS,
+    REFRESH_FAILED,
     UNREADABLE,
-    Journal,
+    HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.outcomes import Raised, outcomes
@@ -70,12 +70,12 @@ class Engine:
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Options, counters: CacheStats, journal: Journal
+        self, endpoint: Endpoint, options: Options, counters: CacheStats, health_log: HealthLog
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self._counters = counters
-        self._journal = journal
+        self._health_log = health_log
         self._connect_timeout = options.connect_timeout / _SECOND
         self._command_timeout = options.command_timeout / _SECOND
         self._prefix = options.key_prefix
@@ -99,7 +99,7 @@ class Engine:
             )
         kind = Cluster if endpoint.topology == "cluster" else Single
         self._servers: Single | Cluster = kind(
-            endpoint, options, counters, self._breakers, journal, listener=self._near
+            endpoint, options, counters, self._breakers, health_log, listener=self._near
         )
         self._batcher = self._servers.asker
         self._reads: Reads
@@ -147,8 +147,8 @@ class Engine:
             self._make_good,
             counters,
             random.random,
-            journal.condition(DEBTS),
-            partial(journal.once, INVALIDATIONS_DROPPED),
+            health_log.condition(PENDING_INVALIDATIONS),
+            partial(health_log.once, INVALIDATIONS_DROPPED),
         )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
         self._loading = Loading(rights, counters, self._debts.owe, self._background_failed)
@@ -190,7 +190,7 @@ class Engine:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         # What is dropped here is logged; what ends later is meant to.
         self._debts.stop()
-        self._journal.end()
+        self._health_log.end()
         self._loading.stop()
         self._servers.stop()
         await self._loading.stopped()
@@ -226,7 +226,7 @@ class Engine:
     def result_not_kept(self, function: str, code: str) -> None:
         """Count a result that cannot be stored, and log once which function returns such."""
         self._counters.uncacheable_results += 1
-        self._journal.once(NOT_CACHED, function, code)
+        self._health_log.once(NOT_CACHED, function, code)
 
     def left_alone(self, keys: Iterable[bytes]) -> Collection[bytes]:
         """Those of them whose server does not answer, and is not to be asked."""
@@ -252,7 +252,7 @@ class Engine:
 
     def failed_open(self, code: str) -> None:
         """To be called where a call gives what an empty cache would, though it has failed with this."""
-        self._journal.once(FAILED_OPEN, code=code)
+        self._health_log.once(FAILED_OPEN, code=code)
 
     def go_on_after(self, error: CacheError) -> None:
         """To be called where the server has not answered a call that loads; it raises, or is to load."""
@@ -370,15 +370,15 @@ class Engine:
         return removed
 
     def _background_failed(self, function: str, error: str) -> None:
-        self._journal.once(LOAD_FAILED, function, error)
+        self._health_log.once(REFRESH_FAILED, function, error)
 
     def _oversized(self) -> None:
         self._counters.unreadable += 1
-        self._journal.once(UNREADABLE, "", TOO_LARGE.code)
+        self._health_log.once(UNREADABLE, "", TOO_LARGE.code)
 
     def _evicted(self, count: int) -> None:
         self._counters.evictions += count
-        self._journal.once(EVICTIONS)
+        self._health_log.once(EVICTIONS)
 
     def _admit(self, keys: Iterable[bytes]) -> None:
         """To be called by the other calls before servers are asked; it raises where one is left alone."""

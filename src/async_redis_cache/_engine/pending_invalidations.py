@@ -106,7 +106,7 @@ class Debts:
         if self._stopped or not is_remembered(failure):
             return
         self._owe(dict.fromkeys(keys, object()))
-        self._told.worse(failure.code)
+        self._told.down(failure.code)
 
     @contextmanager
     def changing(self, keys: Iterable[bytes]) -> Generator[None]:
@@ -143,7 +143,7 @@ class Debts:
     def settled(self) -> None:
         """Those that were being changed anew are changed, or owed again."""
         if not self.owed:
-            self._told.better()
+            self._told.up()
 
     async def quiet(self, keys: Sequence[bytes], budget: float) -> None:
         """Wait until none of these keys is being removed, for so many seconds at the most.

@@ -25,7 +25,7 @@ from async_redis_cache._common.errors import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._common.health_log import UNREADABLE, Journal
+from async_redis_cache._common.health_log import UNREADABLE, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import CacheStats
@@ -125,13 +125,13 @@ class Lifecycle:
         await self._leave_behind()
         if parent is not None and self._opened is None:
             options = self.settings.options
-            journal = self._new_journal(parent.endpoint)
+            health_log = self._new_health_log(parent.endpoint)
             engine = contextvars.Context().run(
-                Engine, parent.endpoint, options, self._counters, journal
+                Engine, parent.endpoint, options, self._counters, health_log
             )
-            codec = self._codec(options, journal)
+            codec = self._codec(options, health_log)
             self._opened = Opened(parent.endpoint, engine, codec, LoadPolicies(options), None)
-            self._begin(journal)
+            self._begin(health_log)
 
     async def close(self) -> None:
         """Close, unless it is."""
@@ -155,8 +155,10 @@ class Lifecycle:
             if endpoint.kind in {"embedded", "fake"}:
                 server = await _start(endpoint.kind)
                 endpoint = server.endpoint
-            journal = self._new_journal(endpoint)
-            engine = contextvars.Context().run(Engine, endpoint, options, self._counters, journal)
+            health_log = self._new_health_log(endpoint)
+            engine = contextvars.Context().run(
+                Engine, endpoint, options, self._counters, health_log
+            )
             try:
                 # A connection's callbacks keep the context in which it was made for as long as it lasts:
                 # the caller's would keep his request alive.
@@ -171,17 +173,17 @@ class Lifecycle:
                 await engine.close()
             await _stop(server)
             raise
-        codec = self._codec(options, journal)
-        self._begin(journal)
+        codec = self._codec(options, health_log)
+        self._begin(health_log)
         return Opened(endpoint, engine, codec, LoadPolicies(options), server)
 
-    def _codec(self, options: Options, journal: Journal) -> Codec:
-        unreadable = partial(journal.once, UNREADABLE, "")
+    def _codec(self, options: Options, health_log: HealthLog) -> Codec:
+        unreadable = partial(health_log.once, UNREADABLE, "")
         return Codec(options, self._serializer, self._counters, unreadable)
 
-    def _new_journal(self, endpoint: Endpoint) -> Journal:
+    def _new_health_log(self, endpoint: Endpoint) -> HealthLog:
         self._monitors = Monitors(self.settings, self._counters)
-        return Journal(endpoint.name, self._monitors.told, cache=self._name_at(endpoint))
+        return HealthLog(endpoint.name, self._monitors.told, cache=self._name_at(endpoint))
 
     def _name_at(self, endpoint: Endpoint) -> str:
         """The cache's name in log records: two caches of one server are told apart by it."""
@@ -191,8 +193,8 @@ class Lifecycle:
         name = options.key_prefix or endpoint.name
         return f"{name} in database {endpoint.database}" if endpoint.database else name
 
-    def _begin(self, journal: Journal) -> None:
-        journal.begin()
+    def _begin(self, health_log: HealthLog) -> None:
+        health_log.begin()
         if self._monitors is not None:
             self._monitors.start()
 
