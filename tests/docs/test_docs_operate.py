@@ -37,7 +37,7 @@ def test_alerts_are_on_fields_that_exist() -> None:
 
 def test_each_code_is_somebodys_task() -> None:
     """Each code that can be met is in the table, once."""
-    codes = [code for row in rows(PAGE, "## What an error means to you") for code in row[1]]
+    codes = [code for row in rows(PAGE, "## What an error means") for code in row[1]]
     explained = [row[0][0] for row in rows(REFERENCE / "errors.md", "## By code")]
     assert sorted(codes) == sorted(explained)
 
