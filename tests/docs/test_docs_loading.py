@@ -18,6 +18,21 @@ LOADING = ROOT / "docs" / "loading"
 INDEX = LOADING / "index.md"
 FEATURES = sorted({*LOADING.glob("*.md")} - {INDEX})
 PARTS = ["Before and after", "Example", "Guarantees", "Options", "Limitations"]
+TERMS = {
+    "adaptive-caching.md": "adaptive caching, TTL, 304 Not Modified",
+    "batch-loading.md": "batch loading, DataLoader, N+1, GraphQL",
+    "cache-stampede.md": "cache stampede, dogpile, thundering herd, single-flight, request coalescing, lease",
+    "decorator.md": "cached, memoizes",
+    "entries.md": "Cache-Control, X-Cache, TTL",
+    "index.md": "cache-aside, read-through, get-or-set",
+    "negative-caching.md": "negative caching, cache penetration",
+    "redis-unavailable.md": "fail open, circuit breaker, pending invalidations",
+    "refresh-ahead.md": "refresh-ahead, XFetch, probabilistic early expiration, jitter",
+    "stale-while-revalidate.md": "stale-while-revalidate, stale-if-error, soft TTL, grace period",
+    "tag-invalidation.md": "tag invalidation, surrogate keys, cache tags",
+    "threads.md": "context variable, thread-local",
+}
+"""What each page is searched by."""
 OPTIONS = {path_of(field): field for field in dataclasses.fields(Options)}
 
 
@@ -74,6 +89,15 @@ def test_each_page_has_its_parts(page: Path) -> None:
     assert re.search(r"^```(mermaid|text|diff)$", section(page, "Before and after"), re.MULTILINE)
     assert "```python\n" in section(page, "Example")
     assert re.search(r"^- ", section(page, "Limitations"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [INDEX, *FEATURES], ids=name_of)
+def test_each_page_opens_with_the_terms_of_the_field(page: Path) -> None:
+    """A search for the field's words, with or without hyphens, finds the first section of the page."""
+    opening, _, _ = page.read_text().partition("\n## ")
+    words = re.sub(r"[-\s]+", " ", opening.lower())
+    for term in TERMS[page.name].split(", "):
+        assert re.sub("-", " ", term.lower()) in words, term
 
 
 @pytest.mark.parametrize("page", FEATURES, ids=name_of)
