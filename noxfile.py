@@ -292,8 +292,8 @@ def mutation(session: nox.Session) -> None:
 
 
 @nox.session
-def weather(session: nox.Session) -> None:
-    """Run all scenarios of bad weather in full, on both servers, and show what each has shown."""
+def faults(session: nox.Session) -> None:
+    """Run all fault-injection scenarios in full, on both servers, and print the result of each."""
     install(session, "test")
     options = [
         "--weather-file=docs/faults/scenarios.json" if option == "--page" else option
@@ -316,9 +316,9 @@ def demo(session: nox.Session) -> None:
     session.run("python", "docs/examples/demo.py", *session.posargs)
 
 
-@nox.session
-def story(session: nox.Session) -> None:
-    """Tell the story of docs/case-study.md, and print its figures: no server needed."""
+@nox.session(name="case-study")
+def case_study(session: nox.Session) -> None:
+    """Run the case study of docs/case-study.md, and print its figures: no server needed."""
     install(session, "demo")
     session.run("python", "docs/examples/case_study.py", *session.posargs)
 

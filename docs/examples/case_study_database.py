@@ -1,7 +1,7 @@
-"""The database of the story: slow, narrow, sometimes failing, away once; and it counts its queries.
+"""The database of the case study: slow, with few connections, failing at times and down once.
 
-One process has it. The others ask it over a Unix socket: a question a connection, one line of JSON,
-and a line of JSON for an answer.
+It counts its queries. One process runs it; the others query it over a Unix socket, with one connection per
+request: one line of JSON each way.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 from case_study_shop import Product, category_of
 
-AT_ONCE = 10
+MAX_CONCURRENT_QUERIES = 10
 USUAL_SECONDS = (0.04, 0.06)
 LONG_SECONDS = (0.2, 0.4)
 SLOW_SECONDS = (0.3, 0.6)
@@ -26,49 +26,49 @@ FAILING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Some seconds of the story, from its begin."""
+class Period:
+    """A period of a step, in seconds from its beginning."""
 
     begin: float
     end: float
 
-    def covers(self, moment: float) -> bool:
-        return self.begin <= moment < self.end
+    def contains(self, second: float) -> bool:
+        return self.begin <= second < self.end
 
 
 LENGTH = 16.0
-"""Seconds for which each step of the story is written; it may be told faster or slower."""
-SLOW = Stretch(3, 5.5)
-FAILING = Stretch(7.5, 8.5)
-DOWN = Stretch(9, 11)
-REDIS_DEAD = Stretch(13, 15)
+"""Seconds that a step takes by its own clock; `--seconds` runs it faster or slower."""
+SLOW = Period(3, 5.5)
+FAILING = Period(7.5, 8.5)
+DOWN = Period(9, 11)
+REDIS_DOWN = Period(13, 15)
 
 
 class DatabaseError(Exception):
-    """The database does not give what it was asked for."""
+    """A query failed."""
 
 
 class DatabaseServer:
-    """Until `begin` it answers at once, and does not count.
+    """Until `begin` is called, it replies at once and does not count queries.
 
     Args:
-        pace: real seconds for each second of the story.
-        seed: for how long its queries take.
+        pace: real seconds per second of the step.
+        seed: seed of the random query durations.
     """
 
     def __init__(self, pace: float, seed: int) -> None:
         self.queries: list[float] = []
-        """When each was made, in seconds of the story."""
+        """The time of each query, in seconds of the step."""
         self._pace = pace
         self._seed = seed
-        self._asked: Counter[int] = Counter()
-        self._connections = asyncio.Semaphore(AT_ONCE)
+        self._queries_of: Counter[int] = Counter()
+        self._connections = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
         self._price_lists: Counter[int] = Counter()
         self._began: float | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     def begin(self, began: float) -> None:
-        """Let the story begin, at this moment of `time.monotonic`."""
+        """Start the step at this time of `time.monotonic`."""
         self._began = began
 
     @asynccontextmanager
@@ -88,17 +88,20 @@ class DatabaseServer:
         try:
             line = await reader.readline()
             if not line:
-                return  # Who was to ask has left.
-            question, about = json.loads(line)
-            answer: Any
+                return  # The client was cancelled before it sent its request.
+            operation, argument = json.loads(line)
+            reply: Any
             try:
-                answer = self._change(about) if question == "change" else await self._find(about)
+                if operation == "change":
+                    reply = self._change(argument)
+                else:
+                    reply = await self._find(argument)
             except DatabaseError as error:
-                answer = {"error": str(error)}
-            writer.write(json.dumps(answer).encode() + b"\n")
+                reply = {"error": str(error)}
+            writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         except ConnectionError:
-            pass  # Likewise.
+            pass  # The client was cancelled before it read the reply.
         finally:
             writer.close()
 
@@ -106,27 +109,27 @@ class DatabaseServer:
         if self._began is None:
             return self._rows(numbers)
         self._refuse_when_down()
-        self.queries.append(self._moment())
+        self.queries.append(self._now())
         chance = self._chance(numbers[0])
         async with self._connections:
-            rows = self._rows(numbers)  # What is changed while it answers, it does not see.
+            rows = self._rows(numbers)  # A snapshot: changes during the query are not visible.
             usual = LONG_SECONDS if chance.random() < LONG_SHARE else USUAL_SECONDS
-            bounds = SLOW_SECONDS if SLOW.covers(self._moment()) else usual
+            bounds = SLOW_SECONDS if SLOW.contains(self._now()) else usual
             await asyncio.sleep(chance.uniform(*bounds))
             self._refuse_when_down()
-            if FAILING.covers(self._moment()) and chance.random() < FAILING_SHARE:
+            if FAILING.contains(self._now()) and chance.random() < FAILING_SHARE:
                 raise DatabaseError("deadlock detected")
         return rows
 
     def _chance(self, number: int) -> random.Random:
-        """The same for the nth query of a product, in whatever order they come."""
-        self._asked[number] += 1
-        return random.Random(f"{self._seed}/{number}/{self._asked[number]}")  # noqa: S311
+        """Random numbers that depend only on the product and on how often it was queried."""
+        self._queries_of[number] += 1
+        return random.Random(f"{self._seed}/{number}/{self._queries_of[number]}")  # noqa: S311
 
     def _change(self, category: int) -> dict[str, int]:
-        """Whoever changes prices has a connection of their own."""
+        """Change prices. This does not use one of the limited connections."""
         self._refuse_when_down()
-        if FAILING.covers(self._moment()):
+        if FAILING.contains(self._now()):
             raise DatabaseError("deadlock detected")
         self._price_lists[category] += 1
         return {"price_list": self._price_lists[category]}
@@ -138,15 +141,16 @@ class DatabaseServer:
         ]
 
     def _refuse_when_down(self) -> None:
-        if DOWN.covers(self._moment()):
+        if DOWN.contains(self._now()):
             raise DatabaseError("connection refused")
 
-    def _moment(self) -> float:
+    def _now(self) -> float:
+        """Seconds of the step; -1 before it begins."""
         return -1 if self._began is None else (monotonic() - self._began) / self._pace
 
 
 class DatabaseClient:
-    """Asks the database that listens at a path."""
+    """A client of the database at a path. It opens one connection per query."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -155,27 +159,27 @@ class DatabaseClient:
         return (await self.find_many([number]))[0]
 
     async def find_many(self, numbers: list[int]) -> list[Product]:
-        products: list[Product] = await self._ask("find", numbers)
+        products: list[Product] = await self._request("find", numbers)
         return products
 
     async def change(self, category: int) -> int:
-        """Make a new price list for a category; its number."""
-        price_list: int = (await self._ask("change", category))["price_list"]
+        """Create a new price list for a category, and return its number."""
+        price_list: int = (await self._request("change", category))["price_list"]
         return price_list
 
-    async def _ask(self, question: str, about: int | list[int]) -> Any:
+    async def _request(self, operation: str, argument: int | list[int]) -> Any:
         try:
             reader, writer = await asyncio.open_unix_connection(self._path)
             try:
-                writer.write(json.dumps([question, about]).encode() + b"\n")
+                writer.write(json.dumps([operation, argument]).encode() + b"\n")
                 line = await reader.readline()
             finally:
                 writer.close()
         except ConnectionError as error:
-            raise DatabaseError("there is no database") from error
+            raise DatabaseError("no database listens at this path") from error
         if not line:
-            raise DatabaseError("the database has gone away")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise DatabaseError(answer["error"])
-        return answer
+            raise DatabaseError("the database closed the connection")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise DatabaseError(reply["error"])
+        return reply

@@ -1,4 +1,4 @@
-"""What a step of the story comes to, and how it is printed."""
+"""The figures of a step of the case study, and the table that is printed."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -10,32 +10,32 @@ from case_study_shop import category_of
 from case_study_worker import Answer, Change
 
 COLUMNS = 64
-"""Into how many parts a step is divided, to see what happens when."""
-WAIT = 25
+"""Number of intervals into which a step is divided for its timeline."""
+SLOW = 25
 """Milliseconds; shorter than any query."""
 NAME_WIDTH = 33
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One step. Latencies are milliseconds, from the moment at which a request was due."""
+    """One step. Latencies are milliseconds from the time at which a request was due."""
 
     step: str
     requests: int
     loads: int
-    """Queries that the database was asked."""
-    waited: int
-    """Requests that took longer than `WAIT`, which no cache does."""
+    """Queries to the database."""
+    slow: int
+    """Requests that took longer than `SLOW`, which means that they waited for a query."""
     p50: float
     p99: float
-    longest: float
+    max: float
     errors: int
-    old: int
-    """Answers with a price that had been changed, and the service told so, before the question."""
+    outdated: int
+    """Answers with an old price, although the change was applied before the request began."""
     round_trips: int
-    """To Redis, of all processes."""
+    """Round trips to Redis, of all processes."""
     loads_by_column: list[int]
-    longest_by_column: list[float]
+    max_by_column: list[float]
     errors_by_column: list[int]
 
 
@@ -49,16 +49,16 @@ def figures_of(
     began: float,
     pace: float,
 ) -> Figures:
-    """The figures of a step that began then.
+    """Compute the figures of a step.
 
     Args:
         step: its name.
-        answers: to all who asked.
-        changes: that the service was told of.
-        queries: when each was made, in seconds of the story.
-        round_trips: of all processes.
-        began: when, by `time.monotonic`.
-        pace: real seconds for each second of the story.
+        answers: the results of all requests.
+        changes: the price changes that the service has applied.
+        queries: the time of each query, in seconds of the step.
+        round_trips: those of all processes.
+        began: when the step began, by `time.monotonic`.
+        pace: real seconds per second of the step.
     """
     latencies = sorted((answer.ended - answer.due) * 1000 for answer in answers)
     longest, errors = [0.0] * COLUMNS, [0] * COLUMNS
@@ -67,46 +67,46 @@ def figures_of(
         longest[column] = max(longest[column], round((answer.ended - answer.due) * 1000, 2))
         errors[column] += answer.price_list is None
     loads = [0] * COLUMNS
-    for moment in queries:
-        loads[_column(moment)] += 1
+    for second in queries:
+        loads[_column(second)] += 1
     return Figures(
         step=step,
         requests=len(answers),
         loads=len(queries),
-        waited=sum(latency > WAIT for latency in latencies),
+        slow=sum(latency > SLOW for latency in latencies),
         p50=round(latencies[len(latencies) // 2], 1),
         p99=round(latencies[len(latencies) * 99 // 100], 1),
-        longest=round(latencies[-1], 1),
+        max=round(latencies[-1], 1),
         errors=sum(errors),
-        old=_old(answers, changes),
+        outdated=_outdated(answers, changes),
         round_trips=round_trips,
         loads_by_column=loads,
-        longest_by_column=longest,
+        max_by_column=longest,
         errors_by_column=errors,
     )
 
 
-def _column(moment: float) -> int:
-    # What is asked after the end, or a hair before the begin, counts where it is nearest.
-    return min(max(0, int(moment / LENGTH * COLUMNS)), COLUMNS - 1)
+def _column(second: float) -> int:
+    # Events slightly before the beginning or after the end count in the first or last column.
+    return min(max(0, int(second / LENGTH * COLUMNS)), COLUMNS - 1)
 
 
-def _old(answers: Iterable[Answer], changes: Iterable[Change]) -> int:
-    told: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+def _outdated(answers: Iterable[Answer], changes: Iterable[Change]) -> int:
+    applied: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
     for change in changes:
-        told[change.category].append((change.told, change.price_list))
-    for known in told.values():
-        known.sort()
+        applied[change.category].append((change.applied, change.price_list))
+    for of_category in applied.values():
+        of_category.sort()
     return sum(
         answer.price_list is not None
-        and answer.price_list < _newest(told[category_of(answer.number)], answer.began)
+        and answer.price_list < _newest(applied[category_of(answer.number)], answer.began)
         for answer in answers
     )
 
 
-def _newest(known: list[tuple[float, int]], moment: float) -> int:
-    """The newest of the price lists that were known at a moment."""
-    before = known[: bisect_right(known, moment, key=lambda change: change[0])]
+def _newest(applied: list[tuple[float, int]], time: float) -> int:
+    """Return the newest price list that had been applied by this time."""
+    before = applied[: bisect_right(applied, time, key=lambda change: change[0])]
     return max((price_list for _, price_list in before), default=0)
 
 
@@ -115,14 +115,14 @@ def heading() -> str:
 
 
 def row(figures: Figures) -> str:
-    """The figures under the heading."""
+    """Format the figures as a row below the heading."""
     cells = (
         f"{figures.requests:,}",
         f"{figures.loads:,}",
-        f"{figures.waited:,}",
-        *(f"{ms:,.{0 if ms >= 10 else 1}f}" for ms in (figures.p50, figures.p99, figures.longest)),
+        f"{figures.slow:,}",
+        *(f"{ms:,.{0 if ms >= 10 else 1}f}" for ms in (figures.p50, figures.p99, figures.max)),
         f"{figures.errors:,}",
-        f"{figures.old:,}",
+        f"{figures.outdated:,}",
         f"{figures.round_trips:,}",
     )
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS.values(), strict=True))
@@ -131,11 +131,11 @@ def row(figures: Figures) -> str:
 _WIDTHS = {
     "requests": 8,
     "loads": 7,
-    "waited": 8,
+    "slow": 7,
     "p50 ms": 8,
     "p99": 7,
-    "longest": 9,
+    "max": 7,
     "errors": 8,
-    "old": 6,
+    "outdated": 10,
     "round trips": 13,
 }

@@ -1,4 +1,4 @@
-"""What a run of the story leaves for its page: the figures, and what they were measured on."""
+"""The JSON file that a run of the case study writes for its page: the figures and the conditions."""
 
 import json
 import os
@@ -9,30 +9,30 @@ from datetime import UTC, datetime
 
 import case_study_database as database
 import case_study_traffic as traffic
-from case_study_database import Stretch
+from case_study_database import Period
 from case_study_figures import Figures
 from case_study_shop import CATEGORY_SIZE
-from case_study_worker import PATIENCE
+from case_study_worker import CLIENT_TIMEOUT
 
-LIFE = 4_000
-"""Milliseconds of the story for which a product is kept."""
+TTL = 4_000
+"""TTL of a product, in milliseconds of the step."""
 
 
-def record(told: Sequence[Figures], seconds: float) -> str:
-    """The file, as JSON; a line for each step, so that one can see what has changed."""
+def record(steps: Sequence[Figures], seconds: float) -> str:
+    """Return the file as JSON, with one line per step to keep diffs readable."""
     parts = {
         "conditions": json.dumps(_conditions()),
         "scenario": json.dumps(_scenario(seconds), ensure_ascii=False),
         "length": json.dumps(database.LENGTH),
-        "stretches": json.dumps(
+        "periods": json.dumps(
             {
                 "slow": asdict(database.SLOW),
                 "fail": asdict(database.FAILING),
                 "down": asdict(database.DOWN),
-                "no Redis": asdict(database.REDIS_DEAD),
+                "no Redis": asdict(database.REDIS_DOWN),
             }
         ),
-        "steps": "[\n" + ",\n".join(json.dumps(asdict(figures)) for figures in told) + "\n]",
+        "steps": "[\n" + ",\n".join(json.dumps(asdict(figures)) for figures in steps) + "\n]",
     }
     return "{\n" + ",\n".join(f'"{name}": {part}' for name, part in parts.items()) + "\n}\n"
 
@@ -50,26 +50,26 @@ def _scenario(seconds: float) -> dict[str, str]:
     )
     return {
         "products": f"{traffic.PRODUCTS:,}, in categories of {CATEGORY_SIZE}",
-        "requests": f"{traffic.REQUESTS_A_SECOND} a second, at random moments, whatever the service "
-        f"manages; {first:.0%} for one product, {tenth:.0%} for a tenth of all",
-        "who asks": f"has left after {PATIENCE:.0f} s without an answer, which is an error",
+        "requests": f"{traffic.REQUESTS_PER_SECOND} per second at random times, independent of the "
+        f"response times; {first:.0%} for one product, {tenth:.0%} for a tenth of the products",
+        "client timeout": f"{CLIENT_TIMEOUT:.0f} s; a request without a response by then is an error",
         "processes of the service": f"{traffic.WORKERS}",
-        "database": f"{database.AT_ONCE} queries at once; one takes {usual} ms, one in "
+        "database": f"{database.MAX_CONCURRENT_QUERIES} concurrent queries; one takes {usual} ms, one in "
         f"{1 / database.LONG_SHARE:.0f} takes {long} ms",
-        "it is slow": f"{_when(database.SLOW)}: a query takes {slow} ms",
-        "it fails": f"{_when(database.FAILING)}: {database.FAILING_SHARE:.0%} of all queries",
-        "it is down": f"{_when(database.DOWN)}: refuses every query",
-        "prices change": f"{len(traffic.PRICE_CHANGES)} times, those of a whole category each time",
-        "life of a product in the cache": f"{LIFE / 1000:.0f} s; all are there at the begin",
-        "each step takes": f"{database.LENGTH:.0f} s"
-        + (f", told in {seconds:g} s" if seconds != database.LENGTH else ""),
+        "database is slow": f"{_when(database.SLOW)}: a query takes {slow} ms",
+        "database fails": f"{_when(database.FAILING)}: {database.FAILING_SHARE:.0%} of all queries",
+        "database is down": f"{_when(database.DOWN)}: it refuses every query",
+        "price changes": f"{len(traffic.PRICE_CHANGES)}, each of a whole category",
+        "TTL of a product": f"{TTL / 1000:.0f} s; all products are cached at the beginning",
+        "duration of a step": f"{database.LENGTH:.0f} s"
+        + (f", run in {seconds:g} s" if seconds != database.LENGTH else ""),
     }
 
 
 def _share(ranks: int) -> float:
-    """Of the requests, those for the products on the first ranks."""
+    """Return the share of the requests for the most popular products."""
     return traffic.WEIGHTS[ranks - 1] / traffic.WEIGHTS[-1]
 
 
-def _when(stretch: Stretch) -> str:
-    return f"from second {stretch.begin:g} to {stretch.end:g}"
+def _when(period: Period) -> str:
+    return f"from second {period.begin:g} to {period.end:g}"

@@ -1,7 +1,7 @@
-"""The service of the story, and how it grows: each class adds one thing to the one before it.
+"""The service of the case study. Each class adds one feature to the class before it.
 
-`case_study.py` sends the same requests to each of them. The page of the story shows the classes as they
-stand here.
+`case_study.py` sends the same requests to each of them. docs/case-study.md shows the classes as they are
+here.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ CATEGORY_SIZE = 10
 
 
 class Product(TypedDict):
-    """A product, and which price list of its category its price is from."""
+    """A product, and the number of the price list of its category."""
 
     number: int
     price_list: int
 
 
 class Database(Protocol):
-    """What has the products. Each call is one query."""
+    """The origin of the products. Each call is one query."""
 
     async def find(self, number: int) -> Product: ...
 
@@ -37,63 +37,63 @@ def products_of(category: int) -> range:
 
 
 class Shop:
-    """A service that gives products. It asks the database each time."""
+    """A service that returns products. This one queries the database for each request."""
 
     options: ClassVar[Mapping[str, Any]] = {"max_size": 10_000}
 
-    def __init__(self, database: Database, cache_url: str, life: int) -> None:
+    def __init__(self, database: Database, cache_url: str, ttl: int) -> None:
         self.database = database
         self.cache = AsyncRedisCache.from_url(cache_url, **self.options)
-        self.life = life
+        self.ttl = ttl
 
     async def product(self, number: int) -> Product:
         return await self.database.find(number)
 
     async def prices_changed(self, category: int) -> None:
-        """Called when the category has a new price list in the database."""
+        """Called after the category got a new price list in the database."""
 
 
-class ByHand(Shop):
+class CacheAside(Shop):
     async def product(self, number: int) -> Product:
         product = await self.cache.retrieve(None, f"product:{number}", type=Product)
         if product is None:
             product = await self.database.find(number)
-            await self.cache.store(None, f"product:{number}", product, self.life)
+            await self.cache.store(None, f"product:{number}", product, self.ttl)
         return product
 
 
-class OneLoad(Shop):
+class SingleFlight(Shop):
     async def product(self, number: int) -> Product:
         find = partial(self.database.find, number)
         return await self.cache.retrieve_or_load(
-            None, f"product:{number}", find, self.life, type=Product
+            None, f"product:{number}", find, self.ttl, type=Product
         )
 
 
-class Ahead(OneLoad):
-    options: ClassVar = {**OneLoad.options, "loading_refresh_at": 0.8, "loading_jitter": 0.2}
+class RefreshAhead(SingleFlight):
+    options: ClassVar = {**SingleFlight.options, "loading_refresh_at": 0.8, "loading_jitter": 0.2}
 
 
-class Stale(Ahead):
+class StaleWhileRevalidate(RefreshAhead):
     options: ClassVar = {
-        **Ahead.options,
+        **RefreshAhead.options,
         "loading_stale_timeout": 600_000,
         "loading_soft_timeout": 100,
     }
 
 
-class Tagged(Stale):
+class Tagged(StaleWhileRevalidate):
     async def product(self, number: int) -> Product:
         find, tag = partial(self.database.find, number), f"category:{category_of(number)}"
         return await self.cache.retrieve_or_load(
-            None, f"product:{number}", find, self.life, type=Product, tags=(tag,)
+            None, f"product:{number}", find, self.ttl, type=Product, tags=(tag,)
         )
 
     async def prices_changed(self, category: int) -> None:
         await self.cache.invalidate_tags(None, f"category:{category}")
 
 
-class Reloaded(Tagged):
+class BatchReload(Tagged):
     async def prices_changed(self, category: int) -> None:
         await super().prices_changed(category)
         keys = {f"product:{number}": number for number in products_of(category)}
@@ -103,27 +103,27 @@ class Reloaded(Tagged):
             return dict(zip(missing, products, strict=True))
 
         await self.cache.retrieve_or_load_many(
-            None, keys, find, self.life, tags=(f"category:{category}",)
+            None, keys, find, self.ttl, tags=(f"category:{category}",)
         )
 
 
-class Near(Reloaded):
-    options: ClassVar = {**Reloaded.options, "near_cache_enabled": True}
+class NearCache(BatchReload):
+    options: ClassVar = {**BatchReload.options, "near_cache_enabled": True}
 
 
-class NeverOpen(Near):
-    options: ClassVar = {**Near.options, "fail_open": "never"}
+class NeverFailOpen(NearCache):
+    options: ClassVar = {**NearCache.options, "fail_open": "never"}
 
 
 STEPS: Mapping[str, type[Shop]] = {
     "no cache": Shop,
-    "a cache by hand": ByHand,
-    "one load": OneLoad,
-    "refresh ahead": Ahead,
-    "stale values": Stale,
-    "tags": Tagged,
-    "loaded anew at once": Reloaded,
-    "near cache": Near,
-    'Redis killed, fail_open="never"': NeverOpen,
-    "Redis killed": Near,
+    "cache-aside": CacheAside,
+    "single-flight": SingleFlight,
+    "refresh-ahead": RefreshAhead,
+    "stale-while-revalidate": StaleWhileRevalidate,
+    "tag invalidation": Tagged,
+    "batch reload": BatchReload,
+    "near cache": NearCache,
+    'Redis killed, fail_open="never"': NeverFailOpen,
+    "Redis killed": NearCache,
 }

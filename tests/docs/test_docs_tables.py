@@ -168,8 +168,9 @@ def test_commands_name_sessions_and_files_that_exist(page: Path) -> None:
     """Each nox session and each test file that a page names exists."""
     text = page.read_text()
     noxfile = (ROOT / "noxfile.py").read_text()
-    for session in re.findall(r"nox -s (\w+)", text):
-        assert re.search(rf"^def {session}\(", noxfile, re.MULTILINE), session
+    for session in re.findall(r"nox -s ([\w-]+)", text):
+        function = session.replace("-", "_")
+        assert re.search(rf"^def {function}\(", noxfile, re.MULTILINE), session
     files = {file.name for file in (ROOT / "tests").rglob("*.py")}
     for file in re.findall(r"\btests/(?:\w+/)*(\w+\.py)", text):
         assert file in files, file
