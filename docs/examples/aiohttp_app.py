@@ -1,8 +1,9 @@
-"""An aiohttp service that answers from Redis what it would have to compute.
+"""An aiohttp service that caches slow reports in Redis, one or several per request.
 
     python aiohttp_app.py
 
-`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`); without it a private one runs along.
+Set `CACHE_URL` to the address of your server (`redis://127.0.0.1:6379/0`); the default is a private
+server that runs as long as the service.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ routes = web.RouteTableDef()
 
 
 async def render_report(city: str) -> dict[str, object]:
-    """Stands for the work that is worth keeping."""
+    """Replace this with your own slow function."""
     await asyncio.sleep(0.05)
     return {"city": city, "temperature": len(city) * 2.5}
 
@@ -30,7 +31,7 @@ async def report(request: web.Request) -> web.Response:
     cache = get_cache(request)
     try:
         found = await cache.retrieve(None, city)
-    except CacheError:  # the cache is away: the service is slower, and just as right
+    except CacheError:  # Redis is unreachable: continue without it
         return web.json_response(await render_report(city))
     if found is None:
         found = await render_report(city)
@@ -41,7 +42,7 @@ async def report(request: web.Request) -> web.Response:
 
 @routes.get("/reports")
 async def reports(request: web.Request) -> web.Response:
-    """Several at once: one question to the cache, whatever their number."""
+    """Read all requested reports from the cache in one round trip, and render the missing ones."""
     cities = request.query.getall("city", [])
     cache = get_cache(request)
     found: dict[str, object] = {}
@@ -56,7 +57,7 @@ async def reports(request: web.Request) -> web.Response:
 
 
 @routes.delete("/reports/{city}")
-async def forget(request: web.Request) -> web.Response:
+async def delete_report(request: web.Request) -> web.Response:
     removed = await get_cache(request).remove(None, request.match_info["city"])
     return web.json_response({"removed": removed is not None})
 

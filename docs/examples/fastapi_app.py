@@ -1,8 +1,9 @@
-"""A FastAPI service that answers from Redis what its database answered before.
+"""A FastAPI service that caches its database queries in Redis.
 
     uvicorn fastapi_app:app
 
-`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`); without it a private one runs along.
+Set `CACHE_URL` to the address of your server (`redis://127.0.0.1:6379/0`); the default is a private
+server that runs as long as the service.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ class Product(BaseModel):
 
 
 class Database:
-    """Stands for yours: it is right, and it is slow."""
+    """Replace this with your own database; each of its queries takes 50 ms."""
 
     def __init__(self) -> None:
         self.queries = 0
@@ -46,9 +47,9 @@ app = FastAPI(
     lifespan=cache_lifespan(
         AsyncRedisCache.from_url(
             os.environ.get("CACHE_URL", "embedded://"),
-            key_prefix="shop:",  # all keys of this service begin with it
-            timeout=60_000,  # a value is served for a minute at most
-            require_connection=False,  # the service starts even while its cache is away
+            key_prefix="shop:",  # in front of every key of this service
+            timeout=60_000,  # TTL in milliseconds
+            require_connection=False,  # start even if Redis is unreachable
         )
     )
 )
@@ -59,7 +60,7 @@ async def read_product(product_id: int, cache: CacheDep) -> Product:
     key = f"product:{product_id}"
     try:
         product = await cache.retrieve(None, key, type=Product)
-    except CacheError:  # the cache is away: the service is slower, and just as right
+    except CacheError:  # Redis is unreachable: continue without it
         return await find_product(product_id)
     if product is None:
         product = await find_product(product_id)
@@ -78,7 +79,7 @@ async def find_product(product_id: int) -> Product:
 @app.put("/products")
 async def write_product(product: Product, cache: CacheDep) -> Product:
     await database.save(product)
-    with suppress(CacheError):  # should this fail, the old one is served for a minute at most
+    with suppress(CacheError):  # if this fails, the old product expires within a minute
         await cache.remove(None, f"product:{product.id}")
     return product
 

@@ -1,8 +1,9 @@
-"""A service of threads and blocking calls: the same cache, and nothing to await.
+"""A threaded service with blocking calls, which share round trips.
 
     python legacy_service.py
 
-`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`); without it a private one runs along.
+Set `CACHE_URL` to the address of your server (`redis://127.0.0.1:6379/0`); the default is a private
+server that runs as long as the program.
 """
 
 import os
@@ -14,7 +15,7 @@ from async_redis_cache import CacheError, RedisCache
 
 
 class PriceList:
-    """Quotes prices out of a slow database; its methods are called by many threads at once."""
+    """Prices from a slow database. Thread-safe."""
 
     def __init__(self, cache: RedisCache) -> None:
         self._cache = cache
@@ -22,10 +23,10 @@ class PriceList:
     def quote(self, sku: str) -> float:
         try:
             price = self._cache.retrieve(None, sku, type=float)
-        except CacheError:  # the cache is away: prices take longer, and are as right
-            return self._ask_database(sku)
+        except CacheError:  # Redis is unreachable: continue without it
+            return self._query_database(sku)
         if price is None:
-            price = self._ask_database(sku)
+            price = self._query_database(sku)
             with suppress(CacheError):
                 self._cache.store(None, sku, price)
         return price
@@ -33,7 +34,7 @@ class PriceList:
     def change(self, sku: str) -> None:
         self._cache.remove(None, sku)
 
-    def _ask_database(self, sku: str) -> float:
+    def _query_database(self, sku: str) -> float:
         time.sleep(0.05)
         return len(sku) * 9.5
 

@@ -1,9 +1,9 @@
-"""A Pip.Services application that is put together from configuration, with this cache in it.
+"""A Pip.Services application whose cache is created, configured and referenced by the framework.
 
     python pip_services_app.py
 
-`CACHE_URL` names your server (`redis://127.0.0.1:6379/0`), `CACHE_USERNAME` and `CACHE_PASSWORD`
-your login there; without them a private server runs along.
+Set `CACHE_URL` to the address of your server (`redis://127.0.0.1:6379/0`), and `CACHE_USERNAME` and
+`CACHE_PASSWORD` to your login there; the default is a private server that runs as long as the program.
 """
 
 import os
@@ -32,7 +32,7 @@ DISCOVERY = Descriptor("pip-services", "discovery", "memory", "default", "1.0")
 
 
 class Catalogue(IReferenceable):
-    """A component of the application: it knows the contract `ICache`, and nothing of Redis."""
+    """A component of the application that uses `ICache`, and does not depend on Redis."""
 
     _cache: ICache
 
@@ -42,7 +42,7 @@ class Catalogue(IReferenceable):
     def describe(self, context: IContext, name: str) -> dict[str, Any]:
         description: dict[str, Any] | None = self._cache.retrieve(context, name)
         if description is None:
-            description = {"name": name, "length": len(name)}  # stands for the slow part
+            description = {"name": name, "length": len(name)}  # replace with your slow function
             self._cache.store(context, name, description, 60_000)
         return description
 
