@@ -8,13 +8,14 @@ server that runs as long as the service.
 
 import asyncio
 import os
-from contextlib import suppress
 from datetime import timedelta
 
 from aiohttp import web
 
-from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache import AsyncRedisCache
 from async_redis_cache.aiohttp import cache_context, get_cache
+
+TTL = timedelta(minutes=5)
 
 routes = web.RouteTableDef()
 
@@ -25,35 +26,25 @@ async def render_report(city: str) -> dict[str, object]:
     return {"city": city, "temperature": len(city) * 2.5}
 
 
+async def render_reports(cities: list[str]) -> dict[str, dict[str, object]]:
+    rendered = await asyncio.gather(*map(render_report, cities))
+    return dict(zip(cities, rendered, strict=True))
+
+
 @routes.get("/reports/{city}")
 async def report(request: web.Request) -> web.Response:
     city = request.match_info["city"]
-    cache = get_cache(request)
-    try:
-        found = await cache.retrieve(None, city)
-    except CacheError:  # Redis is unreachable: continue without it
-        return web.json_response(await render_report(city))
-    if found is None:
-        found = await render_report(city)
-        with suppress(CacheError):
-            await cache.store(None, city, found, timedelta(minutes=5))
+    # Concurrent requests share one load. While Redis is unreachable, the loader runs without it.
+    found = await get_cache(request).retrieve_or_load(None, city, lambda: render_report(city), TTL)
     return web.json_response(found)
 
 
 @routes.get("/reports")
 async def reports(request: web.Request) -> web.Response:
-    """Read all requested reports from the cache in one round trip, and render the missing ones."""
+    """Read all requested reports from the cache together, and render the missing ones."""
     cities = request.query.getall("city", [])
-    cache = get_cache(request)
-    found: dict[str, object] = {}
-    with suppress(CacheError):
-        found = await cache.retrieve_many(None, cities)
-    missing = [city for city in cities if city not in found]
-    rendered = await asyncio.gather(*map(render_report, missing))
-    loaded = dict(zip(missing, rendered, strict=True))
-    with suppress(CacheError):
-        await cache.store_many(None, loaded, timedelta(minutes=5))
-    return web.json_response(found | loaded)
+    found = await get_cache(request).retrieve_or_load_many(None, cities, render_reports, TTL)
+    return web.json_response(found)
 
 
 @routes.delete("/reports/{city}")

@@ -9,6 +9,7 @@ server that runs as long as the service.
 import asyncio
 import os
 from contextlib import suppress
+from functools import partial
 
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
@@ -57,16 +58,9 @@ app = FastAPI(
 
 @app.get("/products/{product_id}")
 async def read_product(product_id: int, cache: CacheDep) -> Product:
-    key = f"product:{product_id}"
-    try:
-        product = await cache.retrieve(None, key, type=Product)
-    except CacheError:  # Redis is unreachable: continue without it
-        return await find_product(product_id)
-    if product is None:
-        product = await find_product(product_id)
-        with suppress(CacheError):
-            await cache.store(None, key, product)
-    return product
+    # Concurrent requests share one load. While Redis is unreachable, the loader runs without it.
+    load = partial(find_product, product_id)
+    return await cache.retrieve_or_load(None, f"product:{product_id}", load, type=Product)
 
 
 async def find_product(product_id: int) -> Product:

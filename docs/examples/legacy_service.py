@@ -9,9 +9,8 @@ server that runs as long as the program.
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
-from async_redis_cache import CacheError, RedisCache
+from async_redis_cache import RedisCache
 
 
 class PriceList:
@@ -21,15 +20,11 @@ class PriceList:
         self._cache = cache
 
     def quote(self, sku: str) -> float:
-        try:
-            price = self._cache.retrieve(None, sku, type=float)
-        except CacheError:  # Redis is unreachable: continue without it
-            return self._query_database(sku)
-        if price is None:
-            price = self._query_database(sku)
-            with suppress(CacheError):
-                self._cache.store(None, sku, price)
-        return price
+        # Threads that request the same price share one load. While Redis is unreachable, the loader
+        # runs without it.
+        return self._cache.retrieve_or_load(
+            None, sku, lambda: self._query_database(sku), type=float
+        )
 
     def change(self, sku: str) -> None:
         self._cache.remove(None, sku)

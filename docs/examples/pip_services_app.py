@@ -1,4 +1,4 @@
-"""A Pip.Services application whose cache is created, configured and referenced by the framework.
+"""A Pip.Services application with the cache as a component: from its factory, by configuration.
 
     python pip_services_app.py
 

@@ -135,7 +135,7 @@ def test_legacy_example_quotes_from_the_cache() -> None:
     )
     assert said is not None
     quotes, hits, round_trips = map(int, said.groups())
-    # At worst each thread misses each of the 20 prices once, all of them together.
+    # At worst each thread requests each of the 20 prices before it is loaded.
     assert quotes - 16 * 20 <= hits <= quotes - 20
     assert round_trips <= 2 * quotes
 
