@@ -1,4 +1,4 @@
-"""Pictures of figures as SVG, each for a light and for a dark page. Whatever is ours stands out."""  # noqa: INP001  a script beside the pages, not a package
+"""SVG charts of figures, for a light and a dark theme. This library is highlighted."""  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from html import escape
 
 from benchmark_figures import OURS, REFERENCE
 
-__all__ = ["THEMES", "Theme", "bars", "courses", "lines"]
+__all__ = ["THEMES", "Theme", "bars", "lines", "time_series"]
 
 WIDTH = 760
 LABELS = 208
-"""Where the names end and the drawing begins."""
+"""Width of the column of names."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Theme:
     other: str
 
     def color(self, name: str) -> str:
-        """That of ours also for what is named after it, as a variant is."""
+        """Return the colour of a name. Variants of this library, whose names begin with its name, share its colour."""
         if name.startswith(OURS):
             return self.ours
         return self.reference if name == REFERENCE else self.other
 
-    def words(self, name: str) -> tuple[str, str]:
-        """Colour and weight of what is written of it."""
+    def font(self, name: str) -> tuple[str, str]:
+        """Return the colour and weight of the text about a name."""
         return (self.text, "600") if name.startswith(OURS) else (self.muted, "400")
 
 
@@ -48,7 +48,7 @@ def bars(
     subtitle: str,
     columns: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """A row for each name and a column for each heading; every column begins at 0."""
+    """Draw a row for each name and a column for each heading; every column begins at 0."""
     tops = {heading: max(column.values(), default=1) for heading, column in columns.items()}
     shares: dict[str, list[float]] = {}
     for heading, column in columns.items():
@@ -58,7 +58,7 @@ def bars(
     first = 96 if any(columns) else 78
     pitch = (WIDTH - LABELS) / len(columns)
     body = [
-        _text(LABELS - 10, first + row * 26, name, *theme.words(name), anchor="end")
+        _text(LABELS - 10, first + row * 26, name, *theme.font(name), anchor="end")
         for row, name in enumerate(names)
     ]
     for at, (heading, column) in enumerate(columns.items()):
@@ -71,7 +71,7 @@ def bars(
             width = max(1.5, column[name] / tops[heading] * (pitch - 58))
             box = f'x="{left:.1f}" y="{y - 13}" width="{width:.1f}" height="18"'
             body.append(f'<rect {box} fill="{color}"/>')
-            body.append(_text(left + width + 6, y, _count(column[name]), *theme.words(name)))
+            body.append(_text(left + width + 6, y, _count(column[name]), *theme.font(name)))
         foot = first + len(names) * 26 - 16
         body.append(f'<path d="M{left:.1f} {first - 18}V{foot}" stroke="{theme.muted}"/>')
     return _picture(theme, title, subtitle, first + len(names) * 26, body)
@@ -84,7 +84,7 @@ def lines(
     ticks: Sequence[str],
     series: Mapping[str, Sequence[float]],
 ) -> str:
-    """A line for each name, named at its end; up is a logarithmic scale."""
+    """Draw a line for each name, labelled at its end. The vertical scale is logarithmic."""
     height, left, right, top, bottom = 400, 48, WIDTH - LABELS, 76, 360
     values = [value for line in series.values() for value in line]
     low, high = math.log10(min(values) * 0.8), math.log10(max(values) * 1.25)
@@ -103,7 +103,7 @@ def lines(
         _text(x(at), bottom + 22, tick, theme.muted, anchor="middle")
         for at, tick in enumerate(ticks)
     ]
-    # Ours last, above the others.
+    # This library last, so that it is drawn on top.
     for name in sorted(series, key=lambda name: (name == OURS, name == REFERENCE)):
         color = theme.color(name)
         points = [(x(at), y(value)) for at, value in enumerate(series[name])]
@@ -115,18 +115,18 @@ def lines(
             for px, py in points
         ]
     ends = {name: y(line[-1]) for name, line in series.items()}
-    for name, at in _apart(ends, 17):
+    for name, at in _spread(ends, 17):
         color = theme.color(name)
         lead = f"M{x(len(ticks) - 1) + 6:.1f} {ends[name]:.1f}L{right + 4} {at:.1f}"
         body.append(f'<path d="{lead}" stroke="{color}"/>')
-        body.append(_text(right + 9, at + 4, name, *theme.words(name)))
+        body.append(_text(right + 9, at + 4, name, *theme.font(name)))
     return _picture(theme, title, subtitle, height, body)
 
 
-def courses(
+def time_series(
     theme: Theme, title: str, subtitle: str, panels: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
-    """A panel for each name, with what it was at which second; every panel begins at 0."""
+    """Draw a panel for each name, from pairs of second and value; every panel begins at 0."""
     pitch, left, right = 92, 150, WIDTH - 20
     last = max(second for points in panels.values() for second, _ in points)
     body: list[str] = []
@@ -153,24 +153,24 @@ def courses(
 
 
 def _marks(low: float, high: float) -> Iterator[float]:
-    """1, 2 and 5 of every power of ten between the ends."""
+    """Yield 1, 2 and 5 times every power of ten in this range of logarithms."""
     for power in range(math.floor(low), math.ceil(high)):
         for step in (1, 2, 5):
             if low <= math.log10(step) + power <= high:
                 yield step * 10.0**power
 
 
-def _apart(ends: Mapping[str, float], gap: float) -> Iterator[tuple[str, float]]:
-    """Where the names stand: at their lines' ends, pushed apart around the middle of each crowd."""
-    crowds: list[tuple[float, list[str]]] = []
+def _spread(ends: Mapping[str, float], gap: float) -> Iterator[tuple[str, float]]:
+    """Yield the position of each label: at the end of its line, spread out where labels would overlap."""
+    groups: list[tuple[float, list[str]]] = []
     for name in sorted(ends, key=lambda name: ends[name]):
         middle, names = ends[name], [name]
-        while crowds and middle - crowds[-1][0] < gap * (len(names) + len(crowds[-1][1])) / 2:
-            _, before = crowds.pop()
+        while groups and middle - groups[-1][0] < gap * (len(names) + len(groups[-1][1])) / 2:
+            _, before = groups.pop()
             names = before + names
             middle = sum(ends[name] for name in names) / len(names)
-        crowds.append((middle, names))
-    for middle, names in crowds:
+        groups.append((middle, names))
+    for middle, names in groups:
         for place, name in enumerate(names):
             yield name, middle + (place - (len(names) - 1) / 2) * gap
 

@@ -1,4 +1,4 @@
-"""The figures of a run of the benchmarks, as its file holds them."""  # noqa: INP001  a script beside the pages, not a package
+"""The figures of a run of the benchmarks, as stored in benchmarks/figures.json."""  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Footprint(msgspec.Struct):
 
 
 class Figures(msgspec.Struct):
-    """A run: of each row and peer several rounds, of which the median is shown."""
+    """A run. Each row and peer is measured in several rounds, and the median is shown."""
 
     environment: Environment
     samples: list[Sample]
@@ -77,7 +77,7 @@ class Figures(msgspec.Struct):
         }
 
     def peers(self, section: str, *rows: str) -> list[str]:
-        """Ours first, then the reference, then the others, the fastest in the last row first."""
+        """Return this library, then the reference, then the others, ordered by their speed in the last row."""
         met = {sample.peer for sample in self.samples if sample.section == section}
         found = [peer for peer in met if any(self.each(section, row, peer) for row in rows)]
         first = {OURS: 0, REFERENCE: 1, PROTOCOL: 1}
@@ -87,14 +87,14 @@ class Figures(msgspec.Struct):
         )
 
     def each(self, section: str, row: str, peer: str) -> float | None:
-        """Seconds per call; None where it was not measured or where a call failed."""
+        """Return the seconds per call; None if it was not measured or a call failed."""
         rounds = self.rounds(section, row, peer).values()
         if not rounds or any(sample.errors or not sample.operations for sample in rounds):
             return None
         return statistics.median(sample.wall / sample.operations for sample in rounds)
 
     def pace(self, section: str, row: str, peer: str, reference: str = REFERENCE) -> float | None:
-        """How many times the reference's pace: the median of the ratios within a round."""
+        """Return the speed relative to the reference: the median of the ratios within each round."""
         theirs = self.rounds(section, row, reference)
         rounds = self.rounds(section, row, peer)
         if not theirs or self.each(section, row, peer) is None:

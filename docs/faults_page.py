@@ -1,8 +1,8 @@
-"""Writes the table and the pictures of explanation/fault-injection.md from the figures of a run.
+"""Write the table and the charts of explanation/fault-injection.md from the figures of a run.
 
-`python docs/faults_page.py` writes them; with `--check` it fails if that would change anything.
-The figures are faults/scenarios.json and faults/soak.json, which `nox -s faults` and `nox -s soak`
-write with `--page`.
+Run `python docs/faults_page.py`. With `--check` it writes nothing, and fails if the page is out of date.
+The figures are faults/scenarios.json and faults/soak.json, written by `nox -s faults -- --page` and
+`nox -s soak -- --page`.
 """  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import msgspec
-from benchmark_charts import THEMES, Theme, courses
+from benchmark_charts import THEMES, Theme, time_series
 from marked_places import filled, put
 
 DOCS = Path(__file__).parent
@@ -44,7 +44,9 @@ class Scenarios(msgspec.Struct):
     rows: list[Row]
 
 
-class Taken(msgspec.Struct):
+class Usage(msgspec.Struct):
+    """The resources of the process at one time."""
+
     seconds: float
     resident: int
     blocks: int
@@ -54,12 +56,12 @@ class Taken(msgspec.Struct):
 
 
 class Soak(msgspec.Struct):
-    """A soak: what the process held under way, and at rest between its rounds."""
+    """A soak test. `at_rest` is measured between its rounds, `under_way` while it serves."""
 
     date: str
     server: str
-    at_rest: list[Taken]
-    under_way: list[Taken]
+    at_rest: list[Usage]
+    under_way: list[Usage]
     wrong: list[str]
     codes: dict[str, int]
     faults: dict[str, int]
@@ -67,7 +69,7 @@ class Soak(msgspec.Struct):
 
 class Figures(msgspec.Struct):
     scenarios: Scenarios | None
-    """None until a run has been recorded."""
+    """None if no run has been recorded."""
     soak: Soak
 
 
@@ -85,34 +87,34 @@ def main() -> None:
 
 
 def scenarios(figures: Figures) -> str:
-    """A row for each promise, under its scenario's number and name."""
+    """Return a row for each guarantee, grouped by scenario."""
     if figures.scenarios is None:
         return "No run has been recorded yet.\n"
-    lines = ["| scenario | promise | figure | verdict |", "|---|---|---|---|"]
+    lines = ["| scenario | guarantee | measured | result |", "|---|---|---|---|"]
     for _, rows in groupby(figures.scenarios.rows, key=lambda row: row.scenario):
         for number, row in enumerate(rows):
             title = "" if number else f"{row.scenario}. {row.title}"
-            promise = f"*the proof:* {row.promise}" if row.proof else row.promise
-            cells = (title, promise, row.figure, verdict(row))
-            # What stands there is text, and no Markdown.
+            guarantee = f"*negative control:* {row.promise}" if row.proof else row.promise
+            cells = (title, guarantee, row.figure, result(row))
+            # The cells are plain text, not Markdown.
             lines.append(f"| {' | '.join(cells).replace('<', '&lt;')} |")
     return "".join(f"{line}\n" for line in lines)
 
 
-def verdict(row: Row) -> str:
+def result(row: Row) -> str:
     if not row.test:
-        return "**missing**"
+        return "**no test**"
     count = f"{row.runs} run{'' if row.runs == 1 else 's'}"
     if row.failed or row.skipped:
-        return f"**not kept in {row.failed + row.skipped} of {count}**"
-    return f"kept in {count}"
+        return f"**failed or skipped in {row.failed + row.skipped} of {count}**"
+    return f"passed in {count}"
 
 
 def conditions(figures: Figures) -> str:
     run = figures.scenarios
     if run is None:
         return ""
-    form = "in full" if run.long else "in the short form"
+    form = "in the long form" if run.long else "in the short form"
     return (
         f"Recorded on {run.date}, {form}, with Python {run.python}, {' and '.join(run.servers)}.\n"
     )
@@ -123,32 +125,32 @@ def soak(figures: Figures) -> str:
     start, first, last = found.at_rest[0], found.at_rest[1], found.at_rest[-1]
     calls, faults = sum(found.codes.values()), sum(found.faults.values())
     return (
-        f"In {last.seconds / 60:.0f} minutes on {found.date} there were {calls:,} calls and "
-        f"{faults:,} faults, and {len(found.wrong)} wrong values. Before and after, with all caches "
-        f"closed, the process had {start.descriptors} and {last.descriptors} descriptors, "
+        f"In {last.seconds / 60:.0f} minutes on {found.date} there were {calls:,} calls, "
+        f"{faults:,} faults, and {len(found.wrong)} wrong values. Before and after the run, with all "
+        f"caches closed, the process had {start.descriptors} and {last.descriptors} descriptors, "
         f"{start.threads} and {last.threads} threads, {start.tasks} and {last.tasks} tasks. Its memory "
         f"was {first.resident / MEGABYTE:.1f} MB after the first of {len(found.at_rest) - 1} rounds "
-        f"and {last.resident / MEGABYTE:.1f} MB after the last, of which Python held {first.blocks:,} "
-        f"and {last.blocks:,} pieces.\n"
+        f"and {last.resident / MEGABYTE:.1f} MB after the last; Python had allocated {first.blocks:,} "
+        f"and {last.blocks:,} memory blocks.\n"
     )
 
 
 def draw_soak(theme: Theme, found: Soak) -> str:
-    def course(of: Callable[[Taken], float], taken: list[Taken]) -> list[tuple[float, float]]:
-        return [(look.seconds, of(look)) for look in taken]
+    def series(of: Callable[[Usage], float], usage: list[Usage]) -> list[tuple[float, float]]:
+        return [(sample.seconds, of(sample)) for sample in usage]
 
-    return courses(
+    return time_series(
         theme,
-        "What a service takes in bad weather",
-        "At rest: between rounds, with all caches closed. Otherwise: while it serves.",
+        "Resources of a service under random faults",
+        "At rest: between rounds, with all caches closed. Otherwise: while serving.",
         {
-            "MB at rest": course(lambda look: look.resident / MEGABYTE, found.at_rest),
-            "MB": course(lambda look: look.resident / MEGABYTE, found.under_way),
-            "pieces at rest": course(lambda look: look.blocks, found.at_rest),
-            "descriptors at rest": course(lambda look: look.descriptors, found.at_rest),
-            "descriptors": course(lambda look: look.descriptors, found.under_way),
-            "tasks": course(lambda look: look.tasks, found.under_way),
-            "threads": course(lambda look: look.threads, found.under_way),
+            "MB at rest": series(lambda sample: sample.resident / MEGABYTE, found.at_rest),
+            "MB": series(lambda sample: sample.resident / MEGABYTE, found.under_way),
+            "blocks at rest": series(lambda sample: sample.blocks, found.at_rest),
+            "descriptors at rest": series(lambda sample: sample.descriptors, found.at_rest),
+            "descriptors": series(lambda sample: sample.descriptors, found.under_way),
+            "tasks": series(lambda sample: sample.tasks, found.under_way),
+            "threads": series(lambda sample: sample.threads, found.under_way),
         },
     )
 

@@ -52,7 +52,7 @@ def errors() -> dict[str, type[CacheError]]:
 def raised() -> set[tuple[str, str]]:
     """Each code that the source puts an error together with, and the name it is given to."""
     found: set[tuple[str, str]] = set()
-    for file in SOURCE.glob("*.py"):
+    for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(
