@@ -28,6 +28,7 @@ from harness.access import Access
 from harness.choices import LOOP, SERVERS, reason_against
 from harness.leaks import open_descriptors, tasks_left
 from harness.loops import blocked, chosen_loops
+from harness.setups import selected
 from harness.weather import Weather
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-setups",
         action="store_true",
-        help="run each test in every set-up, and not in the usual ones alone",
+        help="run each test in every set-up that it depends on",
     )
     group.addoption("--weather-file", metavar="FILE", help="write that table there, as JSON")
 
@@ -80,40 +81,23 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "no_leaks: after the test no file descriptor is open that was not open before"
     )
     config.addinivalue_line(
+        "markers", "depends_on(*dimensions): of api, server, storage, near and loop, what matters"
+    )
+    config.addinivalue_line(
         "markers", "not_with(*choices, reason): not to be run with these of ARC_LOOP or ARC_SERVERS"
     )
     if ("CI" in os.environ or "tls" in SERVERS) and installed("redis") is None:
         raise pytest.UsageError("CI and TLS need Redis, and redis-server is not on the path")
 
 
-UNUSUAL = {
-    "flavour": {"redis"},
-    "private_loop": {"uvloop"},
-    "way": {"unbounded", "near"},
-}
-"""By fixture, the set-ups that `--all-setups` adds."""
-USUAL_CONTRACT = {"async-valkey-bounded", "async-valkey-near", "sync-valkey-bounded"}
-"""The set-ups of the contract's tests; `--all-setups` has 28 more."""
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the unusual set-ups, unless all are asked for."""
-    if config.getoption("--all-setups") or config.getoption("--weather"):
+    """Leave out the set-ups that a test does not depend on and, by default, the unusual ones."""
+    if config.getoption("--weather"):
         return
-    unusual = [item for item in items if _is_unusual(item)]
-    config.hook.pytest_deselected(items=unusual)
-    left_out = set(unusual)
-    items[:] = [item for item in items if item not in left_out]
-
-
-def _is_unusual(item: pytest.Item) -> bool:
-    callspec = getattr(item, "callspec", None)
-    params: dict[str, object] = {} if callspec is None else callspec.params
-    return any(
-        str(value) in UNUSUAL.get(name, ())
-        or (name == "setup" and str(value) not in USUAL_CONTRACT)
-        for name, value in params.items()
-    )
+    kept = selected(items, all_setups=bool(config.getoption("--all-setups")))
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -53,6 +53,7 @@ async def test_what_is_stored_is_retrieved(cache: AsyncRedisCache) -> None:
         assert (type(found), found) == (type(value), value)
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_every_caller_gets_an_object_of_its_own(cache: AsyncRedisCache) -> None:
     """Changing what was stored or retrieved changes nothing in the cache."""
     value = {"list": [1]}
@@ -127,6 +128,7 @@ async def test_an_expired_value_is_gone(cache: AsyncRedisCache) -> None:
     assert await cache.time_to_live(None, "touched") is None
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_retrieve_as_a_type(cache: AsyncRedisCache) -> None:
     """With `type` a value is an object of that type; a value that is none of it is a miss."""
     await cache.store(None, "ann", User("Ann", 30))
@@ -139,6 +141,7 @@ async def test_retrieve_as_a_type(cache: AsyncRedisCache) -> None:
     assert users == {"ann": User("Ann", 30)}
 
 
+@pytest.mark.depends_on("api", "storage")
 async def test_a_refused_value_leaves_the_old_one(cache: AsyncRedisCache) -> None:
     """A value that cannot be serialized is an error, and changes nothing."""
     await cache.store(None, "key", "old")
@@ -150,6 +153,7 @@ async def test_a_refused_value_leaves_the_old_one(cache: AsyncRedisCache) -> Non
     assert await cache.retrieve(None, "key") == "old"
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_many_tasks_read_what_they_wrote(cache: AsyncRedisCache) -> None:
     """Whatever travels together, each caller reads what it has stored before, and no other's."""
 
@@ -164,6 +168,7 @@ async def test_many_tasks_read_what_they_wrote(cache: AsyncRedisCache) -> None:
     await asyncio.gather(*map(visit, range(100)))
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_many_tasks_ask_for_one_key(cache: AsyncRedisCache) -> None:
     """All who ask for the same key at once get its value, each an object of its own."""
     await cache.store(None, "key", {"a": [1]})
@@ -173,6 +178,7 @@ async def test_many_tasks_ask_for_one_key(cache: AsyncRedisCache) -> None:
     assert cache.stats().hits >= 50
 
 
+@pytest.mark.depends_on("api", "server")
 async def test_ping(cache: AsyncRedisCache) -> None:
     """A ping is one round trip and answers nothing."""
     trips = cache.stats().round_trips
@@ -203,6 +209,7 @@ async def test_two_caches_share_the_values(setup: Setup, new_cache: NewCache) ->
         assert await here.retrieve(None, "key") is None
 
 
+@pytest.mark.depends_on("server")
 async def test_a_short_life_ends_on_the_server(cache: AsyncRedisCache) -> None:
     """The time left shrinks by itself and is told in milliseconds."""
     await cache.store(None, "key", 1, 400)

@@ -13,6 +13,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError
 from harness.doors import until_gone
 
 pytest_plugins = ["contract_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 Call = Callable[[Any], Coroutine[Any, Any, Any]]
 
@@ -94,6 +95,7 @@ CONTEXTS: list[tuple[Any, str | None]] = [
 ]
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_good_keys(cache: AsyncRedisCache) -> None:
     """Any text of 1 to 512 bytes without control characters is a key, and is itself alone."""
     for number, key in enumerate(GOOD_KEYS):
@@ -108,6 +110,7 @@ async def test_good_keys(cache: AsyncRedisCache) -> None:
         assert await cache.remove(None, key) == number
 
 
+@pytest.mark.depends_on("api", "server")
 async def test_keys_differ_by_a_single_code_point(cache: AsyncRedisCache) -> None:
     """Keys are compared byte for byte: neither case nor normal form makes two the same."""
     keys = ["é", "e\u0301", "E\u0301", "É", "key", "KEY", "key "]
@@ -116,6 +119,7 @@ async def test_keys_differ_by_a_single_code_point(cache: AsyncRedisCache) -> Non
         assert await cache.retrieve(None, key) == number
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_bad_keys(cache: AsyncRedisCache) -> None:
     """Every verb refuses what is no key, without sending it and without quoting it."""
     trips, errors = cache.stats().round_trips, cache.stats().errors
@@ -143,6 +147,7 @@ async def test_bad_keys(cache: AsyncRedisCache) -> None:
     assert cache.stats().errors == errors + len(verbs) * len(BAD_KEYS)
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_timeouts(cache: AsyncRedisCache) -> None:
     """A timeout is milliseconds or a timedelta; None and 0 mean the default of one minute."""
     for timeout, least, most in TIMEOUTS:
@@ -155,6 +160,7 @@ async def test_timeouts(cache: AsyncRedisCache) -> None:
             assert least <= (await cache.time_to_live(None, key) or -1) <= most
 
 
+@pytest.mark.depends_on("server", "storage")
 async def test_less_than_a_millisecond(cache: AsyncRedisCache) -> None:
     """The shortest timedelta is a millisecond, and neither the default nor refused."""
     for timeout in (timedelta(microseconds=1), timedelta(microseconds=499), 1):

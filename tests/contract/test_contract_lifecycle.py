@@ -37,6 +37,7 @@ def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]
     ]
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_every_verb_needs_an_open_cache(new_cache: NewCache) -> None:
     """Before open and after close each verb raises NOT_OPENED; the error is counted."""
     cache = new_cache()
@@ -53,6 +54,7 @@ async def test_every_verb_needs_an_open_cache(new_cache: NewCache) -> None:
                 await verb()
 
 
+@pytest.mark.depends_on("api", "server", "near")
 async def test_open_and_close_twice(new_cache: NewCache) -> None:
     """Opening an open cache and closing a closed one change nothing."""
     cache = new_cache()
@@ -71,6 +73,7 @@ async def test_open_and_close_twice(new_cache: NewCache) -> None:
     assert cache.is_open() is False
 
 
+@pytest.mark.depends_on("api", "server", "near")
 async def test_reopening(setup: Setup, new_cache: NewCache) -> None:
     """A closed cache can be opened again, on the values it had where the server kept them."""
     cache = new_cache()
@@ -83,6 +86,7 @@ async def test_reopening(setup: Setup, new_cache: NewCache) -> None:
         await cache.close(None)
 
 
+@pytest.mark.depends_on("api")
 async def test_with_closes_after_an_error(new_cache: NewCache) -> None:
     """The context manager closes whatever happens inside, and lets it pass."""
     cache = new_cache()
@@ -95,6 +99,7 @@ async def test_with_closes_after_an_error(new_cache: NewCache) -> None:
     assert not cache.is_open()
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     """Each counter of `stats` moves exactly when its documentation says, and survives a close."""
     cache = new_cache()
@@ -132,6 +137,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     assert cache.stats().hits == 3
 
 
+@pytest.mark.depends_on("storage", "near")
 async def test_calls_made_together_travel_together(setup: Setup, cache: AsyncRedisCache) -> None:
     """A hundred tasks that ask at once need a handful of round trips, counted as batched calls."""
     if setup.door == "sync":
@@ -146,6 +152,7 @@ async def test_calls_made_together_travel_together(setup: Setup, cache: AsyncRed
     assert after.hits - before.hits == 100
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_clear_needs_to_know_its_keys(setup: Setup, new_cache: NewCache) -> None:
     """Without prefix and bound clear refuses, typed, and removes nothing."""
     async with new_cache(max_size=0, key_prefix="") as cache:
@@ -156,6 +163,7 @@ async def test_clear_needs_to_know_its_keys(setup: Setup, new_cache: NewCache) -
         assert await cache.retrieve(None, "key") == 1
 
 
+@pytest.mark.depends_on("api", "storage")
 async def test_repr_tells_the_state_and_no_more(cache: AsyncRedisCache) -> None:
     """A cache in a log shows whether it is open, and neither values nor secrets."""
     await cache.store(None, "key", "the value")

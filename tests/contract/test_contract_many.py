@@ -25,6 +25,7 @@ async def test_many_are_stored_and_retrieved(cache: AsyncRedisCache) -> None:
     assert await cache.retrieve(None, "b") == ""
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_no_keys_need_no_server(cache: AsyncRedisCache) -> None:
     """Nothing to do is done without a round trip."""
     trips = cache.stats().round_trips
@@ -34,6 +35,7 @@ async def test_no_keys_need_no_server(cache: AsyncRedisCache) -> None:
     assert cache.stats().round_trips == trips
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_a_key_named_twice_is_one_key(cache: AsyncRedisCache) -> None:
     """A repeated key is asked for once, and removed once."""
     await cache.store(None, "key", 1)
@@ -43,6 +45,7 @@ async def test_a_key_named_twice_is_one_key(cache: AsyncRedisCache) -> None:
     assert await cache.remove_many(None, ["key", "key", "missing"]) == 1
 
 
+@pytest.mark.depends_on("api")
 async def test_keys_may_come_from_any_iterable(cache: AsyncRedisCache) -> None:
     """Generators, sets and views do; one text is refused, since its letters are no keys."""
     await cache.store_many(None, {"a": 1, "b": 2, "c": 3})
@@ -83,6 +86,7 @@ async def test_remove_many_counts_what_was_there(cache: AsyncRedisCache) -> None
     assert await cache.retrieve_many(None, ["a", "b", "c"]) == {"b": 2}
 
 
+@pytest.mark.depends_on("server", "storage", "near")
 async def test_any_number_at_once(cache: AsyncRedisCache) -> None:
     """However many there are: all are stored, retrieved in their order, and removed."""
     for count in (1, 255, 256, 257, 900):
@@ -93,6 +97,7 @@ async def test_any_number_at_once(cache: AsyncRedisCache) -> None:
         assert await cache.retrieve_many(None, values) == {}
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_large_values_at_once(cache: AsyncRedisCache) -> None:
     """Many large values make several exchanges and come back whole."""
     values = {f"key{number}": f"{number}" * 200_000 for number in range(10)}
@@ -100,6 +105,7 @@ async def test_large_values_at_once(cache: AsyncRedisCache) -> None:
     assert await cache.retrieve_many(None, values) == values
 
 
+@pytest.mark.depends_on("api")
 async def test_one_bad_entry_refuses_all(cache: AsyncRedisCache) -> None:
     """What is wrong with any key or value is found before anything is sent."""
     trips = cache.stats().round_trips
@@ -121,6 +127,7 @@ async def test_one_bad_entry_refuses_all(cache: AsyncRedisCache) -> None:
     assert await cache.contains(None, "good") is False
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_many_calls_for_many_keys(new_cache: NewCache) -> None:
     """Calls for many keys, made at once with overlapping keys, do not mix up their answers."""
     keys = [f"key{number}" for number in range(120)]
@@ -136,6 +143,7 @@ async def test_many_calls_for_many_keys(new_cache: NewCache) -> None:
         await asyncio.gather(*map(ask, range(80)))
 
 
+@pytest.mark.depends_on("api", "storage")
 async def test_many_over_a_small_limit(new_cache: NewCache) -> None:
     """A value over the limit is refused by its size alone, whatever stands beside it."""
     async with new_cache(max_value_size=100) as cache:

@@ -57,6 +57,7 @@ async def test_what_is_not_there_is_loaded_once_and_stored(cache: AsyncRedisCach
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "lambda", "partial", "thread"])
+@pytest.mark.depends_on("api")
 async def test_any_kind_of_loader(cache: AsyncRedisCache, kind: str) -> None:
     """A plain function, a coroutine function, or anything whose result can be awaited."""
     origin = Origin([1])
@@ -72,6 +73,7 @@ async def test_any_kind_of_loader(cache: AsyncRedisCache, kind: str) -> None:
     assert await cache.retrieve(None, "key") == [1]
 
 
+@pytest.mark.depends_on("api")
 async def test_a_blocking_loader_runs_beside_the_loop(cache: AsyncRedisCache, setup: Setup) -> None:
     """With `in_thread`, and by the synchronous door always, a plain loader has its own thread."""
     options: LoadOptions = {} if setup.door == "sync" else {"in_thread": True}
@@ -85,6 +87,7 @@ async def test_a_blocking_loader_runs_beside_the_loop(cache: AsyncRedisCache, se
     assert names[0] not in {"RedisCache", "MainThread"}
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_a_first_call_gives_what_a_later_one_does(
     cache: AsyncRedisCache, setup: Setup
 ) -> None:
@@ -112,6 +115,7 @@ async def test_nothing_is_given_and_not_stored(cache: AsyncRedisCache) -> None:
     assert not await cache.contains(None, "key")
 
 
+@pytest.mark.depends_on("api", "storage", "near")
 async def test_an_error_is_not_remembered(cache: AsyncRedisCache) -> None:
     """What the loader raises is raised, and the next call loads at once."""
 
@@ -133,6 +137,7 @@ async def test_an_error_is_not_remembered(cache: AsyncRedisCache) -> None:
         ("BAD_TYPE", ("key", lambda: "text"), {"type": int}),
     ],
 )
+@pytest.mark.depends_on("api")
 async def test_what_is_refused(
     cache: AsyncRedisCache,
     setup: Setup,
@@ -158,6 +163,7 @@ async def test_a_value_of_another_type_is_replaced(cache: AsyncRedisCache, setup
     assert await cache.retrieve(None, "key") == 7
 
 
+@pytest.mark.depends_on("api", "near")
 async def test_a_loader_may_use_the_cache(cache: AsyncRedisCache, setup: Setup) -> None:
     """Loads within loads do not wait for each other."""
     if setup.door == "sync":
@@ -173,6 +179,7 @@ async def test_a_loader_may_use_the_cache(cache: AsyncRedisCache, setup: Setup) 
     assert await cache.retrieve(None, "inner") == 1
 
 
+@pytest.mark.depends_on("api")
 async def test_a_closed_cache_loads_nothing(new_cache: Any, setup: Setup) -> None:
     """A cache that is not open is an error, and no load."""
     if setup.place == "embedded":

@@ -16,6 +16,8 @@ from harness.doors import configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 KEYS: tuple[str, ...] = ("a", "b", "c")
 ROUNDS, STEPS, AT_ONCE = 6, 8, 5
 OPTIONS: dict[str, Any] = {"key_prefix": "{model}:", "command_timeout": 300, "retries": 1}

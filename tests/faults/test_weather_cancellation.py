@@ -14,6 +14,8 @@ from harness import Client, Server, StartProxy, await_until
 from harness.figures import report
 from harness.length import scaled
 
+pytestmark = pytest.mark.depends_on()
+
 CANCELLATIONS = scaled(10_000, 50_000)
 LEAVERS = 60
 OTHERS = 20

@@ -76,6 +76,7 @@ async def test_slots_that_move_under_readers(cluster: Cluster, *, near: bool) ->
 
 
 @pytest.mark.parametrize("connections", range(1, 10))
+@pytest.mark.depends_on
 async def test_a_slot_that_is_moving(cluster: Cluster, connections: int) -> None:
     """18. With 1 to 9 connections to each node: what is here, what is there, what is nowhere."""
     source, target = cluster.masters()[:2]

@@ -18,6 +18,8 @@ from harness.near import near_options, trusted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.depends_on()
+
 AGE = 80
 """Milliseconds."""
 NAME = "cache.test"

@@ -15,6 +15,7 @@ from harness.figures import counts, report
 from harness.length import LONG
 
 pytest_plugins = ["weather_fixtures"]
+pytestmark = pytest.mark.depends_on()
 
 CONNECTIONS = 40
 

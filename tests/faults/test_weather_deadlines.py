@@ -19,6 +19,7 @@ from harness.leaks import open_descriptors
 from harness.length import scaled
 
 pytest_plugins = ["weather_fixtures"]
+pytestmark = pytest.mark.depends_on()
 
 GRACE_SECONDS = 0.050
 MIB = 1024 * 1024

@@ -16,6 +16,8 @@ from harness.customers import KEY, Customers
 from harness.figures import beside_limit, counts, in_time, report
 from harness.lateness import MachineLag, Stopwatch, measured
 
+pytestmark = pytest.mark.depends_on()
+
 PREFIX = "p:"
 LIMIT = 0.5
 RECOVERY_SECONDS = 0.250

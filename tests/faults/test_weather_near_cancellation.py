@@ -17,6 +17,8 @@ from harness.near import all_news_is_in, link_through, near_of, near_options, st
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+pytestmark = pytest.mark.depends_on()
+
 CANCELLATIONS = scaled(5_000, 50_000)
 CALLERS = 50
 KEYS = [f"key{number}" for number in range(200)]

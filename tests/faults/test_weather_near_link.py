@@ -24,6 +24,8 @@ from harness.near import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+pytestmark = pytest.mark.depends_on()
+
 KEYS = [f"key{number}" for number in range(20)]
 PREFIX = "near:"
 LOSS_SECONDS = 0.050

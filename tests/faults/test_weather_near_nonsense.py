@@ -25,6 +25,8 @@ from harness.near import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.depends_on()
+
 PREFIX = "nonsense:"
 MIB = 1024 * 1024
 MANY = 60_000

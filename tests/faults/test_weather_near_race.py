@@ -18,6 +18,8 @@ from harness.near import all_news_is_in, link_through, near_of, stale_entries, t
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.depends_on()
+
 Keeping = Literal["leased", "naive"]
 
 PREFIX = "race:"

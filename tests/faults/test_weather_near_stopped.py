@@ -22,6 +22,8 @@ from harness.programs import PROGRAMS, SUPPORT, Program
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.depends_on()
+
 LONGER_SECONDS = 3 * HEARTBEAT_SECONDS
 HEARD_SECONDS = 0.100
 

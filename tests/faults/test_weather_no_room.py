@@ -15,6 +15,8 @@ from harness.customers import Customers
 from harness.figures import beside_limit, counts, in_time, report
 from harness.lateness import MachineLag, Stopwatch, measured
 
+pytestmark = pytest.mark.depends_on()
+
 ROOM = 20
 LIMIT = 0.5
 GRACE_SECONDS = 0.050

@@ -16,6 +16,8 @@ from harness.figures import beside_limit, counts, report
 from harness.lateness import MachineLag, Stopwatch, measured
 from harness.length import scaled
 
+pytestmark = pytest.mark.depends_on()
+
 TASKS = 200
 SECONDS = scaled(1.5, 5.0)
 

@@ -11,6 +11,8 @@ from harness.figures import report
 from harness.length import scaled
 from harness.soak import Soak
 
+pytestmark = pytest.mark.depends_on()
+
 SECONDS, ROUNDS = scaled((5.0, 3), (300.0, 15))
 # From the end of the first round, when everything has been used once, to that of the last.
 MOST_GROWN_BYTES = 20_000_000

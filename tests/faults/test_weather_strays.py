@@ -14,6 +14,8 @@ from harness.figures import report
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+pytestmark = pytest.mark.depends_on()
+
 ROUNDS = 100
 # The forms that the answers of all verbs have, each of which another reply could be taken for.
 STRAYS = [

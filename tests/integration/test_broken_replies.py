@@ -17,6 +17,8 @@ from harness.scripted import ScriptedServer
 if TYPE_CHECKING:
     from harness import Server, StartProxy
 
+pytestmark = pytest.mark.depends_on()
+
 Ask = Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]
 
 NONSENSE = [

@@ -17,6 +17,8 @@ from fastapi.responses import JSONResponse
 from async_redis_cache import AsyncRedisCache, CacheInputError, RedisCache, cached
 from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
 PLAIN = RedisCache.from_url("redis://127.0.0.1:1")
 Later: TypeAlias = "Annotated[Request, Depends()] | None"

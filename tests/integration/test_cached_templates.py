@@ -16,6 +16,8 @@ import pytest
 from async_redis_cache import AsyncRedisCache, cached
 from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 CACHE = AsyncRedisCache.from_url("redis://127.0.0.1:1")
 Function = Any
 

@@ -28,7 +28,7 @@ from harness import Server
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
-pytestmark = pytest.mark.usefixtures("private_loop")
+pytestmark = [pytest.mark.depends_on(), pytest.mark.usefixtures("private_loop")]
 
 PATIENCE_SECONDS = 20.0
 WHO: ContextVar[str] = ContextVar("WHO", default="")
@@ -290,6 +290,7 @@ def test_cancelled_error_of_a_load_is_load_cancelled(
 
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+@pytest.mark.depends_on("loop")
 def test_load_of_an_interrupted_caller_is_begun_again_by_another(
     end: type[BaseException], many: bool, any_server: Server, key_prefix: str
 ) -> None:
@@ -436,6 +437,7 @@ BLOCKED: dict[str, Callable[[RedisCache], object]] = {
 
 
 @pytest.mark.parametrize("name", BLOCKED)
+@pytest.mark.depends_on("loop")
 def test_call_ends_though_the_private_loop_is_blocked(
     name: str, any_server: Server, key_prefix: str
 ) -> None:

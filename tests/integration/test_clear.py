@@ -58,6 +58,7 @@ BOUNDS = pytest.mark.parametrize("bound", [0, 1_000], ids=["unbounded", "bounded
 @BOUNDS
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("prefix", GLOBS)
+@pytest.mark.depends_on
 async def test_a_prefix_is_no_pattern(
     server: Server, raw: Client, prefix: str, bound: int, door: Door
 ) -> None:

@@ -14,6 +14,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on("server")
+
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
 """Microseconds."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from harness import Server, StartServer
 
+pytestmark = pytest.mark.depends_on("api")
+
 DISCOVERY = Descriptor("pip-services", "discovery", "memory", "default", "1.0")
 STORE = Descriptor("pip-services", "credential-store", "memory", "default", "1.0")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 VALUES = scaled(10_000, 100_000)
 KEY = "sixteen letters."
 BOMB_BYTES = 100_000_000

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 HEAD = Struct(">2sc16sQ8sQQQHQ")
 NOW = 1_800_000_000_000
 """Milliseconds of the server's clock."""

@@ -15,6 +15,8 @@ from async_redis_cache import AsyncRedisCache, RedisCache, cached
 from harness import Server
 from harness.doors import configured
 
+pytestmark = pytest.mark.depends_on()
+
 
 @dataclass
 class User:

@@ -12,7 +12,10 @@ from async_redis_cache import CacheUnavailable
 from harness import Server, StartServer
 from harness.doors import configured
 
-pytestmark = pytest.mark.not_with("uvloop", reason="it cannot make eager tasks")
+pytestmark = [
+    pytest.mark.depends_on(),
+    pytest.mark.not_with("uvloop", reason="it cannot make eager tasks"),
+]
 
 if sys.version_info < (3, 12):
     pytest.skip("tasks are eager on Python 3.12 and later only", allow_module_level=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness import StartProxy, StartServer
 
 pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 SECRETS = ("carol", "s3cret", "PASSWORD")
 

@@ -42,6 +42,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Server, StartProxy
 
+pytestmark = pytest.mark.depends_on("api")
+
 PARENTS: dict[type[CacheError], tuple[type[Exception], ...]] = {
     CacheConfigError: (ConfigException, ValueError),
     CacheStateError: (InvalidStateException, RuntimeError),

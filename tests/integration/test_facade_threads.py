@@ -24,7 +24,11 @@ from harness.verbs import STEPS, VERBS
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
-pytestmark = [pytest.mark.usefixtures("private_loop"), pytest.mark.no_leaks]
+pytestmark = [
+    pytest.mark.depends_on("loop"),
+    pytest.mark.usefixtures("private_loop"),
+    pytest.mark.no_leaks,
+]
 
 THREADS = 32
 PATIENCE_SECONDS = 10.0
@@ -114,6 +118,7 @@ async def test_it_answers_on_a_thread_with_a_running_loop(server: Server, key_pr
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *STEPS])
+@pytest.mark.depends_on
 def test_its_own_loop_is_refused(verb: str, server: Server, key_prefix: str) -> None:
     """24. On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
@@ -131,6 +136,7 @@ def test_its_own_loop_is_refused(verb: str, server: Server, key_prefix: str) -> 
 
 
 @pytest.mark.parametrize("verb", [*VERBS])
+@pytest.mark.depends_on
 def test_serializer_may_ask_its_cache(verb: str, server: Server, key_prefix: str) -> None:
     """A serializer runs in the calling thread, and may make any call of the cache itself."""
     serializer = Calling()

@@ -14,6 +14,7 @@ from harness.doors import Door, configured
 from harness.verbs import VERBS
 
 pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 DEADLINE = 200
 OTHERWISE: dict[str, Any] = {

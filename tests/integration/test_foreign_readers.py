@@ -23,6 +23,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 Call = Callable[[AsyncRedisCache], Awaitable[Any]]
 
 

@@ -32,7 +32,7 @@ from async_redis_cache import (
 from harness import Server, StartServer
 from harness.choices import by_host_and_port_with_login
 
-pytestmark = by_host_and_port_with_login
+pytestmark = [pytest.mark.depends_on(), by_host_and_port_with_login]
 
 SYNC = Descriptor("pip-services", "cache", "redis", "default", "1.0")
 ASYNC = Descriptor("pip-services", "cache", "async-redis", "default", "1.0")

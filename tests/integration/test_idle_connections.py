@@ -23,6 +23,8 @@ from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 if TYPE_CHECKING:
     from harness import Flavour, Server, StartProxy
 
+pytestmark = pytest.mark.depends_on("api")
+
 CONNECTIONS = 6
 OPTIONS: dict[str, Any] = {
     "key_prefix": "idle:",

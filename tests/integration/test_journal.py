@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from journal_fixtures import Told
 
 pytest_plugins = ["journal_fixtures", "near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 DEADLINE = 100
 NOWHERE = "redis://127.0.0.1:1"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from journal_fixtures import Told
 
 pytest_plugins = ["journal_fixtures", "near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 
 async def test_fail_open_is_logged_once_an_outage(

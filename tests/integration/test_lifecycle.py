@@ -24,7 +24,7 @@ from harness.verbs import VERBS
 from harness.waiting import await_until, wait_until
 
 pytest_plugins = ["program_fixtures"]
-pytestmark = pytest.mark.no_leaks
+pytestmark = [pytest.mark.depends_on("loop"), pytest.mark.no_leaks]
 
 LIMIT = 0.4
 
@@ -293,6 +293,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
 
 @pytest.mark.usefixtures("private_loop")
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.depends_on
 def test_use_of_the_facade_after_close_is_refused(
     verb: str, server: Server, key_prefix: str
 ) -> None:

@@ -21,6 +21,7 @@ from harness.verbs import STEPS, VERBS
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 NOWHERE = "redis://127.0.0.1:1"
 T = TypeVar("T")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 D = 5.0
 """`command_timeout` in seconds: so long that no question fails where the machine is slow."""
 ORIGIN = 0.05

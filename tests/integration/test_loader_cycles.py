@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 OPTIONS: dict[str, Any] = {"key_prefix": "cycles:", "loading_hard_timeout": 600_000}
 END: Any = 10.0
 """Seconds after which a call that hangs fails its test: far less than `hard_timeout`."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 END: Any = 10.0
 """Seconds after which a call that hangs fails its test: far less than `hard_timeout`."""
 EXITS = [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException]

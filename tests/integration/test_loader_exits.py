@@ -18,6 +18,7 @@ from harness import Server
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 PATIENCE_SECONDS = 10.0
 

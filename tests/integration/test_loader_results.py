@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 OPTIONS: dict[str, Any] = {"key_prefix": "results:", "max_value_size": 1000}
 END: Any = 10.0
 """Seconds after which a call that hangs fails its test."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 MOST = 4
 OPTIONS: dict[str, Any] = {"key_prefix": "threads:", "loading_max_threads": MOST}
 END: Any = 10.0

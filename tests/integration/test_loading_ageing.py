@@ -16,6 +16,7 @@ from harness.loading import PREFIX
 from harness.loading_origin import LIFE, STALE, Origin, becomes, made_stale
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:

@@ -15,6 +15,7 @@ from harness.figures import in_time, report
 from harness.lateness import Guard
 
 pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 DEADLINE = 200
 

@@ -23,6 +23,7 @@ from harness.loading import PREFIX
 from harness.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 DEADLINE = 200
 CHANGES: dict[str, Callable[[AsyncRedisCache], Any]] = {

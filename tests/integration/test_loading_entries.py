@@ -14,6 +14,7 @@ from harness.lateness import GRACE_SECONDS, Guard
 from harness.loading import PREFIX
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_entries(one: AsyncRedisCache, other: AsyncRedisCache) -> None:

@@ -28,6 +28,7 @@ from harness.figures import report
 from harness.loading import LEASE
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 class Gate:
@@ -62,6 +63,7 @@ async def made_stale(cache: AsyncRedisCache) -> None:
     await until_gone(cache, "key")
 
 
+@pytest.mark.depends_on("server", "storage", "near")
 async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, Any]) -> None:
     """21. 1,000 callers of two caches on a cold key: the loader runs once, all have its value."""
     async with configured(server.url, **way) as one, configured(server.url, **way) as two:
@@ -82,6 +84,7 @@ async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, 
         assert loads == 1
 
 
+@pytest.mark.depends_on("server", "storage", "near")
 async def test_to_others_nothing_is_there_yet(server: Server, way: dict[str, Any]) -> None:
     """A key that is being loaded has no value for any method, and is not called unreadable."""
     async with configured(server.url, **way) as one, configured(server.url, **way) as two:

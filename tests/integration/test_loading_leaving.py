@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from harness import Client, Server
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 LEASE = 60_000
 """Milliseconds: whoever waited for a right that was not given back would be noticed."""

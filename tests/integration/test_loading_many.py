@@ -20,6 +20,7 @@ from harness.doors import Door, configured
 from harness.loading_origin import AGREEMENT_SECONDS
 
 pytest_plugins = ["loading_fixtures", "near_fixtures"]
+pytestmark = pytest.mark.depends_on("api", "storage", "near")
 
 
 class Origin:

@@ -13,6 +13,7 @@ from harness.loading import PREFIX
 from harness.loading_origin import LIFE, Origin, gone
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_what_a_loader_is_told_and_may_say(
@@ -72,6 +73,7 @@ async def test_jitter(one: AsyncRedisCache) -> None:
         ({"soft_timeout": 1.5}, "BAD_TIMEOUT"),
     ],
 )
+@pytest.mark.depends_on
 async def test_bad_options(one: AsyncRedisCache, options: Any, code: str) -> None:
     """They are refused before anything is asked."""
     with pytest.raises(CacheInputError) as caught:

@@ -16,6 +16,7 @@ from harness.loading import LEASE
 from harness.loading_origin import LIFE, STALE, Origin, becomes, gone, made_stale
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_a_stale_value_is_for_those_who_load(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from async_redis_cache._protocol.command import Verb
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 LOADER, CHANGER = "L", "C"
 LOADER_STEPS, CHANGER_STEPS = 7, 3

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache, Load
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 Caches = tuple["AsyncRedisCache", "AsyncRedisCache"]
 

@@ -17,6 +17,8 @@ from harness.near import link_through, near_of, near_options, trusted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.depends_on()
+
 PREFIX = "woken:"
 LEASE_SECONDS = 60
 OPTIONS = near_options(PREFIX, loading_lease_timeout=LEASE_SECONDS * 1000)

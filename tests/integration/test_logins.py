@@ -80,6 +80,7 @@ def network(private_server: StartServer, proxy: StartProxy) -> Proxy:
 
 @pytest.mark.parametrize("required", [True, False])
 @pytest.mark.parametrize("user", ["", "default", USER, "off"])
+@pytest.mark.depends_on("server")
 async def test_a_wrong_login(
     network: Proxy,
     caplog: pytest.LogCaptureFixture,

@@ -18,6 +18,7 @@ from harness import Server, StartServer, await_until
 from harness.doors import Door, configured
 
 pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 DEADLINE = 100
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["program_fixtures"]
 
-pytestmark = by_host_and_port
+pytestmark = [pytest.mark.depends_on("api", "loop"), by_host_and_port]
 
 NAME = "cache.test"
 LIMIT = 200

@@ -24,6 +24,8 @@ from harness.programs import PROGRAMS, SUPPORT, Program
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+pytestmark = pytest.mark.depends_on()
+
 CHANGES = 10_000
 STOP_SECONDS = 0.050
 MIB = 1024 * 1024

@@ -66,6 +66,7 @@ def on_server(raw: Client) -> Any:
 
 @pytest.mark.parametrize("change", PROGRAMS)
 @pytest.mark.parametrize("bound", [0, 1000], ids=["unbounded", "bounded"])
+@pytest.mark.depends_on("server")
 async def test_other_programs(
     near_cache: OpenNearCache, raw: Client, change: str, bound: int
 ) -> None:
@@ -83,6 +84,7 @@ async def test_other_programs(
 
 @pytest.mark.parametrize("other", DOORS)
 @pytest.mark.parametrize("change", CACHES)
+@pytest.mark.depends_on
 async def test_other_caches(
     server: Server, near_cache: OpenNearCache, raw: Client, change: str, other: Door
 ) -> None:
@@ -111,6 +113,7 @@ async def test_expiry(near_cache: OpenNearCache) -> None:
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-ttl"])
+@pytest.mark.depends_on("server")
 async def test_eviction_by_the_server(
     private_server: StartServer, near_cache: OpenNearCache, policy: str
 ) -> None:

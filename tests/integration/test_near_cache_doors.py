@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from near_fixtures import OpenNearCache
 
 pytest_plugins = ["near_fixtures", "program_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 WAYS: dict[str, dict[str, Any]] = {
     "bounded": {"max_size": 10},

@@ -13,6 +13,8 @@ from harness.doors import DOORS, Door, awaited, new_cache
 if TYPE_CHECKING:
     from harness import Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 
 NEAR = {
     "enabled": ("near_cache_enabled", True),

@@ -68,6 +68,7 @@ async def test_an_old_server(what: str, required: bool) -> None:
 @pytest.mark.no_leaks
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
 @pytest.mark.parametrize("rules", NOT_ALLOWED.values(), ids=list(NOT_ALLOWED))
+@pytest.mark.depends_on("server")
 async def test_a_user_who_may_not(
     private_server: StartServer, proxy: StartProxy, door: Door, rules: str, required: bool
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 PROGRAM = """
 import asyncio, sys, threading
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.telemetry import Telemetry
 
 pytest_plugins = ["otel_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 OURS = "async_redis_cache."
 """What attributes begin with that are not of the semantic conventions."""

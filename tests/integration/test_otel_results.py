@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from harness.telemetry import Telemetry
 
 pytest_plugins = ["near_fixtures", "otel_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 RESULT = "async_redis_cache.result"
 FAILURE = "async_redis_cache.failure"

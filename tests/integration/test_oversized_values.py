@@ -16,6 +16,8 @@ from harness.scripted import ScriptedServer
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 PREFIX = "oversized:"
 LIMIT = 1000
 KEYS = [f"key{number}" for number in range(20)]

@@ -17,6 +17,7 @@ from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
 pytestmark = [
+    pytest.mark.depends_on("loop"),
     pytest.mark.usefixtures("private_loop"),
     pytest.mark.filterwarnings("ignore:Exception in thread RedisCache"),
 ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness import Server, StartProxy, StartServer
 
 pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from harness import Server, StartProxy, await_until
 from harness.doors import configured
 from harness.scripted import ScriptedServer
 
+pytestmark = pytest.mark.depends_on()
+
 
 async def test_reply_that_comes_while_it_closes(
     server: Server, proxy: StartProxy, caplog: pytest.LogCaptureFixture

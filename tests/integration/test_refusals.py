@@ -50,6 +50,7 @@ def limited(private_server: StartServer) -> Server:
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
 @pytest.mark.parametrize("command", BY_COMMAND)
+@pytest.mark.depends_on("server")
 async def test_noperm_names_command_and_rule(
     limited: Server, door: Door, command: str, bound: int
 ) -> None:
@@ -69,6 +70,7 @@ async def test_noperm_names_command_and_rule(
 
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
+@pytest.mark.depends_on("server")
 async def test_noperm_says_that_key_is_refused(limited: Server, door: Door, bound: int) -> None:
     """NOPERM of a key says so, with the command and the rule, and does not name the key."""
     url = limited.login_url("carol", "PASSWORD")
@@ -83,6 +85,7 @@ async def test_noperm_says_that_key_is_refused(limited: Server, door: Door, boun
 
 
 @pytest.mark.parametrize("max_size", [0, 10])
+@pytest.mark.depends_on("server")
 async def test_read_only_user_opens(limited: Server, door: Door, max_size: int) -> None:
     """A user who may only read opens the cache, and learns what to grant when it stores."""
     with limited.client() as raw:
@@ -106,6 +109,7 @@ async def test_noperm_of_database_names_select_at_open(limited: Server, door: Do
 
 @pytest.mark.parametrize("command", ["EVAL", "ZADD", "ZPOPMIN", "UNLINK"])
 @pytest.mark.parametrize("required", [True, False])
+@pytest.mark.depends_on("server")
 async def test_open_raises_when_max_size_cannot_be_kept(
     private_server: StartServer, door: Door, command: str, required: bool
 ) -> None:
@@ -131,6 +135,7 @@ async def test_open_raises_when_max_size_cannot_be_kept(
         ("EVAL", "use store and retrieve alone"),
     ],
 )
+@pytest.mark.depends_on("server")
 async def test_unsupported_names_command(
     private_server: StartServer, door: Door, command: str, advice: str
 ) -> None:

@@ -18,6 +18,8 @@ from harness.scripted import ScriptedServer
 if TYPE_CHECKING:
     from harness import Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 Change = Callable[[AsyncRedisCache], Awaitable[Any]]
 PREFIX = "refused:"
 
@@ -151,6 +153,7 @@ async def test_refused_change_is_raised_and_pending_otherwise(
         assert await is_gone_for_others(server, options)
 
 
+@pytest.mark.depends_on("server")
 async def test_store_without_memory_removes_the_old_value(
     server: Server, options: dict[str, Any]
 ) -> None:
@@ -166,6 +169,7 @@ async def test_store_without_memory_removes_the_old_value(
         assert raw.exists(f"{PREFIX}key") == 0
 
 
+@pytest.mark.depends_on("server")
 async def test_tag_without_memory_is_invalid_for_others(
     server: Server, options: dict[str, Any]
 ) -> None:
@@ -384,6 +388,7 @@ async def test_dropped_pending_keys_are_counted_and_logged(
 
 
 @pytest.mark.not_with("user", reason="it changes what the user may do")
+@pytest.mark.depends_on("server")
 async def test_key_without_permission_holds_up_no_other(
     server: Server, options: dict[str, Any]
 ) -> None:

@@ -14,6 +14,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Server, StartProxy, StartServer
 
+pytestmark = pytest.mark.depends_on("api")
+
 
 @pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest) -> Door:

@@ -17,6 +17,8 @@ from harness.doors import configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 KEY = "sixteen letters."
 MOMENT = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)
 AS_MSGPACK: list[tuple[Any, Any]] = [

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from async_redis_cache._protocol.command import Verb
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 MARK = b"\xc1"
 WRAPPED = MARK + b"\x01"
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
 
 VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
     "retrieve": lambda cache: cache.retrieve(None, "key"),
@@ -60,6 +61,7 @@ async def test_what_bears_it_is_gone_to_every_method(
         assert await VERBS[verb](reader) in NOTHING
 
 
+@pytest.mark.depends_on("server", "storage", "near")
 async def test_many(server: Server, way: dict[str, Any]) -> None:
     """Stored together, read together, invalid together; the others stay."""
     numbers = {f"k{n}": n for n in range(300)}
@@ -87,6 +89,7 @@ async def test_its_writes_do_not_grow_with_what_bears_it(one: AsyncRedisCache, r
     assert raw.strlen(f"{PREFIX}\0tag:all") == 24
 
 
+@pytest.mark.depends_on("server", "storage", "near")
 async def test_nothing_is_left_over(one: AsyncRedisCache, raw: Client) -> None:
     """Each tag ends by itself, and not before what bears it; `touch` moves it."""
     await one.store(None, "key", 1, 60_000, tags=["a"])
@@ -432,6 +435,7 @@ async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache
     ["a", 1, [1], [""], ["a\n"], ["a" * 513], ["\ud800"], [str(n) for n in range(65)]],
     ids=str,
 )
+@pytest.mark.depends_on
 async def test_bad_tags(tags: Any, one: AsyncRedisCache) -> None:
     """Refused before anything is sent or loaded."""
     before = one.stats().round_trips

@@ -26,6 +26,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 Call = Callable[[AsyncRedisCache, Any], Awaitable[Any]]
 
 

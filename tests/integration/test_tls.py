@@ -21,6 +21,8 @@ from harness.virtual_time import turns
 if TYPE_CHECKING:
     from harness import Proxy, Server, StartProxy, StartServer
 
+pytestmark = pytest.mark.depends_on("api")
+
 FOREIGN_NAME = "elsewhere.example"
 
 

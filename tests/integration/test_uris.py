@@ -17,6 +17,8 @@ from harness.doors import DOORS, Door, configured, new_cache
 if TYPE_CHECKING:
     from harness import Server, StartServer
 
+pytestmark = pytest.mark.depends_on("api")
+
 GOOD: list[tuple[str, Endpoint]] = [
     ("redis://localhost", Endpoint(host="localhost")),
     ("redis://localhost/", Endpoint(host="localhost")),
@@ -182,6 +184,7 @@ def test_logins(uri: str, username: str | None, password: str | None) -> None:
 
 @pytest.mark.parametrize("uri", BAD)
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.depends_on
 async def test_bad_uris(door: Door, uri: str) -> None:
     """What is no URI of a server is found by `open`, typed, and no part of it is quoted."""
     cache = configured(uri, door) if uri else new_cache(door)
@@ -253,6 +256,7 @@ def test_any_login(username: str, password: str, database: int, port: int) -> No
 
 @by_host_and_port
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.depends_on("api", "server")
 async def test_every_scheme_connects(server: Server, door: Door) -> None:
     """The two names of a plain connection and the unix socket lead to one server."""
     address = f"{server.host}:{server.port}"

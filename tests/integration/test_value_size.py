@@ -13,6 +13,8 @@ from harness.figures import report
 if TYPE_CHECKING:
     from harness import Client, Server, StartProxy
 
+pytestmark = pytest.mark.depends_on("api")
+
 LIMIT = 1_000
 WAYS: list[dict[str, Any]] = [
     {},

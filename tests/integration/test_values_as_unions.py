@@ -12,6 +12,8 @@ from async_redis_cache import AsyncRedisCache
 from harness import Server
 from harness.doors import DOORS, Door, configured
 
+pytestmark = pytest.mark.depends_on("api")
+
 
 @dataclass
 class Product:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 T = TypeVar("T")
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on()
+
 
 class Colour(enum.Enum):
     """A value that is text."""

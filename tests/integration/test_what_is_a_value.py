@@ -14,6 +14,8 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Client, Server
 
+pytestmark = pytest.mark.depends_on("api")
+
 VALUES: list[bytes] = [b"0", b"false", b'""', b"[]", b'{"a":null}', b" 1 "]
 NO_VALUES: dict[str, list[bytes]] = {
     "null": [b"null", b" null\n", tagged(b"null", {}, 0, 60_000)],

@@ -9,6 +9,7 @@ from harness.figures import in_time, report
 from harness.programs import StartProgram
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 LIMIT = 0.3
 ENDING_SECONDS = 1.0

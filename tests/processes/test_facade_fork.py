@@ -13,6 +13,7 @@ from harness.length import scaled
 from harness.programs import PrivateLoop, StartProgram
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 
 def figures(start_program: StartProgram, program: str, *arguments: object) -> dict[str, Any]:

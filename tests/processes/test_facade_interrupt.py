@@ -11,6 +11,7 @@ from harness.programs import StartProgram
 from harness.stalls import Contention
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 
 @pytest.mark.parametrize("how", ["call", "open", "run"])

@@ -26,6 +26,7 @@ from harness.programs import PROGRAMS, Program
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on()
 
 KEYS = 32
 ANSWER_SECONDS = 20.0

@@ -19,6 +19,8 @@ from harness.programs import PROGRAMS, SUPPORT, Program
 if TYPE_CHECKING:
     from harness import Server
 
+pytestmark = pytest.mark.depends_on()
+
 Between = tuple[float, float]
 HOUR = 3600.0
 SHIFTS = [HOUR, -HOUR, 0.0]

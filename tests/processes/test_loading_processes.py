@@ -56,6 +56,7 @@ def test_many_processes_share_one_load(server: Server, raw: Client) -> None:
     assert raw.get("loads") == b"1"
 
 
+@pytest.mark.depends_on
 def test_another_loads_when_the_holder_dies(server: Server, raw: Client) -> None:
     """21. SIGKILL in mid-load: one more load, and all are answered when the lease has ended."""
     with ExitStack() as stack:
@@ -114,6 +115,7 @@ async def leased(cache: AsyncRedisCache, origin: Origin) -> int:
 
 
 @pytest.mark.parametrize("way", [leased, naive])
+@pytest.mark.depends_on
 async def test_a_load_never_brings_back_what_was_overtaken(server: Server, way: object) -> None:
     """The database changes, then the key is removed or stored: afterwards nothing old is cached.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 pytest_plugins = ["program_fixtures"]
+pytestmark = pytest.mark.depends_on("loop")
 
 
 def near_cache(server: Server) -> AsyncRedisCache:

@@ -14,6 +14,8 @@ from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
 from harness import Proxy, Server, StartProxy
 from harness.figures import in_time, report
 from harness.length import scaled
@@ -21,6 +23,8 @@ from harness.programs import PROGRAMS, SUPPORT, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+pytestmark = pytest.mark.depends_on()
 
 PROCESSES = scaled(4, 6)
 SECONDS = scaled(2.5, 25.0)

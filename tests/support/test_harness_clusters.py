@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from harness import Client, Flavour
 
+pytestmark = pytest.mark.depends_on()
+
 
 class StartCluster(Protocol):
     """Start a cluster; the test's end is its end."""
@@ -55,6 +57,7 @@ def _error_of(client: Client, *words: object) -> exceptions.RedisError:
     return caught.value
 
 
+@pytest.mark.depends_on("server")
 def test_every_slot_has_a_master(cluster: Cluster) -> None:
     """All slots are there, each once, and no master has many more than another."""
     shares = [cluster.slots(master) for master in cluster.masters()]
@@ -145,6 +148,7 @@ def test_a_spare_node_can_take_slots(flavour: Flavour) -> None:
         assert cluster.client(spare).get(key_in(7)) == b"value"
 
 
+@pytest.mark.depends_on("server")
 def test_a_killed_master_is_replaced_by_its_replica(private_cluster: StartCluster) -> None:
     """The replica takes over with all keys, and what was killed comes back as its replica."""
     cluster = private_cluster(replicas=1)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from harness import Direction, Ending, StartProxy, StartServer
 
+pytestmark = pytest.mark.depends_on()
+
 PING = b"*1\r\n$4\r\nPING\r\n"
 PONG = b"+PONG\r\n"
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from harness import Client, Flavour, Server
 
+pytestmark = pytest.mark.depends_on()
+
 
 class StartSentinels(Protocol):
     """Start a master, its replicas and their sentinels; the test's end is their end."""
@@ -62,6 +64,7 @@ def test_who_is_who(sentinels: StartSentinels) -> None:
     assert watched.uri == f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
 
 
+@pytest.mark.depends_on("server")
 def test_a_killed_master_is_replaced(sentinels: StartSentinels) -> None:
     """There is none until another takes its place; back again, it takes writes that are lost."""
     watched = sentinels()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.clusters import Cluster
 
 pytest_plugins = ["cluster_fixtures"]
+pytestmark = pytest.mark.depends_on("server")
 
 WAYS: dict[str, dict[str, Any]] = {
     "unbounded": {"max_size": 0, "key_prefix": "c:"},
@@ -100,6 +101,7 @@ async def test_a_stale_value_and_an_absence(cache: AsyncRedisCache) -> None:
     assert (await cache.retrieve_entry(None, "none")).status == "missing"
 
 
+@pytest.mark.depends_on("api")
 async def test_by_configuration(cluster: Cluster, door: Door) -> None:
     """`connections.N.*` with `options.topology`; a node that is not there is none that matters."""
     cache = new_cache(door)

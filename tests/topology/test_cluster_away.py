@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from journal_fixtures import Told
 
 pytest_plugins = ["journal_fixtures"]
+pytestmark = pytest.mark.depends_on()
 
 DEADLINE = 400
 LONG_MILLISECONDS = 600_000

@@ -17,7 +17,7 @@ from harness.doors import DOORS, Door, configured
 if TYPE_CHECKING:
     from harness import Proxy, Server, StartProxy, StartServer
 
-pytestmark = by_host_and_port
+pytestmark = [pytest.mark.depends_on("api"), by_host_and_port]
 
 OPTIONS: dict[str, Any] = {"key_prefix": "demoted:", "command_timeout": 5_000}
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from journal_fixtures import Told
 
 pytest_plugins = ["journal_fixtures"]
+pytestmark = pytest.mark.depends_on()
 
 
 def name_of(server: Server) -> str:

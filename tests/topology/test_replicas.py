@@ -15,6 +15,8 @@ from harness.slots import key_in
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.depends_on()
+
 OPTIONS: dict[str, Any] = {"max_size": 0, "read_from": "replica", "command_timeout": 5_000}
 
 
@@ -35,6 +37,7 @@ def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
         yield sentinels
 
 
+@pytest.mark.depends_on("server")
 async def test_behind_sentinels(sentinels: Sentinels) -> None:
     """A replica answers reads and the master the rest; without a replica the master answers all."""
     (replica,) = sentinels.replicas()
@@ -110,6 +113,7 @@ async def test_a_slot_that_is_moving(flavour: Flavour) -> None:
             assert cache.stats().errors == 0
 
 
+@pytest.mark.depends_on("server")
 async def test_in_a_cluster(flavour: Flavour) -> None:
     """The replicas of all masters answer; when one is gone, its master does."""
     values = {f"key{number}": number for number in range(60)}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from harness import Flavour, Server
 
+pytestmark = pytest.mark.depends_on()
+
 OURS_SECONDS: Final = 1.5
 """To leave a master when a sentinel that is listened to has named another, on a busy machine."""
 GRACE: Final = 8_000
