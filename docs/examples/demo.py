@@ -161,7 +161,7 @@ async def outages(client: Client, server: ValkeyServer, socket: Path) -> Outages
         redis["hangs"] = perf_counter() - began
         async with Redis(unix_socket_path=str(socket)) as connection:
             # From now on it accepts connections and does not reply.
-            await connection.client_pause(60_000)
+            await connection.execute_command("CLIENT", "PAUSE", 60_000)
         await asyncio.sleep(PHASE)
         redis["killed"] = perf_counter() - began
         await asyncio.to_thread(server.terminate)

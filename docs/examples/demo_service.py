@@ -7,7 +7,7 @@ where the product came from, and `Server-Timing` how long that took in this proc
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -64,7 +64,7 @@ app = FastAPI(
 
 
 @contextmanager
-def timed(response: Response) -> Iterator[None]:
+def timed(response: Response) -> Generator[None]:
     began = perf_counter()
     yield
     response.headers["Server-Timing"] = f"product;dur={(perf_counter() - began) * 1000:.3f}"
