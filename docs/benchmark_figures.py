@@ -10,7 +10,7 @@ __all__ = ["OURS", "PLAIN", "PROTOCOL", "REFERENCE", "Figures"]
 
 OURS = "async-redis-cache"
 REFERENCE = "redis-py"
-PLAIN = f"{OURS}, nothing near"
+PLAIN = f"{OURS}, no near cache"
 PROTOCOL = "hand-written protocol"
 
 

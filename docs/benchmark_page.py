@@ -1,7 +1,7 @@
-"""Writes the tables and pictures of benchmarks.md from the figures of a run.
+"""Write the tables and charts of benchmarks.md from the figures of a run.
 
-`python docs/benchmark_page.py` writes them; with `--check` it fails if that would change anything.
-The figures are benchmarks/figures.json, which `nox -s bench -- --page` measures.
+Run `python docs/benchmark_page.py`. With `--check` it writes nothing, and fails if the page is out of date.
+The figures are benchmarks/figures.json, written by `nox -s bench -- --page --json docs/benchmarks/figures.json`.
 """  # noqa: INP001  a script beside the pages, not a package
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ AT_100 = {
     "store, 100 B, max_size 1,000, 1,000 keys, 100 tasks": "store 100 B",
     "retrieve, hit, 10 KB, 100 tasks": "retrieve 10 KB",
 }
-NEAR_MISS = {f"{HIT}, not near, {n} task{'' if n == '1' else 's'}": n for n in ("1", "10", "100")}
+NEAR_MISS = {f"{HIT}, near miss, {n} task{'' if n == '1' else 's'}": n for n in ("1", "10", "100")}
 NEAR_HIT = "near hit, 100 B, 1 task"
 NO_SERIALIZER = {
     f"{HIT}, no serializer, {n} task{'' if n == '1' else 's'}": n for n in TASKS.values()
 }
 ON_UVLOOP = {**TASKS, "retrieve_many of 100, 100 B, 1 task": "100 keys at once"}
 LOST = 0.95
-"""Below this pace of a peer we call it lost: nearer, two equal clients change places."""
+"""Speed relative to a peer below which a row counts as lost. Above it, equal clients change places."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Markdown; every column but the first to the right."""
+    """Format a Markdown table; all columns but the first are right-aligned."""
     head = list(head)
     table = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in table)
@@ -56,7 +56,7 @@ def grid(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def paces(
     figures: Figures, section: str, rows: Mapping[str, str], reference: str = REFERENCE
 ) -> list[list[str]]:
-    """A row for each peer: microseconds per call, and how many times the reference's pace."""
+    """Return a row for each peer: microseconds per call, and the speed relative to the reference."""
     table: list[list[str]] = []
     for peer in figures.peers(section, *rows):
         cells = [peer]
@@ -75,7 +75,7 @@ def paces(
 
 
 def number(value: float) -> str:
-    """Three digits at most, and no more than the measurement gives."""
+    """Format with at most three digits, and no more than the precision of the measurement."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
@@ -89,7 +89,7 @@ def compared(
 
 
 def open_loop(figures: Figures) -> str:
-    head = ("calls a second", "", "answered", "p50", "p99", "client CPU per call")
+    head = ("calls per second", "", "completed", "p50", "p99", "client CPU per call")
     rows: list[list[str]] = []
     of_asyncio = [sample for sample in figures.open_loop if sample.section == "asyncio"]
     for rate in sorted({sample.rate for sample in of_asyncio}):
@@ -121,14 +121,14 @@ def footprint(figures: Figures) -> str:
         for name, cost in costs.imports.items()
     ]
     rows += [
-        [f"one more idle `{name}`", f"{idle.kilobytes:.0f} KB, {idle.threads:.0f} threads"]
+        [f"each additional idle `{name}`", f"{idle.kilobytes:.0f} KB, {idle.threads:.0f} threads"]
         for name, idle in costs.idle.items()
     ]
     return grid(("", "cost"), rows)
 
 
 def losses(figures: Figures) -> str:
-    """Every row in which somebody else is faster than we are, the worst first."""
+    """List all rows in which a peer is faster than this library, the largest difference first."""
     found: list[tuple[float, str]] = []
     for section, row in dict.fromkeys((sample.section, sample.row) for sample in figures.samples):
         faster = {
@@ -146,8 +146,8 @@ def losses(figures: Figures) -> str:
             for peer, pace in sorted(faster.items(), key=lambda item: item[1])
         )
         ours = microseconds(figures, section, row, OURS)
-        found.append((min(faster.values()), f"- {row}{about}: ours {ours}; {theirs}\n"))
-    return "".join(line for _, line in sorted(found)) or "- In no row of this run.\n"
+        found.append((min(faster.values()), f"- {row}{about}: {OURS} {ours}; {theirs}\n"))
+    return "".join(line for _, line in sorted(found)) or "- None in this run.\n"
 
 
 def microseconds(figures: Figures, section: str, row: str, peer: str) -> str:
@@ -162,7 +162,7 @@ def conditions(figures: Figures) -> str:
         ["date", about.date[:10]],
         ["processor", f"{about.processor}, {about.cores} cores, shared by clients and server"],
         ["system", f"{about.system}, {about.python}"],
-        ["server", f"{about.server}, without persistence, TCP on the loopback"],
+        ["server", f"{about.server}, without persistence, over TCP on the loopback interface"],
         ["packages", ", ".join(versions)],
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in [["", ""], ["---", "---"], *rows])
@@ -180,7 +180,7 @@ def draw_at_100(theme: Theme, figures: Figures) -> str:
     return bars(
         theme,
         "100 tasks on one event loop",
-        "Calls per second, more is better. Ours stores within a bound of 1,000 values.",
+        "Calls per second, higher is better. async-redis-cache stores with max_size=1000.",
         columns,
     )
 
@@ -194,8 +194,8 @@ def draw_tasks(theme: Theme, figures: Figures) -> str:
     }
     return lines(
         theme,
-        "The more callers, the cheaper each call",
-        "Retrieves of 100 B per second, by the number of tasks that call. Logarithmic.",
+        "Throughput by the number of tasks",
+        "Retrieves of 100 B per second. Logarithmic scale.",
         [f"{n} task{'' if n == '1' else 's'}" for n in TASKS.values()],
         series,
     )
@@ -213,7 +213,7 @@ def draw_threads(theme: Theme, figures: Figures) -> str:
     return bars(
         theme,
         "Threads that share one cache",
-        "Retrieves of 100 B per second, more is better.",
+        "Retrieves of 100 B per second, higher is better.",
         columns,
     )
 
@@ -221,8 +221,8 @@ def draw_threads(theme: Theme, figures: Figures) -> str:
 def draw_near(theme: Theme, figures: Figures) -> str:
     return bars(
         theme,
-        "A near hit",
-        "Retrieves of 100 B per second by one task, more is better. redis-py asks the server.",
+        "Near hits",
+        "Retrieves of 100 B per second by one task, higher is better. redis-py reads from the server.",
         {"": per_second(figures, "near cache", NEAR_HIT)},
     )
 

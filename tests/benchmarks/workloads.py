@@ -17,7 +17,7 @@ REFERENCE = "redis-py"
 PROTOCOL = "hand-written protocol"
 DICTIONARY = "hand-written near hit"
 UNBOUNDED = f"{OURS}, max_size=0"
-PLAIN = f"{OURS}, nothing near"
+PLAIN = f"{OURS}, no near cache"
 RETRIEVE = f"{OURS}, retrieve"
 UNWATCHED = f"{OURS}, without spans"
 PUBLISHED = "pip-services4-redis"
@@ -208,7 +208,7 @@ def near_miss_workloads() -> list[Workload]:
             Operation.RETRIEVE_HIT,
             callers,
             100,
-            note="not near",
+            note="near miss",
             goal=Goal(wall=1 / 1.3),
             reference=PLAIN,
         )
