@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -159,9 +160,10 @@ async def outages(client: Client, server: ValkeyServer, socket: Path) -> Outages
     async def cause() -> None:
         await asyncio.sleep(PHASE)
         redis["hangs"] = perf_counter() - began
-        async with Redis(unix_socket_path=str(socket)) as connection:
+        admin: Any = Redis(unix_socket_path=str(socket))  # redis-py leaves the call untyped.
+        async with admin:
             # From now on it accepts connections and does not reply.
-            await connection.execute_command("CLIENT", "PAUSE", 60_000)
+            await admin.client_pause(60_000)
         await asyncio.sleep(PHASE)
         redis["killed"] = perf_counter() - began
         await asyncio.to_thread(server.terminate)
