@@ -219,9 +219,9 @@ OURS: Mapping[str, type[Lru] | type[Sieve]] = {"LRU": Lru, "CLOCK": Clock, "SIEV
 def every_policy() -> Mapping[str, Callable[[int], Policy]]:
     """Those written here and those of the libraries, under the names that the table shows."""
     return {
-        "no bound": Unbounded,
+        "unbounded": Unbounded,
         **OURS,
-        "SIEVE, asked again": SieveAskedAgain,
+        "SIEVE + doorkeeper": SieveAskedAgain,
         f"LRU, cachetools {version('cachetools')}": CachetoolsLru,
         f"W-TinyLFU, theine {version('theine')}": Theine,
     }
