@@ -49,43 +49,47 @@ os.environ["PATH"] = os.pathsep.join(search_path())
 # On a Python newer than the ones we know of, that one: it may well work.
 PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 
-# What has a loop of its own is the same on each Python and each loop.
-ONCE = [f"--ignore=tests/faults/test_{name}.py" for name in ("loading_model", "simulation")]
-
 # Most of the time tests wait for servers, so two workers more than cores are not too many.
 WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1)))]
 
-# What a change of the loop or of the server cannot concern, or is measured alone, is left out.
-LIBRARY = ("unit", "contract", "integration", "topology", "processes", "faults")
-WHOLE = [*WORKERS, *(f"tests/{folder}" for folder in LIBRARY), *ONCE]
-
+# The default tier, and what every set-up, loop and kind of access runs: all but the tests of the tests
+# themselves, and of the documentation.
 DEFAULT = [f"tests/{folder}" for folder in ("unit", "contract", "integration", "docs", "examples")]
-
-# What takes long, or starts many servers and programs, or tests the tests.
-WIDER = [
-    f"--ignore-glob=*/test_*{name}*"
-    for name in (
-        *("cluster", "facade", "gunicorn", "harness", "model", "processes"),
-        *("sentinels", "simulation", "story", "weather"),
-    )
+LIBRARY = [
+    f"tests/{folder}"
+    for folder in ("unit", "contract", "integration", "topology", "processes", "faults")
 ]
 
-# What takes a while and concerns no version of Python.
-SLOWER = [
-    f"--ignore-glob=*/test_*{name}*"
-    for name in ("impossible", "journal", "loading", "near", "refusals", "refused", "tls", "uris")
+# These run on a loop of their own, which is the same on each Python and with each choice of loop.
+SIMULATED = [f"--ignore=tests/faults/test_{name}.py" for name in ("loading_model", "simulation")]
+
+# What may differ between two Pythons: tasks, threads, exceptions, reprs, annotations, pickling and forks.
+# What the server, the network or the near cache does is the same on each of them.
+OF_PYTHON = [
+    "tests/unit",
+    "tests/contract",
+    "tests/processes",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            *("aiohttp", "cached_applied", "cached_templates", "calling_thread", "contexts"),
+            *("decorator", "eager_tasks", "errors", "facade_threads", "fastapi", "framework"),
+            *("idle_connections", "lifecycle", "lifecycle_loops", "loader_cycles", "loader_errors"),
+            *("loader_exits", "loader_results", "loader_threads", "loading_leases"),
+            *("loading_leaving", "loading_touched", "names", "open_imports", "otel"),
+            *("private_loop_held", "quiet_failures", "quiet_logs", "serializers", "stored_bytes"),
+            *("tls", "values_as_types", "values_as_unions", "values_equal", "values_json"),
+        )
+    ),
 ]
 
 # Where it matters most what runs when.
-TELLING = [
-    f"tests/{name}.py"
-    for name in (
-        "unit/test_batcher",
-        "integration/test_lifecycle",
-        "integration/test_loading_touched",
-        "unit/test_near_cache",
-        "unit/test_portal",
-    )
+OF_LOOPS = [
+    "tests/unit/test_batcher.py",
+    "tests/unit/test_near_cache.py",
+    "tests/unit/test_portal.py",
+    "tests/integration/test_lifecycle.py",
+    "tests/integration/test_loading_touched.py",
 ]
 
 # What depends on how other packages convert values.
@@ -144,7 +148,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(name="tests-all", python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
-    """Run all tests in every set-up on the oldest Python, and what may differ on the others."""
+    """Run all tests, each in every set-up that it depends on, on the oldest Python, and what may differ on the others."""
     install(session, "test")
     if session.posargs:
         session.run("pytest", *session.posargs)
@@ -153,17 +157,15 @@ def tests_all(session: nox.Session) -> None:
         # Ratios of speed are measured with nothing beside them.
         session.run("pytest", "tests/benchmarks")
     else:
-        # The oldest and the newest tell of most tests what those between them would.
-        narrower = [] if session.python == PYTHONS[-1] else [*WIDER, *SLOWER]
-        session.run("pytest", *WHOLE, *narrower)
+        session.run("pytest", *WORKERS, *OF_PYTHON)
 
 
 @nox.session(python=PYTHONS[-1])
 def loops(session: nox.Session) -> None:
     """Run the most telling tests on other event loops, or with `-- --whole` all of the library."""
     install(session, "test")
-    whole = ["--all-setups", *WHOLE]
-    asked = whole if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *TELLING]
+    whole = [*WORKERS, "--all-setups", *LIBRARY, *SIMULATED]
+    asked = whole if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *OF_LOOPS]
     for loop in ("uvloop", "eager", "debug+watched"):
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
@@ -178,9 +180,8 @@ def servers(session: nox.Session) -> None:
     """Run all tests as the least user of the documentation, and over TLS alone."""
     install(session, "test")
     for access in ("user", "tls"):
-        session.run(
-            "pytest", *(session.posargs or ["--all-setups", *WHOLE]), env={"ARC_SERVERS": access}
-        )
+        whole = [*WORKERS, "--all-setups", *LIBRARY, *SIMULATED]
+        session.run("pytest", *(session.posargs or whole), env={"ARC_SERVERS": access})
 
 
 @nox.session(python=PYTHONS[0])
