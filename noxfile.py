@@ -297,15 +297,15 @@ def faults(session: nox.Session) -> None:
     """Run all fault-injection scenarios in full, on both servers, and print the result of each."""
     install(session, "test")
     options = [
-        "--weather-file=docs/faults/scenarios.json" if option == "--page" else option
+        "--faults-file=docs/faults/scenarios.json" if option == "--page" else option
         for option in session.posargs
     ]
-    session.run("pytest", "--weather", *options, env={"ARC_LONG": "1"})
+    session.run("pytest", "--faults", *options, env={"ARC_LONG": "1"})
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Serve in bad weather for half an hour, and see that nothing is left of it."""
+    """Serve for half an hour under injected faults, and compare what is open and allocated before and after."""
     install(session, "test")
     session.run("python", "tests/faults/soak.py", *session.posargs)
 

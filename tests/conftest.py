@@ -26,10 +26,10 @@ from harness import (
 )
 from harness.access import Access
 from harness.choices import LOOP, SERVERS, reason_against
+from harness.fault_report import FaultReport
 from harness.leaks import open_descriptors, tasks_left
 from harness.loops import blocked, chosen_loops
 from harness.setups import selected
-from harness.weather import Weather
 
 if TYPE_CHECKING:
     import ssl
@@ -54,16 +54,18 @@ hypothesis.settings.load_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("weather")
+    group = parser.getgroup("faults")
     group.addoption(
-        "--weather", action="store_true", help="run the scenarios of RELIABILITY, and show a table"
+        "--faults",
+        action="store_true",
+        help="run the scenarios of fault injection alone, and show a table",
     )
     parser.addoption(
         "--all-setups",
         action="store_true",
         help="run each test in every set-up that it depends on",
     )
-    group.addoption("--weather-file", metavar="FILE", help="write that table there, as JSON")
+    group.addoption("--faults-file", metavar="FILE", help="write that table there, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,10 +75,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if "debug" in LOOP:
         # Otherwise pytest-asyncio tells its loops the contrary.
         config.option.asyncio_debug = True
-    weather = Weather(
-        alone=bool(config.getoption("--weather")), file=config.getoption("--weather-file")
+    report = FaultReport(
+        alone=bool(config.getoption("--faults")), file=config.getoption("--faults-file")
     )
-    config.pluginmanager.register(weather, "weather")
+    config.pluginmanager.register(report, "faults")
     config.addinivalue_line(
         "markers", "no_leaks: after the test no file descriptor is open that was not open before"
     )
@@ -92,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the set-ups that a test does not depend on and, by default, the unusual ones."""
-    if config.getoption("--weather"):
+    if config.getoption("--faults"):
         return
     kept = selected(items, all_setups=bool(config.getoption("--all-setups")))
     chosen = set(kept)

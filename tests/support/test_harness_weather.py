@@ -1,4 +1,4 @@
-"""`pytest --weather`: which tests it runs, and what it says of each scenario."""
+"""`pytest --faults`: which tests it runs, and what it says of each scenario."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_table(tmp_path: Path, processes: str) -> None:
     """Kept, broken, without proof and missing are told apart, whatever process has run the test."""
     (tmp_path / "test_some.py").write_text(TESTS)
     file = tmp_path / "table.json"
-    options = ["-p", "conftest", "--weather", "--weather-file", str(file), "-n", processes]
+    options = ["-p", "conftest", "--faults", "--faults-file", str(file), "-n", processes]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
         env=os.environ

@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
 
 class Judging:
-    """Whether this session measures times, as `pytest --weather` does on a machine that does nothing else."""
+    """Whether this session measures times, as `pytest --faults` does on a machine that does nothing else."""
 
     times = False
 

@@ -1,4 +1,4 @@
-"""`pytest --weather` runs the tests of the scenarios alone, and shows what became of each promise.
+"""`pytest --faults` runs the tests of the scenarios alone, and shows what became of each promise.
 
 Where a scenario has no test, or no proof that it can fail and needs one, the run fails.
 """
@@ -25,7 +25,7 @@ from harness.scenarios import PROVED, TITLES, Label, label
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PROPERTY = "weather"
+PROPERTY = "faults"
 LONGEST_SECONDS = 3600
 """For one test in the long form."""
 WIDTHS = (26, 50, 60)
@@ -82,7 +82,7 @@ class Row:
                 self.figure, self.badness = text, badness
 
 
-class Weather:
+class FaultReport:
     """Gathers what the runs of the tests have shown; here, or in the processes that run them."""
 
     def __init__(self, *, alone: bool, file: str | None) -> None:
@@ -140,7 +140,7 @@ class Weather:
         if not self._alone or terminalreporter.config.option.collectonly:
             return
         rows = self.table()
-        terminalreporter.section("weather")
+        terminalreporter.section("faults")
         for line in lines(rows):
             terminalreporter.line(line)
         if self._file:
