@@ -76,8 +76,20 @@ OF_PYTHON = [
             *("decorator", "eager_tasks", "errors", "facade_threads", "fastapi", "framework"),
             *("idle_connections", "lifecycle", "lifecycle_loops", "loader_cycles", "loader_errors"),
             *("loader_exits", "loader_results", "loader_threads", "loading_leases"),
-            *("loading_leaving", "loading_touched", "names", "open_imports", "otel"),
-            *("private_loop_held", "quiet_failures", "quiet_logs", "serializers", "stored_bytes"),
+            *(
+                "loading_cancellation",
+                "loading_concurrent_changes",
+                "name_resolution",
+                "imports_at_open",
+                "otel",
+            ),
+            *(
+                "private_loop_blocked",
+                "log_noise_failures",
+                "log_noise_cancellation",
+                "serializers",
+                "stored_bytes",
+            ),
             *("tls", "values_as_types", "values_as_unions", "values_equal", "values_json"),
         )
     ),
@@ -89,7 +101,7 @@ OF_LOOPS = [
     "tests/unit/test_near_cache.py",
     "tests/unit/test_portal.py",
     "tests/integration/test_lifecycle.py",
-    "tests/integration/test_loading_touched.py",
+    "tests/integration/test_loading_concurrent_changes.py",
 ]
 
 # What depends on how other packages convert values.
@@ -119,7 +131,7 @@ SEEN_WITHOUT_A_SERVER = (
 )
 TESTS_WITHOUT_A_SERVER = (
     "--timeout=6 -k '"
-    "(batcher or breaker or near_cache or readers_of_a_head or server_clock or simulation or uris)"
+    "(batcher or breaker or near_cache or readers_of_a_head or server_clock or simulation or tracking_group or uris)"
     " and not (redis- or redis] or sync-)'"
 )
 # On one server, by one door, and in two ways to store.
@@ -129,7 +141,7 @@ SEEN_ON_A_SERVER = (
 )
 TESTS_ON_A_SERVER = (
     "--timeout=6 -p no:unraisableexception -k '"
-    "(corrupt or loading or options or serializers or simulation or stored_bytes or tags)"
+    "(corrupt or entries or loading or options or pending or serializers or simulation or stored_bytes or tags)"
     " and not (at_random or loaded_together or valkey-bounded or redis- or redis] or [sync or -sync)'"
 )
 

@@ -13,9 +13,9 @@ from async_redis_cache._runtime.container_monitors import _growth, _levels
 from harness.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from journal_fixtures import Told
+    from log_fixtures import Told
 
-pytest_plugins = ["journal_fixtures", "otel_fixtures"]
+pytest_plugins = ["log_fixtures", "otel_fixtures"]
 
 RENAMED = sorted(DEPRECATED_NAMES.items())
 

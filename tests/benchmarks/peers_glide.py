@@ -1,4 +1,4 @@
-"""valkey-glide by both of its doors: clients whose core is written in Rust."""
+"""valkey-glide by both of its APIs: clients whose core is written in Rust."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module

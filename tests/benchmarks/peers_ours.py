@@ -1,4 +1,4 @@
-"""This library, by both of its doors, as a user opens it."""
+"""This library, by both of its APIs, as a user opens it."""
 
 import sys
 from collections.abc import Awaitable, Mapping, Sequence

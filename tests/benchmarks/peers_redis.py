@@ -1,4 +1,4 @@
-"""redis-py by both of its doors, with the serializer that this library uses.
+"""redis-py by both of its APIs, with the serializer that this library uses.
 
 The commands are what a careful user would send by hand for the same promise: SET with PX, GETDEL
 (`remove` gives the removed value), MGET.

@@ -25,7 +25,7 @@ from .workloads import (
     PLAIN,
     REFERENCE,
     RETRIEVE,
-    Door,
+    Api,
     Goal,
     Operation,
     Workload,
@@ -77,7 +77,7 @@ def measured(server: Target, workload: Workload, goal: Goal) -> Row:
 def _measure(results: Results, server: Target, plan: Plan) -> None:
     first_round = len(results.samples)
     (workload,) = plan.async_rows
-    if workload.door is Door.SYNC:
+    if workload.api is Api.SYNC:
         threaded: list[SyncPeer] = [OursInThreads(), RedisPyInThreads()]
         run_threads(results, server, plan, threaded, first_round=first_round)
     else:

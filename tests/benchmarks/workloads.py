@@ -23,7 +23,7 @@ UNWATCHED = f"{OURS}, without spans"
 PUBLISHED = "pip-services4-redis"
 
 
-class Door(StrEnum):
+class Api(StrEnum):
     ASYNC = "async"
     SYNC = "sync"
 
@@ -81,7 +81,7 @@ class Workload:
     and nothing is gained by answering one question for two (1,000 callers on 1,000 keys).
     """
 
-    door: Door
+    api: Api
     operation: Operation
     callers: int
     size: int
@@ -107,7 +107,7 @@ class Workload:
 
     @property
     def name(self) -> str:
-        callers = "task" if self.door is Door.ASYNC else "thread"
+        callers = "task" if self.api is Api.ASYNC else "thread"
         plural = "" if self.callers == 1 else "s"
         return f"{self.work}, {self.callers:,} {callers}{plural}"
 
@@ -151,29 +151,29 @@ def async_workloads() -> list[Workload]:
         goal = _RETRIEVE_GOALS[callers]
         store_goal = Goal(wall=10, floor=4) if callers == 100 else None
         found += [
-            Workload(Door.ASYNC, Operation.RETRIEVE_HIT, callers, 100, goal=goal),
-            Workload(Door.ASYNC, Operation.RETRIEVE_MISS, callers, 100, goal=goal),
-            Workload(Door.ASYNC, Operation.STORE, callers, 100, note=FITS, goal=store_goal),
+            Workload(Api.ASYNC, Operation.RETRIEVE_HIT, callers, 100, goal=goal),
+            Workload(Api.ASYNC, Operation.RETRIEVE_MISS, callers, 100, goal=goal),
+            Workload(Api.ASYNC, Operation.STORE, callers, 100, note=FITS, goal=store_goal),
             Workload(
-                Door.ASYNC, Operation.STORE, callers, 100, keys=4000, note=EVICTS, goal=store_goal
+                Api.ASYNC, Operation.STORE, callers, 100, keys=4000, note=EVICTS, goal=store_goal
             ),
-            Workload(Door.ASYNC, Operation.REMOVE, callers, 100),
-            Workload(Door.ASYNC, Operation.MIX, callers, 100),
+            Workload(Api.ASYNC, Operation.REMOVE, callers, 100),
+            Workload(Api.ASYNC, Operation.MIX, callers, 100),
             Workload(
-                Door.ASYNC,
+                Api.ASYNC,
                 Operation.RETRIEVE_HIT,
                 callers,
                 10_000,
                 goal=Goal(wall=5, floor=1.5) if callers == 100 else None,
             ),
-            Workload(Door.ASYNC, Operation.STORE, callers, 10_000, note=FITS),
-            Workload(Door.ASYNC, Operation.MIX, callers, 10_000),
+            Workload(Api.ASYNC, Operation.STORE, callers, 10_000, note=FITS),
+            Workload(Api.ASYNC, Operation.MIX, callers, 10_000),
         ]
     many = Operation.RETRIEVE_MANY
     found += [
-        Workload(Door.ASYNC, many, 1, 100, goal=Goal(wall=1.0)),
-        Workload(Door.ASYNC, many, 10, 100),
-        Workload(Door.ASYNC, many, 1, 10_000),
+        Workload(Api.ASYNC, many, 1, 100, goal=Goal(wall=1.0)),
+        Workload(Api.ASYNC, many, 10, 100),
+        Workload(Api.ASYNC, many, 1, 10_000),
     ]
     return found
 
@@ -181,14 +181,14 @@ def async_workloads() -> list[Workload]:
 def near_workloads() -> list[Workload]:
     """A lone caller, as a near hit is answered without waiting: others would only take turns."""
     goal = Goal(wall=150, floor=15)
-    return [Workload(Door.ASYNC, Operation.NEAR_HIT, 1, 100, keys=100, goal=goal)]
+    return [Workload(Api.ASYNC, Operation.NEAR_HIT, 1, 100, keys=100, goal=goal)]
 
 
 def hand_written_near_workloads() -> list[Workload]:
     """A near hit beside the least that one can cost: both are pure Python on the same processor."""
     return [
         Workload(
-            Door.ASYNC,
+            Api.ASYNC,
             Operation.NEAR_HIT,
             1,
             100,
@@ -204,7 +204,7 @@ def near_miss_workloads() -> list[Workload]:
     """What a near cache costs where it never helps: ten times as many keys as it holds, in turn."""
     return [
         Workload(
-            Door.ASYNC,
+            Api.ASYNC,
             Operation.RETRIEVE_HIT,
             callers,
             100,
@@ -220,7 +220,7 @@ def loading_workloads(way: str) -> list[Workload]:
     """What a hit costs beside `retrieve` of the same value, when the call could load it."""
     return [
         Workload(
-            Door.ASYNC,
+            Api.ASYNC,
             Operation.RETRIEVE_HIT,
             callers,
             100,
@@ -236,14 +236,14 @@ def near_loading_workloads(way: str) -> list[Workload]:
     """The same of a value that is near."""
     goal = Goal(wall=1 / 2)
     near = Operation.NEAR_HIT
-    return [Workload(Door.ASYNC, near, 1, 100, keys=100, note=way, goal=goal, reference=RETRIEVE)]
+    return [Workload(Api.ASYNC, near, 1, 100, keys=100, note=way, goal=goal, reference=RETRIEVE)]
 
 
 def watched_workloads() -> list[Workload]:
     """What a span for each call costs, beside none. No goal: who asks for spans pays for them."""
     hit = Operation.RETRIEVE_HIT
     return [
-        Workload(Door.ASYNC, hit, callers, 100, note="spans", reference=UNWATCHED)
+        Workload(Api.ASYNC, hit, callers, 100, note="spans", reference=UNWATCHED)
         for callers in (1, 100)
     ]
 
@@ -253,7 +253,7 @@ def bytes_workloads() -> list[Workload]:
     hit = Operation.RETRIEVE_HIT
     return [
         Workload(
-            Door.ASYNC,
+            Api.ASYNC,
             hit,
             callers,
             100,
@@ -273,18 +273,18 @@ def sync_workloads(*, uvloop: bool = False) -> list[Workload]:
     for callers in (1, 8, 32):
         goal = goals[callers]
         found += [
-            Workload(Door.SYNC, Operation.RETRIEVE_HIT, callers, 100, goal=goal),
-            Workload(Door.SYNC, Operation.RETRIEVE_MISS, callers, 100),
-            Workload(Door.SYNC, Operation.STORE, callers, 100, note=FITS),
-            Workload(Door.SYNC, Operation.REMOVE, callers, 100),
-            Workload(Door.SYNC, Operation.MIX, callers, 100),
-            Workload(Door.SYNC, Operation.RETRIEVE_HIT, callers, 10_000),
-            Workload(Door.SYNC, Operation.STORE, callers, 10_000, note=FITS),
+            Workload(Api.SYNC, Operation.RETRIEVE_HIT, callers, 100, goal=goal),
+            Workload(Api.SYNC, Operation.RETRIEVE_MISS, callers, 100),
+            Workload(Api.SYNC, Operation.STORE, callers, 100, note=FITS),
+            Workload(Api.SYNC, Operation.REMOVE, callers, 100),
+            Workload(Api.SYNC, Operation.MIX, callers, 100),
+            Workload(Api.SYNC, Operation.RETRIEVE_HIT, callers, 10_000),
+            Workload(Api.SYNC, Operation.STORE, callers, 10_000, note=FITS),
         ]
     found += [
         # With more threads than batches, two would ask for the same keys at a time.
-        Workload(Door.SYNC, Operation.RETRIEVE_MANY, 1, 100),
-        Workload(Door.SYNC, Operation.RETRIEVE_MANY, 8, 100),
+        Workload(Api.SYNC, Operation.RETRIEVE_MANY, 1, 100),
+        Workload(Api.SYNC, Operation.RETRIEVE_MANY, 8, 100),
     ]
     return found
 

@@ -1,4 +1,4 @@
-"""The verbs, one key at a time: what both doors promise, whatever the server and the way to store."""
+"""The verbs, one key at a time: what both APIs promise, whatever the server and the way to store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheInputError
-from harness.doors import until_gone
+from harness.apis import until_gone
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.

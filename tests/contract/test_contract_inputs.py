@@ -1,4 +1,4 @@
-"""Keys, timeouts and contexts: what both doors take, and what they refuse before anything is sent."""
+"""Keys, timeouts and contexts: what both APIs take, and what they refuse before anything is sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pip_services4_components.context import Context
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError
-from harness.doors import until_gone
+from harness.apis import until_gone
 
 pytest_plugins = ["contract_fixtures"]
 pytestmark = pytest.mark.depends_on("api")

@@ -1,4 +1,4 @@
-"""Open, closed, counted: what both doors promise beside the values."""
+"""Open, closed, counted: what both APIs promise beside the values."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
 @pytest.mark.depends_on("storage", "near")
 async def test_calls_made_together_travel_together(setup: Setup, cache: AsyncRedisCache) -> None:
     """A hundred tasks that ask at once need a handful of round trips, counted as batched calls."""
-    if setup.door == "sync":
+    if setup.api == "sync":
         pytest.skip("threads travel together; one task that waits for another does not")
     await cache.store_many(None, {f"key{number}": number for number in range(100)})
     before = cache.stats()

@@ -1,4 +1,4 @@
-"""The verbs for many keys at once: what both doors promise."""
+"""The verbs for many keys at once: what both APIs promise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheInputError
-from harness.doors import until_gone
+from harness.apis import until_gone
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.

@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, LoadOptions
 from harness import Client, Server, await_until
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from async_redis_cache._engine import clearing as _clearing
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -56,16 +56,16 @@ BOUNDS = pytest.mark.parametrize("bound", [0, 1_000], ids=["unbounded", "bounded
 
 
 @BOUNDS
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("prefix", GLOBS)
 @pytest.mark.depends_on
 async def test_a_prefix_is_no_pattern(
-    server: Server, raw: Client, prefix: str, bound: int, door: Door
+    server: Server, raw: Client, prefix: str, bound: int, api: Api
 ) -> None:
     """Characters that mean something in a pattern mean themselves in a prefix."""
     strangers = [stranger for stranger in STRANGERS if not stranger.startswith(prefix)]
     raw.mset(dict.fromkeys(strangers, "foreign"))
-    async with configured(server.url, door, key_prefix=prefix, max_size=bound) as cache:
+    async with configured(server.url, api, key_prefix=prefix, max_size=bound) as cache:
         await cache.store_many(None, {"one": 1, "two*": 2, "[3]": 3})
         assert raw.get(f"{prefix}one") == b"1"
         assert await cache.clear(None) == 3

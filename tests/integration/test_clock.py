@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.doors import configured, until_gone
+from harness.apis import configured, until_gone
 from harness.figures import report
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from async_redis_cache._engine.load_options import LoadPolicy
 from async_redis_cache._engine.tags import Stamp
 from async_redis_cache._protocol.record import VALUE, Record, record_of, tagged
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -25,9 +25,9 @@ TAG = f"{PREFIX}\0tag:tag"
 
 
 @pytest.mark.parametrize("near", [False, True])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_loads_are_kept_again_when_the_clock_was_set_back(
-    server: Server, raw: Client, door: Door, *, near: bool
+    server: Server, raw: Client, api: Api, *, near: bool
 ) -> None:
     """41. A tag that was invalidated at a moment yet to come costs one load that is not kept, and no more."""
     loads = 0
@@ -37,7 +37,7 @@ async def test_loads_are_kept_again_when_the_clock_was_set_back(
         loads += 1
         return loads
 
-    async with configured(server.url, door, near_cache_enabled=near, **OPTIONS) as cache:
+    async with configured(server.url, api, near_cache_enabled=near, **OPTIONS) as cache:
         await cache.invalidate_tags(None, "tag")
         # As it would stand there had the clock been set back since.
         version = raw.get(TAG) or b""

@@ -1,4 +1,4 @@
-"""Everything that `RedisCache.md` lets one configure, in sections and at top level, on both doors."""
+"""Everything that `RedisCache.md` lets one configure, in sections and at top level, on both APIs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from async_redis_cache import (
     IAsyncCache,
     RedisCache,
 )
+from harness.apis import APIS, Api, new_cache
 from harness.choices import by_host_and_port, by_host_and_port_with_login
-from harness.doors import DOORS, Door, new_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,10 @@ DISCOVERY = Descriptor("pip-services", "discovery", "memory", "default", "1.0")
 STORE = Descriptor("pip-services", "credential-store", "memory", "default", "1.0")
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors are configured alike."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs are configured alike."""
+    chosen: Api = request.param
     return chosen
 
 
@@ -81,47 +81,47 @@ async def fails(
 
 
 @by_host_and_port
-async def test_host_and_port(server: Server, door: Door) -> None:
+async def test_host_and_port(server: Server, api: Api) -> None:
     """At top level, in `connection`, in `connections`, numbered; as text or number."""
     for section in ("", "connection.", "connections.0.", "connections.primary."):
         for port in (server.port, str(server.port)):
             place = (f"{section}host", "localhost", f"{section}port", port)
-            await works(new_cache(door), *place)
-    await works(new_cache(door), "connection.ip", "127.0.0.1", "connection.port", server.port)
+            await works(new_cache(api), *place)
+    await works(new_cache(api), "connection.ip", "127.0.0.1", "connection.port", server.port)
 
 
-async def test_uri(server: Server, door: Door) -> None:
+async def test_uri(server: Server, api: Api) -> None:
     """Likewise a URI, which wins over host and port beside it."""
     for section in ("", "connection.", "connections.0."):
-        await works(new_cache(door), f"{section}uri", server.url)
+        await works(new_cache(api), f"{section}uri", server.url)
     beside = ("connection.host", "nowhere.invalid", "connection.port", 1)
-    await works(new_cache(door), "connection.uri", server.unix_url, *beside)
+    await works(new_cache(api), "connection.uri", server.unix_url, *beside)
 
 
 @by_host_and_port
-async def test_database_and_protocol(server: Server, door: Door) -> None:
+async def test_database_and_protocol(server: Server, api: Api) -> None:
     """Further parameters of a connection that is given by its parts."""
     place = ("connection.host", server.host, "connection.port", server.port)
-    await works(new_cache(door), *place, "connection.database", "7")
+    await works(new_cache(api), *place, "connection.database", "7")
     with server.client() as raw:
         assert list(raw.info("keyspace")) == ["db7"]
-    await works(new_cache(door), *place, "connection.protocol", "redis")
-    assert await fails(new_cache(door), *place, "connection.database", "secret") == "BAD_URI"
+    await works(new_cache(api), *place, "connection.protocol", "redis")
+    assert await fails(new_cache(api), *place, "connection.database", "secret") == "BAD_URI"
     bad_port = ("connection.host", server.host, "connection.port", "secret")
-    assert await fails(new_cache(door), *bad_port) == "BAD_URI"
+    assert await fails(new_cache(api), *bad_port) == "BAD_URI"
 
 
-async def test_nothing_is_no_connection(door: Door) -> None:
+async def test_nothing_is_no_connection(api: Api) -> None:
     """Without host and URI: NO_CONNECTION, never a silent localhost."""
     for config in ((), ("connection.port", 6379), ("options.timeout", 5), ("password", "secret")):
-        assert await fails(new_cache(door), *config) == "NO_CONNECTION"
-    unconfigured = new_cache(door)
+        assert await fails(new_cache(api), *config) == "NO_CONNECTION"
+    unconfigured = new_cache(api)
     with pytest.raises(CacheConfigError) as caught:
         await unconfigured.open(None)
     assert caught.value.code == "NO_CONNECTION"
 
 
-async def test_options(server: Server, door: Door) -> None:
+async def test_options(server: Server, api: Api) -> None:
     """In the section or at top level, where the section wins; an unknown top-level name is none."""
     for options in (
         ("options.timeout", "5000"),
@@ -129,55 +129,55 @@ async def test_options(server: Server, door: Door) -> None:
         ("timeout", 9, "options.timeout", 5000),
         ("timeout", 5000, "colour", "red"),
     ):
-        cache = new_cache(door)
+        cache = new_cache(api)
         cache.configure(ConfigParams.from_tuples("uri", server.url, *options))
         async with cache:
             await cache.store(None, "key", 1)
             assert 1_000 < (await cache.time_to_live(None, "key") or 0) <= 5_000
     for option in ("options.colour", "options.Timeout"):
         with pytest.raises(CacheConfigError) as caught:
-            new_cache(door).configure(ConfigParams.from_tuples("uri", server.url, option, "secret"))
+            new_cache(api).configure(ConfigParams.from_tuples("uri", server.url, option, "secret"))
         assert caught.value.code == "BAD_OPTION"
         assert "secret" not in str(caught.value)
 
 
 @by_host_and_port_with_login
-async def test_credentials(locked: Server, door: Door) -> None:
+async def test_credentials(locked: Server, api: Api) -> None:
     """Username and password in a section or at top level, beside the place or over the URI's."""
     place = ("connection.host", locked.host, "connection.port", locked.port)
     for section in ("", "credential.", "credentials.0.", "credentials.primary."):
-        await works(new_cache(door), *place, f"{section}password", "right")
+        await works(new_cache(api), *place, f"{section}password", "right")
         ann = (f"{section}username", "ann", f"{section}password", "hers")
-        await works(new_cache(door), *place, *ann)
+        await works(new_cache(api), *place, *ann)
         wrong = (f"{section}username", "ann", f"{section}password", "secret")
-        assert await fails(new_cache(door), *place, *wrong) == "BAD_CREDENTIALS"
+        assert await fails(new_cache(api), *place, *wrong) == "BAD_CREDENTIALS"
     uri = ("connection.uri", locked.login_url("ann", "secret"))
-    await works(new_cache(door), *uri, "credential.password", "hers")
-    assert await fails(new_cache(door), *uri) == "BAD_CREDENTIALS"
-    assert await fails(new_cache(door), *place) == "BAD_CREDENTIALS"
+    await works(new_cache(api), *uri, "credential.password", "hers")
+    assert await fails(new_cache(api), *uri) == "BAD_CREDENTIALS"
+    assert await fails(new_cache(api), *place) == "BAD_CREDENTIALS"
 
 
 @by_host_and_port_with_login
-async def test_discovery(locked: Server, door: Door) -> None:
+async def test_discovery(locked: Server, api: Api) -> None:
     """`discovery_key` and `store_key` are looked up in the references, set before or after."""
     references = await _references(locked)
     keys = ("connection.discovery_key", "redis1", "credential.store_key", "login1")
-    await works(new_cache(door), *keys, references=references)
-    cache = new_cache(door)
+    await works(new_cache(api), *keys, references=references)
+    cache = new_cache(api)
     cache.set_references(references)
     await works(cache, *keys)
     await works(cache, *keys)
     flat = ("discovery_key", "redis1", "store_key", "login1")
-    await works(new_cache(door), *flat, references=references)
+    await works(new_cache(api), *flat, references=references)
     many = ("connections.0.discovery_key", "redis1", "credentials.0.store_key", "login1")
-    await works(new_cache(door), *many, references=references)
+    await works(new_cache(api), *many, references=references)
     mixed = ("connection.host", locked.host, "connection.port", locked.port)
-    await works(new_cache(door), *mixed, "credential.store_key", "login1", references=references)
+    await works(new_cache(api), *mixed, "credential.store_key", "login1", references=references)
     uri = ("connection.discovery_key", "by uri", "credential.store_key", "login1")
-    await works(new_cache(door), *uri, references=references)
+    await works(new_cache(api), *uri, references=references)
 
 
-async def test_what_cannot_be_discovered(locked: Server, door: Door) -> None:
+async def test_what_cannot_be_discovered(locked: Server, api: Api) -> None:
     """An unknown key, a failing service or none at all: CANNOT_RESOLVE, never a guess."""
     references = await _references(locked)
     place = ("connection.host", locked.host, "connection.port", locked.port)
@@ -186,13 +186,13 @@ async def test_what_cannot_be_discovered(locked: Server, door: Door) -> None:
         (*place, "credential.store_key", "unknown"),
     ]
     for config in bad:
-        code = await fails(new_cache(door), *config, references=references)
+        code = await fails(new_cache(api), *config, references=references)
         assert code in {"CANNOT_RESOLVE", "NO_CONNECTION"}
-        code = await fails(new_cache(door), *config)
+        code = await fails(new_cache(api), *config)
         assert code == "CANNOT_RESOLVE"
     broken = References.from_tuples(DISCOVERY, BrokenDiscovery(), STORE, BrokenStore())
-    assert await fails(new_cache(door), *bad[0], references=broken) == "CANNOT_RESOLVE"
-    assert await fails(new_cache(door), *bad[1], references=broken) == "CANNOT_RESOLVE"
+    assert await fails(new_cache(api), *bad[0], references=broken) == "CANNOT_RESOLVE"
+    assert await fails(new_cache(api), *bad[1], references=broken) == "CANNOT_RESOLVE"
 
 
 class BrokenDiscovery(MemoryDiscovery):
@@ -222,11 +222,11 @@ async def _references(server: Server) -> References:
 
 
 async def test_a_new_configuration_replaces_the_last(
-    server: Server, private_server: StartServer, door: Door
+    server: Server, private_server: StartServer, api: Api
 ) -> None:
     """An open cache goes on with what it was opened with, and heeds the new one when reopened."""
     other = private_server()
-    cache = new_cache(door)
+    cache = new_cache(api)
     old = ConfigParams.from_tuples("connection.uri", server.url, "options.timeout", 5_000)
     cache.configure(old)
     async with cache:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from harness.doors import configured
+from harness.apis import configured
 from harness.figures import report
-from harness.length import scaled
+from harness.run_length import scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

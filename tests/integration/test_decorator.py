@@ -13,7 +13,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, RedisCache, cached
 from harness import Server
-from harness.doors import configured
+from harness.apis import configured
 
 pytestmark = pytest.mark.depends_on()
 
@@ -65,7 +65,7 @@ async def test_a_coroutine_function(cache: AsyncRedisCache) -> None:
 
 
 def test_a_plain_function(plain_cache: RedisCache) -> None:
-    """The same with the synchronous door."""
+    """The same with the synchronous API."""
     calls: list[int] = []
 
     @cached(plain_cache, timeout=60_000, key="user:{number}")
@@ -271,7 +271,7 @@ async def test_tags(cache: AsyncRedisCache) -> None:
 
 
 def test_tags_of_a_plain_function(plain_cache: RedisCache) -> None:
-    """Likewise by the other door, and for methods."""
+    """Likewise by the other API, and for methods."""
 
     class Shop:
         name = "one"

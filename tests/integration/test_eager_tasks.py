@@ -10,7 +10,7 @@ import pytest
 
 from async_redis_cache import CacheUnavailable
 from harness import Server, StartServer
-from harness.doors import configured
+from harness.apis import configured
 
 pytestmark = [
     pytest.mark.depends_on(),

@@ -37,7 +37,7 @@ from async_redis_cache import (
     CacheUnavailable,
     CacheUnsupported,
 )
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
     from harness import Server, StartProxy
@@ -99,13 +99,13 @@ def test_copies(kind: type[CacheError], context: Any) -> None:
             assert str(one) == str(error)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_each_call_has_an_error_of_its_own(
-    server: Server, proxy: StartProxy, door: Door
+    server: Server, proxy: StartProxy, api: Api
 ) -> None:
     """Two calls that fail alike do not share an error: each bears its trace id and traceback."""
     network = proxy(server)
-    async with configured(network.url, door, command_timeout=150, retries=0) as cache:
+    async with configured(network.url, api, command_timeout=150, retries=0) as cache:
         network.black_hole()
         errors: list[CacheError] = []
         for trace_id in ("one", "two"):
@@ -116,14 +116,12 @@ async def test_each_call_has_an_error_of_its_own(
     assert [error.trace_id for error in errors] == ["one", "two"]
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_nothing_stands_behind_an_error(
-    server: Server, proxy: StartProxy, door: Door
-) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_nothing_stands_behind_an_error(server: Server, proxy: StartProxy, api: Api) -> None:
     """No driver's error hangs on ours as cause or context, and no data of the caller in any text."""
     network = proxy(server)
     errors: list[CacheError] = []
-    async with configured(network.url, door, command_timeout=300) as cache:
+    async with configured(network.url, api, command_timeout=300) as cache:
         await cache.ping(None)
         network.swallow_replies(times=50, ending="rst")
         for call in (

@@ -9,25 +9,25 @@ import pytest
 
 from async_redis_cache._protocol.command import MisreadError
 from async_redis_cache._protocol.size_limit import BoundedStore
-from harness.doors import Door, configured
+from harness.apis import Api, configured
 
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
     from harness import Client, Server
-    from journal_fixtures import Told
+    from log_fixtures import Told
 
-pytest_plugins = ["journal_fixtures", "near_fixtures"]
+pytest_plugins = ["log_fixtures", "near_fixtures"]
 
 BOUND = 10
 
 
-def bounded(server: Server, door: Door) -> AsyncRedisCache:
-    return configured(server.url, door, max_size=BOUND, key_prefix="p:")
+def bounded(server: Server, api: Api) -> AsyncRedisCache:
+    return configured(server.url, api, max_size=BOUND, key_prefix="p:")
 
 
-async def test_store_counts_evictions(server: Server, door: Door, told: Told) -> None:
+async def test_store_counts_evictions(server: Server, api: Api, told: Told) -> None:
     """Each value evicted by a store is counted; the first eviction is logged, and no other."""
-    async with bounded(server, door) as cache:
+    async with bounded(server, api) as cache:
         await cache.store_many(None, {str(number): number for number in range(BOUND)})
         await cache.store(None, "0", "again")
         assert (cache.stats().evictions, told.events) == (0, [])
@@ -41,9 +41,9 @@ async def test_store_counts_evictions(server: Server, door: Door, told: Told) ->
     assert "options.max_size is reached" in record.getMessage()
 
 
-async def test_load_counts_evictions(server: Server, door: Door, told: Told) -> None:
+async def test_load_counts_evictions(server: Server, api: Api, told: Told) -> None:
     """A load that is published evicts too."""
-    async with bounded(server, door) as cache:
+    async with bounded(server, api) as cache:
         await cache.store_many(None, {str(number): number for number in range(BOUND)})
         for number in range(3):
             assert await cache.retrieve_or_load(None, f"loaded{number}", lambda: 1) == 1

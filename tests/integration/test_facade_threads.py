@@ -1,4 +1,4 @@
-"""The synchronous door among threads and event loops: it answers or refuses."""
+"""The synchronous API among threads and event loops: it answers or refuses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pytest
 
 from async_redis_cache import CacheError, CacheStateError, RedisCache
 from harness import Server, StartServer
+from harness.contention import Contention
 from harness.figures import in_time, report
-from harness.length import scaled
-from harness.stalls import Contention
-from harness.verbs import STEPS, VERBS
+from harness.operations import STEPS, VERBS
+from harness.run_length import scaled
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]

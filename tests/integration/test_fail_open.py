@@ -10,8 +10,8 @@ import pytest
 
 from async_redis_cache import CacheEntry, CacheError, CacheInputError, CacheUnavailable
 from harness import StartServer, await_until
-from harness.doors import Door, configured
-from harness.verbs import VERBS
+from harness.apis import Api, configured
+from harness.operations import VERBS
 
 pytest_plugins = ["near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
@@ -37,11 +37,11 @@ async def load() -> str:
 
 
 @pytest.mark.parametrize("near", [False, True])
-async def test_always(private_server: StartServer, door: Door, *, near: bool) -> None:
+async def test_always(private_server: StartServer, api: Api, *, near: bool) -> None:
     """Each method gives what it gives of an empty cache, soon at next to no cost; two still raise."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "near_cache_enabled": near, "key_prefix": "a:"}
-    async with configured(server.url, door, fail_open="always", **options) as cache:
+    async with configured(server.url, api, fail_open="always", **options) as cache:
         await cache.store(None, "key", 1)
         server.stop()
         for name, expected in OTHERWISE.items():
@@ -68,11 +68,11 @@ async def test_always(private_server: StartServer, door: Door, *, near: bool) ->
         assert await cache.retrieve(None, "key") == 3
 
 
-async def test_never(private_server: StartServer, door: Door) -> None:
+async def test_never(private_server: StartServer, api: Api) -> None:
     """No loader is called for a server that is away; before and after, loading is as ever."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "fail_open": "never"}
-    async with configured(server.url, door, **options) as cache:
+    async with configured(server.url, api, **options) as cache:
         assert await cache.retrieve_or_load(None, "key", load) == "loaded"
         loads = cache.stats().loads
         server.stop()
@@ -109,10 +109,10 @@ async def test_never_when_it_dies_between_read_and_right(private_server: StartSe
         assert cache.stats().loads == 0
 
 
-async def test_by_default_only_loading_goes_on(private_server: StartServer, door: Door) -> None:
+async def test_by_default_only_loading_goes_on(private_server: StartServer, api: Api) -> None:
     """The other methods raise."""
     server = private_server()
-    async with configured(server.url, door, command_timeout=DEADLINE) as cache:
+    async with configured(server.url, api, command_timeout=DEADLINE) as cache:
         server.stop()
         assert await cache.retrieve_or_load(None, "key", load) == "loaded"
         with pytest.raises(CacheUnavailable):

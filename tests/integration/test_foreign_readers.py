@@ -18,7 +18,7 @@ from async_redis_cache import (
     RedisCache,
     cached,
 )
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -84,18 +84,18 @@ def _written(raw: Client, prefix: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_all_that_is_written_is_json(
-    server: Server, raw: Client, door: Door, mode: str
+    server: Server, raw: Client, api: Api, mode: str
 ) -> None:
     """After every method was called, each value on the server is JSON, to the letter."""
     options = MODES[mode]
     async with configured(
-        server.url, door, key_prefix="foreign:", foreign_readers=True, **options
+        server.url, api, key_prefix="foreign:", foreign_readers=True, **options
     ) as cache:
         for call in TAKEN:
             await call(cache)
-        for call in (*REFUSED.values(), *((_cached,) if door == "async" else ())):
+        for call in (*REFUSED.values(), *((_cached,) if api == "async" else ())):
             with pytest.raises(CacheUnsupported) as caught:
                 await call(cache)
             assert caught.value.code == "UNSUPPORTED"

@@ -82,7 +82,7 @@ def sync_cache(found: IReferences) -> RedisCache:
 
 
 def async_cache(found: IReferences) -> AsyncRedisCache:
-    """The same for the other door."""
+    """The same for the other API."""
     cache = found.get_one_required(Descriptor("*", "cache", "async-redis", "*", "1.0"))
     assert isinstance(cache, AsyncRedisCache)
     return cache
@@ -155,7 +155,7 @@ def test_opener_leaves_the_asynchronous_cache_alone(server: Server) -> None:
 
 
 def test_both_caches_share_their_values(server: Server) -> None:
-    """What one door has stored the other retrieves."""
+    """What one API has stored the other retrieves."""
     found = references(server, PASSWORD)
 
     async def read() -> object:

@@ -14,10 +14,10 @@ from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._client.node import Node
 from async_redis_cache._connection.pool import Transport
 from harness import await_until
-from harness.asking import read
+from harness.apis import APIS, Api, configured
+from harness.batcher_requests import read
 from harness.clusters import Cluster
-from harness.doors import DOORS, Door, configured
-from harness.fake_wire import Wires
+from harness.fake_connection import Wires
 from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ async def test_one_call_pays_for_connections_cut_in_silence(
         await await_until(lambda: "0 waiting" in repr(cache))
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_calls_go_on_while_all_allowed_connections_are_checked(
-    server: Server, proxy: StartProxy, door: Door
+    server: Server, proxy: StartProxy, api: Api
 ) -> None:
     """37. Where no more connections may be made, a call waits for the check, and still ends well by its deadline."""
     network = proxy(server)
     options = OPTIONS | {"max_connections": 1, "command_timeout": 2_000}
-    async with configured(network.url, door, **options) as cache:
+    async with configured(network.url, api, **options) as cache:
         await cache.store(None, "key", 1)
         network.cut_silently()
         with contextlib.suppress(CacheError):

@@ -17,10 +17,10 @@ from async_redis_cache._engine.engine import Engine
 from async_redis_cache._runtime.portal import Portal
 from harness import Client, Server, StartProxy, StartServer
 from harness.figures import report
-from harness.lateness import GRACE_SECONDS, Guard
 from harness.leaks import open_descriptors, tasks_left
-from harness.length import scaled
-from harness.verbs import VERBS
+from harness.loop_lag import GRACE_SECONDS, Guard
+from harness.operations import VERBS
+from harness.run_length import scaled
 from harness.waiting import await_until, wait_until
 
 pytest_plugins = ["program_fixtures"]

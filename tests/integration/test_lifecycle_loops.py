@@ -15,9 +15,9 @@ from async_redis_cache import AsyncRedisCache, CacheStateError
 from harness import Client, Server
 from harness.figures import report
 from harness.leaks import open_descriptors
-from harness.length import scaled
+from harness.operations import STEPS, VERBS
 from harness.programs import PrivateLoop
-from harness.verbs import STEPS, VERBS
+from harness.run_length import scaled
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]

@@ -23,7 +23,7 @@ from async_redis_cache._protocol.command import Verb
 from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH
 from async_redis_cache._protocol.record import VALUE
 from harness import Client, Server, await_until
-from harness.doors import configured, until_gone
+from harness.apis import configured, until_gone
 from harness.figures import report
 from harness.loading import LEASE
 

@@ -8,7 +8,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheEntry, CacheInputError, Load
 from harness import Server
-from harness.doors import configured
+from harness.apis import configured
 from harness.loading import PREFIX
 from harness.loading_origin import LIFE, Origin, gone
 

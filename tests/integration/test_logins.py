@@ -14,7 +14,7 @@ from pip_services4_commons.errors import ConfigException, UnauthorizedException
 
 from async_redis_cache import CacheAuthError, CacheError
 from harness import Proxy, await_until
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 from harness.figures import report
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ SECRETS = ("s3same-0pen", "w1zard-user", "c0nfidential", "priv4te-key")
 PASSWORD, USER, VALUE, KEY = SECRETS
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors refuse alike."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs refuse alike."""
+    chosen: Api = request.param
     return chosen
 
 
@@ -84,13 +84,13 @@ def network(private_server: StartServer, proxy: StartProxy) -> Proxy:
 async def test_a_wrong_login(
     network: Proxy,
     caplog: pytest.LogCaptureFixture,
-    door: Door,
+    api: Api,
     user: str,
     required: bool,
 ) -> None:
     """14. A wrong password or user is one attempt on one connection, required or not."""
     url = network.login_url(user, PASSWORD)
-    cache = configured(url, door, require_connection=required, retries=5)
+    cache = configured(url, api, require_connection=required, retries=5)
     error = await refused(cache, caplog)
     assert error.code == "BAD_CREDENTIALS"
     assert isinstance(error, ConfigException)
@@ -103,24 +103,22 @@ async def test_a_wrong_login(
     report(14, f"{network.opened} connection, {network.counts['AUTH']} login")
 
 
-async def test_a_missing_login(
-    network: Proxy, caplog: pytest.LogCaptureFixture, door: Door
-) -> None:
+async def test_a_missing_login(network: Proxy, caplog: pytest.LogCaptureFixture, api: Api) -> None:
     """A server that asks for a login and is given none: the same, in one attempt."""
-    error = await refused(configured(network.login_url("", ""), door), caplog)
+    error = await refused(configured(network.login_url("", ""), api), caplog)
     assert error.code == "BAD_CREDENTIALS"
     assert network.opened == 1
     await await_until(lambda: network.open_now == 0)
 
 
 async def test_a_user_who_may_nothing(
-    network: Proxy, caplog: pytest.LogCaptureFixture, door: Door
+    network: Proxy, caplog: pytest.LogCaptureFixture, api: Api
 ) -> None:
     """14. A user who may log in and do nothing, or not choose the database: NOPERM at open."""
     for user, database in (("nobody", 0), ("reader", 1)):
         opened = network.opened
         url = network.login_url(user, PASSWORD, database)
-        error = await refused(configured(url, door, require_connection=False), caplog)
+        error = await refused(configured(url, api, require_connection=False), caplog)
         assert error.code == "NOPERM"
         assert isinstance(error, UnauthorizedException)
         assert network.opened == opened + 1
@@ -129,7 +127,7 @@ async def test_a_user_who_may_nothing(
 
 @pytest.fixture(params=["bounded", "unbounded"])
 async def limited(
-    request: pytest.FixtureRequest, private_server: StartServer, proxy: StartProxy, door: Door
+    request: pytest.FixtureRequest, private_server: StartServer, proxy: StartProxy, api: Api
 ) -> AsyncIterator[tuple[AsyncRedisCache, Proxy, Client]]:
     """A cache whose user may touch only some keys, and not remove any."""
     rules = f"on >{PASSWORD} ~shop:* +@all -unlink -getdel -flushall"
@@ -137,7 +135,7 @@ async def limited(
     options: dict[str, Any] = {"max_size": 100 if request.param == "bounded" else 0}
     url = network.login_url(USER, PASSWORD)
     prefix = "shop:" if request.param == "bounded" else ""
-    async with configured(url, door, key_prefix=prefix, **options) as cache:
+    async with configured(url, api, key_prefix=prefix, **options) as cache:
         with network.server.client() as raw:
             yield cache, network, raw
 
@@ -191,11 +189,11 @@ async def test_a_forbidden_key_harms_no_other(
     assert network.opened <= 2 * 4
 
 
-async def test_a_password_that_changes(private_server: StartServer, door: Door) -> None:
+async def test_a_password_that_changes(private_server: StartServer, api: Api) -> None:
     """14. A login that is refused later than at open is told to each caller, and tried again by none."""
     server: Server = private_server(password="first")
     raw = server.client()
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         await cache.store(None, "key", 1)
         raw.config_set("requirepass", "second")
         raw.client_kill_filter(_type="normal", skipme=True)

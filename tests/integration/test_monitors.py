@@ -15,7 +15,7 @@ from pip_services4_observability.log import Logger, LogLevel
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._runtime import container_monitors as _monitors
 from harness import Server, StartServer, await_until
-from harness.doors import Door, configured
+from harness.apis import Api, configured
 
 pytest_plugins = ["near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
@@ -61,11 +61,11 @@ def references(*components: object) -> References:
     return References.from_tuples(*tuples)
 
 
-async def test_loggers_are_told(private_server: StartServer, door: Door) -> None:
+async def test_loggers_are_told(private_server: StartServer, api: Api) -> None:
     """Each logger is told what the log is told, on a thread of its own, in the order of events."""
     server = private_server()
     loggers = [Lines(), Lines()]
-    cache = configured(server.url, door, command_timeout=DEADLINE, name="products")
+    cache = configured(server.url, api, command_timeout=DEADLINE, name="products")
     cache.set_references(references(*loggers))
     async with cache:
         server.stop()
@@ -93,13 +93,11 @@ async def test_loggers_are_told(private_server: StartServer, door: Door) -> None
         assert threading.get_ident() not in logger.threads
 
 
-async def test_counts_are_pushed(
-    server: Server, door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_counts_are_pushed(server: Server, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """From time to time, and at the close: what was counted since, and the levels as they are."""
     monkeypatch.setattr(_monitors, "_INTERVAL", 0.02)
     counts = Counts()
-    cache = configured(server.url, door, near_cache_enabled=True, key_prefix="monitors:")
+    cache = configured(server.url, api, near_cache_enabled=True, key_prefix="monitors:")
     cache.set_references(references(counts))
     async with cache:
         await cache.store(None, "key", 1)

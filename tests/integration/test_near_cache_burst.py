@@ -17,7 +17,7 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.near_cache import NearCache
 from harness import Client, Server, await_until
 from harness.figures import in_time, report
-from harness.lateness import MachineLag, measured
+from harness.loop_lag import MachineLag, measured
 from harness.near import all_news_is_in, hold, stale_entries
 from harness.programs import PROGRAMS, SUPPORT, Program
 

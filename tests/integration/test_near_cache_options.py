@@ -8,7 +8,7 @@ import pytest
 from pip_services4_components.config import ConfigParams
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, RedisCache
-from harness.doors import DOORS, Door, awaited, new_cache
+from harness.apis import APIS, Api, awaited, new_cache
 
 if TYPE_CHECKING:
     from harness import Server
@@ -32,20 +32,20 @@ def options_of(cache: AsyncRedisCache) -> dict[str, object]:
     return {name: getattr(options, name) for name, _ in NEAR.values()}
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors are configured alike."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs are configured alike."""
+    chosen: Api = request.param
     return chosen
 
 
 @pytest.mark.parametrize(
     "path", ["near_cache.{}", "options.near_cache.{}", "options.near_cache_{}"]
 )
-def test_near_cache(door: Door, path: str) -> None:
+def test_near_cache(api: Api, path: str) -> None:
     """In a section of its own or among the options; as numbers and flags or as text."""
     for as_text in (False, True):
-        cache = new_cache(door)
+        cache = new_cache(api)
         tuples: list[object] = []
         for name, (_, value) in NEAR.items():
             tuples += (path.format(name), str(value) if as_text else value)
@@ -54,13 +54,13 @@ def test_near_cache(door: Door, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["near_cache_enabled", "near_cache.enabled"])
-async def test_a_near_cache_in_a_keyword(server: Server, door: Door, path: str) -> None:
+async def test_a_near_cache_in_a_keyword(server: Server, api: Api, path: str) -> None:
     """As a keyword of `from_url` too; and it is what the option says."""
     for value in (True, "true", "yes", 1):
         options: dict[str, Any] = {path: value}
         cache = (
             AsyncRedisCache.from_url(server.url, **options)
-            if door == "async"
+            if api == "async"
             else awaited(RedisCache.from_url(server.url, **options))
         )
         async with cache:
@@ -80,12 +80,12 @@ async def test_a_near_cache_in_a_keyword(server: Server, door: Door, path: str) 
         ("near_cache.ttl", "is not an option of this cache"),
     ],
 )
-def test_a_wrong_near_cache(door: Door, option: str, problem: str) -> None:
+def test_a_wrong_near_cache(api: Api, option: str, problem: str) -> None:
     """Wrong values and names are told by the path they stand at, and never quoted."""
     for given in ("secret", "-1", "1.5", "", None):
         for path in (option, f"options.{option}"):
             with pytest.raises(CacheConfigError) as caught:
-                new_cache(door).configure(ConfigParams.from_tuples("host", "x", path, given))
+                new_cache(api).configure(ConfigParams.from_tuples("host", "x", path, given))
             assert caught.value.code == "BAD_OPTION"
             assert f"{option} {problem}" in str(caught.value)
             assert "secret" not in f"{caught.value!r} {caught.value}"

@@ -9,9 +9,9 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheUnsupported
 from harness import StartProxy, StartServer, await_until
-from harness.doors import Door, configured
-from harness.near_doors import PREFIX, held_near, seen, trusted
-from harness.scripted import ScriptedServer
+from harness.apis import Api, configured
+from harness.near_waiting import PREFIX, held_near, seen, trusted
+from harness.scripted_server import ScriptedServer
 
 pytest_plugins = ["near_fixtures", "program_fixtures"]
 
@@ -42,11 +42,11 @@ async def refusal(cache: AsyncRedisCache) -> None:
 
 @pytest.mark.no_leaks
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
-async def test_a_fake_server(door: Door, required: bool) -> None:
+async def test_a_fake_server(api: Api, required: bool) -> None:
     """`fake://` has no tracking; nothing of it is left either."""
     options = {"near_cache_enabled": True, "require_connection": required}
-    await refusal(configured("fake://", door, **options))
-    async with configured("fake://", door) as cache:
+    await refusal(configured("fake://", api, **options))
+    async with configured("fake://", api) as cache:
         await cache.store(None, "key", 1)
         assert cache.stats().near_connected is False
 
@@ -70,24 +70,24 @@ async def test_an_old_server(what: str, required: bool) -> None:
 @pytest.mark.parametrize("rules", NOT_ALLOWED.values(), ids=list(NOT_ALLOWED))
 @pytest.mark.depends_on("server")
 async def test_a_user_who_may_not(
-    private_server: StartServer, proxy: StartProxy, door: Door, rules: str, required: bool
+    private_server: StartServer, proxy: StartProxy, api: Api, rules: str, required: bool
 ) -> None:
     """Without CLIENT TRACKING in the user's rules the near cache is refused, and only that is."""
     network = proxy(private_server(acl={"ann": f"on >secret ~* +@all {rules}"}))
     url = network.login_url("ann", "secret")
     options = {"near_cache_enabled": True, "require_connection": required}
-    await refusal(configured(url, door, **options))
+    await refusal(configured(url, api, **options))
     await await_until(lambda: network.open_now == 0)
-    async with configured(url, door) as cache:
+    async with configured(url, api) as cache:
         await cache.store(None, "key", 1)
 
 
-async def test_what_a_user_must_be_allowed(private_server: StartServer, door: Door) -> None:
+async def test_what_a_user_must_be_allowed(private_server: StartServer, api: Api) -> None:
     """The least that it takes beside what a plain cache needs: PTTL and CLIENT TRACKING."""
     rules = "on >secret ~near:* +set +mget +ping +pttl +client|tracking"
     server = private_server(acl={"ann": rules})
     options = {"near_cache_enabled": True, "key_prefix": PREFIX, "max_size": 0}
-    async with configured(server.login_url("ann", "secret"), door, **options) as cache:
+    async with configured(server.login_url("ann", "secret"), api, **options) as cache:
         await cache.store(None, "key", 1)
         await held_near(cache, "key")
 
@@ -109,14 +109,14 @@ async def test_a_server_that_says_nothing(answers: dict[str, bytes]) -> None:
 
 
 async def test_a_server_that_comes_and_cannot(
-    private_server: StartServer, proxy: StartProxy, door: Door
+    private_server: StartServer, proxy: StartProxy, api: Api
 ) -> None:
     """Where nobody could be asked at open: it serves un-near, never old, until it may be near."""
     server = private_server(acl={"ann": "on >secret ~* +@all -client|tracking"})
     network = proxy(server)
     server.stop()
     options = {"near_cache_enabled": True, "require_connection": False, "key_prefix": PREFIX}
-    async with configured(network.login_url("ann", "secret"), door, **options) as cache:
+    async with configured(network.login_url("ann", "secret"), api, **options) as cache:
         server.start()
         await cache.store(None, "key", 0)
         with server.client() as raw:

@@ -14,10 +14,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCache
 from harness import Server
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
+from harness.operations import STEPS, VERBS
 from harness.sentinels import Sentinels
 from harness.telemetry import said_of
-from harness.verbs import STEPS, VERBS
 
 if TYPE_CHECKING:
     from harness.telemetry import Telemetry
@@ -30,9 +30,9 @@ OURS = "async_redis_cache."
 NOWHERE = "redis://127.0.0.1:1"
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    chosen: Api = request.param
     return chosen
 
 
@@ -42,9 +42,9 @@ def verbs_of_class() -> set[str]:
     return {name for name in dir(AsyncRedisCache) if not name.startswith("_")} - other
 
 
-async def test_each_call_is_a_span(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_each_call_is_a_span(server: Server, api: Api, telemetry: Telemetry) -> None:
     """Every verb is: a client's, named after the verb, with the system, the database and the server."""
-    async with configured(server.url, door, key_prefix="otel:") as cache:
+    async with configured(server.url, api, key_prefix="otel:") as cache:
         telemetry.of(cache)
         for name, call in VERBS.items():
             await call(cache)
@@ -69,9 +69,9 @@ def test_no_verb_is_forgotten(telemetry: Telemetry) -> None:
         assert set(vars(cache)) & set(dir(cache.__class__)) == verbs_of_class()
 
 
-async def test_several_keys(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_several_keys(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A call about several keys says how many; not where it cannot be told without taking them."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         await cache.store_many(None, {"a": 1, "b": 2})
         await cache.retrieve_many(None, keys=["a", "b", "c"])
@@ -113,9 +113,9 @@ async def test_unix_socket(server: Server, telemetry: Telemetry) -> None:
     assert "server.port" not in said_of(span)
 
 
-async def test_errors(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_errors(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A call that fails says how, by its code; the server's own word is its status."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         with server.client() as raw:
             raw.execute_command("RPUSH", "list", "a")
@@ -131,7 +131,7 @@ async def test_errors(server: Server, door: Door, telemetry: Telemetry) -> None:
     assert bad_key.status.status_code is wrong_type.status.status_code is StatusCode.ERROR
 
 
-async def test_nothing_secret(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_nothing_secret(server: Server, api: Api, telemetry: Telemetry) -> None:
     """Neither keys nor values are in spans and metrics, nor what a loader has said of them.
 
     Nor is the prefix, where the cache has a name.
@@ -141,7 +141,7 @@ async def test_nothing_secret(server: Server, door: Door, telemetry: Telemetry) 
     def load() -> str:
         raise LookupError("no kettle, and no pin-4111")
 
-    async with configured(server.url, door, key_prefix="shop:", name="products") as cache:
+    async with configured(server.url, api, key_prefix="shop:", name="products") as cache:
         telemetry.of(cache)
         await cache.store(None, "kettle", "pin-4111")
         await cache.retrieve_many(None, ["kettle", "kettle-pin-4111"])
@@ -153,10 +153,10 @@ async def test_nothing_secret(server: Server, door: Door, telemetry: Telemetry) 
         assert not any(secret in text for secret in secrets)
 
 
-async def test_parent_and_child(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_parent_and_child(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A span is the child of the caller's."""
     tracer = telemetry.tracers.get_tracer("test")
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         with tracer.start_as_current_span("request") as parent:
             await cache.ping(None)
@@ -174,9 +174,9 @@ def matching(points: list[Any], **wanted: object) -> list[Any]:
     ]
 
 
-async def test_durations(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_durations(server: Server, api: Api, telemetry: Telemetry) -> None:
     """How long calls take is a histogram, by operation and by error."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         for key in ("a", "b", ""):
             try:
@@ -190,9 +190,9 @@ async def test_durations(server: Server, door: Door, telemetry: Telemetry) -> No
     assert failed.explicit_bounds == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
-async def test_counts(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_counts(server: Server, api: Api, telemetry: Telemetry) -> None:
     """Each field of `stats()` is a metric, and has its value when it is read."""
-    async with configured(server.url, door, near_cache_enabled=True, key_prefix="o:") as cache:
+    async with configured(server.url, api, near_cache_enabled=True, key_prefix="o:") as cache:
         telemetry.of(cache, "products")
         await cache.store(None, "key", 1)
         for _ in range(3):
@@ -218,9 +218,9 @@ async def test_two_caches_are_told_apart(server: Server, telemetry: Telemetry) -
     ] == [[1], [0]]
 
 
-async def test_stop(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_stop(server: Server, api: Api, telemetry: Telemetry) -> None:
     """After that the cache is as it was, and nothing is read of it; it may be instrumented anew."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         before = dict(vars(getattr(cache, "blocking", cache)))
         stop = telemetry.of(cache)
         with pytest.raises(ValueError, match="instrumented already"):

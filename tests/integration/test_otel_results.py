@@ -28,9 +28,9 @@ from async_redis_cache import (
 from async_redis_cache._api.function_names import name_of
 from async_redis_cache.otel import instrument
 from harness import Server, await_until
-from harness.doors import Door, configured
+from harness.apis import Api, configured
 from harness.near import near_options
-from harness.near_doors import held_near
+from harness.near_waiting import held_near
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def results(spans: list[ReadableSpan]) -> list[Any]:
     return [said_of(span).get(RESULT) for span in spans]
 
 
-async def test_span_has_result(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_span_has_result(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A span of a call that reads one key has its result; that of another call has none."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         await cache.store(None, "key", 1)
         await cache.retrieve(None, "key")
@@ -82,23 +82,23 @@ async def test_span_has_result(server: Server, door: Door, telemetry: Telemetry)
     ]
 
 
-async def test_span_has_near_result(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_span_has_near_result(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A value from the near cache is `near`; of `RedisCache`, only an entry tells it from a `hit`."""
-    async with configured(server.url, door, **near_options("near:")) as cache:
+    async with configured(server.url, api, **near_options("near:")) as cache:
         await cache.store(None, "key", 1)
         await held_near(cache, "key")
         telemetry.of(cache)
         await cache.retrieve(None, "key")
         await cache.retrieve_or_load(None, "key", load_price)
         await cache.retrieve_entry(None, "key")
-    near = "near" if door == "async" else "hit"
+    near = "near" if api == "async" else "hit"
     assert results(telemetry.spans()) == [near, near, "near"]
 
 
-async def test_span_has_stale_result(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_span_has_stale_result(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A value that is given past its timeout is `stale`."""
     options: dict[str, Any] = {"stale_timeout": 60_000}
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         await cache.retrieve_or_load(None, "key", load_price, 1, **options)
         await await_until(_expired(server))
         telemetry.of(cache)
@@ -119,10 +119,10 @@ def _expired(server: Server) -> Callable[[], bool]:
 
 
 async def test_span_counts_results_of_many_keys(
-    server: Server, door: Door, telemetry: Telemetry
+    server: Server, api: Api, telemetry: Telemetry
 ) -> None:
     """A span about several keys has how many of them came from where."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         await cache.store_many(None, {"a": 1, "b": 2})
         telemetry.of(cache)
         await cache.retrieve_many(None, ["a", "b", "c"])
@@ -158,9 +158,9 @@ async def test_concurrent_calls_have_their_own_results(
     assert (stats.hits, stats.misses, type(stats)) == (20, 20, CacheStats)
 
 
-async def test_span_has_function(server: Server, door: Door, telemetry: Telemetry) -> None:
+async def test_span_has_function(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A span of a call that loads has the function, which never is a key."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         await cache.retrieve_or_load(None, "kettle", load_price)
         await cache.refresh(None, "kettle", loader=functools.partial(load_price))
@@ -228,10 +228,10 @@ async def failure(
 
 
 async def test_load_failure_is_told_from_cache_failure(
-    server: Server, door: Door, telemetry: Telemetry
+    server: Server, api: Api, telemetry: Telemetry
 ) -> None:
     """What a loader raises is a failure of the load, a `CacheError` one of the cache."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         of_load = said_of(await failure(cache, LookupError("kettle"), telemetry))
         of_other = said_of(await failure(cache, CacheTimeout("TIMEOUT", "other"), telemetry))
@@ -248,16 +248,14 @@ async def test_load_failure_is_told_from_cache_failure(
     assert (bad_type[FAILURE], stored[FAILURE]) == ("cache", "cache")
 
 
-async def test_load_timeout_is_load_failure(
-    server: Server, door: Door, telemetry: Telemetry
-) -> None:
+async def test_load_timeout_is_load_failure(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A load that takes too long is a failure of the load."""
 
     async def load() -> int:
         await asyncio.Event().wait()
         return 1
 
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         with pytest.raises(CacheTimeout):
             await cache.retrieve_or_load(None, "kettle", load, hard_timeout=20)
@@ -275,10 +273,10 @@ async def test_load_timeout_is_load_failure(
     ],
 )
 async def test_http_exception_is_response_below_500(
-    server: Server, door: Door, telemetry: Telemetry, error: Exception, status: HTTPStatus
+    server: Server, api: Api, telemetry: Telemetry, error: Exception, status: HTTPStatus
 ) -> None:
     """An `HTTPException` of a loader has its status; below 500 it is a response, not an error."""
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         telemetry.of(cache)
         span = await failure(cache, error, telemetry)
     said = said_of(span)
@@ -291,10 +289,10 @@ async def test_http_exception_is_response_below_500(
         assert said["error.type"].endswith(type(error).__qualname__)
 
 
-async def test_span_says_that_call_failed_open(door: Door, telemetry: Telemetry) -> None:
+async def test_span_says_that_call_failed_open(api: Api, telemetry: Telemetry) -> None:
     """A call whose error is kept from its caller is no error of the span, which says so."""
     options = {"fail_open": "always", "require_connection": False, "command_timeout": 100}
-    async with configured("redis://127.0.0.1:1", door, **options) as cache:
+    async with configured("redis://127.0.0.1:1", api, **options) as cache:
         telemetry.of(cache)
         assert await cache.retrieve(None, "kettle") is None
         assert await cache.contains(None, "kettle") is False
@@ -304,10 +302,10 @@ async def test_span_says_that_call_failed_open(door: Door, telemetry: Telemetry)
 
 
 async def test_duration_has_result_and_function(
-    server: Server, door: Door, telemetry: Telemetry
+    server: Server, api: Api, telemetry: Telemetry
 ) -> None:
     """The histogram has them as well."""
-    async with configured(server.url, door, name="products") as cache:
+    async with configured(server.url, api, name="products") as cache:
         telemetry.of(cache)
         for _ in range(3):
             await cache.retrieve_or_load(None, "price", load_price)
@@ -320,7 +318,7 @@ async def test_duration_has_result_and_function(
 
 
 async def test_background_refresh_is_in_trace_of_its_call(
-    server: Server, door: Door, telemetry: Telemetry
+    server: Server, api: Api, telemetry: Telemetry
 ) -> None:
     """A loader that is called ahead of time finds the span of the call that caused it."""
     tracer = telemetry.tracers.get_tracer("test")
@@ -331,7 +329,7 @@ async def test_background_refresh_is_in_trace_of_its_call(
             origin.append(span)  # type: ignore[arg-type]
         return 1
 
-    async with configured(server.url, door) as cache:
+    async with configured(server.url, api) as cache:
         await cache.retrieve_or_load(None, "key", load, 60_000)
         telemetry.of(cache)
         telemetry.spans()

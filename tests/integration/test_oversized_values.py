@@ -9,9 +9,9 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheServerError
 from harness import StartServer, await_until
-from harness.complaints import no_complaints
-from harness.doors import DOORS, Door, configured
-from harness.scripted import ScriptedServer
+from harness.apis import APIS, Api, configured
+from harness.loop_errors import no_complaints
+from harness.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -49,14 +49,14 @@ def others() -> dict[str, int]:
     return {key: int(key[3:]) for key in KEYS if key not in {"key3", "key17"}}
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.usefixtures("raw")
 async def test_retrieve_many_returns_the_others_when_some_are_too_large(
-    server: Server, options: dict[str, Any], door: Door, near: bool
+    server: Server, options: dict[str, Any], api: Api, near: bool
 ) -> None:
     """What is too large is a miss, and counted as unreadable; it fails the call for no other key."""
-    async with configured(server.url, door, near_cache_enabled=near, **options) as cache:
+    async with configured(server.url, api, near_cache_enabled=near, **options) as cache:
         with no_complaints():
             assert await cache.retrieve_many(None, KEYS) == others()
         assert cache.stats().unreadable == 2

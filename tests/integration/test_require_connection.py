@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import CacheError, CacheUnavailable
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
     from harness import Server, StartProxy, StartServer
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.depends_on("api")
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors start alike."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs start alike."""
+    chosen: Api = request.param
     return chosen
 
 
-async def test_it_connects_when_the_server_comes(private_server: StartServer, door: Door) -> None:
+async def test_it_connects_when_the_server_comes(private_server: StartServer, api: Api) -> None:
     """Open succeeds while nobody listens, calls fail typed meanwhile, and then are served."""
     server = private_server()
     server.stop()
-    async with configured(server.url, door, require_connection=False) as cache:
+    async with configured(server.url, api, require_connection=False) as cache:
         assert cache.is_open()
         with pytest.raises(CacheUnavailable) as caught:
             await cache.retrieve("t", "key")
@@ -47,11 +47,11 @@ LONG = 60_000
 """Milliseconds that open would wait for a connection."""
 
 
-async def test_otherwise_open_fails(private_server: StartServer, door: Door) -> None:
+async def test_otherwise_open_fails(private_server: StartServer, api: Api) -> None:
     """By default a server that is away is an error of open, at once, and the cache stays closed."""
     server = private_server()
     server.stop()
-    cache = configured(server.url, door, connect_timeout=LONG)
+    cache = configured(server.url, api, connect_timeout=LONG)
     begun = time.monotonic()
     with pytest.raises(CacheUnavailable) as caught:
         await cache.open("t")
@@ -65,14 +65,14 @@ async def test_otherwise_open_fails(private_server: StartServer, door: Door) -> 
 
 @pytest.mark.parametrize("required", [True, False])
 async def test_a_server_that_says_nothing(
-    server: Server, proxy: StartProxy, door: Door, required: bool
+    server: Server, proxy: StartProxy, api: Api, required: bool
 ) -> None:
     """Open ends by `connect_timeout`, in an error or without a connection."""
     network = proxy(server)
     network.black_hole()
     cache = configured(
         network.url,
-        door,
+        api,
         require_connection=required,
         connect_timeout=200,
         command_timeout=200,
@@ -101,7 +101,7 @@ async def test_a_server_that_says_nothing(
     await cache.close(None)
 
 
-async def test_wrong_configuration_fails_even_so(private_server: StartServer, door: Door) -> None:
+async def test_wrong_configuration_fails_even_so(private_server: StartServer, api: Api) -> None:
     """A wrong login, database or URI is never tolerated: that would not pass by itself."""
     server = private_server(password="right")
     for url, code in (
@@ -109,18 +109,18 @@ async def test_wrong_configuration_fails_even_so(private_server: StartServer, do
         (server.login_url("", "right", database=99), "BAD_OPTION"),
         ("redis://", "BAD_URI"),
     ):
-        cache = configured(url, door, require_connection=False)
+        cache = configured(url, api, require_connection=False)
         with pytest.raises(CacheError) as caught:
             await cache.open(None)
         assert caught.value.code == code
         assert not cache.is_open()
 
 
-async def test_a_wrong_login_that_comes_later(private_server: StartServer, door: Door) -> None:
+async def test_a_wrong_login_that_comes_later(private_server: StartServer, api: Api) -> None:
     """Where nobody could check the login at open, each call is told that it is wrong."""
     server = private_server(password="right")
     server.stop()
-    async with configured(server.login_url("", "wrong"), door, require_connection=False) as cache:
+    async with configured(server.login_url("", "wrong"), api, require_connection=False) as cache:
         server.start()
         for _ in range(2):
             with pytest.raises(CacheError) as caught:

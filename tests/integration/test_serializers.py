@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheInputError, RedisCache
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from harness import Client, Server
@@ -148,7 +148,7 @@ async def test_a_serializer_by_name(server: Server) -> None:
 
 
 async def test_a_module_is_a_serializer(server: Server, raw: Client) -> None:
-    """Any object with `dumps` and `loads` fits, text or bytes; on both doors."""
+    """Any object with `dumps` and `loads` fits, text or bytes; on both APIs."""
     async with AsyncRedisCache.from_url(server.url, serializer=json) as cache:
         await cache.store(None, "key", {"ž": (1, math.inf)})
         assert raw.get("key") == b'{"\\u017e": [1, Infinity]}'

@@ -25,9 +25,9 @@ from async_redis_cache import (
     CacheUnsupported,
 )
 from harness import await_until, wait_until
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 from harness.figures import report
-from harness.scripted import ScriptedServer
+from harness.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from harness import Client, Server, StartServer
@@ -66,11 +66,11 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"key_prefix": "p:", "max_size": 100 if request.param == "bounded" else 0}
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_oom(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_oom(private_server: StartServer, options: dict[str, Any], api: Api) -> None:
     """16. Out of memory: OOM for what stores, and nothing is stored; reading and removing go on."""
     server = private_server()
-    async with configured(server.url, door, **options) as cache:
+    async with configured(server.url, api, **options) as cache:
         await cache.store_many(None, {"kept": 1, "gone": 2})
         with server.client() as raw:
             raw.config_set("maxmemory", 1)
@@ -83,12 +83,12 @@ async def test_oom(private_server: StartServer, options: dict[str, Any], door: D
         assert await cache.clear(None) == 1
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_readonly(private_server: StartServer, options: dict[str, Any], door: Door) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_readonly(private_server: StartServer, options: dict[str, Any], api: Api) -> None:
     """16. A replica: READONLY for every change; its values can be read."""
     server = private_server()
     # They are not tried again in the last quarter of their time: none is under way when that is over.
-    async with configured(server.url, door, command_timeout=1_200, **options) as cache:
+    async with configured(server.url, api, command_timeout=1_200, **options) as cache:
         await cache.store(None, "kept", 1)
         with server.client() as raw:
             raw.replicaof(server.host, 1)  # Nobody is there; it is a replica all the same.

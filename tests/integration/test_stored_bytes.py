@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._values.codec import Codec
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ WAYS = st.sampled_from(sorted(ENVELOPES))
 
 
 def codec(**options: Any) -> Codec:
-    """What the doors translate with."""
+    """What the APIs translate with."""
     return Codec(Options(**options), None, CacheStats())
 
 

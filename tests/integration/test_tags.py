@@ -21,10 +21,10 @@ from async_redis_cache import (
 )
 from async_redis_cache._engine.load_lease import Right
 from harness import Client, Server, await_until
-from harness.doors import configured, until_gone
-from harness.lateness import Guard
-from harness.length import scaled
+from harness.apis import configured, until_gone
 from harness.loading import PREFIX
+from harness.loop_lag import Guard
+from harness.run_length import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheAuthError, CacheConfigError, CacheError
 from harness import Certificates, needs_redis
+from harness.apis import APIS, Api, configured
 from harness.choices import says_who_speaks_tls
-from harness.doors import DOORS, Door, configured
 from harness.leaks import open_descriptors
-from harness.length import scaled
+from harness.run_length import scaled
 from harness.virtual_time import turns
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.depends_on("api")
 FOREIGN_NAME = "elsewhere.example"
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors verify alike."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs verify alike."""
+    chosen: Api = request.param
     return chosen
 
 
@@ -45,15 +45,15 @@ def network(server: Server, proxy: StartProxy, certificates: Certificates) -> Pr
     return proxy(server, tls=certificates.server_context())
 
 
-async def _opens(url: str, door: Door, **options: object) -> None:
-    async with configured(url, door, **options) as cache:
+async def _opens(url: str, api: Api, **options: object) -> None:
+    async with configured(url, api, **options) as cache:
         # Small, since the proxy's own TLS may stall on what its buffers cannot take at once.
         await cache.store(None, "key", "value")
         assert await cache.retrieve(None, "key") == "value"
 
 
-async def _refused(url: str, door: Door, **options: object) -> CacheError:
-    cache = configured(url, door, **options)
+async def _refused(url: str, api: Api, **options: object) -> CacheError:
+    cache = configured(url, api, **options)
     with pytest.raises(CacheError) as caught:
         await cache.open("t")
     assert caught.value.trace_id == "t"
@@ -66,18 +66,18 @@ def _sockets() -> list[str]:
     return sorted(what for what in open_descriptors().values() if what.startswith("socket"))
 
 
-async def test_a_known_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
+async def test_a_known_authority(network: Proxy, certificates: Certificates, api: Api) -> None:
     """With its authority the server is trusted: by scheme or by option, by address or name."""
     ca = str(certificates.ca_file)
     plain = network.url.replace("rediss", "redis")
-    await _opens(network.url, door, tls_ca_file=ca)
-    await _opens(network.url.replace("rediss", "valkeys"), door, tls_ca_file=ca)
-    await _opens(plain, door, tls="true", tls_ca_file=ca)
-    await _opens(network.url.replace("127.0.0.1", "localhost"), door, tls_ca_file=ca)
+    await _opens(network.url, api, tls_ca_file=ca)
+    await _opens(network.url.replace("rediss", "valkeys"), api, tls_ca_file=ca)
+    await _opens(plain, api, tls="true", tls_ca_file=ca)
+    await _opens(network.url.replace("127.0.0.1", "localhost"), api, tls_ca_file=ca)
 
 
 @says_who_speaks_tls
-async def test_an_unknown_authority(network: Proxy, certificates: Certificates, door: Door) -> None:
+async def test_an_unknown_authority(network: Proxy, certificates: Certificates, api: Api) -> None:
     """14. A certificate of nobody we trust is refused, also where no connection is required."""
     for options in (
         {},
@@ -85,27 +85,27 @@ async def test_an_unknown_authority(network: Proxy, certificates: Certificates, 
         {"tls_check_hostname": "false"},
         {"require_connection": "false"},
     ):
-        error = await _refused(network.url, door, retries=5, **options)
+        error = await _refused(network.url, api, retries=5, **options)
         assert isinstance(error, CacheAuthError)
         assert error.code == "BAD_CERTIFICATE"
 
 
 async def test_another_hosts_certificate(
-    server: Server, proxy: StartProxy, strangers: Certificates, door: Door
+    server: Server, proxy: StartProxy, strangers: Certificates, api: Api
 ) -> None:
     """A good certificate for another name is refused, unless the name is not to be checked."""
     network = proxy(server, tls=strangers.server_context())
     ca = str(strangers.ca_file)
-    error = await _refused(network.url, door, tls_ca_file=ca)
+    error = await _refused(network.url, api, tls_ca_file=ca)
     assert error.code == "BAD_CERTIFICATE"
-    await _opens(network.url, door, tls_ca_file=ca, tls_check_hostname=False)
+    await _opens(network.url, api, tls_ca_file=ca, tls_check_hostname=False)
 
 
-async def test_verification_switched_off(network: Proxy, door: Door) -> None:
+async def test_verification_switched_off(network: Proxy, api: Api) -> None:
     """Only `tls_verify` does it; no URI can."""
-    await _opens(network.url, door, tls_verify=False)
+    await _opens(network.url, api, tls_verify=False)
     for query in ("?ssl_cert_reqs=none", "?ssl_check_hostname=false", "?tls_verify=false"):
-        assert (await _refused(network.url + query, door)).code == "BAD_URI"
+        assert (await _refused(network.url + query, api)).code == "BAD_URI"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -141,8 +141,8 @@ async def test_a_servers_own_tls(
     server = private_server("redis", certificates=certificates, password="right", config=config)
     network = proxy(server)  # It carries what it cannot read.
     ours = {"tls_ca_file": str(certificates.ca_file)} | _client(certificates)
-    for door in DOORS:
-        await _opens(network.url, door, **ours)
+    for api in APIS:
+        await _opens(network.url, api, **ours)
     async with configured(server.url, **ours) as cache:
         await cache.store(None, "key", "x" * 500_000)
         assert await cache.retrieve(None, "key") == "x" * 500_000
@@ -171,12 +171,12 @@ async def test_named_authorities_stand_instead_of_the_systems(
     certificates: Certificates,
     strangers: Certificates,
     monkeypatch: pytest.MonkeyPatch,
-    door: Door,
+    api: Api,
 ) -> None:
     """Whom the system trusts is trusted where no authority is named, and not beside one that is."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
-    await _opens(network.url, door)
-    error = await _refused(network.url, door, tls_ca_file=str(strangers.ca_file))
+    await _opens(network.url, api)
+    error = await _refused(network.url, api, tls_ca_file=str(strangers.ca_file))
     assert error.code == "BAD_CERTIFICATE"
 
 
@@ -224,7 +224,7 @@ def test_loops_that_end_without_close_leave_nothing(
 
 
 async def test_files_that_cannot_be_used(
-    network: Proxy, certificates: Certificates, strangers: Certificates, tmp_path: Path, door: Door
+    network: Proxy, certificates: Certificates, strangers: Certificates, tmp_path: Path, api: Api
 ) -> None:
     """A missing file, one that holds something else, or a key of another certificate: BAD_OPTION."""
     nonsense = tmp_path / "secret.pem"
@@ -241,7 +241,7 @@ async def test_files_that_cannot_be_used(
     ]
     for options in bad:
         for required in (True, False):
-            error = await _refused(network.url, door, require_connection=required, **options)
+            error = await _refused(network.url, api, require_connection=required, **options)
             assert isinstance(error, CacheConfigError)
             assert error.code == "BAD_OPTION"
             assert "options.tls_" in str(error)
@@ -250,18 +250,18 @@ async def test_files_that_cannot_be_used(
 
 
 @says_who_speaks_tls
-async def test_plain_where_tls_is_spoken(network: Proxy, server: Server, door: Door) -> None:
+async def test_plain_where_tls_is_spoken(network: Proxy, server: Server, api: Api) -> None:
     """The wrong scheme either way ends typed and in time."""
     plain = network.url.replace("rediss", "redis")
     for url in (plain, server.url.replace("redis://", "rediss://")):
-        error = await _refused(url, door, connect_timeout=300)
+        error = await _refused(url, api, connect_timeout=300)
         assert error.code in {"CONNECT_FAILED", "CONNECTION_LOST", "TIMEOUT"}
 
 
-async def test_tls_without_a_network(door: Door) -> None:
+async def test_tls_without_a_network(api: Api) -> None:
     """What never leaves the machine has no TLS; asking for it is an error, not silence."""
     for url in ("unix:///run/s", "embedded://", "fake://"):
-        assert (await _refused(url, door, tls=True)).code == "BAD_OPTION"
+        assert (await _refused(url, api, tls=True)).code == "BAD_OPTION"
 
 
 def _client(certificates: Certificates) -> dict[str, str]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from async_redis_cache import CacheConfigError, CacheError
 from async_redis_cache._common.endpoint import Endpoint, parse_uri
+from harness.apis import APIS, Api, configured, new_cache
 from harness.choices import by_host_and_port
-from harness.doors import DOORS, Door, configured, new_cache
 
 if TYPE_CHECKING:
     from harness import Server, StartServer
@@ -183,11 +183,11 @@ def test_logins(uri: str, username: str | None, password: str | None) -> None:
 
 
 @pytest.mark.parametrize("uri", BAD)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.depends_on
-async def test_bad_uris(door: Door, uri: str) -> None:
+async def test_bad_uris(api: Api, uri: str) -> None:
     """What is no URI of a server is found by `open`, typed, and no part of it is quoted."""
-    cache = configured(uri, door) if uri else new_cache(door)
+    cache = configured(uri, api) if uri else new_cache(api)
     with pytest.raises(CacheConfigError) as caught:
         await cache.open("t")
     assert caught.value.code == ("BAD_URI" if uri else "NO_CONNECTION")
@@ -255,9 +255,9 @@ def test_any_login(username: str, password: str, database: int, port: int) -> No
 
 
 @by_host_and_port
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.depends_on("api", "server")
-async def test_every_scheme_connects(server: Server, door: Door) -> None:
+async def test_every_scheme_connects(server: Server, api: Api) -> None:
     """The two names of a plain connection and the unix socket lead to one server."""
     address = f"{server.host}:{server.port}"
     uris = [
@@ -267,7 +267,7 @@ async def test_every_scheme_connects(server: Server, door: Door) -> None:
         server.unix_url,
     ]
     for number, uri in enumerate(uris):
-        async with configured(uri, door) as cache:
+        async with configured(uri, api) as cache:
             assert await cache.retrieve(None, "key") == (number - 1 if number else None)
             await cache.store(None, "key", number)
 

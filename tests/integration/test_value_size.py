@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheInputError
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 from harness.figures import report
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("options", WAYS, ids=str)
 async def test_a_value_over_the_limit_is_not_sent(
-    server: Server, proxy: StartProxy, door: Door, options: dict[str, Any]
+    server: Server, proxy: StartProxy, api: Api, options: dict[str, Any]
 ) -> None:
     """30. Refused before a byte is sent, by its size before compression, alone or among many."""
     network = proxy(server)
-    async with configured(network.url, door, max_value_size=LIMIT, **options) as cache:
+    async with configured(network.url, api, max_value_size=LIMIT, **options) as cache:
         network.forget()
         connects = cache.stats().connects
         for size in (LIMIT + 1, LIMIT * 100, LIMIT * 10_000):

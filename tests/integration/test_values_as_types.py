@@ -23,7 +23,7 @@ import pydantic
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheInputError
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

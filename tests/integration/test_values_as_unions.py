@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from async_redis_cache import AsyncRedisCache
 from harness import Server
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 pytestmark = pytest.mark.depends_on("api")
 
@@ -33,18 +33,18 @@ UNIONS: list[Any] = [
 ]
 
 
-def cache_of(server: Server, door: Door) -> AsyncRedisCache:
-    """Behind this door."""
-    return configured(server.url, door, key_prefix="unions:")
+def cache_of(server: Server, api: Api) -> AsyncRedisCache:
+    """Behind this API."""
+    return configured(server.url, api, key_prefix="unions:")
 
 
 @pytest.mark.parametrize("union", UNIONS, ids=str)
-@pytest.mark.parametrize("door", DOORS)
-async def test_union_with_none_gives_the_type(server: Server, door: Door, union: Any) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_union_with_none_gives_the_type(server: Server, api: Api, union: Any) -> None:
     """Loaded, read and read with others; a value of another type is a miss."""
     member = union.__args__[0]
     value: Any = [Product("kettle")] if member == list[Product] else member(name="kettle")
-    async with cache_of(server, door) as cache:
+    async with cache_of(server, api) as cache:
         for _ in range(2):
             assert await cache.retrieve_or_load(None, "key", lambda: value, type=union) == value
         assert await cache.retrieve(None, "key", type=union) == value
@@ -54,12 +54,12 @@ async def test_union_with_none_gives_the_type(server: Server, door: Door, union:
         await cache.remove(None, "key")
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_load_without_a_type_gives_first_what_it_gives_later(
-    server: Server, door: Door
+    server: Server, api: Api
 ) -> None:
     """Every caller gets what the serializer makes of the stored value, as its type `Any` says."""
-    async with cache_of(server, door) as cache:
+    async with cache_of(server, api) as cache:
         for _ in range(2):
             loaded = await cache.retrieve_or_load(None, "plain", lambda: Product("kettle"))
             assert loaded == {"name": "kettle"}

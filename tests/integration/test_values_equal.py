@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
 from async_redis_cache import AsyncRedisCache, CacheInputError
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

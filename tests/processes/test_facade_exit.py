@@ -32,8 +32,8 @@ def test_program_ends_without_close(
     how: str, start_program: StartProgram, any_server: Server
 ) -> None:
     """23. A program that ends without close ends in less than a second, and hooks get their answers."""
-    program = start_program("leaving", any_server.url, how, 1000)
-    assert program.line() == "leaving"
+    program = start_program("exiting", any_server.url, how, 1000)
+    assert program.line() == "exiting"
     ended = program.wait()
     report(23, f"{how}: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)
     assert (ended.code, ended.lines, ended.errors) == (0, QUIET[how], "")
@@ -44,8 +44,8 @@ def test_hook_that_opens_a_cache_is_served_or_refused(
     start_program: StartProgram, any_server: Server
 ) -> None:
     """23. Some versions of Python start no thread so late; then open says so, as a `CacheError`."""
-    program = start_program("leaving", any_server.url, "open in hook", 1000)
-    assert program.line() == "leaving"
+    program = start_program("exiting", any_server.url, "open in hook", 1000)
+    assert program.line() == "exiting"
     ended = program.wait()
     assert (ended.code, ended.errors) == (0, "")
     assert ended.lines in (["value"], ["NOT_OPENED"])
@@ -56,8 +56,8 @@ def test_program_that_fails_ends_with_its_error(
     start_program: StartProgram, any_server: Server
 ) -> None:
     """An error that ends the program is all that is printed."""
-    program = start_program("leaving", any_server.url, "error", 1000)
-    assert program.line() == "leaving"
+    program = start_program("exiting", any_server.url, "error", 1000)
+    assert program.line() == "exiting"
     ended = program.wait()
     assert ended.code == 1
     assert ended.errors.splitlines()[-1] == "LookupError: the end of many programs"
@@ -80,11 +80,11 @@ def test_program_ends_while_a_call_waits(
 ) -> None:
     """23. A call that nobody answers does not keep the process, beyond the deadline of that call."""
     server = private_server()
-    program = start_program("leaving", server.url, how, int(LIMIT * 1000))
+    program = start_program("exiting", server.url, how, int(LIMIT * 1000))
     assert program.line() == "waiting"
     server.freeze()
     program.say("go")
-    assert program.line() == "leaving"
+    assert program.line() == "exiting"
     ended = program.wait()
     report(23, f"{how}, server frozen: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)
     assert (ended.code, ended.errors) == (0, "")
@@ -96,8 +96,8 @@ def test_program_ends_beside_daemon_threads_that_call(
     start_program: StartProgram, server: Server
 ) -> None:
     """23. Daemon threads that call until the very end do not keep the process, nor does it crash."""
-    program = start_program("leaving", server.url, "daemon threads that go on", 1000)
-    assert program.line() == "leaving"
+    program = start_program("exiting", server.url, "daemon threads that go on", 1000)
+    assert program.line() == "exiting"
     ended = program.wait()
     report(
         23, f"daemon threads that go on: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds
@@ -108,8 +108,8 @@ def test_program_ends_beside_daemon_threads_that_call(
 
 def test_embedded_server_ends_with_the_program(start_program: StartProgram) -> None:
     """23. A private server that nobody closed ends with its program, in silence."""
-    program = start_program("leaving", "embedded://", "unclosed", 1000)
-    assert program.line() == "leaving"
+    program = start_program("exiting", "embedded://", "unclosed", 1000)
+    assert program.line() == "exiting"
     ended = program.wait()
     report(23, f"embedded, unclosed: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)
     assert (ended.code, ended.errors) == (0, "")

@@ -1,4 +1,4 @@
-"""The synchronous door before and after a fork: 0 wrong, and nobody stalls nobody."""
+"""The synchronous API before and after a fork: 0 wrong, and nobody stalls nobody."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from harness import Server, StartServer
 from harness.figures import in_time, report
-from harness.length import scaled
 from harness.programs import PrivateLoop, StartProgram
+from harness.run_length import scaled
 
 pytest_plugins = ["program_fixtures"]
 pytestmark = pytest.mark.depends_on("loop")
@@ -45,7 +45,7 @@ def test_pool_of_processes_gets_right_answers(
     kind: str, start_program: StartProgram, server: Server, key_prefix: str
 ) -> None:
     """22. Workers of multiprocessing, however they are started, and their parent: 0 wrong."""
-    found = figures(start_program, "pooling", server.url, key_prefix, kind)
+    found = figures(start_program, "process_pool", server.url, key_prefix, kind)
     report(22, f"pool by {kind}: {found['wrong']} wrong")
     assert found == {"wrong": 0, "inherited": kind == "fork"}
 

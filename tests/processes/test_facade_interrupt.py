@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness import StartServer
+from harness.contention import Contention
 from harness.figures import in_time, report
-from harness.length import scaled
 from harness.programs import StartProgram
-from harness.stalls import Contention
+from harness.run_length import scaled
 
 pytest_plugins = ["program_fixtures"]
 pytestmark = pytest.mark.depends_on("loop")

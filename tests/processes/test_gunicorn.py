@@ -21,8 +21,8 @@ from async_redis_cache import RedisCache
 from harness import Server
 from harness.addresses import LOOPBACK, free_port
 from harness.figures import report
-from harness.length import scaled
 from harness.programs import PROGRAMS, Program
+from harness.run_length import scaled
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]

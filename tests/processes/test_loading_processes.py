@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from harness.doors import configured
+from harness.apis import configured
 from harness.figures import report
-from harness.length import scaled
 from harness.programs import PROGRAMS, SUPPORT, Program
+from harness.run_length import scaled
 
 if TYPE_CHECKING:
     from harness import Client, Server

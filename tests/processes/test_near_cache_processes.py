@@ -18,8 +18,8 @@ import pytest
 
 from harness import Proxy, Server, StartProxy
 from harness.figures import in_time, report
-from harness.length import scaled
 from harness.programs import PROGRAMS, SUPPORT, Program
+from harness.run_length import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -165,7 +165,7 @@ def test_processes_that_read_and_write_at_once(
                 "keys": KEYS,
             }
             program = Program(
-                [sys.executable, str(PROGRAMS / "near_crowding.py"), json.dumps(settings)],
+                [sys.executable, str(PROGRAMS / "near_consistency.py"), json.dumps(settings)],
                 os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"},
             )
             stack.callback(program.close)

@@ -1,6 +1,6 @@
-"""One contract for both doors: what `cache` may be, in the tests that ask for that fixture.
+"""One contract for both APIs: what `cache` may be, in the tests that ask for that fixture.
 
-Each such test runs with every door, server and way to store. A test module takes the fixtures by
+Each such test runs with every API, server and way to store. A test module takes the fixtures by
 `pytest_plugins = ["contract_fixtures"]`.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, RedisCache
 from harness import FLAVOURS, Flavour, Server, needs_redis
-from harness.doors import DOORS, Door, awaited, configured
+from harness.apis import APIS, Api, awaited, configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,32 +32,32 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 class Setup(NamedTuple):
-    """A door, where it leads, and how values are kept there."""
+    """An API, where it leads, and how values are kept there."""
 
-    door: Door
+    api: Api
     place: Flavour | Literal["fake", "embedded"]
     way: str = "bounded"
 
     def __str__(self) -> str:
-        return f"{self.door}-{self.place}-{self.way}"
+        return f"{self.api}-{self.place}-{self.way}"
 
 
 SETUPS = [
-    pytest.param(Setup(door, place, way), marks=needs_redis if place == "redis" else ())
+    pytest.param(Setup(api, place, way), marks=needs_redis if place == "redis" else ())
     for place in FLAVOURS
-    for door in DOORS
+    for api in APIS
     for way in WAYS
 ] + [
     pytest.param(Setup("async", "fake")),
     pytest.param(Setup("sync", "fake")),
-    # One for all tests, since it takes a while to start; the other door has tests of its own.
+    # One for all tests, since it takes a while to start; the other API has tests of its own.
     pytest.param(Setup("sync", "embedded")),
 ]
 
 
 @pytest.fixture(params=SETUPS, ids=str)
 def setup(request: pytest.FixtureRequest) -> Setup:
-    """Which door, place and way the test is run with."""
+    """Which API, place and way the test is run with."""
     chosen: Setup = request.param
     return chosen
 
@@ -80,7 +80,7 @@ def new_cache(setup: Setup, request: pytest.FixtureRequest) -> NewCache:
             client.flushall()
 
     def new(**options: object) -> AsyncRedisCache:
-        return configured(url, setup.door, **(WAYS[setup.way] | options))
+        return configured(url, setup.api, **(WAYS[setup.way] | options))
 
     return new
 

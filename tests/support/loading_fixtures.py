@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.doors import configured
+from harness.apis import configured
 from harness.loading import LEASE, PREFIX, WAYS
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Near caches on real servers, behind both doors, for the tests that ask for `near_cache`.
+"""Near caches on real servers, behind both APIs, for the tests that ask for `near_cache`.
 
 A test module takes the fixtures by `pytest_plugins = ["near_fixtures"]`.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from harness.doors import DOORS, Door, configured
-from harness.near_doors import PREFIX
+from harness.apis import APIS, Api, configured
+from harness.near_waiting import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,20 +27,20 @@ class OpenNearCache(Protocol):
     def __call__(self, url: str = "", **options: object) -> Awaitable[AsyncRedisCache]: ...
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors have the same near cache."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs have the same near cache."""
+    chosen: Api = request.param
     return chosen
 
 
 @pytest.fixture
-async def near_cache(server: Server, door: Door) -> AsyncIterator[OpenNearCache]:
+async def near_cache(server: Server, api: Api) -> AsyncIterator[OpenNearCache]:
     """Makes near caches that are open, on the shared server where no other is named."""
     async with AsyncExitStack() as caches:
 
         async def opened(url: str = "", **options: object) -> AsyncRedisCache:
             settings = {"near_cache_enabled": True, "key_prefix": PREFIX} | options
-            return await caches.enter_async_context(configured(url or server.url, door, **settings))
+            return await caches.enter_async_context(configured(url or server.url, api, **settings))
 
         yield opened

@@ -1,4 +1,4 @@
-"""The private loops that the synchronous door may have, and programs that run with each of them.
+"""The private loops that the synchronous API may have, and programs that run with each of them.
 
 Test modules take these fixtures by `pytest_plugins = ["program_fixtures"]`.
 """
@@ -36,7 +36,7 @@ if find_spec("uvloop") is not None:
     ]
 )
 def private_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PrivateLoop:
-    """The loop that the synchronous door takes, here and in the programs of the test."""
+    """The loop that the synchronous API takes, here and in the programs of the test."""
     chosen: PrivateLoop = request.param
     if chosen == "asyncio":
         monkeypatch.setitem(sys.modules, "uvloop", None)  # Now it cannot be imported.

@@ -11,7 +11,7 @@ from pip_services4_components.config import ConfigParams
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheUnsupported
 from harness import Server, await_until
-from harness.doors import DOORS, Door, configured, new_cache
+from harness.apis import APIS, Api, configured, new_cache
 from harness.leaks import open_descriptors
 from harness.near import near_of, trusted
 
@@ -30,19 +30,19 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Door:
-    """Both doors have the same core."""
-    chosen: Door = request.param
+@pytest.fixture(params=APIS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """Both APIs have the same core."""
+    chosen: Api = request.param
     return chosen
 
 
 @pytest.fixture(params=WAYS)
 async def cache(
-    cluster: Cluster, door: Door, request: pytest.FixtureRequest
+    cluster: Cluster, api: Api, request: pytest.FixtureRequest
 ) -> AsyncIterator[AsyncRedisCache]:
-    """Open, and behind either door."""
-    async with configured(cluster.uri, door, **WAYS[request.param]) as cache:
+    """Open, and behind either API."""
+    async with configured(cluster.uri, api, **WAYS[request.param]) as cache:
         if request.param == "near":
             await trusted(cache)
         yield cache
@@ -102,9 +102,9 @@ async def test_a_stale_value_and_an_absence(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("api")
-async def test_by_configuration(cluster: Cluster, door: Door) -> None:
+async def test_by_configuration(cluster: Cluster, api: Api) -> None:
     """`connections.N.*` with `options.topology`; a node that is not there is none that matters."""
-    cache = new_cache(door)
+    cache = new_cache(api)
     config = ConfigParams.from_tuples("options.topology", "cluster", "options.max_size", "0")
     places = [("127.0.0.1", 1), *((node.host, node.port) for node in cluster.nodes[1:])]
     for number, (host, port) in enumerate(reversed(places)):

@@ -11,8 +11,8 @@ import pytest
 from async_redis_cache import CacheServerError
 from async_redis_cache._client.demotion import Demotion
 from harness import await_until
+from harness.apis import APIS, Api, configured
 from harness.choices import by_host_and_port
-from harness.doors import DOORS, Door, configured
 
 if TYPE_CHECKING:
     from harness import Proxy, Server, StartProxy, StartServer
@@ -50,16 +50,16 @@ def fail_over(former: Server, successor: Server, name: Proxy) -> None:
 
 
 @pytest.mark.parametrize("near", [False, True])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("api", APIS)
 async def test_change_succeeds_when_the_name_leads_to_another_master(
-    former: Server, successor: Server, name: Proxy, door: Door, *, near: bool
+    former: Server, successor: Server, name: Proxy, api: Api, *, near: bool
 ) -> None:
     """36. The first READONLY ends all connections; the change succeeds, and no old value is read any more."""
     options = OPTIONS | {"max_connections": 4, "near_cache_enabled": near}
-    async with configured(name.url, door, **options) as cache:
+    async with configured(name.url, api, **options) as cache:
         keys = [str(number) for number in range(20)]
         await cache.store_many(None, dict.fromkeys(keys, "old"))
-        if door == "async":
+        if api == "async":
             await asyncio.gather(*(cache.retrieve(None, key) for key in keys))
         for key in keys:
             assert await cache.retrieve(None, key) == "old"

@@ -12,7 +12,7 @@ from pip_services4_components.config import ConfigParams
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheError
 from harness import await_until
-from harness.doors import DOORS, Door, new_cache
+from harness.apis import APIS, Api, new_cache
 from harness.figures import in_time, report
 from harness.near import near_of, trusted
 from harness.sentinels import MASTER_NAME, Sentinels
@@ -204,12 +204,12 @@ async def test_a_master_that_was_demoted_while_it_was_well(
     assert old is not new
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_by_configuration(sentinels: Sentinels, door: Door) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_by_configuration(sentinels: Sentinels, api: Api) -> None:
     """`connections.N.*` with `options.topology`, and some of the sentinels away."""
     sentinels.sentinels[0].kill()
     sentinels.sentinels[1].freeze()
-    cache = configured_by_hosts(sentinels, door)
+    cache = configured_by_hosts(sentinels, api)
     await cache.open(None)
     try:
         assert await cache.store(None, "key", 1) == 1
@@ -220,9 +220,9 @@ async def test_by_configuration(sentinels: Sentinels, door: Door) -> None:
 
 
 def configured_by_hosts(
-    sentinels: Sentinels, door: Door, master: str = MASTER_NAME
+    sentinels: Sentinels, api: Api, master: str = MASTER_NAME
 ) -> AsyncRedisCache:
-    cache = new_cache(door)
+    cache = new_cache(api)
     config = ConfigParams.from_tuples(
         "options.topology", "sentinel", "options.sentinel_master", master
     )

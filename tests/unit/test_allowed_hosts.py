@@ -10,9 +10,9 @@ import pytest
 from async_redis_cache import CacheConfigError, CacheUnavailable
 from async_redis_cache._common.hosts import AllowedHosts
 from harness import await_until
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 from harness.resp import Command
-from harness.scripted import ScriptedServer, ScriptedThread
+from harness.scripted_server import ScriptedServer, ScriptedThread
 
 ELSEWHERE = "127.0.0.2"
 """An address of this machine that the configuration does not name."""
@@ -56,13 +56,13 @@ async def test_login_is_not_sent_when_moved_leads_to_another_host(
     assert f"{ELSEWHERE}:" in lost[0].getMessage()
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_login_is_not_sent_when_slots_name_another_host(door: Door) -> None:
+@pytest.mark.parametrize("api", APIS)
+async def test_login_is_not_sent_when_slots_name_another_host(api: Api) -> None:
     """CLUSTER SLOTS likewise, through both APIs."""
     with ScriptedThread(**LOGIN) as server:
         server.answers["CLUSTER"] = _slots_at(ELSEWHERE, server.port)
         options = OPTIONS | {"allowed_hosts": "cache.example.com"}
-        async with configured(_cluster_url(server), door, **options) as cache:
+        async with configured(_cluster_url(server), api, **options) as cache:
             with pytest.raises(CacheUnavailable) as caught:
                 await cache.retrieve(None, "key")
             assert caught.value.code == "HOST_NOT_ALLOWED"

@@ -13,8 +13,8 @@ from async_redis_cache._protocol.read_commands import (
     READ_WITH_LIFE,
     UNKNOWN_LIFE,
 )
-from harness.asking import STORE_BYTES, busy, read, store
-from harness.fake_wire import Wires
+from harness.batcher_requests import STORE_BYTES, busy, read, store
+from harness.fake_connection import Wires
 from harness.virtual_time import in_virtual_time, turns
 
 

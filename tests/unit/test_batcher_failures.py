@@ -24,8 +24,8 @@ from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import DISCARD, FORGET, TAKE, TIME_TO_LIVE
 from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE
 from harness import await_until
-from harness.asking import busy, read, store
-from harness.fake_wire import Wires
+from harness.batcher_requests import busy, read, store
+from harness.fake_connection import Wires
 from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 from harness.waiting import POLL_SECONDS
 

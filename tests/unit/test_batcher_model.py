@@ -16,7 +16,7 @@ from async_redis_cache._client import request_queue as _queue
 from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import STORE, TAKE
 from async_redis_cache._protocol.read_commands import READ
-from harness.fake_wire import FakeWire, Wires
+from harness.fake_connection import FakeWire, Wires
 from harness.virtual_time import in_virtual_time, turns
 
 BUDGET = 0.1

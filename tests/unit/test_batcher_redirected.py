@@ -10,8 +10,8 @@ from async_redis_cache import CacheServerError, CacheStateError, CacheTimeout
 from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._client.pipeline import Call
 from async_redis_cache._common.failures import Failure
-from harness.asking import busy, read
-from harness.fake_wire import Wires
+from harness.batcher_requests import busy, read
+from harness.fake_connection import Wires
 from harness.virtual_time import in_virtual_time, turns
 
 MOVED = "MOVED 1 10.0.0.2:7002"

@@ -106,9 +106,9 @@ def test_an_emptied_near_cache_has_room() -> None:
 
 def test_the_doorkeeper_forgets() -> None:
     """It knows no more keys than it may; who was let in has to ask twice again."""
-    door = Doorkeeper(2)
-    assert [door.admits(key) for key in (b"a", b"a", b"a")] == [False, True, False]
-    assert [door.admits(key) for key in (b"b", b"c", b"a", b"c")] == [False, False, False, True]
+    api = Doorkeeper(2)
+    assert [api.admits(key) for key in (b"a", b"a", b"a")] == [False, True, False]
+    assert [api.admits(key) for key in (b"b", b"c", b"a", b"c")] == [False, False, False, True]
 
 
 def entries_of(sieve: Sieve, names: str) -> dict[str, Entry]:

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.near_cache import Lease, NearCache
 from async_redis_cache._engine.sieve import Entry
-from harness.length import scaled
+from harness.run_length import scaled
 
 ALL_KEYS = [b"a", b"b", b"c", b"d", b"e"]
 KEYS = st.sampled_from(ALL_KEYS)

@@ -11,7 +11,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, RedisCache
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import Options, path_of
-from harness.doors import configured
+from harness.apis import configured
 
 URL = "redis://localhost"
 FIELDS = dataclasses.fields(Options)

@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, RedisCache
 from async_redis_cache._common.options import Options
-from harness.doors import DOORS, Door, configured
+from harness.apis import APIS, Api, configured
 
 URL = "redis://localhost"
 NUMBERS = [
@@ -153,7 +153,7 @@ def test_shares(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_bad_numbers(name: str) -> None:
-    """Anything else is refused by both doors, with the option's name and limit."""
+    """Anything else is refused by both APIs, with the option's name and limit."""
     for bad in [*BAD_NUMBERS, *(() if name in MAY_BE_ZERO else (0, "0"))]:
         error = refused({name: bad})
         assert f"options.{name} " in error
@@ -245,10 +245,10 @@ def test_options_are_frozen() -> None:
         options_of().timeout = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_refused_configuration_changes_nothing(door: Door) -> None:
+@pytest.mark.parametrize("api", APIS)
+def test_a_refused_configuration_changes_nothing(api: Api) -> None:
     """After an error the cache has the configuration that it had before."""
-    cache = configured(URL, door, timeout=5_000)
+    cache = configured(URL, api, timeout=5_000)
     with pytest.raises(CacheConfigError):
         cache.configure(_bad_configuration())
     inner: Any = getattr(cache, "blocking", None)
@@ -263,7 +263,7 @@ def _bad_configuration() -> Any:
 
 
 def refused(options: dict[str, Any]) -> str:
-    """What both doors say to these options."""
+    """What both APIs say to these options."""
     messages: set[str] = set()
     for make in (AsyncRedisCache.from_url, RedisCache.from_url):
         with pytest.raises(CacheConfigError) as caught:

@@ -17,8 +17,8 @@ import pytest
 
 from async_redis_cache._runtime.portal import Portal, RefusedError
 from harness.figures import report
-from harness.length import scaled
 from harness.programs import PrivateLoop
+from harness.run_length import scaled
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]

@@ -123,7 +123,7 @@ def blocking(cache: RedisCache, product: Product) -> None:
 
 
 def contracts(asynchronous: AsyncRedisCache, synchronous: RedisCache) -> None:
-    """Each door is accepted where its contract is asked for."""
+    """Each API is accepted where its contract is asked for."""
     own: Serializer = OwnSerializer()
     AsyncRedisCache(serializer=own)
     RedisCache(serializer=own)

@@ -19,7 +19,7 @@ import pytest
 
 from harness.figures import Judging, said
 from harness.flavours import FLAVOURS, installed
-from harness.length import LONG
+from harness.run_length import LONG
 from harness.scenarios import PROVED, TITLES, Label, label
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from fakeredis import FakeRedis, FakeServer
 from async_redis_cache._client import node as _node
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._engine import engine as _engine
-from harness.doors import configured
+from harness.apis import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

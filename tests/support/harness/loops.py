@@ -1,7 +1,7 @@
 """The event loops of the tests: plain ones, or what `ARC_LOOP` says, as in `ARC_LOOP=eager+debug`.
 
 It holds for every loop that a program may choose: those of the tests, and the private one of the
-synchronous door where uvloop is missing. The proxy keeps its own.
+synchronous API where uvloop is missing. The proxy keeps its own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 # A synchronous caller waits by being blocked, and loads on its own thread: on a loop too, where it
-# called from there. What these hand to the private loop is watched there. A span is around both doors.
+# called from there. What these hand to the private loop is watched there. A span is around both APIs.
 SYNCHRONOUS = [
     f"async_redis_cache.{name}"
     for name in (
-        "_portal",
-        "_caller_queue",
-        "_caller",
-        "_drive",
-        "_sync_cache",
-        "_sync_loading",
+        *("_runtime.portal", "_runtime.portal_queue", "_runtime.stepping"),
+        *("_api.calling_thread", "_api.sync_cache", "_api.sync_loading"),
         "otel",
     )
 ]

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, Protocol
 
-from harness.length import scaled
-from harness.stalls import Contention
+from harness.contention import Contention
+from harness.run_length import scaled
 
 SUPPORT = Path(__file__).parents[1]
 """To be on the path of a program."""

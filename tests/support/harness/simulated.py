@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from harness.length import scaled
+from harness.run_length import scaled
 from harness.simulated_world import replay
 
 __all__ = ["SEEDS", "Broken", "first_broken"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from async_redis_cache import CacheError, CacheStateError
-from harness.simulated_judge import Call
+from harness.simulated_checker import Call
+from harness.simulated_history import Origin, ViolationError, Witness
 from harness.simulated_loop import SimulatedLoop, owned_by
 from harness.simulated_processes import PREFIX, Process
-from harness.simulated_witness import Origin, ViolationError, Witness
 
 if TYPE_CHECKING:
     import random

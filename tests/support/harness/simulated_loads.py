@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from async_redis_cache import CacheError, CacheStateError, CoalescingLoader, Load, cached
 from harness.simulated_calls import KEYS, Calls, LoadFailedError
+from harness.simulated_history import Origin, ViolationError
 from harness.simulated_processes import PREFIX, Process
-from harness.simulated_witness import Origin, ViolationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from harness.simulated_judge import Call
+    from harness.simulated_checker import Call
 
 __all__ = ["Loads", "Source"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.doors import configured
-from harness.simulated_judge import Call, Judge
+from harness.apis import configured
+from harness.simulated_checker import Call, Judge
 from harness.simulated_loop import SimulatedLoop, owned_by
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import random
 
     from async_redis_cache import AsyncRedisCache, CacheError
-    from harness.simulated_witness import Witness
+    from harness.simulated_history import Witness
 
 __all__ = ["PREFIX", "Place", "Process", "Processes"]
 

@@ -12,15 +12,15 @@ from unittest.mock import patch
 
 from async_redis_cache._client import standalone as _single
 from harness.simulated_clients import Clients
-from harness.simulated_fates import Fates
+from harness.simulated_faults import Weather
+from harness.simulated_history import ViolationError, Witness
+from harness.simulated_invariants import at_rest, nothing_left
 from harness.simulated_loop import SimulatedLoop, simulated
 from harness.simulated_network import Network
 from harness.simulated_processes import Place, Processes
-from harness.simulated_rest import at_rest, nothing_left
+from harness.simulated_restarts import Fates
 from harness.simulated_server import SimulatedServer
 from harness.simulated_transport import Poll, SimulatedDialer
-from harness.simulated_weather import Weather
-from harness.simulated_witness import ViolationError, Witness
 
 if TYPE_CHECKING:
     import random

@@ -20,8 +20,8 @@ from typing import Any
 from async_redis_cache import AsyncRedisCache, CacheError, RedisCache
 from harness.leaks import open_descriptors, tasks_left
 from harness.proxy import Proxy
+from harness.random_faults import Storm
 from harness.servers import Server
-from harness.storm import Storm
 
 TASKS, THREADS = 20, 4
 KEYS = 300

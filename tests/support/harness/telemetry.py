@@ -29,9 +29,9 @@ class Telemetry:
         self.meters = MeterProvider([self._reader])
 
     def of(self, cache: Any, name: str = "") -> Callable[[], None]:
-        """Instrument a cache behind either door."""
-        door: AsyncRedisCache | RedisCache = getattr(cache, "blocking", cache)
-        return instrument(door, name=name, tracer_provider=self.tracers, meter_provider=self.meters)
+        """Instrument a cache behind either API."""
+        api: AsyncRedisCache | RedisCache = getattr(cache, "blocking", cache)
+        return instrument(api, name=name, tracer_provider=self.tracers, meter_provider=self.meters)
 
     def spans(self) -> list[ReadableSpan]:
         """Those that have ended since this was last asked."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import count
 
 from async_redis_cache import CacheError, RedisCache
-from harness.stalls import Stopwatch
+from harness.contention import Stopwatch
 
 KEYS = 64
 RIGHT, WRONG = 0, 9

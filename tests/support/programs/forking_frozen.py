@@ -13,7 +13,7 @@ import threading
 import time
 
 from async_redis_cache import CacheError, RedisCache
-from harness.stalls import Contention
+from harness.contention import Contention
 
 
 def child(cache: RedisCache, threads: int) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from async_redis_cache import AsyncRedisCache, CacheStateError
-from harness.stalls import Contention
+from harness.contention import Contention
 
 RIGHT, WRONG = 0, 9
 

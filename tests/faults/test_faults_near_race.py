@@ -1,0 +1,271 @@
+"""The news of a write arrives before the answer to a question that was asked before the write."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache._engine.near_cache import Lease, NearCache
+from harness import Client, Proxy, Server, StartProxy, await_until
+from harness.figures import report
+from harness.near import all_news_is_in, link_through, near_of, stale_entries, trusted
+from harness.run_length import scaled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.depends_on()
+
+Keeping = Literal["leased", "naive"]
+
+PREFIX = "race:"
+KEYS = 300
+READERS = 40
+WRITES = scaled(4_000, 40_000)
+OWN_WRITES = scaled(50, 1_000)
+
+
+@pytest.fixture(params=["leased", "naive"])
+def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Keeping:
+    """As it is, and as one would first write it: what arrives is put away, whatever came before."""
+
+    def keep_always(near: NearCache, lease: Lease | None, data: bytes | None, left: int) -> None:
+        if lease is None:
+            return
+        near._leases.pop(lease.key, None)
+        if data is not None:
+            lease.data = data
+            lease.expires = lease.asked_at + (near._longest if left < 0 else left / 1000)
+            lease.size = len(data)
+            near._keep(lease)
+
+    chosen: Keeping = request.param
+    if chosen == "naive":
+        monkeypatch.setattr(NearCache, "settle", keep_always)
+    return chosen
+
+
+@pytest.fixture
+def network(server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    """The way of the calls; the link takes a way of its own, on which nothing is slow."""
+    link_through(server.port, monkeypatch)
+    return proxy(server)
+
+
+@pytest.fixture
+async def cache(network: Proxy) -> AsyncIterator[AsyncRedisCache]:
+    async with AsyncRedisCache.from_url(
+        network.url,
+        key_prefix=PREFIX,
+        near_cache_enabled=True,
+        max_connections=8,
+        command_timeout=5_000,
+    ) as cache:
+        yield cache
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_news_that_overtakes_the_answer(
+    cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, count: int
+) -> None:
+    """19. The answer is held back, the key is written, its news arrives, then the answer: 0 stale.
+
+    The proof: kept without a lease, the old answer stays.
+    """
+    keys = [f"key{number}" for number in range(count)]
+    asked = await held_back(cache, network, raw, keys)
+    told = cache.stats().near_invalidations
+    write_all(raw, keys, b'"new"')
+    await await_until(lambda: cache.stats().near_invalidations == told + count)
+    network.heal()
+
+    # It was right when it was asked for, and is given to whoever asked.
+    assert await asked == dict.fromkeys(keys, "old")
+    stale = stale_entries(cache, raw)
+    figures = f"{keeping}: {len(stale)} of {count} keys stale"
+    report(19, figures, len(stale), proof=keeping == "naive")
+    assert len(stale) == (count if keeping == "naive" else 0)
+    assert near_of(cache)._leases == {}
+    now = "old" if keeping == "naive" else "new"
+    assert await read(cache, keys) == dict.fromkeys(keys, now)
+
+
+@pytest.mark.parametrize("lost", ["link", "keys"])
+async def test_news_that_is_lost_before_the_answer_comes(
+    cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, lost: str
+) -> None:
+    """19. The answer is held back, meanwhile the link is lost, or all keys are flushed: 0 stale.
+
+    When the answer comes the link is armed again, and nobody has said that these keys changed.
+
+    The proof: kept without a lease, the old answer stays.
+    """
+    keys = [f"key{number}" for number in range(10)]
+    asked = await held_back(cache, network, raw, keys)
+    if lost == "link":
+        raw.client_kill_filter(_id=near_link(raw))
+        write_all(raw, keys, b'"new"')
+    else:
+        raw.flushdb()
+    await await_until(lambda: cache.stats().near_flushes == 1)
+    await trusted(cache)
+    network.heal()
+    assert await asked == dict.fromkeys(keys, "old")
+    stale = stale_entries(cache, raw)
+    told = f"{keeping}, {lost} lost: {len(stale)} of {len(keys)} keys stale"
+    report(19, told, len(stale), proof=keeping == "naive")
+    assert len(stale) == (len(keys) if keeping == "naive" else 0)
+
+
+async def held_back(
+    cache: AsyncRedisCache, network: Proxy, raw: Client, keys: list[str]
+) -> asyncio.Task[dict[str, Any]]:
+    """A question for these keys which the server has answered, and the answer is under way."""
+    write_all(raw, keys, b'"old"')
+    # News of that write, if it came later, would hide what is tested.
+    await all_news_is_in(cache, raw, PREFIX)
+    executed = _reads(raw)
+    network.black_hole("to_client")
+    asked = asyncio.create_task(read(cache, keys))
+    await await_until(lambda: _reads(raw) > executed)
+    return asked
+
+
+async def read(cache: AsyncRedisCache, keys: list[str]) -> dict[str, Any]:
+    """The values of these keys, asked for together where they are several."""
+    if len(keys) == 1:
+        return {keys[0]: await cache.retrieve(None, keys[0])}
+    return await cache.retrieve_many(None, keys)
+
+
+def write_all(raw: Client, keys: list[str], value: bytes) -> None:
+    """Write them as another program does."""
+    raw.mset({PREFIX + key: value for key in keys})
+
+
+def near_link(raw: Client) -> str:
+    """The link, as the server calls it."""
+    (link,) = (client["id"] for client in raw.client_list() if "B" in client["flags"])
+    return str(link)
+
+
+class Readers:
+    """Tasks that ask for any key, alone or with others, and now and then write one of their own."""
+
+    def __init__(self, cache: AsyncRedisCache) -> None:
+        self.old: list[str] = []
+        self.closed = False
+        self._cache = cache
+
+    async def run(self, seed: int) -> None:
+        chance = Random(seed)
+        number = 0
+        while not self.closed:
+            kind = chance.random()
+            if kind < 0.1:
+                number += 1
+                await self._write(f"own{seed}", number)
+            elif kind < 0.2:
+                await self._cache.retrieve(None, f"own{chance.randrange(READERS)}")
+            elif kind < 0.7:
+                await self._cache.retrieve(None, f"key{chance.randrange(KEYS)}")
+            else:
+                keys = [f"key{chance.randrange(KEYS)}" for _ in range(20)]
+                await self._cache.retrieve_many(None, keys)
+            # Who is answered near has not let anybody else run.
+            await asyncio.sleep(chance.uniform(0, 0.002))
+
+    async def _write(self, key: str, number: int) -> None:
+        """What one has stored and awaited one reads, whoever else asks for it meanwhile."""
+        await self._cache.store(None, key, number)
+        found = await self._cache.retrieve(None, key)
+        if found != number:
+            self.old.append(f"{key} was {number}, and then {found}")
+
+
+async def test_answers_that_are_slower_than_the_news(
+    cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping
+) -> None:
+    """19. Hundreds of keys, written and read at once, each answer late by a chance: 0 stale.
+
+    The proof: kept without leases, some stay old.
+    """
+    readers = Readers(cache)
+    network.delay(0, jitter=0.015, direction="to_client")
+    async with asyncio.TaskGroup() as group:
+        for seed in range(READERS):
+            group.create_task(readers.run(seed))
+        chance = Random(19)
+        for number in range(WRITES // 10):
+            some = (f"{PREFIX}key{chance.randrange(KEYS)}" for _ in range(10))
+            raw.mset(dict.fromkeys(some, number))
+            await asyncio.sleep(0.002)
+        readers.closed = True
+    network.heal()
+
+    await all_news_is_in(cache, raw, PREFIX)
+    stale = stale_entries(cache, raw)
+    stats = cache.stats()
+    report(
+        19,
+        f"{keeping}: {len(stale)} of {stats.near_entries} entries stale, {stats.near_hits} hits, "
+        f"{stats.near_misses} misses, {stats.near_invalidations} invalidations",
+        len(stale),
+        proof=keeping == "naive",
+    )
+    assert stats.near_hits > KEYS
+    assert stats.near_entries > 0
+    if keeping == "naive":
+        assert stale != []
+        return
+    assert stale == []
+    assert readers.old == []
+    assert near_of(cache)._leases == {}
+
+
+@pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
+async def test_own_writes_need_no_news(
+    server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one has stored and awaited one reads, though its news is late and others ask meanwhile."""
+    calls, link = proxy(server), proxy(server)
+    link_through(link.port, monkeypatch)
+    old: list[str] = []
+    async with AsyncRedisCache.from_url(
+        calls.url,
+        key_prefix=PREFIX,
+        near_cache_enabled=True,
+        max_connections=8,
+        command_timeout=5_000,
+    ) as cache:
+        calls.delay(0, jitter=0.010, direction="to_client")
+        link.delay(0.200, direction="to_client")
+
+        async def write(key: str) -> None:
+            asking = [asyncio.create_task(ask(key)) for _ in range(3)]
+            for number in range(OWN_WRITES):
+                await cache.store(None, key, number)
+                found = await cache.retrieve(None, key)
+                if found != number:
+                    old.append(f"{key} was {number}, and then {found}")
+            for task in asking:
+                task.cancel()
+
+        async def ask(key: str) -> None:
+            while True:
+                await cache.retrieve(None, key)
+                await asyncio.sleep(0.001)
+
+        await asyncio.gather(*(write(f"key{number}") for number in range(20)))
+        assert cache.stats().near_hits > 0
+    assert old == []
+
+
+def _reads(raw: Client) -> int:
+    """How many MGETs the server has executed."""
+    statistics: dict[str, dict[str, int]] = raw.info("commandstats")
+    return statistics.get("cmdstat_mget", {}).get("calls", 0)

@@ -1,0 +1,48 @@
+"""A service that goes on in bad weather takes no more of the machine than it did at first."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from harness import StartServer
+from harness.figures import report
+from harness.run_length import scaled
+from harness.soak import Soak
+
+pytestmark = pytest.mark.depends_on()
+
+SECONDS, ROUNDS = scaled((5.0, 3), (300.0, 15))
+# From the end of the first round, when everything has been used once, to that of the last.
+MOST_GROWN_BYTES = 20_000_000
+MOST_GROWN_BLOCKS = 20_000
+
+
+@pytest.mark.timeout(120)
+def test_nothing_is_left_of_bad_weather(
+    private_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32. Soak with random faults: descriptors, tasks, threads, memory back to the start."""
+    # pytest keeps each record until the test is over.
+    monkeypatch.setattr(logging.getLogger("async_redis_cache"), "disabled", True)
+    found = Soak(private_server(), seed=32, interval=0.25).run(SECONDS, ROUNDS)
+    start, first, last = found.at_rest[0], found.at_rest[1], found.at_rest[-1]
+    grown = last.resident - first.resident
+    blocks = last.blocks - first.blocks
+    report(
+        32,
+        f"{last.seconds:.0f} s, {found.codes.total()} calls, {found.faults.total()} faults, "
+        f"{len(found.wrong)} wrong; at rest {start.descriptors} and then {last.descriptors} "
+        f"descriptors, {start.threads} and {last.threads} threads, {last.tasks} tasks; "
+        f"{grown / 1e6:.1f} MB and {blocks} of {last.blocks} blocks of memory "
+        f"more than after the first of {ROUNDS} rounds",
+        grown,
+    )
+    assert found.wrong == []
+    assert {taken.tasks for taken in found.at_rest} == {0}
+    assert {taken.threads for taken in found.at_rest} == {start.threads}
+    assert {taken.descriptors for taken in found.at_rest} == {start.descriptors}
+    assert grown < MOST_GROWN_BYTES
+    assert blocks < MOST_GROWN_BLOCKS
+    assert found.codes["OK"] > sum(found.codes.values()) / 2

@@ -1,0 +1,291 @@
+"""One log record for each change of state, not for each failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._common.health_log import CIRCUIT, EVENTS, SERVER, HealthLog, Record
+from harness import Server, StartProxy, StartServer, await_until
+from harness.apis import Api, configured
+from harness.near import near_options, trusted
+
+if TYPE_CHECKING:
+    from log_fixtures import Told
+
+pytest_plugins = ["log_fixtures", "near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
+
+DEADLINE = 100
+NOWHERE = "redis://127.0.0.1:1"
+
+
+async def fail(cache: AsyncRedisCache, times: int = 5) -> None:
+    """So many reads at once, and so many one after the other, all in vain."""
+    reads = [cache.retrieve(None, f"key{number}") for number in range(times)]
+    ends = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(end, CacheError) for end in ends)
+    for _ in range(times):
+        with pytest.raises(CacheError):
+            await cache.retrieve(None, "key")
+
+
+async def answers(cache: AsyncRedisCache) -> bool:
+    """Whether the server is there."""
+    try:
+        await cache.ping(None)
+    except CacheError:
+        return False
+    return True
+
+
+async def until_it_answers(cache: AsyncRedisCache) -> None:
+    async with asyncio.timeout(60):
+        while not await answers(cache):
+            pass
+
+
+@given(st.lists(st.booleans()))
+def test_failures_and_successes_alternate(ends: list[bool]) -> None:
+    """However often it fails, it is told once; however often it succeeds after that, once."""
+    records: list[Record] = []
+    health_log = HealthLog("here", records.append)
+    health_log.begin()
+    for is_well in ends:
+        # Each part asks for it anew: what is known of a server outlives who has met it.
+        condition = health_log.condition(SERVER)
+        if is_well:
+            condition.up()
+        else:
+            condition.down("TIMEOUT")
+    changes = [two for one, two in zip([True, *ends], ends, strict=False) if one != two]
+    assert [record.event for record in records] == [
+        SERVER.up if is_well else SERVER.down for is_well in changes
+    ]
+
+
+def test_servers_and_subjects_are_apart() -> None:
+    """Each server of several has its own condition, and each subject."""
+    records: list[Record] = []
+    health_log = HealthLog("all", records.append)
+    health_log.begin()
+    for condition in (
+        health_log.condition(SERVER, "one"),
+        health_log.condition(SERVER, "two"),
+        health_log.condition(CIRCUIT),
+    ):
+        condition.down("TIMEOUT")
+    assert [(record.event.name, record.server) for record in records] == [
+        ("server_down", "one"),
+        ("server_down", "two"),
+        ("circuit_opened", "all"),
+    ]
+
+
+def test_filter_that_raises_harms_nobody() -> None:
+    """What an application puts into the log's way cannot break the cache."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise RuntimeError
+
+    logger = logging.getLogger("async_redis_cache")
+    logger.addFilter(refuse)
+    try:
+        health_log = HealthLog("here")
+        health_log.begin()
+        health_log.condition(SERVER).down("TIMEOUT")
+    finally:
+        logger.removeFilter(refuse)
+
+
+def test_names_are_told_apart() -> None:
+    """No two events have the same name or the same text."""
+    assert len({event.name for event in EVENTS}) == len({event.text for event in EVENTS})
+    assert len({event.name for event in EVENTS}) == len(EVENTS)
+
+
+async def test_server_lost_and_found(private_server: StartServer, api: Api, told: Told) -> None:
+    """Ten calls fail: one warning. The server is back: one record that says so."""
+    server = private_server()
+    async with configured(server.url, api, command_timeout=DEADLINE) as cache:
+        await cache.store(None, "key", 1)
+        assert told.events == []
+        for turn in (1, 2):
+            server.stop()
+            await fail(cache)
+            server.start()
+            await until_it_answers(cache)
+            assert told.events == ["server_down", "server_up"] * turn
+    lost, found, *_ = told.records
+    place = f"{server.host}:{server.port}"
+    assert (lost.levelname, lost.getMessage()) == (
+        "WARNING",
+        (
+            f"[{place}] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
+            "Check the server and the network"
+        ),
+    )
+    assert (found.levelname, found.getMessage()) == (
+        "INFO",
+        f"[{place}] connected to {place} again",
+    )
+
+
+async def test_silent_server_is_lost(private_server: StartServer, told: Told) -> None:
+    """So is one that accepts connections and never answers."""
+    server = private_server()
+    options = {"command_timeout": DEADLINE, "connect_timeout": DEADLINE}
+    async with configured(server.url, **options) as cache:
+        server.freeze()
+        while not told.events:
+            assert not await answers(cache)
+        server.thaw()
+        await until_it_answers(cache)
+    assert told.events == ["server_down", "server_up"]
+
+
+async def test_lost_connection_is_no_lost_server(
+    server: Server, proxy: StartProxy, told: Told
+) -> None:
+    """A connection that ends and is made again is nothing to tell, nor is one that has its age."""
+    network = proxy(server)
+    async with configured(network.url, max_connection_age=50) as cache:
+        connects = cache.stats().connects
+        while cache.stats().connects < connects + 5:
+            network.cut()
+            await cache.store(None, "key", 1)
+    assert told.events == []
+
+
+async def test_link_that_has_its_age_is_no_lost_link(server: Server, told: Told) -> None:
+    """A link that is made anew on purpose is nothing to tell."""
+    options = near_options("age:", max_connection_age=50, near_cache_heartbeat=400)
+    async with configured(server.url, **options) as cache:
+        flushes = cache.stats().near_flushes
+        await await_until(lambda: cache.stats().near_flushes >= flushes + 3)
+        await trusted(cache)
+    assert told.events == []
+
+
+async def test_who_opens_in_vain_is_told_by_the_error(told: Told, api: Api) -> None:
+    """Without a server `open` raises, and the log has nothing; what opens all the same is told of."""
+    for _ in range(3):
+        with pytest.raises(CacheError):
+            await configured(NOWHERE, api).open(None)
+    assert told.events == []
+    async with configured(NOWHERE, api, require_connection=False, command_timeout=20) as cache:
+        await fail(cache, 2)
+    assert told.events == ["server_down"]
+
+
+async def test_breaker_and_debts(private_server: StartServer, api: Api, told: Told) -> None:
+    """One record when the breaker opens and when it closes; one when changes are owed and are not."""
+    server = private_server()
+    async with configured(server.url, api, command_timeout=DEADLINE) as cache:
+        await cache.store(None, "key", 1)
+        server.stop()
+        for number in range(10):
+            for key in ("key", f"key{number}"):
+                with suppress(CacheError):
+                    await cache.store(None, key, number)
+            assert await cache.retrieve_or_load(None, "key", lambda: 7) == 7
+        worse = ["circuit_opened", "invalidations_pending", "server_down"]
+        assert sorted(told.events) == worse
+        server.start()
+        await await_until(
+            lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
+        )
+        await await_until(lambda: len(told.events) == 6)
+    assert sorted(told.events[3:]) == ["circuit_closed", "invalidations_flushed", "server_up"]
+
+
+async def test_debt_is_settled_by_a_change(private_server: StartServer, told: Told) -> None:
+    """A change of the owed key that succeeds makes it good as well, and is told."""
+    server = private_server()
+    async with configured(server.url, command_timeout=DEADLINE) as cache:
+        server.stop()
+        with pytest.raises(CacheError):
+            await cache.store(None, "key", 1)
+        server.start()
+        while told.count("invalidations_flushed") == 0:
+            with suppress(CacheError):
+                await cache.store(None, "key", 2)
+    assert (told.count("invalidations_pending"), told.count("invalidations_flushed")) == (1, 1)
+
+
+async def test_near_link_lost_and_armed(private_server: StartServer, api: Api, told: Told) -> None:
+    """The link is lost, and cannot be made for a while: one record. It is armed: another."""
+    server = private_server()
+    options = near_options("near:", command_timeout=DEADLINE)
+    async with configured(server.url, api, **options) as cache:
+        await trusted(cache)
+        server.stop()
+        await await_until(lambda: not cache.stats().near_connected)
+        await fail(cache, 5)
+        server.start()
+        await trusted(cache)
+        await until_it_answers(cache)
+    assert [
+        told.count(name) for name in ("invalidation_channel_down", "invalidation_channel_up")
+    ] == [1, 1]
+    assert sorted(told.events[:2]) == ["invalidation_channel_down", "server_down"]
+
+
+async def test_link_that_is_refused(private_server: StartServer, told: Told) -> None:
+    """A link that the server will not have any more, however often it is asked, is told of once."""
+    server = private_server(acl={"shop": "on >secret ~* +@all"})
+    url = server.login_url("shop", "secret")
+    async with AsyncRedisCache.from_url(url, **near_options("near:")) as cache:
+        await trusted(cache)
+        with server.client() as raw:
+            raw.execute_command("ACL", "SETUSER", "shop", "-client|tracking")
+            raw.execute_command("CLIENT", "KILL", "USER", "shop")
+            await await_until(lambda: told.count("invalidation_channel_down"))
+            refused = raw.info("commandstats")["cmdstat_client|tracking"]["rejected_calls"]
+            await await_until(
+                lambda: (
+                    raw.info("commandstats")["cmdstat_client|tracking"]["rejected_calls"]
+                    > refused + 3
+                )
+            )
+        await until_it_answers(cache)
+    assert told.events == ["invalidation_channel_down"]
+
+
+async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -> None:
+    """No record holds a login, a key or a value; nor a prefix where the cache has a name."""
+    secrets = ("alice", "hunter2", "kettle", "shop:", "pin-4111")
+    server = private_server(acl={"alice": "on >hunter2 ~* &* +@all"})
+    options: dict[str, Any] = near_options("shop:", command_timeout=DEADLINE, name="products")
+    async with configured(server.login_url("alice", "hunter2"), **options) as cache:
+        await trusted(cache)
+        server.stop()
+        for _ in range(4):
+            with suppress(CacheError):
+                await cache.store(None, "kettle", "pin-4111")
+            await cache.retrieve_or_load(None, "kettle", lambda: "pin-4111")
+        server.start()
+        await await_until(
+            lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
+        )
+        await trusted(cache)
+        await until_it_answers(cache)
+    assert len(set(told.events)) == 8
+    for record in told.records:
+        assert not any(secret in repr(vars(record)) for secret in secrets)
+
+
+async def test_close_is_no_loss(server: Server, told: Told, api: Api) -> None:
+    """What ends with the cache is not told of."""
+    options = near_options("near:")
+    async with configured(server.url, api, **options) as cache:
+        await trusted(cache)
+        await cache.store(None, "key", 1)
+    assert told.events == []

@@ -1,0 +1,120 @@
+"""Loads beside what else is said of their keys: a new life, an invalidated tag, "do not cache"."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import await_until
+from harness.apis import until_gone
+
+if TYPE_CHECKING:
+    from async_redis_cache import AsyncRedisCache, Load
+
+pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
+
+Caches = tuple["AsyncRedisCache", "AsyncRedisCache"]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
+async def test_a_touch_does_not_end_a_load(caches: Caches, *, own: bool) -> None:
+    """What is being loaded has no life yet that could be changed: it is loaded once, and kept."""
+    one, other = caches
+    may_end = asyncio.Event()
+    loads = 0
+
+    async def load() -> str:
+        nonlocal loads
+        loads += 1
+        await may_end.wait()
+        return "loaded"
+
+    first = asyncio.create_task(one.retrieve_or_load(None, "key", load, 60_000))
+    await await_until(lambda: loads == 1)
+    assert await (one if own else other).touch(None, "key", 1) is False
+    second = asyncio.create_task(other.retrieve_or_load(None, "key", load, 60_000))
+    await await_until(lambda: other.stats().misses > 0)
+    may_end.set()
+    assert [await first, await second] == ["loaded"] * 2
+    assert loads == 1
+    assert await other.retrieve(None, "key") == "loaded"
+    assert one.stats().superseded_loads == 0
+
+
+async def test_a_touch_does_not_end_a_stale_value(caches: Caches) -> None:
+    """It is no value to a plain method, and stays one to those that load."""
+    one, other = caches
+    options: Any = {"stale_timeout": 60_000}
+    await one.retrieve_or_load(None, "key", lambda: "old", 30, **options)
+    await until_gone(one, "key")
+    assert await other.touch(None, "key", 1) is False
+    await asyncio.sleep(0.01)  # Longer than that life would have been.
+    entry = await one.retrieve_or_load_entry(None, "key", lambda: "new", 30, **options)
+    assert (entry.value, entry.status) == ("old", "stale")
+
+
+async def test_a_refresh_does_not_keep_what_was_invalidated(caches: Caches) -> None:
+    """A loader is not shown a value whose tag was invalidated, and cannot call it still right."""
+    one, other = caches
+    await one.retrieve_or_load(None, "key", lambda: "old", 60_000, tags=("tag",))
+    await other.invalidate_tags(None, "tag")
+    seen: list[Any] = []
+
+    def same(load: Load) -> Any:
+        seen.append(load.stale)
+        return load.not_modified()
+
+    with pytest.raises(LookupError):
+        await one.refresh(None, "key", same, 60_000)
+    assert seen == [None]
+    assert await other.retrieve(None, "key") is None
+
+
+async def test_nothing_is_remembered_that_is_not_to_be_cached(caches: Caches) -> None:
+    """`do_not_cache` holds for "there is none" too."""
+    one, other = caches
+    loads = 0
+
+    def none(load: Load) -> Any:
+        nonlocal loads
+        loads += 1
+        load.do_not_cache()
+
+    for cache in (one, other, one):
+        assert await cache.retrieve_or_load(None, "key", none, missing_timeout=60_000) is None
+    assert loads == 3
+
+
+async def test_who_comes_later_is_not_given_what_was_found_before(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joining one who has found a value, and still looks at its tags, is no way to a removed value."""
+    one, other = caches
+    engine = one._lifecycle.ready().engine
+    found, may_go_on = asyncio.Event(), asyncio.Event()
+    hold, read = engine._tags.hold, engine.read
+
+    async def slow(*args: Any) -> bool:
+        found.set()
+        await may_go_on.wait()
+        return await hold(*args)
+
+    async def stored_meanwhile(key: bytes) -> bytes | None:
+        nothing = await read(key)
+        await other.store(None, "key", "removed", tags=("tag",))
+        return nothing
+
+    monkeypatch.setattr(engine._tags, "hold", slow)
+    monkeypatch.setattr(engine, "read", stored_meanwhile)
+    before = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
+    await found.wait()
+    monkeypatch.setattr(engine, "read", read)
+    await other.remove(None, "key")
+    after = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
+    await await_until(lambda: one.stats().misses == 2)
+    may_go_on.set()
+    assert await before == "removed"
+    assert await after == "loaded"

@@ -1,0 +1,215 @@
+"""A server that is away: the loader is called, and the service goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from async_redis_cache import CacheEntry, CacheError, CachePermissionError, CacheUnavailable
+from async_redis_cache._engine.engine import Engine
+from harness import Server, StartProxy, StartServer, await_until
+from harness.apis import Api, configured
+from harness.figures import in_time, report
+from harness.loop_lag import Guard
+
+pytest_plugins = ["near_fixtures"]
+pytestmark = pytest.mark.depends_on("api")
+
+DEADLINE = 200
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_the_service_goes_on(
+    private_server: StartServer, proxy: StartProxy, api: Api, how: str
+) -> None:
+    """The loader's value is given without an error, within the deadline and the load."""
+    server = private_server()
+    network = proxy(server)
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        await asyncio.sleep(0)
+        return loads
+
+    options = {"command_timeout": DEADLINE, "max_size": 0}
+    async with configured(network.url, api, **options) as cache:
+        if how == "refused":
+            server.stop()
+        else:
+            network.black_hole()
+        # The network does not heal: the call ends by itself or not at all.
+        begun = time.monotonic()
+        assert await cache.retrieve_or_load(None, "key", load) == 1
+        assert in_time(time.monotonic() - begun, DEADLINE / 1000 + 0.3)
+
+
+async def test_callers_still_share_a_load(private_server: StartServer) -> None:
+    """While the server is away, one load serves all who ask; when it is back, it is stored."""
+    server = private_server()
+    gate = asyncio.Event()
+
+    async def load() -> str:
+        await gate.wait()
+        return "loaded"
+
+    async with configured(server.url, command_timeout=DEADLINE) as cache:
+        server.stop()
+        calls = [asyncio.create_task(cache.retrieve_or_load(None, "key", load)) for _ in range(50)]
+        await await_until(lambda: cache.stats().loads >= 1)
+        gate.set()
+        assert await asyncio.gather(*calls) == ["loaded"] * 50
+        assert cache.stats().loads == 1
+        server.start()
+        with server.client() as raw:
+            while not raw.exists("key"):
+                assert await cache.retrieve_or_load(None, "key", load) == "loaded"
+        assert await cache.retrieve(None, "key") == "loaded"
+
+
+async def test_killed_in_mid_load(private_server: StartServer) -> None:
+    """What is loaded when the server dies is given all the same."""
+    server = private_server()
+    gate = asyncio.Event()
+
+    async def load() -> int:
+        await gate.wait()
+        return 1
+
+    async with configured(server.url, command_timeout=DEADLINE) as cache:
+        call = asyncio.create_task(cache.retrieve_or_load(None, "key", load))
+        await await_until(lambda: cache.stats().loads == 1)
+        server.kill()
+        gate.set()
+        assert await call == 1
+
+
+@pytest.mark.parametrize(
+    "verb", ["retrieve_or_load", "retrieve_or_load_many", "retrieve_or_load_entry"]
+)
+async def test_what_another_has_stored_is_given(
+    server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Who has waited for another's load has its value, also if the server goes away just then."""
+    asked = 0
+
+    async def gone(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise CacheUnavailable("CONNECTION_LOST", "the connection was lost")
+
+    async with (
+        configured(server.url, key_prefix=key_prefix) as one,
+        configured(server.url, key_prefix=key_prefix) as other,
+    ):
+        gate = asyncio.Event()
+        loading = asyncio.create_task(one.retrieve_or_load(None, "key", gate.wait))
+        await await_until(lambda: one.stats().loads == 1)
+        if verb == "retrieve_or_load_many":
+            waiting = asyncio.create_task(other.retrieve_or_load_many(None, ["key"], dict.fromkeys))
+        else:
+            waiting = asyncio.create_task(getattr(other, verb)(None, "key", lambda: "loaded"))
+        await await_until(lambda: other.stats().misses == 1)
+        monkeypatch.setattr(Engine, "time_to_live", gone)
+        await one.store(None, "key", "stored")
+        given: object = await waiting
+        gate.set()
+        await loading
+    if verb == "retrieve_or_load_entry":
+        assert given == CacheEntry("stored", "hit", None, None)
+    else:
+        assert given == ("stored" if verb == "retrieve_or_load" else {"key": "stored"})
+    # What nobody wants to know is not asked for.
+    assert asked == (verb == "retrieve_or_load_entry")
+
+
+async def test_what_is_not_allowed_is_said(private_server: StartServer, api: Api) -> None:
+    """A user who may not use scripts is an error, and nothing is loaded."""
+    server: Server = private_server(acl={"ann": "on >secret ~* +@all -eval"})
+    loads: list[int] = []
+    async with configured(server.login_url("ann", "secret"), api, max_size=0) as cache:
+        with pytest.raises(CachePermissionError):
+            await cache.retrieve_or_load(None, "key", lambda: loads.append(1))
+    assert loads == []
+
+
+async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer) -> None:
+    """200 requests a second, the server killed: nobody waits longer than a call may, and soon not at all.
+
+    After its return it is used again within a second.
+    """
+    server = private_server()
+    took: list[tuple[float, float]] = []
+    late_calls = 0
+    calls: set[asyncio.Task[None]] = set()
+    options = {"command_timeout": DEADLINE, "max_size": 0, "max_connections": 2}
+    async with configured(server.url, **options) as cache:
+
+        async def request(number: int) -> None:
+            nonlocal late_calls
+            begun, guard = time.monotonic(), Guard(DEADLINE / 1000 + 0.3)
+            found = await cache.retrieve_or_load(None, f"key{number % 50}", lambda: 1, 60_000)
+            assert found == 1
+            late_calls += guard.fired
+            guard.cancel()
+            took.append((begun, time.monotonic() - begun))
+
+        async def requests(until: float) -> None:
+            number = 0
+            while time.monotonic() < until:
+                number += 1
+                task = asyncio.create_task(request(number))
+                calls.add(task)
+                task.add_done_callback(calls.discard)
+                await asyncio.sleep(0.005)
+
+        await requests(time.monotonic() + 0.3)
+        await asyncio.to_thread(server.kill)
+        died = time.monotonic()
+        await requests(died + 1.5)
+        assert cache.stats().open_circuits
+        await asyncio.to_thread(server.start)
+        back = time.monotonic()
+        await requests(back + 1.5)
+        await asyncio.gather(*calls)
+        late = sorted(seconds for begun, seconds in took if died + 1 < begun < back)
+        report(
+            24,
+            f"{max(took, key=lambda one: one[1])[1] * 1000:.0f} ms at most (deadline {DEADLINE}), "
+            f"with the breaker open {late[len(late) // 2] * 1e6:.0f} us in the median",
+        )
+        assert late_calls == 0
+        # With the breaker open half of the calls take next to nothing of what they might wait for.
+        assert late[len(late) // 2] < DEADLINE / 1000 / 10
+        stats = cache.stats()
+        assert not stats.open_circuits
+        assert await cache.contains(None, "key1")
+
+
+async def test_the_breaker_opens_after_failures_in_a_row(
+    private_server: StartServer, api: Api
+) -> None:
+    """Two are not enough; while it is open, callers share a load; the plain methods still try."""
+    server = private_server()
+    async with configured(server.url, api, command_timeout=DEADLINE, max_size=0) as cache:
+        server.kill()
+        for number in range(3):
+            assert not cache.stats().open_circuits
+            assert await cache.retrieve_or_load(None, "key", lambda: 5) == 5
+            assert cache.stats().loads == number + 1
+        assert cache.stats().open_circuits
+        with pytest.raises(CacheError) as caught:
+            await cache.retrieve(None, "key")
+        assert caught.value.code != "BREAKER_OPEN"
+        server.start()
+        await await_until(lambda: not cache.stats().open_circuits)
+        assert await cache.retrieve_or_load(None, "key", lambda: 6) == 6
+        assert await cache.retrieve(None, "key") == 6
+        server.kill()
+        for _ in range(3):
+            assert await cache.retrieve_or_load(None, "key", lambda: 7) == 7
+        assert cache.stats().open_circuits
+    assert not cache.stats().open_circuits

@@ -1,0 +1,175 @@
+"""Stale values: a loading call may give them while one loads anew or the origin fails; nobody else does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheTimeout, LoadOptions
+from harness import await_until
+from harness.figures import in_time, report
+from harness.loading import LEASE
+from harness.loading_origin import LIFE, STALE, Origin, becomes, gone, made_stale
+from harness.run_length import scaled
+
+pytest_plugins = ["loading_fixtures"]
+pytestmark = pytest.mark.depends_on("storage", "near")
+
+
+async def test_a_stale_value_is_for_those_who_load(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """At once, and while one loads it anew; no other method sees it."""
+    origin = Origin()
+    await made_stale(one, origin)
+    for each in (one, other):
+        assert await each.retrieve(None, "key") is None
+        assert await each.retrieve_many(None, ["key"]) == {}
+        assert await each.contains(None, "key") is False
+        assert await each.touch(None, "key", 60_000) is False
+        assert await each.time_to_live(None, "key") is None
+        assert (await each.retrieve_entry(None, "key")).status == "missing"
+    origin.may_end.clear()
+    for each in (one, other, one, other):
+        entry = await each.retrieve_or_load_entry(None, "key", origin.load, LIFE, **STALE)
+        assert (entry.value, entry.status) == (1, "stale")
+        assert entry.age is not None
+        assert entry.age >= LIFE
+        assert entry.remaining is not None
+        assert -60_000 < entry.remaining <= 0
+    await await_until(lambda: origin.loads == 2)
+    origin.may_end.set()
+    await becomes(other, 2)
+    assert origin.loads == 2
+    assert one.stats().stale_hits + other.stats().stale_hits == 4
+    assert one.stats().unreadable == other.stats().unreadable == 0
+    assert await one.remove(None, "key") == 2
+
+
+async def test_who_removes_a_stale_value_is_not_given_it(one: AsyncRedisCache) -> None:
+    """It is removed all the same."""
+    origin = Origin()
+    await made_stale(one, origin)
+    assert await one.remove(None, "key") is None
+    assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 2
+
+
+async def test_no_longer_than_the_caller_says(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+    """Each caller's `stale_timeout` is his own: without one, nothing stale."""
+    origin = Origin()
+    await made_stale(one, origin)
+    assert await other.retrieve_or_load(None, "key", origin.load, LIFE) == 2
+    await gone(one)
+    assert await one.retrieve_or_load(None, "key", origin.load, LIFE, stale_timeout=1) == 3
+
+
+async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+    """Who can have a stale value waits so long for the new one, whoever loads it."""
+    origin = Origin()
+    await made_stale(one, origin)
+    patient: LoadOptions = {**STALE, "soft_timeout": 20_000}
+    impatient: LoadOptions = {**STALE, "soft_timeout": 30}
+    origin.may_end.clear()
+    began = time.monotonic()
+    entry = await one.retrieve_or_load_entry(None, "key", origin.load, LIFE, **impatient)
+    assert (entry.value, entry.status) == (1, "stale")
+    assert time.monotonic() - began > 0.028  # uvloop rounds to milliseconds.
+    calls = [
+        asyncio.create_task(
+            each.retrieve_or_load_entry(None, "key", origin.load, 60_000, **patient)
+        )
+        for each in (one, other)
+    ]
+    assert (await asyncio.wait(calls, timeout=0.05))[0] == set()
+    origin.may_end.set()
+    assert [(entry.value, entry.status) for entry in await asyncio.gather(*calls)] == [
+        (2, "loaded"),
+        (2, "hit"),
+    ]
+    assert origin.loads == 2
+
+
+@pytest.mark.parametrize("soft", [0, 5_000])
+async def test_an_origin_that_fails(
+    one: AsyncRedisCache, other: AsyncRedisCache, soft: int
+) -> None:
+    """Stale values and no errors, and a load in a lease's time; errors when it is over."""
+    seconds = scaled(1.2, 10.0)
+    origin = Origin()
+    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 2_000, "soft_timeout": soft}
+    await one.retrieve_or_load(None, "key", origin.load, LIFE, **options)
+    await gone(one)
+    origin.failure = OSError("no route to the origin")
+    began, given = time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        for each in (one, other):
+            assert await each.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
+            given += 1
+        await asyncio.sleep(0.005)
+    lasted = time.monotonic() - began
+    report(23, f"{given} stale values in {seconds} s, {origin.loads - 1} loads, lease {LEASE} ms")
+    # One at once, and one a lease; each cache that was waiting for one tries it as well.
+    assert 2 <= origin.loads - 1 <= 2 * (lasted * 1000 / LEASE + 2)
+    # It is over when both say so: each reckons by its own estimate of the server's clock.
+    for each in (one, other):
+        while True:
+            try:
+                assert await each.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
+            except OSError:
+                break
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began > seconds
+    for each in (one, other, one, other):
+        with pytest.raises(OSError, match="no route"):
+            await each.retrieve_or_load(None, "key", origin.load, LIFE, **options)
+    origin.failure = None
+    assert await other.retrieve_or_load(None, "key", origin.load, LIFE) == origin.loads
+
+
+async def test_nobody_waits_for_who_has_failed(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """Who has nothing to fall back on loads at once, while others leave the origin alone."""
+    origin = Origin()
+    await made_stale(one, origin)
+    origin.may_end.clear()
+    origin.failure = OSError("down")
+    assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 1
+    await await_until(lambda: origin.loads == 2)
+    waiting = asyncio.create_task(other.retrieve_or_load(None, "key", lambda: "new", 60_000))
+    await await_until(lambda: other.stats().misses > 0)
+    origin.may_end.set()
+    failed_at = time.monotonic()
+    assert await waiting == "new"
+    assert in_time(time.monotonic() - failed_at, LEASE / 1000)
+
+
+async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:
+    """Who has nothing to fall back on is told; who has, gets that."""
+    origin = Origin()
+    origin.may_end.clear()
+    with pytest.raises(CacheTimeout) as caught:
+        await one.retrieve_or_load(None, "key", origin.load, hard_timeout=50)
+    assert caught.value.code == "LOAD_TIMEOUT"
+    origin.may_end.set()
+    assert await one.retrieve_or_load(None, "other", origin.load, hard_timeout=0) == 2
+    await made_stale(one, origin)
+    origin.may_end.clear()
+    slow: LoadOptions = {**STALE, "soft_timeout": 5_000, "hard_timeout": 50}
+    assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **slow) == 3
+
+
+async def test_none_ends_a_stale_value(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+    """When the origin has none any more, nobody is given the old one again."""
+    origin = Origin()
+    await made_stale(one, origin)
+    patient: LoadOptions = {**STALE, "soft_timeout": 5_000}
+
+    def none_any_more() -> Any:
+        return None
+
+    assert await other.retrieve_or_load(None, "key", none_any_more, LIFE, **patient) is None
+    assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 2

@@ -1,0 +1,100 @@
+"""What is told of sentinels and of clusters: whose connection is lost, and who has become a master."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from harness import await_until
+from harness.clusters import Cluster
+from harness.sentinels import Sentinels
+
+if TYPE_CHECKING:
+    from harness import Flavour, Server
+    from log_fixtures import Told
+
+pytest_plugins = ["log_fixtures"]
+pytestmark = pytest.mark.depends_on()
+
+
+def name_of(server: Server) -> str:
+    """What the log calls it."""
+    return f"{server.host}:{server.port}"
+
+
+async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
+    """The master dies and another takes over: one record names it; nothing else is told twice."""
+    with Sentinels(flavour) as sentinels:
+        async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
+            await cache.store(None, "key", 1)
+            assert told.events == []
+            old = await asyncio.to_thread(sentinels.kill_master)
+            await await_until(lambda: told.count("master_changed"))
+            async with asyncio.timeout(60):
+                while True:
+                    try:
+                        await cache.store(None, "key", 2)
+                        break
+                    except CacheError:
+                        continue
+            new = await asyncio.to_thread(sentinels.new_master, old)
+        moves = [r for r in told.records if r.__dict__["cache_event"] == "master_changed"]
+    assert [(r.levelname, r.__dict__["cache_server"]) for r in moves] == [("WARNING", name_of(new))]
+    assert told.count("server_down") == told.count("server_up") <= 1
+
+
+async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
+    """A sentinel dies: that is told with its name, and that it is back."""
+    with Sentinels(flavour) as sentinels:
+        async with AsyncRedisCache.from_url(sentinels.uri) as cache:
+            await cache.store(None, "key", 1)
+            gone = sentinels.sentinels[1]
+            gone.kill()
+            await await_until(lambda: told.count("sentinel_down"))
+            gone.start()
+            await await_until(lambda: told.count("sentinel_up"))
+    assert told.events == ["sentinel_down", "sentinel_up"]
+    assert {r.__dict__["cache_server"] for r in told.records} == {name_of(gone)}
+
+
+@pytest.mark.parametrize("near", [False, True])
+async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) -> None:
+    """A node dies and its replica takes over: the one that is lost is named, and the new master; that is all."""
+    with Cluster(flavour, replicas=1) as cluster:
+        options: dict[str, Any] = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
+        # A busy machine must not be taken for nodes that are lost.
+        patience: dict[str, Any] = {"command_timeout": 2_000, "near_cache_heartbeat": 10_000}
+        async with AsyncRedisCache.from_url(cluster.uri, **patience, **options) as cache:
+            old = cluster.node_of("c:key")
+            await cache.store(None, "key", 1)
+            assert told.events == []
+            await asyncio.to_thread(old.kill)
+            async with asyncio.timeout(60):
+                while told.count("master_changed") == 0:
+                    try:
+                        await cache.store(None, "key", 2)
+                    except CacheError:
+                        continue
+            new = await asyncio.to_thread(cluster.new_master, "c:key", old)
+    places = {
+        event: [
+            r.__dict__["cache_server"] for r in told.records if r.__dict__["cache_event"] == event
+        ]
+        for event in (
+            "server_down",
+            "invalidation_channel_down",
+            "master_changed",
+            "node_removed",
+            "server_up",
+        )
+    }
+    assert places == {
+        "server_down": [name_of(old)],
+        "invalidation_channel_down": [name_of(old)] if near else [],
+        "master_changed": [name_of(new)],
+        "node_removed": [name_of(old)],
+        "server_up": [],
+    }
