@@ -12,11 +12,9 @@ import pytest
 
 from async_redis_cache import CacheError, CacheInputError, CacheUnavailable, LoadOptions
 from async_redis_cache._common.options import Options
-from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._engine.server_clock import ServerClock
 from async_redis_cache._protocol.record import VALUE, Record
-from async_redis_cache._values.codec import Codec
 
 if TYPE_CHECKING:
     from async_redis_cache._client.batcher import Batcher
@@ -244,10 +242,10 @@ def test_what_a_call_says_of_its_load() -> None:
 
 def test_policies_are_remembered_and_few() -> None:
     """The same options are read once; many different ones do not fill the memory."""
-    codec = Codec(Options(loading_jitter=0.25), None, CacheStats())
-    assert codec.terms(int, 9, {})[0].jitter == 0.25
-    same = [codec.terms(int, 9, {"soft_timeout": 5})[0] for _ in range(2)]
+    policies = LoadPolicies(Options(loading_jitter=0.25))
+    assert policies.of({}).jitter == 0.25
+    same = [policies.of({"soft_timeout": 5}) for _ in range(2)]
     assert same[0] is same[1]
     for number in range(3_000):
-        assert codec.terms(None, None, {"soft_timeout": number})[0].soft == number
-    assert len(codec._known_policies) <= 1_000
+        assert policies.of({"soft_timeout": number}).soft == number
+    assert len(policies._known) <= 1_000
