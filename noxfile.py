@@ -142,7 +142,7 @@ SEEN_ON_A_SERVER = (
 TESTS_ON_A_SERVER = (
     "--timeout=6 -p no:unraisableexception -k '"
     "(corrupt or entries or loading or options or pending or serializers or simulation or stored_bytes or tags)"
-    " and not (at_random or loaded_together or valkey-bounded or redis- or redis] or [sync or -sync)'"
+    " and not (random_operations or single_misses or valkey-bounded or redis- or redis] or [sync or -sync)'"
 )
 
 

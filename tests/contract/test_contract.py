@@ -44,7 +44,7 @@ class User:
     age: int = 0
 
 
-async def test_what_is_stored_is_retrieved(cache: AsyncRedisCache) -> None:
+async def test_stored_value_is_retrieved(cache: AsyncRedisCache) -> None:
     """Store gives the value itself back, retrieve an equal one; nothing falsy counts as missing."""
     for number, value in enumerate(VALUES):
         assert await cache.store("123", f"key{number}", value) is value
@@ -54,7 +54,7 @@ async def test_what_is_stored_is_retrieved(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("api", "storage", "near")
-async def test_every_caller_gets_an_object_of_its_own(cache: AsyncRedisCache) -> None:
+async def test_every_caller_gets_its_own_object(cache: AsyncRedisCache) -> None:
     """Changing what was stored or retrieved changes nothing in the cache."""
     value = {"list": [1]}
     await cache.store(None, "key", value)
@@ -65,7 +65,7 @@ async def test_every_caller_gets_an_object_of_its_own(cache: AsyncRedisCache) ->
     assert await cache.retrieve(None, "key") == {"list": [1]}
 
 
-async def test_what_is_missing_is_none(cache: AsyncRedisCache) -> None:
+async def test_missing_key_returns_none(cache: AsyncRedisCache) -> None:
     """A key that nobody stored has no value."""
     assert await cache.retrieve(None, "key") is None
     assert await cache.contains(None, "key") is False
@@ -80,7 +80,7 @@ async def test_storing_again_replaces(cache: AsyncRedisCache) -> None:
     assert 10_000 < (await cache.time_to_live(None, "key") or 0) <= 50_000
 
 
-async def test_storing_none_removes(cache: AsyncRedisCache) -> None:
+async def test_storing_none_removes_the_key(cache: AsyncRedisCache) -> None:
     """None is no value: the key is gone, or stays missing."""
     await cache.store(None, "key", 1)
     stored: object = await cache.store(None, "key", None)
@@ -89,7 +89,7 @@ async def test_storing_none_removes(cache: AsyncRedisCache) -> None:
     assert await cache.store(None, "key", None) is None  # type: ignore[func-returns-value]
 
 
-async def test_remove_gives_what_was_removed(cache: AsyncRedisCache) -> None:
+async def test_remove_returns_the_removed_value(cache: AsyncRedisCache) -> None:
     """The value the first time, None the second; other keys stay."""
     await cache.store_many(None, {"key": {"a": [1]}, "other": 2})
     assert await cache.remove(None, "key") == {"a": [1]}
@@ -105,7 +105,7 @@ async def test_contains_sees_a_value(cache: AsyncRedisCache) -> None:
     assert await cache.contains(None, "key") is False
 
 
-async def test_touch_gives_a_new_life(cache: AsyncRedisCache) -> None:
+async def test_touch_sets_a_new_ttl(cache: AsyncRedisCache) -> None:
     """Touch sets the expiry of a value that is there, longer or shorter, and says if it was."""
     await cache.store(None, "key", "value", 5_000)
     assert await cache.touch(None, "key", 40_000) is True
@@ -116,7 +116,7 @@ async def test_touch_gives_a_new_life(cache: AsyncRedisCache) -> None:
     assert await cache.contains(None, "missing") is False
 
 
-async def test_an_expired_value_is_gone(cache: AsyncRedisCache) -> None:
+async def test_expired_value_is_missing(cache: AsyncRedisCache) -> None:
     """When its timeout has passed a value is missing for every verb."""
     await cache.store(None, "stored", 1, 25)
     await cache.store(None, "touched", 1)
@@ -169,7 +169,7 @@ async def test_many_tasks_read_what_they_wrote(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("api", "near")
-async def test_many_tasks_ask_for_one_key(cache: AsyncRedisCache) -> None:
+async def test_many_tasks_read_one_key(cache: AsyncRedisCache) -> None:
     """All who ask for the same key at once get its value, each an object of its own."""
     await cache.store(None, "key", {"a": [1]})
     found = await asyncio.gather(*(cache.retrieve(None, "key") for _ in range(50)))
@@ -210,7 +210,7 @@ async def test_two_caches_share_the_values(setup: Setup, new_cache: NewCache) ->
 
 
 @pytest.mark.depends_on("server")
-async def test_a_short_life_ends_on_the_server(cache: AsyncRedisCache) -> None:
+async def test_ttl_shrinks_on_the_server(cache: AsyncRedisCache) -> None:
     """The time left shrinks by itself and is told in milliseconds."""
     await cache.store(None, "key", 1, 400)
     left = await cache.time_to_live(None, "key")

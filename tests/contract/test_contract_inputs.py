@@ -161,7 +161,7 @@ async def test_timeouts(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("server", "storage")
-async def test_less_than_a_millisecond(cache: AsyncRedisCache) -> None:
+async def test_shortest_timedelta_is_a_millisecond(cache: AsyncRedisCache) -> None:
     """The shortest timedelta is a millisecond, and neither the default nor refused."""
     for timeout in (timedelta(microseconds=1), timedelta(microseconds=499), 1):
         await cache.store(None, "key", 1, timeout)
@@ -188,7 +188,7 @@ async def test_bad_timeouts(cache: AsyncRedisCache) -> None:
     assert await cache.retrieve(None, "key") == "old"
 
 
-async def test_what_is_not_several(cache: AsyncRedisCache) -> None:
+async def test_invalid_collections_raise(cache: AsyncRedisCache) -> None:
     """The verbs for many refuse what is neither a mapping nor keys."""
     trips = cache.stats().round_trips
     wrong: Any

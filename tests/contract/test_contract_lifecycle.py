@@ -38,7 +38,7 @@ def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]
 
 
 @pytest.mark.depends_on("api", "near")
-async def test_every_verb_needs_an_open_cache(new_cache: NewCache) -> None:
+async def test_every_operation_needs_an_open_cache(new_cache: NewCache) -> None:
     """Before open and after close each verb raises NOT_OPENED; the error is counted."""
     cache = new_cache()
     for _ in range(2):
@@ -138,7 +138,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
 
 
 @pytest.mark.depends_on("storage", "near")
-async def test_calls_made_together_travel_together(setup: Setup, cache: AsyncRedisCache) -> None:
+async def test_concurrent_calls_are_pipelined(setup: Setup, cache: AsyncRedisCache) -> None:
     """A hundred tasks that ask at once need a handful of round trips, counted as batched calls."""
     if setup.api == "sync":
         pytest.skip("threads travel together; one task that waits for another does not")
@@ -153,7 +153,7 @@ async def test_calls_made_together_travel_together(setup: Setup, cache: AsyncRed
 
 
 @pytest.mark.depends_on("api", "near")
-async def test_clear_needs_to_know_its_keys(setup: Setup, new_cache: NewCache) -> None:
+async def test_clear_raises_without_prefix_and_bound(setup: Setup, new_cache: NewCache) -> None:
     """Without prefix and bound clear refuses, typed, and removes nothing."""
     async with new_cache(max_size=0, key_prefix="") as cache:
         await cache.store(None, "key", 1)
@@ -164,7 +164,7 @@ async def test_clear_needs_to_know_its_keys(setup: Setup, new_cache: NewCache) -
 
 
 @pytest.mark.depends_on("api", "storage")
-async def test_repr_tells_the_state_and_no_more(cache: AsyncRedisCache) -> None:
+async def test_repr_shows_the_state_and_no_values(cache: AsyncRedisCache) -> None:
     """A cache in a log shows whether it is open, and neither values nor secrets."""
     await cache.store(None, "key", "the value")
     assert "RedisCache" in repr(cache)

@@ -39,7 +39,7 @@ class Origin:
         return self.load()
 
 
-async def test_what_is_not_there_is_loaded_once_and_stored(cache: AsyncRedisCache) -> None:
+async def test_cold_key_is_loaded_once_and_stored(cache: AsyncRedisCache) -> None:
     """The loader is called for a cold key and not for a warm one; its value is stored."""
     origin = Origin({"n": 1})
     before = cache.stats()
@@ -88,7 +88,7 @@ async def test_a_blocking_loader_runs_beside_the_loop(cache: AsyncRedisCache, se
 
 
 @pytest.mark.depends_on("api", "storage", "near")
-async def test_a_first_call_gives_what_a_later_one_does(
+async def test_first_call_returns_what_later_calls_return(
     cache: AsyncRedisCache, setup: Setup
 ) -> None:
     """A loaded value is given as it is stored: decoded, and of the type that is asked for."""
@@ -106,7 +106,7 @@ async def test_a_first_call_gives_what_a_later_one_does(
             assert found == Product("kettle")
 
 
-async def test_nothing_is_given_and_not_stored(cache: AsyncRedisCache) -> None:
+async def test_none_is_returned_and_not_stored(cache: AsyncRedisCache) -> None:
     """None from a loader is given, and the next call loads again."""
     origin = Origin(None)
     for _ in range(2):
@@ -116,7 +116,7 @@ async def test_nothing_is_given_and_not_stored(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("api", "storage", "near")
-async def test_an_error_is_not_remembered(cache: AsyncRedisCache) -> None:
+async def test_error_is_not_cached(cache: AsyncRedisCache) -> None:
     """What the loader raises is raised, and the next call loads at once."""
 
     def fail() -> None:
@@ -138,7 +138,7 @@ async def test_an_error_is_not_remembered(cache: AsyncRedisCache) -> None:
     ],
 )
 @pytest.mark.depends_on("api")
-async def test_what_is_refused(
+async def test_bad_input_raises_and_stores_nothing(
     cache: AsyncRedisCache,
     setup: Setup,
     code: str,

@@ -58,7 +58,7 @@ async def test_keys_may_come_from_any_iterable(cache: AsyncRedisCache) -> None:
         assert caught.value.code == "BAD_KEY"
 
 
-async def test_none_among_many_removes(cache: AsyncRedisCache) -> None:
+async def test_none_among_many_removes_its_key(cache: AsyncRedisCache) -> None:
     """Store_many removes the keys whose value is None, and stores the others."""
     await cache.store_many(None, {"gone": 1, "kept": 2})
     await cache.store_many(None, {"gone": None, "new": 3, "missing": None})

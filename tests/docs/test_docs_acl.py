@@ -102,7 +102,7 @@ async def test_documented_user_may_use_the_whole_cache(account: Account, use: st
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_documented_user_has_no_command_to_spare(account: Account, use: str) -> None:
+async def test_documented_user_needs_every_rule(account: Account, use: str) -> None:
     """Without any one of its commands, some method fails for the user of the documentation."""
     used = USES[use]
     commands = [rule for rule in used.rules if rule.startswith("+")]
@@ -115,7 +115,7 @@ async def test_documented_user_has_no_command_to_spare(account: Account, use: st
     assert spare == []
 
 
-async def test_who_reads_what_may_be_stale_needs_time(account: Account, raw: Client) -> None:
+async def test_stale_reads_need_the_time_command(account: Account, raw: Client) -> None:
     """The user of a program that loads nothing, beside one that loads with a `stale_timeout`."""
     account.grant(*PLAIN, *LOADING)
     async with account.cache(USES["loading"]) as cache:

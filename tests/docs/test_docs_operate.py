@@ -35,7 +35,7 @@ def test_alerts_are_on_fields_that_exist() -> None:
     assert watched <= names
 
 
-def test_each_code_is_somebodys_task() -> None:
+def test_each_code_has_a_runbook_entry() -> None:
     """Each code that can be met is in the table, once."""
     codes = [code for row in rows(PAGE, "## What an error means") for code in row[1]]
     explained = [row[0][0] for row in rows(REFERENCE / "errors.md", "## By code")]

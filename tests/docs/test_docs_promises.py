@@ -27,7 +27,7 @@ def no_memory(raw: Client) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_memory")
-async def test_a_server_in_trouble_is_no_error(one: AsyncRedisCache) -> None:
+async def test_loaded_value_is_returned_when_the_server_has_no_memory(one: AsyncRedisCache) -> None:
     """Without memory for a right or a value, what is loaded is given and not stored."""
     loads: list[int] = []
 
@@ -40,7 +40,7 @@ async def test_a_server_in_trouble_is_no_error(one: AsyncRedisCache) -> None:
 
 
 @pytest.mark.parametrize("result", [OSError("down"), None], ids=["an error", "None"])
-async def test_each_process_tries_for_itself(
+async def test_errors_are_not_shared_between_processes(
     one: AsyncRedisCache, other: AsyncRedisCache, result: Exception | None
 ) -> None:
     """Neither an error nor a None that is not remembered goes to another process: one loads after the other."""
@@ -99,7 +99,7 @@ async def test_a_failed_refresh_waits_for_the_lease_to_lapse(
         assert cache.stats().loads == 2
 
 
-async def test_who_joins_has_the_end_of_the_load(one: AsyncRedisCache) -> None:
+async def test_joiner_has_the_hard_timeout_of_the_load(one: AsyncRedisCache) -> None:
     """The call that begins a load says how long it may take."""
     may_end = asyncio.Event()
 
@@ -121,7 +121,7 @@ async def test_who_joins_has_the_end_of_the_load(one: AsyncRedisCache) -> None:
         await one.refresh(None, "key", asyncio.Event().wait, hard_timeout=1)
 
 
-async def test_what_is_not_refreshed_ahead(one: AsyncRedisCache) -> None:
+async def test_stored_values_are_not_refreshed_ahead(one: AsyncRedisCache) -> None:
     """What was stored and not loaded; and nothing, by a call that does not load."""
     early: LoadOptions = {"refresh_at": 0.0001}
     await one.store(None, "stored", 1, 60_000)

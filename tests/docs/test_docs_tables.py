@@ -107,7 +107,7 @@ def test_each_code_is_explained() -> None:
     ("word", "kind"),
     [(word, kind) for [[word], [kind], _] in rows(REFERENCE / "errors.md", "## Server errors")],
 )
-def test_words_of_the_server_are_told_as_documented(word: str, kind: str) -> None:
+def test_server_error_codes_are_translated_as_documented(word: str, kind: str) -> None:
     """An error of the server becomes the documented type, and is not tried again."""
     failure = failure_of(ServerReply(f"{word} and more"))
     assert failure.kind.__name__ == kind

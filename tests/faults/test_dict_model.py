@@ -153,7 +153,7 @@ class Model(RuleBasedStateMachine):
             assert keys == {f"p:{key}".encode() for key in self.expected}
 
 
-def test_the_cache_is_a_dict_that_forgets(server: Server) -> None:
+def test_cache_behaves_as_a_dict_with_expiry(server: Server) -> None:
     """27. In good weather: no divergence from a dict with lives."""
     Model.server, Model.steps = server, 0
     run_state_machine_as_test(

@@ -212,7 +212,7 @@ class Model(RuleBasedStateMachine):
                 assert fits, f"{key!r} is {'' if key in there else 'not '}there: {possible}"
 
 
-def test_the_cache_is_a_dict_in_bad_weather_too(server: Server, proxy: StartProxy) -> None:
+def test_cache_behaves_as_a_dict_under_faults(server: Server, proxy: StartProxy) -> None:
     """27. Faults included: no divergence from a dict with lives but after a typed unknown outcome."""
     Model.server, Model.network = server, proxy(server)
     Model.steps, Model.codes = 0, Counter()

@@ -111,7 +111,7 @@ class Leaver:
 
 
 @pytest.mark.no_leaks
-async def test_callers_that_leave_harm_nobody(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_cancelled_callers_affect_no_other(cache: AsyncRedisCache, raw: Client) -> None:
     """1. 10,000 cancellations: 0 wrong replies, 0 leaked, 0 swallowed, all others are served."""
     callers = Callers(cache, seed=1)
     leavers = [Leaver(callers, seed) for seed in range(LEAVERS)]
@@ -151,7 +151,7 @@ async def test_callers_that_leave_harm_nobody(cache: AsyncRedisCache, raw: Clien
     assert f"<Transport {wires} wires, {wires} idle>" in repr(cache)
 
 
-async def test_who_leaves_before_the_call_has_left_is_not_sent(
+async def test_cancelled_call_is_not_sent_from_the_queue(
     server: Server, raw: Client, proxy: StartProxy
 ) -> None:
     """A store whose only caller has gone while it was waiting never reaches the server."""
@@ -169,7 +169,7 @@ async def test_who_leaves_before_the_call_has_left_is_not_sent(
         assert (raw.get("left"), raw.get("stayed")) == (None, b"1")
 
 
-async def test_who_leaves_takes_nobody_along(server: Server) -> None:
+async def test_cancelled_caller_cancels_no_other_call(server: Server) -> None:
     """Of ten callers who ask for one key together nine leave, and the tenth has his answer."""
     async with AsyncRedisCache.from_url(server.url, max_size=0, max_connections=1) as cache:
         await cache.store(None, "key", "value")

@@ -31,7 +31,7 @@ NODE_TIMEOUT_SECONDS = 1.0
 
 
 @pytest.mark.parametrize("near", [False, True], ids=["", "near"])
-async def test_slots_that_move_under_readers(cluster: Cluster, *, near: bool) -> None:
+async def test_reads_succeed_while_slots_migrate(cluster: Cluster, *, near: bool) -> None:
     """18. 2,000 slots there, 30 readers: 0 wrong, 0 false misses, 0 errors."""
     source, target = cluster.masters()[:2]
     slots = cluster.slots(source)[:SLOTS]
@@ -77,7 +77,7 @@ async def test_slots_that_move_under_readers(cluster: Cluster, *, near: bool) ->
 
 @pytest.mark.parametrize("connections", range(1, 10))
 @pytest.mark.depends_on
-async def test_a_slot_that_is_moving(cluster: Cluster, connections: int) -> None:
+async def test_calls_succeed_on_a_migrating_slot(cluster: Cluster, connections: int) -> None:
     """18. With 1 to 9 connections to each node: what is here, what is there, what is nowhere."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
@@ -124,7 +124,7 @@ async def test_a_slot_that_is_moving(cluster: Cluster, connections: int) -> None
         assert cache.stats().errors == 0
 
 
-async def test_near_values_of_a_slot_that_moves(cluster: Cluster) -> None:
+async def test_local_entries_of_a_migrating_slot_are_invalidated(cluster: Cluster) -> None:
     """18. What was near before is told of by whichever node has the slot when it changes."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
@@ -151,7 +151,7 @@ def with_replicas(flavour: Flavour) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("way", ["killed", "stopped"])
-async def test_a_master_that_dies(with_replicas: Cluster, way: str) -> None:
+async def test_calls_succeed_after_a_master_dies(with_replicas: Cluster, way: str) -> None:
     """18. Its replica takes its place: all keys are served again, by typed errors until then."""
     cluster = with_replicas
     wrong: list[object] = []

@@ -67,7 +67,7 @@ async def test_a_name_is_followed_to_another_address(
         assert old.commands == []
 
 
-async def test_no_call_pays_for_an_old_connection(server: Server, proxy: StartProxy) -> None:
+async def test_no_call_waits_for_an_expired_connection(server: Server, proxy: StartProxy) -> None:
     """Calls that go on all the time meet no error, and no more connections than their age asks for."""
     network = proxy(server)
     async with AsyncRedisCache.from_url(

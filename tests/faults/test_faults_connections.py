@@ -39,7 +39,7 @@ async def connect_all(cache: AsyncRedisCache, raw: Client) -> None:
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 @pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
 @pytest.mark.no_leaks
-async def test_idle_connections_that_are_closed_cost_no_call(
+async def test_closed_idle_connections_fail_no_call(
     server: Server, raw: Client, proxy: StartProxy, ending: Ending, *, noticed: bool
 ) -> None:
     """8. 40 idle connections closed (FIN), then reset (RST): 0 calls fail."""
@@ -133,7 +133,7 @@ async def ended(question: Question, cache: AsyncRedisCache) -> str:
 
 @pytest.mark.usefixtures("not_made_good")
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)
-async def test_a_reply_that_is_cut_is_no_answer(
+async def test_truncated_reply_is_not_used(
     network: Proxy, raw: Client, question: Question, bound: int
 ) -> None:
     """9. Reply cut at every byte offset: 0 wrong; the right value or a typed error."""
@@ -160,7 +160,7 @@ async def test_a_reply_that_is_cut_is_no_answer(
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)
 @pytest.mark.parametrize("ending", ["fin", "rst"])
-async def test_a_reply_that_is_lost_is_made_up_for(
+async def test_lost_reply_is_retried(
     network: Proxy, raw: Client, question: Question, bound: int, ending: Ending
 ) -> None:
     """10. Reply lost after execution: all converge, and what was told once is not told wrongly."""
@@ -188,7 +188,7 @@ async def test_a_reply_that_is_lost_is_made_up_for(
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)
-async def test_when_every_reply_is_lost_it_is_told_what_is_known(
+async def test_lost_replies_raise_what_is_known(
     network: Proxy, raw: Client, question: Question, bound: int
 ) -> None:
     """After its retries a question has no answer; a change may have been made, and says so."""

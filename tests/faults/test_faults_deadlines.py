@@ -155,7 +155,7 @@ class Stop:
 
 @pytest.mark.parametrize("moment", ["idle", "connect", "reply", "write"])
 @pytest.mark.no_leaks
-async def test_a_stopped_server_stops_nobody(private_server: StartServer, moment: str) -> None:
+async def test_stopped_server_blocks_no_call(private_server: StartServer, moment: str) -> None:
     """4. Server stopped: every call ends by D + 50 ms, no socket remains a second later."""
     server = private_server(password="secret")
     codes: Counter[str] = Counter()
@@ -227,7 +227,7 @@ class LargeStores:
 
 
 @pytest.mark.usefixtures("not_made_good")
-async def test_a_store_that_has_timed_out_is_not_applied_later(
+async def test_timed_out_store_is_not_executed_later(
     private_server: StartServer,
 ) -> None:
     """5. Timed-out 4 MB stores, then SIGCONT: 0 of 30 applied later."""
@@ -243,7 +243,7 @@ async def test_a_store_that_has_timed_out_is_not_applied_later(
 
 
 @pytest.mark.usefixtures("not_made_good")
-async def test_with_a_polite_end_of_the_connection_it_is_applied(
+async def test_timed_out_store_is_executed_without_a_reset(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5, the proof: when the connection is closed and not aborted, the store is applied later."""

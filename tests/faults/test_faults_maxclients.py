@@ -37,7 +37,7 @@ def fill(server: Server, crowd: ExitStack) -> None:
 
 @takes_the_room_itself
 @pytest.mark.no_leaks
-async def test_without_room_calls_end_and_with_room_they_are_served(
+async def test_calls_end_at_maxclients_and_succeed_afterwards(
     private_server: StartServer,
 ) -> None:
     """11. maxclients reached: typed error by D, recovery under 200 ms."""

@@ -77,7 +77,7 @@ class Caller:
         return self._cache.remove(None, key)
 
 
-async def test_who_leaves_leaves_no_question_open(
+async def test_cancelled_read_leaves_no_pending_fill(
     cache: AsyncRedisCache, raw: Client, key_prefix: str
 ) -> None:
     """1. Thousands of readers and writers leave at random: no lease remains, 0 stale entries.

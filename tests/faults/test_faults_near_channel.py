@@ -90,7 +90,7 @@ async def cache(network: Proxy, server: Server, raw: Client) -> AsyncIterator[As
 
 
 @pytest.mark.parametrize("direction", [None, "to_client", "to_server"])
-async def test_a_link_that_is_silent(
+async def test_silent_channel_empties_the_near_cache(
     cache: AsyncRedisCache, network: Proxy, raw: Client, direction: Direction | None
 ) -> None:
     """20. Black-holed link: the last stale hit comes by two heartbeats; then it is made anew."""
@@ -142,7 +142,7 @@ def _flush_database(network: Proxy, raw: Client) -> None:
 
 
 @pytest.mark.parametrize("lose", [_reset, _end, _kill, _flush, _flush_database])
-async def test_a_link_that_is_lost(
+async def test_lost_channel_empties_the_near_cache(
     cache: AsyncRedisCache, network: Proxy, raw: Client, lose: Callable[[Proxy, Client], None]
 ) -> None:
     """20. Link reset or killed, server flushed: the last stale hit comes by 50 ms."""
@@ -169,9 +169,7 @@ async def test_a_link_that_is_lost(
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
-async def test_a_server_that_comes_back_without_its_data(
-    private_server: StartServer, how: str
-) -> None:
+async def test_restarted_empty_server_is_noticed(private_server: StartServer, how: str) -> None:
     """7 and 20. Restart with data lost: nothing older is given after 50 ms, by whichever way."""
     server = private_server()
 

@@ -49,7 +49,9 @@ def pass_by(moment: float) -> None:
     wait_until(lambda: time.monotonic() > moment)
 
 
-def test_a_process_that_is_stopped(program: Program, raw: Client, key_prefix: str) -> None:
+def test_stopped_process_serves_no_stale_entry(
+    program: Program, raw: Client, key_prefix: str
+) -> None:
     """20. Stopped for longer than two heartbeats: what it asks for thereafter is nothing old."""
     for value in ("second", "third"):
         os.kill(program.pid, signal.SIGSTOP)
@@ -70,7 +72,7 @@ def test_a_process_that_is_stopped(program: Program, raw: Client, key_prefix: st
 
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 @pytest.mark.parametrize("heartbeat", [HEARTBEAT_SECONDS, 5.0], ids=["longer", "shorter"])
-async def test_a_loop_that_is_busy(
+async def test_busy_loop_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, heartbeat: float, many: bool
 ) -> None:
     """20. Busy for longer than two heartbeats, or shorter: what is asked for then is not old."""
@@ -94,7 +96,7 @@ async def test_a_loop_that_is_busy(
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one message", "many messages"])
-async def test_a_loop_that_has_much_to_hear(
+async def test_loop_with_many_invalidations_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, together: bool
 ) -> None:
     """20. Busy while more changes than the loop reads in a turn: what is asked for then is not old.
@@ -122,7 +124,9 @@ async def test_a_loop_that_has_much_to_hear(
         assert cache.stats().near_flushes == 0
 
 
-async def test_who_does_nothing_but_ask(server: Server, raw: Client, key_prefix: str) -> None:
+async def test_reader_without_pauses_gets_no_stale_entry(
+    server: Server, raw: Client, key_prefix: str
+) -> None:
     """20. A task that only asks, and is always answered near, hears of a change by 100 ms."""
 
     async def seconds_until_heard(lag: MachineLag) -> float:

@@ -60,7 +60,7 @@ async def cache(network: Proxy, server: Server) -> AsyncIterator[AsyncRedisCache
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
-async def test_nonsense_on_the_link(
+async def test_malformed_push_closes_the_channel(
     cache: AsyncRedisCache,
     network: Proxy,
     raw: Client,
@@ -82,7 +82,7 @@ async def test_nonsense_on_the_link(
     assert [record.name for record in caplog.records] == ["async_redis_cache"]
 
 
-async def test_other_pushes_are_none_of_our_business(
+async def test_other_pushes_are_ignored(
     cache: AsyncRedisCache, network: Proxy, raw: Client
 ) -> None:
     """A push of another kind changes nothing: the link stays, and so does what is near."""
@@ -95,7 +95,7 @@ async def test_other_pushes_are_none_of_our_business(
     assert stale_entries(cache, raw) == []
 
 
-async def test_news_that_is_too_long_to_hold(server: Server, raw: Client) -> None:
+async def test_oversized_invalidation_flushes_the_near_cache(server: Server, raw: Client) -> None:
     """One message of some 12 MiB: everything near is dropped, memory stays bounded, and it is armed.
 
     Another program changes 60,000 long keys in one turn of the server.

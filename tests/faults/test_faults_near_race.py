@@ -69,7 +69,7 @@ async def cache(network: Proxy) -> AsyncIterator[AsyncRedisCache]:
 
 
 @pytest.mark.parametrize("count", [1, 10])
-async def test_news_that_overtakes_the_answer(
+async def test_invalidation_before_the_reply_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, count: int
 ) -> None:
     """19. The answer is held back, the key is written, its news arrives, then the answer: 0 stale.
@@ -95,7 +95,7 @@ async def test_news_that_overtakes_the_answer(
 
 
 @pytest.mark.parametrize("lost", ["link", "keys"])
-async def test_news_that_is_lost_before_the_answer_comes(
+async def test_lost_invalidation_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, lost: str
 ) -> None:
     """19. The answer is held back, meanwhile the link is lost, or all keys are flushed: 0 stale.
@@ -187,7 +187,7 @@ class Readers:
             self.old.append(f"{key} was {number}, and then {found}")
 
 
-async def test_answers_that_are_slower_than_the_news(
+async def test_slow_replies_are_not_kept(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping
 ) -> None:
     """19. Hundreds of keys, written and read at once, each answer late by a chance: 0 stale.
@@ -228,7 +228,7 @@ async def test_answers_that_are_slower_than_the_news(
 
 
 @pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
-async def test_own_writes_need_no_news(
+async def test_own_write_prevents_the_fill(
     server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one has stored and awaited one reads, though its news is late and others ask meanwhile."""

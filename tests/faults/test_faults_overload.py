@@ -42,7 +42,7 @@ class Shares(NamedTuple):
         return self.p99 <= 3 * self.p50
 
 
-async def test_all_tasks_are_treated_alike(server: Server) -> None:
+async def test_tasks_are_served_fairly(server: Server) -> None:
     """12. Fairness, 200 tasks: fewest to most calls at least 0.9, p99 at most 3 times p50."""
     loop = asyncio.get_running_loop()
 
@@ -175,7 +175,7 @@ class Overload(NamedTuple):
 
 
 @pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
-async def test_what_is_too_much_is_refused_at_once(server: Server, proxy: StartProxy) -> None:
+async def test_overload_raises_at_once(server: Server, proxy: StartProxy) -> None:
     """13. Overload at 10 times capacity: the bound holds, good-put stays, the rest is refused.
 
     That is in under 5 ms with Overloaded, with memory flat, at 80 % of peak good-put or more.

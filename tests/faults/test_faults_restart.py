@@ -115,7 +115,7 @@ async def all_served(keepers: list[Keeper], since: float) -> float:
 
 
 @pytest.mark.not_with("user", "tls", reason="it asks the port itself, to see when it answers")
-async def test_a_server_that_is_killed_and_restarted(private_server: StartServer) -> None:
+async def test_calls_recover_after_a_restart(private_server: StartServer) -> None:
     """6. kill -9 and restart under 200 tasks: every call ends well or typed within D; 0 wrong.
 
     All tasks are served less than 1 s after the port answers, and each restart costs at most as

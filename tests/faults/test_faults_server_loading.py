@@ -102,7 +102,7 @@ async def loaded(
 @pytest.mark.no_leaks
 @pytest.mark.parametrize("near", [False, True], ids=["", "near"])
 @pytest.mark.parametrize("way", [reload, restart])
-async def test_a_server_that_loads_is_left_alone(
+async def test_loading_server_opens_the_circuit(
     private_server: StartServer, proxy: StartProxy, way: Way, near: bool
 ) -> None:
     """15. LOADING for 2 s: at most 10 probes a second per process; served within 250 ms after."""

@@ -20,7 +20,7 @@ MOST_GROWN_BLOCKS = 20_000
 
 
 @pytest.mark.timeout(120)
-def test_nothing_is_left_of_bad_weather(
+def test_no_resource_leaks_under_faults(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """32. Soak with random faults: descriptors, tasks, threads, memory back to the start."""

@@ -70,7 +70,7 @@ async def is_served_wrongly(cache: AsyncRedisCache, network: Proxy, number: int)
 
 
 @pytest.mark.no_leaks
-async def test_a_planted_reply_is_not_served(cache: AsyncRedisCache, network: Proxy) -> None:
+async def test_unsolicited_reply_is_not_used(cache: AsyncRedisCache, network: Proxy) -> None:
     """2. An unread reply planted on an idle connection: 0 of 100 served, and no call fails."""
     wrong = [number for number in range(ROUNDS) if await is_served_wrongly(cache, network, number)]
     report(2, f"{len(wrong)} of {ROUNDS} served, {network.opened} connections", len(wrong))
@@ -78,7 +78,7 @@ async def test_a_planted_reply_is_not_served(cache: AsyncRedisCache, network: Pr
     assert cache.stats().errors == 0
 
 
-async def test_a_planted_reply_that_has_been_read_is_not_served(
+async def test_buffered_unsolicited_reply_is_not_used(
     cache: AsyncRedisCache, network: Proxy
 ) -> None:
     """Nor is one that arrives while the loop looks: the connection is ended at once."""
@@ -91,7 +91,7 @@ async def test_a_planted_reply_that_has_been_read_is_not_served(
         assert network.opened == opened + 1
 
 
-async def test_without_the_look_at_the_socket_it_is_served(
+async def test_unsolicited_reply_is_used_without_the_socket_check(
     cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2, the proof: without the look at the connection before it is used, the reply is served."""

@@ -284,7 +284,7 @@ class Model(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3_600)
-def test_entries_are_what_the_model_says() -> None:
+def test_entries_match_the_model() -> None:
     """Fresh, ageing, stale, missing, leased: no divergence, in as many runs as the profile has."""
     run_state_machine_as_test(
         Model,

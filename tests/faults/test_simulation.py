@@ -16,7 +16,7 @@ from harness.simulated_world import replay
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(4))
-def test_no_seed_breaks_a_promise(part: int) -> None:
+def test_promises_hold_for_every_seed(part: int) -> None:
     """Calls end in time, in nothing untrue; what is overtaken is not kept; nothing is left over.
 
     That holds for who is closed in mid-run too, and for those who wait for a process that was killed.
@@ -25,7 +25,7 @@ def test_no_seed_breaks_a_promise(part: int) -> None:
     assert broken is None, f"ARC_SEED={broken.seed} pytest tests/test_simulation.py: {broken}"
 
 
-def test_a_seed_says_all() -> None:
+def test_run_is_determined_by_its_seed() -> None:
     """What a seed does, it does again: the same calls at the same moments, with the same outcomes."""
     seed = SEEDS[0]
     assert replay(seed) == replay(seed)

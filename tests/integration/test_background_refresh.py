@@ -45,7 +45,7 @@ async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
 
 
 @pytest.mark.parametrize("options", [{"refresh_at": 0.5}, {"early_refresh": 1.0}], ids=str)
-async def test_a_hot_key(
+async def test_hot_key_is_refreshed_without_a_caller_waiting(
     one: AsyncRedisCache, other: AsyncRedisCache, options: LoadOptions
 ) -> None:
     """200 requests a second: nobody waits for a load after the first; loads 1.2 x life over period.
@@ -85,7 +85,7 @@ async def test_a_hot_key(
 
 @pytest.mark.parametrize("plain_verb", ["store", "remove", "clear"])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
-async def test_a_change_overtakes_a_refresh(
+async def test_change_supersedes_a_refresh(
     one: AsyncRedisCache, other: AsyncRedisCache, plain_verb: str, own: bool
 ) -> None:
     """What is loaded anew in the background is not kept where the key was changed meanwhile."""
@@ -129,7 +129,7 @@ async def test_refresh_loads_whatever_is_stored(
     assert await other.retrieve(None, "for ever") == 4
 
 
-async def test_a_refresh_that_fails_leaves_what_was_there(
+async def test_failed_refresh_keeps_the_value(
     one: AsyncRedisCache, other: AsyncRedisCache, raw: Client
 ) -> None:
     """A loaded value, a plain one as any program reads it, one that never expires, none."""

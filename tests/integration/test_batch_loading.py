@@ -43,7 +43,7 @@ class Origin:
         return {key: [key, call] for key in keys if key != "none"}
 
 
-async def test_what_is_not_there_is_loaded_in_one_call(
+async def test_missing_keys_are_loaded_in_one_call(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """And stored; what is there is not asked for; what the loader leaves out is not given."""
@@ -68,7 +68,7 @@ async def test_many_keys(one: AsyncRedisCache) -> None:
     assert origin.calls == [keys]
 
 
-async def test_callers_share_what_others_load(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_concurrent_callers_share_loads(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """Keys that are being loaded, here or elsewhere, alone or with others, are not loaded again."""
     origin = Origin()
     origin.may_end.clear()
@@ -90,7 +90,7 @@ async def test_callers_share_what_others_load(one: AsyncRedisCache, other: Async
     assert origin.calls == [["a"], ["b"], ["c"], ["d"]]
 
 
-async def test_who_leaves_takes_nobody_along(one: AsyncRedisCache) -> None:
+async def test_cancelled_caller_does_not_cancel_the_load(one: AsyncRedisCache) -> None:
     """The loader is cancelled when the last who waits for any of its keys has left."""
     origin = Origin()
     origin.may_end.clear()
@@ -112,7 +112,7 @@ async def test_who_leaves_takes_nobody_along(one: AsyncRedisCache) -> None:
     await await_until(lambda: origin.cancelled == 1)
 
 
-async def test_an_error_reaches_all_and_is_not_kept(one: AsyncRedisCache) -> None:
+async def test_error_is_raised_in_all_callers_and_not_cached(one: AsyncRedisCache) -> None:
     """So is a result that is no mapping."""
     origin = Origin()
 
@@ -130,7 +130,9 @@ async def test_an_error_reaches_all_and_is_not_kept(one: AsyncRedisCache) -> Non
     assert await one.retrieve_or_load_many(None, ["a"], origin.load) == {"a": ["a", 1]}
 
 
-async def test_a_write_overtakes_one_of_them(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_write_supersedes_the_load_of_its_key_alone(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
     """Its loaded value goes to who asked and not into the cache; the others are kept."""
     origin = Origin()
     origin.may_end.clear()
@@ -163,7 +165,9 @@ async def test_stale_and_missing(one: AsyncRedisCache, other: AsyncRedisCache) -
     assert origin.calls == [keys, ["a", "b"]]
 
 
-async def test_a_server_that_is_away(private_server: StartServer, api: Api) -> None:
+async def test_keys_are_loaded_while_the_server_is_unreachable(
+    private_server: StartServer, api: Api
+) -> None:
     """The loader is called once for all, and the service goes on."""
     server = private_server()
     calls: list[list[str]] = []
@@ -183,7 +187,7 @@ async def test_a_server_that_is_away(private_server: StartServer, api: Api) -> N
     assert calls == [["a", "b"], *[["a", "c"]] * 5]
 
 
-async def test_single_misses_are_loaded_together(server: Server, way: dict[str, Any]) -> None:
+async def test_single_misses_are_coalesced(server: Server, way: dict[str, Any]) -> None:
     """Callers whose questions travel together; each gets its value, None, or the error."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
@@ -221,7 +225,7 @@ async def test_no_more_than_so_many_at_once(max_keys: int, one: AsyncRedisCache)
     assert sum(map(len, origin.calls)) == 10
 
 
-async def test_one_error_for_all_that_travelled_together(one: AsyncRedisCache) -> None:
+async def test_coalesced_loads_share_one_error(one: AsyncRedisCache) -> None:
     """And the next call is as the first."""
     is_broken = True
 
@@ -238,7 +242,7 @@ async def test_one_error_for_all_that_travelled_together(one: AsyncRedisCache) -
     assert await one.retrieve_or_load(None, "a", load) == 1
 
 
-async def test_a_key_that_is_refreshed_while_it_is_loaded(one: AsyncRedisCache) -> None:
+async def test_key_may_be_refreshed_while_it_is_loaded(one: AsyncRedisCache) -> None:
     """Both get a value; nobody waits for ever."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
@@ -249,7 +253,7 @@ async def test_a_key_that_is_refreshed_while_it_is_loaded(one: AsyncRedisCache) 
     assert all(key == "key" for key, _ in found)
 
 
-async def test_who_leaves_a_coalesced_load(one: AsyncRedisCache) -> None:
+async def test_caller_of_a_coalesced_load_may_be_cancelled(one: AsyncRedisCache) -> None:
     """A load goes on for the others of its call, and is cancelled when all have left."""
     origin = Origin()
     origin.may_end.clear()
@@ -265,7 +269,7 @@ async def test_who_leaves_a_coalesced_load(one: AsyncRedisCache) -> None:
     assert await asked[1] in (["b", 2], ["b", 3])
 
 
-async def test_coalescing_by_both_doors_and_in_threads(server: Server, api: Api) -> None:
+async def test_loads_are_coalesced_by_both_apis_and_in_threads(server: Server, api: Api) -> None:
     """A plain loader runs in a thread when told so; the loop it is called on does not matter."""
     threads: list[str] = []
 

@@ -28,7 +28,7 @@ async def find(number: int) -> int:
     return number
 
 
-def test_missing_cache_is_told() -> None:
+def test_missing_cache_raises_when_applied() -> None:
     """`@cached` without parentheses: the decorator is given the function for its cache."""
     loose: Any = cached
 
@@ -49,7 +49,7 @@ def test_missing_cache_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["ttl", "expire", "ex"])
-def test_other_names_of_the_timeout_are_told(name: str) -> None:
+def test_error_names_the_timeout_option_that_was_meant(name: str) -> None:
     """A TypeError that names `timeout=`."""
     loose: Any = cached
     with pytest.raises(TypeError, match="timeout="):

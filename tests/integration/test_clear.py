@@ -59,7 +59,7 @@ BOUNDS = pytest.mark.parametrize("bound", [0, 1_000], ids=["unbounded", "bounded
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("prefix", GLOBS)
 @pytest.mark.depends_on
-async def test_a_prefix_is_no_pattern(
+async def test_prefix_is_escaped_in_the_scan_pattern(
     server: Server, raw: Client, prefix: str, bound: int, api: Api
 ) -> None:
     """Characters that mean something in a pattern mean themselves in a prefix."""
@@ -73,7 +73,7 @@ async def test_a_prefix_is_no_pattern(
     assert raw.exists(*strangers) == len(strangers)
 
 
-async def test_unescaped_it_would_be_seen(
+async def test_unescaped_prefix_removes_other_keys(
     server: Server, raw: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof that the test above can fail: without the escapes strangers are lost."""
@@ -132,7 +132,7 @@ async def test_a_longer_prefix_is_another_cache(server: Server, raw: Client) -> 
     assert raw.get("shop") == b"foreign"
 
 
-async def test_the_index_tells_what_is_ours(server: Server, raw: Client) -> None:
+async def test_index_decides_which_keys_are_removed(server: Server, raw: Client) -> None:
     """Without a prefix a bounded cache removes what it has stored, and nothing of others."""
     async with configured(server.url) as cache:
         raw.mset({"foreign:1": "x", "foreign:2": "x"})
@@ -143,7 +143,7 @@ async def test_the_index_tells_what_is_ours(server: Server, raw: Client) -> None
         assert sorted(raw.keys("*")) == [b"foreign:1", b"foreign:2"]
 
 
-async def test_databases_are_apart(server: Server) -> None:
+async def test_clear_leaves_other_databases(server: Server) -> None:
     """Clearing a cache in one database touches nothing in another."""
     async with (
         configured(server.url, key_prefix="p:") as zero,
@@ -169,7 +169,7 @@ async def test_a_large_cache_among_many_keys(server: Server, raw: Client, bound:
 
 
 @BOUNDS
-async def test_storing_goes_on_meanwhile(server: Server, raw: Client, bound: int) -> None:
+async def test_stores_succeed_during_a_clear(server: Server, raw: Client, bound: int) -> None:
     """What is stored while another clears is removed or kept whole; the index never loses it."""
     raw.mset({f"foreign:{number}": "x" for number in range(3_000)})
     options = {"key_prefix": "p:", "max_size": bound // 10, "command_timeout": 20_000}

@@ -177,7 +177,7 @@ async def test_discovery(locked: Server, api: Api) -> None:
     await works(new_cache(api), *uri, references=references)
 
 
-async def test_what_cannot_be_discovered(locked: Server, api: Api) -> None:
+async def test_undiscovered_connection_raises(locked: Server, api: Api) -> None:
     """An unknown key, a failing service or none at all: CANNOT_RESOLVE, never a guess."""
     references = await _references(locked)
     place = ("connection.host", locked.host, "connection.port", locked.port)
@@ -293,7 +293,7 @@ async def test_the_frameworks_container(
     await asynchronous.close(context)
 
 
-def test_what_the_caches_are() -> None:
+def test_both_classes_implement_the_contract() -> None:
     """The synchronous cache is an ICache of the framework; the other keeps its own contract."""
     assert isinstance(RedisCache(), ICache)
     assert not isinstance(AsyncRedisCache(), ICache)

@@ -94,7 +94,7 @@ INPUTS = scaled(20_000, 1_000_000)
 @pytest.mark.parametrize("token", [bytes(16), bytes(15) + b"\x01"])
 @pytest.mark.parametrize("slack", [0, 2**40 + 3])
 @pytest.mark.parametrize("kind", [VALUE, MISSING])
-def test_readers_of_a_head_find_what_stands_there(
+def test_readers_of_a_header_find_its_fields(
     kind: bytes, slack: int, token: bytes, tags: dict[bytes, bytes], payload: bytes
 ) -> None:
     """All numbers, the tags with their versions, and the payload, also where that is empty."""
@@ -115,7 +115,7 @@ def test_readers_of_a_head_find_what_stands_there(
     assert [record.is_fresh(now) for now in (fresh - 1, fresh)] == [True, record.is_lasting]
 
 
-def test_readers_of_a_head_find_what_was_tagged() -> None:
+def test_readers_of_a_header_find_its_tags() -> None:
     """A value that is stored with tags is held by nobody and lasts, and each has a version of its own."""
     one, other = (tagged(PAYLOAD, TAGS, NOW, DAY) for _ in range(2))
     assert record_of(one) == Record(
@@ -124,7 +124,7 @@ def test_readers_of_a_head_find_what_was_tagged() -> None:
     assert version_of(one) != version_of(other)
 
 
-def test_readers_of_a_head_know_a_placeholder() -> None:
+def test_readers_of_a_header_recognize_a_placeholder() -> None:
     """Whose right it holds until when; it is no value, and never fresh. One that is cut off is nothing."""
     until = 0x01_02_03_04_05_06_07_08
     data = b"\xc1\x02l" + bytes(range(16)) + until.to_bytes(8)
@@ -139,7 +139,7 @@ def test_readers_of_a_head_know_a_placeholder() -> None:
         assert version_of(bare) == bare
 
 
-def test_all_readers_of_a_head_agree() -> None:
+def test_all_readers_of_a_damaged_header_agree() -> None:
     """28. However a head is damaged: it is read without an error, and the fast way gives what the whole one does."""
     inputs = values = 0
 

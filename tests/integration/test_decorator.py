@@ -174,7 +174,7 @@ async def test_templates(cache: AsyncRedisCache) -> None:
     assert await find(User(7), ["x"]) == 7
 
 
-def test_mistakes_are_told_when_it_is_applied(server: Server, plain_cache: RedisCache) -> None:
+def test_mistakes_raise_when_applied(server: Server, plain_cache: RedisCache) -> None:
     """A template that names no argument; a function that is not of the cache's kind."""
     cache = AsyncRedisCache.from_url(server.url)
 

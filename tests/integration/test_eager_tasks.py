@@ -42,7 +42,7 @@ async def test_unix_socket_that_is_not_there_is_tried_again(private_server: Star
                     await cache.store(None, "key", 1)
 
 
-async def test_what_another_has_stored_is_asked_for_once(
+async def test_value_of_another_process_is_read_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who begins a load, and is told that there is a value by now, is content with it."""

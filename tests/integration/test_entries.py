@@ -44,7 +44,7 @@ async def test_entries(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     assert 80_000 < left <= 90_000
 
 
-async def test_an_entry_is_looked_at_and_not_loaded(server: Server) -> None:
+async def test_reading_an_entry_does_not_load_it(server: Server) -> None:
     """`retrieve_entry` begins no load, however the cache is configured, and harms nothing."""
     options = {"key_prefix": PREFIX, "loading_refresh_at": 0.001, "loading_stale_timeout": 60_000}
     async with configured(server.url, **options) as cache:
@@ -59,7 +59,7 @@ async def test_an_entry_is_looked_at_and_not_loaded(server: Server) -> None:
         assert cache.stats().unreadable == 0
 
 
-async def test_an_entry_is_told_by_the_deadline(server: Server, proxy: StartProxy) -> None:
+async def test_reading_an_entry_keeps_the_deadline(server: Server, proxy: StartProxy) -> None:
     """To read a value and to ask how long it stays is one call, with one deadline."""
     network = proxy(server)
     options = {"key_prefix": PREFIX, "command_timeout": 200, "retries": 0}
@@ -74,7 +74,7 @@ async def test_an_entry_is_told_by_the_deadline(server: Server, proxy: StartProx
         guard.cancel()
 
 
-async def test_near_is_told(server: Server) -> None:
+async def test_entry_says_whether_it_is_near(server: Server) -> None:
     """An entry that this process held says so."""
     async with configured(server.url, key_prefix=PREFIX, near_cache_enabled=True) as cache:
         await cache.retrieve_or_load(None, "key", lambda: 1, 60_000)

@@ -100,9 +100,7 @@ def test_copies(kind: type[CacheError], context: Any) -> None:
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_each_call_has_an_error_of_its_own(
-    server: Server, proxy: StartProxy, api: Api
-) -> None:
+async def test_each_call_raises_its_own_error(server: Server, proxy: StartProxy, api: Api) -> None:
     """Two calls that fail alike do not share an error: each bears its trace id and traceback."""
     network = proxy(server)
     async with configured(network.url, api, command_timeout=150, retries=0) as cache:
@@ -117,7 +115,7 @@ async def test_each_call_has_an_error_of_its_own(
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_nothing_stands_behind_an_error(server: Server, proxy: StartProxy, api: Api) -> None:
+async def test_errors_keep_no_frames_alive(server: Server, proxy: StartProxy, api: Api) -> None:
     """No driver's error hangs on ours as cause or context, and no data of the caller in any text."""
     network = proxy(server)
     errors: list[CacheError] = []

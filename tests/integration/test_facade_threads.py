@@ -106,7 +106,9 @@ def test_each_of_32_threads_reads_what_it_wrote(server: Server, key_prefix: str)
     assert stats.batched_calls > stats.round_trips
 
 
-async def test_it_answers_on_a_thread_with_a_running_loop(server: Server, key_prefix: str) -> None:
+async def test_call_succeeds_on_a_thread_with_a_running_loop(
+    server: Server, key_prefix: str
+) -> None:
     """24. On a thread that runs an event loop the calls block that loop, and are answered."""
     # The portal is another thread's loop, so the running one is not needed.
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
@@ -119,7 +121,7 @@ async def test_it_answers_on_a_thread_with_a_running_loop(server: Server, key_pr
 
 @pytest.mark.parametrize("verb", [*VERBS, *STEPS])
 @pytest.mark.depends_on
-def test_its_own_loop_is_refused(verb: str, server: Server, key_prefix: str) -> None:
+def test_call_on_the_private_loop_raises(verb: str, server: Server, key_prefix: str) -> None:
     """24. On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
 
@@ -137,7 +139,7 @@ def test_its_own_loop_is_refused(verb: str, server: Server, key_prefix: str) -> 
 
 @pytest.mark.parametrize("verb", [*VERBS])
 @pytest.mark.depends_on
-def test_serializer_may_ask_its_cache(verb: str, server: Server, key_prefix: str) -> None:
+def test_serializer_may_use_its_cache(verb: str, server: Server, key_prefix: str) -> None:
     """A serializer runs in the calling thread, and may make any call of the cache itself."""
     serializer = Calling()
     url = server.url
@@ -184,7 +186,7 @@ def test_two_caches_that_use_each_other_do_not_deadlock(server: Server, key_pref
         assert first.refusals + second.refusals == []
 
 
-def test_calls_while_it_opens_are_refused_at_once(private_server: StartServer) -> None:
+def test_calls_during_open_raise_at_once(private_server: StartServer) -> None:
     """A call made while another thread is opening does not wait for it: NOT_OPENED."""
     server = private_server()
     server.freeze()
@@ -202,7 +204,7 @@ def test_calls_while_it_opens_are_refused_at_once(private_server: StartServer) -
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["answering", "frozen"])
-def test_calls_of_20_threads_end_when_it_closes(away: bool, private_server: StartServer) -> None:
+def test_close_ends_the_calls_of_20_threads(away: bool, private_server: StartServer) -> None:
     """26. Calls of every size that meet close end typed: none is left waiting for its answer."""
     limit = 1.5
     server = private_server()

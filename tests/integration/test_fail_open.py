@@ -37,7 +37,9 @@ async def load() -> str:
 
 
 @pytest.mark.parametrize("near", [False, True])
-async def test_always(private_server: StartServer, api: Api, *, near: bool) -> None:
+async def test_calls_fail_open_with_always(
+    private_server: StartServer, api: Api, *, near: bool
+) -> None:
     """Each method gives what it gives of an empty cache, soon at next to no cost; two still raise."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "near_cache_enabled": near, "key_prefix": "a:"}
@@ -68,7 +70,7 @@ async def test_always(private_server: StartServer, api: Api, *, near: bool) -> N
         assert await cache.retrieve(None, "key") == 3
 
 
-async def test_never(private_server: StartServer, api: Api) -> None:
+async def test_calls_raise_with_never(private_server: StartServer, api: Api) -> None:
     """No loader is called for a server that is away; before and after, loading is as ever."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "fail_open": "never"}
@@ -91,7 +93,9 @@ async def test_never(private_server: StartServer, api: Api) -> None:
         assert await cache.retrieve_or_load(None, "other", load) == "loaded"
 
 
-async def test_never_when_it_dies_between_read_and_right(private_server: StartServer) -> None:
+async def test_load_raises_with_never_when_the_server_dies_before_the_lease(
+    private_server: StartServer,
+) -> None:
     """Nor then."""
     server = private_server()
     async with configured(server.url, command_timeout=DEADLINE, fail_open="never") as cache:
@@ -109,7 +113,7 @@ async def test_never_when_it_dies_between_read_and_right(private_server: StartSe
         assert cache.stats().loads == 0
 
 
-async def test_by_default_only_loading_goes_on(private_server: StartServer, api: Api) -> None:
+async def test_only_loads_fail_open_by_default(private_server: StartServer, api: Api) -> None:
     """The other methods raise."""
     server = private_server()
     async with configured(server.url, api, command_timeout=DEADLINE) as cache:

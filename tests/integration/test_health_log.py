@@ -71,7 +71,7 @@ def test_failures_and_successes_alternate(ends: list[bool]) -> None:
     ]
 
 
-def test_servers_and_subjects_are_apart() -> None:
+def test_servers_and_subjects_are_logged_separately() -> None:
     """Each server of several has its own condition, and each subject."""
     records: list[Record] = []
     health_log = HealthLog("all", records.append)
@@ -89,7 +89,7 @@ def test_servers_and_subjects_are_apart() -> None:
     ]
 
 
-def test_filter_that_raises_harms_nobody() -> None:
+def test_filter_that_raises_fails_no_call() -> None:
     """What an application puts into the log's way cannot break the cache."""
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -105,13 +105,15 @@ def test_filter_that_raises_harms_nobody() -> None:
         logger.removeFilter(refuse)
 
 
-def test_names_are_told_apart() -> None:
+def test_caches_are_logged_by_name() -> None:
     """No two events have the same name or the same text."""
     assert len({event.name for event in EVENTS}) == len({event.text for event in EVENTS})
     assert len({event.name for event in EVENTS}) == len(EVENTS)
 
 
-async def test_server_lost_and_found(private_server: StartServer, api: Api, told: Told) -> None:
+async def test_server_down_and_up_are_logged(
+    private_server: StartServer, api: Api, told: Told
+) -> None:
     """Ten calls fail: one warning. The server is back: one record that says so."""
     server = private_server()
     async with configured(server.url, api, command_timeout=DEADLINE) as cache:
@@ -138,7 +140,7 @@ async def test_server_lost_and_found(private_server: StartServer, api: Api, told
     )
 
 
-async def test_silent_server_is_lost(private_server: StartServer, told: Told) -> None:
+async def test_silent_server_is_logged_as_down(private_server: StartServer, told: Told) -> None:
     """So is one that accepts connections and never answers."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "connect_timeout": DEADLINE}
@@ -151,7 +153,7 @@ async def test_silent_server_is_lost(private_server: StartServer, told: Told) ->
     assert told.events == ["server_down", "server_up"]
 
 
-async def test_lost_connection_is_no_lost_server(
+async def test_lost_connection_is_not_logged_as_server_down(
     server: Server, proxy: StartProxy, told: Told
 ) -> None:
     """A connection that ends and is made again is nothing to tell, nor is one that has its age."""
@@ -164,7 +166,7 @@ async def test_lost_connection_is_no_lost_server(
     assert told.events == []
 
 
-async def test_link_that_has_its_age_is_no_lost_link(server: Server, told: Told) -> None:
+async def test_expired_channel_is_not_logged_as_down(server: Server, told: Told) -> None:
     """A link that is made anew on purpose is nothing to tell."""
     options = near_options("age:", max_connection_age=50, near_cache_heartbeat=400)
     async with configured(server.url, **options) as cache:
@@ -174,7 +176,7 @@ async def test_link_that_has_its_age_is_no_lost_link(server: Server, told: Told)
     assert told.events == []
 
 
-async def test_who_opens_in_vain_is_told_by_the_error(told: Told, api: Api) -> None:
+async def test_failed_open_raises_and_logs_nothing(told: Told, api: Api) -> None:
     """Without a server `open` raises, and the log has nothing; what opens all the same is told of."""
     for _ in range(3):
         with pytest.raises(CacheError):
@@ -185,7 +187,9 @@ async def test_who_opens_in_vain_is_told_by_the_error(told: Told, api: Api) -> N
     assert told.events == ["server_down"]
 
 
-async def test_breaker_and_debts(private_server: StartServer, api: Api, told: Told) -> None:
+async def test_circuit_and_pending_invalidations_are_logged(
+    private_server: StartServer, api: Api, told: Told
+) -> None:
     """One record when the breaker opens and when it closes; one when changes are owed and are not."""
     server = private_server()
     async with configured(server.url, api, command_timeout=DEADLINE) as cache:
@@ -206,7 +210,9 @@ async def test_breaker_and_debts(private_server: StartServer, api: Api, told: To
     assert sorted(told.events[3:]) == ["circuit_closed", "invalidations_flushed", "server_up"]
 
 
-async def test_debt_is_settled_by_a_change(private_server: StartServer, told: Told) -> None:
+async def test_later_change_flushes_a_pending_invalidation(
+    private_server: StartServer, told: Told
+) -> None:
     """A change of the owed key that succeeds makes it good as well, and is told."""
     server = private_server()
     async with configured(server.url, command_timeout=DEADLINE) as cache:
@@ -220,7 +226,9 @@ async def test_debt_is_settled_by_a_change(private_server: StartServer, told: To
     assert (told.count("invalidations_pending"), told.count("invalidations_flushed")) == (1, 1)
 
 
-async def test_near_link_lost_and_armed(private_server: StartServer, api: Api, told: Told) -> None:
+async def test_invalidation_channel_down_and_up_are_logged(
+    private_server: StartServer, api: Api, told: Told
+) -> None:
     """The link is lost, and cannot be made for a while: one record. It is armed: another."""
     server = private_server()
     options = near_options("near:", command_timeout=DEADLINE)
@@ -238,7 +246,7 @@ async def test_near_link_lost_and_armed(private_server: StartServer, api: Api, t
     assert sorted(told.events[:2]) == ["invalidation_channel_down", "server_down"]
 
 
-async def test_link_that_is_refused(private_server: StartServer, told: Told) -> None:
+async def test_refused_channel_is_logged(private_server: StartServer, told: Told) -> None:
     """A link that the server will not have any more, however often it is asked, is told of once."""
     server = private_server(acl={"shop": "on >secret ~* +@all"})
     url = server.login_url("shop", "secret")
@@ -259,7 +267,7 @@ async def test_link_that_is_refused(private_server: StartServer, told: Told) -> 
     assert told.events == ["invalidation_channel_down"]
 
 
-async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -> None:
+async def test_no_secret_is_logged(private_server: StartServer, told: Told) -> None:
     """No record holds a login, a key or a value; nor a prefix where the cache has a name."""
     secrets = ("alice", "hunter2", "kettle", "shop:", "pin-4111")
     server = private_server(acl={"alice": "on >hunter2 ~* &* +@all"})
@@ -282,7 +290,7 @@ async def test_nothing_secret_is_told(private_server: StartServer, told: Told) -
         assert not any(secret in repr(vars(record)) for secret in secrets)
 
 
-async def test_close_is_no_loss(server: Server, told: Told, api: Api) -> None:
+async def test_close_is_not_logged_as_down(server: Server, told: Told, api: Api) -> None:
     """What ends with the cache is not told of."""
     options = near_options("near:")
     async with configured(server.url, api, **options) as cache:

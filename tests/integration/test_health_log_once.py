@@ -21,7 +21,7 @@ pytest_plugins = ["log_fixtures", "near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
 
 
-async def test_fail_open_is_logged_once_an_outage(
+async def test_fail_open_is_logged_once_per_outage(
     private_server: StartServer, api: Api, told: Told
 ) -> None:
     """Calls that return what an empty cache would are one record, and one more in the next outage."""

@@ -104,7 +104,7 @@ async def test_calls_in_flight_end_when_it_closes(
     await await_until(lambda: way.open_now == 0)
 
 
-async def test_call_that_asks_again_after_close_ends(server: Server, key_prefix: str) -> None:
+async def test_call_retried_after_close_raises(server: Server, key_prefix: str) -> None:
     """A call that has more to ask when the cache is closed between its steps ends at once."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, max_size=0)
     await cache.open(None)

@@ -177,7 +177,7 @@ def test_one_run_after_another_without_close(
 
 
 @pytest.mark.usefixtures("collected")
-def test_a_loop_that_is_gone_while_a_server_is_left_alone(run: Run[Any]) -> None:
+def test_loop_may_end_while_the_circuit_is_open(run: Run[Any]) -> None:
     """What the next loop finds is a cache that has not been disappointed yet, on which all works as on any."""
     cache = AsyncRedisCache.from_url(NOWHERE, require_connection=False, command_timeout=30)
 

@@ -105,7 +105,7 @@ CALLS: dict[str, tuple[Callable[[AsyncRedisCache], Awaitable[Any]], int]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_each_step_of_a_load_has_what_the_others_have_left(
+async def test_steps_of_a_load_share_one_deadline(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """34. Read, lease, tags and publication share one budget, to which the origin's time is added."""

@@ -72,7 +72,7 @@ def never() -> Any:
 @pytest.mark.parametrize("way", ["unbounded", "near"], indirect=True)
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
 @pytest.mark.parametrize("where", PROCESSES)
-async def test_every_combination_of_three_callers_leaving(
+async def test_every_combination_of_three_cancelled_callers(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
     where: str,
     raw: Client,
@@ -114,7 +114,7 @@ async def test_every_combination_of_three_callers_leaving(
 
 
 @pytest.mark.parametrize("where", PROCESSES)
-async def test_leaving_at_any_turn(
+async def test_cancellation_at_any_turn_of_the_loop(
     caches: tuple[AsyncRedisCache, AsyncRedisCache], where: str, raw: Client
 ) -> None:
     """At random turns of the event loop, so also between the moments that have a name."""
@@ -162,7 +162,7 @@ async def test_leaving_at_any_turn(
     assert left > runs / 4
 
 
-async def test_who_leaves_does_not_wait_for_the_loader(
+async def test_cancelled_caller_does_not_wait_for_the_loader(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
 ) -> None:
     """A loader that is cancelled may take its time to end; nobody waits but who wants to load next."""

@@ -56,7 +56,7 @@ async def test_a_touch_does_not_end_a_stale_value(caches: Caches) -> None:
     assert (entry.value, entry.status) == ("old", "stale")
 
 
-async def test_a_refresh_does_not_keep_what_was_invalidated(caches: Caches) -> None:
+async def test_refresh_does_not_store_an_invalidated_value(caches: Caches) -> None:
     """A loader is not shown a value whose tag was invalidated, and cannot call it still right."""
     one, other = caches
     await one.retrieve_or_load(None, "key", lambda: "old", 60_000, tags=("tag",))
@@ -73,7 +73,7 @@ async def test_a_refresh_does_not_keep_what_was_invalidated(caches: Caches) -> N
     assert await other.retrieve(None, "key") is None
 
 
-async def test_nothing_is_remembered_that_is_not_to_be_cached(caches: Caches) -> None:
+async def test_uncacheable_result_is_not_remembered(caches: Caches) -> None:
     """`do_not_cache` holds for "there is none" too."""
     one, other = caches
     loads = 0
@@ -88,7 +88,7 @@ async def test_nothing_is_remembered_that_is_not_to_be_cached(caches: Caches) ->
     assert loads == 3
 
 
-async def test_who_comes_later_is_not_given_what_was_found_before(
+async def test_later_caller_does_not_get_an_earlier_result(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Joining one who has found a value, and still looks at its tags, is no way to a removed value."""

@@ -116,7 +116,7 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = {
 @pytest.mark.parametrize("before", ["nothing", "a value"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("way", ["bounded", "unbounded"], indirect=True)
-async def test_no_order_leaves_the_old_value(
+async def test_old_value_is_left_by_no_interleaving(
     change: str, before: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Whenever the change comes: what is read afterwards is nothing, or the new value."""

@@ -85,7 +85,7 @@ async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, 
 
 
 @pytest.mark.depends_on("server", "storage", "near")
-async def test_to_others_nothing_is_there_yet(server: Server, way: dict[str, Any]) -> None:
+async def test_placeholder_is_a_miss_for_readers(server: Server, way: dict[str, Any]) -> None:
     """A key that is being loaded has no value for any method, and is not called unreadable."""
     async with configured(server.url, **way) as one, configured(server.url, **way) as two:
         gate = Gate(1)
@@ -114,7 +114,7 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_is_overtaken_is_not_kept(
+async def test_superseded_load_is_not_stored(
     server: Server, way: dict[str, Any], change: str, own: bool
 ) -> None:
     """A change during a load wins; who asked before gets the load, who asks after does not."""
@@ -132,7 +132,7 @@ async def test_what_is_overtaken_is_not_kept(
         assert (one.stats().superseded_loads, old.begun) == (1, 1)
 
 
-async def test_a_change_that_is_turned_away_overtakes_too(
+async def test_refused_change_supersedes_the_load_too(
     server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What its caller knows to be old is not kept, though nothing has voided the right on the server."""
@@ -154,7 +154,7 @@ async def test_a_change_that_is_turned_away_overtakes_too(
         assert cache.stats().superseded_loads == 1
 
 
-async def test_who_has_read_what_overtook_a_load_does_not_join_it(
+async def test_reader_of_a_newer_value_does_not_join_the_older_load(
     server: Server, way: dict[str, Any]
 ) -> None:
     """Nor where that is what another process has loaded, and too old for him."""
@@ -174,7 +174,7 @@ async def test_who_has_read_what_overtook_a_load_does_not_join_it(
 @pytest.mark.parametrize(
     "command", [("SET", "load:key", '"new"'), ("DEL", "load:key"), ("FLUSHDB",)]
 )
-async def test_any_program_overtakes(
+async def test_change_of_another_program_supersedes_the_load(
     server: Server, raw: Client, way: dict[str, Any], command: tuple[str, ...]
 ) -> None:
     """Programs that know nothing of leases void them too."""
@@ -190,7 +190,7 @@ async def test_any_program_overtakes(
 
 @pytest.mark.parametrize("leaving", range(8), ids=lambda leaving: f"{leaving:03b}")
 @pytest.mark.parametrize("moment", ["at once", "loading"])
-async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, moment: str) -> None:
+async def test_cancelled_caller_cancels_no_other(server: Server, leaving: int, moment: str) -> None:
     """21. Of three callers any may leave: the others are answered; after the last, nothing goes on."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         gate = Gate(1)
@@ -217,7 +217,7 @@ async def test_who_leaves_takes_nobody_along(server: Server, leaving: int, momen
             assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
 
 
-async def test_who_joins_a_load_for_those_to_come_does_not_end_it(server: Server) -> None:
+async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> None:
     """Nobody waits for it from the beginning: it goes on when nobody waits again."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         ahead, own = Gate("new"), Gate("own")
@@ -235,7 +235,7 @@ async def test_who_joins_a_load_for_those_to_come_does_not_end_it(server: Server
         assert (ahead.cancelled, own.begun) == (0, 0)
 
 
-async def test_who_comes_as_a_load_for_those_to_come_is_left_to_another_loads(
+async def test_caller_loads_when_a_detached_load_was_handed_over(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same turn of the loop, as when one exchange answers both: there is nothing to join."""
@@ -269,7 +269,7 @@ async def test_who_comes_as_a_load_for_those_to_come_is_left_to_another_loads(
         assert await cache.retrieve(None, "key") == 1
 
 
-async def test_a_load_that_was_given_up_has_not_failed(server: Server) -> None:
+async def test_abandoned_load_is_not_counted_as_failed(server: Server) -> None:
     """Who leaves says nothing about the origin: the next one to come may ask it at once."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         first, second = Gate("first"), Gate("second")
@@ -284,7 +284,7 @@ async def test_a_load_that_was_given_up_has_not_failed(server: Server) -> None:
         second.opened.set()
 
 
-async def test_an_error_reaches_all_who_wait(server: Server) -> None:
+async def test_error_is_raised_in_all_waiting_callers(server: Server) -> None:
     """21. The loader's error ends every call that shares the load."""
     begun = asyncio.Event()
 
@@ -301,7 +301,7 @@ async def test_an_error_reaches_all_who_wait(server: Server) -> None:
         assert (cache.stats().loads, cache.stats().load_failures) == (1, 1)
 
 
-async def test_a_load_has_an_end(server: Server) -> None:
+async def test_load_ends_at_the_hard_timeout(server: Server) -> None:
     """After `loading.hard_timeout` all who wait get LOAD_TIMEOUT, and the key can be loaded."""
     options = {"loading_hard_timeout": 50, "loading_lease_timeout": 60_000}
     async with configured(server.url, **options) as cache:
@@ -315,7 +315,7 @@ async def test_a_load_has_an_end(server: Server) -> None:
             assert await cache.retrieve_or_load(None, "key", lambda: 2) == 2
 
 
-async def test_a_load_that_does_not_heed_its_end_is_not_joined(server: Server) -> None:
+async def test_load_beyond_its_hard_timeout_is_not_joined(server: Server) -> None:
     """Who comes after its time has an end of his own."""
     may_end = asyncio.Event()
 
@@ -337,7 +337,7 @@ async def test_a_load_that_does_not_heed_its_end_is_not_joined(server: Server) -
             may_end.set()
 
 
-async def test_a_load_that_does_not_heed_its_end_lets_go_of_the_key(server: Server) -> None:
+async def test_load_beyond_its_hard_timeout_releases_the_key(server: Server) -> None:
     """Others load it when the right has ended, which nobody renews; what comes of the first is not kept."""
     may_end = asyncio.Event()
     ended = False
@@ -367,7 +367,7 @@ async def test_a_load_that_does_not_heed_its_end_lets_go_of_the_key(server: Serv
         assert await two.retrieve(None, "key") == 2
 
 
-async def test_who_waits_for_another_process_looks_now_and_then(
+async def test_waiting_process_polls_at_intervals(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody tells: soon, then less often; never in each turn, and not only when the lease ends."""
@@ -395,7 +395,7 @@ async def test_who_waits_for_another_process_looks_now_and_then(
         assert [await holder, await waiter] == [1, 1]
 
 
-async def test_a_long_load_keeps_its_lease(server: Server, raw: Client) -> None:
+async def test_long_load_renews_its_lease(server: Server, raw: Client) -> None:
     """A lease is renewed while the load goes on: nobody else begins one."""
     options = {"loading_lease_timeout": 400, "max_size": 0}
     async with configured(server.url, **options) as one, configured(server.url, **options) as two:
@@ -429,7 +429,7 @@ async def test_closing_ends_every_load(server: Server) -> None:
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-async def test_a_right_that_ends_between_two_commands(
+async def test_lease_may_expire_between_two_commands(
     server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_there: bool
 ) -> None:
     """PTTL has seen a placeholder, and GETRANGE nothing: that is no value; an empty one is."""

@@ -59,7 +59,7 @@ async def caches(server: Server) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRe
         yield one, two
 
 
-async def test_who_waits_does_not_ask_again_and_again(
+async def test_waiting_caller_does_not_poll(
     caches: tuple[AsyncRedisCache, AsyncRedisCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While nothing changes the server is not asked; what is published is given at once."""
@@ -87,7 +87,7 @@ async def test_who_waits_does_not_ask_again_and_again(
     assert near_of(caches[1])._watchers == {}
 
 
-async def test_who_waits_is_told_when_the_load_has_failed(
+async def test_waiting_caller_is_notified_of_a_failed_load(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
 ) -> None:
     """Then whoever waited loads at once, long before the lease would have ended."""
@@ -103,7 +103,7 @@ async def test_who_waits_is_told_when_the_load_has_failed(
 
 
 @pytest.mark.parametrize("fault", ["reset", "silence"])
-async def test_who_waits_is_not_left_to_a_link_that_is_lost(
+async def test_waiting_caller_polls_when_the_channel_is_lost(
     server: Server, raw: Client, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Without news he looks for himself, as without a near cache; a silent link counts as lost."""
@@ -129,7 +129,7 @@ async def test_who_waits_is_not_left_to_a_link_that_is_lost(
     assert seconds < LEASE_SECONDS / 2
 
 
-async def test_who_leaves_is_not_told(
+async def test_cancelled_caller_is_not_notified(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
 ) -> None:
     """A caller that is cancelled while it waits leaves nothing behind."""

@@ -16,7 +16,7 @@ pytest_plugins = ["loading_fixtures"]
 pytestmark = pytest.mark.depends_on("storage", "near")
 
 
-async def test_what_a_loader_is_told_and_may_say(
+async def test_loader_gets_the_old_entry_and_may_set_options(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Its key, the value that it replaces, the life; "not modified"; "do not cache"."""

@@ -21,7 +21,7 @@ DEADLINE = 200
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])
-async def test_the_service_goes_on(
+async def test_loads_succeed_while_the_server_is_unreachable(
     private_server: StartServer, proxy: StartProxy, api: Api, how: str
 ) -> None:
     """The loader's value is given without an error, within the deadline and the load."""
@@ -70,7 +70,9 @@ async def test_callers_still_share_a_load(private_server: StartServer) -> None:
         assert await cache.retrieve(None, "key") == "loaded"
 
 
-async def test_killed_in_mid_load(private_server: StartServer) -> None:
+async def test_load_returns_its_value_when_the_server_is_killed(
+    private_server: StartServer,
+) -> None:
     """What is loaded when the server dies is given all the same."""
     server = private_server()
     gate = asyncio.Event()
@@ -90,7 +92,7 @@ async def test_killed_in_mid_load(private_server: StartServer) -> None:
 @pytest.mark.parametrize(
     "verb", ["retrieve_or_load", "retrieve_or_load_many", "retrieve_or_load_entry"]
 )
-async def test_what_another_has_stored_is_given(
+async def test_value_of_another_process_is_returned(
     server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """Who has waited for another's load has its value, also if the server goes away just then."""
@@ -126,7 +128,7 @@ async def test_what_another_has_stored_is_given(
     assert asked == (verb == "retrieve_or_load_entry")
 
 
-async def test_what_is_not_allowed_is_said(private_server: StartServer, api: Api) -> None:
+async def test_permission_error_is_raised(private_server: StartServer, api: Api) -> None:
     """A user who may not use scripts is an error, and nothing is loaded."""
     server: Server = private_server(acl={"ann": "on >secret ~* +@all -eval"})
     loads: list[int] = []
@@ -136,7 +138,7 @@ async def test_what_is_not_allowed_is_said(private_server: StartServer, api: Api
     assert loads == []
 
 
-async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer) -> None:
+async def test_dead_server_costs_one_timeout(private_server: StartServer) -> None:
     """200 requests a second, the server killed: nobody waits longer than a call may, and soon not at all.
 
     After its return it is used again within a second.
@@ -189,7 +191,7 @@ async def test_a_dead_server_costs_nothing_for_long(private_server: StartServer)
         assert await cache.contains(None, "key1")
 
 
-async def test_the_breaker_opens_after_failures_in_a_row(
+async def test_circuit_opens_after_consecutive_failures(
     private_server: StartServer, api: Api
 ) -> None:
     """Two are not enough; while it is open, callers share a load; the plain methods still try."""

@@ -15,7 +15,7 @@ from harness.scripted_server import ScriptedServer
 pytestmark = pytest.mark.depends_on()
 
 
-async def test_reply_that_comes_while_it_closes(
+async def test_reply_during_close_logs_nothing(
     server: Server, proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A close that waits for a loader is met by the reply to another call: it goes nowhere."""
@@ -47,7 +47,7 @@ async def test_reply_that_comes_while_it_closes(
     assert caplog.messages == []
 
 
-async def test_who_leaves_while_the_right_to_load_is_asked_for(
+async def test_cancellation_during_the_lease_request_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The question ends in an error that nobody waits for any more, and nobody is told of it."""

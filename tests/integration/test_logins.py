@@ -111,7 +111,7 @@ async def test_a_missing_login(network: Proxy, caplog: pytest.LogCaptureFixture,
     await await_until(lambda: network.open_now == 0)
 
 
-async def test_a_user_who_may_nothing(
+async def test_user_without_permissions_raises(
     network: Proxy, caplog: pytest.LogCaptureFixture, api: Api
 ) -> None:
     """14. A user who may log in and do nothing, or not choose the database: NOPERM at open."""
@@ -161,7 +161,7 @@ async def test_a_forbidden_command(
     assert network.opened == 1
 
 
-async def test_a_forbidden_key_harms_no_other(
+async def test_forbidden_key_fails_no_other_key(
     private_server: StartServer, proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of calls that travel together only those for forbidden keys are refused."""

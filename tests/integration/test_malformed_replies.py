@@ -101,7 +101,9 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
 
 
 @pytest.mark.parametrize("name", VERBS)
-async def test_nonsense_is_a_typed_error(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_reply_raises_a_typed_error(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """16. What is no RESP, or answers nothing that was asked, is an error, and the loop logs nothing."""
     caplog.set_level(logging.WARNING)
     command, _, _ = name.partition(" ")
@@ -113,7 +115,7 @@ async def test_nonsense_is_a_typed_error(name: str, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("name", BOUNDED_VERBS)
-async def test_nonsense_of_a_script_is_a_typed_error(
+async def test_malformed_script_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """16. The scripts of a bounded cache are not believed either."""
@@ -125,7 +127,9 @@ async def test_nonsense_of_a_script_is_a_typed_error(
 
 
 @pytest.mark.parametrize("reply", NONSENSE)
-async def test_one_nonsense_harms_nobody(server: Server, proxy: StartProxy, reply: bytes) -> None:
+async def test_malformed_reply_fails_its_own_call_alone(
+    server: Server, proxy: StartProxy, reply: bytes
+) -> None:
     """16. Desynchronised once, the connection is dropped; all who shared it are served by another."""
     network = proxy(server)
     async with configured(network.url) as cache:
@@ -141,7 +145,7 @@ async def test_one_nonsense_harms_nobody(server: Server, proxy: StartProxy, repl
         await await_until(lambda: network.open_now < network.opened)
 
 
-async def test_a_reply_too_many_drops_the_connection(server: Server, proxy: StartProxy) -> None:
+async def test_surplus_reply_closes_the_connection(server: Server, proxy: StartProxy) -> None:
     """After one reply more than was asked for, nobody can say whose the next one would be."""
     network = proxy(server)
     async with configured(network.url) as cache:
@@ -153,7 +157,7 @@ async def test_a_reply_too_many_drops_the_connection(server: Server, proxy: Star
 
 
 @pytest.mark.parametrize("reply", [b"$100\r\nbegun", b"*1\r\n", b"", b"*1\r\n$1\r\n"])
-async def test_half_an_answer_ends_with_the_deadline(reply: bytes) -> None:
+async def test_incomplete_reply_raises_at_the_deadline(reply: bytes) -> None:
     """16. A reply that never ends is no reply: TIMEOUT, and the connection is dropped."""
     async with (
         ScriptedServer(MGET=reply) as server,
@@ -167,7 +171,7 @@ async def test_half_an_answer_ends_with_the_deadline(reply: bytes) -> None:
 
 
 @pytest.mark.parametrize("greeting", NONSENSE)
-async def test_nonsense_when_opening(greeting: bytes) -> None:
+async def test_malformed_handshake_fails_open(greeting: bytes) -> None:
     """What is no Redis is found out by `open`, typed, and left in peace after one attempt."""
     async with ScriptedServer(PING=greeting) as server:
         cache = configured(server.url, connect_timeout=2_000)

@@ -41,7 +41,7 @@ async def fill(cache: AsyncRedisCache) -> None:
         await cache.store(None, str(number), number, 30_000 + 1_000 * number)
 
 
-async def test_the_soonest_to_expire_leaves_first(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_earliest_expiry_is_evicted_first(cache: AsyncRedisCache, raw: Client) -> None:
     """A full cache takes a new value and gives up the one that would expire soonest."""
     await fill(cache)
     await cache.store(None, "new", 1)
@@ -50,7 +50,7 @@ async def test_the_soonest_to_expire_leaves_first(cache: AsyncRedisCache, raw: C
     assert values(raw) == {*"3456789", "new", "newer", "newest"}
 
 
-async def test_a_new_value_may_be_the_soonest(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_new_value_may_be_evicted_first(cache: AsyncRedisCache, raw: Client) -> None:
     """A value that would expire before all others finds no room in a full cache of longer lives."""
     await fill(cache)
     assert await cache.store(None, "brief", 1, 1_000) == 1
@@ -58,7 +58,7 @@ async def test_a_new_value_may_be_the_soonest(cache: AsyncRedisCache, raw: Clien
     assert await cache.retrieve(None, "brief") is None
 
 
-async def test_expired_values_leave_first(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_expired_values_are_dropped_first(cache: AsyncRedisCache, raw: Client) -> None:
     """What has expired makes room, and nothing that lives has to leave for it."""
     await fill(cache)
     await cache.remove_many(None, ["8", "9"])
@@ -102,7 +102,7 @@ async def test_touching_moves_a_value_back(cache: AsyncRedisCache, raw: Client) 
     assert raw.pexpiretime(INDEX) >= raw.pexpiretime(f"{PREFIX}0")
 
 
-async def test_touching_what_is_missing(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_touching_a_missing_key_adds_nothing(cache: AsyncRedisCache, raw: Client) -> None:
     """A missing key is not indexed by touching it, and another program's value neither."""
     raw.set(f"{PREFIX}foreign", "1")
     assert await cache.touch(None, "missing") is False
@@ -144,7 +144,7 @@ async def test_a_large_cache_at_once(server: Server, raw: Client) -> None:
         assert raw.exists(INDEX) == 0
 
 
-async def test_calls_that_travel_together(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_pipelined_stores_keep_the_bound(cache: AsyncRedisCache, raw: Client) -> None:
     """Stores, removals and touches of many tasks in one exchange leave the index right."""
     await fill(cache)
     await asyncio.gather(
@@ -192,7 +192,7 @@ async def test_the_bound_may_be_changed(server: Server, raw: Client) -> None:
         assert len(raw.keys(f"{PREFIX}key*")) == 100
 
 
-async def test_a_lost_index_is_built_anew(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_lost_index_is_rebuilt(cache: AsyncRedisCache, raw: Client) -> None:
     """Without its index the cache goes on, and keeps the bound for what is stored from then on."""
     await fill(cache)
     raw.delete(INDEX)

@@ -61,7 +61,7 @@ def references(*components: object) -> References:
     return References.from_tuples(*tuples)
 
 
-async def test_loggers_are_told(private_server: StartServer, api: Api) -> None:
+async def test_loggers_get_messages(private_server: StartServer, api: Api) -> None:
     """Each logger is told what the log is told, on a thread of its own, in the order of events."""
     server = private_server()
     loggers = [Lines(), Lines()]
@@ -115,7 +115,7 @@ async def test_counts_are_pushed(server: Server, api: Api, monkeypatch: pytest.M
     assert counts.of("cache.hits")[0] == 4
 
 
-async def test_slow_and_broken_ones_harm_nobody(
+async def test_slow_and_broken_monitors_fail_no_call(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that raises is passed over; one that never returns delays a close, by a bounded time."""
@@ -155,9 +155,7 @@ async def test_without_them_nothing_is_started(server: Server) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # As deserved.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Nobody closed.
-def test_a_loop_that_is_closed_leaves_no_task(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_closed_loop_leaves_no_task(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Who closes the loop and not the cache is not told of tasks that were destroyed."""
     cache = AsyncRedisCache.from_url(server.url)
     cache.set_references(references(Counts(), Lines()))

@@ -68,7 +68,7 @@ def url_of(server: Server) -> str:
     return f"redis://{NAME}:{server.port}"
 
 
-async def test_one_look_up_serves_all_who_wait(server: Server, names: Names) -> None:
+async def test_concurrent_connections_share_one_lookup(server: Server, names: Names) -> None:
     """However many ask, and however often; who gives up does not end it for the others."""
     impatient = AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT)
     patient = AsyncRedisCache.from_url(url_of(server), connect_timeout=60_000)
@@ -124,7 +124,7 @@ def silent(server: Server) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_address_that_swallows_everything_leaves_time_for_the_others(
+async def test_black_hole_address_leaves_time_for_the_others(
     server: Server, names: Names, silent: str, api: Api
 ) -> None:
     """38. The next address is tried beside one that does not answer, so `open` succeeds within `connect_timeout`."""
@@ -163,7 +163,7 @@ def resetting(server: Server) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["hanging", "resetting"])
 @pytest.mark.parametrize("api", APIS)
-async def test_address_that_connects_and_does_not_serve_leaves_time_for_the_others(
+async def test_unresponsive_address_leaves_time_for_the_others(
     server: Server, names: Names, api: Api, kind: str, request: pytest.FixtureRequest
 ) -> None:
     """38. What hangs or ends after it has connected is found out by the login, and the next address is tried."""
@@ -175,7 +175,7 @@ async def test_address_that_connects_and_does_not_serve_leaves_time_for_the_othe
         assert await cache.store(None, "key", 1) == 1
 
 
-async def test_address_that_does_not_serve_is_not_tried_again_at_once(
+async def test_unresponsive_address_is_not_retried_at_once(
     server: Server, names: Names, resetting: str
 ) -> None:
     """Where no other can be connected to, the attempt ends, long before `connect_timeout`."""
@@ -220,7 +220,7 @@ async def test_a_busy_executor_is_not_waited_for(server: Server, names: Names) -
         executor.shutdown()
 
 
-async def test_a_process_without_threads_is_told(
+async def test_process_without_threads_raises(
     server: Server, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that cannot be started is an error of this attempt, and not of the next."""

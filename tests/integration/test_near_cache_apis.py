@@ -65,7 +65,7 @@ async def test_a_hit_needs_no_round_trip(near_cache: OpenNearCache) -> None:
     assert after.near_bytes > 0
 
 
-async def test_a_miss_is_asked_for_each_time(near_cache: OpenNearCache, raw: Client) -> None:
+async def test_misses_are_not_cached_locally(near_cache: OpenNearCache, raw: Client) -> None:
     """What is missing is not held: it is there as soon as somebody stores it."""
     cache = await near_cache()
     for _ in range(3):
@@ -118,7 +118,7 @@ async def test_every_caller_gets_an_object_of_its_own(near_cache: OpenNearCache)
         many.clear()
 
 
-async def test_many_asks_only_for_the_rest(
+async def test_retrieve_many_requests_only_local_misses(
     server: Server, proxy: StartProxy, near_cache: OpenNearCache
 ) -> None:
     """Of several keys those that are near are not asked for; the order is that of the keys."""
@@ -178,7 +178,7 @@ async def last_given(cache: AsyncRedisCache) -> float:
         given = asked
 
 
-async def test_a_touched_value_lives_no_longer_near(near_cache: OpenNearCache) -> None:
+async def test_touch_does_not_extend_a_local_entry(near_cache: OpenNearCache) -> None:
     """A shorter life given by touch is the life of what is near, too."""
     cache = await near_cache()
     await cache.store(None, "key", 1, 60_000)
@@ -188,7 +188,7 @@ async def test_a_touched_value_lives_no_longer_near(near_cache: OpenNearCache) -
     assert await last_given(cache) < touched + 0.1 + TICK_SECONDS
 
 
-async def test_near_life_ends_though_the_server_is_late(
+async def test_local_entry_expires_while_the_server_is_late(
     private_server: StartServer, near_cache: OpenNearCache
 ) -> None:
     """A server that never looks for what has expired says nothing: near data ends by itself."""
@@ -269,7 +269,7 @@ async def test_closed_and_opened_again(server: Server, raw: Client, api: Api) ->
 
 
 @pytest.mark.no_leaks
-async def test_nothing_is_left_of_the_link(server: Server, proxy: StartProxy, api: Api) -> None:
+async def test_closed_cache_leaves_no_channel(server: Server, proxy: StartProxy, api: Api) -> None:
     """Neither connection, task nor descriptor, from one close or many."""
     network = proxy(server)
     cache = configured(network.url, api, near_cache_enabled=True)
@@ -282,7 +282,7 @@ async def test_nothing_is_left_of_the_link(server: Server, proxy: StartProxy, ap
         assert network.opened == 2 * turn
 
 
-async def test_a_server_that_comes_later(
+async def test_near_cache_connects_when_the_server_starts_later(
     private_server: StartServer, near_cache: OpenNearCache
 ) -> None:
     """With `require_connection` false the cache works un-near at first, and near once it can."""

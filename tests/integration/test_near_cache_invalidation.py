@@ -67,7 +67,7 @@ def on_server(raw: Client) -> Any:
 @pytest.mark.parametrize("change", PROGRAMS)
 @pytest.mark.parametrize("bound", [0, 1000], ids=["unbounded", "bounded"])
 @pytest.mark.depends_on("server")
-async def test_other_programs(
+async def test_change_of_another_program_invalidates(
     near_cache: OpenNearCache, raw: Client, change: str, bound: int
 ) -> None:
     """Any command of any client that changes, removes or expires the key."""
@@ -85,7 +85,7 @@ async def test_other_programs(
 @pytest.mark.parametrize("other", APIS)
 @pytest.mark.parametrize("change", CACHES)
 @pytest.mark.depends_on
-async def test_other_caches(
+async def test_change_of_another_cache_invalidates(
     server: Server, near_cache: OpenNearCache, raw: Client, change: str, other: Api
 ) -> None:
     """Any verb of another cache, behind either API, near or not."""

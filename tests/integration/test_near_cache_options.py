@@ -54,7 +54,7 @@ def test_near_cache(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["near_cache_enabled", "near_cache.enabled"])
-async def test_a_near_cache_in_a_keyword(server: Server, api: Api, path: str) -> None:
+async def test_near_cache_keyword(server: Server, api: Api, path: str) -> None:
     """As a keyword of `from_url` too; and it is what the option says."""
     for value in (True, "true", "yes", 1):
         options: dict[str, Any] = {path: value}
@@ -80,7 +80,7 @@ async def test_a_near_cache_in_a_keyword(server: Server, api: Api, path: str) ->
         ("near_cache.ttl", "is not an option of this cache"),
     ],
 )
-def test_a_wrong_near_cache(api: Api, option: str, problem: str) -> None:
+def test_invalid_near_cache_option_raises(api: Api, option: str, problem: str) -> None:
     """Wrong values and names are told by the path they stand at, and never quoted."""
     for given in ("secret", "-1", "1.5", "", None):
         for path in (option, f"options.{option}"):

@@ -69,7 +69,7 @@ async def test_an_old_server(what: str, required: bool) -> None:
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
 @pytest.mark.parametrize("rules", NOT_ALLOWED.values(), ids=list(NOT_ALLOWED))
 @pytest.mark.depends_on("server")
-async def test_a_user_who_may_not(
+async def test_user_without_permission_raises(
     private_server: StartServer, proxy: StartProxy, api: Api, rules: str, required: bool
 ) -> None:
     """Without CLIENT TRACKING in the user's rules the near cache is refused, and only that is."""
@@ -93,7 +93,7 @@ async def test_what_a_user_must_be_allowed(private_server: StartServer, api: Api
 
 
 @pytest.mark.parametrize("answers", [{}, {"HELLO": HELLO}], ids=["HELLO", "TRACKING"])
-async def test_a_server_that_says_nothing(answers: dict[str, bytes]) -> None:
+async def test_silent_server_raises(answers: dict[str, bytes]) -> None:
     """Silence at any step of arming the link ends open by `connect_timeout`, typed."""
     async with ScriptedServer(**answers) as server:
         options = {"near_cache_enabled": True, "connect_timeout": 200}
@@ -108,7 +108,7 @@ async def test_a_server_that_says_nothing(answers: dict[str, bytes]) -> None:
         await await_until(lambda: server.open_now == 0)
 
 
-async def test_a_server_that_comes_and_cannot(
+async def test_server_that_starts_later_without_support_is_logged(
     private_server: StartServer, proxy: StartProxy, api: Api
 ) -> None:
     """Where nobody could be asked at open: it serves un-near, never old, until it may be near."""

@@ -72,7 +72,7 @@ async def test_methods_agree_whether_there_is_a_value(
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_facade_agrees_about_a_null(server: Server, raw: Client, api: Api) -> None:
+async def test_sync_api_treats_null_alike(server: Server, raw: Client, api: Api) -> None:
     """Both APIs say the same, and what is loaded instead is stored."""
     async with configured(server.url, api, key_prefix="is:") as cache:
         raw.set("is:key", b"null", px=60_000)

@@ -62,7 +62,7 @@ async def test_each_call_is_a_span(server: Server, api: Api, telemetry: Telemetr
             assert span.status.status_code is StatusCode.UNSET
 
 
-def test_no_verb_is_forgotten(telemetry: Telemetry) -> None:
+def test_every_operation_has_a_span(telemetry: Telemetry) -> None:
     """Each method that asks the server or loads is wrapped, of both classes."""
     for cache in (AsyncRedisCache(), RedisCache()):
         telemetry.of(cache)
@@ -205,7 +205,7 @@ async def test_counts(server: Server, api: Api, telemetry: Telemetry) -> None:
             assert point.attributes["server.port"] == server.port
 
 
-async def test_two_caches_are_told_apart(server: Server, telemetry: Telemetry) -> None:
+async def test_spans_name_their_cache(server: Server, telemetry: Telemetry) -> None:
     """Caches of one provider share its metrics, each under its name."""
     caches = [AsyncRedisCache.from_url(server.url, key_prefix=f"{name}:") for name in "ab"]
     async with caches[0], caches[1]:
@@ -237,7 +237,7 @@ async def test_stop(server: Server, api: Api, telemetry: Telemetry) -> None:
         assert len(telemetry.spans()) == 1
 
 
-async def test_a_server_that_is_away(telemetry: Telemetry) -> None:
+async def test_unreachable_server_is_an_error_in_the_span(telemetry: Telemetry) -> None:
     """A cache that was never open has spans and metrics as well."""
     cache = AsyncRedisCache.from_url(NOWHERE)
     telemetry.of(cache)

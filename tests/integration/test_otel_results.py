@@ -227,7 +227,7 @@ async def failure(
     return span
 
 
-async def test_load_failure_is_told_from_cache_failure(
+async def test_load_failure_differs_from_cache_failure(
     server: Server, api: Api, telemetry: Telemetry
 ) -> None:
     """What a loader raises is a failure of the load, a `CacheError` one of the cache."""

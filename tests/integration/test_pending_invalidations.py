@@ -92,7 +92,7 @@ async def failed(cache: AsyncRedisCache, network: Proxy, change: str) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_it_is_made_good(
+async def test_failed_change_is_retried_until_it_succeeds(
     change: str, cache: AsyncRedisCache, network: Proxy, raw: Client
 ) -> None:
     """By itself, soon after the server is back: for other processes too."""
@@ -105,7 +105,7 @@ async def test_it_is_made_good(
 
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("change", ["store", "remove", "invalidate_tags"])
-async def test_until_then_nobody_reads_it(
+async def test_pending_key_is_not_read(
     change: str, read: str, cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read that comes before that makes it good first."""
@@ -129,7 +129,7 @@ async def test_until_then_nobody_reads_it(
 
 
 @undisturbed
-async def test_while_it_cannot_be_made_good_it_is_not_read(
+async def test_pending_key_is_not_read_while_retries_fail(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the server takes reads and no removals, as a replica: the key cannot be read."""
@@ -148,7 +148,7 @@ async def test_while_it_cannot_be_made_good_it_is_not_read(
 
 
 @pytest.mark.parametrize("ending", ["refused", "cancelled"])
-async def test_a_change_that_comes_to_nothing_settles_nothing(
+async def test_refused_change_clears_no_pending_invalidation(
     cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     """Stored anew in vain, the key is still to be removed."""
@@ -182,7 +182,7 @@ async def test_a_change_that_comes_to_nothing_settles_nothing(
     assert cache.stats().pending_invalidations == 0
 
 
-async def test_a_change_that_succeeds_later_settles_it(
+async def test_later_change_clears_the_pending_invalidation(
     cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value stored meanwhile stays."""
@@ -205,7 +205,7 @@ async def test_a_change_that_succeeds_later_settles_it(
 
 
 @undisturbed
-async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> None:
+async def test_pending_invalidations_are_bounded(cache: AsyncRedisCache) -> None:
     """The latest 10,000."""
     engine = cache._lifecycle.ready().engine
     engine._debts.owe(
@@ -217,7 +217,7 @@ async def test_no_more_than_so_many_are_remembered(cache: AsyncRedisCache) -> No
 
 
 @undisturbed
-async def test_what_is_made_good_while_it_is_read_is_not_given(
+async def test_value_read_during_the_flush_is_not_returned(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has answered with the old value, and removes it before the answer arrives."""
@@ -249,7 +249,7 @@ async def test_what_is_made_good_while_it_is_read_is_not_given(
 
 
 @undisturbed
-async def test_many_readers_share_its_removal(
+async def test_concurrent_readers_share_one_flush(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when it fails, again and again; and a change waits for the one under way."""
@@ -283,7 +283,7 @@ async def test_many_readers_share_its_removal(
 
 
 @undisturbed
-async def test_a_change_that_fails_while_another_is_made_good_is_owed(
+async def test_change_that_fails_during_a_flush_is_pending(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server may make it after that removal: the key is removed once more."""
@@ -309,7 +309,7 @@ async def test_a_change_that_fails_while_another_is_made_good_is_owed(
 
 
 @undisturbed
-async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
+async def test_close_drops_pending_invalidations(cache: AsyncRedisCache) -> None:
     """Nor does it count what it can make good no more."""
     engine = cache._lifecycle.ready().engine
     failure = CacheUnavailable("CONNECTION_LOST", "")
@@ -321,6 +321,6 @@ async def test_what_is_closed_owes_nothing(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
-def test_whichever_try_has_removed_it_it_is_made_good(bound: int) -> None:
+def test_retry_succeeds_when_an_earlier_try_was_executed(bound: int) -> None:
     """A second try that finds nothing comes after one whose answer was lost."""
     assert ChangeVerbs.of(b"index", bound, lambda _: None).forget.conclusive((b"key",), 0)

@@ -71,7 +71,7 @@ async def test_noperm_names_command_and_rule(
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
 @pytest.mark.depends_on("server")
-async def test_noperm_says_that_key_is_refused(limited: Server, api: Api, bound: int) -> None:
+async def test_noperm_says_the_key_is_refused(limited: Server, api: Api, bound: int) -> None:
     """NOPERM of a key says so, with the command and the rule, and does not name the key."""
     url = limited.login_url("carol", "PASSWORD")
     async with configured(url, api, key_prefix="other:", max_size=bound) as cache:

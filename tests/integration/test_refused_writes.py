@@ -406,7 +406,7 @@ async def test_key_without_permission_holds_up_no_other(
 
 
 @pytest.mark.parametrize("word", ["OOM", "READONLY", "MISCONF", "NOREPLICAS"])
-def test_refusal_in_a_script_of_an_old_server_has_its_own_word(word: str) -> None:
+def test_refusal_in_a_script_of_an_old_server_has_its_own_code(word: str) -> None:
     """Before 7.0 Redis puts what refused a command behind a text about the script."""
     text = (
         f"ERR Error running script (call to f_1a): @user_script:3: @user_script: 3: -{word} it says"

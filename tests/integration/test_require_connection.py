@@ -24,7 +24,7 @@ def api(request: pytest.FixtureRequest) -> Api:
     return chosen
 
 
-async def test_it_connects_when_the_server_comes(private_server: StartServer, api: Api) -> None:
+async def test_cache_connects_when_the_server_starts(private_server: StartServer, api: Api) -> None:
     """Open succeeds while nobody listens, calls fail typed meanwhile, and then are served."""
     server = private_server()
     server.stop()
@@ -47,7 +47,9 @@ LONG = 60_000
 """Milliseconds that open would wait for a connection."""
 
 
-async def test_otherwise_open_fails(private_server: StartServer, api: Api) -> None:
+async def test_open_raises_when_connection_is_required(
+    private_server: StartServer, api: Api
+) -> None:
     """By default a server that is away is an error of open, at once, and the cache stays closed."""
     server = private_server()
     server.stop()
@@ -64,7 +66,7 @@ async def test_otherwise_open_fails(private_server: StartServer, api: Api) -> No
 
 
 @pytest.mark.parametrize("required", [True, False])
-async def test_a_server_that_says_nothing(
+async def test_silent_server_fails_open(
     server: Server, proxy: StartProxy, api: Api, required: bool
 ) -> None:
     """Open ends by `connect_timeout`, in an error or without a connection."""
@@ -116,7 +118,7 @@ async def test_wrong_configuration_fails_even_so(private_server: StartServer, ap
         assert not cache.is_open()
 
 
-async def test_a_wrong_login_that_comes_later(private_server: StartServer, api: Api) -> None:
+async def test_wrong_login_of_a_later_server_raises(private_server: StartServer, api: Api) -> None:
     """Where nobody could check the login at open, each call is told that it is wrong."""
     server = private_server(password="right")
     server.stop()

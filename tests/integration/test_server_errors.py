@@ -230,7 +230,9 @@ CALLS: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
 
 
 @pytest.mark.parametrize(("reply", "kind", "code", "tries"), WORDS)
-async def test_every_word(reply: bytes, kind: type[CacheError], code: str, tries: int) -> None:
+async def test_every_error_code(
+    reply: bytes, kind: type[CacheError], code: str, tries: int
+) -> None:
     """16. An error reply becomes its type and code; only what may pass is tried again.
 
     All on the same connection, since the protocol is in step.
@@ -251,7 +253,7 @@ async def test_every_word(reply: bytes, kind: type[CacheError], code: str, tries
     report(16, f"each of {len(WORDS)} replies its type; {code}: {kind.__name__}")
 
 
-async def test_keys_that_are_apart() -> None:
+async def test_keys_in_several_slots_raise() -> None:
     """16. TRYAGAIN is tried as often as there is time for, whatever `retries` says."""
     reply = b"-TRYAGAIN Multiple keys request\r\n"
     async with (

@@ -19,7 +19,7 @@ pytest_plugins = ["loading_fixtures"]
 pytestmark = pytest.mark.depends_on("storage", "near")
 
 
-async def test_a_stale_value_is_for_those_who_load(
+async def test_stale_value_is_returned_by_loading_calls_only(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """At once, and while one loads it anew; no other method sees it."""
@@ -49,7 +49,7 @@ async def test_a_stale_value_is_for_those_who_load(
     assert await one.remove(None, "key") == 2
 
 
-async def test_who_removes_a_stale_value_is_not_given_it(one: AsyncRedisCache) -> None:
+async def test_remove_does_not_return_a_stale_value(one: AsyncRedisCache) -> None:
     """It is removed all the same."""
     origin = Origin()
     await made_stale(one, origin)
@@ -57,7 +57,9 @@ async def test_who_removes_a_stale_value_is_not_given_it(one: AsyncRedisCache) -
     assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 2
 
 
-async def test_no_longer_than_the_caller_says(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_stale_timeout_of_the_call_bounds_staleness(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
     """Each caller's `stale_timeout` is his own: without one, nothing stale."""
     origin = Origin()
     await made_stale(one, origin)
@@ -93,7 +95,7 @@ async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> Non
 
 
 @pytest.mark.parametrize("soft", [0, 5_000])
-async def test_an_origin_that_fails(
+async def test_stale_value_is_returned_when_the_origin_fails(
     one: AsyncRedisCache, other: AsyncRedisCache, soft: int
 ) -> None:
     """Stale values and no errors, and a load in a lease's time; errors when it is over."""
@@ -129,7 +131,7 @@ async def test_an_origin_that_fails(
     assert await other.retrieve_or_load(None, "key", origin.load, LIFE) == origin.loads
 
 
-async def test_nobody_waits_for_who_has_failed(
+async def test_failing_origin_is_not_waited_for_again(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Who has nothing to fall back on loads at once, while others leave the origin alone."""
@@ -162,7 +164,9 @@ async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:
     assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **slow) == 3
 
 
-async def test_none_ends_a_stale_value(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_none_from_the_loader_removes_the_stale_value(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
     """When the origin has none any more, nobody is given the old one again."""
     origin = Origin()
     await made_stale(one, origin)

@@ -101,7 +101,7 @@ def test_any_bytes_round_trip(way: str, value: bytes) -> None:
 
 
 @given(value=st.binary(max_size=100))
-def test_what_bears_no_mark_is_left_alone(value: bytes) -> None:
+def test_plain_values_have_no_header(value: bytes) -> None:
     """Without metadata a payload is stored byte for byte, unless it begins with the mark."""
     stored = codec(serializer="raw").dumps(b"key", value)
     if value.startswith(MARK):
@@ -144,7 +144,7 @@ def test_a_signature_holds_for_one_serializer() -> None:
         assert reader.loads(b"key", stored, reader.decoder(None)) is None
 
 
-def test_every_option_reads_what_others_wrote() -> None:
+def test_values_are_read_across_options() -> None:
     """Compression may be switched on and off: what is stored says how it is to be read."""
     value = ["text"] * 500
     for writer in ("plain", "compressed"):
@@ -177,7 +177,7 @@ async def test_compression_on_the_server(server: Server, raw: Client) -> None:
         assert found == {"large": large, "small": small, "unruly": unruly}
 
 
-async def test_what_does_not_compress_is_stored_plain(server: Server, raw: Client) -> None:
+async def test_incompressible_value_is_stored_plain(server: Server, raw: Client) -> None:
     """A payload that would grow is left as it is."""
     options = {"compression": "zlib", "compression_threshold": 0, "serializer": "raw"}
     noise = bytes((number * number * 31 + number) % 251 for number in range(200))
@@ -187,9 +187,7 @@ async def test_what_does_not_compress_is_stored_plain(server: Server, raw: Clien
         assert await cache.retrieve(None, "empty") == b""
 
 
-async def test_what_waits_is_counted_with_its_bytes(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_queued_bytes_are_counted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a bound of the bytes that wait holds, however a value comes to be stored."""
 
     def weight(argument: Any) -> int:

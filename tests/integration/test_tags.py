@@ -45,7 +45,7 @@ NOTHING: list[Any] = [None, {}, CacheEntry(None, "missing", None, None), False]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_what_bears_it_is_gone_to_every_method(
+async def test_tagged_value_is_gone_for_every_method(
     verb: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Until then it is a value like any; then it is none, in the other process too."""
@@ -78,7 +78,7 @@ async def test_many(server: Server, way: dict[str, Any]) -> None:
         assert await cache.retrieve_many(None, numbers) == {"k1": 1}
 
 
-async def test_its_writes_do_not_grow_with_what_bears_it(one: AsyncRedisCache, raw: Client) -> None:
+async def test_invalidation_is_one_write(one: AsyncRedisCache, raw: Client) -> None:
     """One SET a tag, of 24 bytes, however many entries bear it."""
     await one.store_many(None, {f"k{n}": n for n in range(500)}, tags=["all"])
     raw.config_resetstat()
@@ -119,7 +119,7 @@ async def test_a_tag_that_is_lost_makes_nothing_valid(one: AsyncRedisCache, raw:
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("value", ["old", None])
-async def test_a_load_that_it_overtakes_is_not_kept(
+async def test_load_of_an_invalidated_tag_is_not_stored(
     value: str | None, late: bool, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Nor is the absence; whether the tag was said by the call or, late, by the loader."""
@@ -161,7 +161,7 @@ async def test_a_load_that_it_overtakes_is_not_kept(
     assert one.stats().superseded_loads == 2
 
 
-async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
+async def test_later_caller_does_not_join_an_invalidated_load(
     one: AsyncRedisCache,
 ) -> None:
     """In the process that invalidates: the right to load is free at once."""
@@ -182,7 +182,7 @@ async def test_who_comes_after_does_not_wait_for_a_load_that_is_void(
     assert await one.retrieve(None, "key") == "new"
 
 
-async def test_no_stale_value_of_it_is_given(one: AsyncRedisCache) -> None:
+async def test_stale_value_of_an_invalidated_tag_is_not_returned(one: AsyncRedisCache) -> None:
     """It is invalid, and not merely old: when loading fails, that is said."""
 
     async def load() -> int:
@@ -216,7 +216,7 @@ async def test_invalidated_between_the_two_steps_of_a_store(
     assert await other.retrieve(None, "key") is None
 
 
-async def test_who_joins_a_load_whose_tag_is_invalidated_while_it_is_published(
+async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
     one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its tags had been asked for before: he is not given what was loaded before he came."""
@@ -240,7 +240,7 @@ async def test_who_joins_a_load_whose_tag_is_invalidated_while_it_is_published(
     assert await joined[0] == "new"
 
 
-async def test_who_loads_again_has_what_is_left_of_the_time(
+async def test_reload_has_the_remaining_hard_timeout(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Of `hard_timeout`, which is for all that a call waits for."""
@@ -274,7 +274,7 @@ async def test_who_loads_again_has_what_is_left_of_the_time(
     assert begun == 2
 
 
-async def test_who_loads_again_has_what_is_left_of_his_patience(
+async def test_reload_has_the_remaining_soft_timeout(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Of `soft_timeout` too, after which the stale value is given."""
@@ -310,7 +310,7 @@ async def test_who_loads_again_has_what_is_left_of_his_patience(
     gates[1].set()
 
 
-async def test_who_joins_a_load_with_tags_need_not_load_again(one: AsyncRedisCache) -> None:
+async def test_joiner_of_a_tagged_load_does_not_reload(one: AsyncRedisCache) -> None:
     """Their versions are asked for after he came: it is good for him too, be it kept or not."""
     may_end = asyncio.Event()
     loads = 0
@@ -332,7 +332,7 @@ async def test_who_joins_a_load_with_tags_need_not_load_again(one: AsyncRedisCac
     assert loads == 1
 
 
-async def test_those_who_load_again_share_that_load(
+async def test_reloading_callers_share_one_load(
     one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nothing is kept that the others could find."""
@@ -386,7 +386,9 @@ async def test_many_tags_are_invalidated_when_the_last_is(
 
 
 @pytest.mark.parametrize("seed", range(scaled(3, 170)))
-async def test_at_random(seed: int, one: AsyncRedisCache, other: AsyncRedisCache) -> None:
+async def test_random_operations_match_the_model(
+    seed: int, one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
     """Two processes change, invalidate and load at once: what was invalid is never read.
 
     In the long form 1,020 runs: with each server and each way to store.
@@ -510,7 +512,7 @@ async def test_two_questions_have_one_deadline(
         await one.remove(None, "key")
 
 
-async def test_near_what_bears_it_is_given_without_a_question(server: Server) -> None:
+async def test_local_tagged_entry_needs_no_round_trip(server: Server) -> None:
     """Both the value and its tags are near."""
     async with configured(server.url, key_prefix=PREFIX, near_cache_enabled=True) as cache:
         await cache.store(None, "key", 1, tags=["a", "b"])

@@ -168,7 +168,7 @@ def test_places(uri: str, endpoint: Endpoint) -> None:
         ("fake://", "fake"),
     ],
 )
-def test_what_it_is_called(uri: str, name: str) -> None:
+def test_error_names_the_option(uri: str, name: str) -> None:
     """As people write it, with brackets where the host has colons itself, and without the login."""
     assert parse_uri(uri).name == name
 
@@ -214,7 +214,7 @@ async def test_bad_uris(api: Api, uri: str) -> None:
         ("redis://:6379", "names no host"),
     ],
 )
-def test_it_is_said_what_is_wrong(uri: str, why: str) -> None:
+def test_message_says_what_is_wrong(uri: str, why: str) -> None:
     """Who wrote the URI need not guess, though none of it is quoted."""
     with pytest.raises(CacheConfigError) as caught:
         parse_uri(uri)

@@ -264,7 +264,7 @@ async def test_object_is_whatever_is_stored(cache: AsyncRedisCache) -> None:
         assert await retrieve(None, "key", type=kind) == value
 
 
-async def test_what_is_none_of_the_type_is_a_miss(cache: AsyncRedisCache, serializer: str) -> None:
+async def test_value_of_another_type_is_a_miss(cache: AsyncRedisCache, serializer: str) -> None:
     """A value that does not validate is a miss, counted as unreadable, and stays where it is."""
     for number, (value, kind) in enumerate(MISFITS, 1):
         if serializer in {"pickle", "custom"} and isinstance(value, bool):

@@ -189,7 +189,7 @@ async def test_bytes_are_refused(cache: AsyncRedisCache) -> None:
     await _refuses(cache, BYTES, "msgpack")
 
 
-async def test_what_is_not_finite_is_refused(cache: AsyncRedisCache) -> None:
+async def test_non_finite_numbers_raise(cache: AsyncRedisCache) -> None:
     """NaN and infinities anywhere in a value, which JSON would make null, are refused likewise."""
     await _refuses(cache, NOT_FINITE, "msgpack")
 
@@ -199,7 +199,7 @@ async def test_keys_that_would_collide_are_refused(cache: AsyncRedisCache) -> No
     await _refuses(cache, COLLISIONS, "msgpack")
 
 
-async def test_what_has_no_form_is_refused(cache: AsyncRedisCache) -> None:
+async def test_unsupported_types_raise(cache: AsyncRedisCache) -> None:
     """Anything else is an error that names a type and quotes nothing, whatever it holds."""
     await _refuses(cache, FORMLESS, "")
 

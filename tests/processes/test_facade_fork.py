@@ -24,7 +24,7 @@ def figures(start_program: StartProgram, program: str, *arguments: object) -> di
     return found
 
 
-def test_children_go_in_every_way(
+def test_children_may_exit_in_every_way(
     start_program: StartProgram, server: Server, key_prefix: str
 ) -> None:
     """22. Parent and 4 children calling at once: 0 wrong, and no call of the parent takes 50 ms."""

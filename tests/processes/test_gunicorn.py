@@ -119,7 +119,7 @@ def stored(any_server: Server) -> Iterator[None]:
 @pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_workers_come_and_go(worker: str, preload: bool, gunicorn: Serve) -> None:
+def test_workers_are_replaced(worker: str, preload: bool, gunicorn: Serve) -> None:
     """22. HUP and SIGKILL of workers, with and without --preload: 0 wrong answers, 0 hung."""
     arguments = ["--worker-class", worker]
     arguments += ["--threads", "4"] if worker == "gthread" else []

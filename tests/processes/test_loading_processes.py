@@ -44,7 +44,7 @@ def started(stack: ExitStack, server: Server, count: int, *arguments: int) -> li
     return programs
 
 
-def test_many_processes_share_one_load(server: Server, raw: Client) -> None:
+def test_processes_share_one_load(server: Server, raw: Client) -> None:
     """21. 8 processes, 100 callers each, one cold key: one load in all, and all have its value."""
     with ExitStack() as stack:
         programs = started(stack, server, PROCESSES, CALLERS, 100, 3000)
@@ -57,7 +57,7 @@ def test_many_processes_share_one_load(server: Server, raw: Client) -> None:
 
 
 @pytest.mark.depends_on
-def test_another_loads_when_the_holder_dies(server: Server, raw: Client) -> None:
+def test_another_process_loads_when_the_lease_holder_dies(server: Server, raw: Client) -> None:
     """21. SIGKILL in mid-load: one more load, and all are answered when the lease has ended."""
     with ExitStack() as stack:
         (holder,) = started(stack, server, 1, 1, 60_000, LEASE)
@@ -116,7 +116,7 @@ async def leased(cache: AsyncRedisCache, origin: Origin) -> int:
 
 @pytest.mark.parametrize("way", [leased, naive])
 @pytest.mark.depends_on
-async def test_a_load_never_brings_back_what_was_overtaken(server: Server, way: object) -> None:
+async def test_superseded_load_never_restores_the_old_value(server: Server, way: object) -> None:
     """The database changes, then the key is removed or stored: afterwards nothing old is cached.
 
     The proof that the test sees: what everybody writes first leaves the old value.

@@ -28,7 +28,7 @@ def near_cache(server: Server) -> AsyncRedisCache:
     return AsyncRedisCache.from_url(server.url, **options)
 
 
-def test_a_child_has_a_near_cache_of_its_own(
+def test_child_has_its_own_near_cache(
     start_program: StartProgram, server: Server, key_prefix: str
 ) -> None:
     """A forked child arms a link anew; parent and child see each other's changes."""

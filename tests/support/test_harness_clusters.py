@@ -164,7 +164,7 @@ def test_a_killed_master_is_replaced_by_its_replica(private_cluster: StartCluste
     assert cluster.replicas(replica) == [old]
 
 
-def test_a_master_gives_way_when_it_is_told_to(private_cluster: StartCluster) -> None:
+def test_commanded_failover_replaces_the_master(private_cluster: StartCluster) -> None:
     """A planned failover: master and replica change places, and nothing is lost."""
     cluster = private_cluster(replicas=1)
     old = cluster.masters()[0]
@@ -233,7 +233,7 @@ print(*(node.pid for node in cluster.nodes), flush=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_all_die_with_tests_that_are_killed(flavour: Flavour, tmp_path: Path) -> None:
+def test_servers_end_when_the_tests_are_killed(flavour: Flavour, tmp_path: Path) -> None:
     """No node is left behind, even when no fixture can be torn down."""
     pids = left_by(PROGRAM.format(flavour=flavour), tmp_path)
     assert len(pids) == 3

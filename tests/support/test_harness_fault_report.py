@@ -27,9 +27,7 @@ from harness.scenarios import TITLES, Label, label
         (None, None),
     ],
 )
-def test_docstring_says_what_a_test_stands_for(
-    docstring: str | None, expected: Label | None
-) -> None:
+def test_docstring_names_the_scenario(docstring: str | None, expected: Label | None) -> None:
     """The number, the promise, and what happens without the protection; or that it is no scenario."""
     assert label(docstring) == expected
 

@@ -45,7 +45,7 @@ def sentinels(flavour: Flavour) -> Iterator[StartSentinels]:
         one.close()
 
 
-def test_who_is_who(sentinels: StartSentinels) -> None:
+def test_roles_are_as_configured(sentinels: StartSentinels) -> None:
     """The first node is the master, the others follow it, and the URI names all who say so."""
     watched = sentinels(replicas=2)
     master, *replicas = watched.nodes
@@ -93,7 +93,7 @@ def test_a_frozen_master_is_replaced(sentinels: StartSentinels) -> None:
         assert watched.replicas() == [old]
 
 
-def test_a_master_gives_way_when_it_is_told_to(sentinels: StartSentinels) -> None:
+def test_commanded_failover_replaces_the_master(sentinels: StartSentinels) -> None:
     """A planned failover: the old master is well, and becomes a replica of the new one."""
     watched = sentinels(replicas=2)
     old = watched.master()
@@ -169,7 +169,7 @@ print(*(server.pid for server in (*watched.nodes, *watched.sentinels)), flush=Tr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_all_die_with_tests_that_are_killed(flavour: Flavour, tmp_path: Path) -> None:
+def test_servers_end_when_the_tests_are_killed(flavour: Flavour, tmp_path: Path) -> None:
     """No server is left behind, even when no fixture can be torn down."""
     pids = left_by(PROGRAM.format(flavour=flavour), tmp_path)
     assert len(pids) == 5

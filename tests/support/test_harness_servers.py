@@ -42,7 +42,7 @@ def test_a_shared_server_is_handed_out_empty(raw: Client, turn: int) -> None:
     raw.set("left over", turn)
 
 
-def test_the_look_from_outside_gives_bytes(raw: Client) -> None:
+def test_raw_client_returns_bytes(raw: Client) -> None:
     """What is stored is seen as it is."""
     raw.set("key", b"\xff")
     assert raw.get("key") == b"\xff"
@@ -158,7 +158,7 @@ def test_further_ports_are_kept(private_server: StartServer) -> None:
         assert server.further_port("cluster-port") == port
 
 
-def test_who_is_up(private_server: StartServer) -> None:
+def test_running_servers_are_known(private_server: StartServer) -> None:
     """A server is up while it runs and is not frozen."""
     server = private_server()
     seen = [server.is_up]
@@ -259,7 +259,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_servers_die_with_tests_that_are_killed(flavour: Flavour, tmp_path: Path) -> None:
+def test_servers_end_when_the_tests_are_killed(flavour: Flavour, tmp_path: Path) -> None:
     """No server is left behind, even when no fixture can be torn down."""
     parent = subprocess.run(
         [sys.executable, "-c", PARENT, flavour],

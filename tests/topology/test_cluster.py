@@ -119,7 +119,7 @@ async def test_by_configuration(cluster: Cluster, api: Api) -> None:
         await cache.close(None)
 
 
-async def test_the_first_named_node_may_be_away(cluster: Cluster) -> None:
+async def test_first_named_node_may_be_unreachable(cluster: Cluster) -> None:
     """Whichever of those that are named answers."""
     uri = cluster.uri.replace("redis+cluster://", "redis+cluster://127.0.0.1:1,")
     async with AsyncRedisCache.from_url(uri, max_size=0) as cache:
@@ -145,7 +145,7 @@ async def test_a_bound_is_kept(cluster: Cluster) -> None:
 
 
 @pytest.mark.not_with("user", reason="the user of a single server may not ask for slots")
-async def test_a_server_that_is_no_node(server: Server) -> None:
+async def test_standalone_server_raises(server: Server) -> None:
     """A cluster is not asked of a single server."""
     uri = server.url.replace("://", "+cluster://").removesuffix("/0")
     with pytest.raises(CacheUnsupported) as caught:
@@ -153,7 +153,7 @@ async def test_a_server_that_is_no_node(server: Server) -> None:
     assert (caught.value.code, caught.value.trace_id) == ("UNSUPPORTED", "t")
 
 
-async def test_a_node_that_is_taken_for_a_server(cluster: Cluster) -> None:
+async def test_cluster_node_as_standalone_raises(cluster: Cluster) -> None:
     """Keys of others are refused by an error that says what to do."""
     async with AsyncRedisCache.from_url(cluster.nodes[0].url, max_size=0) as cache:
         errors: list[CacheError] = []
@@ -167,7 +167,7 @@ async def test_a_node_that_is_taken_for_a_server(cluster: Cluster) -> None:
     assert "options.topology" in str(errors[0])
 
 
-async def test_what_is_near_is_told_by_all_masters(cluster: Cluster) -> None:
+async def test_all_masters_send_invalidations(cluster: Cluster) -> None:
     """Changes behind our back are seen, wherever the key is."""
     keys = [f"key{number}" for number in range(60)]
     options: dict[str, Any] = WAYS["near"]
@@ -186,7 +186,7 @@ async def test_what_is_near_is_told_by_all_masters(cluster: Cluster) -> None:
         assert await cache.retrieve_many(None, keys) == dict.fromkeys(keys, "new")
 
 
-async def test_nothing_is_left(cluster: Cluster) -> None:
+async def test_close_leaves_nothing_open(cluster: Cluster) -> None:
     """Opened and closed again: no connection, no task."""
     before = open_descriptors()
     for _ in range(3):
@@ -197,7 +197,7 @@ async def test_nothing_is_left(cluster: Cluster) -> None:
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Deserved: nobody closed.
 @pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning")
-def test_a_loop_that_is_gone(cluster: Cluster) -> None:
+def test_closed_loop_leaves_nothing_open(cluster: Cluster) -> None:
     """What was open on a loop that was closed without us is opened anew on the next one."""
     cache = AsyncRedisCache.from_url(cluster.uri, **WAYS["near"])
     for number in range(3):

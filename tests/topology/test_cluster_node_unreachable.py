@@ -61,7 +61,9 @@ async def load(cache: AsyncRedisCache, key: str, value: str) -> tuple[str, float
     return await cache.retrieve_or_load(None, key, lambda: value), time.monotonic() - begun
 
 
-async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> None:
+async def test_load_of_an_unreachable_node_fails_open(
+    cluster: Cluster, node: Server, told: Told
+) -> None:
     """24. A node that hangs is left alone after three calls; the others are asked as ever."""
     there = keys_at(cluster, node)
     elsewhere = keys_at(cluster, cluster.masters()[0])
@@ -94,7 +96,7 @@ async def test_loads_of_one_node(cluster: Cluster, node: Server, told: Told) -> 
     assert {server for _, server in places} == {name}
 
 
-async def test_loads_of_many(cluster: Cluster, node: Server) -> None:
+async def test_batch_load_of_an_unreachable_node_fails_open(cluster: Cluster, node: Server) -> None:
     """Of many keys those of the node are loaded, at once, and the others are given as they are stored."""
     there = keys_at(cluster, node)
     elsewhere = keys_at(cluster, cluster.masters()[0])
@@ -129,7 +131,7 @@ async def test_loads_of_many(cluster: Cluster, node: Server) -> None:
     assert caught.value.code == "BREAKER_OPEN"
 
 
-async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:
+async def test_operations_on_other_nodes_succeed(cluster: Cluster, node: Server) -> None:
     """With `fail_open` always, its keys are as if there were none, at once; the others are there."""
     there, elsewhere = keys_at(cluster, node)[0], keys_at(cluster, cluster.masters()[0])[0]
     async with new(cluster, fail_open="always") as cache:
@@ -146,7 +148,7 @@ async def test_everything_of_one_node(cluster: Cluster, node: Server) -> None:
         assert in_time(time.monotonic() - begun, DEADLINE / 1000)
 
 
-async def test_what_replicas_still_have(flavour: Flavour) -> None:
+async def test_replicas_answer_for_an_unreachable_master(flavour: Flavour) -> None:
     """A master is dead, its replica answers: what is there is given, though what is not can be asked of nobody."""
     with Cluster(flavour, replicas=1, node_timeout=60_000) as cluster:
         master = cluster.masters()[0]
@@ -161,7 +163,7 @@ async def test_what_replicas_still_have(flavour: Flavour) -> None:
                 assert (await load(cache, stored, "new"))[0] == "old"
 
 
-async def test_a_node_that_is_gone(flavour: Flavour, told: Told) -> None:
+async def test_removed_node_is_dropped(flavour: Flavour, told: Told) -> None:
     """Its replica has taken over: that ends what was told, and the probes, though it never answers again."""
     with Cluster(flavour, replicas=1) as cluster:
         async with new(cluster) as cache:

@@ -43,7 +43,9 @@ class After:
 
 
 @pytest.mark.not_with("watched", reason="it moves slots in the midst of a call, and blocks for it")
-async def test_clear_sees_what_has_moved(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clear_removes_migrated_keys(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys that move from a node that is scanned last to one that has been scanned are removed too."""
     first, *_, last = cluster.masters()
     slot = cluster.slots(last)[0]
@@ -68,7 +70,7 @@ async def test_clear_sees_what_has_moved(cluster: Cluster, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_keys_that_have_moved_together(
+def test_keys_migrated_together_follow_one_redirection(
     cluster: Cluster, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     """Several refusals in one turn, when the slots may be looked at at once: each call goes on."""
@@ -91,7 +93,7 @@ def test_keys_that_have_moved_together(
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-async def test_a_call_whose_keys_are_apart(cluster: Cluster, retries: int) -> None:
+async def test_multi_key_call_during_migration_succeeds(cluster: Cluster, retries: int) -> None:
     """TRYAGAIN: a store that needs the index waits until the slot has moved, by its deadline."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[0]
@@ -132,7 +134,7 @@ def refusals(cluster: Cluster, node: Server) -> int:
     return int(stats.get("errorstat_TRYAGAIN", {"count": 0})["count"])
 
 
-async def test_a_master_that_hangs(flavour: Flavour) -> None:
+async def test_hanging_master_does_not_block_others(flavour: Flavour) -> None:
     """18. When calls to it end in TIMEOUT, the others are asked whether they know another."""
     with Cluster(flavour) as cluster:
         silent, other = cluster.masters()[:2]
@@ -155,7 +157,7 @@ def questions(cluster: Cluster, node: Server) -> int:
     return int(stats["cmdstat_cluster|slots"]["calls"])
 
 
-async def test_near_values_of_a_node_that_has_just_joined(flavour: Flavour) -> None:
+async def test_local_entries_of_a_new_node_are_invalidated(flavour: Flavour) -> None:
     """18. It has no slot but one that moves, so nobody names it: what is read there is not near yet."""
     with Cluster(flavour, spares=1) as cluster:
         joined = cluster.nodes[-1]

@@ -25,7 +25,7 @@ def name_of(server: Server) -> str:
     return f"{server.host}:{server.port}"
 
 
-async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
+async def test_failover_is_logged_once(flavour: Flavour, told: Told) -> None:
     """The master dies and another takes over: one record names it; nothing else is told twice."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
@@ -46,7 +46,7 @@ async def test_failover_is_told_once(flavour: Flavour, told: Told) -> None:
     assert told.count("server_down") == told.count("server_up") <= 1
 
 
-async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
+async def test_lost_sentinel_is_logged(flavour: Flavour, told: Told) -> None:
     """A sentinel dies: that is told with its name, and that it is back."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri) as cache:
@@ -61,7 +61,9 @@ async def test_lost_sentinel_is_told(flavour: Flavour, told: Told) -> None:
 
 
 @pytest.mark.parametrize("near", [False, True])
-async def test_node_of_a_cluster(flavour: Flavour, told: Told, *, near: bool) -> None:
+async def test_node_of_a_cluster_is_logged_by_address(
+    flavour: Flavour, told: Told, *, near: bool
+) -> None:
     """A node dies and its replica takes over: the one that is lost is named, and the new master; that is all."""
     with Cluster(flavour, replicas=1) as cluster:
         options: dict[str, Any] = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}

@@ -36,7 +36,9 @@ def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
 
 @pytest.mark.parametrize("silence", ["deaf", "frozen"])
 @pytest.mark.parametrize("silent", [0, 2])
-async def test_one_that_does_not_tell(sentinels: Sentinels, silence: str, silent: int) -> None:
+async def test_silent_sentinel_is_passed_over(
+    sentinels: Sentinels, silence: str, silent: int
+) -> None:
     """17. Whichever it is: what is acknowledged stands on the new master, near values are its own."""
     witnesses = [*sentinels.sentinels]
     mute = witnesses.pop(silent)
@@ -71,7 +73,7 @@ async def test_one_that_does_not_tell(sentinels: Sentinels, silence: str, silent
         mute.thaw()
 
 
-async def test_one_that_was_away(sentinels: Sentinels) -> None:
+async def test_outdated_sentinel_is_not_followed(sentinels: Sentinels) -> None:
     """17. It names the master of an earlier election: whoever opens a cache now is not led there."""
     stale, *others = sentinels.sentinels
     old = sentinels.master()
@@ -88,7 +90,7 @@ async def test_one_that_was_away(sentinels: Sentinels) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "PASSWORT"])
-async def test_a_refused_login(flavour: Flavour, wrong: str) -> None:
+async def test_refused_sentinel_login_raises(flavour: Flavour, wrong: str) -> None:
     """14. It is said what is wrong, after one attempt at each sentinel."""
     with Sentinels(flavour, sentinels={"password": "PASSWORD"}) as sentinels:
         before = [denied(sentinels, one) for one in sentinels.sentinels]
@@ -108,7 +110,7 @@ def denied(sentinels: Sentinels, sentinel: Server) -> int:
     return int(sentinels.client(sentinel).info("stats").get("acl_access_denied_auth", 0))
 
 
-async def test_a_master_that_nobody_knows(sentinels: Sentinels) -> None:
+async def test_unknown_master_name_raises(sentinels: Sentinels) -> None:
     """A mistake of configuration, whoever is away; and none while one of them knows the master."""
     sentinels.sentinels[0].kill()
     uri = sentinels.uri.replace(f"/{MASTER_NAME}/", "/another/")
@@ -120,7 +122,7 @@ async def test_a_master_that_nobody_knows(sentinels: Sentinels) -> None:
         assert await cache.store(None, "key", 1) == 1
 
 
-async def test_a_user_who_may_not_ask_for_the_role(sentinels: Sentinels) -> None:
+async def test_user_without_role_command_raises(sentinels: Sentinels) -> None:
     """A replica is not taken for the master because ROLE is forbidden, as it often is."""
     stale, *others = sentinels.sentinels
     old = sentinels.master()

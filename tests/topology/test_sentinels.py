@@ -114,7 +114,7 @@ async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what
     assert in_time(seconds, max(PROMISE_SECONDS, agreement + OURS_SECONDS))
 
 
-async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
+async def test_killed_master_is_replaced(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
     """17. All tasks are back within down-after + 2 s; nothing wrong is given, near values included."""
     async with Callers(cache) as callers:
         old = sentinels.kill_master()
@@ -124,7 +124,9 @@ async def test_a_killed_master(sentinels: Sentinels, cache: AsyncRedisCache) -> 
     assert sentinels.client(sentinels.new_master(old)).get("s:key0") is not None
 
 
-async def test_a_stopped_master_that_returns(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
+async def test_stopped_master_that_resumes_is_not_used(
+    sentinels: Sentinels, cache: AsyncRedisCache
+) -> None:
     """17. It kept its connections: what it acknowledges when it wakes up would be lost, so it is left."""
     async with Callers(cache) as callers:
         old = sentinels.freeze_master()
@@ -153,7 +155,7 @@ def calls_of(stats: dict[str, Any]) -> int:
     )
 
 
-async def test_a_master_that_refuses_is_asked_for_nothing_more(sentinels: Sentinels) -> None:
+async def test_read_only_master_gets_no_more_writes(sentinels: Sentinels) -> None:
     """17. It was demoted, and nobody tells: at its first READONLY all connections to it are dropped."""
     old = sentinels.master()
     other = next(server for server in sentinels.nodes if server is not old)
@@ -185,9 +187,7 @@ async def _later(cache: AsyncRedisCache, turns: int) -> None:
     await cache.contains(None, "key")
 
 
-async def test_a_master_that_was_demoted_while_it_was_well(
-    sentinels: Sentinels, cache: AsyncRedisCache
-) -> None:
+async def test_demoted_master_is_left(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
     """17. Its connections are dropped, and what it refuses to change is changed on the new one."""
     await cache.store(None, "key", "before")
     assert await cache.retrieve(None, "key") == "before"
@@ -233,7 +233,7 @@ def configured_by_hosts(
     return cache
 
 
-async def test_a_master_without_a_name(sentinels: Sentinels) -> None:
+async def test_missing_master_name_raises(sentinels: Sentinels) -> None:
     """A mistake of configuration."""
     with pytest.raises(CacheConfigError) as caught:
         await configured_by_hosts(sentinels, "async", "").open("t")

@@ -136,7 +136,7 @@ ALLOWED = "cache.example.com, *.redis.example.com 10.0.0.0/8\t192.168.1.7,fd00::
         ("", False),
     ],
 )
-def test_host_is_allowed_as_the_option_says(host: str, is_allowed: bool) -> None:
+def test_host_is_allowed_by_the_option(host: str, is_allowed: bool) -> None:
     """Names by name, domains by their end, addresses by network; nothing is resolved."""
     assert AllowedHosts(ALLOWED).admit(host) is is_allowed
 

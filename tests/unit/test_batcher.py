@@ -19,7 +19,7 @@ from harness.virtual_time import in_virtual_time, turns
 
 
 @in_virtual_time
-async def test_a_lone_call_goes_out_at_once() -> None:
+async def test_single_request_is_sent_at_once() -> None:
     """When nothing waits, a call is on its way before the loop's next turn."""
     wires = Wires()
     future = read(wires, b"a")
@@ -31,7 +31,7 @@ async def test_a_lone_call_goes_out_at_once() -> None:
 
 
 @in_virtual_time
-async def test_what_waits_leaves_together_in_its_order() -> None:
+async def test_waiting_requests_are_pipelined_in_order() -> None:
     """Reads become one MGET, writes one pipeline, and each call has its own answer."""
     wires = Wires()
     first = await busy(wires)
@@ -57,7 +57,7 @@ async def test_what_waits_leaves_together_in_its_order() -> None:
 
 
 @in_virtual_time
-async def test_nobody_overtakes_who_waits() -> None:
+async def test_later_request_does_not_overtake() -> None:
     """A call never goes out at once while others wait."""
     wires = Wires()
     await busy(wires)
@@ -72,7 +72,7 @@ async def test_nobody_overtakes_who_waits() -> None:
 
 
 @in_virtual_time
-async def test_a_key_that_is_waited_for_is_joined() -> None:
+async def test_queued_read_of_a_key_is_joined() -> None:
     """It is asked for once, and all who asked before the question left have the answer."""
     wires = Wires()
     await busy(wires)
@@ -85,7 +85,7 @@ async def test_a_key_that_is_waited_for_is_joined() -> None:
 
 
 @in_virtual_time
-async def test_only_the_same_question_is_joined() -> None:
+async def test_only_equal_requests_are_joined() -> None:
     """Who asks for a key's data is not given what another asked for, its life as well."""
     wires = Wires()
     await busy(wires)
@@ -100,7 +100,7 @@ async def test_only_the_same_question_is_joined() -> None:
 
 
 @in_virtual_time
-async def test_a_question_that_has_left_is_not_joined() -> None:
+async def test_sent_request_is_not_joined() -> None:
     """Its answer may be older than what the caller has seen, so the key is asked for again."""
     wires = Wires(wires=2)
     old = read(wires, b"a")
@@ -119,7 +119,7 @@ async def test_a_question_that_has_left_is_not_joined() -> None:
 
 
 @in_virtual_time
-async def test_whoever_is_cancelled_leaves_the_others_their_answer() -> None:
+async def test_cancelled_caller_leaves_the_reply_to_the_others() -> None:
     """Also when it is the one who asked first that goes."""
     wires = Wires()
     await busy(wires)
@@ -133,7 +133,7 @@ async def test_whoever_is_cancelled_leaves_the_others_their_answer() -> None:
 
 
 @in_virtual_time
-async def test_what_nobody_waits_for_is_not_sent() -> None:
+async def test_request_without_waiters_is_not_sent() -> None:
     """A call whose callers have all left before it has is dropped."""
     wires = Wires()
     await busy(wires)
@@ -149,7 +149,7 @@ async def test_what_nobody_waits_for_is_not_sent() -> None:
 
 
 @in_virtual_time
-async def test_an_exchange_is_bounded_in_bytes() -> None:
+async def test_pipeline_is_bounded_in_bytes() -> None:
     """What would make it larger than 1 MiB leaves with the next, and what is larger goes alone."""
     wires = Wires(retries=0)
     await busy(wires)
@@ -167,7 +167,7 @@ async def test_an_exchange_is_bounded_in_bytes() -> None:
 
 
 @in_virtual_time
-async def test_an_exchange_may_be_filled_to_the_last_byte() -> None:
+async def test_pipeline_may_be_filled_to_the_last_byte() -> None:
     """What makes it 1 MiB and no more leaves with it."""
     wires = Wires()
     await busy(wires)
@@ -181,7 +181,7 @@ async def test_an_exchange_may_be_filled_to_the_last_byte() -> None:
 
 
 @in_virtual_time
-async def test_an_exchange_is_bounded_in_keys() -> None:
+async def test_pipeline_is_bounded_in_keys() -> None:
     """A thousand-odd keys, so that nobody waits long behind the others of his exchange."""
     wires = Wires()
     await busy(wires)
@@ -198,7 +198,7 @@ async def test_an_exchange_is_bounded_in_keys() -> None:
 
 
 @in_virtual_time
-async def test_who_waits_for_the_next_exchange_is_counted_right() -> None:
+async def test_requests_left_for_the_next_pipeline_are_counted() -> None:
     """When only a part can leave, the rest goes on waiting, and so many as left may come."""
     wires = Wires(most_calls=1_500)
     await busy(wires)
@@ -224,7 +224,7 @@ async def test_who_waits_for_the_next_exchange_is_counted_right() -> None:
 
 
 @in_virtual_time
-async def test_bytes_that_have_left_make_room() -> None:
+async def test_sent_bytes_make_room() -> None:
     """When only a part can leave, so many bytes as left may come."""
     wires = Wires(most_bytes=2_000_000)
     await busy(wires)
@@ -241,7 +241,7 @@ async def test_bytes_that_have_left_make_room() -> None:
 
 
 @in_virtual_time
-async def test_an_exchange_is_bounded_in_what_comes_back() -> None:
+async def test_pipeline_is_bounded_in_expected_reply_bytes() -> None:
     """Once replies have been seen to be large, fewer keys are asked for at a time."""
     wires = Wires()
     await busy(wires)
@@ -255,7 +255,7 @@ async def test_an_exchange_is_bounded_in_what_comes_back() -> None:
 
 
 @in_virtual_time
-async def test_a_reply_is_weighed_by_the_key() -> None:
+async def test_expected_reply_size_is_kept_per_key() -> None:
     """What came back for several keys together is shared among all of them."""
     wires = Wires()
     await busy(wires)
@@ -273,7 +273,7 @@ async def test_a_reply_is_weighed_by_the_key() -> None:
 
 
 @in_virtual_time
-async def test_replies_that_are_small_again_are_believed_slowly() -> None:
+async def test_expected_reply_size_shrinks_slowly() -> None:
     """After a large one more and more keys are asked for together, by an eighth more each time."""
     wires = Wires()
     await busy(wires)
@@ -291,7 +291,7 @@ async def test_replies_that_are_small_again_are_believed_slowly() -> None:
 
 
 @in_virtual_time
-async def test_so_many_calls_may_wait_and_no_more() -> None:
+async def test_queued_calls_are_bounded() -> None:
     """The bound counts callers, those who joined too; the next is refused before anything."""
     wires = Wires(most_calls=3)
     await busy(wires)
@@ -309,7 +309,7 @@ async def test_so_many_calls_may_wait_and_no_more() -> None:
 
 
 @in_virtual_time
-async def test_so_many_bytes_may_wait_and_no_more() -> None:
+async def test_queued_bytes_are_bounded() -> None:
     """A large call is refused where a small one still has room."""
     wires = Wires(most_bytes=1_000)
     await busy(wires)
@@ -324,7 +324,7 @@ async def test_so_many_bytes_may_wait_and_no_more() -> None:
 
 
 @in_virtual_time
-async def test_a_key_is_read_with_the_life_that_it_has_left() -> None:
+async def test_read_returns_the_remaining_ttl() -> None:
     """One MGET for all, one PTTL for each; who asks for the same key shares the answer."""
     wires = Wires()
     await busy(wires)

@@ -35,7 +35,7 @@ WATCH_SECONDS = 0.005
 
 @in_virtual_time
 @pytest.mark.parametrize("retries", [0, 3])
-async def test_one_forbidden_key_harms_nobody_else(retries: int) -> None:
+async def test_forbidden_key_fails_no_other_request(retries: int) -> None:
     """The server refuses a merged MGET as a whole; then each of its keys is asked for alone."""
     wires = Wires(retries=retries)
     await busy(wires)
@@ -55,7 +55,7 @@ async def test_one_forbidden_key_harms_nobody_else(retries: int) -> None:
 
 
 @in_virtual_time
-async def test_who_is_tried_again_is_first() -> None:
+async def test_retried_request_goes_first() -> None:
     """Those whose exchange broke have waited longest: they leave in front, in their order."""
     wires = Wires()
     await busy(wires)
@@ -77,7 +77,7 @@ async def test_who_is_tried_again_is_first() -> None:
     [(1, 3, 1_000_000), (400, 1_000, 1_500)],
     ids=["calls", "bytes"],
 )
-async def test_who_waits_again_is_counted_again(
+async def test_requeued_request_is_counted_again(
     size: int, most_calls: int, most_bytes: int
 ) -> None:
     """What may wait is bounded also where an exchange broke, and is no less when that is over."""
@@ -100,7 +100,7 @@ async def test_who_waits_again_is_counted_again(
 
 
 @in_virtual_time
-async def test_who_is_tried_again_makes_no_exchange_too_large() -> None:
+async def test_retried_request_keeps_the_pipeline_bound() -> None:
     """A thousand keys whose exchange broke do not leave together with all that came meanwhile."""
     wires = Wires()
     await busy(wires)
@@ -119,7 +119,7 @@ async def test_who_is_tried_again_makes_no_exchange_too_large() -> None:
 
 
 @in_virtual_time
-async def test_who_has_to_go_alone_goes_alone() -> None:
+async def test_isolated_request_is_sent_alone() -> None:
     """Whoever waits in front or behind, where one of the keys of an exchange was refused."""
     wires = Wires(wires=2)
     await busy(wires)
@@ -150,7 +150,7 @@ async def test_who_has_to_go_alone_goes_alone() -> None:
 
 
 @in_virtual_time
-async def test_who_goes_alone_has_all_his_retries_left() -> None:
+async def test_isolated_request_keeps_its_retries() -> None:
     """That one of the keys of an exchange was refused costs none: neither more nor fewer are there for the rest."""
     wires = Wires(retries=2)
     await busy(wires)
@@ -173,7 +173,7 @@ async def test_who_goes_alone_has_all_his_retries_left() -> None:
 
 
 @in_virtual_time
-async def test_who_has_left_is_not_tried_again() -> None:
+async def test_cancelled_request_is_not_retried() -> None:
     """A call whose callers have all gone while it was under way ends with its exchange."""
     wires = Wires()
     await busy(wires)
@@ -191,7 +191,7 @@ async def test_who_has_left_is_not_tried_again() -> None:
 
 @in_virtual_time
 @pytest.mark.parametrize(("ask", "kind"), [(read, CacheUnavailable), (store, CacheOutcomeUnknown)])
-async def test_who_is_overdue_is_not_tried_again(
+async def test_expired_request_is_not_retried(
     ask: Callable[[Wires, bytes], asyncio.Future[Any]], kind: type[CacheError]
 ) -> None:
     """Whose connection ends as his time is up, before the timer has looked, learns what became of his call."""
@@ -225,7 +225,7 @@ async def test_retries_are_counted_and_come_to_an_end() -> None:
 
 
 @in_virtual_time
-async def test_what_can_be_said_of_a_change_whose_reply_was_lost() -> None:
+async def test_write_whose_reply_was_lost_raises_unknown() -> None:
     """A second try tells of a store all there is; of a removal only what it still found."""
     wires = Wires()
     await busy(wires)
@@ -248,7 +248,7 @@ async def test_what_can_be_said_of_a_change_whose_reply_was_lost() -> None:
 
 
 @in_virtual_time
-async def test_one_forbidden_key_harms_no_key_that_is_read_with_its_life() -> None:
+async def test_forbidden_key_fails_no_read_with_ttl() -> None:
     """A merged MGET with its PTTLs is taken apart as one without is."""
     wires = Wires(retries=0)
     await busy(wires)
@@ -267,7 +267,7 @@ async def test_one_forbidden_key_harms_no_key_that_is_read_with_its_life() -> No
 
 
 @in_virtual_time
-async def test_a_life_that_cannot_be_is_nobodys_answer() -> None:
+async def test_impossible_ttl_raises() -> None:
     """PTTL gives a number, or the connection is out of step."""
     wires = Wires(retries=0)
     future = wires.batcher.ask(READ_WITH_LIFE, b"a", 8)
@@ -278,7 +278,7 @@ async def test_a_life_that_cannot_be_is_nobodys_answer() -> None:
 
 
 @in_virtual_time
-async def test_replies_that_cannot_be_are_nobodys_answer() -> None:
+async def test_impossible_replies_raise() -> None:
     """The connection is ended, and the calls are tried again on another."""
     wires = Wires(retries=1)
     future = read(wires, b"a")
@@ -292,7 +292,7 @@ async def test_replies_that_cannot_be_are_nobodys_answer() -> None:
 
 
 @in_virtual_time
-async def test_a_server_in_trouble_is_asked_one_question_at_a_time() -> None:
+async def test_failing_server_gets_one_pipeline_at_a_time() -> None:
     """While the last answer was no good one, others wait for the next, though there is an idle wire."""
     wires = Wires(2, retries=100, budget=10.0)
     first = read(wires, b"a")
@@ -310,7 +310,7 @@ async def test_a_server_in_trouble_is_asked_one_question_at_a_time() -> None:
 
 
 @in_virtual_time
-async def test_a_server_that_is_loading_is_left_alone_for_a_while() -> None:
+async def test_loading_server_is_retried_after_a_pause() -> None:
     """Pauses between tries in a row grow to 140 ms, and a good answer ends them."""
     wires = Wires(retries=100, budget=10.0)
     future = read(wires, b"a")
@@ -356,7 +356,7 @@ def test_pauses_double_with_each_failure_in_a_row(chance: float, share: float) -
 
 
 @in_virtual_time
-async def test_without_any_connection_all_who_wait_have_tried() -> None:
+async def test_failed_connection_counts_as_a_try_for_all_queued() -> None:
     """A failed attempt to connect is one try of each of them; at the end they learn why."""
     wires = Wires(retries=1)
     wires.transport.reachable = False
@@ -399,7 +399,7 @@ async def test_every_call_ends_by_its_deadline() -> None:
 
 
 @in_virtual_time
-async def test_an_exchange_goes_on_while_anybody_waits_for_it() -> None:
+async def test_pipeline_continues_while_a_caller_waits() -> None:
     """Who is overdue is told; the others of his exchange are not sent back for it."""
     wires = Wires(budget=1.0)
     await busy(wires)
@@ -417,7 +417,7 @@ async def test_an_exchange_goes_on_while_anybody_waits_for_it() -> None:
 
 
 @in_virtual_time
-async def test_deadlines_close_together_cost_few_looks() -> None:
+async def test_close_deadlines_share_a_timer() -> None:
     """The timer is not set for each: who is due a little later may wait for the next look."""
     wires = Wires()
     loop = asyncio.get_running_loop()
@@ -474,7 +474,7 @@ async def test_nothing_is_left_after_close() -> None:
 
 
 @in_virtual_time
-async def test_what_is_said_of_the_server() -> None:
+async def test_health_is_reported_per_reply() -> None:
     """An answer, also one that refuses; and each call that has ended for want of one, once."""
     wires = Wires(retries=1)
     answered = read(wires, b"a")
@@ -503,7 +503,7 @@ async def test_what_is_said_of_the_server() -> None:
 
 
 @in_virtual_time
-async def test_who_could_wait_for_less_says_nothing_of_the_server() -> None:
+async def test_short_deadline_does_not_count_against_the_server() -> None:
     """Three calls that nobody answers by their deadlines: only those count that had the whole time."""
     wires = Wires(budget=1.0)
     calls = [
@@ -517,7 +517,7 @@ async def test_who_could_wait_for_less_says_nothing_of_the_server() -> None:
 
 
 @in_virtual_time
-async def test_who_has_left_says_nothing_of_the_server() -> None:
+async def test_cancellation_does_not_count_against_the_server() -> None:
     """A call whose caller is gone when its time is up."""
     wires = Wires()
     call = read(wires, b"a")
@@ -528,7 +528,7 @@ async def test_who_has_left_says_nothing_of_the_server() -> None:
 
 
 @in_virtual_time
-async def test_what_is_closed_is_not_away() -> None:
+async def test_closed_client_is_not_reported_as_unreachable() -> None:
     """Calls that a close has ended."""
     wires = Wires()
     under_way, waiting = await busy(wires), read(wires, b"b")

@@ -202,7 +202,7 @@ steps = st.one_of(
 
 @given(st.lists(steps, min_size=20, max_size=100), st.sampled_from([2, 1024]))
 @in_virtual_time
-async def test_every_call_ends_in_time_and_in_the_truth(
+async def test_every_call_ends_in_time_with_a_true_result(
     script: list[tuple[Any, ...]], keys_together: int
 ) -> None:
     """A read gives what was there meanwhile; what is said to have failed has not happened."""

@@ -42,7 +42,7 @@ class TwoServers:
 
 
 @in_virtual_time
-async def test_a_call_goes_where_its_refusal_says() -> None:
+async def test_redirected_call_follows_the_redirection() -> None:
     """Only that one, and it costs no retry; the others of its exchange have their answers."""
     servers = TwoServers()
     moved = read(servers.one, b"a")
@@ -58,7 +58,7 @@ async def test_a_call_goes_where_its_refusal_says() -> None:
 
 
 @in_virtual_time
-async def test_a_refusal_that_names_no_place_that_is_known_is_the_answer() -> None:
+async def test_redirection_to_an_unknown_address_raises() -> None:
     """A place that nobody can be sent to, or none at all."""
     servers = TwoServers(known="10.0.0.3")
     for reply in (MOVED, "ERR"):
@@ -71,7 +71,7 @@ async def test_a_refusal_that_names_no_place_that_is_known_is_the_answer() -> No
 
 
 @in_virtual_time
-async def test_who_has_waited_may_be_passed_on_as_often_as_before() -> None:
+async def test_waiting_keeps_the_number_of_redirections() -> None:
     """While a slot moves, with its keys on two nodes: where a call has been by then is not held against it."""
     servers = TwoServers()
     call = read(servers.one, b"a")
@@ -90,7 +90,7 @@ async def test_who_has_waited_may_be_passed_on_as_often_as_before() -> None:
 
 
 @in_virtual_time
-async def test_who_has_left_is_not_passed_on() -> None:
+async def test_cancelled_call_is_not_redirected() -> None:
     """What nobody waits for is asked of no other server."""
     servers = TwoServers()
     gone = read(servers.one, b"a")
@@ -102,7 +102,7 @@ async def test_who_has_left_is_not_passed_on() -> None:
 
 
 @in_virtual_time
-async def test_who_was_passed_on_ends_by_the_same_deadline() -> None:
+async def test_redirected_call_keeps_its_deadline() -> None:
     """Counted from when he asked the first server."""
     servers = TwoServers()
     loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ async def test_who_was_passed_on_ends_by_the_same_deadline() -> None:
 
 
 @in_virtual_time
-async def test_a_router_that_fails_costs_no_more_than_the_deadline() -> None:
+async def test_failing_router_costs_no_more_than_the_deadline() -> None:
     """Whatever becomes of the routing, nobody waits for ever."""
 
     class Broken(TwoServers):
@@ -136,7 +136,7 @@ async def test_a_router_that_fails_costs_no_more_than_the_deadline() -> None:
 
 
 @in_virtual_time
-async def test_a_server_that_was_left_takes_nobody_over() -> None:
+async def test_removed_server_takes_no_calls() -> None:
     """Who is sent there learns that the cache was closed."""
     servers = TwoServers()
     moved = read(servers.one, b"a")
@@ -148,7 +148,7 @@ async def test_a_server_that_was_left_takes_nobody_over() -> None:
 
 
 @in_virtual_time
-async def test_whoever_is_tried_again_is_tried_at_home() -> None:
+async def test_retried_call_starts_at_the_owner() -> None:
     """After a lost connection too: the slot may have moved meanwhile."""
     servers = TwoServers()
     await busy(servers.one)

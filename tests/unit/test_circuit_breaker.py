@@ -57,7 +57,7 @@ class Probed:
 
 
 @in_virtual_time
-async def test_it_opens_after_three_failures_in_a_row() -> None:
+async def test_circuit_opens_after_three_consecutive_failures() -> None:
     """That is told once, with the last one's code."""
     probed = Probed()
     for code in CODES:
@@ -70,7 +70,7 @@ async def test_it_opens_after_three_failures_in_a_row() -> None:
 
 
 @in_virtual_time
-async def test_an_answer_ends_the_row() -> None:
+async def test_reply_resets_the_failure_count() -> None:
     """Three failures with an answer between them open nothing."""
     probed = Probed()
     for _ in range(3):
@@ -81,7 +81,7 @@ async def test_an_answer_ends_the_row() -> None:
 
 
 @in_virtual_time
-async def test_it_opens_for_those_who_heed_it() -> None:
+async def test_circuit_opens_only_where_enabled() -> None:
     """Before any call goes on without the server, failures are not counted."""
     probed = Probed(are_heeded=False)
     for _ in range(5):
@@ -96,7 +96,7 @@ async def test_it_opens_for_those_who_heed_it() -> None:
 @in_virtual_time
 @pytest.mark.parametrize("has_room", [True, False])
 @pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
-async def test_a_server_that_is_away_is_asked_ever_more_seldom(
+async def test_open_circuit_probes_at_growing_intervals(
     chance: float, share: float, *, has_room: bool
 ) -> None:
     """From 50 ms on, each pause twice the last, up to half a second; by chance down to half of that.
@@ -117,7 +117,7 @@ async def test_a_server_that_is_away_is_asked_ever_more_seldom(
 
 @in_virtual_time
 @pytest.mark.parametrize("by", ["probe", "call"])
-async def test_it_closes_with_the_first_answer(by: str) -> None:
+async def test_circuit_closes_with_the_first_reply(by: str) -> None:
     """To a probe, or to a call of others: that is told, nobody is asked any more, and all is as before."""
     probed = Probed()
     for _ in range(2):
@@ -143,7 +143,7 @@ async def test_it_closes_with_the_first_answer(by: str) -> None:
 
 
 @in_virtual_time
-async def test_each_is_open_for_itself() -> None:
+async def test_circuits_are_independent() -> None:
     """Of two servers that are away one comes back: the counters say that one is left."""
     one = Probed()
     other = Breaker(one._probe, one.breakers, Condition(CIRCUIT, "other", one.told.append))
@@ -161,7 +161,7 @@ async def test_each_is_open_for_itself() -> None:
 
 @in_virtual_time
 @pytest.mark.parametrize("is_open", [True, False])
-async def test_nothing_is_left_of_one_that_is_stopped(*, is_open: bool) -> None:
+async def test_stopped_circuit_has_no_timer(*, is_open: bool) -> None:
     """Nobody is asked any more, nothing is told of it, and it does not open again."""
     probed = Probed()
     if is_open:

@@ -20,7 +20,7 @@ def tiny_trace() -> list[Step]:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_bounds_hold(name: str) -> None:
+def test_bounds_are_kept(name: str) -> None:
     """After no step are there more entries or bytes than allowed, and bytes are counted right."""
     policy = OURS[name](MAX_ENTRIES, MAX_BYTES)
     size = Random(3)
@@ -55,7 +55,7 @@ def test_a_removed_key_is_gone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_entry_is_given_until_it_expires(name: str) -> None:
+def test_entry_is_returned_until_it_expires(name: str) -> None:
     """Each entry has a last moment of its own, also under a policy."""
     policy = OURS[name](MAX_ENTRIES)
     policy.put(b"key", b"data", 2.0)
@@ -64,7 +64,7 @@ def test_an_entry_is_given_until_it_expires(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_was_asked_for_outlives_what_was_not(name: str) -> None:
+def test_requested_keys_outlive_others(name: str) -> None:
     """A full cache drops the entries nobody asked for, in their order, before any other."""
     policy = OURS[name](4)
     for key in (b"a", b"b", b"c", b"d"):

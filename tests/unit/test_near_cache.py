@@ -10,7 +10,7 @@ from harness.near_clock import FOR_EVER, ROOM, Near
 GONE = -2
 
 
-def test_what_is_kept_is_given() -> None:
+def test_stored_entry_is_returned() -> None:
     """An answer is given as it came, until it is dropped; what was never asked for is not there."""
     near = Near()
     near.keep(b"a", b"1")
@@ -24,7 +24,7 @@ def test_what_is_kept_is_given() -> None:
     ("left", "longest", "stay"),
     [(5_000, 60, 5), (90_000, 60, 60), (FOR_EVER, 60, 60), (1, 60, 0.001), (60_000, 0.5, 0.5)],
 )
-def test_it_stays_no_longer_than_on_the_server(left: int, longest: float, stay: float) -> None:
+def test_entry_expires_no_later_than_on_the_server(left: int, longest: float, stay: float) -> None:
     """An entry stays for what PTTL says, or for `near_cache.timeout` where that is less."""
     near = Near(longest=longest)
     begun = near.now
@@ -35,7 +35,7 @@ def test_it_stays_no_longer_than_on_the_server(left: int, longest: float, stay: 
     assert near.get(b"a") is None
 
 
-def test_its_life_counts_from_before_the_question() -> None:
+def test_ttl_counts_from_before_the_request() -> None:
     """However long the answer is under way, the entry is not given when the server's has expired."""
     near = Near()
     lease = near.cache.lease(b"a")
@@ -47,7 +47,7 @@ def test_its_life_counts_from_before_the_question() -> None:
     assert near.get(b"a") is None
 
 
-def test_an_answer_that_is_too_old_is_never_given() -> None:
+def test_late_reply_is_not_stored() -> None:
     """One that was under way for longer than it had left is dead on arrival."""
     near = Near()
     lease = near.cache.lease(b"a")
@@ -57,7 +57,7 @@ def test_an_answer_that_is_too_old_is_never_given() -> None:
 
 
 @pytest.mark.parametrize("left", [0, GONE, -5])
-def test_what_has_nothing_left_is_not_kept(left: int) -> None:
+def test_entry_without_ttl_left_is_not_stored(left: int) -> None:
     """PTTL 0: about to expire. -2: it expired between MGET and PTTL, or PTTL was refused."""
     near = Near()
     near.keep(b"a", b"1", left)
@@ -65,7 +65,7 @@ def test_what_has_nothing_left_is_not_kept(left: int) -> None:
     assert near.counters.near_entries == 0
 
 
-def test_what_is_missing_is_not_kept() -> None:
+def test_missing_value_is_not_stored() -> None:
     """Only data is held near: a miss asks the server each time."""
     near = Near()
     near.cache.settle(near.cache.lease(b"a"), None, GONE)
@@ -73,7 +73,7 @@ def test_what_is_missing_is_not_kept() -> None:
     assert near.counters.near_entries == 0
 
 
-def test_news_during_a_question_ends_its_lease() -> None:
+def test_invalidation_during_a_request_prevents_the_fill() -> None:
     """The answer may be older than the news, so it is not kept; other questions are not concerned."""
     near = Near()
     changed, other = near.cache.lease(b"changed"), near.cache.lease(b"other")
@@ -84,7 +84,7 @@ def test_news_during_a_question_ends_its_lease() -> None:
     assert near.get(b"other") == b"right"
 
 
-def test_a_question_after_the_news_may_keep_its_answer() -> None:
+def test_request_after_an_invalidation_may_fill() -> None:
     """Though the earlier question, whose lease has ended, is answered in between or later."""
     for late in (False, True):
         near = Near()
@@ -99,7 +99,7 @@ def test_a_question_after_the_news_may_keep_its_answer() -> None:
         assert near.get(b"a") == b"new"
 
 
-def test_the_first_of_several_askers_holds() -> None:
+def test_first_of_several_requests_fills() -> None:
     """Later askers of the same key neither take the lease over nor end it."""
     near = Near()
     first, second = near.cache.lease(b"a"), near.cache.lease(b"a")
@@ -109,7 +109,7 @@ def test_the_first_of_several_askers_holds() -> None:
     assert near.get(b"a") == b"first"
 
 
-def test_a_question_without_an_answer_releases_the_lease() -> None:
+def test_failed_request_releases_the_pending_fill() -> None:
     """One that failed or was cancelled keeps nothing, and the next asker holds."""
     near = Near()
     near.cache.settle(near.cache.lease(b"a"), None, 0)
@@ -117,7 +117,7 @@ def test_a_question_without_an_answer_releases_the_lease() -> None:
     assert near.get(b"a") == b"1"
 
 
-def test_a_lease_is_settled_once() -> None:
+def test_pending_fill_is_completed_once() -> None:
     """A second settlement, or that of a lease that was never given, is nothing."""
     near = Near()
     lease = near.cache.lease(b"a")
@@ -128,7 +128,7 @@ def test_a_lease_is_settled_once() -> None:
     assert near.get(b"a") is None
 
 
-def test_own_changes_are_news_too() -> None:
+def test_own_writes_invalidate() -> None:
     """`invalidate` drops entries and ends leases, and is not counted as told by the server."""
     near = Near()
     near.keep(b"a")
@@ -139,7 +139,7 @@ def test_own_changes_are_news_too() -> None:
     assert near.counters.near_invalidations == 0
 
 
-def test_a_flush_ends_everything() -> None:
+def test_flush_removes_entries_and_pending_fills() -> None:
     """Entries are dropped and questions under way keep nothing; what is asked later is kept."""
     near = Near()
     near.keep(b"a")
@@ -151,7 +151,7 @@ def test_a_flush_ends_everything() -> None:
     assert near.get(b"a") == b"new"
 
 
-def test_nothing_is_given_before_it_is_trusted() -> None:
+def test_nothing_is_returned_before_it_is_connected() -> None:
     """Until the link is armed nothing is kept, whatever is asked and answered."""
     near = Near()
     near.cache = NearCache(
@@ -166,7 +166,7 @@ def test_nothing_is_given_before_it_is_trusted() -> None:
     assert near.counters.near_entries == 0
 
 
-def test_nothing_is_given_after_the_moment() -> None:
+def test_nothing_is_returned_after_the_keepalive_deadline() -> None:
     """When the next sign of life fails to come, near data is withheld to the instant."""
     near = Near()
     near.cache.trust_until(near.now + 2)
@@ -182,7 +182,7 @@ def test_nothing_is_given_after_the_moment() -> None:
     assert near.held(b"b") == []
 
 
-def test_nothing_is_given_when_the_loop_has_had_no_turn() -> None:
+def test_nothing_is_returned_when_the_loop_was_blocked() -> None:
     """After 20 ms news may lie unread: the caller is told to let the loop turn, and to say so."""
     near = Near()
     near.keep(b"a", b"1")
@@ -198,7 +198,7 @@ def test_nothing_is_given_when_the_loop_has_had_no_turn() -> None:
     assert not near.cache.is_behind(b"missing")
 
 
-def test_who_has_let_the_loop_turn_is_answered_however_long_that_took() -> None:
+def test_entry_is_returned_once_the_loop_has_run() -> None:
     """What is given is as fresh as the question; only the next caller has to wait again."""
     near = Near()
     near.keep(b"a", b"1")
@@ -210,7 +210,7 @@ def test_who_has_let_the_loop_turn_is_answered_however_long_that_took() -> None:
     assert near.cache.is_behind(b"a")
 
 
-def test_a_turn_of_the_loop_is_no_sign_of_life() -> None:
+def test_loop_turn_does_not_extend_the_keepalive_deadline() -> None:
     """It says that what has come was read, and not that the server would have told all."""
     near = Near()
     near.cache.trust_until(near.now + 2)
@@ -223,7 +223,7 @@ def test_a_turn_of_the_loop_is_no_sign_of_life() -> None:
     assert near.held(b"a") == []
 
 
-def test_each_sign_of_life_moves_the_moment() -> None:
+def test_each_message_extends_the_keepalive_deadline() -> None:
     """As long as they come in time, what is near stays."""
     near = Near()
     near.keep(b"a")
@@ -233,7 +233,7 @@ def test_each_sign_of_life_moves_the_moment() -> None:
         assert near.held(b"a") == [b"a"]
 
 
-def test_distrust_empties() -> None:
+def test_disconnection_empties() -> None:
     """What was near before the link was lost is not given after it was armed again."""
     near = Near()
     near.keep(b"a")
@@ -247,7 +247,7 @@ def test_distrust_empties() -> None:
     assert near.counters.near_connected
 
 
-def test_a_watcher_is_told_of_each_change_of_its_key() -> None:
+def test_watcher_is_notified_of_each_invalidation() -> None:
     """And when changes may have been missed; of other keys' changes, or once it watches no more, it is not."""
     near = Near()
     told: list[str] = []
@@ -269,7 +269,7 @@ def test_a_watcher_is_told_of_each_change_of_its_key() -> None:
     assert sorted(told[4:]) == ["also a", "b"]
 
 
-def test_distrust_is_counted_once() -> None:
+def test_disconnection_is_counted_once() -> None:
     """A link that is lost twice over, or was never armed, has emptied nothing more."""
     near = Near()
     near.cache.distrust()
@@ -298,7 +298,7 @@ def test_counters() -> None:
     assert (near.counters.hits, near.counters.round_trips) == (0, 0)
 
 
-def test_repr_tells_the_state_and_no_data() -> None:
+def test_repr_shows_the_state_and_no_data() -> None:
     """A near cache in a log shows how much it holds, and whether it is trusted."""
     near = Near()
     near.keep(b"secret", b"secret")

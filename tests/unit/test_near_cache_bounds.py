@@ -8,7 +8,7 @@ from async_redis_cache._engine.sieve import Doorkeeper, Entry, Sieve
 from harness.near_clock import FOR_EVER, ROOM, Near
 
 
-def test_no_more_entries_than_agreed() -> None:
+def test_entries_are_bounded() -> None:
     """At every moment: the entry that has to go has gone before the new one is in."""
     near = Near(max_size=3)
     for number in range(10):
@@ -18,7 +18,7 @@ def test_no_more_entries_than_agreed() -> None:
     assert near.held(b"7", b"8", b"9") == [b"7", b"8", b"9"]
 
 
-def test_no_more_bytes_than_agreed() -> None:
+def test_bytes_are_bounded() -> None:
     """Keys, data and what Python needs for each entry are counted, and as many go as it takes."""
     near = Near(max_bytes=ROOM)
     for number in range(20):
@@ -30,7 +30,7 @@ def test_no_more_bytes_than_agreed() -> None:
     assert near.held(b"large") == [b"large"]
 
 
-def test_the_bytes_agreed_may_all_be_used() -> None:
+def test_all_bytes_may_be_used() -> None:
     """What fills the room to the last byte is kept, as one entry or as two."""
     near = Near()
     near.keep(b"a", b"x" * 1_000)
@@ -44,7 +44,7 @@ def test_the_bytes_agreed_may_all_be_used() -> None:
         assert near.counters.near_bytes == count * size
 
 
-def test_an_entry_larger_than_everything_is_not_kept() -> None:
+def test_entry_larger_than_the_bound_is_not_stored() -> None:
     """It drives nobody else out; what was held under its key is older, and goes."""
     near = Near(max_bytes=ROOM)
     near.keep(b"a")
@@ -54,7 +54,7 @@ def test_an_entry_larger_than_everything_is_not_kept() -> None:
     assert (near.counters.near_entries, near.counters.near_evictions) == (1, 0)
 
 
-def test_a_new_answer_replaces_the_former() -> None:
+def test_new_value_replaces_the_old() -> None:
     """Two questions can be answered one after the other: the later entry counts, once."""
     near = Near(max_size=2)
     near.keep(b"a", b"x" * 500)
@@ -67,7 +67,7 @@ def test_a_new_answer_replaces_the_former() -> None:
     assert (near.counters.near_entries, near.counters.near_evictions) == (2, 0)
 
 
-def test_what_is_asked_for_stays() -> None:
+def test_requested_entry_survives_eviction() -> None:
     """Of a full near cache the entry goes that was not asked for, not the oldest."""
     near = Near(max_size=3)
     for key in (b"a", b"b", b"c"):
@@ -77,7 +77,7 @@ def test_what_is_asked_for_stays() -> None:
     assert near.held(b"a", b"b", b"c", b"d") == [b"a", b"c", b"d"]
 
 
-def test_into_a_full_near_cache_comes_who_is_asked_for_again() -> None:
+def test_full_near_cache_admits_keys_requested_twice() -> None:
     """As long as there is room, everybody comes in; a change of what is near makes room."""
     near = Near(max_size=2)
     for key in (b"a", b"b", b"c"):
@@ -119,7 +119,7 @@ def entries_of(sieve: Sieve, names: str) -> dict[str, Entry]:
     return entries
 
 
-def test_the_hand_goes_on_where_it_stood() -> None:
+def test_sieve_hand_continues_where_it_stopped() -> None:
     """SIEVE: those asked for are passed over once; the next search begins behind the last victim."""
     sieve = Sieve()
     entries = entries_of(sieve, "abcd")
@@ -132,7 +132,7 @@ def test_the_hand_goes_on_where_it_stood() -> None:
     assert gone == [b"b", b"d", b"a", b"c"]
 
 
-def test_a_search_ends_though_all_were_asked_for() -> None:
+def test_eviction_ends_when_all_entries_were_visited() -> None:
     """The hand goes round once and takes the entry at which it began."""
     sieve = Sieve()
     entries = entries_of(sieve, "abc")

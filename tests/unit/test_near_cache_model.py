@@ -203,7 +203,7 @@ class Model(RuleBasedStateMachine):
         return found
 
 
-def test_nothing_near_is_old() -> None:
+def test_local_entries_are_never_stale() -> None:
     """No divergence in some thousands of steps; in a hundred thousand in the long form."""
     run_state_machine_as_test(
         Model,

@@ -24,7 +24,7 @@ READS: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-async def test_pending_key_is_not_read_while_it_is_changed_again(read: str) -> None:
+async def test_pending_key_is_not_read_while_it_is_rewritten(read: str) -> None:
     """The second change may be refused as the first was, so what both replace is not returned meanwhile."""
     async with (
         ScriptedServer(
@@ -45,7 +45,7 @@ async def test_pending_key_is_not_read_while_it_is_changed_again(read: str) -> N
         await change
 
 
-async def test_pending_key_is_not_removed_while_it_is_changed_again() -> None:
+async def test_pending_key_is_not_removed_while_it_is_rewritten() -> None:
     """Its removal could come after the value that is being stored."""
     async with (
         ScriptedServer(SET=REFUSED, UNLINK=REFUSED) as server,

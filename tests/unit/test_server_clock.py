@@ -57,7 +57,7 @@ class Asked:
         return abs(await self.clock.now() - (self.now + self.ahead) * 1000)
 
 
-async def test_it_is_asked_once_a_second_at_most() -> None:
+async def test_time_is_requested_once_a_second_at_most() -> None:
     """Who comes first waits; later ones do not, and between nobody asks."""
     server = Asked()
     await server.first()
@@ -86,7 +86,7 @@ async def test_the_time_is_known_for_a_second() -> None:
     assert server.futures == []
 
 
-async def test_many_who_wait_ask_once_and_may_leave() -> None:
+async def test_concurrent_callers_share_one_time_request() -> None:
     """One question serves all; whoever is cancelled takes nobody along."""
     server = Asked()
     waiting = [asyncio.ensure_future(server.clock.now()) for _ in range(5)]
@@ -98,7 +98,7 @@ async def test_many_who_wait_ask_once_and_may_leave() -> None:
     assert await asyncio.gather(*waiting[1:]) == [round((server.now + EPOCH) * 1000)] * 4
 
 
-async def test_a_slow_answer_is_not_believed_over_a_good_one() -> None:
+async def test_slow_reply_does_not_replace_a_better_estimate() -> None:
     """A sample that took long is off by up to half of that; the drift makes it good in the end."""
     server = Asked()
     await server.first()
@@ -117,7 +117,7 @@ async def test_a_slow_answer_is_not_believed_over_a_good_one() -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-async def test_a_clock_that_is_set_is_followed(step: float) -> None:
+async def test_adjusted_clock_is_followed(step: float) -> None:
     """Within the second in which it is asked again."""
     server = Asked()
     await server.first()
@@ -128,7 +128,7 @@ async def test_a_clock_that_is_set_is_followed(step: float) -> None:
     assert await server.error() < 50
 
 
-async def test_a_server_that_does_not_answer() -> None:
+async def test_unreachable_server_raises() -> None:
     """What is known is good for a while; then who asks is told, and asks anew."""
     server = Asked()
     await server.first()
@@ -148,7 +148,7 @@ async def test_a_server_that_does_not_answer() -> None:
     assert await asking == round((server.now + server.ahead) * 1000)
 
 
-def test_ageing_by_share() -> None:
+def test_refresh_is_due_by_share_of_the_ttl() -> None:
     """From that share of its life on, unless somebody loads it already."""
     policy = LoadPolicies(Options()).of({"refresh_at": 0.8})
     record = Record(VALUE, 0, stored_at=1000, fresh_until=2000)
@@ -158,7 +158,7 @@ def test_ageing_by_share() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
-def test_ageing_by_chance(beta: float) -> None:
+def test_early_refresh_is_due_by_chance(beta: float) -> None:
     """XFetch: the head start has an exponential distribution with the mean beta x cost."""
     policy = LoadPolicies(Options()).of({"early_refresh": beta})
     cost = 100  # ms
@@ -189,7 +189,7 @@ def given_at_once(
     ("said", "from_then_on"),
     [({"refresh_at": 0.5}, 1500), ({"early_refresh": 0.5}, 1950), ({"early_refresh": 2}, 1800)],
 )
-def test_what_is_to_be_loaded_anew_is_not_given_at_once(
+def test_value_due_for_refresh_is_not_returned_directly(
     said: LoadOptions, from_then_on: int
 ) -> None:
     """Nor what is stale, or may be; what somebody loads already is given, as long as he has the right to."""
@@ -202,14 +202,14 @@ def test_what_is_to_be_loaded_anew_is_not_given_at_once(
         assert given_at_once(said, 1999, leased_until=1999, slack=slack) is None
 
 
-def test_what_may_be_stale_is_given_at_once_while_it_is_not() -> None:
+def test_fresh_value_is_returned_directly() -> None:
     """Where it has not to be loaded anew; without a time in which it is stale, whatever the clock says."""
     assert [given_at_once({}, now, slack=5_000) for now in (1000, 1999)] == [b"payload"] * 2
     assert [given_at_once({}, now, slack=5_000) for now in (2000, None)] == [None] * 2
     assert [given_at_once({}, now) for now in (1000, 2000, None)] == [b"payload"] * 3
 
 
-def test_a_life_is_shortened_by_chance() -> None:
+def test_jitter_shortens_the_ttl() -> None:
     """By the share that `jitter` says at the most, and never to nothing."""
     policy = LoadPolicies(Options()).of({"jitter": 0.25})
     chances = [0.0, 0.5, 1.0]
@@ -219,7 +219,7 @@ def test_a_life_is_shortened_by_chance() -> None:
     assert LoadPolicies(Options()).of({}).life_of(1_000, lambda: 1.0) == 1_000
 
 
-def test_what_a_call_says_of_its_load() -> None:
+def test_call_options_override_the_configuration() -> None:
     """Goes before what is configured; a number out of bounds, or of no kind, is refused by its name."""
     policies = LoadPolicies(Options())
     assert policies.of({"hard_timeout": 0}) == policies.of({})

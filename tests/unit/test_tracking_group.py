@@ -26,7 +26,7 @@ class Links:
         return self.near.held(b"key") == [b"key"]
 
 
-def test_nothing_is_near_until_all_are_alive() -> None:
+def test_nothing_is_returned_until_all_channels_are_connected() -> None:
     """One that says nothing yet may be the one that would tell of the key."""
     links = Links()
     one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
@@ -38,7 +38,7 @@ def test_nothing_is_near_until_all_are_alive() -> None:
     assert links.unison.is_whole
 
 
-def test_nothing_is_near_for_longer_than_the_first_to_fall_silent() -> None:
+def test_earliest_keepalive_deadline_counts() -> None:
     """The moment is the earliest of all, and each sign of life may move it on."""
     links = Links()
     one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
@@ -55,7 +55,7 @@ def test_nothing_is_near_for_longer_than_the_first_to_fall_silent() -> None:
     assert not links.is_near()
 
 
-def test_whichever_is_lost_all_is_dropped() -> None:
+def test_losing_any_channel_drops_everything() -> None:
     """It is said that one was lost; nothing is near until it is back, however alive the others are."""
     links = Links()
     one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
@@ -74,7 +74,7 @@ def test_whichever_is_lost_all_is_dropped() -> None:
     assert links.lost == 1
 
 
-def test_a_node_that_joins_is_waited_for() -> None:
+def test_new_node_is_waited_for() -> None:
     """It may have keys that were another's until now: what is near is dropped when it comes."""
     links = Links()
     one = links.unison.joined_by(ONE)
@@ -89,7 +89,7 @@ def test_a_node_that_joins_is_waited_for() -> None:
     assert links.lost == 0
 
 
-def test_a_node_that_has_left_is_not_waited_for() -> None:
+def test_removed_node_is_not_waited_for() -> None:
     """What its link says afterwards is of no account; without any link nothing is near."""
     links = Links()
     one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
@@ -108,7 +108,7 @@ def test_a_node_that_has_left_is_not_waited_for() -> None:
     assert not links.is_near()
 
 
-def test_news_of_any_is_news() -> None:
+def test_invalidation_of_any_channel_counts() -> None:
     """Changed keys are dropped, and told; a flush of one node drops all."""
     links = Links()
     one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
