@@ -1,4 +1,4 @@
-"""Fixtures of all tests: real servers, a faulty network, and the hunt for what is left over."""
+"""Fixtures of all tests: real servers, a network with faults, and checks for leaked tasks and descriptors."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
 
-# The same examples in each run, so that a failure is one of the change; random ones in the long form.
+# Derandomised, so that a failure comes from the change under test; random in the long form.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.register_profile(
     "ci", deadline=None, max_examples=200, print_blob=True, derandomize=True
 )
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000)
-# A mutant is killed by the first failure: nobody wants to see the smallest.
+# A mutant is killed by the first failure: no need to shrink it.
 hypothesis.settings.register_profile(
     "mutation",
     deadline=None,
@@ -66,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run each test in every set-up that it depends on",
     )
-    group.addoption("--faults-file", metavar="FILE", help="write that table there, as JSON")
+    group.addoption("--faults-file", metavar="FILE", help="write the table to FILE as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,23 +74,26 @@ def pytest_configure(config: pytest.Config) -> None:
     stack.enter_context(chosen_loops())
     config.add_cleanup(stack.close)
     if "debug" in LOOP:
-        # Otherwise pytest-asyncio tells its loops the contrary.
+        # Otherwise pytest-asyncio switches debug mode off in its loops.
         config.option.asyncio_debug = True
     report = FaultReport(
         alone=bool(config.getoption("--faults")), file=config.getoption("--faults-file")
     )
     config.pluginmanager.register(report, "faults")
     config.addinivalue_line(
-        "markers", "no_leaks: after the test no file descriptor is open that was not open before"
+        "markers", "no_leaks: the test fails if it leaves a file descriptor open"
     )
     config.addinivalue_line(
         "markers", "depends_on(*dimensions): of api, server, storage, near and loop, what matters"
     )
     config.addinivalue_line(
-        "markers", "not_with(*choices, reason): not to be run with these of ARC_LOOP or ARC_SERVERS"
+        "markers",
+        "not_with(*choices, reason): skip with any of these values of ARC_LOOP or ARC_SERVERS",
     )
     if ("CI" in os.environ or "tls" in SERVERS) and installed("redis") is None:
-        raise pytest.UsageError("CI and TLS need Redis, and redis-server is not on the path")
+        raise pytest.UsageError(
+            "CI and ARC_SERVERS=tls need Redis: redis-server is not on the PATH"
+        )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -110,7 +113,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put the checks around everything else a test uses, so that fixtures may clean up first."""
+    """Add the leak checks as outermost fixtures, so that all other fixtures clean up before them."""
     if reason := reason_against(item):
         item.add_marker(pytest.mark.skip(reason))
     if not isinstance(item, pytest.Function):
@@ -146,13 +149,13 @@ def no_descriptor_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate authority, with certificates for a server and a client."""
+    """A certificate authority with a server and a client certificate."""
     return Certificates.create(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def access(certificates: Certificates) -> Iterator[Access]:
-    """How the servers of the fixtures below are reached."""
+    """How the servers of the fixtures below are reached: as `ARC_SERVERS` says."""
     chosen = Access(certificates)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in chosen.environment.items():
@@ -162,21 +165,21 @@ def access(certificates: Certificates) -> Iterator[Access]:
 
 @pytest.fixture(scope="session")
 def valkey_server(access: Access) -> Iterator[Server]:
-    """The Valkey that the tests of this process share."""
+    """The Valkey server that the tests of this process share."""
     with Server("valkey", **access.options({})) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server(access: Access) -> Iterator[Server]:
-    """The Redis that the tests of this process share; for tests marked `needs_redis`."""
+    """The Redis server that the tests of this process share; for tests marked `needs_redis`."""
     with Server("redis", **access.options({})) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def any_server(request: pytest.FixtureRequest) -> Server:
-    """The server for tests to which one is as good as the other; it may have keys."""
+    """A shared server, for tests that need only one; it may hold keys of other tests."""
     first: Server = request.getfixturevalue(f"{FLAVOURS[0]}_server")
     return first
 
@@ -189,14 +192,14 @@ def any_server(request: pytest.FixtureRequest) -> Server:
     ],
 )
 def flavour(request: pytest.FixtureRequest) -> Flavour:
-    """Every server the library is promised to work with, one after the other."""
+    """Each supported server in turn."""
     chosen: Flavour = request.param
     return chosen
 
 
 @pytest.fixture
 def server(flavour: Flavour, request: pytest.FixtureRequest) -> Server:
-    """A running server without any keys, for tests that do no harm to it."""
+    """A running, empty server, shared by the tests that do not change its configuration or state."""
     shared: Server = request.getfixturevalue(f"{flavour}_server")
     with shared.client() as client:
         client.flushall()
@@ -205,7 +208,7 @@ def server(flavour: Flavour, request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 def raw(server: Server) -> Iterator[Client]:
-    """A look at the server from outside; it gives bytes."""
+    """A plain client of the server; it returns bytes."""
     with server.client() as client:
         yield client
 
@@ -218,7 +221,7 @@ def key_prefix() -> str:
 
 @pytest.fixture
 def private_server(flavour: Flavour, access: Access) -> Iterator[StartServer]:
-    """Servers that the test may kill, freeze and configure as it likes."""
+    """Start servers that the test may configure, kill and freeze."""
     servers: list[Server] = []
     chosen = flavour
 
@@ -235,7 +238,7 @@ def private_server(flavour: Flavour, access: Access) -> Iterator[StartServer]:
 
 @pytest.fixture
 def proxy(access: Access) -> Iterator[StartProxy]:
-    """Networks between the test and a server, that fail when they are told to."""
+    """Start proxies between the test and a server, which inject network faults."""
     proxies: list[Proxy] = []
 
     def start(server: Server, *, tls: ssl.SSLContext | None = None) -> Proxy:
