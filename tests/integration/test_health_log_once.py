@@ -88,18 +88,19 @@ def test_once_logs_once_from_many_threads() -> None:
     assert sorted(record.subject for record in records) == sorted(map(str, range(50)))
 
 
-calls = iter([1])
+prices: list[int] = []
 
 
 def price_once(name: str) -> int:
-    """A price the first time; then the origin fails."""
-    for price in calls:
-        return price
+    """A price while there is one; then the origin fails."""
+    if prices:
+        return prices.pop()
     raise OSError("s3cret")
 
 
 def test_cached_function_of_background_failure_is_named(server: Server, told: Told) -> None:
     """A background load that fails is logged with the cached function and its exception's type."""
+    prices[:] = [1]
     with RedisCache.from_url(server.url, name="products") as cache:
         price = cached(cache, refresh_at=1e-9)(price_once)
         while not told.count("refresh_failed"):
