@@ -13,7 +13,7 @@ from async_redis_cache._runtime.container_monitors import _growth, _levels
 from harness.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures", "otel_fixtures"]
 
@@ -66,15 +66,15 @@ def test_metrics_have_both_names(telemetry: Telemetry) -> None:
         assert point.value == deprecated.value == int(getattr(cache.stats(), new))
 
 
-def test_log_records_have_both_names(told: Told) -> None:
+def test_log_records_have_both_names(logged: LogRecorder) -> None:
     """The record of a renamed event has its former name as well, and that of another event an empty string."""
     health_log = HealthLog("here")
     health_log.begin()
     for event in EVENTS:
         health_log.once(event)
-    assert told.events == [event.name for event in EVENTS]
-    assert _DEPRECATED_NAMES.keys() < set(told.events)
-    for record in told.records:
+    assert logged.events == [event.name for event in EVENTS]
+    assert _DEPRECATED_NAMES.keys() < set(logged.events)
+    for record in logged.records:
         attributes = record.__dict__
         expected = _DEPRECATED_NAMES.get(attributes["cache_event"], "")
         assert attributes["cache_event_deprecated"] == expected

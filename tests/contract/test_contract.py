@@ -200,7 +200,7 @@ async def test_clear_empties_the_cache(cache: AsyncRedisCache) -> None:
 
 async def test_two_caches_share_the_values(setup: Setup, new_cache: NewCache) -> None:
     """What one cache stores, another one on the same server and prefix reads and removes."""
-    if setup.place in {"fake", "embedded"}:
+    if setup.server in {"fake", "embedded"}:
         pytest.skip("a private server has one cache")
     async with new_cache() as here, new_cache() as there:
         await here.store(None, "key", "value")

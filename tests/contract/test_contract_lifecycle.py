@@ -79,7 +79,7 @@ async def test_reopening(setup: Setup, new_cache: NewCache) -> None:
     cache = new_cache()
     for turn in range(3):
         await cache.open(None)
-        if turn and setup.place not in {"fake", "embedded"}:
+        if turn and setup.server not in {"fake", "embedded"}:
             assert await cache.retrieve(None, "key") == turn - 1
         await cache.store(None, "key", turn)
         assert await cache.retrieve(None, "key") == turn
@@ -104,7 +104,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     """Each counter of `stats` moves exactly when its documentation says, and survives a close."""
     cache = new_cache()
     async with cache:
-        near = setup.way == "near"
+        near = setup.storage == "near"
         assert cache.stats() == CacheStats(round_trips=1, connects=1, near_connected=near)
         await cache.store(None, "a", 1)
         await cache.store_many(None, {"b": 2, "c": 3, "d": None})
@@ -127,7 +127,7 @@ async def test_counts(setup: Setup, new_cache: NewCache) -> None:
     assert (stats.batched_calls, stats.retries) == (0, 0)
     # One for the ping of open; store_many with a None is two at a time, and a touch that looks first is two.
     assert stats.connects in {1, 2}
-    looks_first = setup.way == "unbounded"
+    looks_first = setup.storage == "unbounded"
     assert stats.round_trips == 1 + 13 + looks_first
     async with cache:
         await cache.retrieve(None, "c")

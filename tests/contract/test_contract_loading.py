@@ -92,14 +92,14 @@ async def test_first_call_returns_what_later_calls_return(
     cache: AsyncRedisCache, setup: Setup
 ) -> None:
     """A loaded value is given as it is stored: decoded, and of the type that is asked for."""
-    if setup.way == "pickle":
+    if setup.storage == "pickle":
         values: list[Any] = [(1, 2), (1, 2)]
     else:
         values = [(1, 2), [1, 2]]
     given, expected = values
     assert await cache.retrieve_or_load(None, "key", lambda: given) == expected
     assert await cache.retrieve_or_load(None, "key", Origin(None).load) == expected
-    if setup.way != "pickle":
+    if setup.storage != "pickle":
         load = partial(Product, "kettle")
         for _ in range(2):
             found = await cache.retrieve_or_load(None, "product", load, type=Product)
@@ -146,7 +146,7 @@ async def test_bad_input_raises_and_stores_nothing(
     options: dict[str, Any],
 ) -> None:
     """Bad input, and a loaded value of another type, is an error and leaves nothing."""
-    if code == "BAD_TYPE" and setup.way == "pickle":
+    if code == "BAD_TYPE" and setup.storage == "pickle":
         return  # What was pickled has its type: nothing is validated.
     with pytest.raises(CacheInputError) as caught:
         await cache.retrieve_or_load("t", *arguments, **options)
@@ -156,7 +156,7 @@ async def test_bad_input_raises_and_stores_nothing(
 
 async def test_a_value_of_another_type_is_replaced(cache: AsyncRedisCache, setup: Setup) -> None:
     """What is stored and does not fit the type is loaded anew."""
-    if setup.way == "pickle":
+    if setup.storage == "pickle":
         return  # What was pickled has its type: nothing is validated.
     await cache.store(None, "key", "text")
     assert await cache.retrieve_or_load(None, "key", lambda: 7, type=int) == 7
@@ -182,7 +182,7 @@ async def test_a_loader_may_use_the_cache(cache: AsyncRedisCache, setup: Setup) 
 @pytest.mark.depends_on("api")
 async def test_a_closed_cache_loads_nothing(new_cache: Any, setup: Setup) -> None:
     """A cache that is not open is an error, and no load."""
-    if setup.place == "embedded":
+    if setup.server == "embedded":
         return  # One is open for all tests.
     origin = Origin(1)
     with pytest.raises(CacheError) as caught:

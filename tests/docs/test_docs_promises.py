@@ -73,10 +73,10 @@ async def test_errors_are_not_shared_between_processes(
 
 @pytest.mark.parametrize("lease", [100, 60_000])
 async def test_a_failed_refresh_waits_for_the_lease_to_lapse(
-    server: Server, way: dict[str, Any], lease: int
+    server: Server, storage: dict[str, Any], lease: int
 ) -> None:
     """Nobody sees the error, and the origin is left alone until then."""
-    async with configured(server.url, loading_lease_timeout=lease, **way) as cache:
+    async with configured(server.url, loading_lease_timeout=lease, **storage) as cache:
 
         def fail() -> int:
             raise OSError("down")

@@ -131,7 +131,7 @@ async def ended(question: Question, cache: AsyncRedisCache) -> str:
     return "right" if answer == question.answer else f"wrong: {answer!r}"
 
 
-@pytest.mark.usefixtures("not_made_good")
+@pytest.mark.usefixtures("no_pending_invalidations")
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)
 async def test_truncated_reply_is_not_used(
     network: Proxy, raw: Client, question: Question, bound: int

@@ -226,7 +226,7 @@ class LargeStores:
         await await_until(lambda: len(self._raw.client_list()) == 1)
 
 
-@pytest.mark.usefixtures("not_made_good")
+@pytest.mark.usefixtures("no_pending_invalidations")
 async def test_timed_out_store_is_not_executed_later(
     private_server: StartServer,
 ) -> None:
@@ -242,7 +242,7 @@ async def test_timed_out_store_is_not_executed_later(
     assert stores.codes.keys() == {"OUTCOME_UNKNOWN"}
 
 
-@pytest.mark.usefixtures("not_made_good")
+@pytest.mark.usefixtures("no_pending_invalidations")
 async def test_timed_out_store_is_executed_without_a_reset(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,13 +187,13 @@ async def test_keys_are_loaded_while_the_server_is_unreachable(
     assert calls == [["a", "b"], *[["a", "c"]] * 5]
 
 
-async def test_single_misses_are_coalesced(server: Server, way: dict[str, Any]) -> None:
+async def test_single_misses_are_coalesced(server: Server, storage: dict[str, Any]) -> None:
     """Callers whose questions travel together; each gets its value, None, or the error."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
     keys = [f"k{n}" for n in range(60)] + ["none"]
     # With rights that last, however busy the loop is.
-    async with configured(server.url, **way) as one, configured(server.url, **way) as other:
+    async with configured(server.url, **storage) as one, configured(server.url, **storage) as other:
         await one.store(None, "k3", "there")
         asked = [one.retrieve_or_load(None, key, load) for key in keys for _ in range(2)]
         found = await asyncio.gather(*asked)

@@ -18,7 +18,7 @@ from harness.apis import Api, configured
 from harness.near import near_options, trusted
 
 if TYPE_CHECKING:
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures", "near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
@@ -112,20 +112,20 @@ def test_caches_are_logged_by_name() -> None:
 
 
 async def test_server_down_and_up_are_logged(
-    private_server: StartServer, api: Api, told: Told
+    private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
     """Ten calls fail: one warning. The server is back: one record that says so."""
     server = private_server()
     async with configured(server.url, api, command_timeout=DEADLINE) as cache:
         await cache.store(None, "key", 1)
-        assert told.events == []
+        assert logged.events == []
         for turn in (1, 2):
             server.stop()
             await fail(cache)
             server.start()
             await until_it_answers(cache)
-            assert told.events == ["server_down", "server_up"] * turn
-    lost, found, *_ = told.records
+            assert logged.events == ["server_down", "server_up"] * turn
+    lost, found, *_ = logged.records
     place = f"{server.host}:{server.port}"
     assert (lost.levelname, lost.getMessage()) == (
         "WARNING",
@@ -140,21 +140,23 @@ async def test_server_down_and_up_are_logged(
     )
 
 
-async def test_silent_server_is_logged_as_down(private_server: StartServer, told: Told) -> None:
+async def test_silent_server_is_logged_as_down(
+    private_server: StartServer, logged: LogRecorder
+) -> None:
     """So is one that accepts connections and never answers."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "connect_timeout": DEADLINE}
     async with configured(server.url, **options) as cache:
         server.freeze()
-        while not told.events:
+        while not logged.events:
             assert not await answers(cache)
         server.thaw()
         await until_it_answers(cache)
-    assert told.events == ["server_down", "server_up"]
+    assert logged.events == ["server_down", "server_up"]
 
 
 async def test_lost_connection_is_not_logged_as_server_down(
-    server: Server, proxy: StartProxy, told: Told
+    server: Server, proxy: StartProxy, logged: LogRecorder
 ) -> None:
     """A connection that ends and is made again is nothing to tell, nor is one that has its age."""
     network = proxy(server)
@@ -163,32 +165,32 @@ async def test_lost_connection_is_not_logged_as_server_down(
         while cache.stats().connects < connects + 5:
             network.cut()
             await cache.store(None, "key", 1)
-    assert told.events == []
+    assert logged.events == []
 
 
-async def test_expired_channel_is_not_logged_as_down(server: Server, told: Told) -> None:
+async def test_expired_channel_is_not_logged_as_down(server: Server, logged: LogRecorder) -> None:
     """A link that is made anew on purpose is nothing to tell."""
     options = near_options("age:", max_connection_age=50, near_cache_heartbeat=400)
     async with configured(server.url, **options) as cache:
         flushes = cache.stats().near_flushes
         await await_until(lambda: cache.stats().near_flushes >= flushes + 3)
         await trusted(cache)
-    assert told.events == []
+    assert logged.events == []
 
 
-async def test_failed_open_raises_and_logs_nothing(told: Told, api: Api) -> None:
+async def test_failed_open_raises_and_logs_nothing(logged: LogRecorder, api: Api) -> None:
     """Without a server `open` raises, and the log has nothing; what opens all the same is told of."""
     for _ in range(3):
         with pytest.raises(CacheError):
             await configured(NOWHERE, api).open(None)
-    assert told.events == []
+    assert logged.events == []
     async with configured(NOWHERE, api, require_connection=False, command_timeout=20) as cache:
         await fail(cache, 2)
-    assert told.events == ["server_down"]
+    assert logged.events == ["server_down"]
 
 
 async def test_circuit_and_pending_invalidations_are_logged(
-    private_server: StartServer, api: Api, told: Told
+    private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
     """One record when the breaker opens and when it closes; one when changes are owed and are not."""
     server = private_server()
@@ -201,17 +203,17 @@ async def test_circuit_and_pending_invalidations_are_logged(
                     await cache.store(None, key, number)
             assert await cache.retrieve_or_load(None, "key", lambda: 7) == 7
         worse = ["circuit_opened", "invalidations_pending", "server_down"]
-        assert sorted(told.events) == worse
+        assert sorted(logged.events) == worse
         server.start()
         await await_until(
             lambda: not cache.stats().pending_invalidations and not cache.stats().open_circuits
         )
-        await await_until(lambda: len(told.events) == 6)
-    assert sorted(told.events[3:]) == ["circuit_closed", "invalidations_flushed", "server_up"]
+        await await_until(lambda: len(logged.events) == 6)
+    assert sorted(logged.events[3:]) == ["circuit_closed", "invalidations_flushed", "server_up"]
 
 
 async def test_later_change_flushes_a_pending_invalidation(
-    private_server: StartServer, told: Told
+    private_server: StartServer, logged: LogRecorder
 ) -> None:
     """A change of the owed key that succeeds makes it good as well, and is told."""
     server = private_server()
@@ -220,14 +222,14 @@ async def test_later_change_flushes_a_pending_invalidation(
         with pytest.raises(CacheError):
             await cache.store(None, "key", 1)
         server.start()
-        while told.count("invalidations_flushed") == 0:
+        while logged.count("invalidations_flushed") == 0:
             with suppress(CacheError):
                 await cache.store(None, "key", 2)
-    assert (told.count("invalidations_pending"), told.count("invalidations_flushed")) == (1, 1)
+    assert (logged.count("invalidations_pending"), logged.count("invalidations_flushed")) == (1, 1)
 
 
 async def test_invalidation_channel_down_and_up_are_logged(
-    private_server: StartServer, api: Api, told: Told
+    private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
     """The link is lost, and cannot be made for a while: one record. It is armed: another."""
     server = private_server()
@@ -241,12 +243,12 @@ async def test_invalidation_channel_down_and_up_are_logged(
         await trusted(cache)
         await until_it_answers(cache)
     assert [
-        told.count(name) for name in ("invalidation_channel_down", "invalidation_channel_up")
+        logged.count(name) for name in ("invalidation_channel_down", "invalidation_channel_up")
     ] == [1, 1]
-    assert sorted(told.events[:2]) == ["invalidation_channel_down", "server_down"]
+    assert sorted(logged.events[:2]) == ["invalidation_channel_down", "server_down"]
 
 
-async def test_refused_channel_is_logged(private_server: StartServer, told: Told) -> None:
+async def test_refused_channel_is_logged(private_server: StartServer, logged: LogRecorder) -> None:
     """A link that the server will not have any more, however often it is asked, is told of once."""
     server = private_server(acl={"shop": "on >secret ~* +@all"})
     url = server.login_url("shop", "secret")
@@ -255,7 +257,7 @@ async def test_refused_channel_is_logged(private_server: StartServer, told: Told
         with server.client() as raw:
             raw.execute_command("ACL", "SETUSER", "shop", "-client|tracking")
             raw.execute_command("CLIENT", "KILL", "USER", "shop")
-            await await_until(lambda: told.count("invalidation_channel_down"))
+            await await_until(lambda: logged.count("invalidation_channel_down"))
             refused = raw.info("commandstats")["cmdstat_client|tracking"]["rejected_calls"]
             await await_until(
                 lambda: (
@@ -264,10 +266,10 @@ async def test_refused_channel_is_logged(private_server: StartServer, told: Told
                 )
             )
         await until_it_answers(cache)
-    assert told.events == ["invalidation_channel_down"]
+    assert logged.events == ["invalidation_channel_down"]
 
 
-async def test_no_secret_is_logged(private_server: StartServer, told: Told) -> None:
+async def test_no_secret_is_logged(private_server: StartServer, logged: LogRecorder) -> None:
     """No record holds a login, a key or a value; nor a prefix where the cache has a name."""
     secrets = ("alice", "hunter2", "kettle", "shop:", "pin-4111")
     server = private_server(acl={"alice": "on >hunter2 ~* &* +@all"})
@@ -285,15 +287,15 @@ async def test_no_secret_is_logged(private_server: StartServer, told: Told) -> N
         )
         await trusted(cache)
         await until_it_answers(cache)
-    assert len(set(told.events)) == 8
-    for record in told.records:
+    assert len(set(logged.events)) == 8
+    for record in logged.records:
         assert not any(secret in repr(vars(record)) for secret in secrets)
 
 
-async def test_close_is_not_logged_as_down(server: Server, told: Told, api: Api) -> None:
+async def test_close_is_not_logged_as_down(server: Server, logged: LogRecorder, api: Api) -> None:
     """What ends with the cache is not told of."""
     options = near_options("near:")
     async with configured(server.url, api, **options) as cache:
         await trusted(cache)
         await cache.store(None, "key", 1)
-    assert told.events == []
+    assert logged.events == []

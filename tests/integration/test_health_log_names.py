@@ -19,7 +19,7 @@ from harness.apis import Api, configured
 
 if TYPE_CHECKING:
     from harness import Server
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures", "near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
@@ -38,7 +38,7 @@ NOWHERE = "redis://127.0.0.1:1"
     ],
 )
 async def test_record_names_cache(
-    told: Told, api: Api, database: int, options: dict[str, Any], name: str
+    logged: LogRecorder, api: Api, database: int, options: dict[str, Any], name: str
 ) -> None:
     """A record has the cache's name: `options.name`, or else its prefix or server, and database."""
     url = f"{NOWHERE}/{database}"
@@ -46,7 +46,7 @@ async def test_record_names_cache(
     async with cache:
         with pytest.raises(CacheError):
             await cache.ping(None)
-    (record,) = told.records
+    (record,) = logged.records
     assert record.__dict__["cache_name"] == name
     assert record.getMessage().startswith(f"[{name}] no connection to ")
 

@@ -15,14 +15,14 @@ from harness.apis import Api, configured
 
 if TYPE_CHECKING:
     from harness import Client, Server, StartServer
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures", "near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
 
 
 async def test_fail_open_is_logged_once_per_outage(
-    private_server: StartServer, api: Api, told: Told
+    private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
     """Calls that return what an empty cache would are one record, and one more in the next outage."""
     server = private_server()
@@ -32,21 +32,21 @@ async def test_fail_open_is_logged_once_per_outage(
             server.stop()
             for number in range(10):
                 assert await cache.retrieve(None, f"s3cret{number}") is None
-            assert told.count("failed_open") == outage
+            assert logged.count("failed_open") == outage
             server.start()
-            while told.count("server_up", "circuit_closed") < told.count(
+            while logged.count("server_up", "circuit_closed") < logged.count(
                 "server_down", "circuit_opened"
             ):
                 with suppress(CacheError):
                     await cache.ping(None)
-    record = next(one for one in told.records if one.__dict__["cache_event"] == "failed_open")
+    record = next(one for one in logged.records if one.__dict__["cache_event"] == "failed_open")
     assert "options.fail_open is always" in record.getMessage()
     assert record.__dict__["cache_name"] == "products"
-    assert not any("s3cret" in repr(vars(one)) for one in told.records)
+    assert not any("s3cret" in repr(vars(one)) for one in logged.records)
 
 
 async def test_unreadable_value_is_logged_once(
-    server: Server, raw: Client, api: Api, told: Told
+    server: Server, raw: Client, api: Api, logged: LogRecorder
 ) -> None:
     """Values that cannot be read are counted, and one record says what made the first unreadable."""
     async with configured(server.url, api, key_prefix="p:") as cache:
@@ -54,21 +54,21 @@ async def test_unreadable_value_is_logged_once(
             raw.set(f"p:{number}", b"{s3cret")
             assert await cache.retrieve(None, str(number)) is None
         assert cache.stats().unreadable == 5
-    (record,) = told.records
+    (record,) = logged.records
     assert record.__dict__["cache_event"] == "unreadable_values"
     assert record.__dict__["cache_code"] == "DecodeError"
     assert "s3cret" not in repr(vars(record))
 
 
 async def test_loaded_value_of_another_type_is_not_unreadable(
-    server: Server, api: Api, told: Told
+    server: Server, api: Api, logged: LogRecorder
 ) -> None:
     """A loader whose result does not fit the type is told by an error: nothing stored is unreadable."""
     async with configured(server.url, api) as cache:
         with pytest.raises(CacheInputError):
             await cache.retrieve_or_load(None, "key", lambda: "text", type=int)
         assert cache.stats().unreadable == 0
-    assert told.events == []
+    assert logged.events == []
 
 
 def test_once_logs_once_from_many_threads() -> None:
@@ -98,17 +98,19 @@ def price_once(name: str) -> int:
     raise OSError("s3cret")
 
 
-def test_cached_function_of_background_failure_is_named(server: Server, told: Told) -> None:
+def test_cached_function_of_background_failure_is_named(
+    server: Server, logged: LogRecorder
+) -> None:
     """A background load that fails is logged with the cached function and its exception's type."""
     prices[:] = [1]
     with RedisCache.from_url(server.url, name="products") as cache:
         price = cached(cache, refresh_at=1e-9)(price_once)
-        while not told.count("refresh_failed"):
+        while not logged.count("refresh_failed"):
             assert price("s3cret") == 1
         failures = cache.stats().load_failures
         while cache.stats().load_failures == failures:
             assert price("s3cret") == 1
-    (record,) = told.records
+    (record,) = logged.records
     assert record.__dict__["cache_subject"] == f"{__name__}.price_once"
     assert record.__dict__["cache_code"] == "OSError"
     assert "s3cret" not in repr(vars(record))

@@ -48,10 +48,10 @@ LEASE = 60_000
 
 @pytest.fixture
 async def caches(
-    server: Server, way: dict[str, Any]
+    server: Server, storage: dict[str, Any]
 ) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
     """As in two processes."""
-    options = way | {"key_prefix": PREFIX, "loading_lease_timeout": LEASE}
+    options = storage | {"key_prefix": PREFIX, "loading_lease_timeout": LEASE}
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(configured(server.url, **options)) for _ in range(2)
@@ -69,7 +69,7 @@ def never() -> Any:
     raise AssertionError("it is there")
 
 
-@pytest.mark.parametrize("way", ["unbounded", "near"], indirect=True)
+@pytest.mark.parametrize("storage", ["unbounded", "near"], indirect=True)
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
 @pytest.mark.parametrize("where", PROCESSES)
 async def test_every_combination_of_three_cancelled_callers(

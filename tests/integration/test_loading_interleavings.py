@@ -115,7 +115,7 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = {
 
 @pytest.mark.parametrize("before", ["nothing", "a value"])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("way", ["bounded", "unbounded"], indirect=True)
+@pytest.mark.parametrize("storage", ["bounded", "unbounded"], indirect=True)
 async def test_old_value_is_left_by_no_interleaving(
     change: str, before: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:

@@ -64,9 +64,9 @@ async def made_stale(cache: AsyncRedisCache) -> None:
 
 
 @pytest.mark.depends_on("server", "storage", "near")
-async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, Any]) -> None:
+async def test_a_thousand_callers_share_one_load(server: Server, storage: dict[str, Any]) -> None:
     """21. 1,000 callers of two caches on a cold key: the loader runs once, all have its value."""
-    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+    async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         gate = Gate({"n": 1})
         calls = [
             asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
@@ -85,9 +85,9 @@ async def test_a_thousand_callers_share_one_load(server: Server, way: dict[str, 
 
 
 @pytest.mark.depends_on("server", "storage", "near")
-async def test_placeholder_is_a_miss_for_readers(server: Server, way: dict[str, Any]) -> None:
+async def test_placeholder_is_a_miss_for_readers(server: Server, storage: dict[str, Any]) -> None:
     """A key that is being loaded has no value for any method, and is not called unreadable."""
-    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+    async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         gate = Gate(1)
         call = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
         await gate.loading()
@@ -115,10 +115,10 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
 @pytest.mark.parametrize("change", CHANGES)
 async def test_superseded_load_is_not_stored(
-    server: Server, way: dict[str, Any], change: str, own: bool
+    server: Server, storage: dict[str, Any], change: str, own: bool
 ) -> None:
     """A change during a load wins; who asked before gets the load, who asks after does not."""
-    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+    async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         old, new = Gate("old"), Gate("new")
         before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
         await old.loading()
@@ -133,10 +133,10 @@ async def test_superseded_load_is_not_stored(
 
 
 async def test_refused_change_supersedes_the_load_too(
-    server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    server: Server, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What its caller knows to be old is not kept, though nothing has voided the right on the server."""
-    async with configured(server.url, **way) as cache:
+    async with configured(server.url, **storage) as cache:
         gate = Gate("old")
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
         await gate.loading()
@@ -155,10 +155,10 @@ async def test_refused_change_supersedes_the_load_too(
 
 
 async def test_reader_of_a_newer_value_does_not_join_the_older_load(
-    server: Server, way: dict[str, Any]
+    server: Server, storage: dict[str, Any]
 ) -> None:
     """Nor where that is what another process has loaded, and too old for him."""
-    async with configured(server.url, **way) as one, configured(server.url, **way) as two:
+    async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         old, new = Gate("old"), Gate("new")
         before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
         await old.loading()
@@ -175,10 +175,10 @@ async def test_reader_of_a_newer_value_does_not_join_the_older_load(
     "command", [("SET", "load:key", '"new"'), ("DEL", "load:key"), ("FLUSHDB",)]
 )
 async def test_change_of_another_program_supersedes_the_load(
-    server: Server, raw: Client, way: dict[str, Any], command: tuple[str, ...]
+    server: Server, raw: Client, storage: dict[str, Any], command: tuple[str, ...]
 ) -> None:
     """Programs that know nothing of leases void them too."""
-    async with configured(server.url, **way) as cache:
+    async with configured(server.url, **storage) as cache:
         gate = Gate("old")
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
         await gate.loading()
@@ -430,10 +430,10 @@ async def test_closing_ends_every_load(server: Server) -> None:
 
 @pytest.mark.parametrize("is_there", [False, True])
 async def test_lease_may_expire_between_two_commands(
-    server: Server, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+    server: Server, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_there: bool
 ) -> None:
     """PTTL has seen a placeholder, and GETRANGE nothing: that is no value; an empty one is."""
-    options = {**way, "serializer": "raw"}
+    options = {**storage, "serializer": "raw"}
     async with configured(server.url, **options) as cache:
         if is_there:
             await cache.store(None, "key", b"", 60_000)

@@ -11,7 +11,7 @@ import pytest
 
 from harness import Client, Server, StartProxy, StartServer, await_until
 from harness.apis import Api, configured
-from harness.near_waiting import PREFIX, held_near, seen, trusted
+from harness.near_waiting import PREFIX, cached_locally, seen, trusted
 
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
@@ -50,7 +50,7 @@ async def test_a_hit_needs_no_round_trip(near_cache: OpenNearCache) -> None:
     """What is near is given without the server, one at a time, many at once, by any task."""
     cache = await near_cache()
     await cache.store_many(None, {"a": 1, "b": [2]})
-    await held_near(cache, "a", "b")
+    await cached_locally(cache, "a", "b")
     before = cache.stats()
     for _ in range(100):
         assert await cache.retrieve(None, "a") == 1
@@ -82,7 +82,7 @@ async def test_every_way_to_store(near_cache: OpenNearCache, way: str) -> None:
     cache = await near_cache(**WAYS[way])
     value = {"name": "Ann", "tags": ["x" * 2_000, None, 1.5]}
     await cache.store(None, "key", value)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     trips = cache.stats().round_trips
     assert await cache.retrieve(None, "key") == value
     assert cache.stats().round_trips == trips
@@ -95,7 +95,7 @@ async def test_near_values_as_types(near_cache: OpenNearCache) -> None:
     """A near value is validated like any other; one that does not fit is a miss each time."""
     cache = await near_cache()
     await cache.store(None, "ann", User("Ann"))
-    await held_near(cache, "ann")
+    await cached_locally(cache, "ann")
     trips, unreadable = cache.stats().round_trips, cache.stats().unreadable
     assert await cache.retrieve(None, "ann", type=User) == User("Ann")
     assert await cache.retrieve(None, "ann", type=int) is None
@@ -108,7 +108,7 @@ async def test_every_caller_gets_an_object_of_its_own(near_cache: OpenNearCache)
     """Changing what was given from near changes nothing in it."""
     cache = await near_cache()
     await cache.store(None, "key", {"list": [1]})
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     for _ in range(3):
         found = await cache.retrieve(None, "key")
         assert found == {"list": [1]}
@@ -126,7 +126,7 @@ async def test_retrieve_many_requests_only_local_misses(
     cache = await near_cache(network.url, max_size=0)
     keys = [f"key{number}" for number in range(10)]
     await cache.store_many(None, {key: key for key in keys})
-    await held_near(cache, *keys[::2])
+    await cached_locally(cache, *keys[::2])
     await cache.store(None, keys[2], "new")
     wanted = ["missing", *keys]
     network.forget()
@@ -146,24 +146,24 @@ async def test_own_changes_are_read_at_once(near_cache: OpenNearCache) -> None:
     for turn in range(30):
         await cache.store(None, "key", [turn])
         assert await cache.retrieve(None, "key") == [turn]
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
         await cache.store_many(None, {"key": turn, "other": turn})
         assert await cache.retrieve_many(None, ["key", "other"]) == {"key": turn, "other": turn}
-        await held_near(cache, "key", "other")
+        await cached_locally(cache, "key", "other")
         assert await cache.remove(None, "key") == turn
         assert await cache.retrieve(None, "key") is None
         assert await cache.remove_many(None, ["key", "other"]) == 1
         assert await cache.retrieve(None, "other") is None
         for gone in ({"key": None}, None):
             await cache.store(None, "key", turn)
-            await held_near(cache, "key")
+            await cached_locally(cache, "key")
             if gone is None:
                 await cache.store(None, "key", None)
             else:
                 await cache.store_many(None, gone)
             assert await cache.retrieve(None, "key") is None
         await cache.store(None, "key", turn)
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
         assert await cache.clear(None) == 1
         assert await cache.retrieve(None, "key") is None
 
@@ -182,7 +182,7 @@ async def test_touch_does_not_extend_a_local_entry(near_cache: OpenNearCache) ->
     """A shorter life given by touch is the life of what is near, too."""
     cache = await near_cache()
     await cache.store(None, "key", 1, 60_000)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     assert await cache.touch(None, "key", 100)
     touched = time.monotonic()
     assert await last_given(cache) < touched + 0.1 + TICK_SECONDS
@@ -198,7 +198,7 @@ async def test_local_entry_expires_while_the_server_is_late(
     cache = await near_cache(server.url, max_size=0)
     await cache.store(None, "key", 1, 300)
     stored = time.monotonic()
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     assert await last_given(cache) < stored + 0.3 + TICK_SECONDS
     assert await cache.contains(None, "key") is False
 
@@ -207,7 +207,7 @@ async def test_the_longest_stay(near_cache: OpenNearCache, raw: Client) -> None:
     """`near_cache.timeout` is when the server is asked again, though the value never expires."""
     raw.set(f"{PREFIX}key", b"1")
     cache = await near_cache(near_cache_timeout=100)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     trips = cache.stats().round_trips
     while cache.stats().round_trips == trips:
         assert await cache.retrieve(None, "key") == 1
@@ -219,7 +219,7 @@ async def test_bounds(near_cache: OpenNearCache) -> None:
     cache = await near_cache(near_cache_max_size=10, max_size=0)
     values = {f"key{number}": "x" * 100 for number in range(50)}
     await cache.store_many(None, values)
-    await held_near(cache, "key0")
+    await cached_locally(cache, "key0")
     for key, value in values.items():
         for _ in range(2):
             assert await cache.retrieve(None, key) == value
@@ -237,7 +237,7 @@ async def test_prefixes_do_not_disturb_each_other(near_cache: OpenNearCache, raw
     for prefix, cache in caches.items():
         await cache.store(None, "key", prefix)
     for cache in caches.values():
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
     for changed in prefixes:
         before = {prefix: cache.stats() for prefix, cache in caches.items()}
         raw.set(f"{changed}key", b'"new"')
@@ -248,7 +248,7 @@ async def test_prefixes_do_not_disturb_each_other(near_cache: OpenNearCache, raw
             else:
                 assert cache.stats().near_invalidations == before[prefix].near_invalidations
         await seen(caches[changed], "key", "new")
-        await held_near(caches[changed], "key")
+        await cached_locally(caches[changed], "key")
     assert await caches[""].retrieve(None, "a:b:key") == "new"
 
 
@@ -259,7 +259,7 @@ async def test_closed_and_opened_again(server: Server, raw: Client, api: Api) ->
         async with cache:
             raw.set(f"{PREFIX}key", str(turn))
             await seen(cache, "key", turn)
-            await held_near(cache, "key")
+            await cached_locally(cache, "key")
         stats = cache.stats()
         assert (stats.near_connected, stats.near_entries, stats.near_bytes) == (False, 0, 0)
         raw.set(f"{PREFIX}key", b'"meanwhile"')
@@ -276,7 +276,7 @@ async def test_closed_cache_leaves_no_channel(server: Server, proxy: StartProxy,
     for turn in range(1, 4):
         async with cache:
             await cache.store(None, "key", 1)
-            await held_near(cache, "key")
+            await cached_locally(cache, "key")
             assert network.open_now == 2
         await await_until(lambda: network.open_now == 0)
         assert network.opened == 2 * turn
@@ -294,7 +294,7 @@ async def test_near_cache_connects_when_the_server_starts_later(
     await cache.store(None, "key", 1)
     assert await cache.retrieve(None, "key") == 1
     await trusted(cache)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     with server.client() as other:
         other.set(f"{PREFIX}key", b"2")
     await seen(cache, "key", 2)

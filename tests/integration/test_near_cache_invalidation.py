@@ -11,7 +11,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache
 from harness import Client, StartServer
 from harness.apis import APIS, Api, configured
-from harness.near_waiting import PREFIX, held_near, seen
+from harness.near_waiting import PREFIX, cached_locally, seen
 
 if TYPE_CHECKING:
     # At run time pytest itself must be the first to import it.
@@ -73,7 +73,7 @@ async def test_change_of_another_program_invalidates(
     """Any command of any client that changes, removes or expires the key."""
     cache = await near_cache(max_size=bound)
     await cache.store(None, "key", 1)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     PROGRAMS[change](raw)
     if "EXPIRE" in change:
         await seen(cache, "key", None)
@@ -92,7 +92,7 @@ async def test_change_of_another_cache_invalidates(
     cache = await near_cache()
     for near in (True, False):
         await cache.store(None, "key", 1)
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
         options = {"key_prefix": PREFIX, "near_cache_enabled": near}
         async with configured(server.url, other, **options) as elsewhere:
             await CACHES[change](elsewhere)
@@ -106,7 +106,7 @@ async def test_expiry(near_cache: OpenNearCache) -> None:
     """What has expired on the server is not given, whichever of the two finds out first."""
     cache = await near_cache()
     await cache.store_many(None, {"key": 1, "other": 2}, 60)
-    await held_near(cache, "key", "other")
+    await cached_locally(cache, "key", "other")
     await seen(cache, "key", None)
     await seen(cache, "other", None)
     assert cache.stats().near_entries == 0
@@ -123,7 +123,7 @@ async def test_eviction_by_the_server(
     with server.client() as raw:
         keys = [f"key{number}" for number in range(20)]
         await cache.store_many(None, dict.fromkeys(keys, 1), 50_000)
-        await held_near(cache, *keys)
+        await cached_locally(cache, *keys)
         raw.config_set("maxmemory", raw.info("memory")["used_memory"] + 500_000)
         number = 0
         while raw.exists(*(f"{PREFIX}{key}" for key in keys)):
@@ -138,7 +138,7 @@ async def test_eviction_by_the_bound(near_cache: OpenNearCache) -> None:
     """A value that another cache drives out of `max_size` is not given either."""
     cache, other = await near_cache(max_size=5), await near_cache(max_size=5)
     await cache.store(None, "key", 1, 1_000)
-    await held_near(cache, "key")
+    await cached_locally(cache, "key")
     for number in range(5):
         await other.store(None, f"other{number}", number)
     await seen(cache, "key", None)

@@ -10,7 +10,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError, CacheUnsupported
 from harness import StartProxy, StartServer, await_until
 from harness.apis import Api, configured
-from harness.near_waiting import PREFIX, held_near, seen, trusted
+from harness.near_waiting import PREFIX, cached_locally, seen, trusted
 from harness.scripted_server import ScriptedServer
 
 pytest_plugins = ["near_fixtures", "program_fixtures"]
@@ -89,7 +89,7 @@ async def test_what_a_user_must_be_allowed(private_server: StartServer, api: Api
     options = {"near_cache_enabled": True, "key_prefix": PREFIX, "max_size": 0}
     async with configured(server.login_url("ann", "secret"), api, **options) as cache:
         await cache.store(None, "key", 1)
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
 
 
 @pytest.mark.parametrize("answers", [{}, {"HELLO": HELLO}], ids=["HELLO", "TRACKING"])
@@ -133,6 +133,6 @@ async def test_server_that_starts_later_without_support_is_logged(
             assert (stats.near_connected, stats.near_entries, stats.near_hits) == (False, 0, 0)
             raw.execute_command("ACL", "SETUSER", "ann", "+client|tracking")
             await trusted(cache)
-            await held_near(cache, "key")
+            await cached_locally(cache, "key")
             raw.set(f"{PREFIX}key", b'"new"')
             await seen(cache, "key", "new")

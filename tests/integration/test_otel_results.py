@@ -30,7 +30,7 @@ from async_redis_cache.otel import instrument
 from harness import Server, await_until
 from harness.apis import Api, configured
 from harness.near import near_options
-from harness.near_waiting import held_near
+from harness.near_waiting import cached_locally
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ async def test_span_has_near_result(server: Server, api: Api, telemetry: Telemet
     """A value from the near cache is `near`; of `RedisCache`, only an entry tells it from a `hit`."""
     async with configured(server.url, api, **near_options("near:")) as cache:
         await cache.store(None, "key", 1)
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
         telemetry.of(cache)
         await cache.retrieve(None, "key")
         await cache.retrieve_or_load(None, "key", load_price)

@@ -10,7 +10,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheServerError
 from harness import StartServer, await_until
 from harness.apis import APIS, Api, configured
-from harness.loop_errors import no_complaints
+from harness.loop_errors import no_loop_errors
 from harness.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def test_retrieve_many_returns_the_others_when_some_are_too_large(
 ) -> None:
     """What is too large is a miss, and counted as unreadable; it fails the call for no other key."""
     async with configured(server.url, api, near_cache_enabled=near, **options) as cache:
-        with no_complaints():
+        with no_loop_errors():
             assert await cache.retrieve_many(None, KEYS) == others()
         assert cache.stats().unreadable == 2
 

@@ -73,10 +73,10 @@ undisturbed = pytest.mark.parametrize("deadline", [20 * DEADLINE])
 
 @pytest.fixture
 async def cache(
-    network: Proxy, way: dict[str, Any], deadline: int
+    network: Proxy, storage: dict[str, Any], deadline: int
 ) -> AsyncIterator[AsyncRedisCache]:
     """Open, and holding an old value with a tag."""
-    options = {"command_timeout": deadline, "connect_timeout": 5 * deadline, **way}
+    options = {"command_timeout": deadline, "connect_timeout": 5 * deadline, **storage}
     async with configured(network.url, **options) as cache:
         await cache.store(None, "key", "old", tags=["tag"])
         yield cache

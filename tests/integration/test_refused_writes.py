@@ -12,7 +12,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, CacheOverloaded, Cach
 from async_redis_cache._common.failures import ServerReply, failure_of
 from harness import Client, StartServer, await_until
 from harness.apis import APIS, Api, configured
-from harness.loop_errors import no_complaints
+from harness.loop_errors import no_loop_errors
 from harness.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ async def test_change_leaves_no_error_unretrieved_when_queue_is_full(
     async with configured(server.url, max_waiting_calls=2, **options) as cache:
         await cache.store(None, "key", "old")
         refuse(raw, "NOREPLICAS")
-        with no_complaints():
+        with no_loop_errors():
             with pytest.raises(CacheOverloaded):
                 await OF_MANY_TAGS[change](cache)
             await asyncio.sleep(0.1)  # What was sent has been answered.

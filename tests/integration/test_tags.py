@@ -62,11 +62,11 @@ async def test_tagged_value_is_gone_for_every_method(
 
 
 @pytest.mark.depends_on("server", "storage", "near")
-async def test_many(server: Server, way: dict[str, Any]) -> None:
+async def test_many(server: Server, storage: dict[str, Any]) -> None:
     """Stored together, read together, invalid together; the others stay."""
     numbers = {f"k{n}": n for n in range(300)}
     # As long as debug mode takes for so many.
-    async with configured(server.url, command_timeout=20_000, **way) as cache:
+    async with configured(server.url, command_timeout=20_000, **storage) as cache:
         await cache.store_many(None, numbers, tags=["all"])
         await cache.store(None, "plain", 1)
         assert await cache.retrieve_many(None, [*numbers, "plain"]) == {**numbers, "plain": 1}

@@ -12,7 +12,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from harness import Client, Server
-from harness.near_waiting import PREFIX, held_near, seen
+from harness.near_waiting import PREFIX, cached_locally, seen
 from harness.programs import PrivateLoop, StartProgram
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def use(cache: AsyncRedisCache, value: int, private_loop: PrivateLoop, *, polite
     async def work() -> None:
         await cache.open(None)
         assert await cache.retrieve(None, "key") == value
-        await held_near(cache, "key")
+        await cached_locally(cache, "key")
         await seen(cache, "key", value)
 
     run(work(), private_loop, politely=politely)

@@ -1,4 +1,4 @@
-"""A cluster for the tests of one module, as starting one takes seconds.
+"""A cluster shared by the tests of one module: starting one takes seconds.
 
 A test module takes the fixtures by `pytest_plugins = ["cluster_fixtures"]`.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def shared_cluster(flavour: Flavour) -> Iterator[Cluster]:
-    """Three masters that no test may harm; slots that a test has moved stay where they are."""
+    """Three masters, which no test stops; slots that a test has moved stay where they are."""
     with Cluster(flavour) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
-    """The same, without any keys."""
+    """The shared cluster, emptied."""
     for node in shared_cluster.masters():
         shared_cluster.client(node).flushall()
     return shared_cluster

@@ -1,7 +1,7 @@
-"""One contract for both APIs: what `cache` may be, in the tests that ask for that fixture.
+"""The contract tests: `cache` on every API, server and storage format.
 
-Each such test runs with every API, server and way to store. A test module takes the fixtures by
-`pytest_plugins = ["contract_fixtures"]`.
+A test module takes the fixtures by `pytest_plugins = ["contract_fixtures"]`; `depends_on` of a test names the
+dimensions that matter to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NewCache = Callable[..., AsyncRedisCache]
 
-WAYS: dict[str, dict[str, str]] = {
+STORAGES: dict[str, dict[str, str]] = {
     "bounded": {},
     "unbounded": {"max_size": "0", "key_prefix": "unbounded:"},
     "prefixed": {"key_prefix": "shop*:"},
@@ -32,55 +32,55 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 class Setup(NamedTuple):
-    """An API, where it leads, and how values are kept there."""
+    """An API, a server, and how the cache stores values there."""
 
     api: Api
-    place: Flavour | Literal["fake", "embedded"]
-    way: str = "bounded"
+    server: Flavour | Literal["fake", "embedded"]
+    storage: str = "bounded"
 
     def __str__(self) -> str:
-        return f"{self.api}-{self.place}-{self.way}"
+        return f"{self.api}-{self.server}-{self.storage}"
 
 
 SETUPS = [
-    pytest.param(Setup(api, place, way), marks=needs_redis if place == "redis" else ())
-    for place in FLAVOURS
+    pytest.param(Setup(api, flavour, storage), marks=needs_redis if flavour == "redis" else ())
+    for flavour in FLAVOURS
     for api in APIS
-    for way in WAYS
+    for storage in STORAGES
 ] + [
     pytest.param(Setup("async", "fake")),
     pytest.param(Setup("sync", "fake")),
-    # One for all tests, since it takes a while to start; the other API has tests of its own.
+    # Shared by all tests, as it takes a while to start; other tests cover the other API.
     pytest.param(Setup("sync", "embedded")),
 ]
 
 
 @pytest.fixture(params=SETUPS, ids=str)
 def setup(request: pytest.FixtureRequest) -> Setup:
-    """Which API, place and way the test is run with."""
+    """The API, server and storage format of the test."""
     chosen: Setup = request.param
     return chosen
 
 
 @pytest.fixture(scope="session")
 def embedded_cache() -> Iterator[AsyncRedisCache]:
-    """The cache in an embedded server that the tests of this process share."""
+    """A cache on an embedded server, shared by the tests of this process."""
     with RedisCache.from_url("embedded://", max_size=1_000) as cache:
         yield awaited(cache)
 
 
 @pytest.fixture
 def new_cache(setup: Setup, request: pytest.FixtureRequest) -> NewCache:
-    """Makes closed caches of the setup, with further options: all share one empty server."""
-    url = f"{setup.place}://"
-    if setup.place in FLAVOURS:
-        server: Server = request.getfixturevalue(f"{setup.place}_server")
+    """Create caches of the set-up, not open, with further options; all share one empty server."""
+    url = f"{setup.server}://"
+    if setup.server in FLAVOURS:
+        server: Server = request.getfixturevalue(f"{setup.server}_server")
         url = server.url
         with server.client() as client:
             client.flushall()
 
     def new(**options: object) -> AsyncRedisCache:
-        return configured(url, setup.api, **(WAYS[setup.way] | options))
+        return configured(url, setup.api, **(STORAGES[setup.storage] | options))
 
     return new
 
@@ -90,7 +90,7 @@ async def cache(
     setup: Setup, new_cache: NewCache, request: pytest.FixtureRequest
 ) -> AsyncIterator[AsyncRedisCache]:
     """An open and empty cache."""
-    if setup.place == "embedded":
+    if setup.server == "embedded":
         shared: AsyncRedisCache = request.getfixturevalue("embedded_cache")
         await shared.clear(None)
         yield shared

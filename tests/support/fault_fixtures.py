@@ -1,4 +1,4 @@
-"""What the tests of bad weather share.
+"""Fixtures of the fault-injection tests.
 
 A test module takes the fixtures by `pytest_plugins = ["fault_fixtures"]`.
 """
@@ -11,8 +11,8 @@ from async_redis_cache._engine.pending_invalidations import Debts
 
 
 @pytest.fixture
-def not_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change that fails is left alone, to see what becomes of it."""
+def no_pending_invalidations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed changes are not kept as pending invalidations, so that nothing repeats them."""
 
     def forget(debts: Debts, keys: object, failure: object) -> None:
         pass

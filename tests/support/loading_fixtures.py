@@ -1,7 +1,7 @@
-"""Two caches of one configuration, as in two processes, for the tests of what loads.
+"""Two caches with the same configuration, as two processes have, for the tests of loading.
 
-A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. None of them has the name of a fixture of
-another plugin: of two the one that was loaded last would have its way, in all modules.
+A test module takes the fixtures by `pytest_plugins = ["loading_fixtures"]`. Names of fixtures are unique among the
+plugins: of two with one name, pytest would use the one loaded last in every module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.apis import configured
-from harness.loading import LEASE, PREFIX, WAYS
+from harness.loading import LEASE, PREFIX, STORAGES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from harness import Server
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Options of one way to store."""
-    return {"key_prefix": PREFIX, **WAYS[request.param]}
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options of one storage format."""
+    return {"key_prefix": PREFIX, **STORAGES[request.param]}
 
 
 @pytest.fixture
 async def caches(
-    server: Server, way: dict[str, Any]
+    server: Server, storage: dict[str, Any]
 ) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
-    """Both of them, open."""
+    """Two open caches."""
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(
-                configured(server.url, loading_lease_timeout=LEASE, **way)
+                configured(server.url, loading_lease_timeout=LEASE, **storage)
             )
             for _ in range(2)
         ]
@@ -44,11 +44,11 @@ async def caches(
 
 @pytest.fixture
 def one(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    """The one."""
+    """The first cache."""
     return caches[0]
 
 
 @pytest.fixture
 def other(caches: tuple[AsyncRedisCache, AsyncRedisCache]) -> AsyncRedisCache:
-    """The other."""
+    """The second cache."""
     return caches[1]

@@ -1,4 +1,4 @@
-"""What the library tells the log, for the tests that ask for `told`.
+"""The log records of the library, for the tests that take `logged`.
 
 A test module takes the fixture by `pytest_plugins = ["log_fixtures"]`.
 """
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Told(logging.Handler):
-    """The records of a test, in their order."""
+class LogRecorder(logging.Handler):
+    """Collects the records of a test in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,18 +26,18 @@ class Told(logging.Handler):
 
     @property
     def events(self) -> list[str]:
-        """By name."""
+        """The events of the records, by name."""
         return [record.__dict__["cache_event"] for record in self.records]
 
     def count(self, *events: str) -> int:
-        """How often any of these was told."""
+        """The number of records of any of these events."""
         return sum(event in events for event in self.events)
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def logged() -> Iterator[LogRecorder]:
     logger = logging.getLogger("async_redis_cache")
-    handler = Told()
+    handler = LogRecorder()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""Near caches on real servers, behind both APIs, for the tests that ask for `near_cache`.
+"""Near caches on real servers, with both APIs, for the tests that take `near_cache`.
 
 A test module takes the fixtures by `pytest_plugins = ["near_fixtures"]`.
 """
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 class OpenNearCache(Protocol):
-    """Open a near cache; the test's end is its end."""
+    """Open a near cache; it is closed at the end of the test."""
 
     def __call__(self, url: str = "", **options: object) -> Awaitable[AsyncRedisCache]: ...
 
 
 @pytest.fixture(params=APIS)
 def api(request: pytest.FixtureRequest) -> Api:
-    """Both APIs have the same near cache."""
+    """Each API: both have the same near cache."""
     chosen: Api = request.param
     return chosen
 
 
 @pytest.fixture
 async def near_cache(server: Server, api: Api) -> AsyncIterator[OpenNearCache]:
-    """Makes near caches that are open, on the shared server where no other is named."""
+    """Open near caches, on the shared server unless a URL is given."""
     async with AsyncExitStack() as caches:
 
         async def opened(url: str = "", **options: object) -> AsyncRedisCache:

@@ -1,4 +1,4 @@
-"""Where spans and metrics go, for the tests that ask for `telemetry`.
+"""In-memory spans and metrics, for the tests that take `telemetry`.
 
 A test module takes the fixture by `pytest_plugins = ["otel_fixtures"]`.
 """

@@ -1,6 +1,6 @@
-"""The private loops that the synchronous API may have, and programs that run with each of them.
+"""The private loops of the synchronous API, and programs that run with each of them.
 
-Test modules take these fixtures by `pytest_plugins = ["program_fixtures"]`.
+A test module takes the fixtures by `pytest_plugins = ["program_fixtures"]`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if find_spec("uvloop") is not None:
     ]
 )
 def private_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PrivateLoop:
-    """The loop that the synchronous API takes, here and in the programs of the test."""
+    """The private loop of the synchronous API, in this process and in the programs of the test."""
     chosen: PrivateLoop = request.param
     if chosen == "asyncio":
         monkeypatch.setitem(sys.modules, "uvloop", None)  # Now it cannot be imported.
@@ -45,7 +45,7 @@ def private_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def environment(private_loop: PrivateLoop, tmp_path: Path) -> dict[str, str]:
-    """For programs that import the library as this process does, and may lack uvloop."""
+    """The environment of programs: they import the library as this process does, without uvloop where that is chosen."""
     path = [str(SUPPORT), *filter(None, sys.path)]
     if private_loop == "asyncio":
         (tmp_path / "uvloop.py").write_text("raise ImportError('not in this test')\n")
@@ -57,7 +57,7 @@ def environment(private_loop: PrivateLoop, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start_program(environment: dict[str, str]) -> Iterator[StartProgram]:
-    """Programs that end with the test."""
+    """Start programs; they are killed at the end of the test."""
     programs: list[Program] = []
 
     def start(name: str, *arguments: object) -> Program:

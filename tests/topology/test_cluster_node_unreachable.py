@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness import Flavour, Server
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures"]
 pytestmark = pytest.mark.depends_on()
@@ -62,7 +62,7 @@ async def load(cache: AsyncRedisCache, key: str, value: str) -> tuple[str, float
 
 
 async def test_load_of_an_unreachable_node_fails_open(
-    cluster: Cluster, node: Server, told: Told
+    cluster: Cluster, node: Server, logged: LogRecorder
 ) -> None:
     """24. A node that hangs is left alone after three calls; the others are asked as ever."""
     there = keys_at(cluster, node)
@@ -90,7 +90,7 @@ async def test_load_of_an_unreachable_node_fails_open(
     assert {given for given, _ in hits} == {"old"}
     assert in_time(latest, DEADLINE / 1000)
     assert caught.value.code == "TIMEOUT"
-    places = {(r.__dict__["cache_event"], r.__dict__["cache_server"]) for r in told.records}
+    places = {(r.__dict__["cache_event"], r.__dict__["cache_server"]) for r in logged.records}
     name = f"{node.host}:{node.port}"
     assert {("circuit_opened", name), ("circuit_closed", name)} <= places
     assert {server for _, server in places} == {name}
@@ -163,7 +163,7 @@ async def test_replicas_answer_for_an_unreachable_master(flavour: Flavour) -> No
                 assert (await load(cache, stored, "new"))[0] == "old"
 
 
-async def test_removed_node_is_dropped(flavour: Flavour, told: Told) -> None:
+async def test_removed_node_is_dropped(flavour: Flavour, logged: LogRecorder) -> None:
     """Its replica has taken over: that ends what was told, and the probes, though it never answers again."""
     with Cluster(flavour, replicas=1) as cluster:
         async with new(cluster) as cache:
@@ -171,10 +171,10 @@ async def test_removed_node_is_dropped(flavour: Flavour, told: Told) -> None:
             old = cluster.node_of(f"away:{key}")
             await asyncio.to_thread(old.kill)
             async with asyncio.timeout(60):
-                while told.count("master_changed") == 0:
+                while logged.count("master_changed") == 0:
                     await load(cache, key, "new")
             await await_until(lambda: cache.stats().open_circuits == 0)
-            assert told.count("circuit_opened") == told.count("node_removed") == 1
-            assert told.count("circuit_closed") == told.count("server_up") == 0
+            assert logged.count("circuit_opened") == logged.count("node_removed") == 1
+            assert logged.count("circuit_closed") == logged.count("server_up") == 0
             assert (await load(cache, key, "new"))[0] == "new"
             assert await cache.retrieve(None, key) == "new"

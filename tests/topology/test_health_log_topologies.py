@@ -14,7 +14,7 @@ from harness.sentinels import Sentinels
 
 if TYPE_CHECKING:
     from harness import Flavour, Server
-    from log_fixtures import Told
+    from log_fixtures import LogRecorder
 
 pytest_plugins = ["log_fixtures"]
 pytestmark = pytest.mark.depends_on()
@@ -25,14 +25,14 @@ def name_of(server: Server) -> str:
     return f"{server.host}:{server.port}"
 
 
-async def test_failover_is_logged_once(flavour: Flavour, told: Told) -> None:
+async def test_failover_is_logged_once(flavour: Flavour, logged: LogRecorder) -> None:
     """The master dies and another takes over: one record names it; nothing else is told twice."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
             await cache.store(None, "key", 1)
-            assert told.events == []
+            assert logged.events == []
             old = await asyncio.to_thread(sentinels.kill_master)
-            await await_until(lambda: told.count("master_changed"))
+            await await_until(lambda: logged.count("master_changed"))
             async with asyncio.timeout(60):
                 while True:
                     try:
@@ -41,28 +41,28 @@ async def test_failover_is_logged_once(flavour: Flavour, told: Told) -> None:
                     except CacheError:
                         continue
             new = await asyncio.to_thread(sentinels.new_master, old)
-        moves = [r for r in told.records if r.__dict__["cache_event"] == "master_changed"]
+        moves = [r for r in logged.records if r.__dict__["cache_event"] == "master_changed"]
     assert [(r.levelname, r.__dict__["cache_server"]) for r in moves] == [("WARNING", name_of(new))]
-    assert told.count("server_down") == told.count("server_up") <= 1
+    assert logged.count("server_down") == logged.count("server_up") <= 1
 
 
-async def test_lost_sentinel_is_logged(flavour: Flavour, told: Told) -> None:
+async def test_lost_sentinel_is_logged(flavour: Flavour, logged: LogRecorder) -> None:
     """A sentinel dies: that is told with its name, and that it is back."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri) as cache:
             await cache.store(None, "key", 1)
             gone = sentinels.sentinels[1]
             gone.kill()
-            await await_until(lambda: told.count("sentinel_down"))
+            await await_until(lambda: logged.count("sentinel_down"))
             gone.start()
-            await await_until(lambda: told.count("sentinel_up"))
-    assert told.events == ["sentinel_down", "sentinel_up"]
-    assert {r.__dict__["cache_server"] for r in told.records} == {name_of(gone)}
+            await await_until(lambda: logged.count("sentinel_up"))
+    assert logged.events == ["sentinel_down", "sentinel_up"]
+    assert {r.__dict__["cache_server"] for r in logged.records} == {name_of(gone)}
 
 
 @pytest.mark.parametrize("near", [False, True])
 async def test_node_of_a_cluster_is_logged_by_address(
-    flavour: Flavour, told: Told, *, near: bool
+    flavour: Flavour, logged: LogRecorder, *, near: bool
 ) -> None:
     """A node dies and its replica takes over: the one that is lost is named, and the new master; that is all."""
     with Cluster(flavour, replicas=1) as cluster:
@@ -72,10 +72,10 @@ async def test_node_of_a_cluster_is_logged_by_address(
         async with AsyncRedisCache.from_url(cluster.uri, **patience, **options) as cache:
             old = cluster.node_of("c:key")
             await cache.store(None, "key", 1)
-            assert told.events == []
+            assert logged.events == []
             await asyncio.to_thread(old.kill)
             async with asyncio.timeout(60):
-                while told.count("master_changed") == 0:
+                while logged.count("master_changed") == 0:
                     try:
                         await cache.store(None, "key", 2)
                     except CacheError:
@@ -83,7 +83,7 @@ async def test_node_of_a_cluster_is_logged_by_address(
             new = await asyncio.to_thread(cluster.new_master, "c:key", old)
     places = {
         event: [
-            r.__dict__["cache_server"] for r in told.records if r.__dict__["cache_event"] == event
+            r.__dict__["cache_server"] for r in logged.records if r.__dict__["cache_event"] == event
         ]
         for event in (
             "server_down",

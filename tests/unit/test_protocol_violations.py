@@ -16,7 +16,7 @@ from pip_services4_components.config import ConfigParams
 from async_redis_cache import AsyncRedisCache, CacheError, CacheServerError, RedisCache
 from harness import await_until
 from harness.apis import configured
-from harness.loop_errors import no_complaints
+from harness.loop_errors import no_loop_errors
 from harness.scripted_server import Endless, ScriptedServer
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def _answered_at(moment: str, reply: bytes) -> object:
 @pytest.mark.parametrize("reply", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 async def test_reply_raises_typed_error_when_it_is_impossible(moment: str, reply: bytes) -> None:
     """40. An impossible reply: a typed error, or what was loaded, and nothing in the loop's own log."""
-    with no_complaints():
+    with no_loop_errors():
         outcome = await _answered_at(moment, reply)
     if moment == "loading":
         assert outcome == 1 or isinstance(outcome, CacheError)
@@ -143,7 +143,7 @@ async def test_memory_stays_bounded_when_reply_is_endless(command: str, endless:
         cache = configured(server.url, retries=0, command_timeout=20_000, max_value_size=size)
         tracemalloc.start()
         try:
-            with no_complaints():
+            with no_loop_errors():
                 outcome = await _outcome(cache.open(None))
                 if command == "MGET":
                     outcome = await _outcome(cache.retrieve(None, "key"))
@@ -261,7 +261,7 @@ async def test_open_fails_when_slots_are_impossible(
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
         cache = configured(url, max_size=0, retries=0, connect_timeout=2_000)
         began = time.perf_counter()
-        with no_complaints():
+        with no_loop_errors():
             outcome = await _outcome(cache.open(None))
             await cache.close(None)
         assert isinstance(outcome, CacheError)
@@ -299,7 +299,7 @@ async def test_call_raises_typed_error_when_redirection_is_impossible(
         server.answers["CLUSTER"] = _all_slots_at(server.port)
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
         async with configured(url, max_size=0) as cache:
-            with no_complaints():
+            with no_loop_errors():
                 outcome = await _outcome(cache.retrieve(None, "key"))
             assert isinstance(outcome, CacheServerError)
             assert outcome.code in {"MOVED", "ASK"}
@@ -338,7 +338,7 @@ async def test_near_cache_is_emptied_when_invalidations_are_impossible(name: str
     async with ScriptedServer(**answers) as server:
         cache = configured(server.url)
         cache.configure(_near_config(server.url))
-        with no_complaints():
+        with no_loop_errors():
             await _outcome(cache.open(None))
             if name not in HARMLESS:
                 connections = server.connections
@@ -378,7 +378,7 @@ async def test_open_fails_when_a_sentinel_says_the_impossible(
     async with ScriptedServer(HELLO=b"%0\r\n", SENTINEL=answer) as sentinel:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         cache = configured(url, max_size=0, retries=0, read_from=read_from, connect_timeout=500)
-        with no_complaints():
+        with no_loop_errors():
             outcome = await _outcome(cache.open(None))
             await cache.close(None)
         assert isinstance(outcome, CacheError)
@@ -408,7 +408,7 @@ async def test_sentinel_is_asked_again_when_its_message_is_impossible(message: b
         sentinel.answers["HELLO"] = b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         cache = configured(url, max_size=0, retries=0, require_connection=False)
-        with no_complaints():
+        with no_loop_errors():
             await _outcome(cache.open(None))
             connections = sentinel.connections
             await await_until(lambda: sentinel.connections > connections)
@@ -437,7 +437,7 @@ async def test_load_gives_its_value_when_versions_of_tags_are_impossible(stamp: 
         ScriptedServer(EVAL=answer, MGET=b"*1\r\n$-1\r\n") as server,
         configured(server.url, max_size=0, retries=0) as cache,
     ):
-        with no_complaints():
+        with no_loop_errors():
             loaded = await cache.retrieve_or_load(
                 None, "key", _load, tags=("tag",), hard_timeout=10_000
             )
@@ -483,7 +483,7 @@ def test_any_bytes_end_in_typed_error_or_value(moment: str, pieces: list[bytes])
                 "max_size": 0,
             }
             cache = AsyncRedisCache.from_url(url, retries=0, **options)
-            with no_complaints():
+            with no_loop_errors():
                 opened = await _outcome(cache.open(None))
                 if opened is None:
                     await _outcome(cache.retrieve(None, "key"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["LEASE", "PREFIX", "WAYS"]
+__all__ = ["LEASE", "PREFIX", "STORAGES"]
 
 PREFIX = "load:"
-WAYS: dict[str, dict[str, Any]] = {
+STORAGES: dict[str, dict[str, Any]] = {
     "bounded": {},
     "unbounded": {"max_size": 0},
     "near": {"near_cache_enabled": True},

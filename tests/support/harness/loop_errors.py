@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def no_complaints() -> Generator[None]:
+def no_loop_errors() -> Generator[None]:
     """Fail where an exception reaches the running loop: of a callback, a protocol or a task."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []

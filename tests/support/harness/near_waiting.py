@@ -14,7 +14,7 @@ PREFIX = "near:"
 """Of the near caches that the fixture opens, where no other is given."""
 
 
-async def held_near(cache: AsyncRedisCache, *keys: str) -> None:
+async def cached_locally(cache: AsyncRedisCache, *keys: str) -> None:
     """Ask for these keys, which have a value, until each is answered from near.
 
     Once may not do: late news of an earlier change drops what was just put there.

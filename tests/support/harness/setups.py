@@ -1,6 +1,6 @@
 """The set-ups that a test runs in: which API, server, storage format, near cache and private loop.
 
-Fixtures (`setup`, `api`, `flavour`, `way`, `private_loop`) parametrise tests over all set-ups.
+Fixtures (`setup`, `api`, `flavour`, `storage`, `private_loop`) parametrise tests over all set-ups.
 `@pytest.mark.depends_on("api", "server", "storage", "near", "loop")` names the dimensions that can change the
 outcome of a test; along every other dimension the test runs once, in the usual set-up. The mark of a function
 replaces that of its module; an unmarked test depends on all dimensions. By default the unusual set-ups are left
@@ -30,7 +30,7 @@ USUAL: Final = {
 VALUES: Final[dict[str, dict[str, frozenset[str]]]] = {
     "api": {"api": frozenset({"async", "sync"})},
     "flavour": {"server": frozenset({"valkey", "redis"})},
-    "way": {"storage": frozenset({"bounded", "unbounded"}), "near": frozenset({"near"})},
+    "storage": {"storage": frozenset({"bounded", "unbounded"}), "near": frozenset({"near"})},
     "private_loop": {"loop": frozenset({"asyncio", "uvloop"})},
 }
 """By fixture, its dimensions and their values; any other value is a parameter of the test's own."""
@@ -64,8 +64,8 @@ def _dimensions(item: pytest.Item) -> Iterator[tuple[str, str]]:
     callspec = getattr(item, "callspec", None)
     params: dict[str, Any] = {} if callspec is None else callspec.params
     if setup := params.get("setup"):
-        yield from (("api", setup.api), ("server", setup.place))
-        yield ("near" if setup.way == "near" else "storage"), setup.way
+        yield from (("api", setup.api), ("server", setup.server))
+        yield ("near" if setup.storage == "near" else "storage"), setup.storage
     for name, value in params.items():
         for dimension, values in VALUES.get(name, {}).items():
             if isinstance(value, str) and value in values:
