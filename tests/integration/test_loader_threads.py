@@ -82,15 +82,15 @@ async def test_load_is_refused_when_abandoned_threads_reach_the_bound(
 ) -> None:
     """Loads that have ended leave their threads behind; they count until the origin answers."""
     number = 0
-    # On a busy machine the time of a load may be over before its thread has begun.
-    while cache.stats().loader_threads < MOST:
+    # On a busy machine a load may end before its thread has begun, which then gives its place back.
+    while origin.waiting < MOST:
         number += 1
-        with pytest.raises(CacheTimeout):
+        with pytest.raises((CacheTimeout, CacheOverloaded)):
             await cache.retrieve_or_load(
                 None, f"key{number}", origin.load, in_thread=True, hard_timeout=30
             )
-    await await_until(lambda: origin.waiting == MOST)
-    assert cache.stats().loader_threads == MOST
+    await await_until(lambda: cache.stats().loader_threads == MOST)
+    refused = cache.stats().refused_loads
     coalescing = CoalescingLoader(origin.load, in_thread=True)
     async with asyncio.timeout(END):
         for call in (
@@ -102,7 +102,7 @@ async def test_load_is_refused_when_abandoned_threads_reach_the_bound(
             with pytest.raises(CacheOverloaded) as caught:
                 await call
             assert caught.value.code == "TOO_MANY_THREADS"
-    assert cache.stats().refused_loads == 4
+    assert cache.stats().refused_loads - refused == 4
     assert origin.most == MOST
     assert await cache.retrieve_or_load(None, "c", lambda: "no thread") == "no thread"
     origin.may_answer.set()
