@@ -1,4 +1,4 @@
-"""The verbs, one key at a time: what both APIs promise, whatever the server and the way to store."""
+"""The operations for one key: what both APIs guarantee on every server and storage format."""
 
 from __future__ import annotations
 

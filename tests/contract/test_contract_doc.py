@@ -1,4 +1,4 @@
-"""The example at the end of the contract's documentation runs to the letter, on both classes."""
+"""The example at the end of the contract's documentation runs unchanged on both classes."""
 
 from __future__ import annotations
 

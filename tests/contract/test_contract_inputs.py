@@ -1,4 +1,4 @@
-"""Keys, timeouts and contexts: what both APIs take, and what they refuse before anything is sent."""
+"""Keys, timeouts and contexts: what both APIs accept, and what they refuse before sending anything."""
 
 from __future__ import annotations
 

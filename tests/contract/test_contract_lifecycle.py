@@ -1,4 +1,4 @@
-"""Open, closed, counted: what both APIs promise beside the values."""
+"""Open, close and counters: what both APIs guarantee besides values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retrieve_or_load`, by both APIs, on every server and with every way to store."""
+"""`retrieve_or_load` of both APIs on every server and storage format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs for many keys at once: what both APIs promise."""
+"""The operations for many keys: what both APIs guarantee."""
 
 from __future__ import annotations
 

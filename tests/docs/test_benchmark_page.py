@@ -1,4 +1,4 @@
-"""The page of the benchmarks is what its figures give."""
+"""The benchmark page is generated from its figures."""
 
 from __future__ import annotations
 

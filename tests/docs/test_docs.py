@@ -1,4 +1,4 @@
-"""The programs of the documentation run, and say what they do."""
+"""The programs of the documentation run, and produce the documented values."""
 
 from __future__ import annotations
 

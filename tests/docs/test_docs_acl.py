@@ -1,4 +1,4 @@
-"""The users that the documentation gives the cache on the server may do what it needs, no more."""
+"""The documented ACL users can run what the cache needs, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation hang together: links lead somewhere, and every page can be found."""
+"""Links in the documentation resolve, and every page is reachable."""
 
 from __future__ import annotations
 

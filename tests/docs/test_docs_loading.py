@@ -1,4 +1,4 @@
-"""The pages about loading: each has all its parts, and its options are those of the code."""
+"""The pages about loading have all their parts, and their options match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page for operators lists is what the code has."""
+"""The lists of the operator's page match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages about loading say, and no other test shows."""
+"""Statements of the pages about loading that no other test covers."""
 
 from __future__ import annotations
 

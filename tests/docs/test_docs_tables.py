@@ -1,4 +1,4 @@
-"""What the documentation lists is what the code has: options, errors, methods, modules, commands."""
+"""The lists of the documentation match the code: options, errors, methods, modules, commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about the weather is what its figures give."""
+"""The fault-injection page is generated from its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo runs, and what it claims holds in the run that it shows."""
+"""The demo runs quickly, and its claims hold in the run that it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples do what their readers expect: each is started for real and used from outside."""
+"""The examples work: each is started as a program and used from outside."""
 
 from __future__ import annotations
 

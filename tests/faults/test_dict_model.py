@@ -1,4 +1,4 @@
-"""Whatever is done in whatever order, the cache is a dict whose values expire."""
+"""The cache behaves as a dict whose values expire, for any sequence of operations."""
 
 from __future__ import annotations
 

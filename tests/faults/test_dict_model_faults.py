@@ -1,4 +1,4 @@
-"""The cache is a dict whose values expire, in bad weather too: what it does not know it says."""
+"""The cache behaves as a dict whose values expire, under faults too: unknown outcomes are raised as such."""
 
 from __future__ import annotations
 

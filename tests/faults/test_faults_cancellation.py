@@ -1,4 +1,4 @@
-"""Callers that leave, at any moment and more than once, harm nobody."""
+"""Callers that are cancelled at any moment, repeatedly, affect no other call."""
 
 from __future__ import annotations
 

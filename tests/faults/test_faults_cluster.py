@@ -1,4 +1,4 @@
-"""Slots move and masters die while a cluster is used: nothing is wrong, nothing missed, all typed."""
+"""Slots migrate and masters die under load: no wrong value, and only typed errors."""
 
 from __future__ import annotations
 

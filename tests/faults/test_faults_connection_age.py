@@ -1,4 +1,4 @@
-"""Connections have a maximum age, so that a name which has come to mean another server is followed."""
+"""Connections have a maximum age, so that a name which now means another server is followed."""
 
 from __future__ import annotations
 

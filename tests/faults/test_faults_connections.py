@@ -1,4 +1,4 @@
-"""Connections end at the worst moments, and no call is answered wrongly for it."""
+"""Connections break at the worst moments, and no call gets a wrong reply."""
 
 from __future__ import annotations
 

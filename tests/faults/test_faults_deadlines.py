@@ -1,4 +1,4 @@
-"""No call outlives its deadline, and no write outlives its call."""
+"""No call outlives its deadline, and no write is executed after its call has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that has no room for another connection."""
+"""A server that accepts no further connection."""
 
 from __future__ import annotations
 

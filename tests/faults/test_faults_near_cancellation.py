@@ -1,4 +1,4 @@
-"""Callers that leave while there is a near cache: no question stays open, nothing old stays near."""
+"""Callers that are cancelled while a near cache is on: no request stays open, and nothing stale is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The link that brings the news is cut, silent or mad: nothing old is given for long."""
+"""The invalidation channel is cut, silent or corrupt: no stale entry is returned for long."""
 
 from __future__ import annotations
 

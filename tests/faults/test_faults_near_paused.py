@@ -1,4 +1,4 @@
-"""Nobody reads the news for a while: the process is stopped, or its loop is busy."""
+"""Invalidations are not read for a while: the process is stopped, or its loop is busy."""
 
 from __future__ import annotations
 

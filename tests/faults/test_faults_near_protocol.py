@@ -1,4 +1,4 @@
-"""What comes on the link is not what a server says there, or more than anybody should hold."""
+"""Malformed or oversized messages on the invalidation channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The news of a write arrives before the answer to a question that was asked before the write."""
+"""The invalidation of a write arrives before the reply to an earlier read."""
 
 from __future__ import annotations
 

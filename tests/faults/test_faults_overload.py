@@ -1,4 +1,4 @@
-"""More callers than the cache can serve, and many who are served alike."""
+"""More callers than the cache can serve, and fairness among many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that crashes and comes back, while everybody goes on asking."""
+"""A server crashes and restarts under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that has to load its data before it serves."""
+"""A server that loads its data before it serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service that goes on in bad weather takes no more of the machine than it did at first."""
+"""A service under injected faults uses no more resources over time."""
 
 from __future__ import annotations
 

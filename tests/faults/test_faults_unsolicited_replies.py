@@ -1,4 +1,4 @@
-"""A reply that nobody has asked for is nobody's answer."""
+"""An unsolicited reply is never used as the reply to a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random changes and reads at the same time, while a server refuses changes: no value is read that was replaced."""
+"""Concurrent random changes and reads while a server refuses writes: no replaced value is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timeouts and load options are checked by their types, whatever was asked for before."""
+"""Timeouts and load options are checked by type in every call."""
 
 from __future__ import annotations
 

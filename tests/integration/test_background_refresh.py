@@ -1,4 +1,4 @@
-"""Loaded anew ahead of time, in the background or when told to: nobody waits, and nothing is lost by it."""
+"""Refresh-ahead and explicit refreshes: no caller waits, and no change is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retrieve_or_load_many`: one call of the loader for what is not there."""
+"""`retrieve_or_load_many`: one call of the loader for all missing keys."""
 
 from __future__ import annotations
 

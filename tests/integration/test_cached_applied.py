@@ -1,4 +1,4 @@
-"""`cached`: what is found when it is applied, and not at the first call."""
+"""`cached`: errors that are raised when it is applied, not at the first call."""
 
 from __future__ import annotations
 

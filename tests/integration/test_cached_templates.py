@@ -1,4 +1,4 @@
-"""`cached(key=...)`: what a template gives, and what it refuses."""
+"""`cached(key=...)`: what a template produces, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `RedisCache` does in the thread that calls it, and how long it lets that wait."""
+"""What `RedisCache` does in the calling thread, and how long that may block."""
 
 from __future__ import annotations
 

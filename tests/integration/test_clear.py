@@ -1,4 +1,4 @@
-"""`clear` removes the keys of its own cache and never another: fact 17 of RELIABILITY."""
+"""`clear` removes the keys of its own cache and no others: fact 17 of RELIABILITY."""
 
 from __future__ import annotations
 

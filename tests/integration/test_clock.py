@@ -1,4 +1,4 @@
-"""Expiry is counted by the server: a client's wall clock may say what it likes."""
+"""The server counts expiry: the wall clock of a client does not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's clock is set, by hours: nothing stale is read, and loads with tags are soon kept again."""
+"""The server's clock is set by hours: no stale value is read, and loads with tags are soon cached again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that `RedisCache.md` lets one configure, in sections and at top level, on both APIs."""
+"""Every documented setting of `RedisCache.md`, in sections and at top level, with both APIs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contexts: whatever a call runs of its caller's runs in the caller's context, and nothing keeps it."""
+"""User code runs in the context of its caller, and no context is kept alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that were damaged, forged or stored by strangers: a miss at worst, and no code executed."""
+"""Damaged, forged or foreign values are a miss at worst, and no code is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heads of loaded values, damaged in every way: each reader says the same, and no method fails or hangs."""
+"""Damaged headers of loaded values: all readers agree, and no method fails or hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cached`: keys, types, methods, and what stands beside the function."""
+"""`cached`: keys, types, methods, and the attributes of the decorated function."""
 
 from __future__ import annotations
 

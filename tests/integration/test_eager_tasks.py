@@ -1,4 +1,4 @@
-"""With eager tasks, what the library begins has done its first steps, or all, where it is made."""
+"""With eager tasks, work of the library may start or finish where its task is created."""
 
 from __future__ import annotations
 

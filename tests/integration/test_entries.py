@@ -1,4 +1,4 @@
-"""What a value is said to be: fresh, near, missing or damaged, how old, and for how long more."""
+"""`retrieve_entry`: fresh, near, missing or damaged, with age and TTL."""
 
 from __future__ import annotations
 

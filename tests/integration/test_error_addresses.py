@@ -1,4 +1,4 @@
-"""Messages of errors name the server where it happened, and no login, key or value."""
+"""Error messages name the address of the server, and no login, key or value."""
 
 from __future__ import annotations
 

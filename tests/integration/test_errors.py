@@ -1,4 +1,4 @@
-"""Errors: their types and parents, what they tell, and that they survive a pickle."""
+"""Errors: types and parents, messages, and pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `options.max_size` evicts is counted, and logged once."""
+"""Evictions by `options.max_size` are counted, and logged once."""
 
 from __future__ import annotations
 

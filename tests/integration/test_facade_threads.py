@@ -1,4 +1,4 @@
-"""The synchronous API among threads and event loops: it answers or refuses."""
+"""The synchronous API among threads and event loops: calls succeed or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`options.fail_open`: what goes on while the server is away."""
+"""`options.fail_open`: which calls succeed while the server is unreachable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`options.foreign_readers`: whatever is written, a JSON parser of another program can read."""
+"""`options.foreign_readers`: a JSON parser of another program can read every stored value."""
 
 from __future__ import annotations
 

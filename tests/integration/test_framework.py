@@ -1,4 +1,4 @@
-"""Both caches as the framework's container builds them, against a server that asks for a login."""
+"""Both caches in the framework's container, on a server that requires a login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One log record for each change of state, not for each failure."""
+"""One log record per change of state, not per failure."""
 
 from __future__ import annotations
 

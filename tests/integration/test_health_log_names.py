@@ -1,4 +1,4 @@
-"""Log records name the cache, and what has no end is logged once."""
+"""Log records name the cache; events without an end are logged once."""
 
 from __future__ import annotations
 

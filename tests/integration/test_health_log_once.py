@@ -1,4 +1,4 @@
-"""What goes on for as long as a server is unreachable, or values unreadable, is logged once."""
+"""Unreachable servers and unreadable values are logged once, not per call."""
 
 from __future__ import annotations
 

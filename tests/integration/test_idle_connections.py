@@ -1,4 +1,4 @@
-"""Idle connections that a middlebox has cut in silence: one call pays for it, not one for each connection."""
+"""Idle connections that a middlebox dropped silently: one call pays for it, not one per connection."""
 
 from __future__ import annotations
 

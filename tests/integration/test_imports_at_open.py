@@ -1,4 +1,4 @@
-"""The first `open` of a process imports nothing on the thread of its event loop, which would stand still meanwhile."""
+"""The first `open` of a process imports nothing on the event loop's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closing and opening again, in every order and with calls under way."""
+"""Close and reopen in every order, with calls in flight."""
 
 from __future__ import annotations
 

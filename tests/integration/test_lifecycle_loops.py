@@ -1,4 +1,4 @@
-"""One AsyncRedisCache and several event loops: typed refusal, never a wrong value."""
+"""One AsyncRedisCache on several event loops: typed refusal, never a wrong value."""
 
 from __future__ import annotations
 

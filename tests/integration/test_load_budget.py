@@ -1,4 +1,4 @@
-"""A load spends `command_timeout` at most on the server, all its steps together (scenario 34)."""
+"""All steps of a load together spend at most `command_timeout` on the server (scenario 34)."""
 
 from __future__ import annotations
 

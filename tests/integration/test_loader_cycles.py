@@ -1,4 +1,4 @@
-"""A loader that asks for the key that it loads is refused at once, and no other call is."""
+"""A loader that requests the key that it loads is refused at once; other calls are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader raises reaches the callers of its load, as it is, and nothing else."""
+"""Exceptions of a loader reach the callers of its load unchanged, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends in SystemExit, KeyboardInterrupt or worse ends its own call, and never the cache."""
+"""SystemExit, KeyboardInterrupt and the like end their own call, and never the cache."""
 
 from __future__ import annotations
 

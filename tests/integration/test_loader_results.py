@@ -1,4 +1,4 @@
-"""What becomes of a loader's result that cannot be stored, or is of another type, and of one that fails unseen."""
+"""Results of a loader that cannot be stored or have another type, and failures without a caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An origin that hangs does not collect threads: as many run loaders as may, and the rest is refused."""
+"""Threads of hanging loaders are bounded: loads beyond the bound are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads beside what else is said of their keys: a new life, an invalidated tag, "do not cache"."""
+"""Loads concurrent with touches, tag invalidations and "do not cache"."""
 
 from __future__ import annotations
 

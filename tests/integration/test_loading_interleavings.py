@@ -1,4 +1,4 @@
-"""A load and a change of its key, step by step, in every order of their round trips.
+"""A load and a change of its key, in every order of their round trips.
 
 Each process's questions to the server stop at a gate, as does its look at the origin; the test lets one
 through at a time, in an order of its own, and tries all orders.

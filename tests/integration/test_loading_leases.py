@@ -1,4 +1,4 @@
-"""While a key is being loaded: who waits, who may change it, who leaves, and what is kept."""
+"""While a key is loaded: who waits, changes by others, cancellation, and what is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for a load in another process is woken by the near cache's news, and by its loss."""
+"""Callers that wait for a load of another process are notified by client-side caching, and poll when that is lost."""
 
 from __future__ import annotations
 

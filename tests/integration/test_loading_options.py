@@ -1,4 +1,4 @@
-"""What a call, a loader and the configuration may say about a load."""
+"""Load options of a call, of a loader, and of the configuration."""
 
 from __future__ import annotations
 

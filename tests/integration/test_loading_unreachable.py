@@ -1,4 +1,4 @@
-"""A server that is away: the loader is called, and the service goes on."""
+"""While the server is unreachable, the loader is called and calls succeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever leaves, or closes, leaves nothing behind that asyncio complains of in the log."""
+"""Cancelled calls and close leave nothing that asyncio reports in its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In the failures that services meet, no log but the library's own has a record; nor has asyncio's."""
+"""In common failures, only the library's own logger has records; asyncio's has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is refused is told so at once: one attempt, and no secret anywhere."""
+"""Refused logins raise at once: one attempt, and no secret in any message."""
 
 from __future__ import annotations
 

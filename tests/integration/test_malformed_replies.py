@@ -1,4 +1,4 @@
-"""Replies that are none: whoever asked gets a typed error, and the connection is never used again."""
+"""Malformed replies raise a typed error, and the connection is never used again."""
 
 from __future__ import annotations
 

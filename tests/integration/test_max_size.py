@@ -1,4 +1,4 @@
-"""`options.max_size`: who leaves when the cache is full, and that the index stays right."""
+"""`options.max_size`: which values are evicted from a full cache, and how the index stays correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loggers and counters of the framework's container, where it has some."""
+"""Loggers and counters of the framework's container."""
 
 from __future__ import annotations
 

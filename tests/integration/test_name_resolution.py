@@ -1,4 +1,4 @@
-"""The name of a server is looked up without the loop, and nobody waits for it beyond his deadline."""
+"""Host names are resolved off the loop, within the deadline of the call."""
 
 from __future__ import annotations
 

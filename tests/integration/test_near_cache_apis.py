@@ -1,4 +1,4 @@
-"""The near cache behind both APIs, on both servers: quick where it can be, and never old."""
+"""The near cache with both APIs on both servers: local hits where possible, never stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten thousand changes at once, and a million keys: the loop goes on, and memory is bounded."""
+"""Ten thousand invalidations at once, and a million keys: the loop keeps running, and memory is bounded."""
 
 from __future__ import annotations
 

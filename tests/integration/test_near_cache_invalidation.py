@@ -1,4 +1,4 @@
-"""Whoever changes a key, and however: what is near goes, and the new value is given."""
+"""Changes by any client and command invalidate the local entry, and the new value is returned."""
 
 from __future__ import annotations
 

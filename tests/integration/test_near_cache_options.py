@@ -1,4 +1,4 @@
-"""`near_cache.*`: where it may stand, what it may be, and what is said of anything else."""
+"""`near_cache.*`: where the options may be set, their values, and the errors for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server or a user who cannot do it: a typed refusal that names the option, and nothing near."""
+"""A server or user that does not support tracking: a typed error names the option, and nothing is cached locally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which stored bytes are a value: every method says the same of a null and of what cannot be read."""
+"""Which stored bytes are a value: all methods agree about null and unreadable data."""
 
 from __future__ import annotations
 

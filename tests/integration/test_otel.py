@@ -1,4 +1,4 @@
-"""Spans and metrics of OpenTelemetry: what is said of each call, and that nothing else is."""
+"""Spans and metrics of OpenTelemetry: what they say of each call, and nothing else."""
 
 from __future__ import annotations
 

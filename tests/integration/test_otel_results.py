@@ -1,4 +1,4 @@
-"""What a span says of a call: where the value came from, for which function, and what failed."""
+"""The result attributes of a span: source of the value, cached function, and failure."""
 
 from __future__ import annotations
 

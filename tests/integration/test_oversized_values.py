@@ -1,4 +1,4 @@
-"""Values that another program stored beyond the bound of a reply: each costs its own key, and no other."""
+"""Foreign values beyond the reply bound fail their own key only."""
 
 from __future__ import annotations
 

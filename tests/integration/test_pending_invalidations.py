@@ -1,4 +1,4 @@
-"""Changes that fail while the server is away: what they should have made old is not given again."""
+"""Changes that fail while the server is unreachable: the values that they would have replaced are not returned."""
 
 from __future__ import annotations
 

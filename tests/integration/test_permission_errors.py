@@ -1,4 +1,4 @@
-"""What a server refuses is told by name: the command, the key or the channel, and what allows or avoids it."""
+"""Errors of refused commands name the command, key or channel, and what allows or avoids it."""
 
 from __future__ import annotations
 

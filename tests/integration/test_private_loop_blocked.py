@@ -1,4 +1,4 @@
-"""A private loop that a loader blocks or breaks: `close` returns all the same, and `open` opens it again."""
+"""A loader blocks or ends the private loop: `close` returns all the same, and `open` works again."""
 
 from __future__ import annotations
 

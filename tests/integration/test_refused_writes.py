@@ -1,4 +1,4 @@
-"""Changes that a server refuses: raised, or pending and retried until they are accepted; none is lost."""
+"""Changes that a server refuses are raised, or pending and retried until they succeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serializers other than JSON, and those that users bring."""
+"""Serializers other than JSON, including custom ones."""
 
 from __future__ import annotations
 

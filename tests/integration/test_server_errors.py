@@ -1,4 +1,4 @@
-"""What the servers refuse, and as what it reaches the caller; nothing here is tried in vain again."""
+"""Error replies of the servers become typed errors, and are not retried in vain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stale values: a loading call may give them while one loads anew or the origin fails; nobody else does."""
+"""Stale values are returned by loading calls during a refresh or when the origin fails, and by no other call."""
 
 from __future__ import annotations
 

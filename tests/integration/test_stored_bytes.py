@@ -1,4 +1,4 @@
-"""What stands on the server: every value finds its way back, and plain values stay plain."""
+"""The stored bytes: every value round-trips, and plain values stay plain JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags: what bears one is gone once the tag is invalidated, for everyone, and nothing is left over."""
+"""Tags: invalidating a tag removes its values for every reader, and leaves nothing behind."""
 
 from __future__ import annotations
 

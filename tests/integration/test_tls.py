@@ -1,4 +1,4 @@
-"""TLS: chain and host name are verified, and only an explicit option switches that off."""
+"""TLS: chain and host name are verified unless an explicit option disables that."""
 
 from __future__ import annotations
 

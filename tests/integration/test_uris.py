@@ -1,4 +1,4 @@
-"""`connection.uri`: what each part means, and that nothing of it is ever quoted."""
+"""`connection.uri`: the meaning of each part; errors quote none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`options.max_value_size`: how large a serialized value may be."""
+"""`options.max_value_size`: the bound of a serialized value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`retrieve(..., type=...)`: a validated object of that type, or a miss; refused where none can be."""
+"""`retrieve(..., type=...)` returns a validated object or a miss, and refuses unsupported types."""
 
 from __future__ import annotations
 

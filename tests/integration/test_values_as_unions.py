@@ -1,4 +1,4 @@
-"""`type=P | None` and `Optional[P]` validate as `P` does, in all calls that take a type."""
+"""`type=P | None` and `Optional[P]` validate like `P` in all calls that take a type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went in comes out equal, as its own type, or the store is refused and names the field."""
+"""A stored value comes back equal and of the same type, or the store is refused and names the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default serializer: what it converts, as documented, and what it refuses to damage."""
+"""The default serializer: what it converts, as documented, and what it refuses."""
 
 from __future__ import annotations
 

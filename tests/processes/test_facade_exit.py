@@ -1,4 +1,4 @@
-"""The end of a process that has not closed its cache: under a second, in silence."""
+"""A process that has not closed its cache exits within a second, and silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synchronous API before and after a fork: 0 wrong, and nobody stalls nobody."""
+"""The synchronous API before and after a fork: no wrong values and no stalls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while a call waits: raised within 100 ms, and the cache is usable after."""
+"""Ctrl-C during a call raises within 100 ms, and the cache stays usable."""
 
 from __future__ import annotations
 

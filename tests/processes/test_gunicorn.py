@@ -1,4 +1,4 @@
-"""Real gunicorn in front of a WSGI application with a facade."""
+"""Gunicorn with a WSGI application that uses the synchronous API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes whose wall clocks are an hour apart agree when a value is fresh, ageing and stale."""
+"""Processes whose wall clocks differ by an hour agree when a value is fresh, due for refresh and stale."""
 
 from __future__ import annotations
 

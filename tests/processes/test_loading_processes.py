@@ -1,4 +1,4 @@
-"""One load across processes, whoever dies; and no load that brings back what was overtaken."""
+"""One load across processes, even if its process dies; superseded loads are not stored."""
 
 from __future__ import annotations
 

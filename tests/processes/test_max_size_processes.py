@@ -1,4 +1,4 @@
-"""`options.max_size` holds across everything that stores into the cache at once."""
+"""`options.max_size` holds across concurrent processes and tasks."""
 
 from __future__ import annotations
 

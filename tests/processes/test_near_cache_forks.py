@@ -1,4 +1,4 @@
-"""A near cache through the life of its process: loops that are closed without it, and forks."""
+"""Near caches of loops that end without a close, and of forked children."""
 
 from __future__ import annotations
 

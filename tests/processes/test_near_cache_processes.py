@@ -1,4 +1,4 @@
-"""Several processes read and write the same keys at once, each with a near cache of its own."""
+"""Several processes read and write the same keys, each with a near cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clusters of the harness do what the other tests rely on."""
+"""The clusters of the harness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pytest --faults`: which tests it runs, and what it says of each scenario."""
+"""`pytest --faults`: which tests it runs, and what it reports for each scenario."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test that leaves something behind fails."""
+"""A test that leaks a task or descriptor fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loops of the tests are as `ARC_LOOP` says, and what that is to find is found."""
+"""`ARC_LOOP` chooses the loops of the tests, and each variant finds what it is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each fault of the proxy is really seen by a client."""
+"""Each fault of the proxy is visible to a client."""
 
 from __future__ import annotations
 

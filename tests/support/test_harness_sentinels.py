@@ -1,4 +1,4 @@
-"""The sentinels of the harness do what the other tests rely on."""
+"""The sentinels of the harness."""
 
 from __future__ import annotations
 

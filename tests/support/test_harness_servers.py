@@ -1,4 +1,4 @@
-"""The servers of the harness do what the other tests rely on."""
+"""The servers of the harness."""
 
 from __future__ import annotations
 

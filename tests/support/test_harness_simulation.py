@@ -1,4 +1,4 @@
-"""The simulation can fail: defects that are planted break a promise under some seed."""
+"""The simulation can fail: planted defects break a promise under some seed."""
 
 from __future__ import annotations
 

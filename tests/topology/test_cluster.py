@@ -1,4 +1,4 @@
-"""A cache in a cluster does what it does on a single server, and refuses what it could not promise."""
+"""A cache on a cluster works as on a single server, and refuses what a cluster cannot guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One node of a cluster does not answer: whose keys it has is told, and nobody else notices."""
+"""One node of a cluster is unreachable: only its keys are affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots that move: what must not be hidden by it, and what waits for it; and a node that hangs."""
+"""Slots that migrate, and a node that hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A single server that refuses changes as READONLY: its name may lead to another master by now."""
+"""A single server that refuses writes as READONLY: its name may now resolve to another master."""
 
 from __future__ import annotations
 

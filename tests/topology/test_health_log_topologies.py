@@ -1,4 +1,4 @@
-"""What is told of sentinels and of clusters: whose connection is lost, and who has become a master."""
+"""Log records of sentinels and clusters: lost connections and new masters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads that a replica may answer: what is seen, what is not yet, and what when there is none."""
+"""Reads from replicas: what they see, and what happens without a replica."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentinels that do not tell, tell what is not so any more, or will not talk to us."""
+"""Sentinels that are silent, outdated, or refuse the login."""
 
 from __future__ import annotations
 

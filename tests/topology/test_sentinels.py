@@ -1,4 +1,4 @@
-"""A master behind sentinels: found, followed through failovers, and not believed when it was one."""
+"""A master behind sentinels: discovered, followed through failovers, and left after a demotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentinels and clusters with logins and TLS: the documented users may do what is needed, no more."""
+"""Sentinels and clusters with logins and TLS: the documented users can do what is needed, and no more."""
 
 from __future__ import annotations
 

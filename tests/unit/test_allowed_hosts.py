@@ -1,4 +1,4 @@
-"""`options.allowed_hosts`: where redirections, slots and sentinels may lead the login."""
+"""`options.allowed_hosts`: the hosts that redirections, slots and sentinels may send the login to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that wait leave together, in their order, and none is forgotten."""
+"""Queued requests are pipelined in order, and none is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that are refused, lost or late: who is tried again, who is told what, and by when."""
+"""Requests that are refused, lost or late: retries, errors and deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: calls end in time, and what they are told is true."""
+"""For any sequence of events, calls end in time and with a true result."""
 
 from __future__ import annotations
 

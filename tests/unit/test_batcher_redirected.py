@@ -1,4 +1,4 @@
-"""Calls that belong on another server: who has them passed on, and by when they end there."""
+"""Requests that belong to another server: redirections and their deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cached`: what the arguments of a call are called in its key."""
+"""`cached`: how the arguments of a call appear in its key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cached`: which functions have a name of their own in keys, and which need `key=`."""
+"""`cached`: which functions have a stable name for keys, and which need `key=`."""
 
 from __future__ import annotations
 

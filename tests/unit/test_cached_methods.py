@@ -1,4 +1,4 @@
-"""`cached` on methods: the receiver is part of the key, and what stands beside the method is bound."""
+"""`cached` on methods: the receiver is part of the key, and the attributes of the method are bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The breaker by itself: when it opens, how often the server is asked meanwhile, and when it closes."""
+"""The circuit breaker: when it opens, how often it probes, and when it closes."""
 
 from __future__ import annotations
 

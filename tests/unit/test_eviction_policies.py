@@ -1,4 +1,4 @@
-"""The eviction policies that the bench compares, and the traces that it plays."""
+"""The eviction policies and traces of the benchmarks."""
 
 import math
 from itertools import islice

@@ -1,4 +1,4 @@
-"""`CacheDep` in applications that are mounted in others: the cache of the nearest application that has one."""
+"""`CacheDep` in mounted applications: the cache of the nearest application that has one."""
 
 from __future__ import annotations
 

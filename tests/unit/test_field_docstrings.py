@@ -1,4 +1,4 @@
-"""The fields of what users read and write have docstrings, which editors show."""
+"""The fields of public classes have docstrings, which editors show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The near cache by itself, on a clock of the test: what it keeps, gives, drops and refuses."""
+"""The near cache by itself, on a clock of the test: what it stores, returns, drops and refuses."""
 
 from __future__ import annotations
 

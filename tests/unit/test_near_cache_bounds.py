@@ -1,4 +1,4 @@
-"""The near cache is bounded at every moment. Who is asked for again comes in; the others go."""
+"""The near cache is always bounded; it admits keys that are requested again and evicts others."""
 
 from __future__ import annotations
 

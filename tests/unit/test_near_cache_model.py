@@ -1,4 +1,4 @@
-"""Whatever is asked, answered, told and forgotten, in whatever order: nothing near is ever old."""
+"""For any sequence of requests, replies and invalidations, no local entry is stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option of the table: what its type and its range are is what is taken, and what the messages say."""
+"""Every option: its type, its range, and the message for values outside."""
 
 from __future__ import annotations
 

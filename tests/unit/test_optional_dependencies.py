@@ -1,4 +1,4 @@
-"""What is optional is imported only by those who ask for it."""
+"""Optional dependencies are imported only by the modules that need them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`options.*`: names, units, defaults and limits; what is wrong is told and never quoted."""
+"""`options.*`: names, units, defaults and bounds; errors quote no value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key whose change is pending is changed again: until that has succeeded, nothing old is read."""
+"""A key with a pending invalidation is changed again: until that succeeds, the old value is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The portal: from any thread into a private loop and back, and never for ever."""
+"""The portal: calls from any thread into a private loop and back, which always end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies that no server gives: typed errors, bounded memory, and nothing in the loop's own log."""
+"""Replies that no server sends: typed errors, bounded memory, and nothing in the loop's own log."""
 
 from __future__ import annotations
 

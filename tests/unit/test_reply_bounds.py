@@ -1,4 +1,4 @@
-"""The bounds on replies, without a network: what is refused, and that nothing else is."""
+"""The bounds of replies, without a network: what they refuse, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's clock, as it is known here, and what is judged by it."""
+"""The estimate of the server's clock, and the decisions that depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several links, of which each tells of the keys of one node: near data is believed while all are alive."""
+"""Several invalidation channels, one per node: local entries are valid while all are connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which objects come back equal though `==` says no, which are not checked, and where a field stands."""
+"""Which objects count as equal though `==` says otherwise, which are not checked, and how a field is named."""
 
 from __future__ import annotations
 

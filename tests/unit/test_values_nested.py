@@ -1,4 +1,4 @@
-"""What would be damaged is found at every depth, among keys too, and the message names its place."""
+"""Damage is found at every depth, in keys too, and the message names its place."""
 
 from __future__ import annotations
 

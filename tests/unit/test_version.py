@@ -1,4 +1,4 @@
-"""The version, as other packages have it."""
+"""The version matches the distribution's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How the plain servers of the tests are reached: by anybody, or as `ARC_SERVERS` says.
+"""How tests reach the servers of the fixtures: without a login, or as `ARC_SERVERS` says.
 
-It is said for the servers of the fixtures, and where a test says itself how its server is reached,
-that stays. The look from outside is always the administrator's, and always through the unix socket.
+Where a test itself configures logins or TLS, its configuration stands. The `raw` client always logs in as the
+administrator, through the unix socket.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from harness.certificates import Certificates
     from harness.servers import Server, ServerOptions
 
-# For any prefix, as the tests have many, and for any database.
+# The tests use many prefixes and several databases.
 RULES = [*BOUNDED_CLEAR, *NEAR, *LOADING, "resetkeys", "~*", "+select"]
 
 
 class Access:
-    """What a server is given on top of what a test asks for, so that it is reached as chosen."""
+    """The options that a server gets in addition to those of the test, so that `ARC_SERVERS` holds."""
 
     def __init__(self, certificates: Certificates) -> None:
         self._certificates = certificates
         self.environment: dict[str, str] = {}
-        """What makes this process, and those it starts, trust the servers."""
+        """Environment variables with which this process and its children trust the servers."""
         if "tls" in SERVERS:
             self.environment["SSL_CERT_FILE"] = str(certificates.ca_file)
 
     def options(self, asked: ServerOptions) -> ServerOptions:
-        """What is asked for, and the access where it is not."""
+        """The options of the test, with those of `ARC_SERVERS` where the test does not set them."""
         given: ServerOptions = {}
         if "user" in SERVERS and not asked.keys() & {"password", "acl"}:
             given["password"] = "administrator"
@@ -43,6 +43,6 @@ class Access:
         return {**given, **asked}
 
     def proxy_tls(self, server: Server) -> ssl.SSLContext | None:
-        """What a proxy needs to see the commands for a server that has been given TLS."""
+        """The TLS context with which a proxy can read the commands, or None for a server without TLS."""
         ours = server.options.get("certificates") is self._certificates
         return self._certificates.server_context() if "tls" in SERVERS and ours else None

@@ -1,4 +1,4 @@
-"""Ports to listen on, and URLs to reach them."""
+"""Free ports, and URLs of servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 # take the port of a server that is down, or even connect to itself there.
 PORTS = range(20_000, 32_000)
 
-_random = SystemRandom()  # Hypothesis seeds the usual one.
+_random = SystemRandom()  # Hypothesis seeds the global generator.
 
 
 def free_port() -> int:
@@ -35,7 +35,7 @@ def tcp_url(port: int, username: str, password: str, database: int, *, tls: bool
 
 
 def unix_url(socket_file: Path, username: str, password: str, database: int) -> str:
-    """The same for a unix socket."""
+    """The URL of a unix socket."""
     return f"unix://{_login(username, password)}{socket_file}?db={database}"
 
 

@@ -1,4 +1,4 @@
-"""Both APIs of the library, so that one test can speak to either."""
+"""Both APIs of the library behind one interface, so that one test can use either."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN = frozenset({"is_open", "configure", "set_references", "stats"})
 
 
 class _Awaited:
-    """`RedisCache` behind `await`; nothing in here ever waits for the loop."""
+    """`RedisCache` with awaitable methods, which block the loop instead of waiting on it."""
 
     def __init__(self, blocking: RedisCache) -> None:
         self.blocking = blocking
@@ -43,22 +43,22 @@ class _Awaited:
 
 
 def awaited(cache: RedisCache) -> AsyncRedisCache:
-    """The synchronous cache, for tests that await it."""
+    """Wrap a synchronous cache for tests that await."""
     return cast("AsyncRedisCache", _Awaited(cache))
 
 
 def new_cache(api: Api = "async", **arguments: Any) -> AsyncRedisCache:
-    """A cache behind this API, not configured."""
+    """Create a cache of this API, not configured."""
     if api == "async":
         return AsyncRedisCache(**arguments)
     return awaited(RedisCache(**arguments))
 
 
 def configured(url: str, api: Api = "async", /, **options: object) -> AsyncRedisCache:
-    """A cache configured as a container does it, and not yet open."""
+    """Create a cache, configured as a container does it and not open."""
     cache = new_cache(api)
     config = ConfigParams.from_tuples("connection.uri", url)
-    # A server that has just been started on a busy machine may take longer than the two seconds of the default.
+    # On a busy machine, a server that has just started may need longer than the default of two seconds.
     for name, value in ({"connect_timeout": 20_000} | options).items():
         config[f"options.{name}"] = value
     cache.configure(config)
@@ -66,7 +66,7 @@ def configured(url: str, api: Api = "async", /, **options: object) -> AsyncRedis
 
 
 async def until_gone(cache: AsyncRedisCache, *keys: str) -> None:
-    """Return when these keys have expired."""
+    """Wait until these keys have expired."""
     async with asyncio.timeout(60):
         for key in keys:
             left: int | None = 0

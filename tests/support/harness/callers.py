@@ -1,4 +1,4 @@
-"""Callers who ask again and again, whatever comes."""
+"""Tasks that read in a loop, whatever their calls raise."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PAUSE_SECONDS = 0.001
 
 
 class Customers:
-    """Tasks that ask for one key, which holds one value, until they are told to go."""
+    """Tasks that read one key, which holds one value, until they are stopped."""
 
     def __init__(self, cache: AsyncRedisCache, watch: Stopwatch, tasks: int = 50) -> None:
         self.codes: Counter[str] = Counter()
         self.served_at = [0.0] * tasks
-        """When each was served last."""
+        """When each task last got the value."""
         self._cache = cache
         self._watch = watch
         self._loop = asyncio.get_running_loop()
@@ -40,5 +40,5 @@ class Customers:
                     self.codes["OK"] += 1
                 except CacheError as error:
                     self.codes[error.code] += 1
-            # Who is answered near has not let anybody else run.
+            # A local hit does not yield to the loop.
             await asyncio.sleep(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""A certificate authority of the test run."""
+"""The certificate authority of a test run."""
 
 from __future__ import annotations
 

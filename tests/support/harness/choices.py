@@ -1,7 +1,7 @@
-"""What the whole suite can be run with instead of what is usual: `ARC_LOOP` and `ARC_SERVERS`.
+"""Variants of the whole suite, chosen by the environment variables `ARC_LOOP` and `ARC_SERVERS`.
 
-Several are joined, as in `ARC_LOOP=eager+debug`. Where a test cannot be run with one, it is marked
-`not_with(choice, ..., reason=)`.
+Several are joined by "+", as in `ARC_LOOP=eager+debug`. A test that does not work with a variant is marked
+`not_with(choice, ..., reason=)` and is skipped there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ says_who_speaks_tls = pytest.mark.not_with(
 
 
 def reason_against(item: pytest.Item) -> str:
-    """Why the test cannot be run with what is chosen, or nothing."""
+    """The reason why a test is skipped with the chosen variants, or an empty text."""
     chosen = LOOP | SERVERS
     for mark in item.iter_markers("not_with"):
         if unknown := set(mark.args) - (LOOP_CHOICES | SERVER_CHOICES).keys():

@@ -1,4 +1,4 @@
-"""A plain client, to see what any client would."""
+"""A plain redis-py client, to inspect servers with."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from redis.retry import Retry
 
 
 class Client(Protocol):
-    """What `redis.Redis` is without decoding, said so that strict type checkers understand it."""
+    """The type of `redis.Redis` without decoding, for strict type checkers."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
     def get(self, name: str | bytes) -> bytes | None: ...
-    def __getattr__(self, name: str) -> Any: ...  # All its other methods.
+    def __getattr__(self, name: str) -> Any: ...  # All other methods of `redis.Redis`.
 
 
 def connect(url: str, **options: object) -> Client:

@@ -1,4 +1,4 @@
-"""How long something took that was not due to the machine, for tests with threads and processes."""
+"""Measure durations less the time that the machine took, for tests with threads and processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NANOSECONDS = 1e9
 
 
 class Contention:
-    """How long processes were ready to run, and the machine ran something else.
+    """How long processes were ready to run and did not get a core.
 
-    The kernel tells, where it is Linux; elsewhere nothing is excused. A thread that waits for what
-    does not come is not ready to run, and so has no excuse.
+    Read from the kernel on Linux; elsewhere always 0. A thread that waits for an event is not ready to run, so its
+    waiting is not excused.
 
     Args:
         processes: those that have a part in what is measured; of each the two threads that waited
@@ -28,11 +28,11 @@ class Contention:
     def __init__(self, *processes: int) -> None:
         self._processes = processes
         self._before = self._delays()
-        # Threads that have ended since are remembered as they were last seen.
+        # Threads that have ended since count as last seen.
         self._last = dict(self._before)
 
     def seconds(self) -> float:
-        """Since this was made."""
+        """The time since this object was created."""
         self._last.update(self._delays())
         waited: dict[int, list[int]] = {process: [] for process in self._processes}
         for (process, task), delay in self._last.items():
@@ -52,7 +52,7 @@ class Contention:
 
 
 class Stopwatch:
-    """Times calls, less what the machine ran beside them.
+    """Measures calls, less the time that their threads waited for a core.
 
     Args:
         servers: processes that have a part in the calls.
@@ -64,13 +64,13 @@ class Stopwatch:
         """The longest that a call took, in seconds."""
 
     def time(self, call: Callable[[], object]) -> float:
-        """Make this call, and note how long it took."""
+        """Make a call and record its duration."""
         contention = Contention(os.getpid(), *self._servers)
         started = time.monotonic()
         call()
         seconds = time.monotonic() - started
         if seconds > self.slowest:
-            # Only what looks slow is worth the search for an excuse.
+            # Contention is read for slow calls only.
             seconds = max(0.0, seconds - contention.seconds())
             self.slowest = max(self.slowest, seconds)
         return seconds

@@ -1,4 +1,4 @@
-"""What the factory fixtures of the tests are, for annotations."""
+"""The types of the factory fixtures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StartServer(Protocol):
-    """Start a server that belongs to the test alone; the test's end is its end."""
+    """Start a private server of the test; it ends with the test."""
 
     def __call__(
         self, flavour: Flavour | None = None, **options: Unpack[ServerOptions]
@@ -21,6 +21,6 @@ class StartServer(Protocol):
 
 
 class StartProxy(Protocol):
-    """Start a proxy in front of a server; the test's end is its end."""
+    """Start a proxy in front of a server; it ends with the test."""
 
     def __call__(self, server: Server, *, tls: ssl.SSLContext | None = None) -> Proxy: ...

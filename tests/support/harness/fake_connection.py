@@ -1,4 +1,4 @@
-"""A transport without a network: the test sees what is sent and says what comes back."""
+"""A connection pool without a network: the test inspects what is sent and supplies the replies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`pytest --faults` runs the tests of the scenarios alone, and shows what became of each promise.
+"""`pytest --faults`: run the tests of the fault-injection scenarios only, and print a table of their promises.
 
-Where a scenario has no test, or no proof that it can fail and needs one, the run fails.
+The run fails if a scenario has no test, or lacks a required proof that its test can fail.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 PROPERTY = "faults"
 LONGEST_SECONDS = 3600
-"""For one test in the long form."""
+"""The time limit of a test in the long form."""
 WIDTHS = (26, 50, 60)
-"""Of the columns for the scenario, the promise and the figure."""
+"""The column widths of scenario, promise and figure."""
 
 
 @dataclass
 class Row:
-    """A promise of a scenario, and what the runs of its test have shown."""
+    """A promise of a scenario, with the results of its test."""
 
     scenario: int
     test: str
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What is to be said of it in a word or two."""
+        """The verdict in a word or two."""
         if not self.test:
             return "MISSING"
         if self.failed:
@@ -60,11 +60,11 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        """Whether every run has kept it."""
+        """Whether every run passed."""
         return self.runs > 0 and not self.failed and not self.skipped
 
     def told(self) -> dict[str, Any]:
-        """What is written down of it."""
+        """The row as JSON."""
         told = asdict(self) | {"title": TITLES[self.scenario]}
         del told["badness"]
         return told
@@ -83,7 +83,7 @@ class Row:
 
 
 class FaultReport:
-    """Gathers what the runs of the tests have shown; here, or in the processes that run them."""
+    """Collects the results of the tests, in this process and from the xdist workers."""
 
     def __init__(self, *, alone: bool, file: str | None) -> None:
         self.rows: dict[tuple[int, str, bool], Row] = {}
@@ -95,19 +95,19 @@ class FaultReport:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Leave out what is about no scenario."""
+        """Deselect tests that belong to no scenario."""
         if self._alone:
             others = [item for item in items if _label_of(item) is None]
             config.hook.pytest_deselected(items=others)
             items[:] = [item for item in items if _label_of(item) is not None]
         if LONG:
             for item in items:
-                # In front of its own, which is for the short form.
+                # Before its own mark, which is meant for the short form.
                 item.add_marker(pytest.mark.timeout(LONGEST_SECONDS), append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Give the report what it needs to be understood elsewhere."""
+        """Attach label and figures to the report, for the controller."""
         if call.when == "setup":
             said.clear()
         if found := _label_of(item):
@@ -115,7 +115,7 @@ class FaultReport:
             item.user_properties[:] = [(PROPERTY, json.dumps(run))]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A part of a test has ended."""
+        """Count a test once its last phase has ended."""
         run = dict(report.user_properties).get(PROPERTY)
         if not isinstance(run, str):
             return
@@ -127,7 +127,7 @@ class FaultReport:
             self._outcomes[report.nodeid] = outcome
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What is missing is a failure; a process that runs a part for others cannot tell."""
+        """Fail the run if a promise is missing; an xdist worker runs a part only and cannot judge that."""
         config = session.config
         part = config.option.collectonly or hasattr(config, "workerinput")
         if part or not self._alone:
@@ -136,7 +136,7 @@ class FaultReport:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the table, and write it down."""
+        """Print the table and write the JSON file."""
         if not self._alone or terminalreporter.config.option.collectonly:
             return
         rows = self.table()
@@ -150,7 +150,7 @@ class FaultReport:
             file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def table(self) -> list[Row]:
-        """A row for each promise, and for each that nobody keeps."""
+        """A row for each promise, with or without a test."""
         rows = [*self.rows.values(), *self._missing()]
         return sorted(rows, key=lambda row: (row.scenario, row.proof, row.test))
 
@@ -167,7 +167,7 @@ class FaultReport:
 
     def _count(self, test: str, run: dict[str, Any], outcome: str) -> None:
         told = run["label"]
-        # A test that runs with and without its protection has told which of both this was.
+        # A test that runs with and without its protection marks its figures accordingly.
         proof = not told["promise"] or any(proof for *_, proof in run["figures"])
         promise = told["proof"] if proof else told["promise"]
         for scenario in told["scenarios"]:
@@ -177,7 +177,7 @@ class FaultReport:
 
 
 def lines(rows: Iterable[Row]) -> Iterator[str]:
-    """The table as it is printed."""
+    """The lines of the printed table."""
     for row in rows:
         title = f"{row.scenario:>2} {TITLES[row.scenario]}"
         promise = f"the proof: {row.promise}" if row.proof else row.promise

@@ -1,4 +1,4 @@
-"""Figures that are read off a run: `pytest -s` or `-rP` shows them, and so does the weather table."""
+"""Figures measured by tests; `pytest -s` and `-rP` show them, and the table of `pytest --faults`."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ if TYPE_CHECKING:
 
 
 class Figure(NamedTuple):
-    """What was measured for a scenario of RELIABILITY."""
+    """A figure of a fault-injection scenario."""
 
     scenario: int
     text: str
     badness: float
-    """Of the runs of a test the one with the highest stands in the table."""
+    """The table shows the run of a test with the highest badness."""
     proof: bool
-    """Measured with the protection removed, so that the test can be seen to fail."""
+    """Measured with the protection removed, to prove that the test can fail."""
 
 
 class Judging:
-    """Whether this session measures times, as `pytest --faults` does on a machine that does nothing else."""
+    """Whether this session judges times, as `pytest --faults` does on an otherwise idle machine."""
 
     times = False
 
 
 said: list[Figure] = []
-"""What the tests have said since somebody last took it."""
+"""The figures that were reported and not collected yet."""
 
 
 def counts(numbers: Mapping[str, int]) -> str:
-    """How many of each, the most first, as people write it."""
+    """Format counts in descending order."""
     ordered = sorted(numbers.items(), key=lambda item: -item[1])
     return ", ".join(f"{number:,} {name}" for name, number in ordered)
 
 
 def beside_limit(seconds: float) -> str:
-    """When the last of all calls has ended, where D is the moment when it had to."""
+    """Format the latest end of a call in relation to D, its deadline."""
     side = "after" if seconds >= 0 else "before"
     return f"{abs(seconds) * 1000:.1f} ms {side} D at the latest"
 
 
 def in_time(seconds: float, promise: float) -> bool:
-    """Whether something took no longer than is promised, where this session measures times.
+    """Whether a duration is within its limit; always true unless this session judges times.
 
-    In any other session a verdict in seconds would be one on the machine: there the figures are only
-    reported, and what is judged is order: what came before what, and before which timer.
+    On a busy machine, a verdict in seconds would be one on the machine: such sessions report the figures, and
+    judge the order of events and timers instead.
     """
     return seconds <= promise or not Judging.times
 
 
 def report(scenario: int, figures: str, badness: float = 0.0, *, proof: bool = False) -> None:
-    """Say what was measured for a scenario of RELIABILITY."""
+    """Report a figure of a fault-injection scenario."""
     sys.stdout.write(f"scenario {scenario}: {figures}\n")
     said.append(Figure(scenario, figures, badness, proof))

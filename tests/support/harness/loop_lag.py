@@ -1,4 +1,4 @@
-"""How late a loop is through no fault of what it runs, so that promises in time can be judged."""
+"""Measure how late the loop runs because of the machine, to judge deadlines fairly."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ T = TypeVar("T")
 
 
 class Absence(NamedTuple):
-    """A time when the loop was due and the machine ran something else."""
+    """An interval in which the loop was due and the machine ran something else."""
 
     end: float
     seconds: float
 
 
 class MachineLag:
-    """Looks every 2 ms how late the running loop is, and whose fault that is.
+    """Measures every 2 ms how late the running loop is, and how much of that the machine caused.
 
-    Of a delay, what this thread has spent computing is the fault of the code on the loop: it is
-    not excused. Only the rest is, when the machine ran other programs, or another thread held the
-    interpreter. While it looks there is no cyclic garbage collection, whose pauses grow with what
-    all the tests before have left.
+    The CPU time of this thread is caused by the code on the loop and is not excused. The rest of a delay is: other
+    programs ran, or another thread held the interpreter. Cyclic garbage collection is disabled while it measures,
+    as its pauses grow with what earlier tests have left.
     """
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ class MachineLag:
             if began >= end:
                 break
             late += min(absence.end, end) - max(began, start)
-        # What is going on right now has not been seen yet.
+        # The current interval has not been measured yet.
         return late + self._absence_until(end).seconds
 
     def _again(self) -> None:
@@ -107,7 +106,7 @@ class Stopwatch:
     call's own, so the call comes first wherever it keeps its deadline.
 
     Args:
-        lag: a `MachineLag` that is looking, for the figures.
+        lag: a running `MachineLag`, for the figures.
         limit: in seconds.
         grace: seconds after the limit.
     """
@@ -135,13 +134,13 @@ class Stopwatch:
             end = self._loop.time()
             late = end - start - self._limit
             if late > self.latest:
-                # Only what the machine took after the limit has made it late.
+                # Only machine time after the limit counts as an excuse.
                 excuse = self._lag.excuse(start + self._limit, end) if late > 0 else 0.0
                 self.latest = max(self.latest, late - excuse)
 
 
 class Guard:
-    """A timer of the running loop, for what has to come first.
+    """A timer of the running loop, which other events have to precede.
 
     When it is due, what was due before it may still need turns of the loop to end: it gives it some.
     """
@@ -153,7 +152,7 @@ class Guard:
         self._handle: asyncio.Handle = self._loop.call_later(seconds, self._turn)
 
     def cancel(self) -> None:
-        """Fire no more."""
+        """Cancel the timer."""
         self._handle.cancel()
 
     def _turn(self) -> None:
@@ -165,7 +164,7 @@ class Guard:
 
 
 class Measured(NamedTuple, Generic[T]):
-    """What was measured, and whether the machine let us."""
+    """The result of a measurement, and whether the machine distorted it."""
 
     found: T
     calm: bool

@@ -1,4 +1,4 @@
-"""A look into near caches: whether what they hold is what the server holds."""
+"""Inspect near caches: compare their entries with the values on the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS = 0.100
 
 
 def near_options(prefix: str, **options: object) -> dict[str, Any]:
-    """Of a near cache whose heart beats fast."""
+    """Options of a near cache with a short keepalive interval."""
     return {
         "key_prefix": prefix,
         "near_cache_enabled": True,
@@ -36,10 +36,10 @@ def near_options(prefix: str, **options: object) -> dict[str, Any]:
 
 
 def link_through(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on links go to this port, and calls to where the URL says."""
+    """Connect invalidation channels to this port from now on; calls still go where the URL says."""
 
     def dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dialer:
-        # Only the link speaks RESP3.
+        # Only the invalidation channel speaks RESP3.
         return Dialer(
             replace(endpoint, port=port) if protocol == 3 else endpoint, options, protocol=protocol
         )
@@ -48,14 +48,14 @@ def link_through(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def near_of(cache: AsyncRedisCache) -> NearCache:
-    """What an open cache holds near."""
+    """The near cache of an open cache."""
     near = cache._lifecycle.ready().engine._near
     assert near is not None
     return near
 
 
 def stale_entries(cache: AsyncRedisCache, raw: Client) -> list[bytes]:
-    """The keys that are near with other data than the server has."""
+    """The keys whose local data differs from the data on the server."""
     entries = near_of(cache)._entries
     held = {key: entry.data for key, entry in entries.items()}
     if not held:
@@ -65,16 +65,16 @@ def stale_entries(cache: AsyncRedisCache, raw: Client) -> list[bytes]:
 
 
 async def trusted(cache: AsyncRedisCache, seconds: float = 5.0) -> None:
-    """Wait until the link is armed."""
+    """Wait until the invalidation channel is connected."""
     await await_until(lambda: cache.stats().near_connected, seconds)
 
 
 async def all_news_is_in(cache: AsyncRedisCache, raw: Client, prefix: str) -> None:
-    """Wait until all has arrived that was written before: news comes in the order of the writes."""
+    """Wait until the invalidations of all earlier writes have arrived; they come in the order of the writes."""
     near = near_of(cache)
     sentinel = f"{prefix}{SENTINEL}".encode()
     raw.set(sentinel, b"1")
-    # A link that is lost takes the sentinel along.
+    # A lost channel drops the marker entry too.
     while sentinel not in near._entries:
         await trusted(cache)
         await cache.retrieve(None, SENTINEL)
@@ -85,19 +85,19 @@ async def all_news_is_in(cache: AsyncRedisCache, raw: Client, prefix: str) -> No
 async def hold(
     cache: AsyncRedisCache, raw: Client, prefix: str, values: Mapping[str, object]
 ) -> None:
-    """Let the server have these values, and the cache hold them near."""
+    """Store these values on the server and read them until the cache holds them locally."""
     raw.mset({prefix + key: json.dumps(value) for key, value in values.items()})
     await all_news_is_in(cache, raw, prefix)
     wire_keys = {(prefix + key).encode() for key in values}
     entries = near_of(cache)._entries
-    # Once, unless the link is lost meanwhile: news during the question would end the lease.
+    # One round, unless the channel is lost meanwhile: an invalidation during the request would prevent the fill.
     while not wire_keys <= entries.keys():
         await trusted(cache)
         assert await cache.retrieve_many(None, values) == values
 
 
 async def comes_back(cache: AsyncRedisCache, raw: Client, prefix: str) -> None:
-    """See that the link is armed again: values are held, and given up when they change."""
+    """Check that the channel works again: values are held locally, and removed when they change."""
     await trusted(cache)
     keys = [f"back{number}" for number in range(10)]
     await hold(cache, raw, prefix, dict.fromkeys(keys, "one"))

@@ -1,4 +1,4 @@
-"""A near cache on a clock of the test, without any server."""
+"""A near cache with a clock of the test, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for near caches behind either API."""
+"""Wait for near caches of either API."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache
 
 PREFIX = "near:"
-"""Of the near caches that the fixture opens, where no other is given."""
+"""The default key prefix of the near caches that the fixture opens."""
 
 
 async def cached_locally(cache: AsyncRedisCache, *keys: str) -> None:
-    """Ask for these keys, which have a value, until each is answered from near.
+    """Read these keys, which have a value, until each read is a local hit.
 
-    Once may not do: late news of an earlier change drops what was just put there.
+    One read may not be enough: a late invalidation of an earlier change removes the new entry.
     """
     async with asyncio.timeout(60):
         for key in keys:
@@ -28,7 +28,7 @@ async def cached_locally(cache: AsyncRedisCache, *keys: str) -> None:
 
 
 async def seen(cache: AsyncRedisCache, key: str, value: object) -> None:
-    """Wait until this is what the cache gives, to one key and among many."""
+    """Wait until the cache returns this value for the key, and check that `retrieve_many` agrees."""
     async with asyncio.timeout(60):
         while await cache.retrieve(None, key) != value:  # noqa: ASYNC110  nothing else could tell
             await asyncio.sleep(POLL_SECONDS)
@@ -37,5 +37,5 @@ async def seen(cache: AsyncRedisCache, key: str, value: object) -> None:
 
 
 async def trusted(cache: AsyncRedisCache) -> None:
-    """Wait until the link is armed."""
+    """Wait until the invalidation channel is connected."""
     await await_until(lambda: cache.stats().near_connected)

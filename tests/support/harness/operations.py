@@ -1,4 +1,4 @@
-"""Every verb of a cache, as one call with the trace id "trace", for either API."""
+"""Every operation of a cache as one call with the trace id "trace", for either API."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "clear": lambda cache: cache.clear("trace"),
     "ping": lambda cache: cache.ping("trace"),
 }
-"""What an open cache is asked for. For `AsyncRedisCache` each gives something to await."""
+"""Operations of an open cache. Each returns an awaitable for `AsyncRedisCache`."""
 
 STEPS: dict[str, Callable[[Any], Any]] = {
     "open": lambda cache: cache.open("trace"),
     "close": lambda cache: cache.close("trace"),
 }
-"""What opens and closes one."""
+"""Operations that open and close a cache."""

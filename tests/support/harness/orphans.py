@@ -1,4 +1,4 @@
-"""What becomes of servers when the tests that have started them are killed."""
+"""Find servers that are left when their tests are killed."""
 
 from __future__ import annotations
 

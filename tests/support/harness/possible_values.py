@@ -1,4 +1,4 @@
-"""What a cache may hold, when some of what was said to it ended in an unknown outcome."""
+"""The values that a cache may hold after changes with unknown outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of their own process: what cannot be seen from inside, such as the end of a process."""
+"""Programs in processes of their own, for what a test cannot observe in its own process, such as exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.contention import Contention
 from harness.run_length import scaled
 
 SUPPORT = Path(__file__).parents[1]
-"""To be on the path of a program."""
+"""A program needs this folder on its path."""
 PROGRAMS = SUPPORT / "programs"
 PATIENCE_SECONDS = scaled(60.0, 600.0)
 POLL_SECONDS = 0.01
@@ -25,20 +25,20 @@ PrivateLoop = Literal["asyncio", "uvloop"]
 
 
 class Ended(NamedTuple):
-    """A program that is no more."""
+    """A program that has ended."""
 
     code: int
-    """What it returned; negative for the signal that killed it."""
+    """The exit code; negative for the signal that killed it."""
     seconds: float
-    """How long one had to wait for it, less what the machine ran meanwhile."""
+    """How long `wait` took, less the time that its threads were ready to run and did not get a core."""
     lines: list[str]
-    """What it printed and nobody had read yet."""
+    """The printed lines that were not read before."""
     errors: str
-    """Its standard error: warnings, tracebacks, what the interpreter ignored."""
+    """Standard error: warnings, tracebacks, exceptions that the interpreter ignored."""
 
 
 class Program:
-    """A program that runs. When it takes too long it is killed, and what waits for it goes on."""
+    """A running program, killed after `patience` seconds so that no test waits for ever."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The process id."""
         return self._process.pid
 
     def line(self) -> str:
-        """The next line that it prints."""
+        """Read the next line that it prints."""
         line = self._output.readline()
         assert line, f"the program ended, and said: {self._said()}"
         return line.rstrip("\n")
@@ -80,7 +80,7 @@ class Program:
         self._input.flush()
 
     def interrupt(self) -> float:
-        """Send what Ctrl-C sends; the moment just before, on the monotonic clock."""
+        """Send SIGINT and return the moment just before, on the monotonic clock."""
         now = time.monotonic()
         self._process.send_signal(signal.SIGINT)
         return now
@@ -97,7 +97,7 @@ class Program:
         return Ended(code, seconds, self._output.read().splitlines(), self._said())
 
     def close(self) -> None:
-        """End it if it still runs."""
+        """Kill it if it still runs."""
         self._watchdog.cancel()
         self._watchdog.join()
         if self._process.poll() is None:
@@ -108,7 +108,7 @@ class Program:
         self._errors.close()
 
     def _has_ended(self) -> bool:
-        """Whether it has; where one can ask so, what is known of its threads is still there."""
+        """Whether it has ended; on Linux without reaping it, so that /proc still lists its threads."""
         if sys.platform == "linux":
             how = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self.pid, how) is not None

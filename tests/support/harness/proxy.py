@@ -1,4 +1,4 @@
-"""A network between a client and a server that fails when it is told to."""
+"""A TCP proxy between clients and a server, which injects network faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 10.0
 _TURNS_TO_ACCEPT = 5
-"""Of the loop, after which a connection that was accepted has been handed over."""
+"""Turns of the loop after which an accepted connection has been handed over."""
 
 T = TypeVar("T")
 
@@ -30,13 +30,13 @@ T = TypeVar("T")
 class Proxy:
     """A TCP port in front of a server.
 
-    It lives in a thread and loop of its own, so it goes on while a test blocks. Every method may
-    be called from any other thread, and what it does has been done when it returns. The faults
-    hold for the connections there are and for those to come, until `heal`.
+    It runs in a thread and loop of its own, so it keeps running while a test blocks. Every method may be called
+    from any other thread, and has taken effect when it returns. Faults apply to current and new connections until
+    `heal`.
     """
 
     def __init__(self, server: Server, *, tls: ssl.SSLContext | None = None) -> None:
-        """Stand in front of `server`; with `tls`, speak TLS towards the clients alone."""
+        """Create a proxy of `server`; with `tls`, use TLS towards the clients only."""
         self.server = server
         self._tls = tls
         self._port: int | None = None
@@ -56,7 +56,7 @@ class Proxy:
         self.close()
 
     def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         listening: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._live, args=(listening,), name="proxy", daemon=True
@@ -70,8 +70,6 @@ class Proxy:
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
             self._thread = None
-
-    # Where it is
 
     @property
     def host(self) -> str:
@@ -91,112 +89,104 @@ class Proxy:
         return self.login_url(*self.server.login)
 
     def login_url(self, username: str, password: str, database: int = 0) -> str:
-        """The URL for a login other than the right one of the default user."""
+        """The URL with another login."""
         tls = self._tls is not None or self.server.tls
         return tcp_url(self.port, username, password, database, tls=tls)
 
-    # What it has seen
-
     @property
     def opened(self) -> int:
-        """How many connections it has ever accepted."""
+        """The number of connections accepted so far."""
         return self._opened
 
     @property
     def open_now(self) -> int:
-        """How many of them neither the client nor the server, nor a fault, has ended."""
+        """The number of connections that are open on both sides."""
         return sum(not relay.client_has_left for relay in tuple(self._relays))
 
     @property
     def bytes_to_server(self) -> int:
-        """How many bytes it has carried to the server since the last `forget`."""
+        """The bytes forwarded to the server since the last `forget`."""
         return self._weather.to_server.bytes_carried
 
     @property
     def bytes_to_client(self) -> int:
-        """How many bytes it has carried to the clients since the last `forget`."""
+        """The bytes forwarded to the clients since the last `forget`."""
         return self._weather.to_client.bytes_carried
 
     @property
     def commands(self) -> list[Command]:
-        """The commands it has carried since the last `forget`, in their order."""
+        """The commands forwarded since the last `forget`, in order."""
         return list(self._weather.commands)
 
     @property
     def counts(self) -> Counter[str]:
-        """How many commands of each name it has carried since the last `forget`."""
+        """The number of commands forwarded since the last `forget`, by name."""
         return Counter(self._weather.counts)
 
     def forget(self) -> None:
-        """Begin the records anew; `opened` and `open_now` go on."""
+        """Reset all records except `opened` and `open_now`."""
         self._do(self._forget())
-
-    # What goes wrong: slow, silent, closed
 
     def delay(
         self, seconds: float, jitter: float = 0.0, direction: Direction | None = None
     ) -> None:
-        """Let bytes be under way for `seconds`, and up to `jitter` longer; both ways or one."""
+        """Delay bytes by `seconds` and up to `jitter` more, in both directions or one."""
         for link in self._links(direction):
             link.delay, link.jitter = seconds, jitter
 
     def chop(self, size: int, pause: float = 0.001, direction: Direction | None = None) -> None:
-        """Deliver in pieces of `size` bytes, so far apart that they are read one by one."""
+        """Deliver in pieces of `size` bytes, far enough apart to be read one by one."""
         for link in self._links(direction):
             link.piece_bytes, link.piece_pause = size, pause
 
     def black_hole(self, direction: Direction | None = None) -> None:
-        """Accept connections and bytes, and hold everything back, ends of connections too.
+        """Accept connections and bytes, but forward nothing, not even the ends of connections.
 
-        With a direction only that one is silent: a half-open link.
+        With a direction, only that one is silent: a half-open connection.
         """
         for link in self._links(direction):
             link.flowing.clear()
 
     def refuse(self) -> None:
-        """Refuse new connections; those there are go on."""
+        """Refuse new connections; current ones stay."""
         self._do(self._refuse())
 
     def heal(self) -> None:
-        """Take every fault away, listen again, and deliver what was held back."""
+        """Remove all faults, listen again, and deliver what was held back."""
         self._do(self._heal())
 
-    # What goes wrong: cut, lost, planted
-
     def cut(self, ending: Ending = "fin") -> None:
-        """End all connections there are, politely or with a reset."""
+        """Close all current connections, with FIN or RST."""
         self._do(self._cut(ending))
 
     def cut_silently(self) -> None:
-        """Carry nothing any more on the connections there are, as a middlebox that forgot them; new ones are well."""
+        """Stop forwarding on the current connections, like a middlebox that dropped them; new ones work."""
         self._do(self._cut_silently())
 
     def cut_replies_after(self, size: int, ending: Ending = "fin") -> None:
-        """Let `size` more bytes of replies through, then end the connection that carried them.
+        """Forward `size` more bytes of replies, then close the connection that carried the last of them.
 
-        With 0 the next reply is dropped whole. It happens once.
+        With 0, the next reply is dropped whole. Happens once.
         """
         self._weather.cut = Cut(size, ending)
 
     def swallow_replies(
         self, times: int = 1, command: str | None = None, ending: Ending = "fin"
     ) -> None:
-        """Let the server execute, then end the connection in place of the replies.
+        """Let the server execute a pipeline, then close the connection instead of forwarding the replies.
 
-        It happens to the next `times` exchanges that hold `command`, or any command that is no
-        greeting, and only when all that was sent with it has been executed.
+        Applies to the next `times` pipelines with `command`, or with any command outside the handshake, once the
+        whole pipeline has been executed.
         """
         self._weather.lost = LostReplies(times, command, b"", ending)
 
     def replace_replies(self, data: bytes, times: int = 1, command: str | None = None) -> None:
-        """The same, but the client gets `data` as the answer and the connection stays."""
+        """Like `lose_reply`, but the client gets `data` as the reply and the connection stays open."""
         self._weather.lost = LostReplies(times, command, data, None)
 
     def inject(self, data: bytes) -> int:
-        """Send `data` to the client on every idle connection, and tell on how many."""
+        """Send `data` to the client on every idle connection; returns their number."""
         return self._do(self._inject(data))
-
-    # In the thread of the proxy
 
     def _live(self, listening: Future[None]) -> None:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -1,4 +1,4 @@
-"""Bad weather of every kind, one after the other, by a seeded chance."""
+"""Random faults one after the other, from a seed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from harness.proxy import Proxy
 from harness.servers import Server
 
 LONGEST_SECONDS = 0.3
-"""Of one fault, and of the fair weather after it."""
+"""The duration of a fault and of the pause after it."""
 
 
 class Storm(threading.Thread):
-    """Lets faults come and go until it is told to end; then all is well again."""
+    """Injects faults and removes them until it is stopped."""
 
     def __init__(self, server: Server, network: Proxy, seed: int) -> None:
         super().__init__(name="storm", daemon=True)
         self.faults: Counter[str] = Counter()
-        """How many there were of each kind."""
+        """The number of faults by kind."""
         self._server = server
         self._network = network
         self._chance = Random(seed)
@@ -53,7 +53,7 @@ class Storm(threading.Thread):
             self._ending.wait(self._chance.uniform(0, LONGEST_SECONDS))
 
     def end(self) -> None:
-        """Return when the weather is fair."""
+        """Wait until there is no fault."""
         self._ending.set()
         self.join()
 

@@ -1,4 +1,4 @@
-"""One connection through the proxy: two directions, and what goes wrong on them."""
+"""One connection through the proxy: its two directions and their faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Link:
         self.heal()
 
     def heal(self) -> None:
-        """Carry everything at once and whole, beginning with what has been held back."""
+        """Forward everything at once and whole, starting with what was held back."""
         self.delay = 0.0
         self.jitter = 0.0
         self.piece_bytes = CHUNK_BYTES
@@ -47,13 +47,13 @@ class Link:
         self.flowing.set()
 
     def latency(self) -> float:
-        """How long what arrives now is to be under way."""
+        """The delay of bytes that arrive now."""
         return self.delay + self.jitter * _random.random()
 
 
 @dataclass
 class LostReplies:
-    """Exchanges that the server is to execute and the client is not to hear of."""
+    """Pipelines that the server executes and whose replies the client does not get."""
 
     times: int
     command: str | None
@@ -61,7 +61,7 @@ class LostReplies:
     ending: Ending | None
 
     def takes(self, name: str) -> bool:
-        """Whether this command makes its exchange one of them; if so it is counted."""
+        """Whether the replies to the pipeline of this command are dropped; counts it if so."""
         wanted = name == self.command if self.command else name not in GREETINGS
         if wanted and self.times:
             self.times -= 1
@@ -71,7 +71,7 @@ class LostReplies:
 
 @dataclass
 class Cut:
-    """The end of the connection that carries the last of so many more bytes of replies."""
+    """Closes the connection that carries the last of a number of bytes of replies."""
 
     after_bytes: int
     ending: Ending
@@ -79,7 +79,7 @@ class Cut:
 
 @dataclass
 class Weather:
-    """What the connections of a proxy have in common: the faults and the records."""
+    """The faults and records that all connections of a proxy share."""
 
     to_server: Link = field(default_factory=Link)
     to_client: Link = field(default_factory=Link)
@@ -90,7 +90,7 @@ class Weather:
 
 
 class Relay:
-    """The two sockets of one connection, and the replies that are owed on it."""
+    """The two sockets of one connection, and the replies that are still expected."""
 
     def __init__(self, number: int, weather: Weather, client: Streams) -> None:
         self.client_has_left = False
@@ -106,16 +106,16 @@ class Relay:
 
     @property
     def idle(self) -> bool:
-        """Whether all that was carried has been answered, and nothing is half sent."""
+        """Whether every forwarded command has its reply, and nothing is partly sent."""
         return self._owed <= 0 and not self._in_transaction and not self._requests.half_sent
 
     def inject(self, data: bytes) -> None:
-        """Send the client what no server has said."""
+        """Send the client bytes that the server did not send."""
         self._client[1].write(data)
 
     async def run(self, connect: Callable[[], Awaitable[Streams]]) -> None:
-        """Carry bytes both ways until one side, a fault or a cancellation ends it."""
-        with contextlib.suppress(OSError):  # There may be no server to connect to.
+        """Forward bytes in both directions until one side, a fault or a cancellation ends it."""
+        with contextlib.suppress(OSError):  # The server may not be running.
             self._ends.append(await connect())
             for _, writer in self._ends:
                 # Then `drain` returns when the kernel has it all, and a cut is exact. Over TLS, asyncio
@@ -125,7 +125,7 @@ class Relay:
             self.ending = await self._carry_both_ways(*self._ends)
 
     def close(self) -> None:
-        """Close the sockets now, politely or not, whatever is still waiting to be written.
+        """Close the sockets now, with FIN or RST, whatever is still to be written.
 
         Not a part of `run`, of which nothing is executed when it is cancelled early.
         """
@@ -170,7 +170,7 @@ class Relay:
                 if isinstance(arrival, str):
                     return arrival
                 data, ending = look_at(arrival)
-                link.bytes_carried += len(data)  # Before anybody can have read them.
+                link.bytes_carried += len(data)  # Before the client can read them.
                 for start in range(0, len(data), link.piece_bytes):
                     target.write(data[start : start + link.piece_bytes])
                     await target.drain()

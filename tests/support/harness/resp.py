@@ -1,4 +1,4 @@
-"""Just enough of the protocol to tell what was asked and whether it has been answered."""
+"""A minimal RESP parser: which commands were sent, and which have been answered."""
 
 from __future__ import annotations
 

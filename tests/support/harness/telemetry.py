@@ -1,4 +1,4 @@
-"""Where the spans and metrics of a test go."""
+"""In-memory spans and metrics of a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """Where spans and metrics of a test go."""
+    """Collects the spans and metrics of a test in memory."""
 
     def __init__(self) -> None:
         self._spans = InMemorySpanExporter()
@@ -29,18 +29,18 @@ class Telemetry:
         self.meters = MeterProvider([self._reader])
 
     def of(self, cache: Any, name: str = "") -> Callable[[], None]:
-        """Instrument a cache behind either API."""
+        """Instrument a cache of either API."""
         api: AsyncRedisCache | RedisCache = getattr(cache, "blocking", cache)
         return instrument(api, name=name, tracer_provider=self.tracers, meter_provider=self.meters)
 
     def spans(self) -> list[ReadableSpan]:
-        """Those that have ended since this was last asked."""
+        """The spans that have ended since the last call."""
         spans = list(self._spans.get_finished_spans())
         self._spans.clear()
         return spans
 
     def metrics(self) -> dict[str, list[Any]]:
-        """The data points now, by the name of their metric."""
+        """The current data points by metric."""
         data = self._reader.get_metrics_data()
         if data is None:
             return {}

@@ -1,4 +1,4 @@
-"""An event loop on which nobody waits: its clock jumps to what is due next."""
+"""An event loop with a virtual clock, which jumps to the next timer instead of waiting."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ P = ParamSpec("P")
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose time stands still while there is anything to do.
+    """A loop whose clock stands still while callbacks are ready.
 
-    It has no network: what would wait for a socket for ever is an error.
+    It has no network: waiting for a socket raises.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         as_chosen(self)
 
     def time(self) -> float:
-        """Seconds, as they have passed on this loop."""
+        """The virtual time in seconds."""
         return self._now
 
     def pass_time(self, seconds: float) -> None:
-        """Let so many seconds pass now."""
+        """Advance the clock by so many seconds."""
         self._now += seconds
 
 
@@ -51,7 +51,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 def in_virtual_time(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
-    """Run an asynchronous test on such a loop."""
+    """Run an asynchronous test on a virtual clock."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -62,6 +62,6 @@ def in_virtual_time(test: Callable[P, Coroutine[None, None, None]]) -> Callable[
 
 
 async def turns(count: int = 3) -> None:
-    """Let the loop run what is ready, while no time passes."""
+    """Run the callbacks that are ready, without advancing the clock."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Waiting for what cannot be awaited, without a fixed sleep."""
+"""Wait for conditions that cannot be awaited, without fixed sleeps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 60.0
-"""After which what is waited for will never come, however slow the machine is."""
+"""Long enough for any machine: after that, the condition will never hold."""
 
 
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as `condition()` holds; fail when it does not within `seconds`."""
+    """Wait until `condition()` holds; raise AssertionError after `seconds`."""
     for pause in _looks(condition, seconds):
         time.sleep(pause)
 
 
 async def await_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """The same for a test that is asynchronous: its loop goes on meanwhile."""
+    """`wait_until` for asynchronous tests: the loop runs meanwhile."""
     for pause in _looks(condition, seconds):
         await asyncio.sleep(pause)
 
