@@ -63,7 +63,6 @@ __all__ = [
     "cached",
 ]
 
-for _name in __all__:
-    # Where users import it from: pickled errors and tracebacks outlive a move inside the package.
-    locals()[_name].__module__ = __name__
-del _name
+# Where users import them from: pickled errors and tracebacks outlive a move inside the package.
+for _public in map(globals().__getitem__, __all__):
+    _public.__module__ = __name__

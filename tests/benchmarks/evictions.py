@@ -120,7 +120,7 @@ class Sieve(_Bounded):
 
     def __init__(self, max_entries: int, max_bytes: float = math.inf) -> None:
         super().__init__(max_entries, max_bytes)
-        self._entries: dict[bytes, near.Entry] = {}
+        self._entries: dict[bytes, near.NearEntry] = {}
         self._order = near.Sieve()
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ class Sieve(_Bounded):
             self.held_bytes -= len(key) + len(entry.data)
 
     def _add(self, key: bytes, data: bytes, expires: float) -> None:
-        self._entries[key] = entry = near.Entry(key, 0.0)
+        self._entries[key] = entry = near.NearEntry(key, 0.0)
         entry.data = data
         entry.expires = expires
         self._order.add(entry)

@@ -57,11 +57,11 @@ class _Arrivals:
         self.errors = Counter[str]()
         self.arrived = 0
         self.ended = asyncio.Event()
-        self.answered = asyncio.Event()
+        self.on_replies = asyncio.Event()
         self._peer = peer
         self._source = source
         self._keys = key_names(FILLED)
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._in_flight: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
 
     def take(self) -> None:
@@ -70,11 +70,11 @@ class _Arrivals:
         if not stamps:
             self._loop.remove_reader(self._source)
             self.ended.set()
-            if not self._under_way:
-                self.answered.set()
+            if not self._in_flight:
+                self.on_replies.set()
         for (due,) in STAMP.iter_unpack(stamps):
             call = self._call(self.arrived, due)
-            self._under_way[self.arrived] = self._loop.create_task(call)
+            self._in_flight[self.arrived] = self._loop.create_task(call)
             self.arrived += 1
 
     async def _call(self, number: int, due: float) -> None:
@@ -84,13 +84,13 @@ class _Arrivals:
         except Exception as error:  # noqa: BLE001 - whatever a peer raises belongs in the table
             self.errors[type(error).__name__] += 1
         finally:
-            del self._under_way[number]
-            if self.ended.is_set() and not self._under_way:
-                self.answered.set()
+            del self._in_flight[number]
+            if self.ended.is_set() and not self._in_flight:
+                self.on_replies.set()
 
     async def give_up(self) -> None:
         """Count what was never answered, and leave none of it behind."""
-        stranded = list(self._under_way.values())
+        stranded = list(self._in_flight.values())
         if stranded:
             self.errors["never answered"] += len(stranded)
         for task in stranded:
@@ -119,7 +119,7 @@ async def measure_open_loop(
         in_time = len(arrivals.latencies)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                await arrivals.answered.wait()
+                await arrivals.on_replies.wait()
         processor = time.process_time() - processor
     finally:
         loop.remove_reader(source)

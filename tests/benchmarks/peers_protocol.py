@@ -32,15 +32,15 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
+        self.pool = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set_result(None)
 
-    def ask(self, *command: str | bytes | float) -> asyncio.Future[Any]:
+    def execute(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         packed = _pack(command)
         if not self._waiting:
-            self.transport.write(packed)
+            self.pool.write(packed)
         else:
             if not self._unsent:
                 self.loop.call_soon(self._send)
@@ -50,7 +50,7 @@ class _Wire(asyncio.Protocol):
         return reply
 
     def _send(self) -> None:
-        self.transport.write(b"".join(self._unsent))
+        self.pool.write(b"".join(self._unsent))
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -70,21 +70,21 @@ class Protocol:
         _, self._wire = await loop.create_connection(_Wire, server.host, server.port)
 
     async def close(self) -> None:
-        self._wire.transport.close()
+        self._wire.pool.close()
         await self._wire.closed
 
     def store(self, key: str, value: object) -> Awaitable[object]:
         assert isinstance(value, bytes)
-        return self._wire.ask("SET", key, value, "PX", EXPIRY_MS)
+        return self._wire.execute("SET", key, value, "PX", EXPIRY_MS)
 
     def retrieve(self, key: str) -> Awaitable[object]:
-        return self._wire.ask("GET", key)
+        return self._wire.execute("GET", key)
 
     def remove(self, key: str) -> Awaitable[object]:
-        return self._wire.ask("GETDEL", key)
+        return self._wire.execute("GETDEL", key)
 
     async def retrieve_many(self, keys: Sequence[str]) -> Mapping[str, object]:
-        return dict(zip(keys, await self._wire.ask("MGET", *keys), strict=True))
+        return dict(zip(keys, await self._wire.execute("MGET", *keys), strict=True))
 
     async def fill(self, values: Mapping[str, object]) -> object:
         return await asyncio.gather(*(self.store(key, value) for key, value in values.items()))

@@ -111,7 +111,7 @@ def test_server_error_codes_are_translated_as_documented(word: str, kind: str) -
     """An error of the server becomes the documented type, and is not tried again."""
     failure = failure_of(ServerReply(f"{word} and more"))
     assert failure.kind.__name__ == kind
-    assert not failure.passing
+    assert not failure.retryable
     if failure.kind is async_redis_cache.CacheServerError:
         assert failure.code == word
 

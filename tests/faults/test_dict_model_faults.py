@@ -92,7 +92,7 @@ class Model(RuleBasedStateMachine):
             self.runner.close()
             self.raw.close()
 
-    def ask(
+    def execute(
         self, fault: str, call: Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]
     ) -> tuple[Any, CacheError | None]:
         """Ask one cache or the other, in this weather: its answer, or its error."""
@@ -123,27 +123,27 @@ class Model(RuleBasedStateMachine):
     @rule(key=KEYS, value=VALUES, life=LIVES, fault=FAULT)
     def store(self, key: str, value: Any, life: int, fault: str) -> None:
         """Store gives the value back."""
-        given, error = self.ask(fault, lambda cache: cache.store(None, key, value, life))
+        given, error = self.execute(fault, lambda cache: cache.store(None, key, value, life))
         assert error or given == value
         self.change({key: stored(value, life)}, error)
 
     @rule(many=st.dictionaries(KEYS, VALUES | st.none()), life=LIVES, fault=FAULT)
     def store_many(self, many: dict[str, Any], life: int, fault: str) -> None:
         """None among them removes."""
-        _, error = self.ask(fault, lambda cache: cache.store_many(None, many, life))
+        _, error = self.execute(fault, lambda cache: cache.store_many(None, many, life))
         self.change({key: stored(value, life) for key, value in many.items()}, error)
 
     @rule(key=KEYS, fault=FAULT)
     def retrieve(self, key: str, fault: str) -> None:
         """The value or None."""
-        found, error = self.ask(fault, lambda cache: cache.retrieve(None, key))
+        found, error = self.execute(fault, lambda cache: cache.retrieve(None, key))
         if error is None:
             self.dict.found(key, found)
 
     @rule(keys=st.lists(KEYS, unique=True), fault=FAULT)
     def retrieve_many(self, keys: list[str], fault: str) -> None:
         """The hits."""
-        found, error = self.ask(fault, lambda cache: cache.retrieve_many(None, keys))
+        found, error = self.execute(fault, lambda cache: cache.retrieve_many(None, keys))
         if error is None:
             for key in keys:
                 self.dict.found(key, found.get(key))
@@ -151,7 +151,7 @@ class Model(RuleBasedStateMachine):
     @rule(key=KEYS, fault=FAULT)
     def remove(self, key: str, fault: str) -> None:
         """What was there."""
-        removed, error = self.ask(fault, lambda cache: cache.remove(None, key))
+        removed, error = self.execute(fault, lambda cache: cache.remove(None, key))
         if error is None:
             self.dict.found(key, removed)
         self.change({key: None}, error)
@@ -159,7 +159,7 @@ class Model(RuleBasedStateMachine):
     @rule(keys=st.lists(KEYS, unique=True), fault=FAULT)
     def remove_many(self, keys: list[str], fault: str) -> None:
         """How many were there."""
-        removed, error = self.ask(fault, lambda cache: cache.remove_many(None, keys))
+        removed, error = self.execute(fault, lambda cache: cache.remove_many(None, keys))
         if error is None:
             self.dict.counted(keys, removed)
         self.change(dict.fromkeys(keys), error)
@@ -167,7 +167,7 @@ class Model(RuleBasedStateMachine):
     @rule(key=KEYS, life=LIVES, fault=FAULT)
     def touch(self, key: str, life: int, fault: str) -> None:
         """A new life for what is there."""
-        touched, error = self.ask(fault, lambda cache: cache.touch(None, key, life))
+        touched, error = self.execute(fault, lambda cache: cache.touch(None, key, life))
         if error is None:
             self.dict.is_there(key, touched)
         self.dict.touched(key, life, unknown=error is not None)
@@ -175,17 +175,17 @@ class Model(RuleBasedStateMachine):
     @rule(key=KEYS, fault=FAULT)
     def look(self, key: str, fault: str) -> None:
         """Whether it is there, and for how long."""
-        there, error = self.ask(fault, lambda cache: cache.contains(None, key))
+        there, error = self.execute(fault, lambda cache: cache.contains(None, key))
         if error is None:
             self.dict.is_there(key, there)
-        left, error = self.ask("none", lambda cache: cache.time_to_live(None, key))
+        left, error = self.execute("none", lambda cache: cache.time_to_live(None, key))
         if error is None:
             self.dict.lives(key, left, LATE)
 
     @rule(fault=FAULT)
     def clear(self, fault: str) -> None:
         """All of them, counted."""
-        removed, error = self.ask(fault, lambda cache: cache.clear(None))
+        removed, error = self.execute(fault, lambda cache: cache.clear(None))
         for key in tuple(self.dict.of):
             if error is not None:
                 self.dict.of[key] |= GONE

@@ -77,7 +77,7 @@ class Question:
         told_once: bool = False,
     ) -> None:
         self.name = name
-        self.ask = ask
+        self.execute = ask
         self.answer = answer
         self.told_once = told_once
         """Whether only the first execution gives the answer, so that it may be lost for ever."""
@@ -125,7 +125,7 @@ def prepare(raw: Client) -> None:
 async def ended(question: Question, cache: AsyncRedisCache) -> str:
     """How it ended: right, wrong, or with which error."""
     try:
-        answer = await question.ask(cache)
+        answer = await question.execute(cache)
     except CacheError as error:
         return error.code
     return "right" if answer == question.answer else f"wrong: {answer!r}"

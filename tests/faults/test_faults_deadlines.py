@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.connection import RedisConnection
 from harness import Client, Server, StartProxy, StartServer, await_until, wait_until
 from harness.figures import beside_limit, counts, report
 from harness.leaks import open_descriptors
@@ -252,7 +252,7 @@ async def test_timed_out_store_is_executed_without_a_reset(
         wire._errand = None
         wire._transport.close()
 
-    monkeypatch.setattr(Wire, "abort", close)
+    monkeypatch.setattr(RedisConnection, "abort", close)
     stores = LargeStores(private_server())
     await stores.run(least=1)
     assert stores.applied() == len(stores.keys)

@@ -100,7 +100,7 @@ async def test_cancelled_read_leaves_no_pending_fill(
         f"{sum(caller.left for caller in callers)} left, {sum(c.stayed for c in callers)} stayed, "
         f"{stats.near_hits} near hits, {stats.near_entries} entries near at the end",
     )
-    assert near_of(cache)._leases == {}
+    assert near_of(cache)._pending_fills == {}
     assert stale_entries(cache, raw) == []
     assert stats.near_hits > 0
     assert sum(caller.stayed for caller in callers) > 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._engine.near_cache import Lease, NearCache
+from async_redis_cache._engine.near_cache import NearCache, PendingFill
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 from harness.near import all_news_is_in, link_through, near_of, stale_entries, trusted
@@ -33,10 +33,12 @@ OWN_WRITES = scaled(50, 1_000)
 def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Keeping:
     """As it is, and as one would first write it: what arrives is put away, whatever came before."""
 
-    def keep_always(near: NearCache, lease: Lease | None, data: bytes | None, left: int) -> None:
+    def keep_always(
+        near: NearCache, lease: PendingFill | None, data: bytes | None, left: int
+    ) -> None:
         if lease is None:
             return
-        near._leases.pop(lease.key, None)
+        near._pending_fills.pop(lease.key, None)
         if data is not None:
             lease.data = data
             lease.expires = lease.asked_at + (near._longest if left < 0 else left / 1000)
@@ -45,7 +47,7 @@ def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     chosen: Keeping = request.param
     if chosen == "naive":
-        monkeypatch.setattr(NearCache, "settle", keep_always)
+        monkeypatch.setattr(NearCache, "fill", keep_always)
     return chosen
 
 
@@ -89,7 +91,7 @@ async def test_invalidation_before_the_reply_prevents_the_fill(
     figures = f"{keeping}: {len(stale)} of {count} keys stale"
     report(19, figures, len(stale), proof=keeping == "naive")
     assert len(stale) == (count if keeping == "naive" else 0)
-    assert near_of(cache)._leases == {}
+    assert near_of(cache)._pending_fills == {}
     now = "old" if keeping == "naive" else "new"
     assert await read(cache, keys) == dict.fromkeys(keys, now)
 
@@ -224,7 +226,7 @@ async def test_slow_replies_are_not_kept(
         return
     assert stale == []
     assert readers.old == []
-    assert near_of(cache)._leases == {}
+    assert near_of(cache)._pending_fills == {}
 
 
 @pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.connection import RedisConnection
 from harness import Certificates, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 
@@ -96,10 +96,10 @@ async def test_unsolicited_reply_is_used_without_the_socket_check(
 ) -> None:
     """2, the proof: without the look at the connection before it is used, the reply is served."""
 
-    def trust(_: Wire) -> bool:
+    def trust(_: RedisConnection) -> bool:
         return False
 
-    monkeypatch.setattr(Wire, "has_unread", trust)
+    monkeypatch.setattr(RedisConnection, "has_unread", trust)
     await cache.store(None, "key", "right")
     # Together with the right answer it would be one too many, and found out.
     network.black_hole("to_server")

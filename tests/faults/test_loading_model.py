@@ -215,19 +215,19 @@ class Model(RuleBasedStateMachine):
     def load(self, process: int, key: str, terms: dict[str, Any], outcome: str) -> None:
         """Gives what is there, or stale, or what is loaded at once, and nobody loads what is fresh."""
         self.numbers += 1
-        self.ask(Call(self.numbers, process, key, **terms), [self.outcome(outcome)])
+        self.execute(Call(self.numbers, process, key, **terms), [self.outcome(outcome)])
 
     @rule(process=PROCESSES, key=KEYS, terms=TERMS)
     def begin_to_load(self, process: int, key: str, terms: dict[str, Any]) -> None:
         """The same, with a load that goes on until it is ended: who needs it waits."""
         self.numbers += 1
-        self.ask(Call(self.numbers, process, key, **terms))
+        self.execute(Call(self.numbers, process, key, **terms))
 
-    def ask(self, call: Call, at_once: Sequence[Outcome] = ()) -> None:
+    def execute(self, call: Call, at_once: Sequence[Outcome] = ()) -> None:
         """Let a call begin, whose loader may end at once; where it has to wait, it is held."""
         if self.world.is_open(call):
             return
-        flight = self.world.ask(call)
+        flight = self.world.execute(call)
         for outcome in at_once:
             self.loaders.at_once[call.number] = outcome
             if flight is not None:

@@ -389,14 +389,18 @@ def test_engine_of_threads_has_all_that_the_api_asks_for(
     """Whatever the methods of `AsyncRedisCache` ask of an engine, the one of calling threads has."""
     asked: set[str] = set()
     for module in (
-        *("async_cache", "load_request", "async_loading", "async_entries", "async_batch_loading"),
+        "async_cache",
+        "load_request",
+        "async_loading",
+        "async_entries",
+        "async_batch_loading",
     ):
         text = (ROOT / "src" / "async_redis_cache" / "_api" / f"{module}.py").read_text()
         asked |= set(re.findall(r"\bengine\.((?:\w+\.)?\w+)\b", text))
     with RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
         engine = cache._cache._lifecycle.ready().engine
         # In a load it is another: what that asks for, it gets on the loop.
-        in_loads = {"aside", "threads", "result_not_kept"}
+        in_loads = {"aside", "threads", "result_not_stored"}
         for path in asked - in_loads:
             seen: object = engine
             for name in path.split("."):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache._engine.load_options import LoadPolicy
-from async_redis_cache._engine.tags import Stamp
-from async_redis_cache._protocol.record import VALUE, Record, record_of, tagged
+from async_redis_cache._engine.tags import TagVersions
+from async_redis_cache._protocol.record import VALUE, Record, record_of, with_tags
 from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
     ):
 
         async def load() -> str:
-            flights = cache._lifecycle.ready().engine._loading._flights
+            flights = cache._lifecycle.ready().engine._single_flight._in_flight
             # As if the clock had been set by so much since the load began.
-            flights[f"{PREFIX}key".encode()].right._got -= jump
+            flights[f"{PREFIX}key".encode()].lease._got -= jump
             await other.invalidate_tags(None, "tag")
             if jump > HOUR:
                 # What is remembered of it has expired by then.
@@ -86,7 +86,7 @@ async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
 
 def test_stamp_follows_when_the_servers_clock_went_on_as_ours() -> None:
     """The tolerance is a tenth of a second, and a hundredth of what has passed."""
-    stamp = Stamp({}, now=10 * SECOND, earliest=10 * SECOND)
+    stamp = TagVersions({}, now=10 * SECOND, earliest=10 * SECOND)
     assert stamp.follows(8 * SECOND, least=1.9, most=2.1)
     assert stamp.follows(8 * SECOND, least=2.05, most=2.1)
     assert not stamp.follows(8 * SECOND, least=2.2, most=2.3)
@@ -95,18 +95,18 @@ def test_stamp_follows_when_the_servers_clock_went_on_as_ours() -> None:
 
 def test_stamp_follows_by_each_of_several_clocks() -> None:
     """Where one of the servers' clocks was set, nobody can say what was sooner."""
-    assert Stamp({}, 10 * SECOND, 50_000, 10 * SECOND - 50_000).follows(8 * SECOND, 2.0, 2.0)
-    assert not Stamp({}, 10 * SECOND, 50_000, 9 * SECOND).follows(8 * SECOND, 2.0, 2.0)
-    assert not Stamp({}, 11 * SECOND, 50_000, 10 * SECOND).follows(8 * SECOND, 2.0, 2.0)
+    assert TagVersions({}, 10 * SECOND, 50_000, 10 * SECOND - 50_000).follows(8 * SECOND, 2.0, 2.0)
+    assert not TagVersions({}, 10 * SECOND, 50_000, 9 * SECOND).follows(8 * SECOND, 2.0, 2.0)
+    assert not TagVersions({}, 11 * SECOND, 50_000, 10 * SECOND).follows(8 * SECOND, 2.0, 2.0)
 
 
 def test_value_from_the_future_is_not_fresh() -> None:
     """It was stored before the clock was set back, and its age is not known. What lasts needs no clock."""
-    record = Record(VALUE, 0, stored_at=3_600_000, fresh_until=3_660_000, slack=1_000)
+    record = Record(VALUE, 0, stored_at=3_600_000, fresh_until=3_660_000, stale_ttl=1_000)
     assert record.is_fresh(3_600_000)
     assert record.is_fresh(3_598_000)
     assert not record.is_fresh(3_597_999)
-    assert record._replace(slack=0).is_fresh(0)
+    assert record._replace(stale_ttl=0).is_fresh(0)
 
 
 async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client) -> None:
@@ -129,8 +129,16 @@ async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client)
 
 def test_hit_without_a_question_needs_a_known_age() -> None:
     """The short way for hits takes no value from the future either."""
-    policy = LoadPolicy(0.0, 0.0, stale=1_000, soft=0, hard=1_000, missing=0, jitter=0.0)
-    plain = tagged(b"1", {}, 3_600_000, 60_000)
+    policy = LoadPolicy(
+        0.0,
+        0.0,
+        stale_timeout=1_000,
+        soft_timeout=0,
+        hard_timeout=1_000,
+        missing_timeout=0,
+        jitter=0.0,
+    )
+    plain = with_tags(b"1", {}, 3_600_000, 60_000)
     data = plain[:51] + (1_000).to_bytes(8) + plain[59:]  # With a stale TTL.
     assert policy.payload_at_once(data, lambda: 3_600_000, lambda: 0.5) == b"1"
     assert policy.payload_at_once(data, lambda: 1_000, lambda: 0.5) is None

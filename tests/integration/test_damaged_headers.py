@@ -25,10 +25,10 @@ from async_redis_cache._protocol.record import (
     packed_tags,
     payload_at_once,
     record_of,
-    slack_of,
-    tagged,
+    stale_ttl_of,
     untagged_value,
     version_of,
+    with_tags,
 )
 from harness.apis import configured
 from harness.figures import report
@@ -78,7 +78,7 @@ def heads(now: int) -> list[bytes]:
             9,
         )
         whole.append(head + extent + (PAYLOAD if kind == b"v" else b""))
-    return [*whole, tagged(PAYLOAD, TAGS, now, DAY)]
+    return [*whole, with_tags(PAYLOAD, TAGS, now, DAY)]
 
 
 WHOLE = heads(NOW)
@@ -106,7 +106,7 @@ def test_readers_of_a_header_find_its_fields(
     record = Record(kind, leased, any(token), stored, fresh, slack, cost, tags, payload)
     assert record_of(data) == record
     assert has_tags(data) is bool(tags)
-    assert slack_of(head) == slack
+    assert stale_ttl_of(head) == slack
     assert version_of(data) == b"version."
     is_plain = kind == VALUE and not tags
     assert untagged_value(data) == ((leased, stored, fresh, slack, cost) if is_plain else None)
@@ -117,7 +117,7 @@ def test_readers_of_a_header_find_its_fields(
 
 def test_readers_of_a_header_find_its_tags() -> None:
     """A value that is stored with tags is held by nobody and lasts, and each has a version of its own."""
-    one, other = (tagged(PAYLOAD, TAGS, NOW, DAY) for _ in range(2))
+    one, other = (with_tags(PAYLOAD, TAGS, NOW, DAY) for _ in range(2))
     assert record_of(one) == Record(
         VALUE, 0, is_held=False, stored_at=NOW, fresh_until=NOW + DAY, tags=TAGS, payload=PAYLOAD
     )
@@ -183,7 +183,7 @@ def _looked_at(data: bytes, chance: Any) -> bool:
             or (
                 record.is_fresh(NOW)
                 and not record.tags
-                and not (policy.looks_ahead and policy.is_ageing(record, NOW, chance))
+                and not (policy.may_refresh and policy.is_due_for_refresh(record, NOW, chance))
             )
         )
         if given is not None:

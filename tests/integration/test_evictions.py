@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from async_redis_cache._protocol.command import MisreadError
+from async_redis_cache._protocol.command import UnexpectedReplyError
 from async_redis_cache._protocol.size_limit import BoundedStore
 from harness.apis import Api, configured
 
@@ -74,6 +74,6 @@ async def test_expired_values_are_no_evictions(
 def test_store_refuses_reply_that_is_no_count(reply: object) -> None:
     """A reply that cannot be a count of evictions is not one to this script."""
     counts: list[int] = []
-    with pytest.raises(MisreadError):
-        BoundedStore(b"index", BOUND, counts.append).answers([()], [reply])
+    with pytest.raises(UnexpectedReplyError):
+        BoundedStore(b"index", BOUND, counts.append).parse_replies([()], [reply])
     assert counts == []

@@ -12,7 +12,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._client.node import Node
-from async_redis_cache._connection.pool import Transport
+from async_redis_cache._connection.pool import ConnectionPool
 from harness import await_until
 from harness.apis import APIS, Api, configured
 from harness.batcher_requests import read
@@ -93,7 +93,7 @@ async def test_living_connections_survive_a_check(server: Server, proxy: StartPr
         await open_connections(cache)
         network.heal()
         single: Any = cache._lifecycle.ready().engine._servers
-        transport: Transport = single._node.transport
+        transport: ConnectionPool = single._node.pool
         await await_until(lambda: f"{CONNECTIONS} idle" in repr(transport))
         connects = cache.stats().connects
         transport.check_idle()
@@ -108,13 +108,13 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
     wires = Wires(budget=1.0)
     calls = [read(wires, b"a"), read(wires, b"b")]
     await turns()
-    wires.transport.exchanges[0].received = 0
+    wires.pool.exchanges[0].received = 0
     cast_loop: Any = wires.loop
     assert isinstance(cast_loop, VirtualTimeLoop)
     cast_loop.pass_time(1.0)
     await turns()
     assert [type(call.exception()).__name__ for call in calls] == ["CacheTimeout"] * 2
-    assert wires.transport.checks == 1
+    assert wires.pool.checks == 1
 
 
 async def test_unanswered_call_to_one_node_has_all_nodes_checked(
@@ -124,10 +124,10 @@ async def test_unanswered_call_to_one_node_has_all_nodes_checked(
     with Cluster(flavour, node_timeout=60_000) as cluster:
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, max_size=0) as cache:
             servers: Any = cache._lifecycle.ready().engine._servers
-            nodes: list[Node] = [*servers._members.nodes()]
+            nodes: list[Node] = [*servers._cluster_nodes.nodes()]
             checked: list[Node] = []
             for node in nodes:
-                monkeypatch.setattr(node.transport, "check_idle", partial(checked.append, node))
+                monkeypatch.setattr(node.pool, "check_idle", partial(checked.append, node))
             frozen = cluster.node_of("key")
             frozen.freeze()
             try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStateError, RedisCache
-from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._runtime.portal import Portal
 from harness import Client, Server, StartProxy, StartServer
@@ -252,7 +252,7 @@ async def test_reopening_100_times_leaves_nothing(
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     async with cache:
         pass  # A loop may keep what it opens for its first connection.
-    objects = living(Engine, Wire)
+    objects = living(Engine, RedisConnection)
     descriptors = len(open_descriptors())
     for number in range(100):
         async with cache:
@@ -262,7 +262,7 @@ async def test_reopening_100_times_leaves_nothing(
             assert values[0] == number
         assert not tasks_left()
         assert len(open_descriptors()) == descriptors
-    assert living(Engine, Wire) == objects
+    assert living(Engine, RedisConnection) == objects
     await await_until(lambda: raw.info("clients")["connected_clients"] == connected)
 
 
@@ -274,7 +274,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
     connected = raw.info("clients")["connected_clients"]
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     threads = threading.active_count()
-    objects = living(Engine, Portal, Wire)
+    objects = living(Engine, Portal, RedisConnection)
     descriptors = len(open_descriptors())
     for number in range(100):
         with cache:
@@ -287,7 +287,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
             lambda: threading.active_count() <= threads
         )  # Those of others may end meanwhile.
         assert len(open_descriptors()) == descriptors
-    assert living(Engine, Portal, Wire) == objects
+    assert living(Engine, Portal, RedisConnection) == objects
     wait_until(lambda: raw.info("clients")["connected_clients"] == connected)
 
 

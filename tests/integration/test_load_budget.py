@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._client.batcher import Batcher
-from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.load_lease import LoadLease
 from harness import await_until
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Watch:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[Asked] = []
         self.begun = 0.0
-        ask = Batcher.ask
+        ask = Batcher.execute
 
         def watched(
             batcher: Batcher, *args: Any, budget: float | None = None, **kwargs: Any
@@ -55,7 +55,7 @@ class Watch:
             self.asked.append(Asked(at, D if budget is None else budget, ended))
             return answer
 
-        patch.setattr(Batcher, "ask", watched)
+        patch.setattr(Batcher, "execute", watched)
 
     def begin(self) -> None:
         """From now on."""
@@ -134,16 +134,16 @@ async def test_waiting_for_another_process_is_not_spent_on_the_server(
     async with AsyncRedisCache.from_url(server.url, key_prefix="budget:", max_size=0) as other:
         first = asyncio.create_task(other.retrieve_or_load(None, "a", failing))
         await await_until(lambda: other.stats().loads == 1)
-        look_on = Right._look_on
+        look_on = LoadLease._poll
         waiting = waited = 0.0
 
-        async def measured(right: Right, left: float) -> None:
+        async def measured(right: LoadLease, left: float) -> None:
             nonlocal waiting, waited
             waiting = begun = asyncio.get_running_loop().time()
             await look_on(right, left)
             waited += asyncio.get_running_loop().time() - begun
 
-        monkeypatch.setattr(Right, "_look_on", measured)
+        monkeypatch.setattr(LoadLease, "_poll", measured)
         watch = Watch(monkeypatch)
         watch.begin()
         second = asyncio.create_task(cache.retrieve_or_load(None, "a", origin))
@@ -166,15 +166,15 @@ async def test_value_is_returned_and_not_published_when_nothing_is_left(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """34. Nothing is left: the value is returned and not published, and the next call loads at once."""
-    win = Right.win
+    win = LoadLease.acquire
 
-    async def slow(right: Right, *args: Any, **kwargs: Any) -> Any:
+    async def slow(right: LoadLease, *args: Any, **kwargs: Any) -> Any:
         won = await win(right, *args, **kwargs)
         right.since -= D
         return won
 
     with monkeypatch.context() as patch:
-        patch.setattr(Right, "win", slow)
+        patch.setattr(LoadLease, "acquire", slow)
         async with asyncio.timeout(END):
             assert await cache.retrieve_or_load(None, "a", origin) == "value"
             assert await cache.retrieve(None, "a") is None

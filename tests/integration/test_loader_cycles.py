@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheLoadError, CoalescingLoader, RedisCache
-from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.load_lease import LoadLease
 from harness import await_until
 
 if TYPE_CHECKING:
@@ -240,10 +240,10 @@ async def test_task_that_asks_while_its_load_is_published_is_not_refused(
 ) -> None:
     """The loader has ended by then, and waits for nothing."""
     may_ask, may_publish = asyncio.Event(), asyncio.Event()
-    publish = Right.publish
+    publish = LoadLease.publish
     later: list[asyncio.Task[Any]] = []
 
-    async def held_up(right: Right, *args: Any) -> bool:
+    async def held_up(right: LoadLease, *args: Any) -> bool:
         may_ask.set()
         await may_publish.wait()
         return await publish(right, *args)
@@ -259,7 +259,7 @@ async def test_task_that_asks_while_its_load_is_published_is_not_refused(
         later.append(asyncio.create_task(asking()))
         return "first"
 
-    monkeypatch.setattr(Right, "publish", held_up)
+    monkeypatch.setattr(LoadLease, "publish", held_up)
     async with asyncio.timeout(END):
         assert await cache.retrieve_or_load(None, "a", loader) == "first"
         assert await later[0] == "first"

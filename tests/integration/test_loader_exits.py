@@ -112,7 +112,7 @@ def test_exit_ends_the_loop_when_it_is_left_to_the_task_of_a_load(
     async def bare(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
 
-    monkeypatch.setattr(_loading, "caught", bare)
+    monkeypatch.setattr(_loading, "capture", bare)
     served: list[str] = []
 
     async def serve() -> None:

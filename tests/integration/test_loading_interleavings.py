@@ -18,7 +18,7 @@ from async_redis_cache._protocol.commands import TIME
 
 if TYPE_CHECKING:
     from async_redis_cache import AsyncRedisCache, Load
-    from async_redis_cache._protocol.command import Verb
+    from async_redis_cache._protocol.command import Command
 
 pytest_plugins = ["loading_fixtures"]
 pytestmark = pytest.mark.depends_on("storage", "near")
@@ -39,7 +39,7 @@ class Gate:
     def __init__(self, order: str) -> None:
         self._order = deque(order)
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {LOADER: deque(), CHANGER: deque()}
-        self._under_way = 0
+        self._in_flight = 0
         self.taken = ""
 
     async def step(self, actor: str) -> None:
@@ -58,13 +58,13 @@ class Gate:
 
     def done(self) -> None:
         """The step has been made."""
-        self._under_way -= 1
+        self._in_flight -= 1
 
     async def direct(self, actors: dict[str, asyncio.Task[Any]]) -> None:
         """Until both have ended."""
         while not all(task.done() for task in actors.values()):
             # All that can go on without a step does.
-            while self._under_way or not all(  # noqa: ASYNC110  no event tells it
+            while self._in_flight or not all(  # noqa: ASYNC110  no event tells it
                 task.done() or self._waiting[actor] for actor, task in actors.items()
             ):
                 await asyncio.sleep(0)
@@ -75,7 +75,7 @@ class Gate:
             if wanted in self._order:
                 self._order.remove(wanted)
             self.taken += wanted
-            self._under_way += 1
+            self._in_flight += 1
             self._waiting[wanted].popleft().set_result(None)
             await asyncio.sleep(0)
         # What nobody waits for, as a right that is given back, may have come to its step and not through.
@@ -87,9 +87,9 @@ class Gate:
 def gated(cache: AsyncRedisCache, gate: Gate, actor: str, patch: pytest.MonkeyPatch) -> None:
     """Let each question of this cache be a step."""
     batcher = cache._lifecycle.ready().engine._batcher
-    ask = batcher.ask
+    ask = batcher.execute
 
-    def stepped(verb: Verb, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+    def stepped(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         if verb is TIME:  # Asked from time to time, and not for the load.
             return ask(verb, *args, **kwargs)
 
@@ -102,7 +102,7 @@ def gated(cache: AsyncRedisCache, gate: Gate, actor: str, patch: pytest.MonkeyPa
 
         return asyncio.get_running_loop().create_task(go())
 
-    patch.setattr(batcher, "ask", stepped)
+    patch.setattr(batcher, "execute", stepped)
 
 
 CHANGES: dict[str, Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = {

@@ -17,10 +17,10 @@ from async_redis_cache import (
     CacheTimeout,
     LoadOptions,
 )
-from async_redis_cache._engine.in_flight_load import Wanted
-from async_redis_cache._engine.load_lease import Product, Right
-from async_redis_cache._protocol.command import Verb
-from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH
+from async_redis_cache._engine.in_flight_load import LoadSpec
+from async_redis_cache._engine.load_lease import LoadLease, LoadResult
+from async_redis_cache._protocol.command import Command
+from async_redis_cache._protocol.commands import PEXPIRE, PTTL
 from async_redis_cache._protocol.record import VALUE
 from harness import Client, Server, await_until
 from harness.apis import configured, until_gone
@@ -145,7 +145,7 @@ async def test_refused_change_supersedes_the_load_too(
             raise CacheOverloaded("OVERLOADED", "")
 
         with monkeypatch.context() as patch:
-            patch.setattr(cache._lifecycle.ready().engine._batcher, "ask", refuse)
+            patch.setattr(cache._lifecycle.ready().engine._batcher, "execute", refuse)
             with pytest.raises(CacheOverloaded):
                 await cache.store(None, "key", "new")
         gate.opened.set()
@@ -225,7 +225,7 @@ async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> 
         assert await cache.retrieve_or_load(None, "key", ahead.load, **STALE) == "old"
         await ahead.loading()
         joining = asyncio.create_task(cache.retrieve_or_load(None, "key", own.load))
-        (flight,) = cache._lifecycle.ready().engine._loading._flights.values()
+        (flight,) = cache._lifecycle.ready().engine._single_flight._in_flight.values()
         await await_until(lambda: flight.waiting)
         joining.cancel()
         await asyncio.wait((joining,))
@@ -240,15 +240,15 @@ async def test_caller_loads_when_a_detached_load_was_handed_over(
 ) -> None:
     """In the same turn of the loop, as when one exchange answers both: there is nothing to join."""
 
-    async def produce() -> Product:
-        return Product(VALUE, b"1", 60_000, 0, keep=True)
+    async def produce() -> LoadResult:
+        return LoadResult(VALUE, b"1", 60_000, 0, is_kept=True)
 
     async def suits(_: bytes, _since: float) -> bool:
         return True
 
     async with configured(server.url) as cache:
-        loading = cache._lifecycle.ready().engine._loading
-        wanted = Wanted(produce, suits, b"", 5.0)
+        loading = cache._lifecycle.ready().engine._single_flight
+        wanted = LoadSpec(produce, suits, b"", 5.0)
         answered = asyncio.get_running_loop().create_future()
 
         async def come() -> Any:
@@ -262,10 +262,10 @@ async def test_caller_loads_when_a_detached_load_was_handed_over(
 
         coming = asyncio.create_task(come())
         with monkeypatch.context() as patch:
-            patch.setattr(Right, "win", lose)
-            loading.ahead(b"key", wanted)
+            patch.setattr(LoadLease, "acquire", lose)
+            loading.refresh_in_background(b"key", wanted)
             found = await coming
-        assert isinstance(found, Product)
+        assert isinstance(found, LoadResult)
         assert await cache.retrieve(None, "key") == 1
 
 
@@ -327,7 +327,7 @@ async def test_load_beyond_its_hard_timeout_is_not_joined(server: Server) -> Non
     async with configured(server.url, loading_hard_timeout=50) as cache:
         await made_stale(cache)
         assert await cache.retrieve_or_load(None, "key", stubborn, **STALE) == "old"
-        (flight,) = cache._lifecycle.ready().engine._loading._flights.values()
+        (flight,) = cache._lifecycle.ready().engine._single_flight._in_flight.values()
         await await_until(lambda: flight.expired)
         try:
             with pytest.raises(CacheTimeout, match="hard_timeout"):
@@ -373,9 +373,9 @@ async def test_waiting_process_polls_at_intervals(
     """Where nobody tells: soon, then less often; never in each turn, and not only when the lease ends."""
     options = {"loading_lease_timeout": 60_000, "max_size": 0}
     looks = 0
-    look = Right._is_held
+    look = LoadLease._is_held
 
-    async def counted(right: Right, budget: float) -> bool:
+    async def counted(right: LoadLease, budget: float) -> bool:
         nonlocal looks
         looks += 1
         return await look(right, budget)
@@ -384,7 +384,7 @@ async def test_waiting_process_polls_at_intervals(
         gate = Gate(1)
         holder = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))
         await gate.loading()
-        monkeypatch.setattr(Right, "_is_held", counted)
+        monkeypatch.setattr(LoadLease, "_is_held", counted)
         waiter = asyncio.create_task(two.retrieve_or_load(None, "key", lambda: 2))
         await await_until(lambda: looks > 3)
         since, before = time.monotonic(), looks
@@ -438,18 +438,18 @@ async def test_lease_may_expire_between_two_commands(
         if is_there:
             await cache.store(None, "key", b"", 60_000)
         batcher = cache._lifecycle.ready().engine._batcher
-        ask = batcher.ask
+        ask = batcher.execute
 
-        def torn(verb: Verb, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-            if verb in {TIME_TO_LIVE, TOUCH}:
+        def torn(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            if verb in {PTTL, PEXPIRE}:
                 torn = asyncio.get_running_loop().create_future()
                 torn.set_result((1, b""))
                 return torn
             return ask(verb, *args, **kwargs)
 
-        monkeypatch.setattr(batcher, "ask", torn)
+        monkeypatch.setattr(batcher, "execute", torn)
         assert await cache.contains(None, "key") is is_there
         opened = cache._lifecycle.ready()
-        left = opened.engine.time_to_live(opened.codec.key("key"))
+        left = opened.engine.time_to_live(opened.codec.wire_key("key"))
         assert await left == (1 if is_there else None)
         assert await cache.touch(None, "key") is is_there

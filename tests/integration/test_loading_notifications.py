@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.load_lease import LoadLease
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.figures import report
 from harness.near import link_through, near_of, near_options, trusted
@@ -64,14 +64,14 @@ async def test_waiting_caller_does_not_poll(
 ) -> None:
     """While nothing changes the server is not asked; what is published is given at once."""
     looks = 0
-    look = Right._is_held
+    look = LoadLease._is_held
 
-    async def counted(right: Right, budget: float) -> bool:
+    async def counted(right: LoadLease, budget: float) -> bool:
         nonlocal looks
         looks += 1
         return await look(right, budget)
 
-    monkeypatch.setattr(Right, "_is_held", counted)
+    monkeypatch.setattr(LoadLease, "_is_held", counted)
     load = Load(*caches)
     holder, waiter = await load.begin()
     await await_until(lambda: looks == 1)

@@ -166,13 +166,15 @@ def test_reported_memory_is_the_memory_used(size: int) -> None:
     """`near_bytes` is within a quarter of what Python allocates, for small data and for large."""
     counters = CacheStats()
     near = NearCache(counters, max_size=10_000, max_bytes=1 << 30, longest=60, clock=lambda: 1.0)
-    near.trust_until(2.0)
+    near.connected_until(2.0)
     gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for number in range(5_000):
-            near.settle(near.lease(b"prefix:key-%d" % number), b"%d" % number + b"x" * size, 1_000)
+            near.fill(
+                near.begin_fill(b"prefix:key-%d" % number), b"%d" % number + b"x" * size, 1_000
+            )
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:

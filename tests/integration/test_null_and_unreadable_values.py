@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._protocol.record import tagged
+from async_redis_cache._protocol.record import with_tags
 from harness.apis import APIS, Api, configured
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.depends_on("api")
 
 VALUES: list[bytes] = [b"0", b"false", b'""', b"[]", b'{"a":null}', b" 1 "]
 NO_VALUES: dict[str, list[bytes]] = {
-    "null": [b"null", b" null\n", tagged(b"null", {}, 0, 60_000)],
+    "null": [b"null", b" null\n", with_tags(b"null", {}, 0, 60_000)],
     "garbage": [
         b"",
         b"ABC",
@@ -30,7 +30,7 @@ NO_VALUES: dict[str, list[bytes]] = {
         b"NaN",
         b"[" * 100_000,
         b'"' + b"x" * 2_000,
-        tagged(b"ABC", {}, 0, 60_000),
+        with_tags(b"ABC", {}, 0, 60_000),
     ],
 }
 MODES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._engine.writes import ChangeVerbs
+from async_redis_cache._engine.writes import WriteCommands
 from harness import Client, Proxy, Server, StartProxy, await_until
 from harness.apis import configured
 from harness.loading import PREFIX
@@ -109,12 +109,12 @@ async def test_pending_key_is_not_read(
     change: str, read: str, cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read that comes before that makes it good first."""
-    debts = cache._lifecycle.ready().engine._debts
+    debts = cache._lifecycle.ready().engine._pending
 
     async def never() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(debts, "_until_paid", never)
+    monkeypatch.setattr(debts, "_flush_until_done", never)
     await failed(cache, network, change)
     network.heal()
 
@@ -138,8 +138,8 @@ async def test_pending_key_is_not_read_while_retries_fail(
     async def refused(keys: Sequence[bytes]) -> dict[bytes, CacheError]:
         return {key: CacheUnavailable("MASTERDOWN", "") for key in keys}
 
-    monkeypatch.setattr(engine._debts, "_remove", refused)
-    engine.changes.failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
+    monkeypatch.setattr(engine._pending, "_remove", refused)
+    engine.writes.store_failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
     with pytest.raises(CacheUnavailable):
         await cache.retrieve(None, "key")
     assert await cache.retrieve(None, "another") is None
@@ -157,10 +157,10 @@ async def test_refused_change_clears_no_pending_invalidation(
     async def never() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(engine._debts, "_until_paid", never)
+    monkeypatch.setattr(engine._pending, "_flush_until_done", never)
     await failed(cache, network, "store")
     network.heal()
-    ask = engine._batcher.ask
+    ask = engine._batcher.execute
 
     def in_vain(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         answer = asyncio.get_running_loop().create_future()
@@ -170,10 +170,10 @@ async def test_refused_change_clears_no_pending_invalidation(
             answer.cancel()
         return answer
 
-    monkeypatch.setattr(engine._batcher, "ask", in_vain)
+    monkeypatch.setattr(engine._batcher, "execute", in_vain)
     with pytest.raises(CacheServerError if ending == "refused" else asyncio.CancelledError):
         await cache.store(None, "key", "newer")
-    monkeypatch.setattr(engine._batcher, "ask", ask)
+    monkeypatch.setattr(engine._batcher, "execute", ask)
     assert cache.stats().pending_invalidations == 1
     while True:
         with contextlib.suppress(CacheUnavailable, CacheTimeout):
@@ -186,12 +186,12 @@ async def test_later_change_clears_the_pending_invalidation(
     cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value stored meanwhile stays."""
-    debts = cache._lifecycle.ready().engine._debts
+    debts = cache._lifecycle.ready().engine._pending
 
     async def never() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(debts, "_until_paid", never)
+    monkeypatch.setattr(debts, "_flush_until_done", never)
     await failed(cache, network, "remove")
     network.heal()
     for _ in range(50):
@@ -208,12 +208,12 @@ async def test_later_change_clears_the_pending_invalidation(
 async def test_pending_invalidations_are_bounded(cache: AsyncRedisCache) -> None:
     """The latest 10,000."""
     engine = cache._lifecycle.ready().engine
-    engine._debts.owe(
+    engine._pending.add(
         (f"k{n}".encode() for n in range(10_010)), CacheUnavailable("CONNECTION_LOST", "")
     )
     assert cache.stats().pending_invalidations == 10_000
-    assert b"k9" not in engine._debts.owed
-    assert b"k10009" in engine._debts.owed
+    assert b"k9" not in engine._pending.keys
+    assert b"k10009" in engine._pending.keys
 
 
 @undisturbed
@@ -223,7 +223,7 @@ async def test_value_read_during_the_flush_is_not_returned(
     """The server has answered with the old value, and removes it before the answer arrives."""
     engine = cache._lifecycle.ready().engine
     key = f"{PREFIX}key".encode()
-    ask = engine._batcher.ask
+    ask = engine._batcher.execute
 
     def late(*args: Any, **kwargs: Any) -> Any:
         asked = ask(*args, **kwargs)
@@ -231,7 +231,7 @@ async def test_value_read_during_the_flush_is_not_returned(
         async def arrive() -> Any:
             answer = await asked
             monkeypatch.undo()
-            await engine._debts.paid((key,), 20)
+            await engine._pending.flush((key,), 20)
             return answer
 
         return asyncio.get_running_loop().create_task(arrive())
@@ -241,8 +241,8 @@ async def test_value_read_during_the_flush_is_not_returned(
         patch.setattr("async_redis_cache._engine.pending_invalidations._FIRST_PAUSE", 60.0)
         for verb in READS.values():
             await cache.store(None, "key", "old")
-            engine.changes.failed(key, CacheUnavailable("CONNECTION_LOST", ""))
-            monkeypatch.setattr(engine._batcher, "ask", late)
+            engine.writes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+            monkeypatch.setattr(engine._batcher, "execute", late)
             found = await verb(cache)
             assert "old" not in str(found)
             assert found in (None, False, {}, "new", {"key": "new"}) or found.status == "missing"
@@ -254,7 +254,7 @@ async def test_concurrent_readers_share_one_flush(
 ) -> None:
     """Also when it fails, again and again; and a change waits for the one under way."""
     engine = cache._lifecycle.ready().engine
-    debts = engine._debts
+    debts = engine._pending
     key = f"{PREFIX}key".encode()
     removals = 0
     fails = True
@@ -265,10 +265,10 @@ async def test_concurrent_readers_share_one_flush(
         await asyncio.sleep(0.01)
         if fails:
             return {key: CacheUnavailable("CONNECTION_LOST", "") for key in keys}
-        return await engine.changes.make_good(keys)
+        return await engine.writes.flush_pending(keys)
 
     monkeypatch.setattr(debts, "_remove", remove)
-    engine.changes.failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+    engine.writes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
     for _ in range(3):
         asked = [cache.retrieve(None, "key") for _ in range(20)]
         ends = await asyncio.gather(*asked, return_exceptions=True)
@@ -276,7 +276,7 @@ async def test_concurrent_readers_share_one_flush(
     assert 3 <= removals < 20
     fails = False
     reading = [asyncio.create_task(cache.retrieve(None, "key")) for _ in range(5)]
-    await await_until(lambda: key in debts.payments)
+    await await_until(lambda: key in debts.flushes)
     await cache.store(None, "key", "newer")
     assert await asyncio.gather(*reading) == [None] * 5
     assert await cache.retrieve(None, "key") == "newer"
@@ -297,10 +297,10 @@ async def test_change_that_fails_during_a_flush_is_pending(
         await removed[-1].wait()
         return {}
 
-    monkeypatch.setattr(engine._debts, "_remove", remove)
-    engine.changes.failed(key, failure)
+    monkeypatch.setattr(engine._pending, "_remove", remove)
+    engine.writes.store_failed(key, failure)
     await await_until(lambda: len(removed) == 1)
-    engine.changes.failed(key, failure)
+    engine.writes.store_failed(key, failure)
     removed[0].set()
     await await_until(lambda: len(removed) == 2)
     assert cache.stats().pending_invalidations == 1
@@ -313,14 +313,14 @@ async def test_close_drops_pending_invalidations(cache: AsyncRedisCache) -> None
     """Nor does it count what it can make good no more."""
     engine = cache._lifecycle.ready().engine
     failure = CacheUnavailable("CONNECTION_LOST", "")
-    engine.changes.failed(b"key", failure)
+    engine.writes.store_failed(b"key", failure)
     assert cache.stats().pending_invalidations == 1
     await cache.close(None)
-    engine.changes.failed(b"key", failure)
+    engine.writes.store_failed(b"key", failure)
     assert cache.stats().pending_invalidations == 0
 
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
 def test_retry_succeeds_when_an_earlier_try_was_executed(bound: int) -> None:
     """A second try that finds nothing comes after one whose answer was lost."""
-    assert ChangeVerbs.of(b"index", bound, lambda _: None).forget.conclusive((b"key",), 0)
+    assert WriteCommands.of(b"index", bound, lambda _: None).delete.retry_safe((b"key",), 0)

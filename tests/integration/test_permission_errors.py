@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError, CacheUnsupported
 from async_redis_cache._common.failures import Failure, ServerReply, failure_of
-from async_redis_cache._protocol.command import Command
+from async_redis_cache._protocol.command import CommandArgs
 from async_redis_cache._protocol.lease_scripts import LEASE
 from async_redis_cache._protocol.size_limit import BoundedRemove
 from harness.apis import Api, configured
@@ -182,7 +182,7 @@ async def test_open_raises_when_server_is_no_cluster(server: Server) -> None:
     assert "options.topology" in str(caught.value)
 
 
-def said(text: str, *commands: Command) -> Failure:
+def said(text: str, *commands: CommandArgs) -> Failure:
     return failure_of(ServerReply(text), lambda: commands)
 
 
@@ -245,10 +245,10 @@ def test_unsupported_by_text(text: str, message: str) -> None:
 
 def test_script_names_its_commands() -> None:
     """Where the server does not say which command of a script it means, all of them are named."""
-    (lease,) = LEASE.commands([(b"s3cret", b"token", 1, b"", 0)])
+    (lease,) = LEASE.encode([(b"s3cret", b"token", 1, b"", 0)])
     failure = said("ERR The user executing the script can't run this command or subcommand", lease)
     assert "+setrange" in failure.message
-    (remove,) = BoundedRemove(b"index", b"GETDEL").commands([(b"s3cret",)])
+    (remove,) = BoundedRemove(b"index", b"GETDEL").encode([(b"s3cret",)])
     failure = said("ERR The user executing the script can't run this command", remove)
     assert "grant +zcard +zrem +getdel" in failure.message
     failure = said("ERR Unknown Redis command called from script script: ab", remove)

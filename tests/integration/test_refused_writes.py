@@ -367,7 +367,7 @@ async def test_refused_key_holds_up_no_other(server: Server, options: dict[str, 
         refuse(raw, "OOM")
         failure = CacheServerError("OOM", "")
         tags = [f"{PREFIX}\0tag:{n}".encode() for n in range(600)]
-        engine._debts.owe([*tags, f"{PREFIX}last".encode()], failure)
+        engine._pending.add([*tags, f"{PREFIX}last".encode()], failure)
         await await_until(lambda: cache.stats().pending_invalidations == 600)
         assert raw.exists(f"{PREFIX}last") == 0
 
@@ -379,7 +379,7 @@ async def test_dropped_pending_keys_are_counted_and_logged(
     async with configured(server.url, **options) as cache:
         engine = cache._lifecycle.ready().engine
         keys = (f"{PREFIX}{n}".encode() for n in range(10_010))
-        engine._debts.owe(keys, CacheServerError("OOM", ""))
+        engine._pending.add(keys, CacheServerError("OOM", ""))
         assert cache.stats().invalidations_dropped == 10
         left = cache.stats().pending_invalidations
     assert cache.stats().invalidations_dropped == 10 + left
@@ -399,7 +399,7 @@ async def test_key_without_permission_holds_up_no_other(
         await cache.store(None, "key", "old")
         raw.acl_setuser("default", enabled=True, reset_keys=True, keys=[f"{PREFIX}*"])
         keys = [b"forbidden", f"{PREFIX}key".encode()]
-        engine._debts.owe(keys, CacheServerError("OOM", ""))
+        engine._pending.add(keys, CacheServerError("OOM", ""))
         await await_until(lambda: cache.stats().pending_invalidations == 1)
         raw.acl_setuser("default", enabled=True, reset_keys=True, keys=["*"])
         await await_until(lambda: cache.stats().pending_invalidations == 0)

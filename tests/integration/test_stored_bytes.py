@@ -19,7 +19,7 @@ from harness.apis import configured
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from async_redis_cache._protocol.command import Verb
+    from async_redis_cache._protocol.command import Command
     from harness import Client, Server
 
 pytestmark = pytest.mark.depends_on()
@@ -197,14 +197,14 @@ async def test_queued_bytes_are_counted(server: Server, monkeypatch: pytest.Monk
 
     async with configured(server.url, serializer="raw") as cache:
         batcher = cache._lifecycle.ready().engine._batcher
-        ask = batcher.ask
+        ask = batcher.execute
         spare: list[int] = []
 
-        def counted(verb: Verb, argument: Any, size: int, **options: Any) -> Any:
+        def counted(verb: Command, argument: Any, size: int, **options: Any) -> Any:
             spare.append(size - weight(argument))
             return ask(verb, argument, size, **options)
 
-        monkeypatch.setattr(batcher, "ask", counted)
+        monkeypatch.setattr(batcher, "execute", counted)
         key, value = "k" * 500, bytes(100_000)
         await cache.store(None, key, value)
         await cache.store(None, key, value, tags=["t" * 500])

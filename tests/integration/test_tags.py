@@ -19,7 +19,7 @@ from async_redis_cache import (
     Load,
     LoadOptions,
 )
-from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.load_lease import LoadLease
 from harness import Client, Server, await_until
 from harness.apis import configured, until_gone
 from harness.loading import PREFIX
@@ -202,14 +202,14 @@ async def test_invalidated_between_the_two_steps_of_a_store(
 ) -> None:
     """What is stored is invalid from the beginning, for a plain store and for a load."""
     tags = one._lifecycle.ready().engine._tags
-    stamp = tags.stamp
+    stamp = tags.fetch_versions
 
     async def overtaken(*args: Any) -> Any:
         stamped = await stamp(*args)
         await other.invalidate_tags(None, "a")
         return stamped
 
-    monkeypatch.setattr(tags, "stamp", overtaken)
+    monkeypatch.setattr(tags, "fetch_versions", overtaken)
     await one.store(None, "key", 1, tags=["a"])
     assert await other.retrieve(None, "key") is None
     assert await one.retrieve_or_load(None, "key", lambda: 2, tags=["a"]) == 2
@@ -222,7 +222,7 @@ async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
     """Its tags had been asked for before: he is not given what was loaded before he came."""
     values = ["old", "new"]
     joined: list[asyncio.Task[Any]] = []
-    publish = Right.publish
+    publish = LoadLease.publish
 
     def ask() -> Any:
         return one.retrieve_or_load(None, "key", lambda: values[0], tags=["a"])
@@ -235,7 +235,7 @@ async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
             await one.retrieve_many(None, ["key", "nothing"])
         return await publish(*args)
 
-    monkeypatch.setattr(Right, "publish", overtaken)
+    monkeypatch.setattr(LoadLease, "publish", overtaken)
     assert await ask() == "old"
     assert await joined[0] == "new"
 
@@ -297,7 +297,7 @@ async def test_reload_has_the_remaining_soft_timeout(
     guard = Guard(0.850)
     options |= {"soft_timeout": 600, "hard_timeout": 3_000}
     late = asyncio.create_task(one.retrieve_or_load(None, "key", load, **options))
-    (flight,) = one._lifecycle.ready().engine._loading._flights.values()
+    (flight,) = one._lifecycle.ready().engine._single_flight._in_flight.values()
     await await_until(lambda: len(flight.waiting) == 2)
     await other.invalidate_tags(None, "a")
     loop.call_later(0.2, gates[0].set)
@@ -324,7 +324,7 @@ async def test_joiner_of_a_tagged_load_does_not_reload(one: AsyncRedisCache) -> 
 
     first = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
     await await_until(lambda: loads == 1)
-    (flight,) = one._lifecycle.ready().engine._loading._flights.values()
+    (flight,) = one._lifecycle.ready().engine._single_flight._in_flight.values()
     second = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
     await await_until(lambda: len(flight.waiting) == 2)
     may_end.set()
@@ -337,7 +337,7 @@ async def test_reloading_callers_share_one_load(
 ) -> None:
     """Also where nothing is kept that the others could find."""
     tags = one._lifecycle.ready().engine._tags
-    stamp = tags.stamp
+    stamp = tags.fetch_versions
     late: list[asyncio.Task[Any]] = []
     loads = 0
 
@@ -357,7 +357,7 @@ async def test_reloading_callers_share_one_load(
             await one.retrieve_many(None, ["key", "nothing"])
         return await stamp(*args)
 
-    monkeypatch.setattr(tags, "stamp", joined)
+    monkeypatch.setattr(tags, "fetch_versions", joined)
     assert await ask() == 1
     assert await asyncio.gather(*late) == [2] * 3
 
@@ -374,7 +374,7 @@ async def test_many_tags_are_invalidated_when_the_last_is(
         return asked[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(batcher, "ask", ask)
+        patch.setattr(batcher, "execute", ask)
         invalidated = asyncio.create_task(one.invalidate_tags(None, "a", "b"))
         await await_until(lambda: len(asked) == 2)
     asked[0].set_exception(CacheServerError("OOM", "no room"))

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache._api.async_batch_loading import ReadManyThrough
-from async_redis_cache._api.load_request import NOTHING, Asked, Found, look
+from async_redis_cache._api.async_batch_loading import AsyncBatchLoading
+from async_redis_cache._api.load_request import NO_LOOKUP, LoadRequest, Lookup, lookup
 from async_redis_cache._client.batcher import Batcher
-from async_redis_cache._client.pipeline import Call
+from async_redis_cache._client.pipeline import Request
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._connection.pool import Transport
+from async_redis_cache._connection.pool import ConnectionPool
 from async_redis_cache._decorator import cached_calls as _calls
 from async_redis_cache._engine import single_flight as _loading
-from async_redis_cache._engine.in_flight_load import Flight, Wanted
-from async_redis_cache._engine.load_lease import Right
+from async_redis_cache._engine.in_flight_load import InFlightLoad, LoadSpec
+from async_redis_cache._engine.load_lease import LoadLease
 from async_redis_cache._engine.near_cache import NearCache
-from async_redis_cache._engine.pending_invalidations import Debts
-from async_redis_cache._engine.single_flight import Loading
+from async_redis_cache._engine.pending_invalidations import PendingInvalidations
+from async_redis_cache._engine.single_flight import SingleFlight
 from async_redis_cache._protocol import lease_scripts as _leases
 from harness.simulated import first_broken
 from harness.simulated_loop import SimulatedLoop
@@ -40,24 +40,24 @@ def do_nothing(*_: object) -> None:
 
 def keep_what_has_changed(patch: pytest.MonkeyPatch) -> None:
     """Near: keep an answer though its key has changed since it was asked for."""
-    settle = NearCache.settle
+    settle = NearCache.fill
 
     def careless(self: NearCache, lease: Any, data: bytes | None, left: int) -> None:
         if lease is not None:
-            self._leases[lease.key] = lease
+            self._pending_fills[lease.key] = lease
         settle(self, lease, data, left)
 
-    patch.setattr(NearCache, "settle", careless)
+    patch.setattr(NearCache, "fill", careless)
 
 
 def trust_a_lost_link(patch: pytest.MonkeyPatch) -> None:
     """Near: go on with what was near when the link was lost."""
 
     def careless(self: NearCache) -> None:
-        self._trusted_until = self._sure_until = -math.inf
+        self._connected_until = self._current_until = -math.inf
         self._counters.near_connected = False
 
-    patch.setattr(NearCache, "distrust", careless)
+    patch.setattr(NearCache, "disconnected", careless)
 
 
 def publish_anyway(patch: pytest.MonkeyPatch) -> None:
@@ -70,32 +70,32 @@ def publish_anyway(patch: pytest.MonkeyPatch) -> None:
 
 def serve_what_is_overtaken(patch: pytest.MonkeyPatch) -> None:
     """Loading: let callers join a load that their own process has overtaken."""
-    patch.setattr(Loading, "overtaken", do_nothing)
+    patch.setattr(SingleFlight, "supersede", do_nothing)
 
 
 def give_late_what_is_invalid(patch: pytest.MonkeyPatch) -> None:
     """Loading: give all who have joined a load what it loads, whatever became of its tags."""
-    patch.setattr(Flight, "good_below", property(lambda _: math.inf, do_nothing))
+    patch.setattr(InFlightLoad, "good_below", property(lambda _: math.inf, do_nothing))
 
 
 def forget_what_failed(patch: pytest.MonkeyPatch) -> None:
     """Changes: forget those that failed."""
-    patch.setattr(Debts, "owe", do_nothing)
+    patch.setattr(PendingInvalidations, "add", do_nothing)
 
 
 def watch_no_deadline(patch: pytest.MonkeyPatch) -> None:
     """Calls: let no deadline end them."""
-    patch.setattr(Batcher, "_watch_for", do_nothing)
+    patch.setattr(Batcher, "_set_timer", do_nothing)
 
 
 def believe_what_many_have_read(patch: pytest.MonkeyPatch) -> None:
     """Many: give what was read, whatever became of its tags and of its time."""
 
-    async def careless(_: object, read: tuple[Asked, bytes | None]) -> Found:
+    async def careless(_: object, read: tuple[LoadRequest, bytes | None]) -> Lookup:
         asked, data = read
-        return NOTHING if data is None else look(asked, data)
+        return NO_LOOKUP if data is None else lookup(asked, data)
 
-    patch.setattr(ReadManyThrough, "_found_of", careless)
+    patch.setattr(AsyncBatchLoading, "_found_of", careless)
 
 
 def load_many_on_and_on(patch: pytest.MonkeyPatch) -> None:
@@ -122,29 +122,29 @@ def take_one_call_for_another(patch: pytest.MonkeyPatch) -> None:
 
 def load_for_each_without_server(patch: pytest.MonkeyPatch) -> None:
     """Loading: share no load where the server could not be asked."""
-    serves = Flight.serves
+    serves = InFlightLoad.serves
 
-    def careless(self: Flight, wanted: Wanted) -> bool:
+    def careless(self: InFlightLoad, wanted: LoadSpec) -> bool:
         return wanted.read is not None and serves(self, wanted)
 
-    patch.setattr(Flight, "serves", careless)
+    patch.setattr(InFlightLoad, "serves", careless)
 
 
 def go_on_only_if_it_is_easy(patch: pytest.MonkeyPatch) -> None:
     """Loading: fail when the server goes away while the right to load is asked for."""
-    patch.setattr(_loading, "AWAY", ())
+    patch.setattr(_loading, "SERVER_FAILURES", ())
 
 
 def close_connections_last(patch: pytest.MonkeyPatch) -> None:
     """Close: drop the connections only when all else has ended, which a cancelled close never sees."""
-    stop, stopped = Transport.stop, Transport.stopped
+    stop, stopped = ConnectionPool.stop, ConnectionPool.stopped
 
-    async def late(self: Transport) -> None:
+    async def late(self: ConnectionPool) -> None:
         stop(self)
         await stopped(self)
 
-    patch.setattr(Transport, "stop", do_nothing)
-    patch.setattr(Transport, "stopped", late)
+    patch.setattr(ConnectionPool, "stop", do_nothing)
+    patch.setattr(ConnectionPool, "stopped", late)
 
 
 def close_without_a_word(patch: pytest.MonkeyPatch) -> None:
@@ -158,23 +158,23 @@ def close_without_a_word(patch: pytest.MonkeyPatch) -> None:
 
 def deny_what_was_sent(patch: pytest.MonkeyPatch) -> None:
     """Close: say of what is on its way that it was not done."""
-    fail = Call.fail
+    fail = Request.fail
 
-    def careless(self: Call, failure: Failure) -> None:
-        self.uncertain &= failure.code != "NOT_OPENED"
+    def careless(self: Request, failure: Failure) -> None:
+        self.maybe_executed &= failure.code != "NOT_OPENED"
         fail(self, failure)
 
-    patch.setattr(Call, "fail", careless)
+    patch.setattr(Request, "fail", careless)
 
 
 def wait_until_told(patch: pytest.MonkeyPatch) -> None:
     """Death: wait for the news that another has loaded, however long there are none."""
-    look_on = Right._look_on
+    look_on = LoadLease._poll
 
-    async def patient(self: Right, _: float) -> None:
+    async def patient(self: LoadLease, _: float) -> None:
         await look_on(self, math.inf)
 
-    patch.setattr(Right, "_look_on", patient)
+    patch.setattr(LoadLease, "_poll", patient)
 
 
 def hold_the_right_for_ever(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from harness.slots import key_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from async_redis_cache._protocol.command import Asker
+    from async_redis_cache._protocol.command import Executor
     from harness import Flavour, Server
 
 pytest_plugins = ["cluster_fixtures"]
@@ -31,15 +31,15 @@ OPTIONS: dict[str, Any] = {"max_size": 0, "command_timeout": 10_000}
 class After:
     """Asks a server when something has been done first."""
 
-    def __init__(self, asker: Asker, act: Callable[[], object]) -> None:
+    def __init__(self, asker: Executor, act: Callable[[], object]) -> None:
         self._asker = asker
         self._act = act
-        self.keys_a_call = asker.keys_a_call
+        self.max_keys_per_request = asker.max_keys_per_request
 
-    def ask(self, *arguments: Any, **options: Any) -> asyncio.Future[Any]:
+    def execute(self, *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         """See `Batcher.ask`."""
         self._act()
-        return self._asker.ask(*arguments, **options)
+        return self._asker.execute(*arguments, **options)
 
 
 @pytest.mark.not_with("watched", reason="it moves slots in the midst of a call, and blocks for it")
@@ -50,20 +50,20 @@ async def test_clear_removes_migrated_keys(
     first, *_, last = cluster.masters()
     slot = cluster.slots(last)[0]
     keys = [f"p:{key_in(slot, f':{number}')}" for number in range(20)]
-    askers_of: Any = vars(Client)["askers"].fget
+    askers_of: Any = vars(Client)["executors"].fget
 
     def move() -> None:
         if cluster.node_of(keys[0]) is last:
             cluster.move([slot], first)
 
-    def with_a_move(self: Client) -> Sequence[Asker]:
+    def with_a_move(self: Client) -> Sequence[Executor]:
         *before, scanned_last = askers_of(self)
         return [*before, After(scanned_last, move)]
 
     async with AsyncRedisCache.from_url(cluster.uri, key_prefix="p:", **OPTIONS) as cache:
         for key in keys:
             cluster.client(last).set(key, "1")
-        monkeypatch.setattr(Client, "askers", property(with_a_move))
+        monkeypatch.setattr(Client, "executors", property(with_a_move))
         assert await cache.clear(None) == len(keys)
     assert cluster.node_of(keys[0]) is first
     assert [cluster.client(node).dbsize() for node in cluster.masters()] == [0, 0, 0]

@@ -9,9 +9,9 @@ import pytest
 
 from async_redis_cache import CacheOverloaded
 from async_redis_cache._protocol.read_commands import (
-    READ_MANY_WITH_LIFE,
-    READ_WITH_LIFE,
-    UNKNOWN_LIFE,
+    GET_WITH_TTL,
+    MGET_WITH_TTL,
+    UNKNOWN_TTL,
 )
 from harness.batcher_requests import STORE_BYTES, busy, read, store
 from harness.fake_connection import Wires
@@ -64,7 +64,7 @@ async def test_later_request_does_not_overtake() -> None:
     waiting = read(wires, b"first")
     wires.wire.answer([None])
     late = read(wires, b"second")
-    assert wires.transport.exchanges == []
+    assert wires.pool.exchanges == []
     await turns()
     assert wires.wire.commands == [(b"MGET", b"first", b"second")]
     wires.wire.answer([b"1", b"2"])
@@ -89,7 +89,7 @@ async def test_only_equal_requests_are_joined() -> None:
     """Who asks for a key's data is not given what another asked for, its life as well."""
     wires = Wires()
     await busy(wires)
-    with_life = [wires.batcher.ask(READ_WITH_LIFE, b"a", 10) for _ in range(2)]
+    with_life = [wires.batcher.execute(GET_WITH_TTL, b"a", 10) for _ in range(2)]
     plain = [read(wires, b"a") for _ in range(2)]
     wires.wire.answer([None])
     await turns()
@@ -106,12 +106,12 @@ async def test_sent_request_is_not_joined() -> None:
     old = read(wires, b"a")
     written = store(wires, b"a", b"new")
     await turns()
-    asked, stored = wires.transport.exchanges
+    asked, stored = wires.pool.exchanges
     stored.answer(b"OK")
     await written
     new = read(wires, b"a")
     await turns()
-    (again,) = (wire for wire in wires.transport.exchanges if wire is not asked)
+    (again,) = (wire for wire in wires.pool.exchanges if wire is not asked)
     again.answer([b"new"])
     assert await new == b"new"
     asked.answer([b"old"])
@@ -141,7 +141,7 @@ async def test_request_without_waiters_is_not_sent() -> None:
         future.cancel()
     wires.wire.answer([None])
     await turns()
-    assert wires.transport.exchanges == []
+    assert wires.pool.exchanges == []
     assert repr(wires.batcher) == "<Batcher 0 waiting, 0 under way>"
     # And the wire can be had.
     read(wires, b"c").cancel()
@@ -160,7 +160,7 @@ async def test_pipeline_is_bounded_in_bytes() -> None:
     while not all(call.done() for call in calls):
         wires.wire.answer(*replies)
         await turns()
-        if wires.transport.exchanges:
+        if wires.pool.exchanges:
             sent.append([words[1] for words in wires.wire.commands])
             replies = (b"OK",) * len(sent[-1])
     assert sent == [[b"600000", b"300000"], [b"300000"], [b"3000000"], [b"10"]]
@@ -329,9 +329,9 @@ async def test_read_returns_the_remaining_ttl() -> None:
     wires = Wires()
     await busy(wires)
     one, same, other, lost = (
-        wires.batcher.ask(READ_WITH_LIFE, key, 8) for key in (b"a", b"a", b"b", b"c")
+        wires.batcher.execute(GET_WITH_TTL, key, 8) for key in (b"a", b"a", b"b", b"c")
     )
-    many = wires.batcher.ask(READ_MANY_WITH_LIFE, (b"d", b"a"), 8, keys=2)
+    many = wires.batcher.execute(MGET_WITH_TTL, (b"d", b"a"), 8, keys=2)
     wires.wire.answer([None])
     await turns()
     assert wires.wire.commands == [
@@ -344,5 +344,5 @@ async def test_read_returns_the_remaining_ttl() -> None:
     wires.wire.answer([b"1", None, b"3"], *lives, [b"4", b"1"], 7, -2)
     assert [await one, await same] == [(b"1", 500)] * 2
     assert await other == (None, -1)
-    assert await lost == (b"3", UNKNOWN_LIFE)
+    assert await lost == (b"3", UNKNOWN_TTL)
     assert await many == [(b"4", 7), (b"1", -2)]

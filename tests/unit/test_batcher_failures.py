@@ -21,8 +21,8 @@ from async_redis_cache import (
 )
 from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._protocol.commands import DISCARD, FORGET, TAKE, TIME_TO_LIVE
-from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE
+from async_redis_cache._protocol.commands import GETDEL, PTTL, UNLINK, UNLINK_COUNT
+from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL
 from harness import await_until
 from harness.batcher_requests import busy, read, store
 from harness.fake_connection import Wires
@@ -125,7 +125,7 @@ async def test_isolated_request_is_sent_alone() -> None:
     await busy(wires)
     lost = store(wires, b"lost")
     refused = [read(wires, b"a"), read(wires, b"forbidden")]
-    one, other = wires.transport.exchanges
+    one, other = wires.pool.exchanges
     one.answer([None])
     await turns()
     one.answer("NOPERM no permissions to access a key")
@@ -134,7 +134,7 @@ async def test_isolated_request_is_sent_alone() -> None:
     sent: list[list[tuple[bytes, ...]]] = []
     while not all(call.done() for call in (lost, *refused, *behind)):
         await turns()
-        for wire in tuple(wires.transport.exchanges):
+        for wire in tuple(wires.pool.exchanges):
             sent.append([words[:2] for words in wire.commands])
             replies = {b"a": [b"1"], b"forbidden": "NOPERM"}
             wire.answer(*[replies.get(key, b"OK") for _, key in sent[-1]])
@@ -203,7 +203,7 @@ async def test_expired_request_is_not_retried(
     with pytest.raises(kind):
         await call
     await turns()
-    assert wires.transport.exchanges == []
+    assert wires.pool.exchanges == []
     assert wires.counters.retries == 0
     assert wires.health == ["CONNECTION_LOST"]
 
@@ -230,9 +230,9 @@ async def test_write_whose_reply_was_lost_raises_unknown() -> None:
     wires = Wires()
     await busy(wires)
     stored = store(wires, b"s")
-    taken, gone = (wires.batcher.ask(TAKE, (key,), 32) for key in (b"t", b"u"))
-    counted, missed = (wires.batcher.ask(DISCARD, (key,), 32) for key in (b"v", b"w"))
-    forgotten = wires.batcher.ask(FORGET, (b"x",), 32)
+    taken, gone = (wires.batcher.execute(GETDEL, (key,), 32) for key in (b"t", b"u"))
+    counted, missed = (wires.batcher.execute(UNLINK_COUNT, (key,), 32) for key in (b"v", b"w"))
+    forgotten = wires.batcher.execute(UNLINK, (b"x",), 32)
     wires.wire.answer([None])
     await turns()
     wires.wire.lose()
@@ -252,7 +252,7 @@ async def test_forbidden_key_fails_no_read_with_ttl() -> None:
     """A merged MGET with its PTTLs is taken apart as one without is."""
     wires = Wires(retries=0)
     await busy(wires)
-    good, bad = (wires.batcher.ask(READ_WITH_LIFE, key, 8) for key in (b"a", b"forbidden"))
+    good, bad = (wires.batcher.execute(GET_WITH_TTL, key, 8) for key in (b"a", b"forbidden"))
     wires.wire.answer([None])
     await turns()
     wires.wire.answer("NOPERM no permissions to access a key", 5, "NOPERM")
@@ -270,7 +270,7 @@ async def test_forbidden_key_fails_no_read_with_ttl() -> None:
 async def test_impossible_ttl_raises() -> None:
     """PTTL gives a number, or the connection is out of step."""
     wires = Wires(retries=0)
-    future = wires.batcher.ask(READ_WITH_LIFE, b"a", 8)
+    future = wires.batcher.execute(GET_WITH_TTL, b"a", 8)
     wires.wire.answer([b"1"], b"5")
     with pytest.raises(CacheServerError) as caught:
         await future
@@ -284,7 +284,7 @@ async def test_impossible_replies_raise() -> None:
     future = read(wires, b"a")
     wires.wire.answer([b"1", b"2"])
     await turns()
-    assert len(wires.transport.wires) == 1
+    assert len(wires.pool.wires) == 1
     wires.wire.answer(7)
     with pytest.raises(CacheServerError) as caught:
         await future
@@ -298,10 +298,10 @@ async def test_failing_server_gets_one_pipeline_at_a_time() -> None:
     first = read(wires, b"a")
     wires.wire.answer("LOADING Redis is loading the dataset in memory")
     second = read(wires, b"b")
-    await await_until(lambda: wires.transport.exchanges)
+    await await_until(lambda: wires.pool.exchanges)
     third = read(wires, b"c")
     await turns()
-    (exchange,) = wires.transport.exchanges
+    (exchange,) = wires.pool.exchanges
     exchange.answer([b"1", b"2"])
     assert [await first, await second] == [b"1", b"2"]
     await turns()
@@ -316,14 +316,14 @@ async def test_loading_server_is_retried_after_a_pause() -> None:
     future = read(wires, b"a")
     sent_at: list[float] = []
     for _ in range(12):
-        await await_until(lambda: wires.transport.exchanges)
+        await await_until(lambda: wires.pool.exchanges)
         sent_at.append(wires.loop.time())
         wires.wire.answer("LOADING Redis is loading the dataset in memory")
     pauses = [later - sooner for sooner, later in itertools.pairwise(sent_at)]
     assert pauses[0] <= POLL_SECONDS
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(0.140, abs=POLL_SECONDS)
-    await await_until(lambda: wires.transport.exchanges)
+    await await_until(lambda: wires.pool.exchanges)
     wires.wire.answer([b"1"])
     assert await future == b"1"
     # The row has ended: the next failure is a first one again, which costs no pause.
@@ -359,13 +359,13 @@ def test_pauses_double_with_each_failure_in_a_row(chance: float, share: float) -
 async def test_failed_connection_counts_as_a_try_for_all_queued() -> None:
     """A failed attempt to connect is one try of each of them; at the end they learn why."""
     wires = Wires(retries=1)
-    wires.transport.reachable = False
+    wires.pool.reachable = False
     calls: list[asyncio.Future[Any]] = [read(wires, b"a"), store(wires, b"b")]
     await turns()
-    wires.transport.fail(LOST)
+    wires.pool.fail(LOST)
     await turns()
     assert not any(call.done() for call in calls)
-    wires.transport.fail(LOST)
+    wires.pool.fail(LOST)
     for call in calls:
         # Nothing was sent, so the store has not happened: that is known.
         with pytest.raises(CacheUnavailable):
@@ -392,7 +392,7 @@ async def test_every_call_ends_by_its_deadline() -> None:
                 await call
             assert wires.loop.time() - start <= seconds + WATCH_SECONDS
     # The exchange has ended together with its last call; the next has a fresh wire.
-    assert wires.transport.aborted == 1
+    assert wires.pool.aborted == 1
     await turns()
     wires.wire.answer([b"1"])
     assert await late[0] == b"1"
@@ -411,7 +411,7 @@ async def test_pipeline_continues_while_a_caller_waits() -> None:
     assert wires.wire.commands == [(b"MGET", b"a", b"b")]
     with pytest.raises(CacheTimeout):
         await early
-    assert wires.transport.aborted == 0
+    assert wires.pool.aborted == 0
     wires.wire.answer([b"1", b"2"])
     assert await late == b"2"
 
@@ -442,7 +442,7 @@ async def test_a_call_may_have_a_budget_of_its_own() -> None:
     start = wires.loop.time()
     slow = read(wires, b"a")
     with pytest.raises(CacheTimeout):
-        await wires.batcher.ask(TIME_TO_LIVE, (b"b",), 10, budget=0.2)
+        await wires.batcher.execute(PTTL, (b"b",), 10, budget=0.2)
     assert wires.loop.time() - start == pytest.approx(0.2, abs=WATCH_SECONDS)
     with pytest.raises(CacheTimeout):
         await slow
@@ -467,7 +467,7 @@ async def test_nothing_is_left_after_close() -> None:
         with pytest.raises(CacheStateError):
             ask(wires, b"e")
     # What the wires still report is not heeded.
-    for wire in tuple(wires.transport.wires):
+    for wire in tuple(wires.pool.wires):
         wire.abort()
     await turns()
     assert wires.timers == 0
@@ -507,7 +507,7 @@ async def test_short_deadline_does_not_count_against_the_server() -> None:
     """Three calls that nobody answers by their deadlines: only those count that had the whole time."""
     wires = Wires(budget=1.0)
     calls = [
-        wires.batcher.ask(READ, key, 20, budget=budget)
+        wires.batcher.execute(GET, key, 20, budget=budget)
         for key, budget in ((b"a", 0.5), (b"b", 1.0), (b"c", None), (b"d", 2.0))
     ]
     for call in calls:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheOverloaded, CacheServerError
 from async_redis_cache._client import request_queue as _queue
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._protocol.commands import STORE, TAKE
-from async_redis_cache._protocol.read_commands import READ
+from async_redis_cache._protocol.commands import GETDEL, SET
+from async_redis_cache._protocol.read_commands import GET
 from harness.fake_connection import FakeWire, Wires
 from harness.virtual_time import in_virtual_time, turns
 
@@ -75,11 +75,11 @@ class Asked:
         self.executed: list[Any] = []
         """What each execution of it replied; reads may share one, and say nothing here."""
         arguments: dict[str, tuple[Any, Any]] = {
-            "read": (READ, key),
-            "store": (STORE, ((key, data, 1000),)),
-            "take": (TAKE, (key,)),
+            "read": (GET, key),
+            "store": (SET, ((key, data, 1000),)),
+            "take": (GETDEL, (key,)),
         }
-        self.future = wires.batcher.ask(*arguments[kind], 10)
+        self.future = wires.batcher.execute(*arguments[kind], 10)
         self.future.add_done_callback(self._end)
 
     def _end(self, _: object) -> None:
@@ -126,7 +126,7 @@ class World:
         self._numbers = itertools.count()
         self._executed: dict[FakeWire, list[Any]] = {}
 
-    def ask(self, kind: str, key: bytes) -> None:
+    def execute(self, kind: str, key: bytes) -> None:
         data = b"%d" % next(self._numbers)
         before = self.waiting
         try:
@@ -144,10 +144,10 @@ class World:
 
     @property
     def waiting(self) -> int:
-        return sum(call.callers for call in self.wires.batcher._waiting._calls)
+        return sum(call.waiters for call in self.wires.batcher._queue._requests)
 
     def on_exchange(self, what: str, number: int) -> None:
-        exchanges = self.wires.transport.exchanges
+        exchanges = self.wires.pool.exchanges
         if not exchanges:
             return
         wire = exchanges[number % len(exchanges)]
@@ -173,7 +173,7 @@ class World:
             for verb, calls, _, count in exchange._shares:
                 own = list(itertools.islice(replies, count))
                 for call, reply in zip(calls, own, strict=False):
-                    if verb is not READ:
+                    if verb is not GET:
                         self._asked[call.future].executed.append(reply)
         return self._executed[wire]
 
@@ -182,13 +182,15 @@ class World:
             calls[number % len(calls)].future.cancel()
 
     def refuse_connections(self) -> None:
-        if not self.wires.transport.wires:
-            self.wires.transport.fail(LOST)
+        if not self.wires.pool.wires:
+            self.wires.pool.fail(LOST)
 
 
 numbers = st.integers(0, 20)
 steps = st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from(["read", "store", "take"]), st.sampled_from(KEYS)),
+    st.tuples(
+        st.just("execute"), st.sampled_from(["read", "store", "take"]), st.sampled_from(KEYS)
+    ),
     st.tuples(
         st.just("on_exchange"),
         st.sampled_from(["answer", "execute", "lose", "lose executed", "refuse"]),
@@ -222,6 +224,6 @@ async def play(script: list[tuple[Any, ...]]) -> None:
     await turns()
     for call in world.calls:
         call.check()
-    assert world.wires.transport.exchanges == []
+    assert world.wires.pool.exchanges == []
     assert repr(world.wires.batcher) == "<Batcher 0 waiting, 0 under way>"
     assert world.wires.timers == 0

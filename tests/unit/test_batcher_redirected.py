@@ -8,7 +8,7 @@ import pytest
 
 from async_redis_cache import CacheServerError, CacheStateError, CacheTimeout
 from async_redis_cache._client.batcher import Batcher
-from async_redis_cache._client.pipeline import Call
+from async_redis_cache._client.pipeline import Request
 from async_redis_cache._common.failures import Failure
 from harness.batcher_requests import busy, read
 from harness.fake_connection import Wires
@@ -27,17 +27,17 @@ class TwoServers:
         self.hops: list[int] = []
         self._known = known
 
-    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
-        self.refused_at.append(failure.place)
-        call.hops += 1
-        self.hops.append(call.hops)
-        if failure.place is None or failure.place[0] != self._known:
+    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
+        self.refused_at.append(failure.address)
+        call.redirects += 1
+        self.hops.append(call.redirects)
+        if failure.address is None or failure.address[0] != self._known:
             return False
         to = self.other if sender is self.one.batcher else self.one
-        to.batcher.take_over(call)
+        to.batcher.enqueue(call)
         return True
 
-    def home(self, call: Call) -> Batcher:
+    def owner_of(self, call: Request) -> Batcher:
         return self.other.batcher
 
 
@@ -67,7 +67,7 @@ async def test_redirection_to_an_unknown_address_raises() -> None:
         with pytest.raises(CacheServerError):
             await refused
     assert servers.refused_at == [("10.0.0.2", 7002)]
-    assert servers.other.transport.exchanges == []
+    assert servers.other.pool.exchanges == []
 
 
 @in_virtual_time
@@ -98,7 +98,7 @@ async def test_cancelled_call_is_not_redirected() -> None:
     servers.one.wire.answer(MOVED)
     await turns()
     assert servers.refused_at == []
-    assert servers.other.transport.exchanges == []
+    assert servers.other.pool.exchanges == []
 
 
 @in_virtual_time
@@ -120,7 +120,7 @@ async def test_failing_router_costs_no_more_than_the_deadline() -> None:
     """Whatever becomes of the routing, nobody waits for ever."""
 
     class Broken(TwoServers):
-        def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+        def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
             raise LookupError
 
     servers = Broken()
@@ -157,7 +157,7 @@ async def test_retried_call_starts_at_the_owner() -> None:
     await turns()
     servers.one.wire.lose()
     await turns()
-    assert servers.one.transport.exchanges == []
+    assert servers.one.pool.exchanges == []
     servers.other.wire.answer([b"1"])
     assert await call == b"1"
     assert servers.one.counters.retries == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheOverloaded, CacheUnavailable
-from async_redis_cache._client.circuit_breaker import Breaker, Breakers
+from async_redis_cache._client.circuit_breaker import CircuitBreaker, CircuitBreakers
 from async_redis_cache._common.health_log import CIRCUIT, Condition, Record
 from async_redis_cache._common.stats import CacheStats
 from harness.virtual_time import in_virtual_time, turns
@@ -26,12 +26,12 @@ class Probed:
         self.has_room = True
         self.probed_at: list[float] = []
         self.counters = CacheStats()
-        self.told: list[Record] = []
-        self.breakers = Breakers(self.counters, lambda: chance)
+        self.on_event: list[Record] = []
+        self.breakers = CircuitBreakers(self.counters, lambda: chance)
         if are_heeded:
-            self.breakers.are_heeded = True
-        condition = Condition(CIRCUIT, "server", self.told.append)
-        self.breaker = Breaker(self._probe, self.breakers, condition)
+            self.breakers.enabled = True
+        condition = Condition(CIRCUIT, "server", self.on_event.append)
+        self.breaker = CircuitBreaker(self._probe, self.breakers, condition)
 
     def _probe(self) -> asyncio.Future[Any]:
         self.probed_at.append(self.loop.time())
@@ -65,7 +65,9 @@ async def test_circuit_opens_after_three_consecutive_failures() -> None:
         probed.breaker.failed(code)
     assert probed.is_open()
     probed.breaker.failed("TIMEOUT")
-    assert [(record.event, record.code) for record in probed.told] == [(CIRCUIT.down, CODES[-1])]
+    assert [(record.event, record.code) for record in probed.on_event] == [
+        (CIRCUIT.down, CODES[-1])
+    ]
     probed.breaker.stop()
 
 
@@ -87,10 +89,10 @@ async def test_circuit_opens_only_where_enabled() -> None:
     for _ in range(5):
         probed.breaker.failed("TIMEOUT")
     assert not probed.is_open()
-    probed.breakers.are_heeded = True
+    probed.breakers.enabled = True
     probed.breaker.failed("TIMEOUT")
     assert not probed.is_open()
-    assert probed.told == []
+    assert probed.on_event == []
 
 
 @in_virtual_time
@@ -121,7 +123,7 @@ async def test_circuit_closes_with_the_first_reply(by: str) -> None:
     """To a probe, or to a call of others: that is told, nobody is asked any more, and all is as before."""
     probed = Probed()
     for _ in range(2):
-        probed.told.clear()
+        probed.on_event.clear()
         probed.answers = False
         probed.open()
         await asyncio.sleep(1)
@@ -132,7 +134,7 @@ async def test_circuit_closes_with_the_first_reply(by: str) -> None:
             probed.answers = True
             await asyncio.sleep(0.5)
         assert not probed.is_open()
-        assert [record.event for record in probed.told] == [CIRCUIT.down, CIRCUIT.up]
+        assert [record.event for record in probed.on_event] == [CIRCUIT.down, CIRCUIT.up]
         count = len(probed.probed_at)
         await asyncio.sleep(2)
         assert len(probed.probed_at) == count
@@ -146,7 +148,9 @@ async def test_circuit_closes_with_the_first_reply(by: str) -> None:
 async def test_circuits_are_independent() -> None:
     """Of two servers that are away one comes back: the counters say that one is left."""
     one = Probed()
-    other = Breaker(one._probe, one.breakers, Condition(CIRCUIT, "other", one.told.append))
+    other = CircuitBreaker(
+        one._probe, one.breakers, Condition(CIRCUIT, "other", one.on_event.append)
+    )
     one.open()
     for _ in range(3):
         assert not other.is_open
@@ -167,7 +171,7 @@ async def test_stopped_circuit_has_no_timer(*, is_open: bool) -> None:
     if is_open:
         probed.open()
         await asyncio.sleep(0.1)
-    told = list(probed.told)
+    told = list(probed.on_event)
     probed.breaker.stop()
     assert not probed.is_open()
     count = len(probed.probed_at)
@@ -177,5 +181,5 @@ async def test_stopped_circuit_has_no_timer(*, is_open: bool) -> None:
     await asyncio.sleep(2)
     assert not probed.is_open()
     assert len(probed.probed_at) == count
-    assert probed.told == told
+    assert probed.on_event == told
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._engine.near_cache import Lease, NearCache
+from async_redis_cache._engine.near_cache import NearCache, PendingFill
 from harness.near_clock import FOR_EVER, ROOM, Near
 
 GONE = -2
@@ -38,9 +38,9 @@ def test_entry_expires_no_later_than_on_the_server(left: int, longest: float, st
 def test_ttl_counts_from_before_the_request() -> None:
     """However long the answer is under way, the entry is not given when the server's has expired."""
     near = Near()
-    lease = near.cache.lease(b"a")
+    lease = near.cache.begin_fill(b"a")
     near.now += 3
-    near.cache.settle(lease, b"1", 5_000)
+    near.cache.fill(lease, b"1", 5_000)
     near.now += 1.9
     assert near.get(b"a") == b"1"
     near.now += 0.1
@@ -50,9 +50,9 @@ def test_ttl_counts_from_before_the_request() -> None:
 def test_late_reply_is_not_stored() -> None:
     """One that was under way for longer than it had left is dead on arrival."""
     near = Near()
-    lease = near.cache.lease(b"a")
+    lease = near.cache.begin_fill(b"a")
     near.now += 6
-    near.cache.settle(lease, b"1", 5_000)
+    near.cache.fill(lease, b"1", 5_000)
     assert near.get(b"a") is None
 
 
@@ -68,7 +68,7 @@ def test_entry_without_ttl_left_is_not_stored(left: int) -> None:
 def test_missing_value_is_not_stored() -> None:
     """Only data is held near: a miss asks the server each time."""
     near = Near()
-    near.cache.settle(near.cache.lease(b"a"), None, GONE)
+    near.cache.fill(near.cache.begin_fill(b"a"), None, GONE)
     assert near.get(b"a") is None
     assert near.counters.near_entries == 0
 
@@ -76,10 +76,10 @@ def test_missing_value_is_not_stored() -> None:
 def test_invalidation_during_a_request_prevents_the_fill() -> None:
     """The answer may be older than the news, so it is not kept; other questions are not concerned."""
     near = Near()
-    changed, other = near.cache.lease(b"changed"), near.cache.lease(b"other")
+    changed, other = near.cache.begin_fill(b"changed"), near.cache.begin_fill(b"other")
     near.cache.changed([b"changed"])
-    near.cache.settle(changed, b"old", FOR_EVER)
-    near.cache.settle(other, b"right", FOR_EVER)
+    near.cache.fill(changed, b"old", FOR_EVER)
+    near.cache.fill(other, b"right", FOR_EVER)
     assert near.get(b"changed") is None
     assert near.get(b"other") == b"right"
 
@@ -88,31 +88,31 @@ def test_request_after_an_invalidation_may_fill() -> None:
     """Though the earlier question, whose lease has ended, is answered in between or later."""
     for late in (False, True):
         near = Near()
-        before = near.cache.lease(b"a")
+        before = near.cache.begin_fill(b"a")
         near.cache.changed([b"a"])
-        after = near.cache.lease(b"a")
+        after = near.cache.begin_fill(b"a")
         if not late:
-            near.cache.settle(before, b"old", FOR_EVER)
-        near.cache.settle(after, b"new", FOR_EVER)
+            near.cache.fill(before, b"old", FOR_EVER)
+        near.cache.fill(after, b"new", FOR_EVER)
         if late:
-            near.cache.settle(before, b"old", FOR_EVER)
+            near.cache.fill(before, b"old", FOR_EVER)
         assert near.get(b"a") == b"new"
 
 
 def test_first_of_several_requests_fills() -> None:
     """Later askers of the same key neither take the lease over nor end it."""
     near = Near()
-    first, second = near.cache.lease(b"a"), near.cache.lease(b"a")
-    near.cache.settle(second, b"second", FOR_EVER)
+    first, second = near.cache.begin_fill(b"a"), near.cache.begin_fill(b"a")
+    near.cache.fill(second, b"second", FOR_EVER)
     assert near.get(b"a") is None
-    near.cache.settle(first, b"first", FOR_EVER)
+    near.cache.fill(first, b"first", FOR_EVER)
     assert near.get(b"a") == b"first"
 
 
 def test_failed_request_releases_the_pending_fill() -> None:
     """One that failed or was cancelled keeps nothing, and the next asker holds."""
     near = Near()
-    near.cache.settle(near.cache.lease(b"a"), None, 0)
+    near.cache.fill(near.cache.begin_fill(b"a"), None, 0)
     near.keep(b"a", b"1")
     assert near.get(b"a") == b"1"
 
@@ -120,11 +120,11 @@ def test_failed_request_releases_the_pending_fill() -> None:
 def test_pending_fill_is_completed_once() -> None:
     """A second settlement, or that of a lease that was never given, is nothing."""
     near = Near()
-    lease = near.cache.lease(b"a")
-    near.cache.settle(lease, b"1", FOR_EVER)
+    lease = near.cache.begin_fill(b"a")
+    near.cache.fill(lease, b"1", FOR_EVER)
     near.cache.invalidate([b"a"])
-    near.cache.settle(lease, b"1", FOR_EVER)
-    near.cache.settle(Lease(b"a", near.now), b"1", FOR_EVER)
+    near.cache.fill(lease, b"1", FOR_EVER)
+    near.cache.fill(PendingFill(b"a", near.now), b"1", FOR_EVER)
     assert near.get(b"a") is None
 
 
@@ -132,9 +132,9 @@ def test_own_writes_invalidate() -> None:
     """`invalidate` drops entries and ends leases, and is not counted as told by the server."""
     near = Near()
     near.keep(b"a")
-    asked = near.cache.lease(b"b")
+    asked = near.cache.begin_fill(b"b")
     near.cache.invalidate([b"a", b"b", b"unknown"])
-    near.cache.settle(asked, b"old", FOR_EVER)
+    near.cache.fill(asked, b"old", FOR_EVER)
     assert near.held(b"a", b"b") == []
     assert near.counters.near_invalidations == 0
 
@@ -143,9 +143,9 @@ def test_flush_removes_entries_and_pending_fills() -> None:
     """Entries are dropped and questions under way keep nothing; what is asked later is kept."""
     near = Near()
     near.keep(b"a")
-    asked = near.cache.lease(b"b")
+    asked = near.cache.begin_fill(b"b")
     near.cache.flush()
-    near.cache.settle(asked, b"old", FOR_EVER)
+    near.cache.fill(asked, b"old", FOR_EVER)
     assert near.held(b"a", b"b") == []
     near.keep(b"a", b"new")
     assert near.get(b"a") == b"new"
@@ -158,10 +158,10 @@ def test_nothing_is_returned_before_it_is_connected() -> None:
         near.counters, max_size=9, max_bytes=ROOM, longest=60, clock=lambda: near.now
     )
     assert not near.counters.near_connected
-    asked = near.cache.lease(b"a")
+    asked = near.cache.begin_fill(b"a")
     near.keep(b"b")
-    near.cache.trust_until(near.now + 1)
-    near.cache.settle(asked, b"older than the trust", FOR_EVER)
+    near.cache.connected_until(near.now + 1)
+    near.cache.fill(asked, b"older than the trust", FOR_EVER)
     assert near.held(b"a", b"b") == []
     assert near.counters.near_entries == 0
 
@@ -169,16 +169,16 @@ def test_nothing_is_returned_before_it_is_connected() -> None:
 def test_nothing_is_returned_after_the_keepalive_deadline() -> None:
     """When the next sign of life fails to come, near data is withheld to the instant."""
     near = Near()
-    near.cache.trust_until(near.now + 2)
+    near.cache.connected_until(near.now + 2)
     near.keep(b"a")
     near.now += 1.999
     assert near.held(b"a") == [b"a"]
-    assert near.cache.is_trusted()
+    assert near.cache.is_connected()
     near.now += 0.001
     assert near.held(b"a") == []
-    assert not near.cache.is_trusted()
+    assert not near.cache.is_connected()
     near.keep(b"b")
-    near.cache.trust_until(near.now + 2)
+    near.cache.connected_until(near.now + 2)
     assert near.held(b"b") == []
 
 
@@ -188,7 +188,7 @@ def test_nothing_is_returned_when_the_loop_was_blocked() -> None:
     near.keep(b"a", b"1")
     assert near.cache.get(b"a") is None
     assert near.cache.is_behind(b"a")
-    near.cache.heard(near.now)
+    near.cache.pushes_processed(near.now)
     near.now += 0.019
     assert near.cache.get(b"a") == b"1"
     assert not near.cache.is_behind(b"a")
@@ -204,8 +204,8 @@ def test_entry_is_returned_once_the_loop_has_run() -> None:
     near.keep(b"a", b"1")
     since = near.now
     near.now += 0.5
-    near.cache.heard(since)
-    assert near.cache.get(b"a", heard=True) == b"1"
+    near.cache.pushes_processed(since)
+    assert near.cache.get(b"a", pushes_processed=True) == b"1"
     assert near.cache.get(b"a") is None
     assert near.cache.is_behind(b"a")
 
@@ -213,10 +213,10 @@ def test_entry_is_returned_once_the_loop_has_run() -> None:
 def test_loop_turn_does_not_extend_the_keepalive_deadline() -> None:
     """It says that what has come was read, and not that the server would have told all."""
     near = Near()
-    near.cache.trust_until(near.now + 2)
+    near.cache.connected_until(near.now + 2)
     near.keep(b"a")
     near.now += 1.995
-    near.cache.heard(near.now)
+    near.cache.pushes_processed(near.now)
     near.now += 0.005
     assert near.cache.get(b"a") is None
     assert not near.cache.is_behind(b"a")
@@ -228,7 +228,7 @@ def test_each_message_extends_the_keepalive_deadline() -> None:
     near = Near()
     near.keep(b"a")
     for _ in range(10):
-        near.cache.trust_until(near.now + 2)
+        near.cache.connected_until(near.now + 2)
         near.now += 1.9
         assert near.held(b"a") == [b"a"]
 
@@ -237,12 +237,12 @@ def test_disconnection_empties() -> None:
     """What was near before the link was lost is not given after it was armed again."""
     near = Near()
     near.keep(b"a")
-    asked = near.cache.lease(b"b")
-    near.cache.distrust()
+    asked = near.cache.begin_fill(b"b")
+    near.cache.disconnected()
     assert near.held(b"a") == []
     assert (near.counters.near_connected, near.counters.near_entries) == (False, 0)
-    near.cache.trust_until(near.now + 2)
-    near.cache.settle(asked, b"old", FOR_EVER)
+    near.cache.connected_until(near.now + 2)
+    near.cache.fill(asked, b"old", FOR_EVER)
     assert near.held(b"a", b"b") == []
     assert near.counters.near_connected
 
@@ -265,15 +265,15 @@ def test_watcher_is_notified_of_each_invalidation() -> None:
     near.cache.unwatch(b"a", tell)
     near.cache.changed([b"a"])
     assert told == ["a", "also a", "b", "also a"]
-    near.cache.distrust()
+    near.cache.disconnected()
     assert sorted(told[4:]) == ["also a", "b"]
 
 
 def test_disconnection_is_counted_once() -> None:
     """A link that is lost twice over, or was never armed, has emptied nothing more."""
     near = Near()
-    near.cache.distrust()
-    near.cache.distrust()
+    near.cache.disconnected()
+    near.cache.disconnected()
     assert near.counters.near_flushes == 1
 
 
@@ -283,7 +283,7 @@ def test_counters() -> None:
     near.keep(b"a", b"1", 5_000)
     near.held(b"a", b"a", b"missing")
     assert (near.counters.near_hits, near.counters.near_misses) == (2, 1)
-    near.cache.lease(b"missing")
+    near.cache.begin_fill(b"missing")
     assert (near.counters.near_hits, near.counters.near_misses) == (2, 2)
     near.cache.changed([b"a", b"unknown"])
     near.cache.changed([b"a"])
@@ -304,6 +304,6 @@ def test_repr_shows_the_state_and_no_data() -> None:
     near.keep(b"secret", b"secret")
     assert "1 entries" in repr(near.cache)
     assert repr(near.cache).endswith(" bytes, trusted>")
-    near.cache.trust_until(near.now)
+    near.cache.connected_until(near.now)
     assert repr(near.cache).endswith(" bytes, not trusted>")
     assert "secret" not in repr(near.cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from async_redis_cache._engine.sieve import Doorkeeper, Entry, Sieve
+from async_redis_cache._engine.sieve import Doorkeeper, NearEntry, Sieve
 from harness.near_clock import FOR_EVER, ROOM, Near
 
 
@@ -81,16 +81,16 @@ def test_full_near_cache_admits_keys_requested_twice() -> None:
     """As long as there is room, everybody comes in; a change of what is near makes room."""
     near = Near(max_size=2)
     for key in (b"a", b"b", b"c"):
-        asked = near.cache.lease(key)
+        asked = near.cache.begin_fill(key)
         assert asked is not None
-        near.cache.settle(asked, b"data", FOR_EVER)
-    assert near.cache.lease(b"d") is None
-    asked_again = near.cache.lease(b"d")
-    near.cache.settle(asked_again, b"data", FOR_EVER)
+        near.cache.fill(asked, b"data", FOR_EVER)
+    assert near.cache.begin_fill(b"d") is None
+    asked_again = near.cache.begin_fill(b"d")
+    near.cache.fill(asked_again, b"data", FOR_EVER)
     assert near.held(b"d") == [b"d"]
-    assert near.cache.lease(b"e") is None
+    assert near.cache.begin_fill(b"e") is None
     near.cache.changed([b"d"])
-    assert near.cache.lease(b"f") is not None
+    assert near.cache.begin_fill(b"f") is not None
     assert near.counters.near_misses == 7
 
 
@@ -99,9 +99,9 @@ def test_an_emptied_near_cache_has_room() -> None:
     near = Near(max_size=1)
     for key in (b"a", b"b"):
         near.keep(key)
-    assert near.cache.lease(b"c") is None
+    assert near.cache.begin_fill(b"c") is None
     near.cache.flush()
-    assert near.cache.lease(b"d") is not None
+    assert near.cache.begin_fill(b"d") is not None
 
 
 def test_the_doorkeeper_forgets() -> None:
@@ -111,9 +111,9 @@ def test_the_doorkeeper_forgets() -> None:
     assert [api.admits(key) for key in (b"b", b"c", b"a", b"c")] == [False, False, False, True]
 
 
-def entries_of(sieve: Sieve, names: str) -> dict[str, Entry]:
+def entries_of(sieve: Sieve, names: str) -> dict[str, NearEntry]:
     """New entries with these names, each added."""
-    entries = {name: Entry(name.encode(), 0) for name in names}
+    entries = {name: NearEntry(name.encode(), 0) for name in names}
     for entry in entries.values():
         sieve.add(entry)
     return entries

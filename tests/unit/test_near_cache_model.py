@@ -14,8 +14,8 @@ from hypothesis.stateful import (
 )
 
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._engine.near_cache import Lease, NearCache
-from async_redis_cache._engine.sieve import Entry
+from async_redis_cache._engine.near_cache import NearCache, PendingFill
+from async_redis_cache._engine.sieve import NearEntry
 from harness.run_length import scaled
 
 ALL_KEYS = [b"a", b"b", b"c", b"d", b"e"]
@@ -29,7 +29,7 @@ LONGEST = 5.0
 class Question:
     """A question in the air: its lease, and the answer that the server has given already."""
 
-    def __init__(self, lease: Lease | None, data: bytes | None, left: int) -> None:
+    def __init__(self, lease: PendingFill | None, data: bytes | None, left: int) -> None:
         self.lease = lease
         self.data = data
         self.left = left
@@ -88,10 +88,10 @@ class Model(RuleBasedStateMachine):
         self.near.changed(told)
 
     @rule(key=KEYS)
-    def ask(self, key: bytes) -> None:
+    def execute(self, key: bytes) -> None:
         """A question goes to the server and is answered there at once; the answer is in the air."""
         misses = self.counters.near_misses
-        lease = self.near.lease(key)
+        lease = self.near.begin_fill(key)
         assert self.counters.near_misses == misses + 1
         data, end = self.server.get(key, (None, 0.0))
         left = -2 if data is None else -1
@@ -107,7 +107,7 @@ class Model(RuleBasedStateMachine):
         """One of the answers arrives, or is lost."""
         question = self.questions.pop(which % len(self.questions))
         data = None if fails else question.data
-        self.near.settle(question.lease, data, 0 if fails else question.left)
+        self.near.fill(question.lease, data, 0 if fails else question.left)
 
     @rule(key=KEYS, size=SIZES)
     def store(self, key: bytes, size: int) -> None:
@@ -130,12 +130,12 @@ class Model(RuleBasedStateMachine):
         self.tell(len(self.untold))
         self.linked = True
         self.trusted_until = self.now + patience
-        self.near.trust_until(self.trusted_until)
+        self.near.connected_until(self.trusted_until)
 
     @rule()
     def lose(self) -> None:
         """The link is lost, and what it had not told yet."""
-        self.near.distrust()
+        self.near.disconnected()
         self.linked = False
         self.untold.clear()
 
@@ -152,14 +152,14 @@ class Model(RuleBasedStateMachine):
         """What a caller does: look, ask, and get the answer before anything else happens."""
         for key in keys:
             self.get(key)
-            self.ask(key)
+            self.execute(key)
             self.answer(-1, fails=False)
             self.get(key)
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
         """What is near is the newest of which the news has come, alive, and given while trusted."""
-        self.near.heard(self.now)
+        self.near.pushes_processed(self.now)
         hits = self.counters.near_hits
         data = self.near.get(key)
         given = data is not None
@@ -187,12 +187,12 @@ class Model(RuleBasedStateMachine):
         assert {id(entry) for entry in in_order} == {id(entry) for entry in entries.values()}
         assert self.counters.near_connected == self.linked
         open_leases = {id(question.lease) for question in self.questions}
-        assert open_leases >= {id(lease) for lease in self.near._leases.values()}
+        assert open_leases >= {id(lease) for lease in self.near._pending_fills.values()}
 
-    def in_order(self) -> list[Entry]:
+    def in_order(self) -> list[NearEntry]:
         """The entries from the oldest to the newest; both directions and the hand agree."""
         order = self.near._order
-        found: list[Entry] = []
+        found: list[NearEntry] = []
         entry, older = order._oldest, None
         while entry is not None:
             assert entry.older is older

@@ -15,7 +15,7 @@ from typing import Never
 
 import pytest
 
-from async_redis_cache._runtime.portal import Portal, RefusedError
+from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from harness.figures import report
 from harness.programs import PrivateLoop
 from harness.run_length import scaled
@@ -134,7 +134,7 @@ def test_call_from_the_portals_own_thread_is_refused() -> None:
         async def inside() -> int:
             return portal.call(seven)
 
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(PortalRefusedError) as caught:
             portal.call(inside)
         assert caught.value.code == "IN_EVENT_LOOP"
 
@@ -151,7 +151,7 @@ def test_two_portals_do_not_wait_for_each_other() -> None:
 
         with ThreadPoolExecutor(1) as threads:
             error = threads.submit(one.call, there).exception(PATIENCE_SECONDS)
-        assert isinstance(error, RefusedError)
+        assert isinstance(error, PortalRefusedError)
         assert error.code == "IN_EVENT_LOOP"
 
 
@@ -160,7 +160,7 @@ def test_call_after_close_is_refused() -> None:
     with opened() as portal:
         portal.close()
         portal.close()
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(PortalRefusedError) as caught:
             portal.call(seven)
     assert caught.value.code == "NOT_OPENED"
     assert portal_threads() == []
@@ -174,7 +174,7 @@ def test_close_during_calls_leaves_nobody_waiting() -> None:
         while True:
             try:
                 ends.append(portal.call(echo, number) == number)
-            except RefusedError as error:
+            except PortalRefusedError as error:
                 ends.append(error.code)
                 return
 
@@ -205,7 +205,7 @@ def test_close_ends_calls_that_would_wait_for_ever() -> None:
         portal.close()
         for caller in callers:
             error = caller.exception(PATIENCE_SECONDS)
-            assert isinstance(error, RefusedError)
+            assert isinstance(error, PortalRefusedError)
             assert error.code == "NOT_OPENED"
 
 
@@ -217,7 +217,7 @@ def test_close_while_starting_ends_the_thread() -> None:
             starting = threads.submit(portal.start)
             wait_until(portal_threads)
             portal.close()
-            assert isinstance(starting.exception(PATIENCE_SECONDS), RefusedError | None)
+            assert isinstance(starting.exception(PATIENCE_SECONDS), PortalRefusedError | None)
         wait_until(lambda: not portal_threads())
 
 
@@ -260,7 +260,7 @@ def test_loop_that_cannot_be_made_fails_the_start(monkeypatch: pytest.MonkeyPatc
     def start() -> None:
         try:
             Portal(nothing).start()
-        except RefusedError as error:
+        except PortalRefusedError as error:
             outcome.append(error)
 
     # A daemon: should it wait for ever, that fails this test and does not keep the others.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_redis_cache._connection.reply_limits import ReplyBounds, ReplyTooLargeError
+from async_redis_cache._connection.reply_limits import ReplyLimits, ReplyTooLargeError
 
 NOTHING_YET = object()
 MOST = 3_000
@@ -26,9 +26,9 @@ class _Reader:
         self.fed += data
 
 
-def _bounds(*, is_exact: bool = True, most: int = MOST) -> tuple[ReplyBounds, _Reader]:
+def _bounds(*, is_exact: bool = True, most: int = MOST) -> tuple[ReplyLimits, _Reader]:
     reader = _Reader()
-    bounds = ReplyBounds(reader, is_exact=is_exact)
+    bounds = ReplyLimits(reader, is_exact=is_exact)
     bounds.expect(most, most // 3)
     return bounds, reader
 
@@ -38,7 +38,7 @@ def _pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *ends], ends, strict=False) if b > a]
 
 
-def _feed(bounds: ReplyBounds, pieces: list[bytes]) -> None:
+def _feed(bounds: ReplyLimits, pieces: list[bytes]) -> None:
     for piece in pieces:
         bounds.feed(piece)
 
@@ -102,7 +102,7 @@ def _elements_in(reply: Any) -> int:
 def test_reply_passes_when_it_is_within_the_bounds(reply: Any, cuts: list[int]) -> None:
     """40. A reply within the bounds is read as hiredis alone reads it, whatever it looks like."""
     data = _packed(reply)
-    bounds = ReplyBounds(hiredis.Reader(notEnoughData=NOTHING_YET), is_exact=True)
+    bounds = ReplyLimits(hiredis.Reader(notEnoughData=NOTHING_YET), is_exact=True)
     bounds.expect(len(data), _elements_in(reply) + 1)
     found: Any = NOTHING_YET
     for piece in _pieces(data, cuts):

@@ -32,7 +32,7 @@ class Asked:
         self.futures: list[asyncio.Future[float]] = []
         self.clock = ServerClock(cast("Batcher", self), lambda: self.now)
 
-    def ask(self, *_: Any) -> asyncio.Future[float]:
+    def execute(self, *_: Any) -> asyncio.Future[float]:
         future = asyncio.get_running_loop().create_future()
         self.futures.append(future)
         return future
@@ -152,9 +152,13 @@ def test_refresh_is_due_by_share_of_the_ttl() -> None:
     """From that share of its life on, unless somebody loads it already."""
     policy = LoadPolicies(Options()).of({"refresh_at": 0.8})
     record = Record(VALUE, 0, stored_at=1000, fresh_until=2000)
-    assert [policy.is_ageing(record, now, Random(1).random) for now in (1000, 1799)] == [False] * 2
-    assert [policy.is_ageing(record, now, Random(1).random) for now in (1800, 1999)] == [True] * 2
-    assert not policy.is_ageing(record._replace(leased_until=1801), 1800, Random(1).random)
+    assert [policy.is_due_for_refresh(record, now, Random(1).random) for now in (1000, 1799)] == [
+        False
+    ] * 2
+    assert [policy.is_due_for_refresh(record, now, Random(1).random) for now in (1800, 1999)] == [
+        True
+    ] * 2
+    assert not policy.is_due_for_refresh(record._replace(leased_until=1801), 1800, Random(1).random)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
@@ -162,11 +166,13 @@ def test_early_refresh_is_due_by_chance(beta: float) -> None:
     """XFetch: the head start has an exponential distribution with the mean beta x cost."""
     policy = LoadPolicies(Options()).of({"early_refresh": beta})
     cost = 100  # ms
-    record = Record(VALUE, 0, stored_at=0, fresh_until=10_000, cost=cost * 1000)
+    record = Record(VALUE, 0, stored_at=0, fresh_until=10_000, load_duration=cost * 1000)
     chance = Random(3)
     for left in (10, 50, 200):
         tries = 4_000
-        began = sum(policy.is_ageing(record, 10_000 - left, chance.random) for _ in range(tries))
+        began = sum(
+            policy.is_due_for_refresh(record, 10_000 - left, chance.random) for _ in range(tries)
+        )
         expected = 2.718281828 ** (-left / (beta * cost))
         assert abs(began / tries - expected) < 0.04
 
@@ -213,10 +219,10 @@ def test_jitter_shortens_the_ttl() -> None:
     """By the share that `jitter` says at the most, and never to nothing."""
     policy = LoadPolicies(Options()).of({"jitter": 0.25})
     chances = [0.0, 0.5, 1.0]
-    lives = [policy.life_of(1_000, iter((chance,)).__next__) for chance in chances]
+    lives = [policy.ttl_with_jitter(1_000, iter((chance,)).__next__) for chance in chances]
     assert lives == [1_000, 875, 750]
-    assert LoadPolicies(Options()).of({"jitter": 1.0}).life_of(1_000, lambda: 1.0) == 1
-    assert LoadPolicies(Options()).of({}).life_of(1_000, lambda: 1.0) == 1_000
+    assert LoadPolicies(Options()).of({"jitter": 1.0}).ttl_with_jitter(1_000, lambda: 1.0) == 1
+    assert LoadPolicies(Options()).of({}).ttl_with_jitter(1_000, lambda: 1.0) == 1_000
 
 
 def test_call_options_override_the_configuration() -> None:
@@ -224,7 +230,7 @@ def test_call_options_override_the_configuration() -> None:
     policies = LoadPolicies(Options())
     assert policies.of({"hard_timeout": 0}) == policies.of({})
     policy = policies.of({"soft_timeout": 5, "in_thread": True, "early_refresh": 100})
-    assert (policy.soft, policy.in_thread, policy.early_refresh) == (5, True, 100.0)
+    assert (policy.soft_timeout, policy.in_thread, policy.early_refresh) == (5, True, 100.0)
     most = {"refresh_at": "1", "early_refresh": "100", "jitter": "1"}
     for name, bound in most.items():
         for wrong in (-0.1, float(bound) + 0.1, True, "1", None):
@@ -235,7 +241,7 @@ def test_call_options_override_the_configuration() -> None:
             assert no.value.code == "BAD_LOAD_OPTION"
     with pytest.raises(CacheInputError):
         policies.of({"hard_timeout": 3_600_001})
-    assert policies.of({"stale_timeout": 3_600_001}).stale == 3_600_001
+    assert policies.of({"stale_timeout": 3_600_001}).stale_timeout == 3_600_001
     with pytest.raises(TypeError, match="jitters is no option"):
         policies.of(cast("LoadOptions", {"jitters": 1.0}))
 
@@ -243,9 +249,9 @@ def test_call_options_override_the_configuration() -> None:
 def test_policies_are_remembered_and_few() -> None:
     """The same options are read once; many different ones do not fill the memory."""
     policies = LoadPolicies(Options(loading_jitter=0.25))
-    assert policies.of({}).jitter == 0.25
+    assert policies.default.jitter == 0.25
     same = [policies.of({"soft_timeout": 5}) for _ in range(2)]
     assert same[0] is same[1]
     for number in range(3_000):
-        assert policies.of({"soft_timeout": number}).soft == number
+        assert policies.of({"soft_timeout": number}).soft_timeout == number
     assert len(policies._known) <= 1_000

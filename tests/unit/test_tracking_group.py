@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from async_redis_cache._client.tracking_group import Unison
+from async_redis_cache._client.tracking_group import TrackingGroup
 from harness.near_clock import Near
 
 ONE, OTHER, THIRD = ("10.0.0.1", 7001), ("10.0.0.1", 7002), ("10.0.0.2", 7001)
@@ -13,9 +13,9 @@ class Links:
 
     def __init__(self) -> None:
         self.near = Near()
-        self.near.cache.distrust()
+        self.near.cache.disconnected()
         self.lost = 0
-        self.unison = Unison(self.near.cache, self._lose)
+        self.unison = TrackingGroup(self.near.cache, self._lose)
 
     def _lose(self) -> None:
         self.lost += 1
@@ -29,11 +29,11 @@ class Links:
 def test_nothing_is_returned_until_all_channels_are_connected() -> None:
     """One that says nothing yet may be the one that would tell of the key."""
     links = Links()
-    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
-    one.trust_until(links.near.now + 10)
+    one, other = links.unison.add(ONE), links.unison.add(OTHER)
+    one.connected_until(links.near.now + 10)
     assert not links.is_near()
     assert not links.unison.is_whole
-    other.trust_until(links.near.now + 10)
+    other.connected_until(links.near.now + 10)
     assert links.is_near()
     assert links.unison.is_whole
 
@@ -41,14 +41,14 @@ def test_nothing_is_returned_until_all_channels_are_connected() -> None:
 def test_earliest_keepalive_deadline_counts() -> None:
     """The moment is the earliest of all, and each sign of life may move it on."""
     links = Links()
-    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
-    one.trust_until(links.near.now + 10)
-    other.trust_until(links.near.now + 2)
+    one, other = links.unison.add(ONE), links.unison.add(OTHER)
+    one.connected_until(links.near.now + 10)
+    other.connected_until(links.near.now + 2)
     links.near.now += 1.9
     assert links.is_near()
     links.near.now += 0.1
     assert not links.is_near()
-    other.trust_until(links.near.now + 100)
+    other.connected_until(links.near.now + 100)
     links.near.now += 7.9
     assert links.is_near()
     links.near.now += 0.1
@@ -58,18 +58,18 @@ def test_earliest_keepalive_deadline_counts() -> None:
 def test_losing_any_channel_drops_everything() -> None:
     """It is said that one was lost; nothing is near until it is back, however alive the others are."""
     links = Links()
-    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
-    one.trust_until(links.near.now + 10)
-    other.trust_until(links.near.now + 10)
+    one, other = links.unison.add(ONE), links.unison.add(OTHER)
+    one.connected_until(links.near.now + 10)
+    other.connected_until(links.near.now + 10)
     assert links.is_near()
-    other.distrust()
+    other.disconnected()
     assert links.lost == 1
     assert links.near.counters.near_entries == 0
     assert not links.unison.is_whole
-    one.trust_until(links.near.now + 20)
+    one.connected_until(links.near.now + 20)
     assert not links.is_near()
     assert not links.near.counters.near_connected
-    other.trust_until(links.near.now + 20)
+    other.connected_until(links.near.now + 20)
     assert links.is_near()
     assert links.lost == 1
 
@@ -77,14 +77,14 @@ def test_losing_any_channel_drops_everything() -> None:
 def test_new_node_is_waited_for() -> None:
     """It may have keys that were another's until now: what is near is dropped when it comes."""
     links = Links()
-    one = links.unison.joined_by(ONE)
-    one.trust_until(links.near.now + 10)
+    one = links.unison.add(ONE)
+    one.connected_until(links.near.now + 10)
     assert links.is_near()
-    new = links.unison.joined_by(OTHER)
+    new = links.unison.add(OTHER)
     assert links.near.counters.near_entries == 0
-    one.trust_until(links.near.now + 10)
+    one.connected_until(links.near.now + 10)
     assert not links.is_near()
-    new.trust_until(links.near.now + 10)
+    new.connected_until(links.near.now + 10)
     assert links.is_near()
     assert links.lost == 0
 
@@ -92,18 +92,18 @@ def test_new_node_is_waited_for() -> None:
 def test_removed_node_is_not_waited_for() -> None:
     """What its link says afterwards is of no account; without any link nothing is near."""
     links = Links()
-    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
-    one.trust_until(links.near.now + 10)
+    one, other = links.unison.add(ONE), links.unison.add(OTHER)
+    one.connected_until(links.near.now + 10)
     assert not links.is_near()
-    links.unison.left_by(OTHER)
+    links.unison.remove(OTHER)
     assert links.is_near()
     assert links.unison.is_whole
-    other.distrust()
-    other.trust_until(links.near.now - 1)
-    links.unison.left_by(THIRD)
+    other.disconnected()
+    other.connected_until(links.near.now - 1)
+    links.unison.remove(THIRD)
     assert links.is_near()
     assert links.lost == 0
-    links.unison.left_by(ONE)
+    links.unison.remove(ONE)
     links.near.now += 10
     assert not links.is_near()
 
@@ -111,9 +111,9 @@ def test_removed_node_is_not_waited_for() -> None:
 def test_invalidation_of_any_channel_counts() -> None:
     """Changed keys are dropped, and told; a flush of one node drops all."""
     links = Links()
-    one, other = links.unison.joined_by(ONE), links.unison.joined_by(OTHER)
+    one, other = links.unison.add(ONE), links.unison.add(OTHER)
     for link in (one, other):
-        link.trust_until(links.near.now + 10)
+        link.connected_until(links.near.now + 10)
     near = links.near
     for key in (b"a", b"b", b"c"):
         near.keep(key)

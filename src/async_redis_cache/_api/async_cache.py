@@ -10,24 +10,24 @@ from typing import Any, TypeVar, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheInputError
-from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.metadata import IsReadable
-from async_redis_cache._protocol.command import Entry
+from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_at_once
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .async_batch_loading import ReadManyThrough
-from .load_request import each, many
-from .openable import verb, verb_or
+from .async_batch_loading import AsyncBatchLoading
+from .load_request import check_keys, for_each_key
+from .openable import operation, operation_or
 
 __all__ = ["AsyncRedisCache"]
 
 T = TypeVar("T")
 
 
-class AsyncRedisCache(ReadManyThrough):
+class AsyncRedisCache(AsyncBatchLoading):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that
@@ -79,26 +79,26 @@ class AsyncRedisCache(ReadManyThrough):
         # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
-            wire_key = codec.key(key)
-            life = codec.life(timeout)
+            wire_key = codec.wire_key(key)
+            life = codec.ttl(timeout)
             wire_tags = codec.wire_tags(tags) if tags else ()
             if value is None:
-                await engine.forget([wire_key])
+                await engine.delete([wire_key])
             elif wire_tags:
                 entry = (wire_key, codec.dumps(wire_key, value), life)
-                await engine.changes.store_many([entry], wire_tags)
+                await engine.writes.store_many([entry], wire_tags)
                 self._counters.stores += 1
             else:
                 data = codec.dumps(wire_key, value)
                 try:
-                    await engine.changes.store(wire_key, data, life)
+                    await engine.writes.store(wire_key, data, life)
                 except CacheError as error:
-                    engine.changes.failed(wire_key, error)
+                    engine.writes.store_failed(wire_key, error)
                     raise
                 self._counters.stores += 1
         except CacheError as error:
-            self._note(error, context)
-            if not self._goes_on(error):
+            self._record_error(error, context)
+            if not self._continues(error):
                 raise
         return value
 
@@ -126,15 +126,15 @@ class AsyncRedisCache(ReadManyThrough):
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
             decode = codec.decoder(type)
-            wire_key = codec.key(key)
+            wire_key = codec.wire_key(key)
             since = engine.loop.time()
             data = await engine.read(wire_key)
             payload = None
             if data is not None:
                 payload = payload_at_once(data) or await engine.freshness.payload(data, since)
         except CacheError as error:
-            self._note(error, context)
-            if not self._goes_on(error):
+            self._record_error(error, context)
+            if not self._continues(error):
                 raise
             self._counters.misses += 1
             return None
@@ -148,7 +148,7 @@ class AsyncRedisCache(ReadManyThrough):
             self._counters.hits += 1
         return value
 
-    @verb_or(NoneType)
+    @operation_or(NoneType)
     async def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None.
 
@@ -158,11 +158,11 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: any other, and nothing was removed.
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
-        wire_key = codec.key(key)
-        data = await engine.take(wire_key)
+        wire_key = codec.wire_key(key)
+        data = await engine.get_and_delete(wire_key)
         return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
 
-    @verb_or(NoneType)
+    @operation_or(NoneType)
     async def store_many(
         self,
         context: Context,
@@ -180,11 +180,11 @@ class AsyncRedisCache(ReadManyThrough):
                 anything is sent.
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
-        life = codec.life(timeout)
+        life = codec.ttl(timeout)
         if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
         wire_tags = codec.wire_tags(tags)
-        keys = {key: codec.key(key) for key in mapping}
+        keys = {key: codec.wire_key(key) for key in mapping}
         gone = [keys[key] for key, value in mapping.items() if value is None]
         entries = [
             (keys[key], codec.dumps(keys[key], value), life)
@@ -195,14 +195,14 @@ class AsyncRedisCache(ReadManyThrough):
         if entries:
             changes.append(self._stored(engine, entries, wire_tags))
         if gone:
-            changes.append(engine.forget(gone))
+            changes.append(engine.delete(gone))
         # Each is tried, or pending, whatever becomes of the other.
-        first_raised(await engine.outcomes(changes))
+        raise_first(await engine.gather_outcomes(changes))
 
     async def _stored(
-        self, engine: Engine, entries: Sequence[Entry], tags: Sequence[bytes]
+        self, engine: Engine, entries: Sequence[StoreItem], tags: Sequence[bytes]
     ) -> None:
-        await engine.changes.store_many(entries, tags)
+        await engine.writes.store_many(entries, tags)
         stored = len(entries)
         self._counters.stores += stored
 
@@ -216,7 +216,7 @@ class AsyncRedisCache(ReadManyThrough):
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]: ...
-    @verb_or(dict)
+    @operation_or(dict)
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class AsyncRedisCache(ReadManyThrough):
         }
         return {key: value for key, value in values.items() if value is not None}
 
-    @verb_or(int)
+    @operation_or(int)
     async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there.
 
@@ -247,9 +247,9 @@ class AsyncRedisCache(ReadManyThrough):
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
         wire_keys = _wire_keys(codec, keys)
-        return await engine.discard(list(wire_keys.values())) if wire_keys else 0
+        return await engine.delete_counted(list(wire_keys.values())) if wire_keys else 0
 
-    @verb_or(NoneType)
+    @operation_or(NoneType)
     async def invalidate_tags(self, context: Context, *tags: str) -> None:
         """Make invalid all values that bear any of these tags, however many there are.
 
@@ -263,9 +263,9 @@ class AsyncRedisCache(ReadManyThrough):
         _, engine, codec, _, _ = self._lifecycle.ready()
         wire_tags = codec.wire_tags(tags)
         if wire_tags:
-            await engine.changes.invalidate_tags(wire_tags)
+            await engine.writes.invalidate_tags(wire_tags)
 
-    @verb_or(bool)
+    @operation_or(bool)
     async def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value: whether `retrieve` would give one. It may be gone a moment later.
 
@@ -275,9 +275,9 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.contains(codec.key(key), _readable(engine, codec))
+        return await engine.contains(codec.wire_key(key), _readable(engine, codec))
 
-    @verb_or(bool)
+    @operation_or(bool)
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
         """Let a value live for `timeout` from now on; return whether there was one, as `contains` says.
 
@@ -290,9 +290,9 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `store`.
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.touch(codec.key(key), codec.life(timeout), _readable(engine, codec))
+        return await engine.touch(codec.wire_key(key), codec.ttl(timeout), _readable(engine, codec))
 
-    @verb_or(NoneType)
+    @operation_or(NoneType)
     async def time_to_live(self, context: Context, key: str) -> int | None:
         """Milliseconds until the value expires; None where there is none, as `contains` says.
 
@@ -302,9 +302,9 @@ class AsyncRedisCache(ReadManyThrough):
             CacheError: as for `retrieve`.
         """
         _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.time_to_live(codec.key(key), is_readable=_readable(engine, codec))
+        return await engine.time_to_live(codec.wire_key(key), is_readable=_readable(engine, codec))
 
-    @verb
+    @operation
     async def clear(self, context: Context) -> int:
         """Remove all values of this cache and nothing else; return how many there were.
 
@@ -318,7 +318,7 @@ class AsyncRedisCache(ReadManyThrough):
         engine = self._lifecycle.ready().engine
         return await engine.clear()
 
-    @verb
+    @operation
     async def ping(self, context: Context) -> None:
         """Ask the server for a sign of life.
 
@@ -331,13 +331,15 @@ class AsyncRedisCache(ReadManyThrough):
 
 async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:
     if any(data is not None and is_record(data) for data in found):
-        return await each(engine, partial(engine.freshness.payload, since=since), found, found)
+        return await for_each_key(
+            engine, partial(engine.freshness.payload, since=since), found, found
+        )
     return found
 
 
 def _readable(engine: Engine, codec: Codec) -> IsReadable:
     """What reads a payload where the caller is, and in a copy of its context."""
-    there, context = engine.load_side(), copy_context()
+    there, context = engine.load_engine(), copy_context()
 
     async def is_readable(key: bytes, payload: bytes) -> bool:
         run: Any = context.copy().run
@@ -348,4 +350,4 @@ def _readable(engine: Engine, codec: Codec) -> IsReadable:
 
 
 def _wire_keys(codec: Codec, keys: Iterable[str]) -> dict[str, bytes]:
-    return {key: codec.key(key) for key in many(keys)}
+    return {key: codec.wire_key(key) for key in check_keys(keys)}

@@ -8,28 +8,28 @@ from typing import Any, Final, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._engine.load_lease import Product
+from async_redis_cache._engine.load_lease import LoadResult
 from async_redis_cache._engine.load_options import LoadOptions
-from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
 from .cache_entry import CacheEntry
 from .load_request import (
-    NOTHING,
-    Asked,
-    Found,
-    entry_of,
-    found_entry,
-    judged,
-    load,
-    look,
+    NO_LOOKUP,
+    LoadRequest,
+    Lookup,
+    load_spec,
+    lookup,
+    lookup_entry,
     no_loader,
-    terms,
-    wanted,
+    policy_and_decoder,
+    result_entry,
+    run_load,
+    with_valid_tags,
 )
 from .loaders import Loader
-from .openable import Openable, verb, verb_or
+from .openable import Openable, operation, operation_or
 
-__all__ = ["ReadEntries"]
+__all__ = ["AsyncEntries"]
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def _no_entry() -> CacheEntry[Any]:
     return CacheEntry(None, "missing", None, None)
 
 
-class ReadEntries(Openable):
+class AsyncEntries(Openable):
     """A cache that tells a value's status, age and remaining life."""
 
     @overload
@@ -65,7 +65,7 @@ class ReadEntries(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]: ...
-    @verb
+    @operation
     async def retrieve_or_load_entry(
         self,
         context: Context,
@@ -81,22 +81,22 @@ class ReadEntries(Openable):
         Raises:
             CacheError: as for `retrieve_or_load`.
         """
-        asked = self._asking(key, loader, timeout, type, loading)
+        asked = self._load_request(key, loader, timeout, type, loading)
         try:
-            asked.engine.pass_through(asked.wire_key)
-            data, is_near = await asked.engine.read_where(asked.wire_key)
-            found = await self._found(asked, data)
-        except AWAY as error:
+            asked.engine.check_circuit(asked.wire_key)
+            data, is_near = await asked.engine.read_with_source(asked.wire_key)
+            found = await self._lookup(asked, data)
+        except SERVER_FAILURES as error:
             read_by = asked.engine.loop.time()
             result = await self._without_server(asked, error)
         else:
             read_by = asked.engine.loop.time()
             result = _where(found, is_near=is_near)
             if found.status is None:
-                result = await self._through(asked, data, found)
+                result = await self._load(asked, data, found)
         # A load has a time of its own.
         took = asked.engine.loop.time() - read_by
-        return await entry_of(asked._replace(since=asked.since + took), result)
+        return await result_entry(asked._replace(since=asked.since + took), result)
 
     @overload
     async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
@@ -108,7 +108,7 @@ class ReadEntries(Openable):
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]: ...
-    @verb_or(_no_entry)
+    @operation_or(_no_entry)
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]:
@@ -121,37 +121,37 @@ class ReadEntries(Openable):
         """
         opened = self._lifecycle.ready()
         engine, codec = opened.engine, opened.codec
-        asked = Asked(
+        asked = LoadRequest(
             engine,
             codec,
             opened.policies.default,
             codec.decoder(type),
             key,
-            codec.key(key),
+            codec.wire_key(key),
             no_loader,
             None,
             (),
             engine.loop.time(),
         )
-        data, is_near = await asked.engine.read_where(asked.wire_key)
-        found = NOTHING if data is None else await judged(asked, look(asked, data))
+        data, is_near = await asked.engine.read_with_source(asked.wire_key)
+        found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
         if found.status == "hit":
             self._counters.hits += 1
         else:
             self._counters.misses += 1
         if found.status is None:
             return CacheEntry(None, "missing", None, None)
-        return await found_entry(asked, _where(found, is_near=is_near))
+        return await lookup_entry(asked, _where(found, is_near=is_near))
 
-    def _asking(
+    def _load_request(
         self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions
-    ) -> Asked:
+    ) -> LoadRequest:
         opened = self._lifecycle.ready()
         engine, codec = opened.engine, opened.codec
         tags = codec.tags(loading.pop("tags", ()))
-        policy, decode = terms(opened, kind, timeout, loading)
-        wire_key = codec.key(key)
-        return Asked(
+        policy, decode = policy_and_decoder(opened, kind, timeout, loading)
+        wire_key = codec.wire_key(key)
+        return LoadRequest(
             engine,
             codec,
             policy,
@@ -165,15 +165,17 @@ class ReadEntries(Openable):
             kind=kind,
         )
 
-    async def _without_server(self, asked: Asked, error: CacheError) -> Product | Found | None:
+    async def _without_server(
+        self, asked: LoadRequest, error: CacheError
+    ) -> LoadResult | Lookup | None:
         """Load, and store nothing."""
-        asked.engine.go_on_after(error)
+        asked.engine.continue_without_server(error)
         self._counters.misses += 1
-        return await load(asked, None, None)
+        return await run_load(asked, None, None)
 
-    async def _found(self, asked: Asked, data: bytes | None) -> Found:
+    async def _lookup(self, asked: LoadRequest, data: bytes | None) -> Lookup:
         """What was read; what is to be loaded anew ahead of time is begun to be."""
-        found = NOTHING if data is None else await judged(asked, look(asked, data))
+        found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
         if found.status == "hit":
             self._counters.hits += 1
         elif found.status is None and found.value is not None:
@@ -184,25 +186,25 @@ class ReadEntries(Openable):
         if (
             record is not None
             and data is not None
-            and asked.policy.looks_ahead
+            and asked.policy.may_refresh
             and found.status is not None
-            and asked.policy.is_ageing(record, found.now, random.random)
+            and asked.policy.is_due_for_refresh(record, found.now, random.random)
         ):
-            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+            asked.engine.refresh_in_background(asked.wire_key, load_spec(asked, data, found))
         return found
 
-    async def _through(
-        self, asked: Asked, data: bytes | None, found: Found
-    ) -> Product | Found | None:
+    async def _load(
+        self, asked: LoadRequest, data: bytes | None, found: Lookup
+    ) -> LoadResult | Lookup | None:
         """What a load gives; or the stale value, where there is one and that takes too long."""
         if found.value is None or found.record is None:
-            return await load(asked, data or b"", found)
+            return await run_load(asked, data or b"", found)
         record, now = found.record, found.now
         is_leased = record.leased_until > now
-        if asked.policy.soft and (record.is_held or not is_leased):
-            patience = asked.policy.soft / _SECOND
+        if asked.policy.soft_timeout and (record.is_held or not is_leased):
+            patience = asked.policy.soft_timeout / _SECOND
             try:
-                result = await load(asked, data or b"", found, patience=patience)
+                result = await run_load(asked, data or b"", found, patience=patience)
             except CacheStateError:
                 raise
             except Exception:  # noqa: BLE001  whatever the loader raises, there is a value to give
@@ -212,11 +214,11 @@ class ReadEntries(Openable):
         elif is_leased:
             asked.decided()
         else:
-            asked.engine.load_ahead(asked.wire_key, wanted(asked, data, found))
+            asked.engine.refresh_in_background(asked.wire_key, load_spec(asked, data, found))
         self._counters.stale_hits += 1
         return found._replace(status="stale")
 
 
-def _where(found: Found, *, is_near: bool) -> Found:
+def _where(found: Lookup, *, is_near: bool) -> Lookup:
     """The same, with where it was found."""
     return found._replace(status="near") if is_near and found.status == "hit" else found

@@ -9,29 +9,29 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
-from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
-from .async_entries import ReadEntries
+from .async_entries import AsyncEntries
 from .load_request import (
-    NOTHING,
-    Asked,
-    load,
-    look,
-    terms,
-    valid,
-    value_of,
+    NO_LOOKUP,
+    LoadRequest,
+    lookup,
+    policy_and_decoder,
+    result_value,
+    run_load,
+    valid_lookup,
 )
 from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
-from .openable import verb
+from .openable import operation
 
-__all__ = ["ReadThrough"]
+__all__ = ["AsyncLoading"]
 
 _NO_TAGS: Final[tuple[str, ...]] = ()
 
 T = TypeVar("T")
 
 
-class ReadThrough(ReadEntries):
+class AsyncLoading(AsyncEntries):
     """A cache that may be asked for what it does not hold yet."""
 
     @overload
@@ -140,11 +140,11 @@ class ReadThrough(ReadEntries):
             if tags is not _NO_TAGS:
                 # On a hit too: what is wrong with a call does not depend on what is stored.
                 tags = codec.tags(tags)
-            policy, decode = terms(opened, type, timeout, loading)
+            policy, decode = policy_and_decoder(opened, type, timeout, loading)
             since = engine.loop.time()
-            wire_key = codec.key(key)
+            wire_key = codec.wire_key(key)
             try:
-                engine.pass_through(wire_key)
+                engine.check_circuit(wire_key)
                 data = await engine.read(wire_key)
                 if data is not None:
                     payload = policy.payload_at_once(
@@ -154,21 +154,21 @@ class ReadThrough(ReadEntries):
                     if value is not None:
                         self._counters.hits += 1
                         return value
-                asked = Asked(
+                asked = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
                 )
-                found = await self._found(asked, data)
-            except AWAY as error:
-                asked = Asked(
+                found = await self._lookup(asked, data)
+            except SERVER_FAILURES as error:
+                asked = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
                 )
-                return value_of(asked, await self._without_server(asked, error))
+                return result_value(asked, await self._without_server(asked, error))
             if found.status is None:
-                return value_of(asked, await self._through(asked, data, found))
+                return result_value(asked, await self._load(asked, data, found))
         except CacheError as error:
-            self._note(error, context)
+            self._record_error(error, context)
             raise
         return found.value
 
@@ -227,7 +227,7 @@ class ReadThrough(ReadEntries):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any: ...
-    @verb
+    @operation
     async def refresh(
         self,
         context: Context,
@@ -245,14 +245,14 @@ class ReadThrough(ReadEntries):
         Raises:
             CacheError: as for `retrieve_or_load`.
         """
-        asked = self._asking(key, loader, timeout, type, loading)
+        asked = self._load_request(key, loader, timeout, type, loading)
         try:
-            asked.engine.pass_through(asked.wire_key)
+            asked.engine.check_circuit(asked.wire_key)
             data = await asked.engine.read(asked.wire_key)
-            found = NOTHING if data is None else await valid(asked, look(asked, data))
-        except AWAY as error:
+            found = NO_LOOKUP if data is None else await valid_lookup(asked, lookup(asked, data))
+        except SERVER_FAILURES as error:
             result = await self._without_server(asked, error)
             # What is stored could be read again once the server answers.
-            asked.engine.changes.failed(asked.wire_key, error, is_raised=False)
-            return value_of(asked, result)
-        return value_of(asked, await load(asked, data or b"", found, force=True))
+            asked.engine.writes.store_failed(asked.wire_key, error, is_raised=False)
+            return result_value(asked, result)
+        return result_value(asked, await run_load(asked, data or b"", found, force=True))

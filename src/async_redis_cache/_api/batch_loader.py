@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from async_redis_cache._common.errors import CacheInputError
-from async_redis_cache._common.outcomes import Raised, outcome_of
-from async_redis_cache._engine.load_cycles import Node, ask_as, asking
+from async_redis_cache._common.outcomes import CapturedError, outcome_of
+from async_redis_cache._engine.load_cycles import LoadNode, current_load, loading_as
 
 from .loaders import Load, run, threads_of
 
@@ -57,10 +57,10 @@ class Batch:
         self._wanted: dict[str, asyncio.Future[Any]] = {}
         self._idle: dict[str, float] = {}
         """By key, seconds until the loader was called; before that, less the time at which it was wanted."""
-        self._waiting: dict[asyncio.Future[Any], Node | None] = {}
-        self._node = Node(None, self._waiting)
+        self._waiting: dict[asyncio.Future[Any], LoadNode | None] = {}
+        self._node = LoadNode(None, self._waiting)
         # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[Mapping[str, Any] | Raised]] = set()
+        self._tasks: set[asyncio.Task[Mapping[str, Any] | CapturedError]] = set()
 
     def decided(self, key: str) -> None:
         """It is known of this key; if it was the last, the loader is called."""
@@ -75,7 +75,7 @@ class Batch:
             )
             self._tasks.add(task)
 
-            def deal(task: asyncio.Task[Mapping[str, Any] | Raised]) -> None:
+            def deal(task: asyncio.Task[Mapping[str, Any] | CapturedError]) -> None:
                 self._tasks.discard(task)
                 values = outcome_of(task)
                 for one, future in wanted.items():
@@ -103,18 +103,18 @@ class Batch:
         loop = asyncio.get_running_loop()
         future = self._wanted[key] = loop.create_future()
         self._idle[key] = -loop.time()
-        self._waiting[future] = asking()
+        self._waiting[future] = current_load()
         try:
             self.decided(key)
             value = await future
         finally:
             del self._waiting[future]
-        if isinstance(value, Raised):
+        if isinstance(value, CapturedError):
             raise value.error()
         return value
 
-    async def _load(self, keys: list[str]) -> Mapping[str, Any] | Raised:
-        ask_as(self._node)
+    async def _load(self, keys: list[str]) -> Mapping[str, Any] | CapturedError:
+        loading_as(self._node)
         try:
             values = await self._call(partial(self._loader, keys))
             if isinstance(values, Mapping):
@@ -122,17 +122,17 @@ class Batch:
             problem = "a loader of many keys gives a mapping of keys to values"
             raise CacheInputError("NOT_SERIALIZABLE", problem)  # noqa: TRY301
         except BaseException as error:  # noqa: BLE001  see `_raised`
-            return Raised(error)
+            return CapturedError(error)
 
 
-def _looked_up(values: Mapping[str, Any] | Raised, key: str) -> Any:
+def _looked_up(values: Mapping[str, Any] | CapturedError, key: str) -> Any:
     """The value of a key, or what was raised instead: a mapping may be anything that looks like one."""
-    if isinstance(values, Raised):
+    if isinstance(values, CapturedError):
         return values
     try:
         return values.get(key)
     except BaseException as error:  # noqa: BLE001  see `_raised`
-        return Raised(error)
+        return CapturedError(error)
 
 
 class _Collecting(NamedTuple):

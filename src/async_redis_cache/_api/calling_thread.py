@@ -25,15 +25,15 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from async_redis_cache._common.errors import CacheError, CacheStateError
-from async_redis_cache._common.outcomes import CallerLeftError, Raised, caught
+from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.in_flight_load import Wanted
-from async_redis_cache._engine.load_lease import Product, Stored
+from async_redis_cache._engine.in_flight_load import LoadSpec
+from async_redis_cache._engine.load_lease import LoadResult, StoredValue
 from async_redis_cache._engine.metadata import IsReadable
-from async_redis_cache._protocol.command import Entry
+from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
-from async_redis_cache._runtime.portal_queue import CallerQueue, PrivateLoop, local
+from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, local
 from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from async_redis_cache._values.serializers import Serializer
 
@@ -44,7 +44,7 @@ __all__ = ["CallerCache"]
 T = TypeVar("T")
 
 
-class LoadSide:
+class LoadEngine:
     """The engine as a load sees it whose caller is another thread: on the loop.
 
     What a load needs of its caller, serializers and a loader that is to run there, is done by the
@@ -52,11 +52,11 @@ class LoadSide:
     not wait any more.
     """
 
-    def __init__(self, engine: Engine, queue: CallerQueue) -> None:
+    def __init__(self, engine: Engine, queue: PortalQueue) -> None:
         self.loop = engine.loop
         self.strict = engine.strict
         self.freshness = engine.freshness
-        self.result_not_kept = engine.result_not_kept
+        self.result_not_stored = engine.result_not_stored
         self.threads = engine.threads
         self._queue = queue
 
@@ -70,7 +70,7 @@ class LoadSide:
                 outcome = await caller_task.outcome
             finally:
                 self._queue.answered(caller_task)
-            if isinstance(outcome, Raised):
+            if isinstance(outcome, CapturedError):
                 raise outcome.error()
             if outcome is not _LEFT:
                 return cast("T", outcome)
@@ -100,7 +100,7 @@ class _CallerTask:
         try:
             outcome = self._function()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  it ends the load
-            outcome = Raised(error)
+            outcome = CapturedError(error)
         self._portal.post(self._deal, outcome)
 
     def left(self) -> None:
@@ -123,7 +123,7 @@ class _Freshness:
         freshness = engine.freshness
         self.known_now = freshness.known_now
         self.now = partial(LoopCall, freshness.now)
-        self.tags_hold = partial(LoopCall, freshness.tags_hold)
+        self.tags_are_current = partial(LoopCall, freshness.tags_are_current)
         self._payload = freshness.payload
 
     def payload(self, data: bytes | None, since: float) -> LoopCall:
@@ -131,35 +131,35 @@ class _Freshness:
         return LoopCall(self._payload, data, since)
 
 
-class _Changes:
+class _Writes:
     def __init__(self, engine: Engine) -> None:
-        changes = engine.changes
+        changes = engine.writes
 
         async def store(key: bytes, data: bytes, life: int) -> None:
             try:
                 await changes.store(key, data, life)
             except CacheError as error:
-                changes.failed(key, error)
+                changes.store_failed(key, error)
                 raise
 
-        self._changes = changes
+        self._writes = changes
         self.store = partial(LoopWrite, store)
 
-    def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> LoopCall:
+    def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> LoopCall:
         """See `Changes`."""
-        changes = self._changes
+        changes = self._writes
         unsent = partial(changes.all_failed, [key for key, _, _ in entries])
         return LoopWrite(changes.store_many, entries, tags, unsent=unsent)
 
     def invalidate_tags(self, tags: Collection[bytes]) -> LoopCall:
         """See `Changes`."""
-        changes = self._changes
+        changes = self._writes
         unsent = partial(changes.tags_failed, tags)
         return LoopWrite(changes.invalidate_tags, tags, unsent=unsent)
 
-    def failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
+    def store_failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
         """A change of this key ended so."""
-        failed = partial(self._changes.failed, is_raised=is_raised)
+        failed = partial(self._writes.store_failed, is_raised=is_raised)
         current().portal.post(failed, key, failure)
 
 
@@ -170,17 +170,17 @@ class CallerEngine:
         self._engine = engine
         self.loop = _Clock
         self.freshness = _Freshness(engine)
-        self.changes = _Changes(engine)
+        self.writes = _Writes(engine)
         self.strict = engine.strict
         self.fails_open = engine.fails_open
         # They only look.
-        self.left_alone = engine.left_alone
-        self.pass_through = engine.pass_through
-        self.go_on_after = engine.go_on_after
+        self.open_circuits_of = engine.open_circuits_of
+        self.check_circuit = engine.check_circuit
+        self.continue_without_server = engine.continue_without_server
         self.failed_open = engine.failed_open
         self.circuit_open = engine.circuit_open
         self.read = partial(LoopCall, engine.read)
-        self.read_where = partial(LoopCall, engine.read_where)
+        self.read_with_source = partial(LoopCall, engine.read_with_source)
         self.read_many = partial(LoopCall, engine.read_many)
         self.contains = partial(LoopCall, engine.contains)
         self.ping = partial(LoopCall, engine.ping)
@@ -201,40 +201,40 @@ class CallerEngine:
         """See `Engine`."""
         return LoopCall(self._engine.time_to_live, key, since, is_readable)
 
-    def take(self, key: bytes) -> LoopCall:
+    def get_and_delete(self, key: bytes) -> LoopCall:
         """See `Engine`."""
-        return self._removal(self._engine.take, key, [key])
+        return self._removal(self._engine.get_and_delete, key, [key])
 
-    def discard(self, keys: Sequence[bytes]) -> LoopCall:
+    def delete_counted(self, keys: Sequence[bytes]) -> LoopCall:
         """See `Engine`."""
-        return self._removal(self._engine.discard, keys, keys)
+        return self._removal(self._engine.delete_counted, keys, keys)
 
-    def forget(self, keys: Sequence[bytes]) -> LoopCall:
+    def delete(self, keys: Sequence[bytes]) -> LoopCall:
         """See `Engine`."""
-        return self._removal(self._engine.forget, keys, keys)
+        return self._removal(self._engine.delete, keys, keys)
 
     def _removal(
         self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
     ) -> LoopCall:
-        unsent = partial(self._engine.changes.all_failed, keys)
+        unsent = partial(self._engine.writes.all_failed, keys)
         return LoopWrite(function, what, unsent=unsent)
 
     async def load(
-        self, key: bytes, wanted: Wanted, patience: float | None = None
-    ) -> Product | Stored | None:
+        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+    ) -> LoadResult | StoredValue | None:
         """See `Engine`."""
         # In a task, for the load to have the caller's context.
         load = self._engine.load
         task = partial(_in_task, copy_context())
         outcome = await LoopLoad(wanted.longest, task, load, key, wanted, patience)
-        if isinstance(outcome, Raised):
+        if isinstance(outcome, CapturedError):
             raise outcome.error()
-        loaded: Product | Stored | None = outcome
+        loaded: LoadResult | StoredValue | None = outcome
         return loaded
 
-    def load_ahead(self, key: bytes, wanted: Wanted) -> None:
+    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
         """See `Engine`."""
-        self.on_loop(copy_context().run, self._engine.load_ahead, key, wanted)
+        self.on_loop(copy_context().run, self._engine.refresh_in_background, key, wanted)
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """See `Engine`."""
@@ -243,20 +243,20 @@ class CallerEngine:
         else:
             current().portal.post(function, *args)
 
-    def load_side(self) -> LoadSide:
+    def load_engine(self) -> LoadEngine:
         """See `Engine`."""
-        return LoadSide(self._engine, current())
+        return LoadEngine(self._engine, current())
 
-    async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
+    async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
         """See `Engine`."""
-        return await Gathered([caught(awaitable) for awaitable in awaitables])
+        return await Gathered([capture(awaitable) for awaitable in awaitables])
 
 
 def _in_task(
     context: Context, function: Callable[..., Awaitable[T]], *args: Any
-) -> asyncio.Task[T | Raised]:
+) -> asyncio.Task[T | CapturedError]:
     """A task of what this gives, whose exceptions are data: asyncio raises some of them out of its loop."""
-    return asyncio.get_running_loop().create_task(caught(function(*args)), context=context)
+    return asyncio.get_running_loop().create_task(capture(function(*args)), context=context)
 
 
 class CallerLifecycle(Lifecycle):

@@ -20,12 +20,12 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import LONGEST
-from async_redis_cache._common.outcomes import first_raised
+from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.in_flight_load import Wanted
-from async_redis_cache._engine.load_lease import NotKept, Product, Stored
+from async_redis_cache._engine.in_flight_load import LoadSpec
+from async_redis_cache._engine.load_lease import LoadResult, NotStorable, StoredValue
 from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy
-from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._protocol.record import (
     MISSING,
     PLACEHOLDER,
@@ -43,21 +43,21 @@ from .function_names import name_of
 from .loaders import NOT_MODIFIED, Load, Loader, run, takes_load
 
 __all__ = [
-    "NOTHING",
-    "Asked",
-    "Found",
+    "NO_LOOKUP",
+    "LoadRequest",
+    "Lookup",
     "call_of",
-    "each",
-    "entry_of",
-    "found_entry",
-    "judged",
-    "load",
-    "look",
-    "many",
+    "check_keys",
+    "for_each_key",
+    "load_spec",
+    "lookup",
+    "lookup_entry",
     "no_loader",
-    "valid",
-    "value_of",
-    "wanted",
+    "result_entry",
+    "result_value",
+    "run_load",
+    "valid_lookup",
+    "with_valid_tags",
 ]
 
 
@@ -69,7 +69,7 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-class Asked(NamedTuple):
+class LoadRequest(NamedTuple):
     """What one caller of a loading call asks for."""
 
     engine: Engine
@@ -91,7 +91,7 @@ class Asked(NamedTuple):
     """The type of the value, where the caller says one."""
 
 
-class Found(NamedTuple):
+class Lookup(NamedTuple):
     """What stands on the server, as one caller sees it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Found(NamedTuple):
     since: float | None = None
 
 
-NOTHING: Final = Found()
+NO_LOOKUP: Final = Lookup()
 _SECOND: Final = 1000
 
 
@@ -119,7 +119,7 @@ def no_loader() -> None:
     """Where nothing is loaded, or by another way."""
 
 
-def many(keys: Iterable[str]) -> Iterable[str]:
+def check_keys(keys: Iterable[str]) -> Iterable[str]:
     """Several keys, and not one that could be taken for them.
 
     Raises:
@@ -130,7 +130,7 @@ def many(keys: Iterable[str]) -> Iterable[str]:
     return keys
 
 
-def terms(
+def policy_and_decoder(
     opened: Opened, kind: Any, timeout: Timeout, loading: LoadOptions
 ) -> tuple[LoadPolicy, Decoder]:
     """The policy and the decoder of a call that loads, its tags aside.
@@ -145,11 +145,11 @@ def terms(
     decode = codec.decode_untyped if kind is None else codec.decoder(kind)
     # As `Codec.life` does, without a call for most: caches do this all day.
     if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
-        codec.life(timeout)
+        codec.ttl(timeout)
     return (opened.policies.of(loading) if loading else opened.policies.default), decode
 
 
-async def each(
+async def for_each_key(
     engine: Engine,
     judge: Callable[[T], Awaitable[R]],
     items: Sequence[T],
@@ -157,88 +157,92 @@ async def each(
 ) -> list[R]:
     """What is said of each item, of which this data was read: at once, where the server is asked."""
     if any(one is not None and has_tags(one) for one in data):
-        return first_raised(await engine.outcomes(map(judge, items)))
+        return raise_first(await engine.gather_outcomes(map(judge, items)))
     return [await judge(item) for item in items]
 
 
-def look(asked: Asked, data: bytes) -> Found:
+def lookup(asked: LoadRequest, data: bytes) -> Lookup:
     """What this data is, its time aside."""
     record = record_of(data) if is_record(data) else None
     if record is None:
         value = asked.codec.loads(asked.wire_key, data, asked.decode)
-        return NOTHING if value is None else Found(value, data, None, "hit")
+        return NO_LOOKUP if value is None else Lookup(value, data, None, "hit")
     if record.kind == PLACEHOLDER:
-        return NOTHING
+        return NO_LOOKUP
     if record.kind == MISSING:
-        return Found(None, b"", record, "missing")
+        return Lookup(None, b"", record, "missing")
     value = asked.codec.loads(asked.wire_key, record.payload, asked.decode)
-    return NOTHING if value is None else Found(value, record.payload, record, "hit")
+    return NO_LOOKUP if value is None else Lookup(value, record.payload, record, "hit")
 
 
-async def valid(asked: Asked, found: Found) -> Found:
+async def valid_lookup(asked: LoadRequest, found: Lookup) -> Lookup:
     """What was found, its time aside, unless one of its tags was invalidated."""
     record = found.record
     if record is None or not record.tags:
         return found
-    return found if await asked.engine.freshness.tags_hold(record, asked.since) else NOTHING
+    return (
+        found if await asked.engine.freshness.tags_are_current(record, asked.since) else NO_LOOKUP
+    )
 
 
-async def judged(asked: Asked, found: Found) -> Found:
+async def with_valid_tags(asked: LoadRequest, found: Lookup) -> Lookup:
     """What was found, now: where its time is over, its status is None, and it may have a value."""
-    found = await valid(asked, found)
+    found = await valid_lookup(asked, found)
     record = found.record
     if record is None:
         return found
     now = 0
-    if asked.policy.looks_ahead or not record.is_lasting:
+    if asked.policy.may_refresh or not record.is_lasting:
         now = await asked.engine.freshness.now(asked.since)
     if record.is_fresh(now):
         return found._replace(now=now)
     if (
         record.kind == VALUE
         and not record.is_from_the_future(now)
-        and now < record.fresh_until + asked.policy.stale
+        and now < record.fresh_until + asked.policy.stale_timeout
     ):
         return found._replace(now=now, status=None)
-    return NOTHING
+    return NO_LOOKUP
 
 
-async def load(
-    asked: Asked,
+async def run_load(
+    asked: LoadRequest,
     data: bytes | None,
-    found: Found | None,
+    found: Lookup | None,
     *,
     patience: float | None = None,
     force: bool = False,
-) -> Product | Found | None:
+) -> LoadResult | Lookup | None:
     """What was loaded, or what another has stored meanwhile; None where patience ended first."""
-    found = found or NOTHING
+    found = found or NO_LOOKUP
     result = await asked.engine.load(
-        asked.wire_key, wanted(asked, data, found, force=force), patience
+        asked.wire_key, load_spec(asked, data, found, force=force), patience
     )
-    if not isinstance(result, Stored):
+    if not isinstance(result, StoredValue):
         return result
-    stored = look(asked, result)
+    stored = lookup(asked, result)
     if stored.status is None:
         # A load that another caller began, for another type, was answered by what had been stored.
         raise _bad_type()
     return stored._replace(since=result.since)
 
 
-def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = False) -> Wanted:
+def load_spec(
+    asked: LoadRequest, data: bytes | None, found: Lookup, *, force: bool = False
+) -> LoadSpec:
     tags = asked.codec.tags(asked.tags)
     # A load runs on the loop, wherever its caller is.
-    there = asked._replace(engine=asked.engine.load_side())
+    there = asked._replace(engine=asked.engine.load_engine())
 
-    async def produce() -> Product:
-        return await produced(there, found, tags)
+    async def produce() -> LoadResult:
+        return await load_value(there, found, tags)
 
     async def suits(stored: bytes, since: float) -> bool:
-        found = await there.engine.aside(partial(look, there, stored))
-        return (await judged(there._replace(since=since), found)).status is not None
+        found = await there.engine.aside(partial(lookup, there, stored))
+        return (await with_valid_tags(there._replace(since=since), found)).status is not None
 
-    longest = asked.policy.hard / _SECOND
-    return Wanted(
+    longest = asked.policy.hard_timeout / _SECOND
+    return LoadSpec(
         produce,
         suits,
         data,
@@ -247,21 +251,21 @@ def wanted(asked: Asked, data: bytes | None, found: Found, *, force: bool = Fals
         tags=asked.codec.wire_tags(tags),
         steered=partial(takes_load, asked.loader),
         strict=asked.engine.strict,
-        decided=asked.decided,
+        on_decision=asked.decided,
         since=asked.since,
         idle=asked.idle,
         function=partial(name_of, asked.loader),
     )
 
 
-async def produced(asked: Asked, found: Found, tags: Iterable[str]) -> Product:
+async def load_value(asked: LoadRequest, found: Lookup, tags: Iterable[str]) -> LoadResult:
     """Call the loader, and make a product of what it gives."""
     steering = Load(asked.key, found.value, asked.timeout, tags)
     steering._threads = asked.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     given: Callable[..., Any] = asked.loader
     call = partial(given, steering) if takes_load(given) else given
     loaded = await call_of(asked.engine, call, in_thread=asked.policy.in_thread)
-    return await asked.engine.aside(partial(_product, asked, found, steering, loaded))
+    return await asked.engine.aside(partial(_load_result, asked, found, steering, loaded))
 
 
 async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | Caller) -> Any:
@@ -274,12 +278,12 @@ async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | 
     return await loaded if inspect.isawaitable(loaded) else loaded
 
 
-def _product(asked: Asked, found: Found, steering: Load[Any], loaded: Any) -> Product:
+def _load_result(asked: LoadRequest, found: Lookup, steering: Load[Any], loaded: Any) -> LoadResult:
     codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
     if loaded is None:
         bears = codec.wire_tags(steering.tags)
-        keep = steering.cached and policy.missing > 0
-        return Product(MISSING, b"", policy.missing, 0, keep=keep, tags=bears)
+        keep = steering.cached and policy.missing_timeout > 0
+        return LoadResult(MISSING, b"", policy.missing_timeout, 0, is_kept=keep, tags=bears)
     if loaded is NOT_MODIFIED:
         payload = found.payload
     else:
@@ -287,16 +291,18 @@ def _product(asked: Asked, found: Found, steering: Load[Any], loaded: Any) -> Pr
             payload = codec.dumps(wire_key, loaded)
         except CacheInputError as error:
             _refuse_single_use(loaded)
-            not_kept = NotKept(loaded)
-            _not_kept_as(asked, not_kept)
-            asked.engine.result_not_kept(name_of(asked.loader), error.code)
+            not_kept = NotStorable(loaded)
+            _not_stored_as(asked, not_kept)
+            asked.engine.result_not_stored(name_of(asked.loader), error.code)
             bears = codec.wire_tags(steering.tags)
-            return Product(VALUE, b"", 0, 0, keep=False, tags=bears, not_kept=not_kept)
+            return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=bears, not_kept=not_kept)
         if codec.loaded(wire_key, payload, asked.decode) is None:
             raise _bad_type()
-    life = policy.life_of(codec.life(steering.timeout), random.random)
+    life = policy.ttl_with_jitter(codec.ttl(steering.timeout), random.random)
     bears = codec.wire_tags(steering.tags)
-    return Product(VALUE, payload, life, policy.stale, keep=steering.cached, tags=bears)
+    return LoadResult(
+        VALUE, payload, life, policy.stale_timeout, is_kept=steering.cached, tags=bears
+    )
 
 
 def _bad_type() -> CacheInputError:
@@ -317,7 +323,7 @@ def _refuse_single_use(loaded: Any) -> None:
         raise CacheInputError("NOT_SERIALIZABLE", problem)
 
 
-def _not_kept_as(asked: Asked, not_kept: NotKept) -> Any:
+def _not_stored_as(asked: LoadRequest, not_kept: NotStorable) -> Any:
     """A result that cannot be stored, if it fits the type as far as an object can show that.
 
     Raises:
@@ -345,42 +351,42 @@ def _may_be(value: Any, kind: Any) -> bool:
         return True
 
 
-def value_of(asked: Asked, result: Product | Found | None) -> Any:
+def result_value(asked: LoadRequest, result: LoadResult | Lookup | None) -> Any:
     """The value that a call returns.
 
     Raises:
         CacheInputError: BAD_TYPE: a load that another caller began gave what does not fit the type.
     """
-    if not isinstance(result, Product):
+    if not isinstance(result, LoadResult):
         return None if result is None else result.value
     if result.kind != VALUE:
         return None
     if result.not_kept is not None:
-        return _not_kept_as(asked, result.not_kept)
+        return _not_stored_as(asked, result.not_kept)
     value = asked.codec.loaded(asked.wire_key, result.payload, asked.decode)
     if value is None:
         raise _bad_type()
     return value
 
 
-async def entry_of(asked: Asked, result: Product | Found | None) -> CacheEntry[Any]:
+async def result_entry(asked: LoadRequest, result: LoadResult | Lookup | None) -> CacheEntry[Any]:
     """What a call that loads gives, with all that is known about it."""
-    if isinstance(result, Found):
+    if isinstance(result, Lookup):
         if result.since is not None:
             asked = asked._replace(since=result.since)
         try:
-            return await found_entry(asked, result)
-        except AWAY as error:
-            asked.engine.go_on_after(error)
+            return await lookup_entry(asked, result)
+        except SERVER_FAILURES as error:
+            asked.engine.continue_without_server(error)
             # There is a value to give, and only the server could tell the rest.
             return CacheEntry(result.value, result.status or "missing", None, None)
-    value = value_of(asked, result)
+    value = result_value(asked, result)
     if result is None or value is None:
-        return CacheEntry(None, "missing", 0, (result and result.life) or None)
-    return CacheEntry(value, "loaded", 0, result.life if result.keep else 0)
+        return CacheEntry(None, "missing", 0, (result and result.ttl) or None)
+    return CacheEntry(value, "loaded", 0, result.ttl if result.is_kept else 0)
 
 
-async def found_entry(asked: Asked, found: Found) -> CacheEntry[Any]:
+async def lookup_entry(asked: LoadRequest, found: Lookup) -> CacheEntry[Any]:
     """What was found, with all that is known about it."""
     status = found.status or "missing"
     record = found.record

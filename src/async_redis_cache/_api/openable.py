@@ -17,38 +17,38 @@ from async_redis_cache._common.pip_services import (
     IReferences,
 )
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._engine.pending_invalidations import is_remembered
-from async_redis_cache._engine.single_flight import AWAY
+from async_redis_cache._engine.pending_invalidations import is_pending_failure
+from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
 
-__all__ = ["Openable", "verb", "verb_or"]
+__all__ = ["Openable", "operation", "operation_or"]
 
-Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, Any]])
+Operation = TypeVar("Operation", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-def verb(method: Verb) -> Verb:
+def operation(method: Operation) -> Operation:
     """A call that ends in an error says so to the counters, and to the error whose call it was."""
     return _counted(method, None)
 
 
-def verb_or(otherwise: Callable[[], Any]) -> Callable[[Verb], Verb]:
+def operation_or(otherwise: Callable[[], Any]) -> Callable[[Operation], Operation]:
     """The same; where the cache always fails open, it gives this while the server is away."""
     return partial(_counted, otherwise=otherwise)
 
 
-def _counted(method: Verb, otherwise: Callable[[], Any] | None) -> Verb:
+def _counted(method: Operation, otherwise: Callable[[], Any] | None) -> Operation:
     @wraps(method)
     async def counted(self: Openable, *args: Any, **kwargs: Any) -> Any:
         try:
             return await method(self, *args, **kwargs)
         except CacheError as error:
-            self._note(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
-            if otherwise is not None and self._goes_on(error):  # pyright: ignore[reportPrivateUsage]
+            self._record_error(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
+            if otherwise is not None and self._continues(error):  # pyright: ignore[reportPrivateUsage]
                 return otherwise()
             raise
 
-    return cast("Verb", counted)
+    return cast("Operation", counted)
 
 
 class Openable(IConfigurable, IReferenceable):
@@ -117,7 +117,7 @@ class Openable(IConfigurable, IReferenceable):
         """Whether the cache was opened and not closed since. The server may be away even so."""
         return self._lifecycle.is_open()
 
-    @verb
+    @operation
     async def open(self, context: Context) -> None:
         """Connect, log in and ping, in one attempt, within `connect_timeout`.
 
@@ -133,7 +133,7 @@ class Openable(IConfigurable, IReferenceable):
         """
         await self._lifecycle.open(context)
 
-    @verb
+    @operation
     async def close(self, context: Context) -> None:
         """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
 
@@ -165,7 +165,7 @@ class Openable(IConfigurable, IReferenceable):
         """What this cache has done so far. Closing it does not reset the counts."""
         return self._counters.snapshot()
 
-    def _goes_on(self, error: CacheError) -> bool:
+    def _continues(self, error: CacheError) -> bool:
         """Whether a call that ends so is to give what it gives of an empty cache.
 
         A change may only do so where it is pending from then on: see `is_remembered`.
@@ -173,12 +173,12 @@ class Openable(IConfigurable, IReferenceable):
         engine = self._lifecycle.engine()
         if engine is None or not engine.fails_open:
             return False
-        goes_on = isinstance(error, AWAY) and is_remembered(error)
+        goes_on = isinstance(error, SERVER_FAILURES) and is_pending_failure(error)
         if goes_on:
             engine.failed_open(error.code)
         return goes_on
 
-    def _note(self, error: CacheError, context: Context) -> None:
+    def _record_error(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""
         self._counters.errors += 1
         error.traced(context)

@@ -23,20 +23,20 @@ from async_redis_cache._common.pip_services import (
     IReferences,
 )
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._runtime.portal import Portal, RefusedError
+from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from async_redis_cache._runtime.stepping import drive
 from async_redis_cache._values.serializers import Serializer
 
 from .async_cache import AsyncRedisCache
 from .calling_thread import CallerCache
-from .sync_loading import LoadingDoor
+from .sync_loading import SyncLoading
 
 __all__ = ["RedisCache"]
 
 T = TypeVar("T")
 
 
-class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
+class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
     """`AsyncRedisCache` for synchronous callers: the same methods, each waiting for its result.
 
     Any number of threads may share one; their calls travel together. An open cache works in a
@@ -112,7 +112,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
                 if self._portal is None or self._portal.is_closed:
                     self._ending, self._portal = self._portal or self._ending, None
                     self._open(partial(self._cache.open, context))
-        except RefusedError as refusal:
+        except PortalRefusedError as refusal:
             raise self._refused(refusal, context) from None
 
     def close(self, context: Context) -> None:
@@ -123,7 +123,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         """
         try:
             Portal.refuse_inside()
-        except RefusedError as refusal:
+        except PortalRefusedError as refusal:
             raise self._refused(refusal, context) from None
         with self._lock:
             self._forked = False
@@ -234,19 +234,19 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
         except BaseException as error:
             # It may not have begun.
             coroutine.close()
-            if isinstance(error, RefusedError):
+            if isinstance(error, PortalRefusedError):
                 raise self._refused(error, context) from None
             raise
 
-    def _refused(self, refusal: RefusedError, context: Context) -> CacheStateError:
+    def _refused(self, refusal: PortalRefusedError, context: Context) -> CacheStateError:
         error = CacheStateError(refusal.code, refusal.problem)
-        self._cache._note(error, context)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._cache._record_error(error, context)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return error
 
     def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
         if not self._end_portal():
             problem = "a loader still blocks the private loop of the cache that was closed"
-            raise RefusedError("NOT_OPENED", problem)
+            raise PortalRefusedError("NOT_OPENED", problem)
         options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._patience = options.command_timeout / 1000 + _GRACE
         portal = self._ending = Portal(partial(self._cache.close, None), name=options.name)
@@ -282,7 +282,7 @@ class RedisCache(LoadingDoor, ICache, IConfigurable, IReferenceable, IOpenable):
                     return self._open(reopen)
         portal = self._portal
         if portal is None:
-            raise RefusedError("NOT_OPENED", "the cache is not open")
+            raise PortalRefusedError("NOT_OPENED", "the cache is not open")
         return portal
 
     def _forget_parent(self) -> None:

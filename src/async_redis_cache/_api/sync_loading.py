@@ -15,12 +15,12 @@ from .batch_loader import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
 
-__all__ = ["LoadingDoor"]
+__all__ = ["SyncLoading"]
 
 T = TypeVar("T")
 
 
-class LoadingDoor(ABC):
+class SyncLoading(ABC):
     """See `AsyncRedisCache` for what each method does, takes and raises."""
 
     _cache: AsyncRedisCache

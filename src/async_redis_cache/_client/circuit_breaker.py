@@ -15,7 +15,7 @@ from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
 
-__all__ = ["Breaker", "Breakers"]
+__all__ = ["CircuitBreaker", "CircuitBreakers"]
 
 _FAILURES: Final = 3
 """In a row, after which it opens."""
@@ -24,7 +24,7 @@ _LONGEST_PAUSE: Final = 0.5
 """Seconds between two probes."""
 
 
-class Breakers:
+class CircuitBreakers:
     """What those of all servers have in common.
 
     Args:
@@ -35,12 +35,12 @@ class Breakers:
     def __init__(self, counters: CacheStats, random: Callable[[], float]) -> None:
         self.counters = counters
         self.random = random
-        self.are_heeded = False
+        self.enabled = False
         """Whether there are calls that go on without the server. Before there are, none opens."""
         counters.open_circuits = 0
 
 
-class Breaker:
+class CircuitBreaker:
     """That of one server: closed while it answers, open from some failures in a row to the next answer.
 
     Args:
@@ -50,12 +50,12 @@ class Breaker:
     """
 
     def __init__(
-        self, probe: Callable[[], asyncio.Future[Any]], breakers: Breakers, told: Condition
+        self, probe: Callable[[], asyncio.Future[Any]], breakers: CircuitBreakers, health: Condition
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ask = probe
+        self._send_probe = probe
         self._breakers = breakers
-        self._told = told
+        self._health = health
         self._failures = 0
         self.is_open = False
         """Whether the server is to be left alone."""
@@ -68,15 +68,15 @@ class Breaker:
         self._failures = 0
         if self.is_open:
             self._close()
-            self._told.up()
+            self._health.up()
 
     def failed(self, code: str) -> None:
         """It has not, and a call has ended in this."""
-        self._failures += self._breakers.are_heeded
+        self._failures += self._breakers.enabled
         if self._failures >= _FAILURES and not (self.is_open or self._is_over):
             self.is_open = True
             self._breakers.counters.open_circuits += 1
-            self._told.down(code)
+            self._health.down(code)
             self._pause = _FIRST_PAUSE
             self._probe_later()
 
@@ -101,7 +101,7 @@ class Breaker:
     def _probe(self) -> None:
         self._next = None
         try:
-            self._ask().add_done_callback(self._probed)
+            self._send_probe().add_done_callback(self._probed)
         except CacheError:
             # So many calls wait that there is no room for one more.
             self._probe_later()

@@ -18,23 +18,23 @@ from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._connection.connector import Dialer
+from async_redis_cache._connection.connector import Connector
 from async_redis_cache._protocol.cluster_slots import Asking, has_hash_tag
-from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import PING
 
 from .batcher import Batcher
-from .circuit_breaker import Breakers
-from .cluster_nodes import Members
+from .circuit_breaker import CircuitBreakers
+from .cluster_nodes import ClusterNodes
 from .node import Node
-from .pipeline import Call
-from .topology_refresh import Lookout
-from .tracking import Listener
-from .tracking_group import Unison
+from .pipeline import Request
+from .topology_refresh import TopologyRefresh
+from .tracking import InvalidationListener
+from .tracking_group import TrackingGroup
 
 __all__ = ["Cluster"]
 
-_MOST_HOPS: Final = 8
+_MAX_REDIRECTS: Final = 8
 
 
 class Cluster:
@@ -52,7 +52,7 @@ class Cluster:
         CacheUnsupported: UNSUPPORTED, where the bound could not be kept.
     """
 
-    keys_a_call = 1
+    max_keys_per_request = 1
     """Those of a call may be on different nodes, and may be moved while it is under way."""
 
     def __init__(
@@ -60,10 +60,10 @@ class Cluster:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
-        breakers: Breakers,
+        breakers: CircuitBreakers,
         health_log: HealthLog,
         *,
-        listener: Listener | None,
+        listener: InvalidationListener | None,
     ) -> None:
         if options.max_size and not has_hash_tag(options.key_prefix.encode()):
             problem = (
@@ -74,50 +74,56 @@ class Cluster:
         self._stopped = False
 
         def make(
-            dialer: Dialer, told: Condition, alone: Condition | None, heard: Callable[[], None]
+            dialer: Connector, told: Condition, alone: Condition | None, heard: Callable[[], None]
         ) -> Node:
             return Node(
                 dialer,
                 options,
                 counters,
-                told=told,
+                health=told,
                 breakers=breakers,
-                alone=alone,
-                heard=heard,
-                lost=self._look_soon,
-                unanswered=self._check_idle,
+                circuit_health=alone,
+                on_answer=heard,
+                on_lost=self._refresh_soon,
+                on_timeout=self._check_idle,
                 router=self,
             )
 
-        self._unison = None if listener is None else Unison(listener, self._look_soon)
-        self._members = Members(endpoint, options, make, self._unison, health_log)
-        self._lookout = Lookout(self._members, self._is_whole)
-        self.asker: Asker = self
+        self._tracking_group = (
+            None if listener is None else TrackingGroup(listener, self._refresh_soon)
+        )
+        self._cluster_nodes = ClusterNodes(
+            endpoint, options, make, self._tracking_group, health_log
+        )
+        self._refresh = TopologyRefresh(self._cluster_nodes, self._is_whole)
+        self.executor: Executor = self
         """Who asks the right node."""
-        self.reader: Asker = _Reader(self._members) if options.read_from == "replica" else self
+        self.reader: Executor = (
+            _Reader(self._cluster_nodes) if options.read_from == "replica" else self
+        )
         """Who asks for what may be a moment old, if that is allowed."""
-        self._look_soon()
+        self._refresh_soon()
 
     def __repr__(self) -> str:
-        return f"<Cluster {self._members!r}>"
+        return f"<Cluster {self._cluster_nodes!r}>"
 
     @property
     def master(self) -> None:
         """There are several."""
 
     @property
-    def askers(self) -> Sequence[Asker]:
+    def executors(self) -> Sequence[Executor]:
         """Who asks each node that has keys."""
-        return [self._members.at(place).batcher for place in self._members.masters]
+        return [self._cluster_nodes.at(place).batcher for place in self._cluster_nodes.masters]
 
     async def moves(self, deadline: float) -> int:
         """How often keys were seen to have moved from node to node, now that the nodes were asked."""
-        await self._lookout.look_anew(deadline)
-        return self._members.moves
+        await self._refresh.refresh_by(deadline)
+        return self._cluster_nodes.moves
 
-    def ask(
+    def execute(
         self,
-        verb: Verb,
+        command: Command,
         argument: Any,
         size: int,
         *,
@@ -126,15 +132,15 @@ class Cluster:
         retries: int | None = None,
     ) -> asyncio.Future[Any]:
         """See `Batcher.ask`."""
-        verb = verb.apart
-        batcher = self._members.of(verb.key(argument)).batcher
-        return batcher.ask(verb, argument, size, keys=keys, budget=budget, retries=retries)
+        command = command.per_key
+        batcher = self._cluster_nodes.node_of(command.key(argument)).batcher
+        return batcher.execute(command, argument, size, keys=keys, budget=budget, retries=retries)
 
-    def is_left_alone(self, key: bytes) -> bool:
+    def is_circuit_open(self, key: bytes) -> bool:
         """See `Node.is_left_alone`: the node that has the slot of this key."""
-        return self._members.of(key).is_left_alone()
+        return self._cluster_nodes.node_of(key).is_circuit_open()
 
-    async def connect(self, budget: float, opening: Verb = PING) -> None:
+    async def connect(self, budget: float, opening: Command = PING) -> None:
         """Find the nodes, and connect to them: one attempt, within so many seconds.
 
         What has a key is then asked of the node that has it.
@@ -144,77 +150,77 @@ class Cluster:
             CacheError: whatever else came of the attempt.
         """
         deadline = asyncio.get_running_loop().time() + budget
-        failure = await asyncio.shield(self._lookout.look(budget))
+        failure = await asyncio.shield(self._refresh.refresh(budget))
         if failure is not None:
             raise failure
-        for link in self._members.links():
+        for link in self._cluster_nodes.tracking_channels():
             refused = await link.first()
             if refused is not None:
                 raise refused.error()
         if opening.key(()) is not None:
-            await self.ask(
+            await self.execute(
                 opening, (), 0, budget=deadline - asyncio.get_running_loop().time(), retries=0
             )
 
     def has_unread(self) -> bool:
         """Whether there is news of changes that has come, and has not been passed on."""
-        return any(link.has_unread() for link in self._members.links())
+        return any(link.has_unread() for link in self._cluster_nodes.tracking_channels())
 
     def stop(self) -> None:
         """End every call, every connection and every link."""
         self._stopped = True
-        self._lookout.stop()
-        self._members.stop()
+        self._refresh.stop()
+        self._cluster_nodes.stop()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        await self._lookout.stopped()
-        await self._members.stopped()
+        await self._refresh.stopped()
+        await self._cluster_nodes.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
         self._stopped = True
-        self._lookout.abandon()
-        self._members.abandon()
+        self._refresh.abandon()
+        self._cluster_nodes.abandon()
 
-    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
         """Pass a call on to the node that its refusal names, unless it has seen too many."""
-        call.hops += 1
-        if failure.place is None or call.hops > _MOST_HOPS or self._stopped:
+        call.redirects += 1
+        if failure.address is None or call.redirects > _MAX_REDIRECTS or self._stopped:
             return False
-        host, port = failure.place
-        place = (host or self._members.host_of(sender), port)
-        if not self._members.has_room_for(place):
+        host, port = failure.address
+        place = (host or self._cluster_nodes.host_of(sender), port)
+        if not self._cluster_nodes.has_room_for(place):
             return False
-        node = self._members.at(place)
+        node = self._cluster_nodes.at(place)
         # It may have joined just now, with no slots but one that moves: nobody has told of it yet.
-        self._members.track(place)
-        key = call.verb.key(call.argument)
+        self._cluster_nodes.track(place)
+        key = call.command.key(call.argument)
         if failure.code == "ASK":
-            self._members.moves += 1
-            call.verb = Asking(call.verb)
+            self._cluster_nodes.moves += 1
+            call.command = Asking(call.command)
         elif key is not None:
-            self._members.moved(key, node)
-            self._look_soon()
-        node.batcher.take_over(call)
+            self._cluster_nodes.moved(key, node)
+            self._refresh_soon()
+        node.batcher.enqueue(call)
         return True
 
-    def home(self, call: Call) -> Batcher:
+    def owner_of(self, call: Request) -> Batcher:
         """The node that has the slot of a call's key, as far as is known; any, where it has none."""
-        if isinstance(call.verb, Asking):
-            call.verb = call.verb.plain
-        return self._members.of(call.verb.key(call.argument)).batcher
+        if isinstance(call.command, Asking):
+            call.command = call.command.wrapped
+        return self._cluster_nodes.node_of(call.command.key(call.argument)).batcher
 
-    def _look_soon(self) -> None:
-        self._lookout.look_soon()
+    def _refresh_soon(self) -> None:
+        self._refresh.refresh_soon()
 
     def _check_idle(self) -> None:
         """A call got no answer: what has cut its connection may have cut others, on other nodes too."""
-        for node in self._members.nodes():
-            node.transport.check_idle()
+        for node in self._cluster_nodes.nodes():
+            node.pool.check_idle()
 
     def _is_whole(self) -> bool:
-        return self._unison is None or self._unison.is_whole
+        return self._tracking_group is None or self._tracking_group.is_whole
 
 
 class _Reader:
@@ -224,14 +230,14 @@ class _Reader:
         members: of the cluster.
     """
 
-    keys_a_call = 1
+    max_keys_per_request = 1
 
-    def __init__(self, members: Members) -> None:
-        self._members = members
+    def __init__(self, cluster_nodes: ClusterNodes) -> None:
+        self._cluster_nodes = cluster_nodes
 
-    def ask(
+    def execute(
         self,
-        verb: Verb,
+        command: Command,
         argument: Any,
         size: int,
         *,
@@ -240,6 +246,6 @@ class _Reader:
         retries: int | None = None,
     ) -> asyncio.Future[Any]:
         """See `Batcher.ask`."""
-        verb = verb.apart
-        batcher = self._members.reader_of(verb.key(argument) or b"").batcher
-        return batcher.ask(verb, argument, size, keys=keys, budget=budget, retries=retries)
+        command = command.per_key
+        batcher = self._cluster_nodes.reader_of(command.key(argument) or b"").batcher
+        return batcher.execute(command, argument, size, keys=keys, budget=budget, retries=retries)

@@ -19,25 +19,25 @@ from async_redis_cache._common.health_log import (
     HealthLog,
 )
 from async_redis_cache._common.options import Options
-from async_redis_cache._connection.connector import Dialer, see_it_read
+from async_redis_cache._connection.connector import Connector, verify_replica
 from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
 
 from .batcher import Batcher
-from .node import NOWHERE, Node, pace_of
-from .tracking import Tracking
-from .tracking_group import Unison
+from .node import UNKNOWN_ADDRESS, Node, keepalive_policy
+from .tracking import TrackingChannel
+from .tracking_group import TrackingGroup
 
-__all__ = ["Members", "View"]
+__all__ = ["ClusterNodes", "SlotMap"]
 
 _SECOND: Final = 1000
-View = tuple[SlotRange, ...]
+SlotMap = tuple[SlotRange, ...]
 
 
 def _ignore() -> None:
     pass
 
 
-class Members:
+class ClusterNodes:
     """The nodes that are known, with their connections and links.
 
     Args:
@@ -52,22 +52,22 @@ class Members:
         self,
         endpoint: Endpoint,
         options: Options,
-        make: Callable[[Dialer, Condition, Condition | None, Callable[[], None]], Node],
-        unison: Unison | None,
+        make: Callable[[Connector, Condition, Condition | None, Callable[[], None]], Node],
+        tracking_group: TrackingGroup | None,
         health_log: HealthLog,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
         self._make = make
-        self._unison = unison
+        self._tracking_group = tracking_group
         self._health_log = health_log
         self._nodes: dict[Address, Node] = {}
         self._replicas: dict[Address, Node] = {}
         """Those that are asked, which is by who allows it alone."""
         self._masters_of: dict[Address, Address] = {}
         """By replica."""
-        self._places: dict[Batcher, Address] = {}
-        self._links: dict[Address, Tracking] = {}
+        self._addresses: dict[Batcher, Address] = {}
+        self._tracking_channels: dict[Address, TrackingChannel] = {}
         self._by_slot = [self.at(endpoint.seeds[0])] * SLOTS
         self._readers: list[Node] = self._by_slot
         """By slot who answers reads: a replica, where that is allowed and there is one."""
@@ -86,18 +86,18 @@ class Members:
         """The node at this address, known or not."""
         node = self._nodes.get(place)
         if node is None:
-            dialer = Dialer(self._endpoint.at(place), self._options)
+            dialer = Connector(self._endpoint.at(place), self._options)
             told = self._health_log.condition(SERVER, name_of(place))
             alone = self._health_log.condition(CIRCUIT, name_of(place))
             node = self._nodes[place] = self._make(dialer, told, alone, _ignore)
-            self._places[node.batcher] = place
+            self._addresses[node.batcher] = place
         return node
 
     def has_room_for(self, place: Address) -> bool:
         """Whether a redirection may lead there: a server that names ever new nodes is not believed for ever."""
         return place in self._nodes or len(self._nodes) < MOST_NODES
 
-    def of(self, key: bytes | None) -> Node:
+    def node_of(self, key: bytes | None) -> Node:
         """The node that has the slot of a key, as far as is known; any, where there is no key."""
         # By chance: none is to be asked more than others.
         slot = random.randrange(SLOTS) if key is None else slot_of(key)  # noqa: S311  no secret
@@ -109,18 +109,18 @@ class Members:
 
     def host_of(self, batcher: Batcher) -> str:
         """Where a node is whose calls these are."""
-        return self._places.get(batcher, NOWHERE)[0]
+        return self._addresses.get(batcher, UNKNOWN_ADDRESS)[0]
 
     def moved(self, key: bytes, node: Node) -> None:
         """The slot of this key has turned out to be there."""
         self._by_slot[slot_of(key)] = node
         self.moves += 1
 
-    def links(self) -> list[Tracking]:
+    def tracking_channels(self) -> list[TrackingChannel]:
         """Those on which the masters say what changes."""
-        return list(self._links.values())
+        return list(self._tracking_channels.values())
 
-    def heed(self, view: View) -> None:
+    def apply_slot_map(self, view: SlotMap) -> None:
         """Go by what the nodes say from now on."""
         masters = tuple(dict.fromkeys(slots.master for slots in view))
         for place in masters:
@@ -157,14 +157,14 @@ class Members:
         """End every call, every connection and every link."""
         for node in self.nodes():
             node.stop()
-        for link in self._links.values():
+        for link in self._tracking_channels.values():
             link.stop()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
         for node in [*self.nodes()]:
             await node.stopped()
-        for link in self.links():
+        for link in self.tracking_channels():
             await link.stopped()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -173,7 +173,7 @@ class Members:
         """Drop every connection though the event loop is closed."""
         for node in self.nodes():
             node.abandon()
-        for link in self._links.values():
+        for link in self._tracking_channels.values():
             link.abandon()
 
     def nodes(self) -> Iterator[Node]:
@@ -184,40 +184,44 @@ class Members:
     def _replica_at(self, place: Address) -> Node:
         node = self._replicas.get(place)
         if node is None:
-            dialer = Dialer(self._endpoint.at(place), self._options, see=see_it_read)
+            dialer = Connector(self._endpoint.at(place), self._options, verify=verify_replica)
             told = self._health_log.condition(REPLICA, name_of(place))
             node = self._replicas[place] = self._make(
-                dialer, told, None, partial(self._answered, place)
+                dialer, told, None, partial(self._on_replica_answer, place)
             )
-            self._places[node.batcher] = place
+            self._addresses[node.batcher] = place
         return node
 
-    def _answered(self, replica: Address) -> None:
-        master = self._nodes.get(self._masters_of.get(replica, NOWHERE))
+    def _on_replica_answer(self, replica: Address) -> None:
+        master = self._nodes.get(self._masters_of.get(replica, UNKNOWN_ADDRESS))
         if master is not None:
-            master.is_of_use()
+            master.is_usable()
 
     def track(self, place: Address) -> None:
         """Be told of changes on a node; until that is so, nothing near is trusted."""
-        if self._unison is not None and place not in self._links:
-            self._links[place] = link = Tracking(
-                Dialer(self._endpoint.at(place), self._options, protocol=3),
-                self._unison.joined_by(place),
+        if self._tracking_group is not None and place not in self._tracking_channels:
+            self._tracking_channels[place] = link = TrackingChannel(
+                Connector(self._endpoint.at(place), self._options, protocol=3),
+                self._tracking_group.add(place),
                 prefix=self._options.key_prefix.encode(),
-                pace=pace_of(self._options, self._options.near_cache_heartbeat / _SECOND),
+                pace=keepalive_policy(self._options, self._options.near_cache_heartbeat / _SECOND),
                 told=self._health_log.condition(INVALIDATION_CHANNEL, name_of(place)),
             )
             link.start()
 
     def _retire(self, node: Node, place: Address) -> None:
         """Let a node go that has no slots any more; what waits for it is asked elsewhere."""
-        del self._places[node.batcher]
+        del self._addresses[node.batcher]
         node.retire()
         self._spawn(node.stopped())
-        if self._unison is not None and place not in self.masters and place in self._links:
-            link = self._links.pop(place)
+        if (
+            self._tracking_group is not None
+            and place not in self.masters
+            and place in self._tracking_channels
+        ):
+            link = self._tracking_channels.pop(place)
             link.stop()
-            self._unison.left_by(place)
+            self._tracking_group.remove(place)
             self._spawn(link.stopped())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

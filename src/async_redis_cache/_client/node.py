@@ -15,19 +15,19 @@ from async_redis_cache._common.failures import LOST, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._connection.connector import Dials
-from async_redis_cache._connection.pool import Transport
-from async_redis_cache._connection.push_channel import Pace
+from async_redis_cache._connection.connector import SupportsConnect
+from async_redis_cache._connection.pool import ConnectionPool
+from async_redis_cache._connection.push_channel import KeepalivePolicy
 from async_redis_cache._protocol.commands import PING
 
 from .batcher import Batcher, Router
-from .circuit_breaker import Breaker, Breakers
+from .circuit_breaker import CircuitBreaker, CircuitBreakers
 from .demotion import Demotion
-from .request_queue import CallQueue
+from .request_queue import RequestQueue
 
-__all__ = ["NOWHERE", "Node", "pace_of"]
+__all__ = ["UNKNOWN_ADDRESS", "Node", "keepalive_policy"]
 
-NOWHERE: Final[Address] = ("", 0)
+UNKNOWN_ADDRESS: Final[Address] = ("", 0)
 _SECOND: Final = 1000
 _VALUES_A_KEY: Final = 2
 """How many values of `max_value_size` the reply for one key may be as long as: another process may have stored it
@@ -65,98 +65,99 @@ class Node:
 
     def __init__(
         self,
-        dialer: Dials,
+        connector: SupportsConnect,
         options: Options,
         counters: CacheStats,
         *,
-        told: Condition,
-        breakers: Breakers,
-        alone: Condition | None = None,
-        heard: Callable[[], None] = lambda: None,
-        lost: Callable[[], None] = lambda: None,
-        unanswered: Callable[[], None] = lambda: None,
+        health: Condition,
+        breakers: CircuitBreakers,
+        circuit_health: Condition | None = None,
+        on_answer: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+        on_timeout: Callable[[], None] = lambda: None,
         may_move: bool = False,
-        demoted: Callable[[], None] | None = None,
+        on_demoted: Callable[[], None] | None = None,
         router: Router | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self._lost = lost
+        self._on_lost = on_lost
         self._probe_budget = min(options.command_timeout / _SECOND, _PROBE_SECONDS)
-        self._breaker: Breaker | None = None
-        if alone is not None:
-            self._breaker = Breaker(self._sign_of_life, breakers, alone)
+        self._breaker: CircuitBreaker | None = None
+        if circuit_health is not None:
+            self._breaker = CircuitBreaker(self._probe, breakers, circuit_health)
         self.batcher = Batcher(
             counters,
-            heard=heard if self._breaker is None else self._breaker.succeeded,
-            failed=_ignore if self._breaker is None else self._breaker.failed,
-            silent=lost,
-            unanswered=unanswered,
+            on_answer=on_answer if self._breaker is None else self._breaker.succeeded,
+            on_failure=_ignore if self._breaker is None else self._breaker.failed,
+            on_silence=on_lost,
+            on_timeout=on_timeout,
             budget=options.command_timeout / _SECOND,
             retries=options.retries,
-            waiting=CallQueue(options.max_waiting_calls, options.max_waiting_bytes),
+            queue=RequestQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=Backoff(loop.time, random.random),
             may_move=may_move,
-            demotion=demoted and Demotion(loop.time, options.command_timeout / _SECOND, demoted),
+            demotion=on_demoted
+            and Demotion(loop.time, options.command_timeout / _SECOND, on_demoted),
             router=router,
-            server=told.server,
+            server=health.server,
         )
-        self.transport = Transport(
-            dialer,
+        self.pool = ConnectionPool(
+            connector,
             max_connections=options.max_connections,
             lifetime=_lifetime_of(options),
             counters=counters,
             backoff=Backoff(loop.time, random.random),
             ready=self.batcher.ready,
             unreachable=self._unreachable,
-            told=told,
+            health=health,
             bytes_a_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
             check_budget=min(options.command_timeout / _SECOND * _CHECK_SHARE, _CHECK_SECONDS),
         )
-        self.batcher.connect_to(self.transport)
+        self.batcher.use_pool(self.pool)
 
     def __repr__(self) -> str:
-        return f"{self.batcher!r} {self.transport!r}"
+        return f"{self.batcher!r} {self.pool!r}"
 
-    def is_left_alone(self) -> bool:
+    def is_circuit_open(self) -> bool:
         """Whether it does not answer, and is not to be asked."""
         return self._breaker is not None and self._breaker.is_open
 
-    def is_of_use(self) -> None:
+    def is_usable(self) -> None:
         """A replica of it has answered: that is reason enough to read its keys."""
         if self._breaker is not None:
             self._breaker.succeeded()
 
     def retire(self) -> None:
         """What waits for it is asked elsewhere, and so is everything from now on."""
-        self._leave_no_probes()
-        self.transport.leave_all_but(NOWHERE)
+        self._drop_probes()
+        self.pool.drop_other_addresses(UNKNOWN_ADDRESS)
         self.batcher.unreachable(LOST)
-        self.transport.stop()
+        self.pool.stop()
 
     def stop(self) -> None:
         """End every call, and every connection."""
-        self._leave_no_probes()
+        self._drop_probes()
         self.batcher.close()
-        self.transport.stop()
+        self.pool.stop()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        await self.transport.stopped()
+        await self.pool.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        self._leave_no_probes()
-        self.transport.abandon()
+        self._drop_probes()
+        self.pool.abandon()
 
-    def _leave_no_probes(self) -> None:
+    def _drop_probes(self) -> None:
         if self._breaker is not None:
             self._breaker.stop()
 
-    def _sign_of_life(self) -> asyncio.Future[Any]:
-        return self.batcher.ask(PING, (), 16, budget=self._probe_budget, retries=0)
+    def _probe(self) -> asyncio.Future[Any]:
+        return self.batcher.execute(PING, (), 16, budget=self._probe_budget, retries=0)
 
     def _unreachable(self, failure: Failure) -> None:
-        self._lost()
+        self._on_lost()
         self.batcher.unreachable(failure)
 
 
@@ -164,10 +165,10 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def pace_of(options: Options, heartbeat: float) -> Pace:
+def keepalive_policy(options: Options, heartbeat: float) -> KeepalivePolicy:
     """How a link is kept whose heart beats once in so many seconds."""
     timeout = options.connect_timeout / _SECOND
-    return Pace(heartbeat, timeout, _lifetime_of(options), random.random, time.monotonic)
+    return KeepalivePolicy(heartbeat, timeout, _lifetime_of(options), random.random, time.monotonic)
 
 
 def _lifetime_of(options: Options) -> Callable[[], float]:

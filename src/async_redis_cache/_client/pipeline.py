@@ -8,42 +8,42 @@ from functools import partial
 from typing import Any, Final
 
 from async_redis_cache._common.failures import UNKNOWN, Failure, ServerReply, failure_of
-from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._connection.resp_protocol import pack
-from async_redis_cache._protocol.command import MisreadError, Verb
+from async_redis_cache._protocol.command import Command, UnexpectedReplyError
 
-__all__ = ["PERSONAL", "Call", "Exchange"]
+__all__ = ["PER_KEY_ERRORS", "Pipeline", "Request"]
 
-PERSONAL: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
+PER_KEY_ERRORS: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
 """Refusals of one key, for which the server refuses a merged command as a whole."""
 
-_NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_PARSE_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What comes of reading a reply that has the right form, and cannot be."""
 
 
-class Call:
+class Request:
     """A question or a change, from the moment it is asked until its callers have their answer."""
 
     __slots__ = (
-        "_joined",
-        "alone",
+        "_waiters",
         "argument",
-        "callers",
+        "command",
         "deadline",
         "future",
-        "hops",
-        "hurried",
+        "isolated",
         "keys",
+        "maybe_executed",
         "reason",
+        "redirects",
         "retries",
+        "short_deadline",
         "size",
-        "uncertain",
-        "verb",
+        "waiters",
     )
 
     def __init__(  # noqa: PLR0917  made once a call, where names are half its price
         self,
-        verb: Verb,
+        command: Command,
         argument: Any,
         size: int,
         keys: int,
@@ -51,60 +51,60 @@ class Call:
         retries: int,
         future: asyncio.Future[Any],
     ) -> None:
-        self.verb = verb
+        self.command = command
         self.argument = argument
         self.size = size
         self.keys = keys
         self.deadline = deadline
         self.retries = retries
         self.future = future
-        self.callers = 1
+        self.waiters = 1
         """How many were given a future of it."""
-        self.hops = 0
+        self.redirects = 0
         """How often a node of a cluster has sent it to another, since it last waited."""
-        self.hurried = False
+        self.short_deadline = False
         """Whether it may take less time than other calls."""
-        self.alone = False
+        self.isolated = False
         """Whether it must not share an exchange, since the last one was refused for somebody."""
-        self.uncertain = False
+        self.maybe_executed = False
         """Whether an earlier try was sent whose reply is lost."""
         self.reason: Failure | None = None
         """Why the last try failed."""
-        self._joined: list[asyncio.Future[Any]] | None = None
+        self._waiters: list[asyncio.Future[Any]] | None = None
 
-    def join(self, future: asyncio.Future[Any]) -> None:
+    def add_waiter(self, future: asyncio.Future[Any]) -> None:
         """Answer this future too."""
-        if self._joined is None:
-            self._joined = []
-        self._joined.append(future)
-        self.callers += 1
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(future)
+        self.waiters += 1
 
-    def is_settled(self) -> bool:
+    def is_done(self) -> bool:
         """Whether nobody waits for it: answered, failed, or all its callers have left."""
         return self.future.done() and (
-            self._joined is None or all(one.done() for one in self._joined)
+            self._waiters is None or all(one.done() for one in self._waiters)
         )
 
-    def answer(self, value: Any) -> None:
+    def resolve(self, value: Any) -> None:
         """Give every caller this answer."""
         future = self.future
         if not future.done():
             future.set_result(value)
-        if self._joined is not None:
-            for one in self._joined:
+        if self._waiters is not None:
+            for one in self._waiters:
                 if not one.done():
                     one.set_result(value)
 
     def fail(self, failure: Failure) -> None:
         """Give every caller an error of its own."""
-        if self.uncertain:
+        if self.maybe_executed:
             failure = UNKNOWN._replace(server=failure.server)
-        for one in (self.future, *(self._joined or ())):
+        for one in (self.future, *(self._waiters or ())):
             if not one.done():
                 one.set_exception(failure.error())
 
 
-class Exchange:
+class Pipeline:
     """Calls under way on one wire.
 
     Args:
@@ -115,77 +115,77 @@ class Exchange:
 
     def __init__(
         self,
-        calls: list[Call],
-        answered: Callable[[Exchange, list[tuple[Call, Failure]]], None],
-        broken: Callable[[Exchange, Failure], None],
+        requests: list[Request],
+        answered: Callable[[Pipeline, list[tuple[Request, Failure]]], None],
+        broken: Callable[[Pipeline, Failure], None],
     ) -> None:
-        self.calls = calls
+        self.requests = requests
         self._answered = answered
         self._broken = broken
-        self._groups: dict[Verb, list[Call]] = {}
-        self._shares: list[tuple[Verb, list[Call], list[Any], int]] = []
+        self._groups: dict[Command, list[Request]] = {}
+        self._shares: list[tuple[Command, list[Request], list[Any], int]] = []
         groups = self._groups
         keys = 0
         deadline = 0.0
         asks = True
-        for call in calls:
+        for call in requests:
             keys += call.keys
             # Not `max`, which takes ten times as long: caches do this all day.
             if call.deadline > deadline:  # noqa: PLR1730
                 deadline = call.deadline
-            verb = call.verb
+            verb = call.command
             if verb in groups:
                 groups[verb].append(call)
             else:
                 groups[verb] = [call]
-                asks = asks and not verb.changes
+                asks = asks and not verb.is_write
         self.keys = keys
         self.deadline = deadline
-        self.asks = asks
+        self.is_read_only = asks
 
-    def send_on(self, wire: Wire) -> None:
+    def send_on(self, wire: RedisConnection) -> None:
         """Write all commands at once."""
         packed: list[bytes] = []
-        more = Verb.reply_size
+        more = Command.reply_limit
         for verb, calls in self._groups.items():
             arguments = [call.argument for call in calls]
-            commands = verb.commands(arguments)
+            commands = verb.encode(arguments)
             packed.extend(map(pack, commands))
             self._shares.append((verb, calls, arguments, len(commands)))
-            if verb.reply_size is not more:
-                more = max(more, verb.reply_size)
+            if verb.reply_limit is not more:
+                more = max(more, verb.reply_limit)
         wire.send(b"".join(packed), len(packed), self, keys=self.keys, more=more)
 
-    def answered(self, replies: list[Any]) -> bool:
+    def on_replies(self, replies: list[Any]) -> bool:
         """Deal the replies to the calls, unless they cannot be replies to these commands."""
-        dealt: list[tuple[Verb, list[Call], Sequence[Any], bool]] = []
+        dealt: list[tuple[Command, list[Request], Sequence[Any], bool]] = []
         start = 0
         try:
             for verb, calls, arguments, count in self._shares:
                 share = replies[start : start + count]
                 merged = verb.merges and len(calls) > 1
-                dealt.append((verb, calls, verb.answers(arguments, share), merged))
+                dealt.append((verb, calls, verb.parse_replies(arguments, share), merged))
                 start += count
-        except (MisreadError, *_NONSENSE):
+        except (UnexpectedReplyError, *_PARSE_ERRORS):
             return False
-        refused: list[tuple[Call, Failure]] = []
+        refused: list[tuple[Request, Failure]] = []
         for verb, calls, answers, merged in dealt:
             for call, answer in zip(calls, answers, strict=True):
                 if isinstance(answer, ServerReply):
-                    failure = failure_of(answer, partial(verb.commands, [call.argument]))
-                    if merged and failure.code in PERSONAL:
+                    failure = failure_of(answer, partial(verb.encode, [call.argument]))
+                    if merged and failure.code in PER_KEY_ERRORS:
                         # Once more, which is no retry: it may be another's key.
-                        call.alone = True
+                        call.isolated = True
                         call.retries += 1
-                        failure = failure._replace(passing=True)
+                        failure = failure._replace(retryable=True)
                     refused.append((call, failure))
-                elif call.uncertain and not verb.conclusive(call.argument, answer):
+                elif call.maybe_executed and not verb.retry_safe(call.argument, answer):
                     call.fail(UNKNOWN)
                 else:
-                    call.answer(answer)
+                    call.resolve(answer)
         self._answered(self, refused)
         return True
 
-    def broken(self, failure: Failure) -> None:
+    def on_connection_lost(self, failure: Failure) -> None:
         """The connection ended before all replies were here."""
         self._broken(self, failure)

@@ -14,16 +14,16 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheConfigError, CacheUnavailable
-from async_redis_cache._common.failures import MISREAD, Failure
+from async_redis_cache._common.failures import UNEXPECTED_REPLY, Failure
 from async_redis_cache._common.health_log import Condition
-from async_redis_cache._common.hosts import address_named
+from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
-from async_redis_cache._connection.connector import Dialer, fields_of
-from async_redis_cache._connection.push_channel import Keeper, Pace
-from async_redis_cache._connection.push_connection import Question, refusal_in
-from async_redis_cache._connection.tls import Trust
+from async_redis_cache._connection.connector import Connector, fields_of
+from async_redis_cache._connection.push_channel import KeepalivePolicy, PushChannel
+from async_redis_cache._connection.push_connection import Probe, refusal_in
+from async_redis_cache._connection.tls import TLSConfig
 
-__all__ = ["UNKNOWN", "Sentinels", "dialers_of"]
+__all__ = ["UNKNOWN", "Sentinels", "sentinel_connectors"]
 
 _SECOND: Final = 1000
 _OTHERS_SECONDS: Final = 0.1
@@ -36,14 +36,14 @@ UNKNOWN: Final = Failure(
     CacheUnavailable,
     "CONNECT_FAILED",
     "no sentinel can be asked, or knows a server that will do",
-    passing=True,
+    retryable=True,
 )
 _UNNAMED: Final = Failure(
     CacheConfigError, "BAD_OPTION", "the sentinels know no master by options.sentinel_master"
 )
 
 
-class _Said(NamedTuple):
+class _Claim(NamedTuple):
     """Whom a sentinel holds to be the master."""
 
     epoch: int
@@ -67,20 +67,26 @@ class Sentinels:
         endpoint: Endpoint,
         options: Options,
         moved: Callable[[Address], None],
-        pace: Pace,
+        pace: KeepalivePolicy,
         told: Callable[[Address], Condition],
     ) -> None:
-        self._moved = moved
+        self._on_master_changed = moved
         # What it has said counts when its link is lost too: no election is undone.
-        self._said: dict[Address, _Said] = {}
+        self._claims: dict[Address, _Claim] = {}
         self.place: Address | None = None
         """Where everybody was led."""
-        self.links: list[Keeper] = []
-        dialers = dialers_of(endpoint, options, protocol=3)
+        self.channels: list[PushChannel] = []
+        dialers = sentinel_connectors(endpoint, options, protocol=3)
         for sentinel, dialer in zip(endpoint.seeds, dialers, strict=True):
-            witness = _Witness(endpoint.master.encode(), partial(self._heard, sentinel))
-            self.links.append(
-                Keeper(dialer, witness, order=witness.order, pace=pace, told=told(sentinel))
+            witness = _SentinelWatcher(endpoint.master.encode(), partial(self._on_claim, sentinel))
+            self.channels.append(
+                PushChannel(
+                    dialer,
+                    witness,
+                    subscription=witness.subscription,
+                    policy=pace,
+                    health=told(sentinel),
+                )
             )
 
     async def master(self) -> Address | Failure:
@@ -89,17 +95,17 @@ class Sentinels:
         At first all are waited for, and for a short time only when one has spoken.
         """
         if self.place is None:
-            await self._all_heard()
-        if not self._said:
+            await self._all_answered()
+        if not self._claims:
             return self._refusal()
-        self.place = max(self._said.values()).place
+        self.place = max(self._claims.values()).place
         return self.place
 
-    async def _all_heard(self) -> None:
-        pending = {asyncio.ensure_future(link.first()) for link in self.links}
+    async def _all_answered(self) -> None:
+        pending = {asyncio.ensure_future(link.first_attempt()) for link in self.channels}
         try:
             while pending:
-                grace = _OTHERS_SECONDS if self._said else None
+                grace = _OTHERS_SECONDS if self._claims else None
                 ended, pending = await asyncio.wait(
                     pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -112,19 +118,19 @@ class Sentinels:
                 await asyncio.wait(pending)
 
     def _refusal(self) -> Failure:
-        failures = [link.failure for link in self.links if link.failure is not None]
+        failures = [link.failure for link in self.channels if link.failure is not None]
         # What somebody has to mend says more than that one of them is away.
-        return next((failure for failure in failures if not failure.passing), UNKNOWN)
+        return next((failure for failure in failures if not failure.retryable), UNKNOWN)
 
-    def _heard(self, sentinel: Address, said: _Said) -> None:
-        self._said[sentinel] = said
-        latest = max(self._said.values()).place
+    def _on_claim(self, sentinel: Address, said: _Claim) -> None:
+        self._claims[sentinel] = said
+        latest = max(self._claims.values()).place
         if self.place not in {None, latest}:
             self.place = latest
-            self._moved(latest)
+            self._on_master_changed(latest)
 
 
-class _Witness:
+class _SentinelWatcher:
     """Reads what one sentinel says.
 
     Args:
@@ -132,22 +138,22 @@ class _Witness:
         heard: called with what it says of it.
     """
 
-    def __init__(self, master: bytes, heard: Callable[[_Said], None]) -> None:
+    def __init__(self, master: bytes, heard: Callable[[_Claim], None]) -> None:
         self._master = master
-        self._heard = heard
+        self._on_claim = heard
         self._epoch = 0
         # In this order: when they are answered apart, the place is newer than its epoch, and not older.
         # The second names a master from its promotion on, the first only when all replicas follow it.
-        self.question = Question(
+        self.probe = Probe(
             (
                 (b"SENTINEL", b"MASTER", master),
                 (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master),
             ),
-            self._heed,
+            self._on_master_reply,
         )
-        self.order = self.question._replace(subscription=(b"SUBSCRIBE", _SWITCHED, _PROMOTED))
+        self.subscription = self.probe._replace(subscription=(b"SUBSCRIBE", _SWITCHED, _PROMOTED))
 
-    def told(self, message: list[Any]) -> None:
+    def on_event(self, message: list[Any]) -> None:
         """Pass on where the master is now, if it is ours."""
         if message[0] != b"message":
             return
@@ -160,41 +166,43 @@ class _Witness:
             _, _, host, port, _, name, *_ = words
         if name == self._master:
             # Which election it was will be asked; it was a later one than the last.
-            self._say(self._epoch + 1, host, port)
+            self._claim(self._epoch + 1, host, port)
 
-    def alive_until(self, moment: float) -> None:
+    def on_reply(self, moment: float) -> None:
         """It was asked, and has answered."""
 
-    def silent(self) -> None:
+    def on_lost(self) -> None:
         """The others tell."""
 
-    def _heed(self, replies: Sequence[Any]) -> Failure | None:
+    def _on_master_reply(self, replies: Sequence[Any]) -> Failure | None:
         fields, address = replies
         if address is None:
             return _UNNAMED
         if (refusal := refusal_in(replies)) is not None:
             return refusal
         try:
-            self._say(int(fields_of(fields)[b"config-epoch"]), *address)
+            self._claim(int(fields_of(fields)[b"config-epoch"]), *address)
         except (AttributeError, LookupError, TypeError, ValueError):
-            return MISREAD
+            return UNEXPECTED_REPLY
         return None
 
-    def _say(self, epoch: int, host: bytes, port: bytes) -> None:
-        place = address_named(host, port)
+    def _claim(self, epoch: int, host: bytes, port: bytes) -> None:
+        place = parse_address(host, port)
         self._epoch = epoch
-        self._heard(_Said(epoch, place))
+        self._on_claim(_Claim(epoch, place))
 
 
-def dialers_of(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> list[Dialer]:
+def sentinel_connectors(
+    endpoint: Endpoint, options: Options, *, protocol: int = 2
+) -> list[Connector]:
     """Who connects to each of the sentinels."""
     sentinel = Endpoint(
         tls=options.sentinel_tls,
         username=options.sentinel_username or None,
         password=options.sentinel_password or None,
     )
-    trust = Trust.of(options, sentinels=True)
+    trust = TLSConfig.of(options, sentinels=True)
     return [
-        Dialer(sentinel.at(place), options, protocol=protocol, trust=trust)
+        Connector(sentinel.at(place), options, protocol=protocol, tls=trust)
         for place in endpoint.seeds
     ]

@@ -9,43 +9,43 @@ from typing import Any, Final, TypeVar
 
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._common.hosts import address_named
+from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
-from async_redis_cache._connection.connector import Dialer, fields_of, see_it_lead
+from async_redis_cache._connection.connector import Connector, fields_of, verify_master
 from async_redis_cache._connection.resp_protocol import Connection
 
-from .sentinel import UNKNOWN, Sentinels, dialers_of
+from .sentinel import UNKNOWN, Sentinels, sentinel_connectors
 
-__all__ = ["MasterDialer", "ReplicaDialer"]
+__all__ = ["MasterConnector", "ReplicaConnector"]
 
 _SECOND: Final = 1000
 T = TypeVar("T")
 
 
-class _Dialers:
+class _SentinelConnectors:
     """Several dialers; who has made a connection also ends it."""
 
-    def __init__(self, dialers: Sequence[Dialer]) -> None:
-        self._dialers = list(dialers)
-        self._dialed: dict[Connection, Dialer] = {}
+    def __init__(self, connectors: Sequence[Connector]) -> None:
+        self._connectors = list(connectors)
+        self._connected_by: dict[Connection, Connector] = {}
 
-    async def sweep(self) -> None:
+    async def close_idle(self) -> None:
         """Close what is kept of attempts that came to nothing."""
-        for dialer in {*self._dialers, *self._dialed.values()}:
-            await dialer.sweep()
+        for dialer in {*self._connectors, *self._connected_by.values()}:
+            await dialer.close_idle()
 
-    async def hang_up(self, connection: Connection) -> None:
+    async def discard_connection(self, connection: Connection) -> None:
         """Give back a connection that is not to be used again."""
-        await self._dialed.pop(connection).hang_up(connection)
+        await self._connected_by.pop(connection).discard_connection(connection)
 
-    async def _by(self, dialer: Dialer) -> Connection | Failure:
-        outcome = await dialer.dial()
+    async def _remember(self, dialer: Connector) -> Connection | Failure:
+        outcome = await dialer.open_connection()
         if not isinstance(outcome, Failure):
-            self._dialed[outcome] = dialer
+            self._connected_by[outcome] = dialer
         return outcome
 
 
-class MasterDialer(_Dialers):
+class MasterConnector(_SentinelConnectors):
     """Connects to the master that the sentinels name.
 
     Args:
@@ -66,7 +66,7 @@ class MasterDialer(_Dialers):
         self._timeout = options.connect_timeout / _SECOND
         self._place: Address | None = None
 
-    async def dial(self) -> Connection | Failure:
+    async def open_connection(self) -> Connection | Failure:
         """A connection to the master, or why there is none."""
         try:
             async with asyncio.timeout(self._timeout):
@@ -74,19 +74,21 @@ class MasterDialer(_Dialers):
                 if isinstance(place, Failure):
                     return place
                 # Whoever dials is stopped when the sentinels name another.
-                return await self._by(self._dialer_to(place))
+                return await self._remember(self._connector_to(place))
         except TimeoutError:
             return UNKNOWN
 
-    def _dialer_to(self, place: Address) -> Dialer:
+    def _connector_to(self, place: Address) -> Connector:
         if self._place != place:
             endpoint = self._endpoint.at(place)
-            dialer = Dialer(endpoint, self._options, protocol=self._protocol, see=see_it_lead)
+            dialer = Connector(
+                endpoint, self._options, protocol=self._protocol, verify=verify_master
+            )
             self._place, self._dialers = place, [dialer]
         return self._dialers[0]
 
 
-class ReplicaDialer(_Dialers):
+class ReplicaConnector(_SentinelConnectors):
     """Connects to one of the replicas that the sentinels find well, by chance.
 
     Args:
@@ -95,30 +97,30 @@ class ReplicaDialer(_Dialers):
     """
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
-        super().__init__(dialers_of(endpoint, options))
+        super().__init__(sentinel_connectors(endpoint, options))
         self._endpoint = endpoint
         self._options = options
         self._timeout = options.connect_timeout / _SECOND
 
-    async def dial(self) -> Connection | Failure:
+    async def open_connection(self) -> Connection | Failure:
         """A connection to a replica, or why there is none."""
         command = ("SENTINEL", "REPLICAS", self._endpoint.master)
         try:
             async with asyncio.timeout(self._timeout):
-                places = await _first_answer(self._dialers, command, _replicas_in)
+                places = await _first_answer(self._connectors, command, _replicas_in)
                 if not places:
                     return UNKNOWN
                 place = random.choice(places)  # noqa: S311  no secret
-                return await self._by(Dialer(self._endpoint.at(place), self._options))
+                return await self._remember(Connector(self._endpoint.at(place), self._options))
         except TimeoutError:
             return UNKNOWN
 
 
 async def _first_answer(
-    sentinels: Sequence[Dialer], command: Sequence[str], read: Callable[[Any], T | None]
+    sentinels: Sequence[Connector], command: Sequence[str], read: Callable[[Any], T | None]
 ) -> T | None:
     """What the first sentinel says that says something."""
-    pending = {asyncio.ensure_future(sentinel.ask(*command)) for sentinel in sentinels}
+    pending = {asyncio.ensure_future(sentinel.send_command(*command)) for sentinel in sentinels}
     try:
         while pending:
             answered, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +142,7 @@ def _replicas_in(answer: Any) -> list[Address] | None:
     flats: list[Any] = answer  # pyright: ignore[reportUnknownVariableType]
     try:
         return [
-            address_named(replica[b"ip"], replica[b"port"])
+            parse_address(replica[b"ip"], replica[b"port"])
             for replica in map(fields_of, flats)
             if replica[b"flags"] == b"slave" and replica[b"master-link-status"] == b"ok"
         ]

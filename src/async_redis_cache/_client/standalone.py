@@ -19,26 +19,26 @@ from async_redis_cache._common.health_log import (
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._connection.connector import Dialer, Dials
-from async_redis_cache._connection.push_channel import Keeper
-from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._connection.connector import Connector, SupportsConnect
+from async_redis_cache._connection.push_channel import PushChannel
+from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import PING
 
 from .batcher import Batcher
-from .circuit_breaker import Breakers
-from .node import Node, pace_of
-from .pipeline import Call
+from .circuit_breaker import CircuitBreakers
+from .node import Node, keepalive_policy
+from .pipeline import Request
 from .sentinel import Sentinels
-from .sentinel_connector import MasterDialer, ReplicaDialer
-from .tracking import Listener, Tracking
+from .sentinel_connector import MasterConnector, ReplicaConnector
+from .tracking import InvalidationListener, TrackingChannel
 
-__all__ = ["Single"]
+__all__ = ["Standalone"]
 
 _SECOND: Final = 1000
 _SENTINEL_HEARTBEAT: Final = 1.0
 
 
-class Single:
+class Standalone:
     """A server.
 
     Args:
@@ -55,10 +55,10 @@ class Single:
         endpoint: Endpoint,
         options: Options,
         counters: CacheStats,
-        breakers: Breakers,
+        breakers: CircuitBreakers,
         health_log: HealthLog,
         *,
-        listener: Listener | None,
+        listener: InvalidationListener | None,
     ) -> None:
         self._health_log = health_log
         self._name = endpoint.name
@@ -68,20 +68,20 @@ class Single:
             self._sentinels = Sentinels(
                 endpoint,
                 options,
-                self._moved,
-                pace_of(options, _SENTINEL_HEARTBEAT),
+                self._on_master_changed,
+                keepalive_policy(options, _SENTINEL_HEARTBEAT),
                 lambda sentinel: health_log.condition(SENTINEL, name_of(sentinel)),
             )
         self._node = Node(
-            self._dialer(endpoint, options),
+            self._connector(endpoint, options),
             options,
             counters,
-            told=health_log.condition(SERVER),
+            health=health_log.condition(SERVER),
             breakers=breakers,
-            alone=health_log.condition(CIRCUIT),
+            circuit_health=health_log.condition(CIRCUIT),
             may_move=by_sentinels,
-            unanswered=self._check_idle,
-            demoted=None if by_sentinels else partial(self._leave_all_but, None),
+            on_timeout=self._check_idle,
+            on_demoted=None if by_sentinels else partial(self._drop_other_addresses, None),
         )
         self._replica: Node | None = None
         if options.read_from == "replica":
@@ -90,24 +90,24 @@ class Single:
                     "options.read_from replica needs sentinels, or a cluster, to find replicas by"
                 )
                 raise CacheUnsupported("UNSUPPORTED", problem)
-            dialer = ReplicaDialer(endpoint, options)
+            dialer = ReplicaConnector(endpoint, options)
             self._replica = Node(
                 dialer,
                 options,
                 counters,
-                told=health_log.condition(REPLICA),
+                health=health_log.condition(REPLICA),
                 breakers=breakers,
-                heard=self._node.is_of_use,
-                unanswered=self._check_idle,
+                on_answer=self._node.is_usable,
+                on_timeout=self._check_idle,
                 router=self,
             )
-        self._tracking: Tracking | None = None
+        self._tracking: TrackingChannel | None = None
         if listener is not None:
-            self._tracking = Tracking(
-                self._dialer(endpoint, options, protocol=3),
+            self._tracking = TrackingChannel(
+                self._connector(endpoint, options, protocol=3),
                 listener,
                 prefix=options.key_prefix.encode(),
-                pace=pace_of(options, options.near_cache_heartbeat / _SECOND),
+                pace=keepalive_policy(options, options.near_cache_heartbeat / _SECOND),
                 told=health_log.condition(INVALIDATION_CHANNEL),
             )
         for link in self._links():
@@ -122,44 +122,44 @@ class Single:
         return None if self._sentinels is None else self._sentinels.place
 
     @property
-    def asker(self) -> Asker:
+    def executor(self) -> Executor:
         """Who asks it."""
         return self._node.batcher
 
     @property
-    def askers(self) -> Sequence[Asker]:
+    def executors(self) -> Sequence[Executor]:
         """Who asks each server that has keys."""
-        return (self.asker,)
+        return (self.executor,)
 
     async def moves(self, deadline: float) -> int:
         """How often keys were seen to have moved from one server to another."""
         return 0
 
     @property
-    def reader(self) -> Asker:
+    def reader(self) -> Executor:
         """Who asks for what may be a moment old, if that is allowed."""
-        return self.asker if self._replica is None else self._replica.batcher
+        return self.executor if self._replica is None else self._replica.batcher
 
-    def redirected(self, sender: Batcher, call: Call, failure: Failure) -> bool:
+    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
         """Nobody refuses a call for another."""
         return False
 
-    def home(self, call: Call) -> Batcher:
+    def owner_of(self, call: Request) -> Batcher:
         """What a replica did not answer, the master is asked."""
         return self._node.batcher
 
-    def is_left_alone(self, key: bytes) -> bool:
+    def is_circuit_open(self, key: bytes) -> bool:
         """See `Node.is_left_alone`."""
-        return self._node.is_left_alone()
+        return self._node.is_circuit_open()
 
-    async def connect(self, budget: float, opening: Verb = PING) -> None:
+    async def connect(self, budget: float, opening: Command = PING) -> None:
         """Connect, log in and ask for a first sign of life: one attempt, within so many seconds.
 
         Raises:
             CacheUnsupported: the server, or the user, cannot do what an option needs.
             CacheError: whatever else came of the attempt.
         """
-        await self.asker.ask(opening, (), 0, budget=budget, retries=0)
+        await self.executor.execute(opening, (), 0, budget=budget, retries=0)
         if self._tracking is not None:
             failure = await self._tracking.first()
             if failure is not None:
@@ -193,26 +193,28 @@ class Single:
     def _nodes(self) -> list[Node]:
         return [node for node in (self._node, self._replica) if node is not None]
 
-    def _links(self) -> list[Keeper]:
-        links = [] if self._sentinels is None else self._sentinels.links
+    def _links(self) -> list[PushChannel]:
+        links = [] if self._sentinels is None else self._sentinels.channels
         return links if self._tracking is None else [*links, self._tracking]
 
     def _check_idle(self) -> None:
         """A call got no answer: what has cut its connection may have cut others."""
         for node in self._nodes():
-            node.transport.check_idle()
+            node.pool.check_idle()
 
-    def _moved(self, place: Address) -> None:
+    def _on_master_changed(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""
         self._health_log.master_changed(name_of(place))
-        self._leave_all_but(place)
+        self._drop_other_addresses(place)
 
-    def _leave_all_but(self, place: Address | None) -> None:
-        self._node.transport.leave_all_but(place)
+    def _drop_other_addresses(self, place: Address | None) -> None:
+        self._node.pool.drop_other_addresses(place)
         if self._tracking is not None:
-            self._tracking.leave_all_but(place)
+            self._tracking.drop_other_addresses(place)
 
-    def _dialer(self, endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dials:
+    def _connector(
+        self, endpoint: Endpoint, options: Options, *, protocol: int = 2
+    ) -> SupportsConnect:
         if self._sentinels is None:
-            return Dialer(endpoint, options, protocol=protocol)
-        return MasterDialer(self._sentinels, endpoint, options, protocol=protocol)
+            return Connector(endpoint, options, protocol=protocol)
+        return MasterConnector(self._sentinels, endpoint, options, protocol=protocol)

@@ -16,11 +16,11 @@ from async_redis_cache._common.errors import (
     CacheUnsupported,
 )
 from async_redis_cache._common.failures import TIMED_OUT, Failure
-from async_redis_cache._protocol.cluster_slots import VIEW
+from async_redis_cache._protocol.cluster_slots import CLUSTER_SLOTS
 
-from .cluster_nodes import Members, View
+from .cluster_nodes import ClusterNodes, SlotMap
 
-__all__ = ["Lookout"]
+__all__ = ["TopologyRefresh"]
 
 _BUDGET_SECONDS: Final = 0.5
 """How long a node has to tell what it knows of the slots."""
@@ -33,11 +33,11 @@ _INTERVAL_SECONDS: Final = 10.0
 _LOST_INTERVAL_SECONDS: Final = 0.5
 """The same, while the link to a master is lost."""
 _LOST: Final = Failure(
-    CacheUnavailable, "CONNECT_FAILED", "no node of the cluster answers", passing=True
+    CacheUnavailable, "CONNECT_FAILED", "no node of the cluster answers", retryable=True
 )
 
 
-class Lookout:
+class TopologyRefresh:
     """Asks the nodes, and lets the members go by what most of them say.
 
     Args:
@@ -45,37 +45,37 @@ class Lookout:
         is_whole: whether no master's link is lost: one may have been replaced.
     """
 
-    def __init__(self, members: Members, is_whole: Callable[[], bool]) -> None:
+    def __init__(self, nodes: ClusterNodes, is_whole: Callable[[], bool]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._members = members
+        self._nodes = nodes
         self._is_whole = is_whole
         self._next: asyncio.TimerHandle | None = None
         # Not all of uvloop's timers say when they are due.
         self._next_at = inf
         self._ended_at = self._loop.time()
-        self._look: asyncio.Task[CacheError | None] | None = None
+        self._task: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
 
-    def look_soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Look as soon as that is not too often."""
-        if self._look is None and not self._stopped:
-            self._look_at(max(self._loop.time(), self._ended_at + _PAUSE_SECONDS))
+        if self._task is None and not self._stopped:
+            self._refresh_at(max(self._loop.time(), self._ended_at + _PAUSE_SECONDS))
 
-    def look(self, budget: float = _BUDGET_SECONDS) -> asyncio.Task[CacheError | None]:
+    def refresh(self, budget: float = _BUDGET_SECONDS) -> asyncio.Task[CacheError | None]:
         """The look that is under way, or one from now on: why the slots are not known, where they are not."""
-        return self._look or self._begin(budget)
+        return self._task or self._begin(budget)
 
-    async def look_anew(self, deadline: float) -> None:
+    async def refresh_by(self, deadline: float) -> None:
         """Look, from now on.
 
         Raises:
             CacheTimeout: by the deadline nobody had answered.
             CacheError: nobody says whose the slots are.
         """
-        if self._look is not None:
+        if self._task is not None:
             # It may have asked them before what its caller has just done.
-            await asyncio.wait((self._look,), timeout=deadline - self._loop.time())
-        look = self.look()
+            await asyncio.wait((self._task,), timeout=deadline - self._loop.time())
+        look = self.refresh()
         await asyncio.wait((look,), timeout=deadline - self._loop.time())
         if not look.done():
             raise TIMED_OUT.error()
@@ -87,19 +87,19 @@ class Lookout:
         self._stopped = True
         if self._next is not None:
             self._next.cancel()
-        if self._look is not None:
-            self._look.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def stopped(self) -> None:
         """Wait until nothing is left."""
-        if self._look is not None:
-            await asyncio.wait((self._look,))
+        if self._task is not None:
+            await asyncio.wait((self._task,))
 
     def abandon(self) -> None:
         """Look no more, though the event loop is closed."""
         self._stopped = True
 
-    def _look_at(self, moment: float) -> None:
+    def _refresh_at(self, moment: float) -> None:
         if moment >= self._next_at:
             return
         if self._next is not None:
@@ -112,32 +112,34 @@ class Lookout:
             self._next.cancel()
             self._next = None
         self._next_at = inf
-        self._look = look = self._loop.create_task(self._look_around(budget), context=Context())
+        self._task = look = self._loop.create_task(self._query_nodes(budget), context=Context())
         look.add_done_callback(self._end)
         return look
 
     def _end(self, _: object) -> None:
-        self._look = None
+        self._task = None
         self._ended_at = self._loop.time()
         if not self._stopped:
             interval = _INTERVAL_SECONDS if self._is_whole() else _LOST_INTERVAL_SECONDS
-            self._look_at(self._ended_at + interval)
+            self._refresh_at(self._ended_at + interval)
 
-    async def _look_around(self, budget: float) -> CacheError | None:
+    async def _query_nodes(self, budget: float) -> CacheError | None:
         failures: list[CacheError] = []
-        for informants in (self._members.masters, self._members.others):
-            asked: list[asyncio.Future[View]] = []
+        for informants in (self._nodes.masters, self._nodes.others):
+            asked: list[asyncio.Future[SlotMap]] = []
             for place in informants:
-                batcher = self._members.at(place).batcher
+                batcher = self._nodes.at(place).batcher
                 try:
-                    asked.append(batcher.ask(VIEW, place[0], 16, budget=budget, retries=0))
+                    asked.append(
+                        batcher.execute(CLUSTER_SLOTS, place[0], 16, budget=budget, retries=0)
+                    )
                 except CacheError as error:
                     # Its queue is full: the others may know.
                     failures.append(error)
-            views = await _views_of(asked, failures)
+            views = await _slot_maps_of(asked, failures)
             if views:
                 # Most of them: one may be cut off from the others, and not know.
-                self._members.heed(views.most_common(1)[0][0])
+                self._nodes.apply_slot_map(views.most_common(1)[0][0])
                 return None
         if any(isinstance(failure, CacheServerError) for failure in failures):
             problem = (
@@ -148,11 +150,11 @@ class Lookout:
         return failures[0] if failures else _LOST.error()
 
 
-async def _views_of(
-    asked: Collection[asyncio.Future[View]], failures: list[CacheError]
-) -> Counter[View]:
+async def _slot_maps_of(
+    asked: Collection[asyncio.Future[SlotMap]], failures: list[CacheError]
+) -> Counter[SlotMap]:
     """What they say, and how many of them; who is slow is not waited for when others have answered."""
-    views = Counter[View]()
+    views = Counter[SlotMap]()
     pending = set(asked)
     try:
         while pending:

@@ -15,11 +15,11 @@ from async_redis_cache._common.errors import (
 )
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
-from async_redis_cache._connection.connector import Dials
-from async_redis_cache._connection.push_channel import Keeper, Pace
+from async_redis_cache._connection.connector import SupportsConnect
+from async_redis_cache._connection.push_channel import KeepalivePolicy, PushChannel
 from async_redis_cache._connection.push_connection import expecting
 
-__all__ = ["Listener", "Tracking"]
+__all__ = ["InvalidationListener", "TrackingChannel"]
 
 _REFUSED: Final = Failure(
     CacheUnsupported,
@@ -33,11 +33,11 @@ _MAY_NOT: Final = Failure(
     "near_cache.enabled needs CLIENT TRACKING, which the user may not run: grant +client|tracking, or set it "
     "to false",
 )
-_REFUSALS: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
+_REFUSED_CODES: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
 """What a server that has just served another connection says to RESP3 or to tracking."""
 
 
-class Listener(Protocol):
+class InvalidationListener(Protocol):
     """Who is told what has changed."""
 
     def changed(self, keys: list[bytes]) -> None:
@@ -48,16 +48,16 @@ class Listener(Protocol):
         """All keys may have."""
         ...
 
-    def trust_until(self, moment: float) -> None:
+    def connected_until(self, moment: float) -> None:
         """Everything that changed has been told; by that moment this will be said again."""
         ...
 
-    def distrust(self) -> None:
+    def disconnected(self) -> None:
         """From now on nobody tells."""
         ...
 
 
-class Tracking(Keeper):
+class TrackingChannel(PushChannel):
     """A link to one server, that tells which of its keys have changed.
 
     Args:
@@ -69,34 +69,44 @@ class Tracking(Keeper):
     """
 
     def __init__(
-        self, dialer: Dials, listener: Listener, *, prefix: bytes, pace: Pace, told: Condition
+        self,
+        dialer: SupportsConnect,
+        listener: InvalidationListener,
+        *,
+        prefix: bytes,
+        pace: KeepalivePolicy,
+        told: Condition,
     ) -> None:
         order: tuple[bytes, ...] = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
         if prefix:
             order += (b"PREFIX", prefix)
         super().__init__(
-            dialer, _News(listener), order=expecting(b"OK", *order), pace=pace, told=told
+            dialer,
+            _InvalidationHandler(listener),
+            subscription=expecting(b"OK", *order),
+            policy=pace,
+            health=told,
         )
 
     async def first(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
-        failure = await super().first()
-        if failure is None or failure.kind not in _REFUSALS:
+        failure = await super().first_attempt()
+        if failure is None or failure.kind not in _REFUSED_CODES:
             return failure
         return _MAY_NOT if failure.kind is CachePermissionError else _REFUSED
 
 
-class _News:
+class _InvalidationHandler:
     """Reads the messages about keys."""
 
-    question = expecting(b"PONG", b"PING")
+    probe = expecting(b"PONG", b"PING")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: InvalidationListener) -> None:
         self._listener = listener
-        self.alive_until = listener.trust_until
-        self.silent = listener.distrust
+        self.on_reply = listener.connected_until
+        self.on_lost = listener.disconnected
 
-    def told(self, message: list[Any]) -> None:
+    def on_event(self, message: list[Any]) -> None:
         """Pass on which keys have changed."""
         if message[0] != b"invalidate":
             return

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from async_redis_cache._common.endpoint import Address
 
-from .tracking import Listener
+from .tracking import InvalidationListener
 
-__all__ = ["Unison"]
+__all__ = ["TrackingGroup"]
 
 
-class Unison:
+class TrackingGroup:
     """Passes on what several links tell.
 
     Args:
@@ -20,7 +20,7 @@ class Unison:
         lost: called when one of them is lost.
     """
 
-    def __init__(self, listener: Listener, lost: Callable[[], None]) -> None:
+    def __init__(self, listener: InvalidationListener, lost: Callable[[], None]) -> None:
         self._listener = listener
         self._lost = lost
         self._moments: dict[Address, float] = {}
@@ -31,16 +31,16 @@ class Unison:
         """Whether none of them is lost."""
         return -math.inf not in self._moments.values()
 
-    def joined_by(self, place: Address) -> Listener:
+    def add(self, place: Address) -> InvalidationListener:
         """Whom the link to this server is to tell. Until it is alive, nothing is trusted."""
         self._moments[place] = -math.inf
-        self._listener.distrust()
-        return _Voice(self, place)
+        self._listener.disconnected()
+        return _NodeListener(self, place)
 
-    def left_by(self, place: Address) -> None:
+    def remove(self, place: Address) -> None:
         """The link to this server is not needed any more."""
         self._moments.pop(place, None)
-        self._agree()
+        self._update()
 
     def changed(self, keys: Sequence[bytes]) -> None:
         """One of them says that these keys have changed."""
@@ -54,34 +54,34 @@ class Unison:
         """The link to this server is proven alive."""
         if place in self._moments:
             self._moments[place] = moment
-            self._agree()
+            self._update()
 
     def silent(self, place: Address) -> None:
         """The link to this server is lost."""
         if place in self._moments:
             self._moments[place] = -math.inf
-            self._listener.distrust()
+            self._listener.disconnected()
             self._lost()
 
-    def _agree(self) -> None:
+    def _update(self) -> None:
         moment = min(self._moments.values(), default=-math.inf)
         if moment > -math.inf:
-            self._listener.trust_until(moment)
+            self._listener.connected_until(moment)
 
 
-class _Voice:
+class _NodeListener:
     """One link among several."""
 
-    def __init__(self, unison: Unison, place: Address) -> None:
+    def __init__(self, unison: TrackingGroup, place: Address) -> None:
         self._unison = unison
         self._place = place
         self.changed = unison.changed
         self.flush = unison.flush
 
-    def trust_until(self, moment: float) -> None:
+    def connected_until(self, moment: float) -> None:
         """See `Listener`."""
         self._unison.alive_until(self._place, moment)
 
-    def distrust(self) -> None:
+    def disconnected(self) -> None:
         """See `Listener`."""
         self._unison.silent(self._place)

@@ -68,9 +68,9 @@ class Endpoint:
             password=self.password if password is None else password,
         )
 
-    def at(self, place: Address) -> Endpoint:
+    def at(self, address: Address) -> Endpoint:
         """The single server at this address."""
-        host, port = place
+        host, port = address
         return replace(
             self,
             topology="single",
@@ -90,9 +90,9 @@ class Endpoint:
         return self.path or self.kind
 
 
-def name_of(place: Address) -> str:
+def name_of(address: Address) -> str:
     """An address as people write it."""
-    host, port = place
+    host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

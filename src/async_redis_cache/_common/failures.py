@@ -21,14 +21,14 @@ from .errors import (
     CacheUnavailable,
     CacheUnsupported,
 )
-from .hosts import address_named, port_named
+from .hosts import parse_address, parse_port_number
 
 __all__ = [
-    "LEFT_ALONE",
+    "CIRCUIT_OPEN",
     "LOST",
-    "MISREAD",
     "TIMED_OUT",
     "TOO_LARGE",
+    "UNEXPECTED_REPLY",
     "UNKNOWN",
     "Failure",
     "ServerReply",
@@ -46,9 +46,9 @@ class Failure(NamedTuple):
     kind: type[CacheError]
     code: str
     message: str
-    passing: bool = False
+    retryable: bool = False
     """Whether the same call may succeed a moment later, on this server."""
-    place: Address | None = None
+    address: Address | None = None
     """The node of the cluster that would have been right; without a host, on the same."""
     server: str = ""
     """Where it happened, as people read it; without a login."""
@@ -69,13 +69,13 @@ LOST: Final = Failure(
     CacheUnavailable,
     "CONNECTION_LOST",
     "the connection was lost before the answer came",
-    passing=True,
+    retryable=True,
 )
-MISREAD: Final = Failure(
+UNEXPECTED_REPLY: Final = Failure(
     CacheServerError,
     "PROTOCOL_ERROR",
     "the answer is not one to this call: check that a Redis or Valkey server listens there",
-    passing=True,
+    retryable=True,
 )
 TOO_LARGE: Final = Failure(
     CacheServerError,
@@ -88,7 +88,7 @@ UNKNOWN: Final = Failure(
     "a change was sent and its answer was lost: it may have been made, or may be made yet",
 )
 
-LEFT_ALONE: Final = Failure(
+CIRCUIT_OPEN: Final = Failure(
     CacheUnavailable,
     "BREAKER_OPEN",
     "the circuit is open: the server has not answered the last calls",
@@ -173,7 +173,7 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
         text = inner[1]
     word = text.partition(" ")[0]
     if word in _UNAVAILABLE:
-        return Failure(CacheUnavailable, word, _UNAVAILABLE[word], passing=True)
+        return Failure(CacheUnavailable, word, _UNAVAILABLE[word], retryable=True)
     if word in {"NOAUTH", "WRONGPASS"}:
         problem = "the server refuses the login: check user and password"
         return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
@@ -181,18 +181,18 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
         return may_not_run(text, commands)
     if text.startswith("ERR max number of clients"):
         problem = "the server has no room for another connection: raise its maxclients"
-        return Failure(CacheUnavailable, "CONNECT_FAILED", problem, passing=True)
+        return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)
     if unknown := _UNKNOWN.match(text):
         found = _ours(unknown)
         return _lacking([found] if found else _names_in(commands()))
     code = (
         word if word.isascii() and word.isalpha() and word.isupper() and len(word) < 33 else "ERR"
     )
-    place = _place_in(text) if word in _REDIRECTS else None
+    place = _address_in(text) if word in _REDIRECTS else None
     problem = _SERVER_ERRORS.get(code, f"the server answered with the error {code}: see its log")
     if place is not None:
         problem = "the key is on another node of a cluster, and options.topology is not cluster"
-    return Failure(CacheServerError, code, problem, place=place)
+    return Failure(CacheServerError, code, problem, address=place)
 
 
 def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:
@@ -264,12 +264,12 @@ def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
     return [name for name in names if name != "ASKING"]
 
 
-def _place_in(redirection: str) -> Address | None:
+def _address_in(redirection: str) -> Address | None:
     found = _REDIRECTION.fullmatch(redirection)
     if found is None or int(found["slot"]) >= _SLOTS:
         return None
     host, port = found["host"], found["port"]
     try:
-        return address_named(host, port) if host else ("", port_named(port))
+        return parse_address(host, port) if host else ("", parse_port_number(port))
     except ValueError:
         return None

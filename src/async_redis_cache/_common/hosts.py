@@ -10,7 +10,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-__all__ = ["AllowedHosts", "address_named", "port_named"]
+__all__ = ["AllowedHosts", "parse_address", "parse_port_number"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 """A host as servers name it: a name in ASCII, or an address."""
@@ -18,7 +18,7 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 _PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
-def address_named(host: object, port: object) -> tuple[str, int]:
+def parse_address(host: object, port: object) -> tuple[str, int]:
     """An address that a server names, as it came: nothing but an address, so it may stand in a log.
 
     Raises:
@@ -27,10 +27,10 @@ def address_named(host: object, port: object) -> tuple[str, int]:
     name = _text(host)
     if not _HOST.fullmatch(name):
         raise ValueError("no host")
-    return name, port_named(port)
+    return name, parse_port_number(port)
 
 
-def port_named(port: object) -> int:
+def parse_port_number(port: object) -> int:
     """A port that a server names, as a number or as digits.
 
     Raises:

@@ -18,12 +18,12 @@ from .errors import CacheLoadError
 
 __all__ = [
     "CallerLeftError",
-    "Raised",
-    "caught",
-    "first_raised",
+    "CapturedError",
+    "capture",
+    "gather_outcomes",
     "load_cancelled",
     "outcome_of",
-    "outcomes",
+    "raise_first",
 ]
 
 E = TypeVar("E", bound=BaseException)
@@ -37,7 +37,7 @@ class CallerLeftError(Exception):
     """A load has ended because the thread that ran its loader was interrupted, or its loader ended that thread."""
 
 
-class Raised:
+class CapturedError:
     """An exception of a loader, for any number of callers.
 
     Args:
@@ -85,29 +85,29 @@ def load_cancelled() -> CacheLoadError:
     return CacheLoadError("LOAD_CANCELLED", problem)
 
 
-def outcome_of(task: asyncio.Task[T]) -> T | Raised:
+def outcome_of(task: asyncio.Task[T]) -> T | CapturedError:
     """What a task that has ended gave or raised."""
     if task.cancelled():
-        return Raised(asyncio.CancelledError())
+        return CapturedError(asyncio.CancelledError())
     error = task.exception()
-    return task.result() if error is None else Raised(error)
+    return task.result() if error is None else CapturedError(error)
 
 
-async def caught(awaitable: Awaitable[T]) -> T | Raised:
+async def capture(awaitable: Awaitable[T]) -> T | CapturedError:
     """The result, or what was raised; a cancellation of this task passes."""
     try:
         return await awaitable
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  see the module
-        return Raised(error)
+        return CapturedError(error)
 
 
-async def outcomes(awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
+async def gather_outcomes(awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
     """What each gives or raises, each awaited in a task of its own, when all have ended."""
     awaited = list(awaitables)
     try:
-        return await asyncio.gather(*map(caught, awaited))
+        return await asyncio.gather(*map(capture, awaited))
     finally:
         for one in awaited:
             # Its task may have been cancelled before it began.
@@ -115,11 +115,11 @@ async def outcomes(awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
                 one.close()
 
 
-def first_raised(outcomes: Iterable[T | Raised]) -> list[T]:
+def raise_first(outcomes: Iterable[T | CapturedError]) -> list[T]:
     """The results, where nothing was raised; otherwise the first error is raised."""
     results: list[T] = []
     for outcome in outcomes:
-        if isinstance(outcome, Raised):
+        if isinstance(outcome, CapturedError):
             raise outcome.error()
         results.append(outcome)
     return results

@@ -6,27 +6,27 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from async_redis_cache._common.failures import LOST, MISREAD, TOO_LARGE, Failure
+from async_redis_cache._common.failures import LOST, TOO_LARGE, UNEXPECTED_REPLY, Failure
 
 from .reply_limits import ReplyTooLargeError
-from .resp_protocol import NOTHING_YET, Connection, Takeover
+from .resp_protocol import NOTHING_YET, Connection, RespProtocol
 
-__all__ = ["Errand", "Wire"]
+__all__ = ["RedisConnection", "ReplyHandler"]
 
 
-class Errand(Protocol):
+class ReplyHandler(Protocol):
     """What a wire is sent with, and whom it tells how it went: one of the two, once."""
 
-    def answered(self, replies: list[Any]) -> bool:
+    def on_replies(self, replies: list[Any]) -> bool:
         """All replies are here, in the order of the commands. Says whether they make sense."""
         ...
 
-    def broken(self, failure: Failure) -> None:
+    def on_connection_lost(self, failure: Failure) -> None:
         """The connection ended first. What was sent may have been executed."""
         ...
 
 
-class Wire(Takeover):
+class RedisConnection(RespProtocol):
     """A connection to the server that carries one exchange at a time.
 
     Args:
@@ -39,8 +39,8 @@ class Wire(Takeover):
     def __init__(
         self,
         connection: Connection,
-        freed: Callable[[Wire], None],
-        lost: Callable[[Wire], None],
+        freed: Callable[[RedisConnection], None],
+        lost: Callable[[RedisConnection], None],
         *,
         bytes_a_key: int,
     ) -> None:
@@ -53,12 +53,18 @@ class Wire(Takeover):
         self._bytes_a_key = bytes_a_key
         self._freed = freed
         self._lost = lost
-        self._errand: Errand | None = None
+        self._errand: ReplyHandler | None = None
         self._expected = 0
         self._replies: list[Any] = []
 
     def send(
-        self, payload: bytes, expected: int, errand: Errand, *, keys: int, more: tuple[int, int]
+        self,
+        payload: bytes,
+        expected: int,
+        errand: ReplyHandler,
+        *,
+        keys: int,
+        more: tuple[int, int],
     ) -> None:
         """Send commands that have `expected` replies in all, and report to `errand`.
 
@@ -94,7 +100,7 @@ class Wire(Takeover):
             self.abort()
             return
         self.received += len(data)
-        failure = MISREAD
+        failure = UNEXPECTED_REPLY
         reader = self._reader
         replies = self._replies
         expected = self._expected
@@ -112,12 +118,12 @@ class Wire(Takeover):
             whole = False
         self._errand = None
         self._replies = []
-        if whole and errand.answered(replies):
+        if whole and errand.on_replies(replies):
             self._freed(self)
         else:
             # Whose replies these are is not known any more, nor whose the next would be.
             self.abort()
-            errand.broken(failure)
+            errand.on_connection_lost(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report what is left undone; called by the loop, once."""
@@ -125,4 +131,4 @@ class Wire(Takeover):
         errand, self._errand = self._errand, None
         self._lost(self)
         if errand is not None:
-            errand.broken(LOST)
+            errand.on_connection_lost(LOST)

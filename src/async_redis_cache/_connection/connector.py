@@ -39,11 +39,11 @@ from async_redis_cache._common.failures import Failure, ServerReply, failure_of,
 from async_redis_cache._common.hosts import AllowedHosts
 from async_redis_cache._common.options import Options
 
-from .name_resolution import Addresses, NamedConnection
+from .name_resolution import AddressList, ResolvingConnection
 from .reply_limits import HandshakeParser
-from .tls import TLSConnection, Trust
+from .tls import TLSConfig, TLSConnection
 
-__all__ = ["Dialer", "Dials", "fields_of", "see_it_lead", "see_it_read"]
+__all__ = ["Connector", "SupportsConnect", "fields_of", "verify_master", "verify_replica"]
 
 _SECOND: Final = 1000
 _KEEPALIVE: Final = {
@@ -59,23 +59,23 @@ _UNAVAILABLE: Final = {
 }
 
 
-class Dials(Protocol):
+class SupportsConnect(Protocol):
     """Makes connections."""
 
-    async def dial(self) -> AbstractConnection | Failure:
+    async def open_connection(self) -> AbstractConnection | Failure:
         """A connection that is logged in and idle, or why there is none."""
         ...
 
-    async def sweep(self) -> None:
+    async def close_idle(self) -> None:
         """Close what is kept of attempts that came to nothing."""
         ...
 
-    async def hang_up(self, connection: AbstractConnection) -> None:
+    async def discard_connection(self, connection: AbstractConnection) -> None:
         """Give back a connection that is not to be used again."""
         ...
 
 
-class Dialer:
+class Connector:
     """Connects to one server and logs in, one attempt a call. Owns the pool of redis.asyncio.
 
     Args:
@@ -95,13 +95,13 @@ class Dialer:
         options: Options,
         *,
         protocol: int = 2,
-        trust: Trust | None = None,
-        see: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+        tls: TLSConfig | None = None,
+        verify: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
-        self._see = see or _see_it_serve
+        self._verify = verify or _verify_serving
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_timeout / _SECOND
-        self._addresses = Addresses()
+        self._addresses = AddressList()
         self._make_pool = partial(
             ConnectionPool,
             connection_class=_connection_class(endpoint),
@@ -119,8 +119,8 @@ class Dialer:
             socket_connect_timeout=self._timeout,
             # CLIENT SETINFO would double the round trips of a connect.
             driver_info=None,
-            **_place(endpoint, self._addresses),
-            **_tls(endpoint, trust or Trust.of(options)),
+            **_address(endpoint, self._addresses),
+            **_tls(endpoint, tls or TLSConfig.of(options)),
         )
 
     @cached_property
@@ -128,7 +128,7 @@ class Dialer:
         # Made when it is needed: a reply of a cluster may name a thousand nodes at once.
         return self._make_pool()
 
-    async def dial(self) -> AbstractConnection | Failure:
+    async def open_connection(self) -> AbstractConnection | Failure:
         """A connection that is logged in and idle, or why there is none."""
         if self._refusal is not None:
             return self._refusal
@@ -148,22 +148,22 @@ class Dialer:
                 self._addresses.begin(limit)
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
-                    await self._see(connection)
+                    await self._verify(connection)
                     if await connection.can_read():
                         # One reply more than was asked for: the next would be taken for another's.
                         raise ConnectionError  # noqa: TRY301  the connection is given back below
                 except BaseException:
-                    await self.hang_up(connection)
+                    await self.discard_connection(connection)
                     raise
                 return connection
         except Exception as error:  # noqa: BLE001  the one border: a reset can raise AttributeError
             failure = _failure_of(error)
-        await self.sweep()
+        await self.close_idle()
         return failure
 
-    async def ask(self, *command: str) -> Any:
+    async def send_command(self, *command: str) -> Any:
         """The answer to a command, on a connection of its own; a `Failure` where there is none."""
-        connection = await self.dial()
+        connection = await self.open_connection()
         if isinstance(connection, Failure):
             return connection
         try:
@@ -173,16 +173,16 @@ class Dialer:
         except Exception as error:  # noqa: BLE001  as in `dial`
             return _failure_of(error)
         finally:
-            await self.hang_up(connection)
+            await self.discard_connection(connection)
 
-    async def sweep(self) -> None:
+    async def close_idle(self) -> None:
         """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
         if "_pool" not in vars(self):
             return
         with contextlib.suppress(Exception):
             await self._pool.disconnect(inuse_connections=False)
 
-    async def hang_up(self, connection: AbstractConnection) -> None:
+    async def discard_connection(self, connection: AbstractConnection) -> None:
         """Give back a connection that is not to be used again, without a good-bye."""
         writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         # A transport that is closing has lost what abort would touch.
@@ -195,7 +195,7 @@ class Dialer:
             await self._pool.release(connection)
 
 
-async def _see_it_serve(connection: AbstractConnection) -> None:
+async def _verify_serving(connection: AbstractConnection) -> None:
     """Ask something, once: accepted is not served.
 
     A server without room, or that is loading, says so only then; here no call is lost on it.
@@ -212,12 +212,12 @@ async def _see_it_serve(connection: AbstractConnection) -> None:
         raise ConnectionError("no reply to PING")
 
 
-async def see_it_lead(connection: AbstractConnection) -> None:
+async def verify_master(connection: AbstractConnection) -> None:
     """Ask whether it serves, and as a master.
 
     By HELLO, which is nobody's to forbid; ROLE is @dangerous and @admin, and answered while data is loaded.
     """
-    await _see_it_serve(connection)
+    await _verify_serving(connection)
     await connection.send_command("HELLO")
     if fields_of(await connection.read_response()).get(b"role") != b"master":
         raise MasterDownError("it is a replica")
@@ -230,7 +230,7 @@ def fields_of(reply: Any) -> dict[bytes, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-async def see_it_read(connection: AbstractConnection) -> None:
+async def verify_replica(connection: AbstractConnection) -> None:
     """Let the replica of a node in a cluster answer for the slots of its master."""
     await connection.send_command("READONLY")
     await connection.read_response()
@@ -251,10 +251,10 @@ def _refusal_of(endpoint: Endpoint, options: Options) -> Failure | None:
 def _connection_class(endpoint: Endpoint) -> type[AbstractConnection]:
     if endpoint.kind == "unix":
         return UnixDomainSocketConnection
-    return TLSConnection if endpoint.tls else NamedConnection
+    return TLSConnection if endpoint.tls else ResolvingConnection
 
 
-def _place(endpoint: Endpoint, addresses: Addresses) -> dict[str, Any]:
+def _address(endpoint: Endpoint, addresses: AddressList) -> dict[str, Any]:
     if endpoint.kind == "unix":
         return {"path": endpoint.path}
     return {
@@ -268,11 +268,11 @@ def _place(endpoint: Endpoint, addresses: Addresses) -> dict[str, Any]:
     }
 
 
-def _tls(endpoint: Endpoint, trust: Trust) -> dict[str, Any]:
+def _tls(endpoint: Endpoint, tls: TLSConfig) -> dict[str, Any]:
     if not endpoint.tls:
         return {}
-    trust.check()
-    return {"new_context": trust.context}
+    tls.check()
+    return {"new_context": tls.context}
 
 
 def _failure_of(error: Exception) -> Failure:
@@ -305,4 +305,4 @@ def _failure_of(error: Exception) -> Failure:
     problem = (
         f"could not connect: {type(root).__name__}; check that it runs, its address and the network"
     )
-    return Failure(CacheUnavailable, "CONNECT_FAILED", problem, passing=True)
+    return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)

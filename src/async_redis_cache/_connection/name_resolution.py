@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 
-__all__ = ["Addresses", "NamedConnection"]
+__all__ = ["AddressList", "ResolvingConnection"]
 
 _Address = tuple[int, Any]
 """A family, and what a socket of it connects to."""
@@ -32,7 +32,7 @@ _under_way: Final[dict[tuple[str, int], Future[list[_Address]]]] = {}
 os.register_at_fork(after_in_child=_under_way.clear)
 
 
-class Addresses:
+class AddressList:
     """Which addresses of a name have connected and not served, as a server that hangs does: they come last.
 
     Of one `Dialer`, which makes one connection at a time.
@@ -72,16 +72,16 @@ class Addresses:
         return True
 
 
-class NamedConnection(Connection):
+class ResolvingConnection(Connection):
     """Looks its name up anew each time, and takes the first address that answers.
 
     The event loop's own look-up takes threads of the executor, which may all be busy; and a loop
     that ends, or an interpreter, waits for these, whatever became of the deadline of who asked.
     """
 
-    def __init__(self, *, addresses: Addresses | None = None, **options: Any) -> None:
+    def __init__(self, *, addresses: AddressList | None = None, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
-        self._addresses = addresses or Addresses()
+        self._addresses = addresses or AddressList()
         self._connected: socket.socket | None = None
 
     async def _connect(self) -> None:

@@ -18,10 +18,10 @@ from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
 
-from .connector import Dials
-from .push_connection import Hearer, Link, Question
+from .connector import SupportsConnect
+from .push_connection import Probe, PushConnection, PushHandler
 
-__all__ = ["Keeper", "Pace"]
+__all__ = ["KeepalivePolicy", "PushChannel"]
 
 _SPREAD: Final = 0.05
 """Seconds over which the processes that have lost a server come back to it."""
@@ -30,7 +30,7 @@ _LONG_PAUSE: Final = 1.0
 us, for that is not mended within less."""
 
 
-class Pace(NamedTuple):
+class KeepalivePolicy(NamedTuple):
     """How a link is kept.
 
     Attributes:
@@ -48,7 +48,7 @@ class Pace(NamedTuple):
     clock: Callable[[], float]
 
 
-class Keeper:
+class PushChannel:
     """Keeps a link alive, and makes another when it is lost.
 
     Args:
@@ -61,26 +61,26 @@ class Keeper:
 
     def __init__(
         self,
-        dialer: Dials,
-        hearer: Hearer,
+        connector: SupportsConnect,
+        handler: PushHandler,
         *,
-        order: Question,
-        pace: Pace,
-        told: Condition,
+        subscription: Probe,
+        policy: KeepalivePolicy,
+        health: Condition,
     ) -> None:
-        self._dialer = dialer
-        self._hearer = hearer
-        self._order = order
-        self._pace = pace
-        self._told = told
-        self._clock = pace.clock
+        self._connector = connector
+        self._handler = handler
+        self._subscription = subscription
+        self._policy = policy
+        self._health = health
+        self._clock = policy.clock
         self._loop = asyncio.get_running_loop()
-        self._backoff = Backoff(self._loop.time, pace.random)
+        self._backoff = Backoff(self._loop.time, policy.random)
         self._retires_at = math.inf
-        self._first: asyncio.Future[Failure | None] = self._loop.create_future()
-        self._link: Link | None = None
+        self._first_attempt: asyncio.Future[Failure | None] = self._loop.create_future()
+        self._connection: PushConnection | None = None
         self._next: asyncio.TimerHandle | None = None
-        self._dialing: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         # The loop keeps only weak references to tasks. None of them lasts as long as a link does:
         # a loop that is closed without us would leave it unfinished.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,110 +90,115 @@ class Keeper:
 
     def start(self) -> None:
         """Begin, and go on until `stop`."""
-        self._dialing = self._spawn(self._dial())
+        self._connecting = self._spawn(self._connect())
 
-    async def first(self) -> Failure | None:
+    async def first_attempt(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
-        return await asyncio.shield(self._first)
+        return await asyncio.shield(self._first_attempt)
 
     def stop(self) -> None:
         """Give up the link at once."""
         self._stopped = True
-        self._wait_no_more()
-        if self._dialing is not None:
-            self._dialing.cancel()
-        if self._link is not None:
-            self._link.abort()
+        self._cancel_timer()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.abort()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of it."""
         # An aborted transport reports in the loop's next turn, and only then hangs up.
-        while self._link is not None or self._tasks:
+        while self._connection is not None or self._tasks:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
-        await self._dialer.sweep()
+        await self._connector.close_idle()
         # What was aborted last closes its socket in one turn more.
         await asyncio.sleep(0)
 
     def has_unread(self) -> bool:
         """Whether there is news that has come, and has not been passed on."""
-        return self._link is not None and self._link.has_unread()
+        return self._connection is not None and self._connection.has_unread()
 
     def abandon(self) -> None:
         """Give up the link though the event loop is closed."""
-        self._hearer.silent()
-        if self._link is not None:
-            self._link.abandon()
+        self._handler.on_lost()
+        if self._connection is not None:
+            self._connection.abandon()
 
-    def leave_all_but(self, place: Address | None) -> None:
+    def drop_other_addresses(self, place: Address | None) -> None:
         """Give up a link that leads elsewhere, or wherever it leads, and make another."""
-        if self._link is not None:
-            if self._link.place != place:
-                self._link.abort()
-        elif self._dialing is not None and not self._dialing.done():
+        if self._connection is not None:
+            if self._connection.address != place:
+                self._connection.abort()
+        elif self._connecting is not None and not self._connecting.done():
             # To where it leads may take long to answer, or never do.
-            self._dialing.cancel()
+            self._connecting.cancel()
             self.start()
 
-    async def _dial(self) -> None:
-        deadline = self._clock() + self._pace.timeout
-        outcome = await self._dialer.dial()
+    async def _connect(self) -> None:
+        deadline = self._clock() + self._policy.timeout
+        outcome = await self._connector.open_connection()
         if isinstance(outcome, Failure):
             self._ended(outcome)
             return
-        patience = 2 * self._pace.heartbeat
-        self._link = link = Link(
-            outcome, self._hearer, self._clock, patience, armed=self._armed, lost=self._lost
+        patience = 2 * self._policy.heartbeat
+        self._connection = link = PushConnection(
+            outcome,
+            self._handler,
+            self._clock,
+            patience,
+            active=self._on_active,
+            lost=self._on_lost,
         )
-        link.ask(self._order)
+        link.send_probe(self._subscription)
         self._next = self._loop.call_later(
             max(0.0, deadline - self._clock()), link.abort, context=Context()
         )
 
-    def _armed(self, link: Link) -> None:
-        self._wait_no_more()
+    def _on_active(self, link: PushConnection) -> None:
+        self._cancel_timer()
         self._backoff.succeeded()
         self.failure = None
-        self._tell_first(None)
-        self._told.up()
-        self._retires_at = self._clock() + self._pace.lifetime()
+        self._end_first_attempt(None)
+        self._health.up()
+        self._retires_at = self._clock() + self._policy.lifetime()
         self._next = self._loop.call_later(
-            self._pace.heartbeat, self._beat, link, context=Context()
+            self._policy.heartbeat, self._send_heartbeat, link, context=Context()
         )
 
-    def _beat(self, link: Link) -> None:
+    def _send_heartbeat(self, link: PushConnection) -> None:
         if link.is_overdue() or self._clock() >= self._retires_at:
             link.abort()
         else:
-            link.ask(self._hearer.question)
+            link.send_probe(self._handler.probe)
             self._next = self._loop.call_later(
-                self._pace.heartbeat, self._beat, link, context=Context()
+                self._policy.heartbeat, self._send_heartbeat, link, context=Context()
             )
 
-    def _lost(self, link: Link, failure: Failure) -> None:
-        self._link = None
-        self._wait_no_more()
-        self._spawn(self._dialer.hang_up(link.connection))
+    def _on_lost(self, link: PushConnection, failure: Failure) -> None:
+        self._connection = None
+        self._cancel_timer()
+        self._spawn(self._connector.discard_connection(link.connection))
         self._ended(failure)
 
     def _ended(self, failure: Failure) -> None:
         self.failure = failure
-        self._tell_first(failure)
+        self._end_first_attempt(failure)
         self._backoff.failed()
         if not self._stopped:
             # One that has reached its age is given up on purpose; its successor may fail.
             if self._clock() < self._retires_at:
-                self._told.down(failure.code)
+                self._health.down(failure.code)
             self._retires_at = math.inf
-            is_long = failure.code == "LOADING" or not failure.passing
+            is_long = failure.code == "LOADING" or not failure.retryable
             least = _LONG_PAUSE if is_long else 0.0
-            pause = max(self._backoff.remaining(), least + _SPREAD * self._pace.random())
+            pause = max(self._backoff.remaining(), least + _SPREAD * self._policy.random())
             self._next = self._loop.call_later(pause, self.start, context=Context())
 
-    def _tell_first(self, failure: Failure | None) -> None:
-        if not self._first.done():
-            self._first.set_result(failure)
+    def _end_first_attempt(self, failure: Failure | None) -> None:
+        if not self._first_attempt.done():
+            self._first_attempt.set_result(failure)
 
-    def _wait_no_more(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._next is not None:
             self._next.cancel()
 

@@ -8,12 +8,18 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from hiredis import PushNotification
 
-from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply, failure_of
+from async_redis_cache._common.failures import (
+    LOST,
+    UNEXPECTED_REPLY,
+    Failure,
+    ServerReply,
+    failure_of,
+)
 
 from .reply_limits import ReplyTooLargeError
-from .resp_protocol import NOTHING_YET, Connection, Takeover, pack
+from .resp_protocol import NOTHING_YET, Connection, RespProtocol, pack
 
-__all__ = ["Hearer", "Link", "Question", "expecting", "refusal_in"]
+__all__ = ["Probe", "PushConnection", "PushHandler", "expecting", "refusal_in"]
 
 _BACKLOG_BYTES: Final = 1024 * 1024
 """Most bytes of one message: one that is longer names some ten thousand keys, all changed in one
@@ -23,7 +29,7 @@ _BACKLOG_ELEMENTS: Final = 128 * 1024
 """The same of elements: keys have some bytes."""
 
 
-class Question(NamedTuple):
+class Probe(NamedTuple):
     """What a server is asked, and the sign of life is that it answers.
 
     Attributes:
@@ -33,17 +39,17 @@ class Question(NamedTuple):
     """
 
     commands: Sequence[tuple[bytes, ...]]
-    heed: Callable[[Sequence[Any]], Failure | None]
+    on_reply: Callable[[Sequence[Any]], Failure | None]
     subscription: tuple[bytes, ...] = ()
 
 
-def expecting(answer: bytes, *command: bytes) -> Question:
+def expecting(answer: bytes, *command: bytes) -> Probe:
     """A question that has one right answer."""
 
     def heed(replies: Sequence[Any]) -> Failure | None:
-        return None if [answer] == replies else refusal_in(replies) or MISREAD
+        return None if [answer] == replies else refusal_in(replies) or UNEXPECTED_REPLY
 
-    return Question((command,), heed)
+    return Probe((command,), heed)
 
 
 def refusal_in(replies: Sequence[Any]) -> Failure | None:
@@ -51,13 +57,13 @@ def refusal_in(replies: Sequence[Any]) -> Failure | None:
     return next((failure_of(reply) for reply in replies if isinstance(reply, ServerReply)), None)
 
 
-class Hearer(Protocol):
+class PushHandler(Protocol):
     """Who is told what a link brings."""
 
-    question: Question
+    probe: Probe
     """What is asked with each heartbeat."""
 
-    def told(self, message: list[Any]) -> None:
+    def on_event(self, message: list[Any]) -> None:
         """A message of the server that nobody asked for.
 
         Raises:
@@ -65,16 +71,16 @@ class Hearer(Protocol):
         """
         ...
 
-    def alive_until(self, moment: float) -> None:
+    def on_reply(self, moment: float) -> None:
         """Everything that has happened has been told; by that moment this will be said again."""
         ...
 
-    def silent(self) -> None:
+    def on_lost(self) -> None:
         """From now on nothing is told."""
         ...
 
 
-class Link(Takeover):
+class PushConnection(RespProtocol):
     """One connection, from before it is armed until it is lost.
 
     Args:
@@ -89,28 +95,28 @@ class Link(Takeover):
     def __init__(
         self,
         connection: Connection,
-        hearer: Hearer,
+        handler: PushHandler,
         clock: Callable[[], float],
         patience: float,
         *,
-        armed: Callable[[Link], None],
-        lost: Callable[[Link, Failure], None],
+        active: Callable[[PushConnection], None],
+        lost: Callable[[PushConnection, Failure], None],
     ) -> None:
         super().__init__(connection)
-        self._hearer = hearer
+        self._handler = handler
         self._clock = clock
         self._patience = patience
-        self._armed = armed
-        self._is_armed = False
+        self._active = active
+        self._is_active = False
         self._lost = lost
         self._failure = LOST
         self._alive_until = clock() + patience
-        self._asked: deque[tuple[float, Question]] = deque()
+        self._asked: deque[tuple[float, Probe]] = deque()
         self._replies: list[Any] = []
         """To the question that was asked first, as far as they are here."""
         self._reader.expect(_BACKLOG_BYTES, _BACKLOG_ELEMENTS)
 
-    def ask(self, question: Question) -> None:
+    def send_probe(self, question: Probe) -> None:
         """Ask for a sign of life."""
         self._asked.append((self._clock(), question))
         commands = filter(None, (question.subscription, *question.commands))
@@ -126,7 +132,7 @@ class Link(Takeover):
 
     def abort(self) -> None:
         """End the link now: what it would have told is not told any more."""
-        self._hearer.silent()
+        self._handler.on_lost()
         super().abort()
 
     def data_received(self, data: bytes) -> None:
@@ -137,19 +143,19 @@ class Link(Takeover):
             while not self.is_closing() and (message := reader.gets()) is not NOTHING_YET:
                 reader.expect(_BACKLOG_BYTES, _BACKLOG_ELEMENTS)
                 if isinstance(message, PushNotification):
-                    self._hearer.told(message)
+                    self._handler.on_event(message)
                 else:
                     self._answered(message)
         except ReplyTooLargeError:
             self.abort()
         except Exception:  # noqa: BLE001  whatever a server says, it must not end in the loop's own log
-            self._failure = MISREAD
+            self._failure = UNEXPECTED_REPLY
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop, once."""
         super().connection_lost(exc)
-        self._hearer.silent()
+        self._handler.on_lost()
         self._lost(self, self._failure)
 
     def _answered(self, reply: object) -> None:
@@ -159,7 +165,7 @@ class Link(Takeover):
             return
         self._asked.popleft()
         replies, self._replies = self._replies, []
-        failure = question.heed(replies)
+        failure = question.on_reply(replies)
         if failure is not None:
             self._failure = failure
             self.abort()
@@ -170,7 +176,7 @@ class Link(Takeover):
             # From when it was asked, not from when we came to read the answer: that may be long
             # after, when the process was stopped or its loop was busy.
             self._alive_until = asked_at + self._patience
-            self._hearer.alive_until(self._alive_until)
-            if not self._is_armed:
-                self._is_armed = True
-                self._armed(self)
+            self._handler.on_reply(self._alive_until)
+            if not self._is_active:
+                self._is_active = True
+                self._active(self)

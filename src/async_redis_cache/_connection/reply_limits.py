@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis.asyncio.connection import DefaultParser
 
-__all__ = ["HandshakeParser", "ReplyBounds", "ReplyTooLargeError"]
+__all__ = ["HandshakeParser", "ReplyLimits", "ReplyTooLargeError"]
 
 _HANDSHAKE_BYTES: Final = 256 * 1024
 """Most bytes that a server may answer before its connection is used: also what sentinels say of replicas."""
@@ -53,7 +53,7 @@ class ReplyTooLargeError(Exception):
     """A reply has more bytes, or announces more elements, than what was asked can have."""
 
 
-class ReplyBounds:
+class ReplyLimits:
     """Checks what comes, and passes it on to hiredis.
 
     Args:
@@ -209,6 +209,6 @@ class HandshakeParser(DefaultParser):  # type: ignore[misc,valid-type]
     def on_connect(self, connection: Any) -> None:
         """Begin to read; called by redis-py."""
         super().on_connect(connection)  # pyright: ignore[reportUnknownMemberType]
-        bounds = ReplyBounds(self._reader)
+        bounds = ReplyLimits(self._reader)
         bounds.expect(_HANDSHAKE_BYTES, _HANDSHAKE_ELEMENTS)
         self._reader = bounds

@@ -20,9 +20,9 @@ from redis.asyncio.connection import AbstractConnection as Connection
 
 from async_redis_cache._common.failures import ServerReply
 
-from .reply_limits import ReplyBounds
+from .reply_limits import ReplyLimits
 
-__all__ = ["NOTHING_YET", "Connection", "Takeover", "pack"]
+__all__ = ["NOTHING_YET", "Connection", "RespProtocol", "pack"]
 
 pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
@@ -31,7 +31,7 @@ NOTHING_YET: Final = object()
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class Takeover(asyncio.Protocol):
+class RespProtocol(asyncio.Protocol):
     """The transport of a connection, and a reader of replies.
 
     Args:
@@ -47,14 +47,14 @@ class Takeover(asyncio.Protocol):
         self._transport: Any = writer.transport
         self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
         reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
-        self._reader = ReplyBounds(reader, is_exact=is_exact)
+        self._reader = ReplyLimits(reader, is_exact=is_exact)
         self._socket: Any = self._transport.get_extra_info("socket")
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
         self._transport.set_protocol(self)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """The host and port of the server, as they were dialed."""
         connection: Any = self.connection
         return getattr(connection, "host", ""), getattr(connection, "port", 0)

@@ -13,15 +13,15 @@ import anyio.to_thread
 from async_redis_cache._common.errors import CacheConfigError
 from async_redis_cache._common.options import Options
 
-from .name_resolution import NamedConnection
+from .name_resolution import ResolvingConnection
 
-__all__ = ["TLSConnection", "Trust"]
+__all__ = ["TLSConfig", "TLSConnection"]
 
 _TURNS_TO_READ: Final = 3
 """Of the loop: it looks what has come, reads it, and tells the stream."""
 
 
-class _File(NamedTuple):
+class _TLSFile(NamedTuple):
     """A file in PEM form, and the option that names it."""
 
     option: str
@@ -29,7 +29,7 @@ class _File(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TLSConfig:
     """Whom we trust, and who we are to them.
 
     Attributes:
@@ -40,22 +40,22 @@ class Trust:
         verify: whether certificates are verified at all.
     """
 
-    authorities: _File
-    certificate: _File
+    authorities: _TLSFile
+    certificate: _TLSFile
     key_file: str
     check_hostname: bool
     verify: bool
 
     @classmethod
-    def of(cls, options: Options, *, sentinels: bool = False) -> Trust:
+    def of(cls, options: Options, *, sentinels: bool = False) -> TLSConfig:
         """For the servers with the data; for sentinels the same but for the files of their own."""
-        authorities = _File("tls_ca_file", options.tls_ca_file)
-        certificate = _File("tls_certificate_file", options.tls_certificate_file)
+        authorities = _TLSFile("tls_ca_file", options.tls_ca_file)
+        certificate = _TLSFile("tls_certificate_file", options.tls_certificate_file)
         key_file = options.tls_key_file
         if sentinels and options.sentinel_tls_ca_file:
-            authorities = _File("sentinel_tls_ca_file", options.sentinel_tls_ca_file)
+            authorities = _TLSFile("sentinel_tls_ca_file", options.sentinel_tls_ca_file)
         if sentinels and options.sentinel_tls_certificate_file:
-            certificate = _File(
+            certificate = _TLSFile(
                 "sentinel_tls_certificate_file", options.sentinel_tls_certificate_file
             )
             key_file = options.sentinel_tls_key_file
@@ -99,7 +99,7 @@ class Trust:
             context.load_cert_chain(self.certificate.path, self.key_file or None, password="")
 
 
-class TLSConnection(NamedConnection):
+class TLSConnection(ResolvingConnection):
     """Begins TLS on a connection that is there, and ends without a good-bye.
 
     Where both begin in one step, asyncio forgets to close a connection that is given up just then; and

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from async_redis_cache._common.errors import CacheError, CacheServerError
 from async_redis_cache._common.failures import TOO_LARGE
-from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.command import Command, Executor
 
-__all__ = ["ask_in_parts", "read_in_parts", "send_all"]
+__all__ = ["execute_in_parts", "read_in_parts", "send_all"]
 
 _BYTES_A_CALL: Final = 256 * 1024
 
 
-async def ask_in_parts(
-    batcher: Asker, verb: Verb, items: Sequence[Any], *, budget: float | None = None
+async def execute_in_parts(
+    batcher: Executor, verb: Command, items: Sequence[Any], *, budget: float | None = None
 ) -> list[Any]:
     """The answers to all parts, asked for at once.
 
@@ -28,13 +28,13 @@ async def ask_in_parts(
         items: keys, or entries.
         budget: seconds that it may take, where that is not the budget of every call.
     """
-    parts = list(_parts(items, batcher.keys_a_call))
+    parts = list(_parts(items, batcher.max_keys_per_request))
     if len(parts) == 1:
         # Most have one part, and nothing to give up.
         part, size = parts[0]
-        return [await batcher.ask(verb, part, size, keys=len(part), budget=budget)]
+        return [await batcher.execute(verb, part, size, keys=len(part), budget=budget)]
     asked = send_all(
-        batcher.ask(verb, part, size, keys=len(part), budget=budget) for part, size in parts
+        batcher.execute(verb, part, size, keys=len(part), budget=budget) for part, size in parts
     )
     answers = await asyncio.gather(*asked, return_exceptions=True)
     for answer in answers:
@@ -44,8 +44,8 @@ async def ask_in_parts(
 
 
 async def read_in_parts(
-    asker: Asker,
-    command: Verb,
+    asker: Executor,
+    command: Command,
     keys: Sequence[bytes],
     *,
     budget: float,
@@ -70,11 +70,11 @@ async def read_in_parts(
     """
     if len(keys) == 1:
         # There is nothing to halve, and no deadline to keep: a value with one tag is read so.
-        return list((await ask_in_parts(asker, command, keys, budget=budget))[0])
+        return list((await execute_in_parts(asker, command, keys, budget=budget))[0])
     loop = asyncio.get_running_loop()
     deadline = loop.time() + budget
     try:
-        parts = await ask_in_parts(asker, command, keys, budget=budget)
+        parts = await execute_in_parts(asker, command, keys, budget=budget)
     except CacheServerError as error:
         if error.code != TOO_LARGE.code:
             raise

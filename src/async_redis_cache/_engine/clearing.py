@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from async_redis_cache._protocol.command import Asker, Verb
+from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import SCAN
 from async_redis_cache._protocol.size_limit import Sweep
 
-from .bulk import ask_in_parts
+from .bulk import execute_in_parts
 
 __all__ = ["clear_index", "clear_prefix"]
 
@@ -23,12 +23,12 @@ class Servers(Protocol):
     """Those that have the keys."""
 
     @property
-    def asker(self) -> Asker:
+    def executor(self) -> Executor:
         """Who asks the right one."""
         ...
 
     @property
-    def askers(self) -> Sequence[Asker]:
+    def executors(self) -> Sequence[Executor]:
         """Who asks each."""
         ...
 
@@ -41,7 +41,7 @@ class Servers(Protocol):
         ...
 
 
-async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Verb) -> int:
+async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Command) -> int:
     """Remove the keys that begin with a prefix; how many there were.
 
     Args:
@@ -54,8 +54,8 @@ async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Ve
     pattern = prefix.translate(_GLOB).encode() + b"*"
     removed, seen = 0, await servers.moves(deadline)
     while True:
-        for server in servers.askers:
-            removed += await _clear_server(server, servers.asker, deadline, pattern, discard)
+        for server in servers.executors:
+            removed += await _clear_server(server, servers.executor, deadline, pattern, discard)
         before, seen = seen, await servers.moves(deadline)
         if seen == before:
             return removed
@@ -63,21 +63,21 @@ async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Ve
 
 
 async def _clear_server(
-    server: Asker, all_servers: Asker, deadline: float, pattern: bytes, discard: Verb
+    server: Executor, all_servers: Executor, deadline: float, pattern: bytes, discard: Command
 ) -> int:
     removed, cursor = 0, b""
     while cursor != b"0":
         scan = (cursor or b"0", b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
-        cursor, keys = await _ask_by(deadline, server, SCAN, scan)
+        cursor, keys = await _execute_by(deadline, server, SCAN, scan)
         # Without the index, or with it gone while others store, the bound would not hold; and
         # loads under way have to know which tags were invalidated. No key of a user holds a NUL.
         values = [key for key in keys if b"\0" not in key]
         left = deadline - asyncio.get_running_loop().time()
-        removed += sum(await ask_in_parts(all_servers, discard, values, budget=left))
+        removed += sum(await execute_in_parts(all_servers, discard, values, budget=left))
     return removed
 
 
-async def clear_index(batcher: Asker, budget: float, index: bytes) -> int:
+async def clear_index(batcher: Executor, budget: float, index: bytes) -> int:
     """Remove the keys in an index; how many there were.
 
     Args:
@@ -89,11 +89,11 @@ async def clear_index(batcher: Asker, budget: float, index: bytes) -> int:
     sweep = Sweep(index)
     removed, left = 0, 1
     while left:
-        gone, left = await _ask_by(deadline, batcher, sweep, _SWEEP_KEYS)
+        gone, left = await _execute_by(deadline, batcher, sweep, _SWEEP_KEYS)
         removed += gone
     return removed
 
 
-async def _ask_by(deadline: float, batcher: Asker, verb: Verb, argument: Any) -> Any:
+async def _execute_by(deadline: float, batcher: Executor, verb: Command, argument: Any) -> Any:
     left = deadline - asyncio.get_running_loop().time()
-    return await batcher.ask(verb, argument, 64, budget=left)
+    return await batcher.execute(verb, argument, 64, budget=left)

@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from async_redis_cache._client.circuit_breaker import Breakers
+from async_redis_cache._client.circuit_breaker import CircuitBreakers
 from async_redis_cache._client.cluster import Cluster
-from async_redis_cache._client.standalone import Single
+from async_redis_cache._client.standalone import Standalone
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheError, CacheUnsupported
-from async_redis_cache._common.failures import LEFT_ALONE, TOO_LARGE, UNKNOWN
+from async_redis_cache._common.failures import CIRCUIT_OPEN, TOO_LARGE, UNKNOWN
 from async_redis_cache._common.health_log import (
     EVICTIONS,
     FAILED_OPEN,
@@ -31,25 +31,25 @@ from async_redis_cache._common.health_log import (
     HealthLog,
 )
 from async_redis_cache._common.options import Options
-from async_redis_cache._common.outcomes import Raised, outcomes
+from async_redis_cache._common.outcomes import CapturedError, gather_outcomes
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.commands import PING
 from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
 from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
-from .in_flight_load import Wanted
-from .load_lease import Product, Rights, Silence, Stored
+from .in_flight_load import LoadSpec
+from .load_lease import LeaseContext, LoadResult, NullNotifier, StoredValue
 from .loader_threads import LoaderThreads
-from .metadata import Heads, IsReadable
+from .metadata import IsReadable, Metadata
 from .near_cache import NearCache
 from .near_reads import NearReads
-from .pending_invalidations import Debts
+from .pending_invalidations import PendingInvalidations
 from .reads import PlainReads, Reads, ReplicaReads
 from .server_clock import ServerClock
-from .single_flight import Loading
+from .single_flight import SingleFlight
 from .tags import Tags
-from .writes import Changes, ChangeVerbs
+from .writes import WriteCommands, Writes
 
 __all__ = ["Engine"]
 
@@ -86,8 +86,8 @@ class Engine:
         self.strict = options.fail_open == "never"
         """Whether calls that load need the server too."""
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
-        self._verbs = ChangeVerbs.of(self._index, options.max_size, self._evicted)
-        self._breakers = Breakers(counters, random.random)
+        self._commands = WriteCommands.of(self._index, options.max_size, self._evicted)
+        self._breakers = CircuitBreakers(counters, random.random)
         self._near: NearCache | None = None
         if options.near_cache_enabled:
             self._near = NearCache(
@@ -97,11 +97,11 @@ class Engine:
                 longest=options.near_cache_timeout / _SECOND,
                 clock=time.monotonic,
             )
-        kind = Cluster if endpoint.topology == "cluster" else Single
-        self._servers: Single | Cluster = kind(
+        kind = Cluster if endpoint.topology == "cluster" else Standalone
+        self._servers: Standalone | Cluster = kind(
             endpoint, options, counters, self._breakers, health_log, listener=self._near
         )
-        self._batcher = self._servers.asker
+        self._batcher = self._servers.executor
         self._reads: Reads
         versions: Reads = PlainReads(self._batcher, self._oversized)
         if self._near is not None:
@@ -127,40 +127,42 @@ class Engine:
             self._command_timeout,
             counters,
         )
-        self._heads = Heads(
+        self._metadata = Metadata(
             self._batcher,
-            self._verbs.touch,
+            self._commands.touch,
             bounded=self._bounded,
             tags=self._tags,
             freshness=self.freshness,
         )
-        rights = Rights(
+        rights = LeaseContext(
             self._batcher,
-            self._verbs.publish,
+            self._commands.publish,
             self._tags,
             options.loading_lease_timeout,
             random.random,
             self._command_timeout,
-            news=Silence() if self._near is None else self._near,
+            notifier=NullNotifier() if self._near is None else self._near,
         )
-        self._debts = Debts(
-            self._make_good,
+        self._pending = PendingInvalidations(
+            self._flush_pending,
             counters,
             random.random,
             health_log.condition(PENDING_INVALIDATIONS),
             partial(health_log.once, INVALIDATIONS_DROPPED),
         )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
-        self._loading = Loading(rights, counters, self._debts.owe, self._background_failed)
-        self.changes = Changes(
+        self._single_flight = SingleFlight(
+            rights, counters, self._pending.add, self._background_failed
+        )
+        self.writes = Writes(
             self._batcher,
-            self._verbs,
-            loading=self._loading,
+            self._commands,
+            single_flight=self._single_flight,
             near=self._near,
-            debts=self._debts,
+            pending=self._pending,
             tags=self._tags,
             freshness=self.freshness,
-            admit=self._admit,
+            admit=self._check_circuits,
             fails_open=self.fails_open,
         )
 
@@ -189,29 +191,29 @@ class Engine:
     async def close(self) -> None:
         """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
         # What is dropped here is logged; what ends later is meant to.
-        self._debts.stop()
+        self._pending.stop()
         self._health_log.end()
-        self._loading.stop()
+        self._single_flight.stop()
         self._servers.stop()
-        await self._loading.stopped()
-        await self._debts.stopped()
+        await self._single_flight.stopped()
+        await self._pending.stopped()
         await self._servers.stopped()
 
     async def load(
-        self, key: bytes, wanted: Wanted, patience: float | None = None
-    ) -> Product | Stored | None:
+        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+    ) -> LoadResult | StoredValue | None:
         """See `Loading.load`."""
-        return await self._loading.load(key, wanted, patience)
+        return await self._single_flight.load(key, wanted, patience)
 
-    def load_ahead(self, key: bytes, wanted: Wanted) -> None:
+    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
         """See `Loading.ahead`."""
-        self._loading.ahead(key, wanted)
+        self._single_flight.refresh_in_background(key, wanted)
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call this on the loop: this engine is used nowhere else. `_caller` has one that is."""
         function(*args)
 
-    def load_side(self) -> Engine:
+    def load_engine(self) -> Engine:
         """This engine as a load sees it."""
         return self
 
@@ -219,57 +221,57 @@ class Engine:
         """What this gives, called in its caller's thread, which is the loop's."""
         return function()
 
-    async def outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | Raised]:
+    async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
         """What each gives or raises, when all have ended."""
-        return await outcomes(awaitables)
+        return await gather_outcomes(awaitables)
 
-    def result_not_kept(self, function: str, code: str) -> None:
+    def result_not_stored(self, function: str, code: str) -> None:
         """Count a result that cannot be stored, and log once which function returns such."""
         self._counters.uncacheable_results += 1
         self._health_log.once(NOT_CACHED, function, code)
 
-    def left_alone(self, keys: Iterable[bytes]) -> Collection[bytes]:
+    def open_circuits_of(self, keys: Iterable[bytes]) -> Collection[bytes]:
         """Those of them whose server does not answer, and is not to be asked."""
-        self._breakers.are_heeded = True
+        self._breakers.enabled = True
         if not self._counters.open_circuits:
             return ()
-        return {key for key in keys if self._servers.is_left_alone(key)}
+        return {key for key in keys if self._servers.is_circuit_open(key)}
 
-    def pass_through(self, key: bytes) -> None:
+    def check_circuit(self, key: bytes) -> None:
         """To be called by a call that loads, before the server of its key is asked.
 
         Raises:
             CacheUnavailable: BREAKER_OPEN, it is left alone.
         """
         # As `left_alone` does, for less: caches do this all day.
-        self._breakers.are_heeded = True
-        if self._counters.open_circuits and self._servers.is_left_alone(key):
+        self._breakers.enabled = True
+        if self._counters.open_circuits and self._servers.is_circuit_open(key):
             raise self.circuit_open()
 
     def circuit_open(self) -> CacheError:
         """What a call ends in whose server is left alone."""
-        return LEFT_ALONE._replace(server=self._server).error()
+        return CIRCUIT_OPEN._replace(server=self._server).error()
 
     def failed_open(self, code: str) -> None:
         """To be called where a call gives what an empty cache would, though it has failed with this."""
         self._health_log.once(FAILED_OPEN, code=code)
 
-    def go_on_after(self, error: CacheError) -> None:
+    def continue_without_server(self, error: CacheError) -> None:
         """To be called where the server has not answered a call that loads; it raises, or is to load."""
         if self.strict:
             raise error
 
     def read(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
-        if self._debts.owed or self.fails_open:
+        if self._pending.keys or self.fails_open:
             return self._read_admitted(key)
-        return self._reads.one(key)
+        return self._reads.fetch(key)
 
-    async def read_where(self, key: bytes) -> tuple[bytes | None, bool]:
+    async def read_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
-        if self._debts.owed or self.fails_open:
+        if self._pending.keys or self.fails_open:
             return await self._read_admitted(key), False
-        return await self._reads.where(key)
+        return await self._reads.fetch_with_source(key)
 
     async def read_many(
         self, keys: Sequence[bytes], budget: float | None = None
@@ -280,22 +282,22 @@ class Engine:
     async def _read_many(
         self, reads: Reads, keys: Sequence[bytes], budget: float | None
     ) -> list[bytes | None]:
-        self._admit(keys)
+        self._check_circuits(keys)
         budget = self._command_timeout if budget is None else budget
         deadline = self.loop.time() + budget
         # Before they are read: what is made good meanwhile may have been read sooner.
-        owed = {key for key in keys if key in self._debts.owed}
-        found = await reads.many(keys, budget)
+        owed = {key for key in keys if key in self._pending.keys}
+        found = await reads.fetch_many(keys, budget)
         if owed:
             # Asked first, the server says for itself what is wrong with it.
-            await self._debts.paid(tuple(owed), deadline - self.loop.time())
+            await self._pending.flush(tuple(owed), deadline - self.loop.time())
             found = [None if key in owed else data for key, data in zip(keys, found, strict=True)]
         return found
 
-    async def take(self, key: bytes) -> bytes | None:
+    async def get_and_delete(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
         since = self.loop.time()
-        data: bytes | None = (await self.changes.remove(self._verbs.take, (key,)))[0]
+        data: bytes | None = (await self.writes.remove(self._commands.get_and_delete, (key,)))[0]
         try:
             payload = await self.freshness.payload(data, since)
         except CacheError:
@@ -304,28 +306,28 @@ class Engine:
         self._counters.removals += payload is not None
         return payload
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete_counted(self, keys: Sequence[bytes]) -> int:
         """Remove keys: how many there were."""
-        removed: int = sum(await self.changes.remove(self._verbs.discard, keys))
+        removed: int = sum(await self.writes.remove(self._commands.delete_counted, keys))
         self._counters.removals += removed
         return removed
 
-    async def forget(self, keys: Sequence[bytes]) -> None:
+    async def delete(self, keys: Sequence[bytes]) -> None:
         """Remove keys, whether they were there or not."""
-        self._counters.removals += sum(await self.changes.remove(self._verbs.forget, keys))
+        self._counters.removals += sum(await self.writes.remove(self._commands.delete, keys))
 
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
         """Whether the key has a value that can be read."""
-        ask = partial(self._heads.contains, is_readable=is_readable)
-        return bool(await self._unless_owed(key, ask))
+        ask = partial(self._metadata.contains, is_readable=is_readable)
+        return bool(await self._unless_pending(key, ask))
 
     async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
         """Give the key a new life, in milliseconds; whether it had a value that can be read."""
 
         async def touch(key: bytes) -> bool:
-            return await self.changes.touch((key,), self._heads.touch(key, life, is_readable))
+            return await self.writes.touch((key,), self._metadata.touch(key, life, is_readable))
 
-        return bool(await self._unless_owed(key, touch))
+        return bool(await self._unless_pending(key, touch))
 
     async def time_to_live(
         self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
@@ -338,12 +340,12 @@ class Engine:
             is_readable: whether a payload is a value; None where that is known.
         """
         since = self.loop.time() if since is None else since
-        ask = partial(self._heads.time_to_live, since=since, is_readable=is_readable)
-        return await self._unless_owed(key, ask, since)
+        ask = partial(self._metadata.time_to_live, since=since, is_readable=is_readable)
+        return await self._unless_pending(key, ask, since)
 
     async def ping(self) -> None:
         """One round trip that does nothing."""
-        await self._batcher.ask(PING, (), 16)
+        await self._batcher.execute(PING, (), 16)
 
     async def clear(self) -> int:
         """Remove this cache's keys and no others, within the deadline; how many there were.
@@ -358,14 +360,14 @@ class Engine:
         try:
             if self._prefix:
                 removed = await clear_prefix(
-                    self._servers, budget, self._prefix, self._verbs.discard
+                    self._servers, budget, self._prefix, self._commands.delete_counted
                 )
             else:
                 removed = await clear_index(self._batcher, budget, self._index)
         except BaseException:
-            self.changes.some_changed()
+            self.writes.invalidate_unknown()
             raise
-        self.changes.all_changed()
+        self.writes.invalidate_all()
         self._counters.removals += removed
         return removed
 
@@ -380,26 +382,26 @@ class Engine:
         self._counters.evictions += count
         self._health_log.once(EVICTIONS)
 
-    def _admit(self, keys: Iterable[bytes]) -> None:
+    def _check_circuits(self, keys: Iterable[bytes]) -> None:
         """To be called by the other calls before servers are asked; it raises where one is left alone."""
-        if self.fails_open and self.left_alone(keys):
+        if self.fails_open and self.open_circuits_of(keys):
             raise self.circuit_open()
 
     async def _read_admitted(self, key: bytes) -> bytes | None:
         return (await self.read_many((key,)))[0]
 
-    async def _unless_owed(
+    async def _unless_pending(
         self, key: bytes, ask: Callable[[bytes], Awaitable[T]], since: float | None = None
     ) -> T | None:
         """What is said of a key; nothing where it has to be removed yet, which then is done."""
-        self._admit((key,))
+        self._check_circuits((key,))
         since = self.loop.time() if since is None else since
-        was_owed = key in self._debts.owed
+        was_owed = key in self._pending.keys
         answer = await ask(key)
         if not was_owed:
             return answer
-        await self._debts.paid((key,), self.freshness.left(since))
+        await self._pending.flush((key,), self.freshness.left(since))
         return None
 
-    async def _make_good(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
-        return await self.changes.make_good(keys)
+    async def _flush_pending(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
+        return await self.writes.flush_pending(keys)

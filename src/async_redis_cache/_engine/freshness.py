@@ -46,13 +46,13 @@ class Freshness:
         """
         return await self._clock.now(self.left(since))
 
-    async def tags_hold(self, record: Record, since: float) -> bool:
+    async def tags_are_current(self, record: Record, since: float) -> bool:
         """Whether none of its tags was invalidated since it was stored.
 
         Raises:
             CacheError: the server could not be asked.
         """
-        return not record.tags or await self._tags.hold(record.tags, self.left(since))
+        return not record.tags or await self._tags.are_current(record.tags, self.left(since))
 
     async def payload(self, data: bytes | None, since: float) -> bytes | None:
         """The payload, if the data is a value, not stale, and its tags hold.
@@ -71,4 +71,4 @@ class Freshness:
         now = 0 if record.is_lasting else await self.now(since)
         if not record.is_fresh(now):
             return None
-        return record.payload if await self.tags_hold(record, since) else None
+        return record.payload if await self.tags_are_current(record, since) else None

@@ -8,14 +8,14 @@ from math import inf
 from typing import NamedTuple
 
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._common.outcomes import Raised
+from async_redis_cache._common.outcomes import CapturedError
 
-from .load_cycles import Key, Node
-from .load_lease import Product, Right, Stored
+from .load_cycles import Key, LoadNode
+from .load_lease import LoadLease, LoadResult, StoredValue
 
-__all__ = ["Flight", "Outcome", "Wanted"]
+__all__ = ["InFlightLoad", "LoadSpec", "Outcome"]
 
-Outcome = Product | Raised | Stored | None
+Outcome = LoadResult | CapturedError | StoredValue | None
 """What a load ends in: what was loaded or raised, what another process has stored, or nothing."""
 
 
@@ -28,7 +28,7 @@ def _never() -> bool:
     return False
 
 
-class Wanted(NamedTuple):
+class LoadSpec(NamedTuple):
     """What a caller asks for, below the hall.
 
     Attributes:
@@ -47,60 +47,60 @@ class Wanted(NamedTuple):
         function: gives the name of the function that loads, for log records.
     """
 
-    produce: Callable[[], Awaitable[Product]]
-    suits: Callable[[bytes, float], Awaitable[bool]]
+    produce: Callable[[], Awaitable[LoadResult]]
+    accepts: Callable[[bytes, float], Awaitable[bool]]
     read: bytes | None
     longest: float
     force: bool = False
     tags: tuple[bytes, ...] = ()
     steered: Callable[[], bool] = _never
     strict: bool = False
-    decided: Callable[[], None] = _nothing
+    on_decision: Callable[[], None] = _nothing
     since: float | None = None
     idle: Callable[[], float] = float
     function: Callable[[], str] = str
 
 
-class Flight:
+class InFlightLoad:
     """One load and those who wait for it."""
 
     __slots__ = (
         "cancelled",
+        "detached",
         "expired",
+        "finished",
         "force",
-        "goes_on",
         "good_below",
-        "holds_right",
-        "is_ahead",
-        "landed",
+        "holds_lease",
+        "invalidated",
+        "is_background",
+        "lease",
         "node",
         "renewal",
-        "right",
         "steered",
         "tags",
         "task",
-        "void",
         "waiting",
     )
 
-    def __init__(self, name: Key, right: Right, wanted: Wanted, *, goes_on: bool) -> None:
+    def __init__(self, name: Key, lease: LoadLease, wanted: LoadSpec, *, detached: bool) -> None:
         self.task: asyncio.Task[Outcome]
         """Until it has landed: what it ends in may hold this flight."""
-        self.landed = False
-        self.waiting: dict[asyncio.Future[Outcome], Node | None] = {}
+        self.finished = False
+        self.waiting: dict[asyncio.Future[Outcome], LoadNode | None] = {}
         """In the order in which they came, and go on; with the load that waits, where it is one."""
-        self.node = Node(name, self.waiting)
-        self.right = right
+        self.node = LoadNode(name, self.waiting)
+        self.lease = lease
         self.tags = frozenset(wanted.tags)
         self.steered = wanted.steered
-        self.holds_right = False
+        self.holds_lease = False
         self.renewal: asyncio.Task[None] | None = None
         """Of the right, while it is held and wanted."""
-        self.is_ahead = goes_on
+        self.is_background = detached
         """Whether it was begun for those to come."""
-        self.goes_on = goes_on
+        self.detached = detached
         """Whether it does when nobody waits."""
-        self.void = False
+        self.invalidated = False
         """Whether the key was changed by this process since."""
         self.expired = False
         self.cancelled = False
@@ -110,23 +110,23 @@ class Flight:
         self.good_below = inf
         """Who joined when its right had asked the server as often, or more often, has to ask again."""
 
-    def serves(self, wanted: Wanted) -> bool:
+    def serves(self, wanted: LoadSpec) -> bool:
         """Whether it can be joined: not by one who has seen that the right was voided meanwhile."""
-        if wanted.read is None or not self.holds_right:
+        if wanted.read is None or not self.holds_lease:
             return True
-        return self.right.is_in(wanted.read)
+        return self.lease.is_in(wanted.read)
 
     def cancel(self) -> None:
         """Cancel its loader."""
         self.cancelled = True
-        if not self.landed:
+        if not self.finished:
             self.task.cancel()
 
     def abort(self, failure: Failure) -> None:
         """End it, whether its loader heeds that or not."""
         for future in self.waiting:
             if not future.done():
-                future.set_result(Raised(failure.error()))
+                future.set_result(CapturedError(failure.error()))
         self.cancel()
         # A loader that does not heed it must not keep the key from others.
         if self.renewal is not None:

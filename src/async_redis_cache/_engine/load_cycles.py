@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from async_redis_cache._common.errors import CacheLoadError
 
-__all__ = ["Key", "Node", "ask_as", "asking", "refuse_cycle"]
+__all__ = ["Key", "LoadNode", "current_load", "loading_as", "refuse_cycle"]
 
 Key = tuple[int, bytes]
 """The `id` of a cache's loads, and a key on its server."""
-_ASKING: Final[ContextVar[Node | None]] = ContextVar("async_redis_cache.load", default=None)
+_ASKING: Final[ContextVar[LoadNode | None]] = ContextVar("async_redis_cache.load", default=None)
 
 
-class Node:
+class LoadNode:
     """A load, or a call of a loader for several.
 
     Args:
@@ -30,19 +30,19 @@ class Node:
 
     __slots__ = ("ended", "key", "waiting")
 
-    def __init__(self, key: Key | None, waiting: Mapping[Any, Node | None]) -> None:
+    def __init__(self, key: Key | None, waiting: Mapping[Any, LoadNode | None]) -> None:
         self.key = key
         self.waiting = waiting
         self.ended = False
 
 
-def asking() -> Node | None:
+def current_load() -> LoadNode | None:
     """The load whose loader runs in this context, if it has not ended."""
     node = _ASKING.get()
     return None if node is None or node.ended else node
 
 
-def ask_as(node: Node) -> None:
+def loading_as(node: LoadNode) -> None:
     """From now on, what asks in this context is the loader of this load."""
     _ASKING.set(node)
 
@@ -53,7 +53,7 @@ def refuse_cycle(key: Key | None) -> None:
     Raises:
         CacheLoadError: LOAD_CYCLE.
     """
-    node = asking()
+    node = current_load()
     if node is None:
         return
     known, unseen = {node}, [node]

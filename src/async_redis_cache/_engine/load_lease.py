@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
-from async_redis_cache._protocol.command import Asker, Verb
-from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, Giving
-from async_redis_cache._protocol.read_commands import READ
+from async_redis_cache._protocol.command import Command, Executor
+from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, ReleaseMode
+from async_redis_cache._protocol.read_commands import GET
 from async_redis_cache._protocol.record import (
     VERSION_BYTES,
     is_record,
@@ -24,7 +24,15 @@ from async_redis_cache._protocol.record import (
 
 from .tags import Tags
 
-__all__ = ["News", "NotKept", "Product", "Right", "Rights", "Silence", "Stored"]
+__all__ = [
+    "ChangeNotifier",
+    "LeaseContext",
+    "LoadLease",
+    "LoadResult",
+    "NotStorable",
+    "NullNotifier",
+    "StoredValue",
+]
 
 _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
@@ -35,10 +43,10 @@ _LONGEST_PAUSE: Final = 0.050
 """Seconds between two looks at a key that another is loading, where nobody tells that it changes."""
 
 
-class News(Protocol):
+class ChangeNotifier(Protocol):
     """Who tells that a key has changed."""
 
-    def is_trusted(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether each change is told at present."""
         ...
 
@@ -51,10 +59,10 @@ class News(Protocol):
         ...
 
 
-class Silence:
+class NullNotifier:
     """Where nobody tells: who waits has to look."""
 
-    def is_trusted(self) -> bool:
+    def is_connected(self) -> bool:
         """Nothing is told."""
         return False
 
@@ -69,7 +77,7 @@ def _ignore(_: CacheError) -> None:
     """The right ends by itself."""
 
 
-class NotKept(NamedTuple):
+class NotStorable(NamedTuple):
     """A result that cannot be stored, as the loader returned it.
 
     Attributes:
@@ -79,7 +87,7 @@ class NotKept(NamedTuple):
     value: Any
 
 
-class Product(NamedTuple):
+class LoadResult(NamedTuple):
     """What was loaded.
 
     Attributes:
@@ -95,15 +103,15 @@ class Product(NamedTuple):
 
     kind: bytes
     payload: bytes
-    life: int
-    slack: int
-    keep: bool
-    cost: int = 0
+    ttl: int
+    stale_ttl: int
+    is_kept: bool
+    load_duration: int = 0
     tags: tuple[bytes, ...] = ()
-    not_kept: NotKept | None = None
+    not_kept: NotStorable | None = None
 
 
-class Stored(bytes):
+class StoredValue(bytes):
     """Data that another process has stored.
 
     Attributes:
@@ -113,14 +121,14 @@ class Stored(bytes):
     since: float
 
     @classmethod
-    def of(cls, data: bytes, since: float) -> Stored:
+    def of(cls, data: bytes, since: float) -> StoredValue:
         """This data."""
         stored = cls(data)
         stored.since = since
         return stored
 
 
-class Rights(NamedTuple):
+class LeaseContext(NamedTuple):
     """How rights are got and kept.
 
     Attributes:
@@ -133,16 +141,16 @@ class Rights(NamedTuple):
         news: tells when another has published.
     """
 
-    batcher: Asker
-    publish: Verb
+    batcher: Executor
+    publish: Command
     tags: Tags
     lease: int
     random: Callable[[], float]
     budget: float
-    news: News
+    notifier: ChangeNotifier
 
 
-class Right:
+class LoadLease:
     """The right to load one key, or the wish for it.
 
     Args:
@@ -153,9 +161,9 @@ class Right:
             are added.
     """
 
-    def __init__(self, key: bytes, rights: Rights, since: float) -> None:
+    def __init__(self, key: bytes, context: LeaseContext, since: float) -> None:
         self._key = key
-        self._rights = rights
+        self._context = context
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self.asked = 0
         """How often the server was asked for it, and for the tags of what was loaded."""
@@ -170,19 +178,19 @@ class Right:
         """Whether this right stands there."""
         return is_record(data) and data[_TOKEN] == self._token
 
-    async def win(
+    async def acquire(
         self,
         seen: bytes,
-        suits: Callable[[bytes, float], Awaitable[bool]],
+        accepts: Callable[[bytes, float], Awaitable[bool]],
         waits: Callable[[], bool],
         *,
         force: bool,
-    ) -> Stored | bool:
+    ) -> StoredValue | bool:
         """Get the right, and True; or what another has stored meanwhile.
 
         Args:
             seen: what the key held, and what will not do.
-            suits: whether what another has stored will do; it is told since when the load has asked.
+            accepts: whether what another has stored will do; it is told since when the load has asked.
             waits: whether to wait for another who holds the right; otherwise that is False.
             force: whether to take it from another, whatever is stored.
 
@@ -191,19 +199,19 @@ class Right:
         """
         while True:
             version = version_of(seen)
-            argument = (self._key, self._token, self._rights.lease, version, int(force))
+            argument = (self._key, self._token, self._context.lease, version, int(force))
             self.asked += 1
             asked_at = self._loop.time()
-            asked = self._ask(LEASE, argument, len(version), self._left())
+            asked = self._execute(LEASE, argument, len(version), self._left())
             try:
                 answer = await asyncio.shield(asked)
             except asyncio.CancelledError:
                 # It may be granted all the same, and nobody else could load until it ended.
-                asked.add_done_callback(self._give_and_heed_not, context=Context())
+                asked.add_done_callback(self._release_unawaited, context=Context())
                 raise
             if isinstance(answer, bytes):
-                if await suits(answer, self.since):
-                    return Stored.of(answer, self.since)
+                if await accepts(answer, self.since):
+                    return StoredValue.of(answer, self.since)
                 seen = answer
             elif answer < 0:
                 self._got = -answer
@@ -211,14 +219,14 @@ class Right:
                 return True
             elif waits():
                 begun = self._loop.time()
-                await self._look_on(answer / _SECOND)
+                await self._poll(answer / _SECOND)
                 self.since += self._loop.time() - begun
             else:
                 return False
 
-    async def _look_on(self, left: float) -> None:
+    async def _poll(self, left: float) -> None:
         """Wait until the key is not being loaded by another any more, or its lease should have ended."""
-        news, changed = self._rights.news, asyncio.Event()
+        news, changed = self._context.notifier, asyncio.Event()
         until = self._loop.time() + left
         # For each look: one that is answered is part of the waiting.
         budget = self._left()
@@ -227,12 +235,12 @@ class Right:
         try:
             while True:
                 # Asked before the key is looked at: only what is published later is told later.
-                is_told = news.is_trusted()
+                is_told = news.is_connected()
                 left = until - self._loop.time()
                 if not await self._is_held(budget) or left <= 0:
                     return
                 if not is_told:
-                    left = min(left, pause * (0.5 + self._rights.random()))
+                    left = min(left, pause * (0.5 + self._context.random()))
                     pause = min(_LONGEST_PAUSE, 2 * pause)
                 with contextlib.suppress(TimeoutError):
                     # What rounding leaves of the time is less than a clock can tell.
@@ -245,19 +253,19 @@ class Right:
     async def _is_held(self, budget: float) -> bool:
         """Whether the key is being loaded; said within so many seconds."""
         size = len(self._key) + 16
-        data = await self._rights.batcher.ask(READ, self._key, size, budget=budget)
+        data = await self._context.batcher.execute(GET, self._key, size, budget=budget)
         record = record_of(data) if data is not None and is_record(data) else None
         return record is not None and record.leased_until > 0 and record.is_held
 
     async def renew(self) -> None:
         """Keep it, until cancelled."""
-        lease = self._rights.lease
+        lease = self._context.lease
         while True:
             await asyncio.sleep(lease / 3 / _SECOND)
             with contextlib.suppress(CacheError):
-                await self._ask(RENEW, (self._key, self._token, lease))
+                await self._execute(RENEW, (self._key, self._token, lease))
 
-    async def stamp(self, product: Product) -> bytes | None:
+    async def fetch_tag_versions(self, product: LoadResult) -> bytes | None:
         """The tags of what was loaded, to be stored with it; None if one was, or may have been, invalidated meanwhile.
 
         Raises:
@@ -265,15 +273,15 @@ class Right:
         """
         self.asked += 1
         # What is not kept has no life, and its tags are asked for all the same: others may have joined.
-        life = max(1, product.life + product.slack)
+        life = max(1, product.ttl + product.stale_ttl)
         asked_at = self._loop.time()
-        stamp = await self._rights.tags.stamp(product.tags, life, self._left())
+        stamp = await self._context.tags.fetch_versions(product.tags, life, self._left())
         least, most = asked_at - self._got_by, self._loop.time() - self._got_after
         if stamp.is_before(self._got) and stamp.follows(self._got, least, most):
             return packed_tags(stamp.versions)
         return None
 
-    async def publish(self, product: Product, stamped: bytes) -> bool:
+    async def publish(self, product: LoadResult, stamped: bytes) -> bool:
         """Store what was loaded, with its tags; whether the right was still there.
 
         Raises:
@@ -283,11 +291,11 @@ class Right:
         version = secrets.token_bytes(VERSION_BYTES)
         data = stamped + payload
         head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)
-        asked = self._ask(self._rights.publish, (*head, data), len(data), self._left())
+        asked = self._execute(self._context.publish, (*head, data), len(data), self._left())
         return bool(await asked)
 
-    def give(
-        self, how: Giving = Giving.BACK, failed: Callable[[CacheError], None] = _ignore
+    def release(
+        self, how: ReleaseMode = ReleaseMode.BACK, failed: Callable[[CacheError], None] = _ignore
     ) -> None:
         """Give it back, if it is still there.
 
@@ -299,15 +307,15 @@ class Right:
                 failed(error)
 
         try:
-            asked = self._ask(RELEASE, (self._key, self._token, int(how)))
+            asked = self._execute(RELEASE, (self._key, self._token, int(how)))
         except CacheError as error:
             failed(error)
         else:
             asked.add_done_callback(end)
 
-    def _give_and_heed_not(self, asked: asyncio.Future[Any]) -> None:
-        _heed_not(asked)
-        self.give()
+    def _release_unawaited(self, asked: asyncio.Future[Any]) -> None:
+        _ignore_outcome(asked)
+        self.release()
 
     def _left(self) -> float:
         """Seconds that the load may still spend on the server.
@@ -315,18 +323,18 @@ class Right:
         Raises:
             CacheTimeout: TIMEOUT, there is nothing left.
         """
-        left = self.since + self._rights.budget - self._loop.time()
+        left = self.since + self._context.budget - self._loop.time()
         if left <= 0:
             raise TIMED_OUT.error()
         return left
 
-    def _ask(
-        self, verb: Verb, argument: Any, size: int = 0, budget: float | None = None
+    def _execute(
+        self, verb: Command, argument: Any, size: int = 0, budget: float | None = None
     ) -> asyncio.Future[Any]:
         size += 2 * len(self._key) + 128
-        return self._rights.batcher.ask(verb, argument, size, budget=budget)
+        return self._context.batcher.execute(verb, argument, size, budget=budget)
 
 
-def _heed_not(asked: asyncio.Future[Any]) -> None:
+def _ignore_outcome(asked: asyncio.Future[Any]) -> None:
     if not asked.cancelled():
         asked.exception()

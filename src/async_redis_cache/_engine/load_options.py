@@ -13,7 +13,7 @@ from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import HOUR, LONGEST, Options
 from async_redis_cache._protocol.record import (
     CLOCK_SLACK,
-    HEAD_BYTES,
+    HEADER_BYTES,
     RECORD_MARK,
     Record,
     untagged_value,
@@ -71,17 +71,17 @@ class LoadPolicy:
 
     refresh_at: float
     early_refresh: float
-    stale: int
-    soft: int
-    hard: int
-    missing: int
+    stale_timeout: int
+    soft_timeout: int
+    hard_timeout: int
+    missing_timeout: int
     jitter: float
     in_thread: bool | Caller = False
-    looks_ahead: bool = field(init=False)
+    may_refresh: bool = field(init=False)
     """Whether a fresh value may be loaded anew."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "looks_ahead", self.refresh_at > 0 or self.early_refresh > 0)
+        object.__setattr__(self, "may_refresh", self.refresh_at > 0 or self.early_refresh > 0)
 
     def payload_at_once(
         self, data: bytes, now: Callable[[], int | None], random: Callable[[], float]
@@ -99,25 +99,25 @@ class LoadPolicy:
         if head is None:
             return None
         leased_until, stored_at, fresh_until, slack, cost = head
-        if slack or self.looks_ahead:
+        if slack or self.may_refresh:
             moment = now()
             if moment is None or not stored_at - CLOCK_SLACK <= moment < fresh_until:
                 return None
             if (
-                self.looks_ahead
+                self.may_refresh
                 and moment >= leased_until
-                and self._ages(stored_at, fresh_until, cost, moment, random)
+                and self._is_due(stored_at, fresh_until, cost, moment, random)
             ):
                 return None
-        return data[HEAD_BYTES:]
+        return data[HEADER_BYTES:]
 
-    def is_ageing(self, record: Record, now: int, random: Callable[[], float]) -> bool:
+    def is_due_for_refresh(self, record: Record, now: int, random: Callable[[], float]) -> bool:
         """Whether a fresh value is to be loaded anew now, which nobody else does."""
-        return record.leased_until <= now and self._ages(
-            record.stored_at, record.fresh_until, record.cost, now, random
+        return record.leased_until <= now and self._is_due(
+            record.stored_at, record.fresh_until, record.load_duration, now, random
         )
 
-    def _ages(
+    def _is_due(
         self, stored_at: int, fresh_until: int, cost: int, now: int, random: Callable[[], float]
     ) -> bool:
         """Whether a value is old enough, or by chance taken for it.
@@ -133,7 +133,7 @@ class LoadPolicy:
         head_start = -math.log(1 - random()) * self.early_refresh * cost / 1000
         return now + head_start >= fresh_until
 
-    def life_of(self, life: int, random: Callable[[], float]) -> int:
+    def ttl_with_jitter(self, life: int, random: Callable[[], float]) -> int:
         """How long a value lives, so that those stored together do not end together."""
         return max(1, round(life * (1 - self.jitter * random()))) if self.jitter else life
 
@@ -145,10 +145,10 @@ class LoadPolicies:
         self.default: Final = LoadPolicy(
             refresh_at=options.loading_refresh_at,
             early_refresh=options.loading_early_refresh,
-            stale=options.loading_stale_timeout,
-            soft=options.loading_soft_timeout,
-            hard=options.loading_hard_timeout,
-            missing=options.loading_missing_timeout,
+            stale_timeout=options.loading_stale_timeout,
+            soft_timeout=options.loading_soft_timeout,
+            hard_timeout=options.loading_hard_timeout,
+            missing_timeout=options.loading_missing_timeout,
             jitter=options.loading_jitter,
         )
         """What applies to a call without load options."""
@@ -176,23 +176,18 @@ class LoadPolicies:
         return policy
 
     def _read(self, given: LoadOptions) -> LoadPolicy:
-        changed = {_FIELDS.get(name, name): _read(name, value) for name, value in given.items()}
-        if changed.get("hard") == 0:
-            del changed["hard"]
+        changed = {name: _read(name, value) for name, value in given.items()}
+        if changed.get("hard_timeout") == 0:
+            del changed["hard_timeout"]
         return replace(self.default, **changed)
 
 
-_FIELDS: Final = {
-    "stale_timeout": "stale",
-    "soft_timeout": "soft",
-    "hard_timeout": "hard",
-    "missing_timeout": "missing",
-}
+_DURATIONS: Final = frozenset({"stale_timeout", "soft_timeout", "hard_timeout", "missing_timeout"})
 _MOST: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
 
 
 def _read(name: str, value: Any) -> Any:
-    if name in _FIELDS:
+    if name in _DURATIONS:
         return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST)
     if name == "in_thread":
         if not isinstance(value, bool) and value != "caller":

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from async_redis_cache._common.errors import CacheOverloaded
-from async_redis_cache._common.outcomes import Raised
+from async_redis_cache._common.outcomes import CapturedError
 from async_redis_cache._common.stats import CacheStats
 
 __all__ = ["LoaderThreads"]
@@ -73,7 +73,7 @@ class LoaderThreads:
             raise _too_many("no thread can be started") from None
         finally:
             self._leave(ticket)
-        if isinstance(outcome, Raised):
+        if isinstance(outcome, CapturedError):
             raise outcome.error()
         return outcome
 
@@ -87,7 +87,7 @@ class LoaderThreads:
         try:
             return call()
         except BaseException as error:  # noqa: BLE001  it is raised again on the loop's thread
-            return Raised(error)
+            return CapturedError(error)
         finally:
             self._leave(mine)
 

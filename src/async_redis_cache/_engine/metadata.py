@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from async_redis_cache._protocol.command import Asker, Verb
-from async_redis_cache._protocol.commands import TIME_TO_LIVE, TOUCH_RECORD
-from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE, UNKNOWN_LIFE
-from async_redis_cache._protocol.record import has_tags, is_record, record_of, slack_of
+from async_redis_cache._protocol.command import Command, Executor
+from async_redis_cache._protocol.commands import PTTL, TOUCH_RECORD
+from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL, UNKNOWN_TTL
+from async_redis_cache._protocol.record import has_tags, is_record, record_of, stale_ttl_of
 
 from .freshness import Freshness
 from .tags import Tags
 
-__all__ = ["Heads", "IsReadable"]
+__all__ = ["IsReadable", "Metadata"]
 
 IsReadable = Callable[[bytes, bytes], Awaitable[bool]]
 """Whether a payload under a key is a value, as `retrieve` would say."""
@@ -22,7 +22,7 @@ IsReadable = Callable[[bytes, bytes], Awaitable[bool]]
 _WITH_TAGS: Final = 2
 
 
-class Heads:
+class Metadata:
     """Asks about values. Whether one can be read only the whole of it tells, so it is fetched for that.
 
     Args:
@@ -34,7 +34,7 @@ class Heads:
     """
 
     def __init__(
-        self, batcher: Asker, touch: Verb, *, bounded: bool, tags: Tags, freshness: Freshness
+        self, batcher: Executor, touch: Command, *, bounded: bool, tags: Tags, freshness: Freshness
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
@@ -46,7 +46,7 @@ class Heads:
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
         """Whether the key has a value: it is read, as only the whole of it tells that."""
         since = self._loop.time()
-        data = await self._ask(READ, key, since)
+        data = await self._ask(GET, key, since)
         return await self._is_value(key, data, since, is_readable)
 
     async def time_to_live(
@@ -59,18 +59,18 @@ class Heads:
             since: when the call began.
             is_readable: whether a payload is a value; None where that is known.
         """
-        left, data = UNKNOWN_LIFE, b""
+        left, data = UNKNOWN_TTL, b""
         if is_readable is not None:
-            data, left = await self._ask(READ_WITH_LIFE, key, since)
+            data, left = await self._ask(GET_WITH_TTL, key, since)
             if data is None or not await self._is_value(key, data, since, is_readable):
                 return None
-        if left == UNKNOWN_LIFE:
+        if left == UNKNOWN_TTL:
             # Asked for by itself, it is told, or the error is.
-            left, data = await self._ask(TIME_TO_LIVE, (key,), since)
-            if left == UNKNOWN_LIFE or not await self._is_there(key, data, since):
+            left, data = await self._ask(PTTL, (key,), since)
+            if left == UNKNOWN_TTL or not await self._is_there(key, data, since):
                 return None
         if is_record(data):
-            left = max(0, left - slack_of(data))
+            left = max(0, left - stale_ttl_of(data))
         return left if left >= 0 else None
 
     async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
@@ -83,7 +83,7 @@ class Heads:
                 return await self._retagged(key, life, since, is_readable)
             return bool(touched) and await self._is_value(key, data, since, is_readable)
         # Looked at first: what is no value, such as somebody's right to load, must not end sooner.
-        data = await self._ask(READ, key, since)
+        data = await self._ask(GET, key, since)
         if data is None or not (
             has_tags(data) or await self._is_value(key, data, since, is_readable)
         ):
@@ -98,12 +98,14 @@ class Heads:
 
     async def _retagged(self, key: bytes, life: int, since: float, is_readable: IsReadable) -> bool:
         """Let the tags of a key live with it; whether it is valid."""
-        data = await self._ask(READ, key, since)
+        data = await self._ask(GET, key, since)
         record = record_of(data) if has_tags(data or b"") else None
-        if record is None or not await self._freshness.tags_hold(record, since):
+        if record is None or not await self._freshness.tags_are_current(record, since):
             return False
-        stays = life + record.slack
-        stamp = await self._tags.stamp(record.tags.keys(), stays, self._freshness.left(since))
+        stays = life + record.stale_ttl
+        stamp = await self._tags.fetch_versions(
+            record.tags.keys(), stays, self._freshness.left(since)
+        )
         return stamp.versions == record.tags and await is_readable(key, record.payload)
 
     async def _is_there(self, key: bytes, head: bytes, since: float) -> bool:
@@ -111,7 +113,7 @@ class Heads:
         if not head or has_tags(head):
             # Which tags it has, the head does not say. And one that is empty is of an empty value, or
             # of what was taken away between two commands, such as somebody's right to load.
-            data = await self._ask(READ, key, since)
+            data = await self._ask(GET, key, since)
         return await self._freshness.payload(data, since) is not None
 
     async def _is_value(
@@ -121,6 +123,8 @@ class Heads:
         payload = await self._freshness.payload(data, since)
         return payload is not None and await is_readable(key, payload)
 
-    def _ask(self, verb: Verb, argument: Any, since: float) -> asyncio.Future[Any]:
+    def _ask(self, verb: Command, argument: Any, since: float) -> asyncio.Future[Any]:
         key = argument if isinstance(argument, bytes) else argument[0]
-        return self._batcher.ask(verb, argument, len(key) + 32, budget=self._freshness.left(since))
+        return self._batcher.execute(
+            verb, argument, len(key) + 32, budget=self._freshness.left(since)
+        )

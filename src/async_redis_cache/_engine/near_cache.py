@@ -24,19 +24,19 @@ from typing import Final
 
 from async_redis_cache._common.stats import CacheStats
 
-from .sieve import Doorkeeper, Entry, Sieve
+from .sieve import Doorkeeper, NearEntry, Sieve
 
-__all__ = ["Lease", "NearCache"]
+__all__ = ["NearCache", "PendingFill"]
 
 _SECOND: Final = 1000
-_UNHEARD: Final = 0.020
+_PUSH_INTERVAL: Final = 0.020
 """Seconds for which data is given without a look at what the link has brought."""
-_FOR_EVER: Final = -1
+_NO_EXPIRY: Final = -1
 _ENTRY_BYTES: Final = 300
 """What an entry takes beside the bytes of its key and data: measured, on CPython 3.11 to 3.13."""
 
 
-Lease = Entry
+PendingFill = NearEntry
 """The right to keep the answer to one question, unless the key changes meanwhile: the entry to be."""
 
 
@@ -67,33 +67,35 @@ class NearCache:
         self._max_bytes = max_bytes
         self._longest = longest
         self._clock = clock
-        self._trusted_until = -math.inf
-        self._sure_until = -math.inf
-        self._entries: dict[bytes, Entry] = {}
+        self._connected_until = -math.inf
+        self._current_until = -math.inf
+        self._entries: dict[bytes, NearEntry] = {}
         self._order = Sieve()
-        self._door = Doorkeeper(max_size)
+        self._doorkeeper = Doorkeeper(max_size)
         # Whether an entry had to go for room, and none has left since.
         self._is_full = False
-        self._leases: dict[bytes, Lease] = {}
+        self._pending_fills: dict[bytes, PendingFill] = {}
         self._watchers: dict[bytes, list[Callable[[], None]]] = {}
         counters.near_entries = counters.near_bytes = 0
         counters.near_connected = False
 
     def __repr__(self) -> str:
-        trusted = "trusted" if self._clock() < self._trusted_until else "not trusted"
+        trusted = "trusted" if self._clock() < self._connected_until else "not trusted"
         return f"<NearCache {len(self._entries)} entries, {self._counters.near_bytes} bytes, {trusted}>"
 
-    def get(self, key: bytes, *, heard: bool = False) -> bytes | None:
+    def get(self, key: bytes, *, pushes_processed: bool = False) -> bytes | None:
         """The data of a key, if it is near and may be given.
 
         Args:
             key: whose data.
-            heard: whether the loop has had its turn since the caller asked.
+            pushes_processed: whether the loop has processed received pushes since the caller asked.
         """
         entry = self._entries.get(key)
         if entry is not None:
             now = self._clock()
-            if now < entry.expires and now < (self._trusted_until if heard else self._sure_until):
+            if now < entry.expires and now < (
+                self._connected_until if pushes_processed else self._current_until
+            ):
                 entry.visited = True
                 self._counters.near_hits += 1
                 return entry.data
@@ -101,13 +103,13 @@ class NearCache:
 
     def is_behind(self, key: bytes) -> bool:
         """Whether this key could be given, once the loop has had its turn."""
-        return key in self._entries and self._sure_until <= self._clock() < self._trusted_until
+        return key in self._entries and self._current_until <= self._clock() < self._connected_until
 
-    def heard(self, since: float) -> None:
+    def pushes_processed(self, since: float) -> None:
         """The loop has had its turn since that moment: what had come by then is known."""
-        self._sure_until = min(self._trusted_until, since + _UNHEARD)
+        self._current_until = min(self._connected_until, since + _PUSH_INTERVAL)
 
-    def lease(self, key: bytes) -> Lease | None:
+    def begin_fill(self, key: bytes) -> PendingFill | None:
         """To be taken before a key is asked for that is not near, and settled whatever comes.
 
         None: the answer would not be kept, so nothing needs to be known but the data. Of several
@@ -115,15 +117,15 @@ class NearCache:
         would let it wait for ever when the key is asked for all the time.
         """
         self._counters.near_misses += 1
-        if key in self._leases or (self._is_full and not self._door.admits(key)):
+        if key in self._pending_fills or (self._is_full and not self._doorkeeper.admits(key)):
             return None
         now = self._clock()
-        if now >= self._trusted_until:
+        if now >= self._connected_until:
             return None
-        self._leases[key] = lease = Lease(key, now)
+        self._pending_fills[key] = lease = PendingFill(key, now)
         return lease
 
-    def settle(self, lease: Lease | None, data: bytes | None, left: int) -> None:
+    def fill(self, lease: PendingFill | None, data: bytes | None, left: int) -> None:
         """End a lease; keep the data if it has not ended before.
 
         Args:
@@ -131,21 +133,21 @@ class NearCache:
             data: None where there is none.
             left: milliseconds that the data has left on the server, as PTTL says it: -1 for ever.
         """
-        if lease is None or self._leases.get(key := lease.key) is not lease:
+        if lease is None or self._pending_fills.get(key := lease.key) is not lease:
             return
-        del self._leases[key]
-        if data is None or (left <= 0 and left != _FOR_EVER):
+        del self._pending_fills[key]
+        if data is None or (left <= 0 and left != _NO_EXPIRY):
             return
-        stay = self._longest if left == _FOR_EVER else min(self._longest, left / _SECOND)
+        stay = self._longest if left == _NO_EXPIRY else min(self._longest, left / _SECOND)
         # Counted from before the question, so that it never stays longer than on the server.
         lease.expires = lease.asked_at + stay
         lease.data = data
         lease.size = len(key) + len(data) + _ENTRY_BYTES
         self._keep(lease)
 
-    def is_trusted(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether each change is told; as long as it is, `watch` misses none."""
-        return self._clock() < self._trusted_until
+        return self._clock() < self._connected_until
 
     def watch(self, key: bytes, tell: Callable[[], None]) -> None:
         """Call this at each change of a key, and when changes may have been missed."""
@@ -161,7 +163,7 @@ class NearCache:
     def invalidate(self, keys: Iterable[bytes]) -> None:
         """These keys have changed, or are about to."""
         entries = self._entries
-        leases = self._leases
+        leases = self._pending_fills
         for key in keys:
             entry = entries.get(key)
             if entry is not None:
@@ -182,7 +184,7 @@ class NearCache:
         """Everything may have changed."""
         self._order.clear()
         self._entries.clear()
-        self._leases.clear()
+        self._pending_fills.clear()
         self._is_full = False
         self._counters.near_entries = self._counters.near_bytes = 0
         self._counters.near_flushes += 1
@@ -190,19 +192,19 @@ class NearCache:
             for tell in watchers:
                 tell()
 
-    def trust_until(self, moment: float) -> None:
+    def connected_until(self, moment: float) -> None:
         """The server is known to have told all, and will have to say so again by this moment."""
-        self._trusted_until = moment
+        self._connected_until = moment
         self._counters.near_connected = True
 
-    def distrust(self) -> None:
+    def disconnected(self) -> None:
         """Nobody says any more what changes."""
-        if self._trusted_until > -math.inf:
-            self._trusted_until = self._sure_until = -math.inf
+        if self._connected_until > -math.inf:
+            self._connected_until = self._current_until = -math.inf
             self._counters.near_connected = False
             self.flush()
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: NearEntry) -> None:
         entries = self._entries
         counters = self._counters
         former = entries.get(entry.key)
@@ -221,7 +223,7 @@ class NearCache:
         counters.near_entries += 1
         counters.near_bytes += entry.size
 
-    def _drop(self, entry: Entry) -> None:
+    def _drop(self, entry: NearEntry) -> None:
         del self._entries[entry.key]
         self._order.remove(entry)
         self._counters.near_entries -= 1

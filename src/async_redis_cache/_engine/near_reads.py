@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Final
 
-from async_redis_cache._protocol.command import Asker
-from async_redis_cache._protocol.read_commands import READ, READ_MANY_WITH_LIFE, READ_WITH_LIFE
+from async_redis_cache._protocol.command import Executor
+from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL, MGET_WITH_TTL
 
 from .bulk import read_in_parts
 from .near_cache import NearCache
 
 __all__ = ["NearReads"]
 
-_TURNS_TO_HEAR: Final = 4
+_PUSH_TURNS: Final = 4
 """How often the loop, which reads a part of a flood a turn, may turn before the server is asked."""
 
 
@@ -32,7 +32,7 @@ class NearReads:
 
     def __init__(
         self,
-        batcher: Asker,
+        batcher: Executor,
         near: NearCache,
         has_unread: Callable[[], bool],
         oversized: Callable[[], None],
@@ -42,42 +42,42 @@ class NearReads:
         self._has_unread = has_unread
         self._oversized = oversized
 
-    async def one(self, key: bytes) -> bytes | None:
+    async def fetch(self, key: bytes) -> bytes | None:
         """The data of one key."""
         near = self._near
         data = near.get(key)
         if data is None and near.is_behind(key):
-            data = await self._heard(key)
+            data = await self._get_after_push(key)
         if data is None:
-            lease = near.lease(key)
+            lease = near.begin_fill(key)
             if lease is None:
-                data = await self._batcher.ask(READ, key, len(key) + 16)
+                data = await self._batcher.execute(GET, key, len(key) + 16)
             else:
                 left = 0
                 try:
-                    data, left = await self._batcher.ask(READ_WITH_LIFE, key, 2 * len(key) + 32)
+                    data, left = await self._batcher.execute(GET_WITH_TTL, key, 2 * len(key) + 32)
                 finally:
-                    near.settle(lease, data, left)
+                    near.fill(lease, data, left)
         return data
 
-    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+    async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
         data = self._near.get(key)
         if data is None:
-            data = await self._heard(key)
-        return (await self.one(key), False) if data is None else (data, True)
+            data = await self._get_after_push(key)
+        return (await self.fetch(key), False) if data is None else (data, True)
 
-    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
+    async def fetch_many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """The data of each key, in their order, within so many seconds."""
         near = self._near
-        heard = any(map(near.is_behind, keys)) and await self._hear()
-        found = {key: near.get(key, heard=heard) for key in keys}
-        leases = {key: near.lease(key) for key, data in found.items() if data is None}
+        heard = any(map(near.is_behind, keys)) and await self._process_pushes()
+        found = {key: near.get(key, pushes_processed=heard) for key in keys}
+        leases = {key: near.begin_fill(key) for key, data in found.items() if data is None}
         answers: list[tuple[bytes | None, int]] = []
         try:
             answers = await read_in_parts(
                 self._batcher,
-                READ_MANY_WITH_LIFE,
+                MGET_WITH_TTL,
                 list(leases),
                 budget=budget,
                 absent=(None, 0),
@@ -86,24 +86,24 @@ class NearReads:
         finally:
             asked = zip(leases.items(), answers or repeat((None, 0)), strict=False)
             for (key, lease), (data, left) in asked:
-                near.settle(lease, data, left)
+                near.fill(lease, data, left)
                 found[key] = data
         return list(found.values())
 
-    async def _heard(self, key: bytes) -> bytes | None:
+    async def _get_after_push(self, key: bytes) -> bytes | None:
         """What is near and may be given when the loop has had its turn."""
-        if self._near.is_behind(key) and await self._hear():
-            return self._near.get(key, heard=True)
+        if self._near.is_behind(key) and await self._process_pushes():
+            return self._near.get(key, pushes_processed=True)
         return None
 
-    async def _hear(self) -> bool:
+    async def _process_pushes(self) -> bool:
         """Let the loop read what the link has brought; whether that was all."""
         since = time.monotonic()
         # What is read in a turn is acted on after what was due in it, such as this.
         await asyncio.sleep(0)
-        for _ in range(_TURNS_TO_HEAR):
+        for _ in range(_PUSH_TURNS):
             await asyncio.sleep(0)
             if not self._has_unread():
-                self._near.heard(since)
+                self._near.pushes_processed(since)
                 return True
         return False

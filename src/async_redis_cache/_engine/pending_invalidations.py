@@ -33,7 +33,7 @@ from async_redis_cache._common.failures import LOST, TIMED_OUT, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
 
-__all__ = ["Debts", "is_remembered"]
+__all__ = ["PendingInvalidations", "is_pending_failure"]
 
 _MOST: Final = 10_000
 """Keys that are remembered; of more, only the latest."""
@@ -54,7 +54,7 @@ _FOREIGN: Final = "WRONGTYPE"
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
-def is_remembered(failure: CacheError) -> bool:
+def is_pending_failure(failure: CacheError) -> bool:
     """Whether a change that ends in this error is pending from then on.
 
     Errors of the caller, and a lack of permission, are not: the same removal would be refused as well.
@@ -62,7 +62,7 @@ def is_remembered(failure: CacheError) -> bool:
     return isinstance(failure, _NOT_MADE) and failure.code != _FOREIGN
 
 
-class Debts:
+class PendingInvalidations:
     """Keys that must not be given before they were removed.
 
     A key is not changed anew while it is being removed: the removal could come after that. While it is being
@@ -81,49 +81,49 @@ class Debts:
         remove: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, CacheError]]],
         counters: CacheStats,
         random: Callable[[], float],
-        told: Condition,
+        health: Condition,
         dropped: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._remove = remove
         self._counters = counters
         self._random = random
-        self._told = told
+        self._health = health
         self._dropped = dropped
         # By key the change that failed: another may fail while the first is made good.
-        self.owed: dict[bytes, object] = {}
-        self.payments: dict[bytes, asyncio.Task[Mapping[bytes, CacheError]]] = {}
+        self.keys: dict[bytes, object] = {}
+        self.flushes: dict[bytes, asyncio.Task[Mapping[bytes, CacheError]]] = {}
         """By key its removal that is under way."""
         self._changes: dict[bytes, set[asyncio.Future[None]]] = {}
         """By key that is pending the ends of the changes of it that are under way."""
         self._tried: set[bytes] = set()
         """Those that cannot be removed for now: the others go first."""
-        self._paying: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._stopped = False
 
-    def owe(self, keys: Iterable[bytes], failure: CacheError) -> None:
+    def add(self, keys: Iterable[bytes], failure: CacheError) -> None:
         """A change of these keys has failed."""
-        if self._stopped or not is_remembered(failure):
+        if self._stopped or not is_pending_failure(failure):
             return
-        self._owe(dict.fromkeys(keys, object()))
-        self._told.down(failure.code)
+        self._add(dict.fromkeys(keys, object()))
+        self._health.down(failure.code)
 
     @contextmanager
-    def changing(self, keys: Iterable[bytes]) -> Generator[None]:
+    def writing(self, keys: Iterable[bytes]) -> Generator[None]:
         """While these keys are changed anew: those that were pending are not, once that has succeeded.
 
         Until then they are pending still, as the change may fail as well. They are not removed meanwhile.
         """
-        pending = {key: self.owed[key] for key in keys if key in self.owed}
+        pending = {key: self.keys[key] for key in keys if key in self.keys}
         ended = self._loop.create_future()
         for key in pending:
             self._changes.setdefault(key, set()).add(ended)
         try:
             yield
             for key, change in pending.items():
-                if self.owed.get(key) is change:
-                    del self.owed[key]
-            self._counters.pending_invalidations = len(self.owed)
+                if self.keys.get(key) is change:
+                    del self.keys[key]
+            self._counters.pending_invalidations = len(self.keys)
         finally:
             for key in pending:
                 self._changes[key].discard(ended)
@@ -131,21 +131,21 @@ class Debts:
                     del self._changes[key]
             ended.set_result(None)
 
-    def _owe(self, changes: Mapping[bytes, object]) -> None:
+    def _add(self, changes: Mapping[bytes, object]) -> None:
         for key, change in changes.items():
-            self.owed.pop(key, None)
-            self.owed[key] = change
-        self._drop(max(0, len(self.owed) - _MOST))
-        self._counters.pending_invalidations = len(self.owed)
-        if self._paying is None:
-            self._paying = self._loop.create_task(self._until_paid(), context=Context())
+            self.keys.pop(key, None)
+            self.keys[key] = change
+        self._drop(max(0, len(self.keys) - _MOST))
+        self._counters.pending_invalidations = len(self.keys)
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush_until_done(), context=Context())
 
-    def settled(self) -> None:
+    def discard_done(self) -> None:
         """Those that were being changed anew are changed, or owed again."""
-        if not self.owed:
-            self._told.up()
+        if not self.keys:
+            self._health.up()
 
-    async def quiet(self, keys: Sequence[bytes], budget: float) -> None:
+    async def wait_for_flush(self, keys: Sequence[bytes], budget: float) -> None:
         """Wait until none of these keys is being removed, for so many seconds at the most.
 
         Raises:
@@ -153,10 +153,10 @@ class Debts:
         """
         deadline = self._loop.time() + budget
         # Whoever woke up sooner may have begun another.
-        while payments := self._payments_of(keys):
+        while payments := self._flushes_of(keys):
             await _ended(payments, deadline - self._loop.time())
 
-    async def paid(self, keys: Sequence[bytes], budget: float) -> None:
+    async def flush(self, keys: Sequence[bytes], budget: float) -> None:
         """Remove those that are owed, within so many seconds. Who wants the same waits together.
 
         Raises:
@@ -165,10 +165,10 @@ class Debts:
         deadline = self._loop.time() + budget
         # What a change under way has stored is not to be removed. Those that begin later are not waited for.
         await _ended({end for key in keys for end in self._changes.get(key, ())}, budget)
-        owed = [key for key in keys if key in self.owed and key not in self.payments]
+        owed = [key for key in keys if key in self.keys and key not in self.flushes]
         if owed:
-            self._pay(owed)
-        removals = {key: self.payments[key] for key in keys if key in self.payments}
+            self._flush_keys(owed)
+        removals = {key: self.flushes[key] for key in keys if key in self.flushes}
         await _ended({*removals.values()}, deadline - self._loop.time())
         for key, payment in removals.items():
             if payment.cancelled():
@@ -184,7 +184,7 @@ class Debts:
     def stop(self) -> None:
         """Try no more."""
         self._stopped = True
-        self._drop(len(self.owed))
+        self._drop(len(self.keys))
         self._counters.pending_invalidations = 0
         for task in self._tasks():
             task.cancel()
@@ -196,32 +196,32 @@ class Debts:
 
     def _drop(self, count: int) -> None:
         """Give up the earliest."""
-        for key in tuple(islice(self.owed, count)):
-            del self.owed[key]
+        for key in tuple(islice(self.keys, count)):
+            del self.keys[key]
         if count:
             self._counters.invalidations_dropped += count
             self._dropped()
 
-    def _payments_of(self, keys: Iterable[bytes]) -> set[asyncio.Future[Any]]:
-        return {self.payments[key] for key in keys if key in self.payments}
+    def _flushes_of(self, keys: Iterable[bytes]) -> set[asyncio.Future[Any]]:
+        return {self.flushes[key] for key in keys if key in self.flushes}
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         """Those that have not ended."""
-        tasks: list[asyncio.Task[Any]] = [*self.payments.values()]
-        if self._paying is not None:
-            tasks.append(self._paying)
+        tasks: list[asyncio.Task[Any]] = [*self.flushes.values()]
+        if self._flushing is not None:
+            tasks.append(self._flushing)
         return [task for task in tasks if not task.done()]
 
-    def _pay(self, keys: Sequence[bytes]) -> asyncio.Task[Mapping[bytes, CacheError]]:
+    def _flush_keys(self, keys: Sequence[bytes]) -> asyncio.Task[Mapping[bytes, CacheError]]:
         """Remove keys none of which is being removed."""
         payment = self._loop.create_task(
-            self._removed(keys, [self.owed[key] for key in keys]), context=Context()
+            self._removed(keys, [self.keys[key] for key in keys]), context=Context()
         )
-        self.payments.update(dict.fromkeys(keys, payment))
+        self.flushes.update(dict.fromkeys(keys, payment))
 
         def end(_: object) -> None:
             for key in keys:
-                del self.payments[key]
+                del self.flushes[key]
             if not payment.cancelled():
                 payment.exception()  # Seen, though nobody may be left to see it.
 
@@ -234,37 +234,35 @@ class Debts:
         """Remove keys: the error of each that could not be removed."""
         failures = await self._remove(keys)
         for key, change in zip(keys, changes, strict=True):
-            if key not in failures and self.owed.get(key) is change:
-                del self.owed[key]
-        self._counters.pending_invalidations = len(self.owed)
-        self.settled()
+            if key not in failures and self.keys.get(key) is change:
+                del self.keys[key]
+        self._counters.pending_invalidations = len(self.keys)
+        self.discard_done()
         return failures
 
-    def _next(self) -> list[bytes]:
+    def _next_batch(self) -> list[bytes]:
         """Some that were not tried since all were: a server that refuses its keys holds up no other's."""
-        pending = [
-            key for key in self.owed if key not in self.payments and key not in self._changes
-        ]
+        pending = [key for key in self.keys if key not in self.flushes and key not in self._changes]
         untried = [key for key in pending if key not in self._tried]
         if not untried:
             self._tried.clear()
         return (untried or pending)[:_AT_ONCE]
 
-    async def _until_paid(self) -> None:
+    async def _flush_until_done(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while self.owed:
+            while self.keys:
                 await asyncio.sleep(pause * (0.5 + self._random() / 2))
-                owed = self._next()
+                owed = self._next_batch()
                 pause = min(_LONGEST_PAUSE, 2 * pause)
                 if owed:
-                    failures = await self._pay(owed)
+                    failures = await self._flush_keys(owed)
                     self._tried.update(failures)
                     if len(failures) < len(owed):
                         pause = _FIRST_PAUSE
         finally:
             self._tried.clear()
-            self._paying = None
+            self._flushing = None
 
 
 async def _ended(futures: set[asyncio.Future[Any]], budget: float) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from async_redis_cache._common.errors import CacheTimeout
-from async_redis_cache._protocol.command import Asker
-from async_redis_cache._protocol.read_commands import READ, READ_MANY
+from async_redis_cache._protocol.command import Executor
+from async_redis_cache._protocol.read_commands import GET, MGET
 
 from .bulk import read_in_parts
 
@@ -23,15 +23,17 @@ _SHARE: Final = 0.5
 class Reads(Protocol):
     """Who reads keys."""
 
-    def one(self, key: bytes) -> Awaitable[bytes | None]:
+    def fetch(self, key: bytes) -> Awaitable[bytes | None]:
         """The data of one key."""
         ...
 
-    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+    async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """The data of one key, and whether it was near."""
         ...
 
-    def many(self, keys: Sequence[bytes], budget: float) -> Coroutine[Any, Any, list[bytes | None]]:
+    def fetch_many(
+        self, keys: Sequence[bytes], budget: float
+    ) -> Coroutine[Any, Any, list[bytes | None]]:
         """The data of each key, in their order, within so many seconds."""
         ...
 
@@ -44,22 +46,24 @@ class PlainReads:
         oversized: called for each value that is too large to be read with others.
     """
 
-    def __init__(self, asker: Asker, oversized: Callable[[], None]) -> None:
-        self._asker = asker
+    def __init__(self, executor: Executor, oversized: Callable[[], None]) -> None:
+        self._executor = executor
         self._oversized = oversized
 
-    def one(self, key: bytes, budget: float | None = None) -> Awaitable[bytes | None]:
+    def fetch(self, key: bytes, budget: float | None = None) -> Awaitable[bytes | None]:
         """The data of one key, within so many seconds."""
-        return self._asker.ask(READ, key, len(key) + 16, budget=budget)
+        return self._executor.execute(GET, key, len(key) + 16, budget=budget)
 
-    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+    async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """See `Reads`."""
-        return await self.one(key), False
+        return await self.fetch(key), False
 
-    def many(self, keys: Sequence[bytes], budget: float) -> Coroutine[Any, Any, list[bytes | None]]:
+    def fetch_many(
+        self, keys: Sequence[bytes], budget: float
+    ) -> Coroutine[Any, Any, list[bytes | None]]:
         """See `Reads`."""
         return read_in_parts(
-            self._asker, READ_MANY, keys, budget=budget, absent=None, oversized=self._oversized
+            self._executor, MGET, keys, budget=budget, absent=None, oversized=self._oversized
         )
 
 
@@ -77,7 +81,7 @@ class ReplicaReads:
     """
 
     def __init__(
-        self, replicas: Asker, master: Asker, budget: float, oversized: Callable[[], None]
+        self, replicas: Executor, master: Executor, budget: float, oversized: Callable[[], None]
     ) -> None:
         # What one has that is too large, the master is asked, and it is counted there.
         self._replicas = PlainReads(replicas, lambda: None)
@@ -85,28 +89,30 @@ class ReplicaReads:
         self._budget = budget
         self._loop = asyncio.get_running_loop()
 
-    async def one(self, key: bytes) -> bytes | None:
+    async def fetch(self, key: bytes) -> bytes | None:
         """See `Reads`."""
         deadline = self._loop.time() + self._budget
         data = None
         with contextlib.suppress(CacheTimeout):
-            data = await self._replicas.one(key, self._budget * _SHARE)
+            data = await self._replicas.fetch(key, self._budget * _SHARE)
         if data is None:
-            data = await self._master.one(key, deadline - self._loop.time())
+            data = await self._master.fetch(key, deadline - self._loop.time())
         return data
 
-    async def where(self, key: bytes) -> tuple[bytes | None, bool]:
+    async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """See `Reads`."""
-        return await self.one(key), False
+        return await self.fetch(key), False
 
-    async def many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
+    async def fetch_many(self, keys: Sequence[bytes], budget: float) -> list[bytes | None]:
         """See `Reads`."""
         deadline = self._loop.time() + budget
         found: dict[bytes, bytes | None] = dict.fromkeys(keys)
         with contextlib.suppress(CacheTimeout):
-            found.update(zip(keys, await self._replicas.many(keys, budget * _SHARE), strict=True))
+            found.update(
+                zip(keys, await self._replicas.fetch_many(keys, budget * _SHARE), strict=True)
+            )
         missing = [key for key, data in found.items() if data is None]
         if missing:
-            more = await self._master.many(missing, deadline - self._loop.time())
+            more = await self._master.fetch_many(missing, deadline - self._loop.time())
             found.update(zip(missing, more, strict=True))
         return [found[key] for key in keys]

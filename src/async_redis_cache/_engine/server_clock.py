@@ -16,7 +16,7 @@ from typing import Final
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
-from async_redis_cache._protocol.command import Asker
+from async_redis_cache._protocol.command import Executor
 from async_redis_cache._protocol.commands import TIME
 
 __all__ = ["ServerClock"]
@@ -39,14 +39,14 @@ class ServerClock:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, batcher: Asker, clock: Callable[[], float]) -> None:
+    def __init__(self, batcher: Executor, clock: Callable[[], float]) -> None:
         self._batcher = batcher
         self._clock = clock
         self._ahead = 0.0
         """Seconds that the server's clock is ahead of ours."""
         self._uncertainty = math.inf
         self._sampled = -math.inf
-        self._asked: asyncio.Future[float] | None = None
+        self._query: asyncio.Future[float] | None = None
 
     async def now(self, budget: float | None = None) -> int:
         """Milliseconds since the epoch.
@@ -76,16 +76,16 @@ class ServerClock:
         return None if now - self._sampled > _OFTEN else int((now + self._ahead) * _SECOND)
 
     def _sample(self) -> asyncio.Future[float]:
-        if self._asked is None:
+        if self._query is None:
             asked_at = self._clock()
-            self._asked = self._batcher.ask(TIME, (), 16)
-            self._asked.add_done_callback(
-                lambda asked: self._learn(asked, asked_at), context=Context()
+            self._query = self._batcher.execute(TIME, (), 16)
+            self._query.add_done_callback(
+                lambda asked: self._record_sample(asked, asked_at), context=Context()
             )
-        return self._asked
+        return self._query
 
-    def _learn(self, asked: asyncio.Future[float], asked_at: float) -> None:
-        self._asked = None
+    def _record_sample(self, asked: asyncio.Future[float], asked_at: float) -> None:
+        self._query = None
         if asked.cancelled() or asked.exception() is not None:
             return
         answered_at = self._clock()

@@ -14,10 +14,10 @@ doorkeeper of Einziger et al., "TinyLFU", 2017, with a set where they have a Blo
 
 from __future__ import annotations
 
-__all__ = ["Doorkeeper", "Entry", "Sieve"]
+__all__ = ["Doorkeeper", "NearEntry", "Sieve"]
 
 
-class Entry:
+class NearEntry:
     """Data held near, and its place among the others. It begins without either when it is asked for."""
 
     __slots__ = ("asked_at", "data", "expires", "key", "newer", "older", "size", "visited")
@@ -26,8 +26,8 @@ class Entry:
     expires: float
     size: int
     visited: bool
-    newer: Entry | None
-    older: Entry | None
+    newer: NearEntry | None
+    older: NearEntry | None
 
     def __init__(self, key: bytes, asked_at: float) -> None:
         self.key = key
@@ -38,11 +38,11 @@ class Sieve:
     """Entries from the oldest to the newest, and the hand."""
 
     def __init__(self) -> None:
-        self._oldest: Entry | None = None
-        self._newest: Entry | None = None
-        self._hand: Entry | None = None
+        self._oldest: NearEntry | None = None
+        self._newest: NearEntry | None = None
+        self._hand: NearEntry | None = None
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: NearEntry) -> None:
         """Take an entry in, as the newest."""
         entry.visited = False
         entry.newer = None
@@ -53,7 +53,7 @@ class Sieve:
             self._newest.newer = entry
         self._newest = entry
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: NearEntry) -> None:
         """Take an entry out, wherever it stands."""
         if self._hand is entry:
             self._hand = entry.newer
@@ -77,7 +77,7 @@ class Sieve:
             entry.older = entry.newer = None
             entry = following
 
-    def victim(self) -> Entry:
+    def victim(self) -> NearEntry:
         """The entry to drop next.
 
         Raises:
@@ -102,13 +102,13 @@ class Doorkeeper:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._asked: set[int] = set()
+        self._seen: set[int] = set()
 
     def admits(self, key: bytes) -> bool:
         """Whether this key was asked for before; it is forgotten when it was."""
         # A hash is smaller than the key. Two keys may share one: then one comes in a little early.
         mark = hash(key)
-        asked = self._asked
+        asked = self._seen
         if mark in asked:
             asked.remove(mark)
             return True

@@ -27,26 +27,26 @@ from async_redis_cache._common.errors import (
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.outcomes import (
     CallerLeftError,
-    Raised,
-    caught,
+    CapturedError,
+    capture,
     load_cancelled,
     outcome_of,
 )
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._protocol.lease_scripts import Giving
+from async_redis_cache._protocol.lease_scripts import ReleaseMode
 from async_redis_cache._protocol.record import MISSING
 
-from .in_flight_load import Flight, Outcome, Wanted
-from .load_cycles import ask_as, asking, refuse_cycle
-from .load_lease import Product, Right, Rights, Stored
+from .in_flight_load import InFlightLoad, LoadSpec, Outcome
+from .load_cycles import current_load, loading_as, refuse_cycle
+from .load_lease import LeaseContext, LoadLease, LoadResult, StoredValue
 
-__all__ = ["AWAY", "Loading"]
+__all__ = ["SERVER_FAILURES", "SingleFlight"]
 
 T = TypeVar("T")
 
 _MICROSECONDS: Final = 1_000_000
 
-AWAY: Final = (
+SERVER_FAILURES: Final = (
     CacheUnavailable,
     CacheTimeout,
     CacheOverloaded,
@@ -60,7 +60,7 @@ _TOO_LONG: Final = Failure(
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
-class Loading:
+class SingleFlight:
     """The loads under way in this process.
 
     Args:
@@ -73,25 +73,25 @@ class Loading:
 
     def __init__(
         self,
-        rights: Rights,
+        leases: LeaseContext,
         counters: CacheStats,
-        owe: Callable[[Iterable[bytes], CacheError], None],
+        add_pending: Callable[[Iterable[bytes], CacheError], None],
         background_failed: Callable[[str, str], None] = lambda _function, _error: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._rights = rights
+        self._leases = leases
         self._counters = counters
-        self._owe = owe
+        self._add_pending = add_pending
         self._background_failed = background_failed
-        self._flights: dict[bytes, Flight] = {}
+        self._in_flight: dict[bytes, InFlightLoad] = {}
         """Those that can be joined."""
-        self._in_the_air: set[Flight] = set()
+        self._running: set[InFlightLoad] = set()
         # The loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def load(
-        self, key: bytes, wanted: Wanted, patience: float | None = None
-    ) -> Product | Stored | None:
+        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+    ) -> LoadResult | StoredValue | None:
         """What a load gave, if it is ours; what another has stored; None where patience ended first.
 
         Args:
@@ -105,45 +105,45 @@ class Loading:
             BaseException: what the loader raised.
         """
         outcome = await self._outcome(key, wanted, patience)
-        if isinstance(outcome, Raised):
+        if isinstance(outcome, CapturedError):
             raise outcome.error()
         return outcome
 
-    async def _outcome(self, key: bytes, wanted: Wanted, patience: float | None) -> Outcome:
+    async def _outcome(self, key: bytes, wanted: LoadSpec, patience: float | None) -> Outcome:
         try:
             refuse_cycle((id(self), key))
         except CacheError:
-            wanted.decided()
+            wanted.on_decision()
             raise
         came_at = self._loop.time()
-        flight = self._flights.get(key)
+        flight = self._in_flight.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
             # Where tasks are eager, it has asked already.
-            return await self._landed(key, self._take_off(key, wanted), patience)
-        wanted.decided()
-        came = flight.right.asked
-        outcome = await self._landed(key, flight, patience)
+            return await self._wait_for(key, self._start(key, wanted), patience)
+        wanted.on_decision()
+        came = flight.lease.asked
+        outcome = await self._wait_for(key, flight, patience)
         if not _was_left(outcome) and (
-            outcome is None or isinstance(outcome, Raised) or came < flight.good_below
+            outcome is None or isinstance(outcome, CapturedError) or came < flight.good_below
         ):
             return outcome
         while True:
             # What was begun since will do, unless it is for those to come: then there is a value, which
             # is found by who asks for the right. And there is only what is left of the time.
-            flight = self._flights.get(key)
+            flight = self._in_flight.get(key)
             waited = self._loop.time() - came_at
-            leads = flight is None or flight.is_ahead
-            if flight is None or flight.is_ahead:
+            leads = flight is None or flight.is_background
+            if flight is None or flight.is_background:
                 since = None if wanted.since is None else wanted.since + waited
-                flight = self._take_off(key, wanted._replace(since=since))
+                flight = self._start(key, wanted._replace(since=since))
             left = None if patience is None else patience - waited
-            outcome = await self._landed(key, flight, left, wanted.longest - waited)
+            outcome = await self._wait_for(key, flight, left, wanted.longest - waited)
             # A load whose caller has left in the midst of it has to be begun by another.
             if leads or not _was_left(outcome):
                 return outcome
 
-    async def _landed(
-        self, key: bytes, flight: Flight, patience: float | None, longest: float = inf
+    async def _wait_for(
+        self, key: bytes, flight: InFlightLoad, patience: float | None, longest: float = inf
     ) -> Outcome:
         """What a flight brings; None where patience ended first.
 
@@ -151,7 +151,7 @@ class Loading:
             CacheTimeout: it took longer than so many seconds.
         """
         future = self._loop.create_future()
-        flight.waiting[future] = asking()
+        flight.waiting[future] = current_load()
         limit = (
             None
             if longest == inf
@@ -161,7 +161,7 @@ class Loading:
             # Again: where tasks are eager, the loader has run, and asked, before anything waited for it.
             refuse_cycle(flight.node.key)
             if patience is not None:
-                flight.goes_on = True
+                flight.detached = True
                 await asyncio.wait((future,), timeout=patience)
                 if not future.done():
                     return None
@@ -170,49 +170,49 @@ class Loading:
             if limit is not None:
                 limit.cancel()
             del flight.waiting[future]
-            if not (flight.waiting or flight.goes_on or flight.landed):
+            if not (flight.waiting or flight.detached or flight.finished):
                 self._forget(key, flight)
                 flight.cancel()
         return outcome
 
-    def ahead(self, key: bytes, wanted: Wanted) -> None:
+    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
         """Load for those to come, unless somebody does already."""
-        if key in self._flights:
-            wanted.decided()
+        if key in self._in_flight:
+            wanted.on_decision()
         else:
-            self._take_off(key, wanted, goes_on=True)
+            self._start(key, wanted, goes_on=True)
 
-    def overtaken(self, keys: Iterable[bytes]) -> None:
+    def supersede(self, keys: Iterable[bytes]) -> None:
         """These keys are being changed here: who asks from now on wants what is loaded from now on."""
-        if self._flights:
+        if self._in_flight:
             for key in keys:
-                flight = self._flights.pop(key, None)
+                flight = self._in_flight.pop(key, None)
                 if flight is not None:
-                    flight.void = True
+                    flight.invalidated = True
 
-    def all_overtaken(self) -> None:
+    def supersede_all(self) -> None:
         """Every key is being changed."""
-        self.overtaken(tuple(self._flights))
+        self.supersede(tuple(self._in_flight))
 
-    def all_left(self) -> None:
+    def detach_all(self) -> None:
         """Any key may have been changed: no load that is under way is joined. Its publication will show."""
-        self._flights.clear()
+        self._in_flight.clear()
 
-    def tags_overtaken(self, tags: Collection[bytes]) -> None:
+    def supersede_tags(self, tags: Collection[bytes]) -> None:
         """These tags are being invalidated here."""
-        for key, flight in tuple(self._flights.items()):
+        for key, flight in tuple(self._in_flight.items()):
             if not flight.tags.isdisjoint(tags):
-                self.overtaken((key,))
-                if flight.holds_right:
+                self.supersede((key,))
+                if flight.holds_lease:
                     # Who asks from now on need not wait for its end.
-                    flight.right.give()
+                    flight.lease.release()
             elif flight.steered():
                 # Nobody knows yet which tags it will have: its publication will show.
                 self._forget(key, flight)
 
     def stop(self) -> None:
         """End every load; who waits for one is told that the cache was closed."""
-        for flight in self._in_the_air:
+        for flight in self._running:
             flight.abort(_CLOSED)
         for task in self._tasks:
             task.cancel()
@@ -222,25 +222,25 @@ class Loading:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _take_off(self, key: bytes, wanted: Wanted, *, goes_on: bool = False) -> Flight:
+    def _start(self, key: bytes, wanted: LoadSpec, *, goes_on: bool = False) -> InFlightLoad:
         since = self._loop.time() if wanted.since is None else wanted.since
-        right = Right(key, self._rights, since)
-        flight = Flight((id(self), key), right, wanted, goes_on=goes_on)
-        self._flights[key] = flight
-        flight.task = task = self._spawn(self._fly(key, flight, wanted))
-        self._in_the_air.add(flight)
+        right = LoadLease(key, self._leases, since)
+        flight = InFlightLoad((id(self), key), right, wanted, detached=goes_on)
+        self._in_flight[key] = flight
+        flight.task = task = self._spawn(self._run(key, flight, wanted))
+        self._running.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
 
         def land(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
-            wanted.decided()
-            self._in_the_air.discard(flight)
-            flight.landed = flight.node.ended = True
+            wanted.on_decision()
+            self._running.discard(flight)
+            flight.finished = flight.node.ended = True
             del flight.task
             self._forget(key, flight)
             # What this cache cancels has no callers any more, or they have their errors.
             outcome = outcome_of(task)
-            if flight.goes_on:
+            if flight.detached:
                 self._note_failure(flight, wanted, outcome)
             for future in flight.waiting:
                 if not future.done():
@@ -249,33 +249,33 @@ class Loading:
         task.add_done_callback(land)
         return flight
 
-    def _note_failure(self, flight: Flight, wanted: Wanted, outcome: Outcome) -> None:
+    def _note_failure(self, flight: InFlightLoad, wanted: LoadSpec, outcome: Outcome) -> None:
         """Tell of a failure that may reach no caller."""
         if flight.expired:
             self._background_failed(wanted.function(), _TOO_LONG.code)
-        elif isinstance(outcome, Raised) and not (flight.cancelled or _was_left(outcome)):
+        elif isinstance(outcome, CapturedError) and not (flight.cancelled or _was_left(outcome)):
             self._background_failed(wanted.function(), outcome.kind.__name__)
 
-    def _expire(self, key: bytes, flight: Flight) -> None:
+    def _expire(self, key: bytes, flight: InFlightLoad) -> None:
         self._forget(key, flight)
         flight.expired = True
         flight.abort(_TOO_LONG)
 
-    def _forget(self, key: bytes, flight: Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: bytes, flight: InFlightLoad) -> None:
+        if self._in_flight.get(key) is flight:
+            del self._in_flight[key]
 
-    async def _fly(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
-        ask_as(flight.node)
-        return await caught(self._flown(key, flight, wanted))
+    async def _run(self, key: bytes, flight: InFlightLoad, wanted: LoadSpec) -> Outcome:
+        loading_as(flight.node)
+        return await capture(self._run_load(key, flight, wanted))
 
-    async def _flown(self, key: bytes, flight: Flight, wanted: Wanted) -> Outcome:
-        right = flight.right
+    async def _run_load(self, key: bytes, flight: InFlightLoad, wanted: LoadSpec) -> Outcome:
+        right = flight.lease
         refusal: CacheError | None = None
         try:
             if wanted.read is not None:
-                won = await right.win(
-                    wanted.read, wanted.suits, partial(_waits, flight, wanted), force=wanted.force
+                won = await right.acquire(
+                    wanted.read, wanted.accepts, partial(_waits, flight, wanted), force=wanted.force
                 )
                 if won is False:
                     # Another process loads ahead of time, and nobody here waits for it.
@@ -283,15 +283,15 @@ class Loading:
                     return None
                 # What has been stored, or the tags of what is loaded, may be invalid to who comes later.
                 flight.good_below = right.asked
-                if isinstance(won, Stored):
+                if isinstance(won, StoredValue):
                     return won
-                flight.holds_right = True
-                self._counters.refreshes += flight.is_ahead
-        except AWAY as error:
+                flight.holds_lease = True
+                self._counters.refreshes += flight.is_background
+        except SERVER_FAILURES as error:
             if wanted.strict:
                 raise
             refusal = error
-        if not flight.holds_right:
+        if not flight.holds_lease:
             # The server cannot be asked: the service goes on, and one load still serves all here.
             product = await self._produce(flight, wanted)
             if refusal is not None:
@@ -302,39 +302,43 @@ class Loading:
             product = await self._produce(flight, wanted)
         except BaseException as error:
             left = isinstance(error, CallerLeftError) or (flight.cancelled and not flight.expired)
-            right.give(Giving.BACK if left else Giving.AFTER_FAILURE)
+            right.release(ReleaseMode.BACK if left else ReleaseMode.AFTER_FAILURE)
             raise
         finally:
             flight.renewal.cancel()
-        await self._put_away(key, flight, product)
+        await self._publish(key, flight, product)
         return product
 
-    async def _put_away(self, key: bytes, flight: Flight, product: Product) -> None:
+    async def _publish(self, key: bytes, flight: InFlightLoad, product: LoadResult) -> None:
         """Publish what was loaded, or give the right back."""
-        right = flight.right
+        right = flight.lease
         not_replaced = partial(self._not_replaced, key, flight, product)
         try:
-            stamped = await right.stamp(product) if product.tags else b""
+            stamped = await right.fetch_tag_versions(product) if product.tags else b""
             if stamped is not None:
                 flight.good_below = right.asked if product.tags else inf
-                if product.keep and not flight.void and await right.publish(product, stamped):
+                if (
+                    product.is_kept
+                    and not flight.invalidated
+                    and await right.publish(product, stamped)
+                ):
                     return
         except CacheError as error:
             # Those who asked get it all the same, and the right ends by itself.
             not_replaced(error)
             if isinstance(error, CacheTimeout):
                 # Nothing was sent that could publish it, so the right need not last to its end.
-                right.give()
+                right.release()
             return
-        self._counters.superseded_loads += product.keep
-        giving = _giving_of(flight, product)
-        if giving is Giving.WITH_VALUE:
-            right.give(giving, not_replaced)
+        self._counters.superseded_loads += product.is_kept
+        giving = _release_mode_of(flight, product)
+        if giving is ReleaseMode.WITH_VALUE:
+            right.release(giving, not_replaced)
         else:
-            right.give(giving)
+            right.release(giving)
 
     def _not_replaced(
-        self, key: bytes, flight: Flight, product: Product, error: CacheError
+        self, key: bytes, flight: InFlightLoad, product: LoadResult, error: CacheError
     ) -> None:
         """What was loaded did not get to the server: the value there must not be read again.
 
@@ -342,12 +346,12 @@ class Loading:
         """
         if (
             flight.force
-            and not flight.void
-            and (product.keep or product.kind == MISSING or product.not_kept)
+            and not flight.invalidated
+            and (product.is_kept or product.kind == MISSING or product.not_kept)
         ):
-            self._owe((key,), error)
+            self._add_pending((key,), error)
 
-    async def _produce(self, flight: Flight, wanted: Wanted) -> Product:
+    async def _produce(self, flight: InFlightLoad, wanted: LoadSpec) -> LoadResult:
         self._counters.loads += 1
         begun = self._loop.time()
         try:
@@ -364,8 +368,8 @@ class Loading:
             flight.node.ended = True
         took = self._loop.time() - begun - wanted.idle()
         # The origin's time is not the server's.
-        flight.right.since += took
-        return product._replace(cost=int(took * _MICROSECONDS))
+        flight.lease.since += took
+        return product._replace(load_duration=int(took * _MICROSECONDS))
 
     def _spawn(
         self, work: Coroutine[Any, Any, T], context: Context | None = None
@@ -378,24 +382,24 @@ class Loading:
 
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_result(Raised(_TOO_LONG.error()))
+        future.set_result(CapturedError(_TOO_LONG.error()))
 
 
 def _was_left(outcome: Outcome) -> bool:
     """Whether a load has ended with its caller, and not with what it came to."""
-    return isinstance(outcome, Raised) and outcome.kind is CallerLeftError
+    return isinstance(outcome, CapturedError) and outcome.kind is CallerLeftError
 
 
-def _giving_of(flight: Flight, product: Product) -> Giving:
+def _release_mode_of(flight: InFlightLoad, product: LoadResult) -> ReleaseMode:
     """How the right to a load is given back whose result is not published."""
     if product.not_kept is not None:
         # What it replaces is old where a caller has asked for a new one; else it may live to its end.
-        return Giving.WITH_VALUE if flight.force else Giving.AFTER_FAILURE
-    none_any_more = product.kind == MISSING and not product.keep
-    return Giving.WITH_VALUE if none_any_more else Giving.BACK
+        return ReleaseMode.WITH_VALUE if flight.force else ReleaseMode.AFTER_FAILURE
+    none_any_more = product.kind == MISSING and not product.is_kept
+    return ReleaseMode.WITH_VALUE if none_any_more else ReleaseMode.BACK
 
 
-def _waits(flight: Flight, wanted: Wanted) -> bool:
+def _waits(flight: InFlightLoad, wanted: LoadSpec) -> bool:
     """Whether to wait for another process that loads this."""
-    wanted.decided()
+    wanted.on_decision()
     return bool(flight.waiting)

@@ -24,12 +24,12 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._common.options import HOUR
-from async_redis_cache._protocol.command import Asker, MisreadError, expect_parts
+from async_redis_cache._protocol.command import Executor, UnexpectedReplyError, expect_parts
 from async_redis_cache._protocol.script import Script
 
 from .bulk import send_all
 
-__all__ = ["Stamp", "Tags"]
+__all__ = ["TagVersions", "Tags"]
 
 _NAME: Final = b"\x00tag:"
 """Behind the prefix, before a tag. No key of a user can hold a control character."""
@@ -77,29 +77,29 @@ return 1
 )
 
 
-class _Stamping(Script):
+class _VersionScript(Script):
     """(key, nonce, milliseconds that it is to live at least): its version, and what time it is."""
 
     def __init__(self) -> None:
         super().__init__(_STAMP, (list,))
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         for reply in replies:
             if not isinstance(reply, ServerReply):
                 version, now = expect_parts(reply, 2, _STAMPED)
                 if not (isinstance(version, bytes) and isinstance(now, int) and 0 <= now < _LATEST):
-                    raise MisreadError
+                    raise UnexpectedReplyError
         return replies
 
 
 _STAMPED: Final = frozenset({bytes, int})
 _LATEST: Final = 1 << 62
 """Microseconds: what stands in a head has a place for no more, and no clock is so far ahead."""
-_STAMPS: Final = _Stamping()
-_INVALIDATES: Final = Script(_INVALIDATE)
+_FETCH_VERSIONS: Final = _VersionScript()
+_INVALIDATE_TAGS: Final = Script(_INVALIDATE)
 
 
-class Stamp(NamedTuple):
+class TagVersions(NamedTuple):
     """The versions of some tags.
 
     Attributes:
@@ -141,7 +141,7 @@ class Tags:
 
     def __init__(
         self,
-        batcher: Asker,
+        batcher: Executor,
         read: Callable[[Sequence[bytes], float], Awaitable[Sequence[bytes | None]]],
         prefix: bytes,
         *,
@@ -156,7 +156,7 @@ class Tags:
         """Under which their versions stand."""
         return [self._prefix + tag for tag in tags]
 
-    async def hold(self, versions: Mapping[bytes, bytes], budget: float) -> bool:
+    async def are_current(self, versions: Mapping[bytes, bytes], budget: float) -> bool:
         """Whether all tags have these versions still; said within so many seconds.
 
         Raises:
@@ -164,16 +164,18 @@ class Tags:
         """
         return list(versions.values()) == list(await self._read(self.keys(versions), budget))
 
-    async def stamp(self, tags: Collection[bytes], life: int, budget: float | None = None) -> Stamp:
+    async def fetch_versions(
+        self, tags: Collection[bytes], life: int, budget: float | None = None
+    ) -> TagVersions:
         """Their versions, for an entry that is to live for so many milliseconds.
 
         Raises:
             CacheError: the server could not be asked.
         """
-        answers = await self._ask(_STAMPS, self.keys(tags), life, budget)
+        answers = await self._execute(_FETCH_VERSIONS, self.keys(tags), life, budget)
         versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
         times = [now for _, now in answers]
-        return Stamp(versions, max(times, default=0), self._skew, min(times, default=0))
+        return TagVersions(versions, max(times, default=0), self._skew, min(times, default=0))
 
     def is_key(self, key: bytes) -> bool:
         """Whether this is the key of a tag."""
@@ -185,14 +187,14 @@ class Tags:
         Raises:
             CacheError: of some, nobody may know.
         """
-        await self._ask(_INVALIDATES, keys, _REMEMBERED, budget)
+        await self._execute(_INVALIDATE_TAGS, keys, _REMEMBERED, budget)
 
-    async def _ask(
+    async def _execute(
         self, script: Script, keys: Collection[bytes], life: int, budget: float | None = None
     ) -> list[Any]:
         """Ask for each; wait for the last, then raise the first error there was."""
         asked = send_all(
-            self._batcher.ask(
+            self._batcher.execute(
                 script,
                 (key, secrets.token_bytes(_NONCE_BYTES), life),
                 len(key) + _SCRIPT_BYTES,

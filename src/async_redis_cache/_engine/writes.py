@@ -7,22 +7,22 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from async_redis_cache._client.pipeline import PERSONAL
+from async_redis_cache._client.pipeline import PER_KEY_ERRORS
 from async_redis_cache._common.errors import CacheError, CacheOverloaded, CacheServerError
-from async_redis_cache._protocol.command import Asker, Entry, Verb
-from async_redis_cache._protocol.commands import DISCARD, FORGET, STORE, TAKE, TOUCH
+from async_redis_cache._protocol.command import Command, Executor, StoreItem
+from async_redis_cache._protocol.commands import GETDEL, PEXPIRE, SET, UNLINK, UNLINK_COUNT
 from async_redis_cache._protocol.lease_scripts import BoundedPublish, Publish
-from async_redis_cache._protocol.record import tagged
+from async_redis_cache._protocol.record import with_tags
 from async_redis_cache._protocol.size_limit import BoundedRemove, BoundedStore, BoundedTouch
 
-from .bulk import ask_in_parts
+from .bulk import execute_in_parts
 from .freshness import Freshness
 from .near_cache import NearCache
-from .pending_invalidations import Debts
-from .single_flight import Loading
+from .pending_invalidations import PendingInvalidations
+from .single_flight import SingleFlight
 from .tags import Tags
 
-__all__ = ["ChangeVerbs", "Changes"]
+__all__ = ["WriteCommands", "Writes"]
 
 T = TypeVar("T")
 
@@ -31,24 +31,24 @@ _MILLISECOND: Final = 1000
 """In microseconds."""
 
 
-class ChangeVerbs(NamedTuple):
+class WriteCommands(NamedTuple):
     """How keys are changed, in a cache of its kind."""
 
-    store: Verb
-    take: Verb
-    discard: Verb
-    forget: Verb
-    touch: Verb
-    publish: Verb
+    store: Command
+    get_and_delete: Command
+    delete_counted: Command
+    delete: Command
+    touch: Command
+    publish: Command
 
     @classmethod
-    def of(cls, index: bytes, bound: int, evicted: Callable[[int], None]) -> ChangeVerbs:
+    def of(cls, index: bytes, bound: int, evicted: Callable[[int], None]) -> WriteCommands:
         """Of a cache of so many values at the most, whose keys stand in this index; 0 for no bound.
 
         `evicted` is called with the number of values that were evicted to keep the bound.
         """
         if not bound:
-            return cls(STORE, TAKE, DISCARD, FORGET, TOUCH, Publish())
+            return cls(SET, GETDEL, UNLINK_COUNT, UNLINK, PEXPIRE, Publish())
         return cls(
             BoundedStore(index, bound, evicted),
             BoundedRemove(index, b"GETDEL"),
@@ -59,7 +59,7 @@ class ChangeVerbs(NamedTuple):
         )
 
 
-class Changes:
+class Writes:
     """The changes of keys.
 
     Args:
@@ -76,12 +76,12 @@ class Changes:
 
     def __init__(
         self,
-        batcher: Asker,
-        verbs: ChangeVerbs,
+        batcher: Executor,
+        commands: WriteCommands,
         *,
-        loading: Loading,
+        single_flight: SingleFlight,
         near: NearCache | None,
-        debts: Debts,
+        pending: PendingInvalidations,
         tags: Tags,
         freshness: Freshness,
         admit: Callable[[Iterable[bytes]], None],
@@ -89,10 +89,10 @@ class Changes:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
-        self._verbs = verbs
-        self._loading = loading
+        self._commands = commands
+        self._single_flight = single_flight
         self._near = near
-        self._debts = debts
+        self._pending = pending
         self._tags = tags
         self._freshness = freshness
         self._admit = admit
@@ -100,52 +100,52 @@ class Changes:
 
     def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
         """Store one entry for so many milliseconds. When it fails, say so to `failed`."""
-        if self._debts.owed:
+        if self._pending.keys:
             return self._change((key,), partial(self._stored, ((key, data, life),), ()))
-        self._loading.overtaken((key,))
+        self._single_flight.supersede((key,))
         self._admit((key,))
         argument = ((key, data, life),)
-        stored = self._batcher.ask(self._verbs.store, argument, len(key) + len(data) + 48)
-        return self._unnear((key,), stored)
+        stored = self._batcher.execute(self._commands.store, argument, len(key) + len(data) + 48)
+        return self._invalidating_near((key,), stored)
 
-    def failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
+    def store_failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
         """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
-        self._loading.overtaken((key,))
+        self._single_flight.supersede((key,))
         self._remember((key,), failure, is_raised=is_raised)
 
     def all_failed(self, keys: Collection[bytes], failure: CacheError) -> None:
         """A change of these keys ended so before it was begun."""
-        self._loading.overtaken(keys)
-        self._debts.owe(keys, failure)
+        self._single_flight.supersede(keys)
+        self._pending.add(keys, failure)
 
     def tags_failed(self, tags: Collection[bytes], failure: CacheError) -> None:
         """The invalidation of these tags ended so before it was begun."""
-        self._loading.tags_overtaken(tags)
-        self._debts.owe(self._tags.keys(tags), failure)
+        self._single_flight.supersede_tags(tags)
+        self._pending.add(self._tags.keys(tags), failure)
 
-    async def store_many(self, entries: Sequence[Entry], tags: Collection[bytes] = ()) -> None:
+    async def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> None:
         """Store all entries, each with these tags; when it fails, some may have been stored."""
         await self._change([key for key, _, _ in entries], partial(self._stored, entries, tags))
 
-    async def remove(self, how: Verb, keys: Sequence[bytes]) -> list[Any]:
+    async def remove(self, how: Command, keys: Sequence[bytes]) -> list[Any]:
         """Remove keys: the answers of the verb."""
 
         def removed(budget: float) -> Awaitable[list[Any]]:
-            return ask_in_parts(self._batcher, how, keys, budget=budget)
+            return execute_in_parts(self._batcher, how, keys, budget=budget)
 
         return await self._change(keys, removed)
 
     async def invalidate_tags(self, tags: Collection[bytes]) -> None:
         """Make invalid what bears any of these tags."""
-        self._loading.tags_overtaken(tags)
+        self._single_flight.supersede_tags(tags)
         keys = self._tags.keys(tags)
         await self._change(keys, partial(self._tags.invalidate_keys, keys))
 
     async def touch(self, keys: Sequence[bytes], touched: Awaitable[T]) -> T:
         """Change the lives of keys, which makes no value old: nothing is to be remembered of it."""
-        return await self._unnear(keys, touched)
+        return await self._invalidating_near(keys, touched)
 
-    async def make_good(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
+    async def flush_pending(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
         """Remove keys whose change has failed; invalidate tags, which loads have to know of.
 
         Gives the errors by key: one that is refused holds up no other.
@@ -153,28 +153,30 @@ class Changes:
         tags = [(key,) for key in keys if self._tags.is_key(key)]
         values = [key for key in keys if not self._tags.is_key(key)]
         # Many keys a call, which takes one place among those that wait: others need them too.
-        most = self._batcher.keys_a_call
+        most = self._batcher.max_keys_per_request
         groups = [tuple(values[at : at + most]) for at in range(0, len(values), most)]
-        return await self._unnear(keys, self._made_good([*tags, *groups]))
+        return await self._invalidating_near(keys, self._invalidate_groups([*tags, *groups]))
 
-    async def _made_good(self, groups: Sequence[tuple[bytes, ...]]) -> Mapping[bytes, CacheError]:
-        results = await asyncio.gather(*map(self._make_good, groups), return_exceptions=True)
+    async def _invalidate_groups(
+        self, groups: Sequence[tuple[bytes, ...]]
+    ) -> Mapping[bytes, CacheError]:
+        results = await asyncio.gather(*map(self._invalidate, groups), return_exceptions=True)
         failures: dict[bytes, CacheError] = {}
         for group, result in zip(groups, results, strict=True):
             if isinstance(result, CacheError):
-                if len(group) > 1 and result.code in PERSONAL:
+                if len(group) > 1 and result.code in PER_KEY_ERRORS:
                     # It may be another's key.
-                    failures |= await self._made_good([(key,) for key in group])
+                    failures |= await self._invalidate_groups([(key,) for key in group])
                 else:
                     failures |= dict.fromkeys(group, result)
             elif result is not None:
                 raise result
         return failures
 
-    async def _make_good(self, keys: tuple[bytes, ...]) -> None:
+    async def _invalidate(self, keys: tuple[bytes, ...]) -> None:
         size = sum(map(len, keys)) + 16 * len(keys)
         if not self._tags.is_key(keys[0]):
-            await self._batcher.ask(self._verbs.forget, keys, size, keys=len(keys))
+            await self._batcher.execute(self._commands.delete, keys, size, keys=len(keys))
             return
         try:
             await self._tags.invalidate_keys(keys)
@@ -182,54 +184,54 @@ class Changes:
             if error.code == _NO_MEMORY:
                 # A tag that is gone is invalid as well. Loads that are under way could not see that it was
                 # invalidated, but neither can they publish: so it stays pending until there is memory.
-                await self._batcher.ask(FORGET, keys, size)
+                await self._batcher.execute(UNLINK, keys, size)
             raise
 
-    def all_changed(self) -> None:
+    def invalidate_all(self) -> None:
         """Every key was."""
-        self._loading.all_overtaken()
-        self.some_changed()
+        self._single_flight.supersede_all()
+        self.invalidate_unknown()
 
-    def some_changed(self) -> None:
+    def invalidate_unknown(self) -> None:
         """Some keys may have been changed, and nobody knows which."""
-        self._loading.all_left()
+        self._single_flight.detach_all()
         if self._near is not None:
             self._near.flush()
 
     async def _stored(
-        self, entries: Sequence[Entry], tags: Collection[bytes], budget: float
+        self, entries: Sequence[StoreItem], tags: Collection[bytes], budget: float
     ) -> None:
         deadline = self._loop.time() + budget
         if tags:
             longest = max(life for _, _, life in entries)
-            stamp = await self._tags.stamp(tags, longest, budget)
+            stamp = await self._tags.fetch_versions(tags, longest, budget)
             versions, now = stamp.versions, stamp.now // _MILLISECOND
             entries = [
-                (key, tagged(data, versions, now, life), life) for key, data, life in entries
+                (key, with_tags(data, versions, now, life), life) for key, data, life in entries
             ]
         left = deadline - self._loop.time()
-        await ask_in_parts(self._batcher, self._verbs.store, entries, budget=left)
+        await execute_in_parts(self._batcher, self._commands.store, entries, budget=left)
 
     async def _change(self, keys: Sequence[bytes], change: Callable[[float], Awaitable[T]]) -> T:
         """A change of keys that is given so many seconds, and remembered when it fails."""
         since = self._loop.time()
-        self._loading.overtaken(keys)
-        some_owed = bool(self._debts.owed)
+        self._single_flight.supersede(keys)
+        some_owed = bool(self._pending.keys)
         try:
             self._admit(keys)
             if not some_owed:
-                return await self._unnear(keys, change(self._freshness.left(since)))
-            await self._debts.quiet(keys, self._freshness.left(since))
-            with self._debts.changing(keys):
-                return await self._unnear(keys, change(self._freshness.left(since)))
+                return await self._invalidating_near(keys, change(self._freshness.left(since)))
+            await self._pending.wait_for_flush(keys, self._freshness.left(since))
+            with self._pending.writing(keys):
+                return await self._invalidating_near(keys, change(self._freshness.left(since)))
         except CacheError as failure:
             # Loads that were begun since may have found what was to be replaced.
-            self._loading.overtaken(keys)
+            self._single_flight.supersede(keys)
             self._remember(keys, failure)
             raise
         finally:
             if some_owed:
-                self._debts.settled()
+                self._pending.discard_done()
 
     def _remember(
         self, keys: Sequence[bytes], failure: CacheError, *, is_raised: bool = True
@@ -241,9 +243,9 @@ class Changes:
         """
         is_raised = is_raised and not self._fails_open
         if not (is_raised and isinstance(failure, CacheOverloaded)):
-            self._debts.owe(keys, failure)
+            self._pending.add(keys, failure)
 
-    def _unnear(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
+    def _invalidating_near(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
         """A change of keys, before and after which nothing is near that it makes old.
 
         The server says so too, but a little later: whoever awaits a change reads it thereafter.

@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import ServerReply
-from async_redis_cache._common.hosts import address_named, port_named
+from async_redis_cache._common.hosts import parse_address, parse_port_number
 
-from .command import Command, MisreadError, Verb
+from .command import Command, CommandArgs, UnexpectedReplyError
 
-__all__ = ["MOST_NODES", "SLOTS", "VIEW", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
+__all__ = ["CLUSTER_SLOTS", "MOST_NODES", "SLOTS", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
 
 SLOTS: Final = 16384
 MOST_NODES: Final = 1000
@@ -59,26 +59,26 @@ def _hashed(key: bytes) -> bytes:
     return key
 
 
-class _View(Verb):
+class _ClusterSlots(Command):
     """What a node knows of the slots. The argument is the host that it was dialed at."""
 
-    changes = False
+    is_write = False
     # As many ranges as there are slots, each with some nodes.
-    reply_size = (4 * 1024 * 1024, 400_000)
+    reply_limit = (4 * 1024 * 1024, 400_000)
 
     def key(self, argument: str) -> None:
         """Any node may be asked."""
 
-    def commands(self, arguments: Sequence[str]) -> list[Command]:
+    def encode(self, arguments: Sequence[str]) -> list[CommandArgs]:
         return [(b"CLUSTER", b"SLOTS")] * len(arguments)
 
-    def answers(self, arguments: Sequence[str], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[str], replies: Sequence[Any]) -> Sequence[Any]:
         return [
             reply if isinstance(reply, ServerReply) else _ranges(reply, host)
             for host, reply in zip(arguments, replies, strict=True)
         ]
 
-    def conclusive(self, argument: str, answer: Any) -> bool:
+    def retry_safe(self, argument: str, answer: Any) -> bool:
         return True
 
 
@@ -90,52 +90,54 @@ def _ranges(reply: Any, host: str) -> tuple[SlotRange, ...]:
     try:
         for first, last, *nodes in sorted(reply):
             if not (type(first) is type(last) is int and free <= first <= last < SLOTS):
-                raise MisreadError
+                raise UnexpectedReplyError
             free = last + 1
             master, *replicas = (_address(node, host) for node in nodes)
             places.update((master, *replicas))
             ranges.append(SlotRange(first, last, master, tuple(replicas)))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise MisreadError from error
+        raise UnexpectedReplyError from error
     if len(places) > MOST_NODES:
-        raise MisreadError
+        raise UnexpectedReplyError
     return tuple(ranges)
 
 
 def _address(node: Sequence[Any], host: str) -> Address:
     """Where a node is; where it does not say, at the host that was asked."""
     name, port = node[0], node[1]
-    return (host, port_named(port)) if name in {None, b"", b"?"} else address_named(name, port)
+    return (
+        (host, parse_port_number(port)) if name in {None, b"", b"?"} else parse_address(name, port)
+    )
 
 
-class Asking(Verb):
+class Asking(Command):
     """A verb for a node that a slot is being moved to, which has it not yet but for who says ASKING.
 
     Args:
         plain: the verb.
     """
 
-    def __init__(self, plain: Verb) -> None:
-        self.plain = plain
-        self.changes = plain.changes
-        self.reply_size = plain.reply_size
+    def __init__(self, plain: Command) -> None:
+        self.wrapped = plain
+        self.is_write = plain.is_write
+        self.reply_limit = plain.reply_limit
 
     def key(self, argument: Any) -> bytes | None:
         """As of the verb."""
-        return self.plain.key(argument)
+        return self.wrapped.key(argument)
 
-    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+    def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
         """Each command of the verb with that in front, which holds for one alone."""
-        return [command for plain in self.plain.commands(arguments) for command in (_ASKING, plain)]
+        return [command for plain in self.wrapped.encode(arguments) for command in (_ASKING, plain)]
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         """As of the verb."""
-        return self.plain.answers(arguments, replies[1::2])
+        return self.wrapped.parse_replies(arguments, replies[1::2])
 
-    def conclusive(self, argument: Any, answer: Any) -> bool:
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
         """As of the verb."""
-        return self.plain.conclusive(argument, answer)
+        return self.wrapped.retry_safe(argument, answer)
 
 
-_ASKING: Final[Command] = (b"ASKING",)
-VIEW: Final[Verb] = _View()
+_ASKING: Final[CommandArgs] = (b"ASKING",)
+CLUSTER_SLOTS: Final[Command] = _ClusterSlots()

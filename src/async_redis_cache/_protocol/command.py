@@ -9,35 +9,42 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["Asker", "Command", "Entry", "MisreadError", "Verb", "expect_parts"]
+__all__ = [
+    "Command",
+    "CommandArgs",
+    "Executor",
+    "StoreItem",
+    "UnexpectedReplyError",
+    "expect_parts",
+]
 
-Command = tuple[bytes | int, ...]
-Entry = tuple[bytes, bytes, int]
+CommandArgs = tuple[bytes | int, ...]
+StoreItem = tuple[bytes, bytes, int]
 """A key, its data, and its life in milliseconds."""
 
 
-class MisreadError(Exception):
+class UnexpectedReplyError(Exception):
     """A reply that cannot be one to what was asked: the connection is out of step."""
 
 
-class Verb(Protocol):
+class Command(Protocol):
     """One kind of call. Its functions are pure: nothing here does I/O or keeps state."""
 
-    changes: bool
+    is_write: bool
     """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
-    joins: bool = False
+    coalesces: bool = False
     """Whether calls with the same argument may share one answer."""
-    reply_size: tuple[int, int] = (64 * 1024, 64)
+    reply_limit: tuple[int, int] = (64 * 1024, 64)
     """Most bytes, and elements, that its replies may have in an exchange, beside a value, and two elements, for
     each key."""
     merges: bool = False
     """Whether calls share a command, so that what one is refused for is refused to all."""
 
-    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+    def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
         """The commands for all these calls; each has one reply."""
         ...
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         """An answer, or a `ServerReply`, for each call.
 
         Raises:
@@ -52,24 +59,24 @@ class Verb(Protocol):
         return argument or None
 
     @property
-    def apart(self) -> Verb:
+    def per_key(self) -> Command:
         """The same, for calls whose keys may be in different slots of a cluster."""
         return self
 
-    def conclusive(self, argument: Any, answer: Any) -> bool:
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
         """Whether the answer is right although an earlier try, whose reply was lost, may have run."""
         ...
 
 
-class Asker(Protocol):
+class Executor(Protocol):
     """Who asks the server."""
 
-    keys_a_call: int
+    max_keys_per_request: int
     """Most keys that one call may be about."""
 
-    def ask(
+    def execute(
         self,
-        verb: Verb,
+        command: Command,
         argument: Any,
         size: int,
         *,
@@ -88,8 +95,8 @@ def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any
         MisreadError: it is not.
     """
     if not isinstance(reply, list):
-        raise MisreadError
+        raise UnexpectedReplyError
     parts: list[Any] = reply  # pyright: ignore[reportUnknownVariableType]
     if len(parts) != count or not kinds.issuperset(map(type, parts)):
-        raise MisreadError
+        raise UnexpectedReplyError
     return parts

@@ -9,51 +9,51 @@ from typing import Any, Final
 
 from async_redis_cache._common.failures import ServerReply, failure_of
 
-from .command import Command, Entry, MisreadError, Verb, expect_parts
-from .record import HEAD_BYTES, HEAD_SCRIPT
+from .command import Command, CommandArgs, StoreItem, UnexpectedReplyError, expect_parts
+from .record import HEADER_BYTES, HEADER_SCRIPT
 
 __all__ = [
-    "DISCARD",
-    "FORGET",
+    "GETDEL",
+    "PEXPIRE",
     "PING",
+    "PTTL",
     "SCAN",
-    "STORE",
-    "TAKE",
+    "SET",
     "TIME",
-    "TIME_TO_LIVE",
-    "TOUCH",
     "TOUCH_RECORD",
+    "UNLINK",
+    "UNLINK_COUNT",
 ]
 
 
-class _Scan(Verb):
+class _Scan(Command):
     """Steps of a scan: [the next cursor, the keys found]."""
 
-    changes = False
+    is_write = False
     # A thousand keys at a time, or some more, and their names.
-    reply_size = (4 * 1024 * 1024, 64 * 1024)
+    reply_limit = (4 * 1024 * 1024, 64 * 1024)
 
     def key(self, argument: Sequence[Any]) -> None:
         """A server is scanned."""
 
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(b"SCAN", *argument) for argument in arguments]
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         for reply in replies:
             if not isinstance(reply, ServerReply):
                 cursor, keys = expect_parts(reply, 2, _STEP)
                 # The cursor goes back to the server as it is.
                 if not (isinstance(cursor, bytes) and _CURSOR.fullmatch(cursor)):
-                    raise MisreadError
+                    raise UnexpectedReplyError
                 expect_parts(keys, len(keys), _KEYS)
         return replies
 
-    def conclusive(self, argument: Any, answer: Any) -> bool:
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
         return True
 
 
-class _Plain(Verb):
+class _SimpleCommand(Command):
     """Calls that are not merged: the argument holds the command's arguments, the reply answers.
 
     Args:
@@ -65,91 +65,99 @@ class _Plain(Verb):
     def __init__(
         self, name: bytes, can_be: Callable[[Sequence[Any], Any], bool], *, changes: bool
     ) -> None:
-        self.changes = changes
+        self.is_write = changes
         self._name = name
         self._can_be = can_be
 
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(self._name, *argument) for argument in arguments]
 
-    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(
+        self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
         for argument, reply in zip(arguments, replies, strict=True):
             if not (isinstance(reply, ServerReply) or self._can_be(argument, reply)):
-                raise MisreadError
+                raise UnexpectedReplyError
         return replies
 
-    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[Any], answer: Any) -> bool:
         return True
 
 
-class _Take(_Plain):
+class _GetDel(_SimpleCommand):
     """Removal that answers with what was removed, which only the first try can."""
 
-    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[Any], answer: Any) -> bool:
         return answer is not None
 
 
-class _Discard(_Plain):
+class _UnlinkCount(_SimpleCommand):
     """Removal that counts, which only the first try can."""
 
-    def conclusive(self, argument: Sequence[Any], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[Any], answer: Any) -> bool:
         return bool(answer == len(argument))
 
 
-class _PlainWithHead(_Plain):
+class _CommandWithHeader(_SimpleCommand):
     """One whose answer is for a value, together with the head of what stands there.
 
     An answer is (what the command says, the first bytes of the data).
     """
 
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
-        heads: list[Command] = [(b"GETRANGE", key, 0, HEAD_BYTES - 1) for key, *_ in arguments]
-        return [*super().commands(arguments), *heads]
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
+        heads: list[CommandArgs] = [
+            (b"GETRANGE", key, 0, HEADER_BYTES - 1) for key, *_ in arguments
+        ]
+        return [*super().encode(arguments), *heads]
 
-    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
-        answers = super().answers(arguments, replies[: len(arguments)])
+    def parse_replies(
+        self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
+        answers = super().parse_replies(arguments, replies[: len(arguments)])
         heads = replies[len(arguments) :]
-        if not _HEAD.issuperset(map(type, heads)):
-            raise MisreadError
+        if not _HEADER.issuperset(map(type, heads)):
+            raise UnexpectedReplyError
         return [
             answer
             if isinstance(answer, ServerReply)
             else head
-            if isinstance(head, ServerReply) and failure_of(head).place is not None
-            else (answer, _OF_NO_STRING if isinstance(head, ServerReply) else head)
+            if isinstance(head, ServerReply) and failure_of(head).address is not None
+            else (answer, _WRONG_TYPE if isinstance(head, ServerReply) else head)
             for answer, head in zip(answers, heads, strict=True)
         ]
 
 
-class _Time(_Plain):
+class _Time(_SimpleCommand):
     """The server's time, in seconds since the epoch."""
 
-    def answers(self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(
+        self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
+    ) -> Sequence[Any]:
         return [
             reply if isinstance(reply, ServerReply) else int(reply[0]) + int(reply[1]) / 1_000_000
-            for reply in super().answers(arguments, replies)
+            for reply in super().parse_replies(arguments, replies)
         ]
 
 
-class _TouchRecord(_Plain):
+class _TouchRecord(_SimpleCommand):
     """A new life for a record: for how many milliseconds it stays, 0 where there is no value."""
 
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(b"EVAL", _TOUCH_SCRIPT, 1, key, life) for key, life in arguments]
 
 
-class _Store(Verb):
+class _Set(Command):
     """Entries, each with its expiry: one SET an entry."""
 
-    changes = True
+    is_write = True
 
-    def commands(self, arguments: Sequence[Sequence[Entry]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[StoreItem]]) -> list[CommandArgs]:
         return [
             (b"SET", key, data, b"PX", life) for entries in arguments for key, data, life in entries
         ]
 
-    def answers(
-        self, arguments: Sequence[Sequence[Entry]], replies: Sequence[Any]
+    def parse_replies(
+        self, arguments: Sequence[Sequence[StoreItem]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         pending = iter(replies)
         answers: list[Any] = []
@@ -158,17 +166,17 @@ class _Store(Verb):
             answers.append(next((one for one in own if one is not None), None))
         return answers
 
-    def conclusive(self, argument: Sequence[Entry], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
         return True
 
 
-_TOUCH_SCRIPT: Final = HEAD_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
+_TOUCH_SCRIPT: Final = HEADER_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 _MOMENT: Final = re.compile(rb"[0-9]{1,12}")
 """A number of seconds, or of microseconds: a clock that is ahead by thousands of years is none."""
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
-_OF_NO_STRING: Final = b"?"
+_WRONG_TYPE: Final = b"?"
 """Stands for the head of what another program keeps there and is no string: it is there, and no record."""
-_HEAD: Final[frozenset[type]] = frozenset({bytes, ServerReply})
+_HEADER: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
 _KEYS: Final[frozenset[type]] = frozenset({bytes})
 
@@ -177,7 +185,7 @@ def _expect_ok(reply: Any) -> ServerReply | None:
     if isinstance(reply, ServerReply):
         return reply
     if reply != b"OK":
-        raise MisreadError
+        raise UnexpectedReplyError
     return None
 
 
@@ -214,13 +222,13 @@ def _is_pong(_: Sequence[Any], reply: Any) -> bool:
     return bool(reply == b"PONG")
 
 
-STORE: Final[Verb] = _Store()
-TAKE: Final[Verb] = _Take(b"GETDEL", _is_data, changes=True)
-DISCARD: Final[Verb] = _Discard(b"UNLINK", _is_count, changes=True)
-FORGET: Final[Verb] = _Plain(b"UNLINK", _is_count, changes=True)
-TOUCH: Final[Verb] = _PlainWithHead(b"PEXPIRE", _is_flag, changes=True)
-TIME_TO_LIVE: Final[Verb] = _PlainWithHead(b"PTTL", _is_time, changes=False)
-TOUCH_RECORD: Final[Verb] = _TouchRecord(b"EVAL", _is_time, changes=True)
-TIME: Final[Verb] = _Time(b"TIME", _is_moment, changes=False)
-SCAN: Final[Verb] = _Scan()
-PING: Final[Verb] = _Plain(b"PING", _is_pong, changes=False)
+SET: Final[Command] = _Set()
+GETDEL: Final[Command] = _GetDel(b"GETDEL", _is_data, changes=True)
+UNLINK_COUNT: Final[Command] = _UnlinkCount(b"UNLINK", _is_count, changes=True)
+UNLINK: Final[Command] = _SimpleCommand(b"UNLINK", _is_count, changes=True)
+PEXPIRE: Final[Command] = _CommandWithHeader(b"PEXPIRE", _is_flag, changes=True)
+PTTL: Final[Command] = _CommandWithHeader(b"PTTL", _is_time, changes=False)
+TOUCH_RECORD: Final[Command] = _TouchRecord(b"EVAL", _is_time, changes=True)
+TIME: Final[Command] = _Time(b"TIME", _is_moment, changes=False)
+SCAN: Final[Command] = _Scan()
+PING: Final[Command] = _SimpleCommand(b"PING", _is_pong, changes=False)

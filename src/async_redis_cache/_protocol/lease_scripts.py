@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
-from .command import Command, Verb
-from .record import HEAD_SCRIPT
+from .command import Command, CommandArgs
+from .record import HEADER_SCRIPT
 from .script import Script
 from .size_limit import STORE_SCRIPT
 
-__all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Giving", "Publish"]
+__all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "ReleaseMode"]
 
 
-class Giving(IntEnum):
+class ReleaseMode(IntEnum):
     """How a right is given back."""
 
     BACK = 0
@@ -33,7 +33,7 @@ class Giving(IntEnum):
 
 # A record keeps its place for as long as somebody loads it again: it must not go from under the right.
 _HOLD: Final = (
-    HEAD_SCRIPT
+    HEADER_SCRIPT
     + b"""
 local NOBODY, FOREVER = string.rep('\\0', 16), 315360000000
 local function holds(head, token) return string.sub(head, 1, 2) == MARK and string.sub(head, 4, 19) == token end
@@ -162,7 +162,7 @@ class Publish(Script):
     def __init__(self) -> None:
         super().__init__(_PUBLISH)
 
-    def conclusive(self, argument: Any, answer: Any) -> bool:
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
         """A first try that did publish leaves no right for the second."""
         return bool(answer)
 
@@ -179,25 +179,25 @@ class BoundedPublish(Publish):
         self._bound = bound
         self._evicted = evicted
 
-    def commands(self, arguments: Sequence[Sequence[Any]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [
             (b"EVAL", _PUBLISH_BOUNDED, 2, self._index, key, self._bound, *rest)
             for key, *rest in arguments
         ]
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        answers = super().answers(arguments, replies)
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        answers = super().parse_replies(arguments, replies)
         evicted = sum(answer - 1 for answer in answers if isinstance(answer, int) and answer > 1)
         if evicted:
             self._evicted(evicted)
         return answers
 
 
-LEASE: Final[Verb] = Script(_LEASE, (int, bytes))
+LEASE: Final[Command] = Script(_LEASE, (int, bytes))
 """(key, token, milliseconds, the version that is known not to do, 1 to take it in any case): when
 granted, what time it is, in microseconds, less than zero; for how many milliseconds another holds it; or
 what is stored."""
-RENEW: Final[Verb] = Script(_RENEW)
+RENEW: Final[Command] = Script(_RENEW)
 """(key, token, milliseconds): 1, or 0 where the right is void."""
-RELEASE: Final[Verb] = Script(_RELEASE)
+RELEASE: Final[Command] = Script(_RELEASE)
 """(key, token, how as in `Giving`): 1, or 0 where the right was void."""

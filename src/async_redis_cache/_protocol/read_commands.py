@@ -7,62 +7,62 @@ from typing import Any, Final
 
 from async_redis_cache._common.failures import ServerReply
 
-from .command import Command, MisreadError, Verb, expect_parts
+from .command import Command, CommandArgs, UnexpectedReplyError, expect_parts
 
-__all__ = ["READ", "READ_MANY", "READ_MANY_WITH_LIFE", "READ_WITH_LIFE", "UNKNOWN_LIFE"]
+__all__ = ["GET", "GET_WITH_TTL", "MGET", "MGET_WITH_TTL", "UNKNOWN_TTL"]
 
-UNKNOWN_LIFE: Final = -2
+UNKNOWN_TTL: Final = -2
 """What PTTL says of a key that is not there, and we of one whose life it would not tell."""
 
 
-class _Read(Verb):
+class _Get(Command):
     """Single keys, merged into one MGET, which also tells a stray reply from an answer."""
 
-    changes = False
-    joins = True
+    is_write = False
+    coalesces = True
     merges = True
 
-    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+    def encode(self, arguments: Sequence[bytes]) -> list[CommandArgs]:
         return [(b"MGET", *arguments)]
 
-    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
         (reply,) = replies
         if isinstance(reply, ServerReply):
             return [reply] * len(arguments)
         return expect_parts(reply, len(arguments), _DATA)
 
     @property
-    def apart(self) -> Verb:
-        return _READ_APART
+    def per_key(self) -> Command:
+        return _GET_PER_KEY
 
-    def conclusive(self, argument: bytes, answer: Any) -> bool:
+    def retry_safe(self, argument: bytes, answer: Any) -> bool:
         return True
 
 
-class _ReadApart(_Read):
+class _GetPerKey(_Get):
     """Single keys, each with an MGET of its own."""
 
     merges = False
 
-    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+    def encode(self, arguments: Sequence[bytes]) -> list[CommandArgs]:
         return [(b"MGET", key) for key in arguments]
 
-    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
         return [
             reply if isinstance(reply, ServerReply) else expect_parts(reply, 1, _DATA)[0]
             for reply in replies
         ]
 
 
-class _ReadMany(Verb):
+class _Mget(Command):
     """Several keys of one caller, in one MGET of its own."""
 
-    changes = False
+    is_write = False
 
-    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
         return [(b"MGET", *keys) for keys in arguments]
 
-    def answers(
+    def parse_replies(
         self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         return [
@@ -70,80 +70,80 @@ class _ReadMany(Verb):
             for keys, reply in zip(arguments, replies, strict=True)
         ]
 
-    def conclusive(self, argument: Sequence[bytes], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[bytes], answer: Any) -> bool:
         return True
 
 
-class _ReadWithLife(_Read):
+class _GetWithTtl(_Get):
     """Single keys, each with the milliseconds that it has left, as PTTL says it."""
 
-    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+    def encode(self, arguments: Sequence[bytes]) -> list[CommandArgs]:
         return [(b"MGET", *arguments), *((b"PTTL", key) for key in arguments)]
 
-    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
-        data = super().answers(arguments, replies[:1])
-        return _with_life(data, replies[1:])
+    def parse_replies(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+        data = super().parse_replies(arguments, replies[:1])
+        return _with_ttl(data, replies[1:])
 
     @property
-    def apart(self) -> Verb:
-        return _READ_WITH_LIFE_APART
+    def per_key(self) -> Command:
+        return _GET_WITH_TTL_PER_KEY
 
 
-class _ReadWithLifeApart(_ReadWithLife):
+class _GetWithTtlPerKey(_GetWithTtl):
     """Single keys, each with an MGET of its own, and with the milliseconds that it has left."""
 
     merges = False
 
-    def commands(self, arguments: Sequence[bytes]) -> list[Command]:
+    def encode(self, arguments: Sequence[bytes]) -> list[CommandArgs]:
         return [command for key in arguments for command in ((b"MGET", key), (b"PTTL", key))]
 
-    def answers(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
         return [
-            _with_life(_READ_APART.answers([key], [data]), [left])[0]
+            _with_ttl(_GET_PER_KEY.parse_replies([key], [data]), [left])[0]
             for key, data, left in zip(arguments, replies[::2], replies[1::2], strict=True)
         ]
 
 
-class _ReadManyWithLife(_ReadMany):
+class _MgetWithTtl(_Mget):
     """Several keys of one caller, each with the milliseconds that it has left."""
 
-    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
-        return [command for keys in arguments for command in READ_WITH_LIFE.commands(keys)]
+    def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
+        return [command for keys in arguments for command in GET_WITH_TTL.encode(keys)]
 
-    def answers(
+    def parse_replies(
         self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         answers: list[Any] = []
         start = 0
         for keys in arguments:
-            (data,) = super().answers([keys], replies[start : start + 1])
+            (data,) = super().parse_replies([keys], replies[start : start + 1])
             left = replies[start + 1 : start + 1 + len(keys)]
             refused = isinstance(data, ServerReply)
-            answers.append(data if refused else _with_life(data, left))
+            answers.append(data if refused else _with_ttl(data, left))
             start += 1 + len(keys)
         return answers
 
 
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
-_LIFE: Final[frozenset[type]] = frozenset({int, ServerReply})
+_TTL: Final[frozenset[type]] = frozenset({int, ServerReply})
 
 
-def _with_life(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
+def _with_ttl(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
     """Pairs of data and milliseconds; a `ServerReply` instead of a pair where there is no data."""
-    if not _LIFE.issuperset(map(type, left)):
-        raise MisreadError
+    if not _TTL.issuperset(map(type, left)):
+        raise UnexpectedReplyError
     if isinstance(data[0], ServerReply):
         return list(data)
     if ServerReply in map(type, left):
-        left = [UNKNOWN_LIFE if isinstance(life, ServerReply) else life for life in left]
-    if min(left) < UNKNOWN_LIFE:
-        raise MisreadError
+        left = [UNKNOWN_TTL if isinstance(life, ServerReply) else life for life in left]
+    if min(left) < UNKNOWN_TTL:
+        raise UnexpectedReplyError
     return list(zip(data, left, strict=True))
 
 
-_READ_APART: Final[Verb] = _ReadApart()
-_READ_WITH_LIFE_APART: Final[Verb] = _ReadWithLifeApart()
-READ: Final[Verb] = _Read()
-READ_MANY: Final[Verb] = _ReadMany()
-READ_WITH_LIFE: Final[Verb] = _ReadWithLife()
-READ_MANY_WITH_LIFE: Final[Verb] = _ReadManyWithLife()
+_GET_PER_KEY: Final[Command] = _GetPerKey()
+_GET_WITH_TTL_PER_KEY: Final[Command] = _GetWithTtlPerKey()
+GET: Final[Command] = _Get()
+MGET: Final[Command] = _Mget()
+GET_WITH_TTL: Final[Command] = _GetWithTtl()
+MGET_WITH_TTL: Final[Command] = _MgetWithTtl()

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "CLOCK_SLACK",
-    "HEAD_BYTES",
-    "HEAD_SCRIPT",
+    "HEADER_BYTES",
+    "HEADER_SCRIPT",
     "MISSING",
     "PLACEHOLDER",
     "RECORD_MARK",
@@ -29,10 +29,10 @@ __all__ = [
     "packed_tags",
     "payload_at_once",
     "record_of",
-    "slack_of",
-    "tagged",
+    "stale_ttl_of",
     "untagged_value",
     "version_of",
+    "with_tags",
 ]
 
 CLOCK_SLACK: Final = 2000
@@ -45,22 +45,22 @@ MISSING: Final = b"m"
 """The kind of a record that says that there is none."""
 PLACEHOLDER: Final = b"l"
 """The kind of what stands where nothing is stored and somebody loads."""
-_HEAD: Final = Struct(">2sc16sQ8sQQQHQ")
+_HEADER: Final = Struct(">2sc16sQ8sQQQHQ")
 _NUMBERS: Final = Struct(">2xB16xQ8xQQQHQ")
 _VALUE: Final = VALUE[0]
-HEAD_BYTES: Final = _HEAD.size
+HEADER_BYTES: Final = _HEADER.size
 _PLACEHOLDER_BYTES: Final = 27
 VERSION_BYTES: Final = 8
 _VERSION: Final = slice(_PLACEHOLDER_BYTES, _PLACEHOLDER_BYTES + VERSION_BYTES)
-_SLACK: Final = slice(51, 59)
+_STALE_TTL: Final = slice(51, 59)
 _TAGS: Final = slice(59, 61)
 _NO_TAGS: Final = bytes(2)
-_SLACK_AND_TAGS: Final = slice(51, 61)
+_STALE_TTL_AND_TAGS: Final = slice(51, 61)
 _NEITHER: Final = bytes(10)
 _TAG: Final = Struct(">H24s")
 _NO_VERSIONS: Final[Mapping[bytes, bytes]] = {}
 
-HEAD_SCRIPT: Final = b"""
+HEADER_SCRIPT: Final = b"""
 local MARK, NO_RIGHT = '\\193\\2', string.rep('\\0', 24)
 local function packed(number)
   local bytes = ''
@@ -128,8 +128,8 @@ class Record(NamedTuple):
     is_held: bool = True
     stored_at: int = 0
     fresh_until: int = 0
-    slack: int = 0
-    cost: int = 0
+    stale_ttl: int = 0
+    load_duration: int = 0
     tags: Mapping[bytes, bytes] = _NO_VERSIONS
     payload: bytes = b""
 
@@ -149,7 +149,7 @@ class Record(NamedTuple):
 
         That there is none is no value, and yet may have been touched.
         """
-        return self.kind == VALUE and not self.slack
+        return self.kind == VALUE and not self.stale_ttl
 
 
 def is_record(data: bytes) -> bool:
@@ -161,8 +161,8 @@ def payload_at_once(data: bytes) -> bytes | None:
     """The payload, where one need not know what time it is: of a plain value, and of most records."""
     if not data.startswith(RECORD_MARK):
         return data
-    if data[2:3] == VALUE and data[_SLACK_AND_TAGS] == _NEITHER and len(data) >= HEAD_BYTES:
-        return data[HEAD_BYTES:]
+    if data[2:3] == VALUE and data[_STALE_TTL_AND_TAGS] == _NEITHER and len(data) >= HEADER_BYTES:
+        return data[HEADER_BYTES:]
     return None
 
 
@@ -171,7 +171,7 @@ def untagged_value(data: bytes) -> tuple[int, int, int, int, int] | None:
 
     They are leased_until, stored_at, fresh_until, slack and cost: faster than a whole `Record`.
     """
-    if len(data) < HEAD_BYTES:
+    if len(data) < HEADER_BYTES:
         return None
     kind, leased_until, stored_at, fresh_until, slack, extent, cost = _NUMBERS.unpack_from(data)
     if kind != _VALUE or extent:
@@ -189,14 +189,14 @@ def record_of(data: bytes) -> Record | None:
     kind = data[2:3]
     if kind == PLACEHOLDER and len(data) >= _PLACEHOLDER_BYTES:
         return Record(PLACEHOLDER, int.from_bytes(data[19:27]))
-    if kind not in {VALUE, MISSING} or len(data) < HEAD_BYTES:
+    if kind not in {VALUE, MISSING} or len(data) < HEADER_BYTES:
         return None
-    _, _, token, leased_until, _, stored_at, fresh_until, slack, extent, cost = _HEAD.unpack_from(
+    _, _, token, leased_until, _, stored_at, fresh_until, slack, extent, cost = _HEADER.unpack_from(
         data
     )
-    begin = HEAD_BYTES + extent
+    begin = HEADER_BYTES + extent
     try:
-        tags = _tags_in(data[HEAD_BYTES:begin]) if extent else _NO_VERSIONS
+        tags = _tags_in(data[HEADER_BYTES:begin]) if extent else _NO_VERSIONS
     except error:
         return None
     return Record(
@@ -204,16 +204,16 @@ def record_of(data: bytes) -> Record | None:
     )
 
 
-def slack_of(head: bytes) -> int:
+def stale_ttl_of(head: bytes) -> int:
     """For how many milliseconds a value with this head stays after its life."""
-    return int.from_bytes(head[_SLACK])
+    return int.from_bytes(head[_STALE_TTL])
 
 
-def tagged(payload: bytes, tags: Mapping[bytes, bytes], now: int, life: int) -> bytes:
+def with_tags(payload: bytes, tags: Mapping[bytes, bytes], now: int, life: int) -> bytes:
     """A value that is stored with tags, and lasts."""
     packed = packed_tags(tags)
     nobody, version = bytes(16), secrets.token_bytes(VERSION_BYTES)
-    head = _HEAD.pack(RECORD_MARK, VALUE, nobody, 0, version, now, now + life, 0, len(packed), 0)
+    head = _HEADER.pack(RECORD_MARK, VALUE, nobody, 0, version, now, now + life, 0, len(packed), 0)
     return head + packed + payload
 
 
@@ -238,5 +238,5 @@ def version_of(data: bytes) -> bytes:
 
     What the script takes for whole, whatever the tags behind it are: otherwise neither would ever give in.
     """
-    has_head = is_record(data) and data[2:3] in {VALUE, MISSING} and len(data) >= HEAD_BYTES
+    has_head = is_record(data) and data[2:3] in {VALUE, MISSING} and len(data) >= HEADER_BYTES
     return data[_VERSION] if has_head else data

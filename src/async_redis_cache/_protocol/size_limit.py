@@ -21,8 +21,8 @@ from typing import Any, Final
 from async_redis_cache._common.errors import CacheUnsupported
 from async_redis_cache._common.failures import ServerReply, failure_of
 
-from .command import Command, Entry, MisreadError, Verb, expect_parts
-from .record import HEAD_SCRIPT
+from .command import Command, CommandArgs, StoreItem, UnexpectedReplyError, expect_parts
+from .record import HEADER_SCRIPT
 
 __all__ = [
     "INDEX_SUFFIX",
@@ -77,7 +77,7 @@ return answers
 """
 
 _TOUCH: Final = (
-    HEAD_SCRIPT
+    HEADER_SCRIPT
     + b"""
 redis.call('ZCARD', KEYS[1])
 local answers = {}
@@ -111,7 +111,7 @@ return {removed, redis.call('ZCARD', KEYS[1])}
 """
 
 
-class BoundedStore(Verb):
+class BoundedStore(Command):
     """Entries, their index and the eviction of what is too much, in one script.
 
     Args:
@@ -121,7 +121,7 @@ class BoundedStore(Verb):
             knows, and its calls may have been cancelled.
     """
 
-    changes = True
+    is_write = True
     merges = True
 
     def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
@@ -129,32 +129,32 @@ class BoundedStore(Verb):
         self._bound = bound
         self._evicted = evicted
 
-    def commands(self, arguments: Sequence[Sequence[Entry]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[StoreItem]]) -> list[CommandArgs]:
         """One script for the entries of all calls."""
         entries = list(chain.from_iterable(arguments))
         keys = [entry[0] for entry in entries]
         flat: Iterable[bytes | int] = chain.from_iterable((life, data) for _, data, life in entries)
         return [(b"EVAL", STORE_SCRIPT, len(keys) + 1, self._index, *keys, self._bound, *flat)]
 
-    def answers(
-        self, arguments: Sequence[Sequence[Entry]], replies: Sequence[Any]
+    def parse_replies(
+        self, arguments: Sequence[Sequence[StoreItem]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         """None for each call, or why it failed."""
         (reply,) = replies
         if isinstance(reply, ServerReply):
             return [reply] * len(arguments)
         if type(reply) is not int or reply < 0:
-            raise MisreadError
+            raise UnexpectedReplyError
         if reply:
             self._evicted(reply)
         return [None] * len(arguments)
 
-    def conclusive(self, argument: Sequence[Entry], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
         """Storing twice is storing."""
         return True
 
 
-class BoundedRemove(Verb):
+class BoundedRemove(Command):
     """Keys out of the cache and its index.
 
     Args:
@@ -163,7 +163,7 @@ class BoundedRemove(Verb):
         heeded: whether the caller cares for the answer, which only the first try can give.
     """
 
-    changes = True
+    is_write = True
     merges = True
 
     def __init__(self, index: bytes, command: bytes, *, heeded: bool = True) -> None:
@@ -171,12 +171,12 @@ class BoundedRemove(Verb):
         self._command = command
         self._heeded = heeded
 
-    def commands(self, arguments: Sequence[Sequence[bytes]]) -> list[Command]:
+    def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
         """One script for the keys of all calls."""
         keys = list(chain.from_iterable(arguments))
         return [(b"EVAL", _REMOVE, len(keys) + 1, self._index, *keys, self._command)]
 
-    def answers(
+    def parse_replies(
         self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         """The removed value, or how many were removed, for each call."""
@@ -195,7 +195,7 @@ class BoundedRemove(Verb):
                 answers.append(sum(own))
         return answers
 
-    def conclusive(self, argument: Sequence[bytes], answer: Any) -> bool:
+    def retry_safe(self, argument: Sequence[bytes], answer: Any) -> bool:
         """Only the first try can say what was there."""
         if not self._heeded:
             return True
@@ -204,22 +204,22 @@ class BoundedRemove(Verb):
         return bool(answer == len(argument))
 
 
-class BoundedTouch(Verb):
+class BoundedTouch(Command):
     """A new life for a value, in the index too, and the data whose life it is."""
 
-    changes = True
+    is_write = True
     merges = True
 
     def __init__(self, index: bytes) -> None:
         self._index = index
 
-    def commands(self, arguments: Sequence[tuple[bytes, int]]) -> list[Command]:
+    def encode(self, arguments: Sequence[tuple[bytes, int]]) -> list[CommandArgs]:
         """One script for all calls, and one MGET."""
         keys = [key for key, _ in arguments]
         lives = [life for _, life in arguments]
         return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives), (b"MGET", *keys)]
 
-    def answers(
+    def parse_replies(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         """For each key: 0 where it was not there, 1, or 2 where it has tags; and its data."""
@@ -232,15 +232,15 @@ class BoundedTouch(Verb):
             for part, one in zip(parts, data, strict=True)
         ]
 
-    def conclusive(self, argument: tuple[bytes, int], answer: Any) -> bool:
+    def retry_safe(self, argument: tuple[bytes, int], answer: Any) -> bool:
         """Touching twice is touching."""
         return True
 
 
-class Sweep(Verb):
+class Sweep(Command):
     """Some of the cache's values, removed through the index: how many, and how many are left."""
 
-    changes = True
+    is_write = True
 
     def __init__(self, index: bytes) -> None:
         self._index = index
@@ -249,30 +249,30 @@ class Sweep(Verb):
         """The index."""
         return self._index
 
-    def commands(self, arguments: Sequence[int]) -> list[Command]:
+    def encode(self, arguments: Sequence[int]) -> list[CommandArgs]:
         """One script a call."""
         return [(b"EVAL", _SWEEP, 1, self._index, most) for most in arguments]
 
-    def answers(self, arguments: Sequence[int], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[int], replies: Sequence[Any]) -> Sequence[Any]:
         """[removed, left] for each call."""
         return [
             reply if isinstance(reply, ServerReply) else expect_parts(reply, 2, _NUMBERS)
             for reply in replies
         ]
 
-    def conclusive(self, argument: int, answer: Any) -> bool:
+    def retry_safe(self, argument: int, answer: Any) -> bool:
         """The count is of what this call removed itself."""
         return True
 
 
-class Opening(Verb):
+class Opening(Command):
     """A first sign of life from the server, and whether it has the commands that keep the bound.
 
     The argument is (). A command that it lacks is answered as if it had been sent. What else is wrong
     with scripts, such as a user who may not run them, is left to the first store: a program may only read.
     """
 
-    changes = False
+    is_write = False
 
     def __init__(self, index: bytes) -> None:
         self._index = index
@@ -281,16 +281,16 @@ class Opening(Verb):
         """The index."""
         return self._index
 
-    def commands(self, arguments: Sequence[Any]) -> list[Command]:
+    def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
         """A PING and a script a call."""
         names = b" ".join(_STORE_COMMANDS)
         return [(b"PING",), (b"EVAL", _LACKS, 1, self._index, names)] * len(arguments)
 
-    def answers(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         """PONG for each call, or what is wrong."""
         return list(map(_opened, replies[::2], replies[1::2]))
 
-    def conclusive(self, argument: Any, answer: Any) -> bool:
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
         """It changes nothing."""
         return True
 
@@ -299,7 +299,7 @@ def _opened(pong: Any, lacking: Any) -> Any:
     if isinstance(pong, ServerReply):
         return pong
     if pong != b"PONG":
-        raise MisreadError
+        raise UnexpectedReplyError
     if isinstance(lacking, ServerReply):
         return lacking if failure_of(lacking).kind is CacheUnsupported else pong
     names: list[Any] = lacking if isinstance(lacking, list) else []  # pyright: ignore[reportUnknownVariableType]

@@ -19,11 +19,11 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from async_redis_cache._common.outcomes import Raised, caught
+from async_redis_cache._common.outcomes import CapturedError, capture
 
-from .portal_queue import CallerQueue, PortalCall, PortalCallback, RefusedError, local
+from .portal_queue import PortalCall, PortalCallback, PortalQueue, PortalRefusedError, local
 
-__all__ = ["Portal", "RefusedError"]
+__all__ = ["Portal", "PortalRefusedError"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Portal:
         """
         if local.thread.serves:
             problem = "called on the private loop of a cache, which must not wait"
-            raise RefusedError("IN_EVENT_LOOP", problem)
+            raise PortalRefusedError("IN_EVENT_LOOP", problem)
 
     def start(self) -> None:
         """Start the thread, and wait for its loop.
@@ -85,10 +85,10 @@ class Portal:
         try:
             self._thread.start()
         except RuntimeError:
-            raise RefusedError("NOT_OPENED", "no thread can be started any more") from None
+            raise PortalRefusedError("NOT_OPENED", "no thread can be started any more") from None
         self._started.wait()
         if self._ended:
-            raise RefusedError("NOT_OPENED", "no event loop can be made")
+            raise PortalRefusedError("NOT_OPENED", "no event loop can be made")
 
     def call(
         self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
@@ -101,7 +101,7 @@ class Portal:
             RefusedError: IN_EVENT_LOOP on a portal's thread; NOT_OPENED when it is closed.
         """
         self.refuse_inside()
-        queue = CallerQueue(local.thread, self)
+        queue = PortalQueue(local.thread, self)
         portal_call = PortalCall(partial(function, **kwargs), *args)
         portal_call.queue = queue
         try:
@@ -150,12 +150,12 @@ class Portal:
         async def in_task() -> T:
             # What a task raises may be raised out of its loop, and end it: SystemExit.
             task = asyncio.get_running_loop().create_task(
-                caught(function(*args, **kwargs)), context=context
+                capture(function(*args, **kwargs)), context=context
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             outcome = await task
-            if isinstance(outcome, Raised):
+            if isinstance(outcome, CapturedError):
                 raise outcome.error()
             return outcome
 
@@ -249,7 +249,7 @@ class Portal:
             RefusedError: NOT_OPENED in a child process, which has not inherited the loop's thread.
         """
         if self._pid != os.getpid():
-            raise RefusedError("NOT_OPENED", "the process was forked during the call")
+            raise PortalRefusedError("NOT_OPENED", "the process was forked during the call")
         self._wake()
         if self._closed:
             self._turn_away()

@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 __all__ = [
-    "CallerQueue",
     "PortalCall",
     "PortalCallback",
+    "PortalQueue",
+    "PortalRefusedError",
     "PrivateLoop",
-    "RefusedError",
     "Work",
     "local",
 ]
@@ -23,7 +23,7 @@ __all__ = [
 _LOOK_AGAIN: Final = 0.25
 
 
-class RefusedError(Exception):
+class PortalRefusedError(Exception):
     """The portal does not take a call: why, as a code and in words."""
 
     def __init__(self, code: str, problem: str) -> None:
@@ -40,7 +40,7 @@ class _Thread:
     def __init__(self) -> None:
         self.serves = False
         """Whether it is the thread of a portal."""
-        self.queue: CallerQueue | None = None
+        self.queue: PortalQueue | None = None
         """Of the call that it makes."""
         self.lock: threading.Lock | None = None
         """For it to sleep on. None while it does, so an interrupted one is not reused."""
@@ -79,7 +79,7 @@ class PrivateLoop(Protocol):
         ...
 
 
-class CallerQueue:
+class PortalQueue:
     """Where a thread waits for its calls, and for what only it can do for them.
 
     What the loop puts there the thread takes, one after the other. A thread has a queue for each call that
@@ -189,7 +189,7 @@ class PortalCall:
 
     __slots__ = ("args", "begun", "coroutine", "error", "function", "queue", "result")
 
-    queue: CallerQueue
+    queue: PortalQueue
     """Where this is put when it has ended; set before it is sent."""
     begun: set[PortalCall]
     """Where it is from its beginning to its end; the portal's."""
@@ -244,7 +244,7 @@ class PortalCall:
         """End it where it is, since the portal is closed."""
         if self.coroutine is not None:
             self.coroutine.close()
-        self.error = RefusedError("NOT_OPENED", "the cache was closed")
+        self.error = PortalRefusedError("NOT_OPENED", "the cache was closed")
         self.queue.put(self)
 
     def outcome(self) -> Any:
@@ -267,7 +267,7 @@ class PortalCall:
             self.result = future.result()
         except asyncio.CancelledError:
             # The loop is ending.
-            self.error = RefusedError("NOT_OPENED", "the cache was closed")
+            self.error = PortalRefusedError("NOT_OPENED", "the cache was closed")
         except BaseException as error:  # noqa: BLE001  it is raised again in the caller's thread
             self.error = error
         self._end()

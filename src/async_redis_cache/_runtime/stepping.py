@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, UNKNOWN, Failure
-from async_redis_cache._common.outcomes import Raised
+from async_redis_cache._common.outcomes import CapturedError
 
 from .portal import Portal
-from .portal_queue import CallerQueue, PortalCall, RefusedError, Work, local
+from .portal_queue import PortalCall, PortalQueue, PortalRefusedError, Work, local
 
 __all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
 
@@ -101,7 +101,7 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
     thread = local.thread
     if thread.serves:
         portal.refuse_inside()
-    queue = CallerQueue(thread, portal, patience)
+    queue = PortalQueue(thread, portal, patience)
     # A serializer may make another call.
     before, thread.queue = thread.queue, queue
     try:
@@ -117,7 +117,7 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
     return result
 
 
-def current() -> CallerQueue:
+def current() -> PortalQueue:
     """The queue of the call that this thread makes."""
     queue = local.thread.queue
     if queue is None:
@@ -126,7 +126,7 @@ def current() -> CallerQueue:
 
 
 def _stepped_through(
-    portal: Portal, coroutine: Coroutine[Any, Any, Any], queue: CallerQueue
+    portal: Portal, coroutine: Coroutine[Any, Any, Any], queue: PortalQueue
 ) -> Any:
     """What it gives. Most await one call at a time, and no load: they need no `_Driver`."""
     try:
@@ -152,7 +152,11 @@ def _stepped_through(
 def _raised(call: LoopCall, error: BaseException) -> BaseException:
     """What a call has raised, which is not held there any more."""
     call.error = None
-    return CacheStateError(error.code, error.problem) if isinstance(error, RefusedError) else error
+    return (
+        CacheStateError(error.code, error.problem)
+        if isinstance(error, PortalRefusedError)
+        else error
+    )
 
 
 def _given_up(portal: Portal, call: LoopCall) -> CacheError:
@@ -175,20 +179,20 @@ class _Driver:
     __slots__ = (
         "_error",
         "_has_ended",
+        "_in_flight",
         "_longest",
         "_portal",
         "_queue",
         "_result",
         "_stepped",
-        "_under_way",
     )
 
-    def __init__(self, portal: Portal, queue: CallerQueue) -> None:
+    def __init__(self, portal: Portal, queue: PortalQueue) -> None:
         self._portal = portal
         self._queue = queue
         self._longest = 0.0
         """Seconds that the loads of this call may take."""
-        self._under_way: dict[Work, tuple[_Stepped, LoopCall]] = {}
+        self._in_flight: dict[Work, tuple[_Stepped, LoopCall]] = {}
         """Those under way."""
         self._stepped: list[_Stepped] = []
         self._has_ended = False
@@ -210,8 +214,8 @@ class _Driver:
                 item = self._queue.wait()
                 if item is None:
                     self._expire()
-                elif item in self._under_way:
-                    self._resume(*self._under_way.pop(item))
+                elif item in self._in_flight:
+                    self._resume(*self._in_flight.pop(item))
                 else:
                     item.done()
         finally:
@@ -271,7 +275,7 @@ class _Driver:
             self._longest = awaited.longest
         awaited.queue = self._queue
         self._portal.send(awaited)
-        self._under_way[awaited] = stepped, awaited
+        self._in_flight[awaited] = stepped, awaited
 
     def _begin_gathered(self, stepped: _Stepped, gathered: Gathered) -> None:
         left = len(gathered.coroutines)
@@ -279,7 +283,7 @@ class _Driver:
 
         def ended(index: int, result: Any, error: BaseException | None) -> None:
             nonlocal left
-            results[index] = result if error is None else Raised(error)
+            results[index] = result if error is None else CapturedError(error)
             left -= 1
             if not left:
                 self._step(stepped, results, None)
@@ -299,6 +303,6 @@ class _Driver:
 
     def _expire(self) -> None:
         """Give up what is under way."""
-        for call in tuple(self._under_way):
-            stepped, loop_call = self._under_way.pop(call)
+        for call in tuple(self._in_flight):
+            stepped, loop_call = self._in_flight.pop(call)
             self._step(stepped, None, _given_up(self._portal, loop_call))

@@ -11,7 +11,7 @@ from async_redis_cache._common.options import CONTROL, LONGEST, MOST_TAGS, Optio
 from async_redis_cache._common.stats import CacheStats
 
 from .envelope import MARK, Envelope
-from .json_checks import RefusedError
+from .json_checks import NotSerializableError
 from .serializers import SERIALIZERS, Serializer
 from .typed_decoders import decoder_of
 
@@ -61,7 +61,7 @@ class Codec:
             purpose="custom" if serializer else options.serializer,
         )
 
-    def key(self, key: str) -> bytes:
+    def wire_key(self, key: str) -> bytes:
         """The key as it stands on the server.
 
         Raises:
@@ -97,7 +97,7 @@ class Codec:
             raise CacheInputError("BAD_TAG", problem)
         return tuple(taken)
 
-    def life(self, timeout: Timeout) -> int:
+    def ttl(self, timeout: Timeout) -> int:
         """Milliseconds that a value is to live.
 
         Raises:
@@ -233,8 +233,8 @@ def _as_bytes(payload: object) -> bytes:
         return payload.encode()
     if isinstance(payload, (bytearray, memoryview)):
         return bytes(payload)  # pyright: ignore[reportUnknownArgumentType]
-    raise RefusedError("the serializer gave neither bytes nor text")
+    raise NotSerializableError("the serializer gave neither bytes nor text")
 
 
 def _reason(error: Exception) -> str:
-    return f"cannot be serialized: {error if isinstance(error, RefusedError) else type(error).__name__}"
+    return f"cannot be serialized: {error if isinstance(error, NotSerializableError) else type(error).__name__}"

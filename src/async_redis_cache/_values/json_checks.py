@@ -11,10 +11,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
-__all__ = ["RefusedError", "exact", "field_names", "parts_of", "refuse_damage"]
+__all__ = ["NotSerializableError", "exact", "field_names", "parts_of", "refuse_damage"]
 
 
-class RefusedError(TypeError):
+class NotSerializableError(TypeError):
     """Why a value is not serialized, in words that name types and fields and never quote the value."""
 
     def __init__(self, problem: str, path: str = "") -> None:
@@ -63,7 +63,7 @@ def refuse_damage(
         _refuse_raw(value, is_json=is_json)
     elif is_json and (family == "bytes" or not math.isfinite(value)):
         what = "bytes" if family == "bytes" else "NaN and no infinity"
-        raise RefusedError(f"JSON has no {what}; serializer msgpack takes them")
+        raise NotSerializableError(f"JSON has no {what}; serializer msgpack takes them")
 
 
 @lru_cache(maxsize=1024)
@@ -79,7 +79,9 @@ def _refuse_seconds(value: dt.datetime | dt.time, *, is_json: bool) -> None:
         return  # MessagePack has moments, and they need no offset.
     offset = value.utcoffset()
     if offset is not None and offset % _MINUTE:
-        raise RefusedError("its UTC offset has seconds, which would be rounded; convert it to UTC")
+        raise NotSerializableError(
+            "its UTC offset has seconds, which would be rounded; convert it to UTC"
+        )
 
 
 def _refuse_raw(value: msgspec.Raw, *, is_json: bool) -> None:
@@ -88,7 +90,7 @@ def _refuse_raw(value: msgspec.Raw, *, is_json: bool) -> None:
         decode(bytes(value))
     except msgspec.DecodeError:
         form = "JSON" if is_json else "MessagePack"
-        raise RefusedError(f"a msgspec.Raw that holds no {form}") from None
+        raise NotSerializableError(f"a msgspec.Raw that holds no {form}") from None
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
@@ -136,7 +138,7 @@ def _refuse_parts(value: Any, is_faithful: Callable[[Any], bool] | None, *, is_j
         if type(part) not in _WHOLE:
             try:
                 refuse_damage(part, is_faithful, is_json=is_json)
-            except RefusedError as error:
+            except NotSerializableError as error:
                 place = next((place for place, other in parts_of(value) if other is part), "")
                 error.path = f"{place}{error.path}"
                 raise
@@ -149,7 +151,7 @@ def _refuse_keys(
     for key in () if kinds <= _SURE_KEYS else value:
         plain = key.value if isinstance(key, enum.Enum) else key
         if is_json and isinstance(plain, _NO_JSON_KEYS):
-            raise RefusedError(
+            raise NotSerializableError(
                 "JSON keys are text, not bytes, bool or float; serializer msgpack takes them"
             )
         refuse_damage(plain, is_faithful, is_json=is_json)
@@ -161,10 +163,10 @@ def _refuse_keys(
     except (msgspec.DecodeError, TypeError):
         names = None
     if names is None:
-        raise RefusedError("one of its keys would become what cannot be a key")
+        raise NotSerializableError("one of its keys would become what cannot be a key")
     if len(names) != len(value):
         what = "JSON keys are text, and two of these become the same; use msgpack"
-        raise RefusedError(what if is_json else "two of its keys would become the same")
+        raise NotSerializableError(what if is_json else "two of its keys would become the same")
 
 
 def exact(value: Any) -> Any:
@@ -181,7 +183,7 @@ def exact(value: Any) -> Any:
             if plain == value or plain != plain:  # noqa: PLR0124  NaN
                 return plain
             break
-    raise RefusedError(f"{type(value).__name__} has no form in it")
+    raise NotSerializableError(f"{type(value).__name__} has no form in it")
 
 
 _WHOLE: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast, get_type_hints
 
 from .equality import difference, is_equal
-from .json_checks import RefusedError, exact, field_names, parts_of, refuse_damage
+from .json_checks import NotSerializableError, exact, field_names, parts_of, refuse_damage
 from .pydantic_models import dumped
 
 __all__ = ["Objects"]
@@ -67,18 +67,18 @@ class Objects:
         except Exception:  # noqa: BLE001  they are looked at one by one
             return False
 
-    def explain(self, value: Any, error: Exception) -> RefusedError:
+    def explain(self, value: Any, error: Exception) -> NotSerializableError:
         """The error with its place in the value, and the name of the value's class in front."""
         place = ""
-        if not isinstance(error, RefusedError):
+        if not isinstance(error, NotSerializableError):
             # An encoder's, of a lone surrogate or a number that is too large. It may quote the value.
             place = "" if isinstance(error, RecursionError) else self._place_of_failure(value)
-            error = RefusedError(type(error).__name__, place)
+            error = NotSerializableError(type(error).__name__, place)
         # Where it was raised while the value was encoded, it knows its place in a part alone.
         if not place:
             try:
                 refuse_damage(value, self._is_known, is_json=self._is_json)
-            except RefusedError as placed:
+            except NotSerializableError as placed:
                 error = placed
             except Exception:  # noqa: BLE001, S110  the same again
                 pass
@@ -122,7 +122,7 @@ class Objects:
             return True
         # What is wrong with a part says more.
         refuse_damage(value, _ask_parts, is_json=self._is_json)
-        raise RefusedError("would not come back equal", place)
+        raise NotSerializableError("would not come back equal", place)
 
     def _place_of_unmade(self, value: Any) -> str:
         """The first field of which a value of its type cannot be made by itself either."""
@@ -146,7 +146,7 @@ class Objects:
             return False
         try:
             self._encode(value)
-        except RefusedError:
+        except NotSerializableError:
             exact(value)
         return True
 

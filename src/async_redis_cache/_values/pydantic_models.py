@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from .equality import difference
-from .json_checks import RefusedError, exact, field_names, parts_of, refuse_damage
+from .json_checks import NotSerializableError, exact, field_names, parts_of, refuse_damage
 
 __all__ = [
     "adapted",
@@ -66,13 +66,13 @@ def dumped(value: Any, *, is_json: bool) -> Any:
     if kind.__pydantic_generic_metadata__["parameters"]:
         return _dumped_generic(value, is_json=is_json)
     validate = validator_of(kind)
-    refusal: RefusedError | None = None
+    refusal: NotSerializableError | None = None
     for way in _WAYS:
         # Its warnings quote the value, and what they warn of is found here.
         try:
             plain = value.model_dump(mode="json", warnings=False, **way)
         except Exception as error:  # noqa: BLE001  serializers of the user's
-            refusal = refusal or RefusedError(type(error).__name__, _place_of_dump(value))
+            refusal = refusal or NotSerializableError(type(error).__name__, _place_of_dump(value))
             continue
         # JSON first, where NaN becomes null; then, for MessagePack, with what JSON does not have.
         place = _difference(validate, _PLAIN_JSON(plain), value)
@@ -82,8 +82,8 @@ def dumped(value: Any, *, is_json: bool) -> Any:
             return plain
         # The deepest place says most: a way that pydantic cannot validate at all fails at the first alias.
         if refusal is None or len(place) > len(refusal.path):
-            refusal = RefusedError(_problem(plain, is_json=is_json), place)
-    raise refusal or RefusedError(_UNEQUAL)
+            refusal = NotSerializableError(_problem(plain, is_json=is_json), place)
+    raise refusal or NotSerializableError(_UNEQUAL)
 
 
 def _difference(validate: Callable[[bytes], Any], dump: bytes, value: Any) -> str | None:
@@ -112,7 +112,7 @@ def _can_dump(value: Any, names: set[str]) -> bool:
 def _problem(plain: Any, *, is_json: bool) -> str:
     try:
         refuse_damage(plain, is_json=is_json)
-    except RefusedError as error:
+    except NotSerializableError as error:
         return error.problem
     return _UNEQUAL
 
@@ -122,7 +122,7 @@ def _dumped_generic(value: Any, *, is_json: bool) -> Any:
     for place, part in parts_of(value):
         try:
             _check_models(part, is_json=is_json)
-        except RefusedError as error:
+        except NotSerializableError as error:
             error.path = f"{place}{error.path}"
             raise
     # Nothing tells which way would come back: by its names, unless pydantic knows fields by aliases alone.

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from .decoders import json_decoder_of, msgpack_decoder_of
-from .json_checks import RefusedError, exact
+from .json_checks import NotSerializableError, exact
 from .object_checks import Objects
 from .pydantic_models import dumped
 
@@ -110,7 +110,7 @@ class Raw:
             return value.encode()
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(cast("bytes", value))
-        raise RefusedError("raw takes bytes and str")
+        raise NotSerializableError("raw takes bytes and str")
 
     def loads(self, data: bytes) -> bytes:
         """The bytes."""
@@ -166,7 +166,7 @@ def _is_plain(value: Any, payload: bytes) -> bool:
 
 def _refuse_nothing(*, is_nothing: bool) -> None:
     if is_nothing:
-        raise RefusedError("would be stored as null, which is no value")
+        raise NotSerializableError("would be stored as null, which is no value")
 
 
 def _json_plain(value: Any) -> Any:

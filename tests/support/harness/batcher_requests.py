@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from async_redis_cache._protocol.commands import STORE
-from async_redis_cache._protocol.read_commands import READ
+from async_redis_cache._protocol.commands import SET
+from async_redis_cache._protocol.read_commands import GET
 from harness.fake_connection import Wires
 from harness.virtual_time import turns
 
@@ -15,11 +15,11 @@ STORE_BYTES = 48
 
 
 def read(wires: Wires, key: bytes) -> asyncio.Future[Any]:
-    return wires.batcher.ask(READ, key, len(key) + 16)
+    return wires.batcher.execute(GET, key, len(key) + 16)
 
 
 def store(wires: Wires, key: bytes, data: bytes = b"1") -> asyncio.Future[Any]:
-    return wires.batcher.ask(STORE, ((key, data, 1000),), len(data) + STORE_BYTES)
+    return wires.batcher.execute(SET, ((key, data, 1000),), len(data) + STORE_BYTES)
 
 
 async def busy(wires: Wires) -> asyncio.Future[Any]:

@@ -8,12 +8,11 @@ from typing import Any, cast
 import hiredis
 
 from async_redis_cache._client.batcher import Batcher, Router
-from async_redis_cache._client.request_queue import CallQueue
+from async_redis_cache._client.request_queue import RequestQueue
 from async_redis_cache._common.backoff import Backoff
-from async_redis_cache._common.failures import LOST, MISREAD, Failure, ServerReply
+from async_redis_cache._common.failures import LOST, UNEXPECTED_REPLY, Failure, ServerReply
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._connection.connection import Errand
-from async_redis_cache._connection.pool import Transport
+from async_redis_cache._connection.connection import ReplyHandler
 
 HALF = 0.5
 
@@ -25,50 +24,50 @@ class FakeWire:
         self.commands: list[tuple[bytes, ...]] = []
         """Those under way, as words."""
         self.received = 0
-        self._transport = transport
-        self._errand: Errand | None = None
+        self._pool = transport
+        self._errand: ReplyHandler | None = None
 
-    def send(self, payload: bytes, expected: int, errand: Errand, **_: int) -> None:
+    def send(self, payload: bytes, expected: int, errand: ReplyHandler, **_: int) -> None:
         """Take commands, as a `Wire` does."""
         assert self._errand is None, "one exchange at a time"
-        assert self in self._transport.wires, "a wire that is gone"
+        assert self in self._pool.wires, "a wire that is gone"
         reader = hiredis.Reader(notEnoughData=None)
         reader.feed(payload)
         while (command := reader.gets()) is not None:
             self.commands.append(tuple(command))
         assert len(self.commands) == expected
         self._errand = errand
-        self._transport.exchanges.append(self)
+        self._pool.exchanges.append(self)
 
     def abort(self) -> None:
         """End it, as a `Wire` does: nobody is told of what was under way."""
         self._errand = None
-        if self in self._transport.wires:
-            self._transport.aborted += 1
-            self._transport.lose(self)
+        if self in self._pool.wires:
+            self._pool.aborted += 1
+            self._pool.lose(self)
 
     def answer(self, *replies: Any, received: int = 10) -> None:
         """Give the replies to the exchange under way; text is an error of the server."""
         self.received = received
         errand = self._end()
         read = [ServerReply(reply) if isinstance(reply, str) else reply for reply in replies]
-        if errand.answered(read):
-            self._transport.free(self)
+        if errand.on_replies(read):
+            self._pool.free(self)
         else:
-            self._transport.lose(self)
-            errand.broken(MISREAD)
+            self._pool.lose(self)
+            errand.on_connection_lost(UNEXPECTED_REPLY)
 
     def lose(self) -> None:
         """Let the connection end instead."""
         errand = self._end()
-        self._transport.lose(self)
-        errand.broken(LOST)
+        self._pool.lose(self)
+        errand.on_connection_lost(LOST)
 
-    def _end(self) -> Errand:
+    def _end(self) -> ReplyHandler:
         errand, self._errand = self._errand, None
         assert errand is not None, "nothing is under way"
         self.commands = []
-        self._transport.exchanges.remove(self)
+        self._pool.exchanges.remove(self)
         return errand
 
 
@@ -104,7 +103,7 @@ class FakeTransport:
         """Count that it was asked for."""
         self.checks += 1
 
-    def give_back(self, wire: FakeWire) -> None:
+    def release(self, wire: FakeWire) -> None:
         """Take it back unused."""
         self._idle.append(wire)
 
@@ -146,24 +145,24 @@ class Wires:
         """What was said of the server: `heard`, or the code of a call that has failed."""
         self.batcher = Batcher(
             self.counters,
-            heard=lambda: self.health.append("heard"),
-            failed=self.health.append,
-            unanswered=lambda: self.transport.check_idle(),  # noqa: PLW0108  it is made below
+            on_answer=lambda: self.health.append("heard"),
+            on_failure=self.health.append,
+            on_timeout=lambda: self.pool.check_idle(),  # noqa: PLW0108  it is made below
             budget=budget,
             retries=retries,
-            waiting=CallQueue(most_calls, most_bytes),
+            queue=RequestQueue(most_calls, most_bytes),
             # Without jitter, so that the pauses are known.
             backoff=Backoff(self.loop.time, lambda: HALF),
             router=router,
         )
-        self.transport = FakeTransport(wires)
-        self.transport.batcher = self.batcher
-        self.batcher.connect_to(cast("Transport", self.transport))
+        self.pool = FakeTransport(wires)
+        self.pool.batcher = self.batcher
+        self.batcher.use_pool(cast("Any", self.pool))
 
     @property
     def wire(self) -> FakeWire:
         """The only wire with an exchange under way."""
-        (wire,) = self.transport.exchanges
+        (wire,) = self.pool.exchanges
         return wire
 
     @property

@@ -112,7 +112,7 @@ class World:
         entry = self.found(call.key)
         return entry is not None and bool(entry.tags) and self.now >= entry.tags_until
 
-    def ask(self, call: Call, *, again: bool = False) -> Flight | None:
+    def execute(self, call: Call, *, again: bool = False) -> Flight | None:
         """Notes what the call is given, if it need not wait, and gives the load that it begins.
 
         Who asks again joins what was begun since for others; otherwise he is given what is fresh, or waits for it,
@@ -179,7 +179,7 @@ class World:
         to_ask, flight.late = ([], flight.late) if is_valid else (flight.late, [])
         self._give(flight, Given(outcome, status, 0, life or None))
         for late in to_ask:
-            self.ask(late, again=True)
+            self.execute(late, again=True)
 
     def settle(self, begun: list[tuple[int, float]]) -> None:
         """Who waited for another process has seen what became of it.

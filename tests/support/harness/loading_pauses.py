@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from async_redis_cache._protocol.command import Verb
+from async_redis_cache._protocol.command import Command
 from async_redis_cache._protocol.lease_scripts import LEASE
-from async_redis_cache._protocol.read_commands import READ, READ_WITH_LIFE
+from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,16 +57,16 @@ class Stops:
         self.close()
         self.engine = cache._lifecycle.ready().engine
         batcher = self.engine._batcher
-        ask = batcher.ask
+        ask = batcher.execute
 
-        def held(verb: Verb, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-            stop = self.reading if verb in {READ, READ_WITH_LIFE} else self.asking
+        def held(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            stop = self.reading if verb in {GET, GET_WITH_TTL} else self.asking
             if stop is self.asking and verb is not LEASE:
                 return ask(verb, *args, **kwargs)
             holding = stop.hold(lambda: ask(verb, *args, **kwargs))
             return asyncio.get_running_loop().create_task(holding)
 
-        patch.setattr(batcher, "ask", held)
+        patch.setattr(batcher, "execute", held)
 
     def close(self) -> None:
         """Hold up what comes from now on."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from async_redis_cache import AsyncRedisCache
-    from async_redis_cache._connection.connection import Errand
+    from async_redis_cache._connection.connection import ReplyHandler
     from harness.virtual_time import VirtualTimeLoop
 
 EPOCH: Final = 1_700_000_000
@@ -51,7 +51,7 @@ class LocalServer:
         for target, name, value in (
             (_engine, "time", SimpleNamespace(monotonic=loop.time)),
             (_engine, "random", SimpleNamespace(random=lambda: CHANCE)),
-            (_node, "Transport", self._transport),
+            (_node, "ConnectionPool", self._pool),
         ):
             self._patches.enter_context(patch.object(target, name, value))
         self._patches.enter_context(patch("time.time", lambda: loop.time() + EPOCH))
@@ -79,7 +79,7 @@ class LocalServer:
         except redis.ResponseError as error:
             return ServerReply(str(error))
 
-    def _transport(self, *_: object, ready: Callable[[], None], **__: object) -> LocalTransport:
+    def _pool(self, *_: object, ready: Callable[[], None], **__: object) -> LocalTransport:
         return LocalTransport(self, ready)
 
 
@@ -94,7 +94,7 @@ class LocalTransport:
         """The wire, where it is idle."""
         return self._idle.pop() if self._idle else None
 
-    def give_back(self, wire: LocalWire) -> None:
+    def release(self, wire: LocalWire) -> None:
         """Take it back unused."""
         self._idle.append(wire)
 
@@ -117,9 +117,9 @@ class LocalWire:
 
     def __init__(self, server: LocalServer, transport: LocalTransport) -> None:
         self._server = server
-        self._transport = transport
+        self._pool = transport
 
-    def send(self, payload: bytes, expected: int, errand: Errand, **_: int) -> None:
+    def send(self, payload: bytes, expected: int, errand: ReplyHandler, **_: int) -> None:
         """Let the server do it all at once, and answer in the loop's next turn."""
         reader = hiredis.Reader(notEnoughData=None)
         reader.feed(payload)
@@ -132,6 +132,6 @@ class LocalWire:
     def abort(self) -> None:
         """Nothing is under way that could be ended."""
 
-    def _arrive(self, replies: list[Any], errand: Errand) -> None:
-        assert errand.answered(replies)
-        self._transport.free(self)
+    def _arrive(self, replies: list[Any], errand: ReplyHandler) -> None:
+        assert errand.on_replies(replies)
+        self._pool.free(self)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from async_redis_cache._client import standalone as _single
-from async_redis_cache._connection.connector import Dialer
+from async_redis_cache._connection.connector import Connector
 from harness.waiting import await_until
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def near_options(prefix: str, **options: object) -> dict[str, Any]:
 def link_through(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect invalidation channels to this port from now on; calls still go where the URL says."""
 
-    def dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Dialer:
+    def dialer(endpoint: Endpoint, options: Options, *, protocol: int = 2) -> Connector:
         # Only the invalidation channel speaks RESP3.
-        return Dialer(
+        return Connector(
             replace(endpoint, port=port) if protocol == 3 else endpoint, options, protocol=protocol
         )
 
-    monkeypatch.setattr(_single, "Dialer", dialer)
+    monkeypatch.setattr(_single, "Connector", dialer)
 
 
 def near_of(cache: AsyncRedisCache) -> NearCache:

@@ -25,15 +25,15 @@ class Near:
             longest=longest,
             clock=lambda: self.now,
         )
-        self.cache.trust_until(self.now + 1_000_000)
+        self.cache.connected_until(self.now + 1_000_000)
 
     def keep(self, key: bytes, data: bytes = b"data", left: int = FOR_EVER) -> None:
         """Ask for a key and get this answer, in no time; again where the first asking is not kept."""
-        self.cache.settle(self.cache.lease(key) or self.cache.lease(key), data, left)
+        self.cache.fill(self.cache.begin_fill(key) or self.cache.begin_fill(key), data, left)
 
     def get(self, key: bytes) -> bytes | None:
         """What is given right after the loop has had its turn."""
-        self.cache.heard(self.now)
+        self.cache.pushes_processed(self.now)
         return self.cache.get(key)
 
     def held(self, *keys: bytes) -> list[bytes]:

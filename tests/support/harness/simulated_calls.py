@@ -56,8 +56,8 @@ class Calls:
         wire_keys = tuple(f"{PREFIX}{key}".encode() for key in keys)
         call = Call(verb, wire_keys, self.loop.time(), loads=loads, stale=process.stale)
         process.judge.begins(call)
-        owed = process.engine._debts
-        call.was_owed = any(key in owed.owed or key in owed.payments for key in wire_keys)
+        owed = process.engine._pending
+        call.was_owed = any(key in owed.keys or key in owed.flushes for key in wire_keys)
         result = None
         asking = f"{process.name} {verb} {keys} since {call.begin}"
         came_late = process.ended

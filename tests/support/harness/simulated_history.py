@@ -68,7 +68,7 @@ class Witness(Executed):
     versions: defaultdict[bytes, list[Version]] = field(
         default_factory=lambda: defaultdict(lambda: [_NEVER])
     )
-    changes: defaultdict[bytes, list[float]] = field(default_factory=lambda: defaultdict(list))
+    is_write: defaultdict[bytes, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When a key was changed by a change, even where nothing was there to be removed."""
     news: defaultdict[tuple[str, bytes], list[tuple[float, float]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -105,9 +105,9 @@ class Witness(Executed):
                     self._check_publication(key, version)
             self.versions[key].append(version)
             if is_change and key not in named and key not in store.expired:
-                self.changes[key].append(now)
+                self.is_write[key].append(now)
         for key in named:
-            self.changes[key].append(now)
+            self.is_write[key].append(now)
         for _, data in store.stored:
             # In a bounded cache it may have been evicted, or replaced, as soon as it was stored.
             number = _version(now, data, None).number
@@ -123,7 +123,7 @@ class Witness(Executed):
 
     def changed_between(self, key: bytes, begin: float, end: float) -> float | None:
         """The first change of a key within this time, the ends excluded."""
-        moments = self.changes.get(key, ())
+        moments = self.is_write.get(key, ())
         at = bisect_left(moments, begin + 1e-12)
         return moments[at] if at < len(moments) and moments[at] < end else None
 
@@ -197,7 +197,7 @@ def _version(now: float, data: Any, expires: int | None) -> Version:
         record = record_of(data)
         assert record is not None, "damaged"
         payload = record.payload if record.kind == VALUE else None
-        slack, tags = record.slack / 1000, dict(record.tags)
+        slack, tags = record.stale_ttl / 1000, dict(record.tags)
         if slack:
             until = min(until, (record.fresh_until * 1000 - EPOCH) / 1_000_000)
     if isinstance(payload, bytes) and payload.startswith(b"{"):

@@ -92,14 +92,14 @@ def nothing_left(network: Network, witness: Witness, loop: SimulatedLoop) -> Non
 
 def _idle(process: Process) -> None:
     engine = process.engine
-    loading, batcher, near = engine._loading, engine._batcher, engine._near
+    loading, batcher, near = engine._single_flight, engine._batcher, engine._near
     left: dict[str, list[Any]] = {
-        "flights": [*loading._flights, *loading._in_the_air, *loading._tasks],
-        "debts": [*engine._debts.owed, *engine._debts.payments],
+        "flights": [*loading._in_flight, *loading._running, *loading._tasks],
+        "debts": [*engine._pending.keys, *engine._pending.flushes],
         "probes": [engine._servers._node._breaker._next],
-        "calls": [*batcher._waiting._calls, *batcher._under_way],
+        "calls": [*batcher._queue._requests, *batcher._in_flight],
         "watch": [batcher._watch],
-        "leases": [] if near is None else [*near._leases, *near._watchers],
+        "leases": [] if near is None else [*near._pending_fills, *near._watchers],
     }
     left = {name: [one for one in what if one is not None] for name, what in left.items()}
     if any(left.values()):

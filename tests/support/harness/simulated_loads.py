@@ -67,14 +67,14 @@ class Source:
         return values if self.end == "value" else {}
 
     def _begins(self, origin: Origin) -> None:
-        loading = self.process.engine._loading
-        of_key = [one for one in loading._in_the_air if one.right._key == origin.key]
+        loading = self.process.engine._single_flight
+        of_key = [one for one in loading._running if one.lease._key == origin.key]
         mine = [flight for flight in of_key if flight.task is asyncio.current_task()]
         # Which load of a key has asked for a batch is not known where there are several.
         flights = mine or of_key
-        origin.holds_right = bool(flights) and all(flight.holds_right for flight in flights)
+        origin.holds_right = bool(flights) and all(flight.holds_lease for flight in flights)
         # One that nobody can join any more says nothing of those that come after it.
-        if not self.forced and flights == [loading._flights.get(origin.key)]:
+        if not self.forced and flights == [loading._in_flight.get(origin.key)]:
             self.process.judge.loading(origin, flights[0].task)
 
 

@@ -24,10 +24,10 @@ import anyio.to_thread
 
 from async_redis_cache._client import node as _node
 from async_redis_cache._connection import resp_protocol as _takeover
-from async_redis_cache._connection.connection import Wire
+from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._engine import engine as _engine
 from async_redis_cache._engine import near_reads as _near_reads
-from async_redis_cache._engine.in_flight_load import Flight
+from async_redis_cache._engine.in_flight_load import InFlightLoad
 from harness.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -222,13 +222,13 @@ def simulated(
         stack.enter_context(patch.object(_takeover, "select", select))
         stack.enter_context(patch.object(anyio.to_thread, "run_sync", _in_this_thread))
         # Sets of these are gone through as well.
-        stack.enter_context(patch.object(Flight, "__hash__", _hash_of_flight))
-        stack.enter_context(patch.object(Wire, "__hash__", _hash_of_wire))
+        stack.enter_context(patch.object(InFlightLoad, "__hash__", _hash_of_flight))
+        stack.enter_context(patch.object(RedisConnection, "__hash__", _hash_of_wire))
         yield loop, chance
 
 
-def _hash_of_flight(flight: Flight) -> int:
-    return int.from_bytes(flight.right._token[:7])
+def _hash_of_flight(flight: InFlightLoad) -> int:
+    return int.from_bytes(flight.lease._token[:7])
 
 
 def _hash_of_wire(wire: Any) -> int:

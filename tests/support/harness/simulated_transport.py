@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Poll", "SimulatedDialer", "SimulatedTransport"]
 
 _REFUSED: Final = Failure(
-    CacheUnavailable, "CONNECT_FAILED", "could not connect: simulated", passing=True
+    CacheUnavailable, "CONNECT_FAILED", "could not connect: simulated", retryable=True
 )
 _SHORT_READ_CHANCE: Final = 0.2
 
@@ -141,7 +141,7 @@ class SimulatedDialer:
         self._timeout = options.connect_timeout / 1000
         self.protocol = protocol
 
-    async def dial(self) -> Any:
+    async def open_connection(self) -> Any:
         """A connection that is logged in, or why there is none."""
         network = self._network
         begun = network.loop.time()
@@ -154,10 +154,10 @@ class SimulatedDialer:
             return _REFUSED
         return _Dialed(network.connected(self._process))
 
-    async def sweep(self) -> None:
+    async def close_idle(self) -> None:
         """Nothing is kept here."""
 
-    async def hang_up(self, connection: Any) -> None:
+    async def discard_connection(self, connection: Any) -> None:
         """End it, as `Dialer` does."""
         connection._writer.transport.abort()
         await asyncio.sleep(0)

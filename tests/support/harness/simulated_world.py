@@ -121,7 +121,7 @@ def replay(seed: int) -> list[str]:
         failures: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _, context: failures.append(context))
         try:
-            with patch.object(_single, "Dialer", partial(SimulatedDialer, world.network)):
+            with patch.object(_single, "Connector", partial(SimulatedDialer, world.network)):
                 loop.run_until_complete(world.run())
         except Exception as error:
             error.add_note(f"replay it: ARC_SEED={seed} pytest tests/test_simulation.py")
