@@ -170,7 +170,7 @@ async def test_many_tasks_read_what_they_wrote(cache: AsyncRedisCache) -> None:
 
 @pytest.mark.depends_on("api", "near")
 async def test_many_tasks_read_one_key(cache: AsyncRedisCache) -> None:
-    """All who ask for the same key at once get its value, each an object of its own."""
+    """All concurrent readers of a key get its value, each an object of its own."""
     await cache.store(None, "key", {"a": [1]})
     found = await asyncio.gather(*(cache.retrieve(None, "key") for _ in range(50)))
     assert found == [{"a": [1]}] * 50

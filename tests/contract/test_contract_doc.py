@@ -58,7 +58,7 @@ def run(server: Server) -> Iterator[Run]:
 
 @by_host_and_port
 def test_example_on_the_synchronous_cache(run: Run) -> None:
-    """`RedisCache` does what the example says, and gives what it promises."""
+    """`RedisCache` runs the example and gets the documented value."""
     page = run(EXAMPLE)
     assert page.compared == 1
     run('assert value == "ABC"\ncache.close("123")')

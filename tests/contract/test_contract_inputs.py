@@ -121,7 +121,7 @@ async def test_keys_differ_by_a_single_code_point(cache: AsyncRedisCache) -> Non
 
 @pytest.mark.depends_on("api", "near")
 async def test_bad_keys(cache: AsyncRedisCache) -> None:
-    """Every verb refuses what is no key, without sending it and without quoting it."""
+    """Every operation refuses an invalid key without sending it and without quoting it."""
     trips, errors = cache.stats().round_trips, cache.stats().errors
     verbs: list[Call] = [
         lambda key: cache.store("t", key, 1),
@@ -189,7 +189,7 @@ async def test_bad_timeouts(cache: AsyncRedisCache) -> None:
 
 
 async def test_invalid_collections_raise(cache: AsyncRedisCache) -> None:
-    """The verbs for many refuse what is neither a mapping nor keys."""
+    """The operations for many keys refuse anything but mappings and iterables of keys."""
     trips = cache.stats().round_trips
     wrong: Any
     for wrong in (None, 5, object(), "abc", b"abc"):

@@ -91,7 +91,7 @@ async def test_a_blocking_loader_runs_beside_the_loop(cache: AsyncRedisCache, se
 async def test_first_call_returns_what_later_calls_return(
     cache: AsyncRedisCache, setup: Setup
 ) -> None:
-    """A loaded value is given as it is stored: decoded, and of the type that is asked for."""
+    """A loaded value is returned as it is stored: decoded, and of the requested type."""
     if setup.storage == "pickle":
         values: list[Any] = [(1, 2), (1, 2)]
     else:

@@ -18,7 +18,7 @@ pytest_plugins = ["contract_fixtures"]
 
 
 async def test_many_are_stored_and_retrieved(cache: AsyncRedisCache) -> None:
-    """Store_many stores all, retrieve_many gives those that are there, in the order asked."""
+    """`store_many` stores all values; `retrieve_many` returns the present ones in the order of the keys."""
     assert await cache.store_many(None, {"a": 1, "b": "", "c": [3]}) is None  # type: ignore[func-returns-value]
     found = await cache.retrieve_many(None, ["c", "missing", "b", "a"])
     assert list(found.items()) == [("c", [3]), ("b", ""), ("a", 1)]

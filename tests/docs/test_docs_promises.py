@@ -28,7 +28,7 @@ def no_memory(raw: Client) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_memory")
 async def test_loaded_value_is_returned_when_the_server_has_no_memory(one: AsyncRedisCache) -> None:
-    """Without memory for a right or a value, what is loaded is given and not stored."""
+    """A server without memory for a lease or a value: the loaded value is returned and not stored."""
     loads: list[int] = []
 
     def load() -> int:

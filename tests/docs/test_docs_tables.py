@@ -97,7 +97,7 @@ def test_error_table_has_every_code_that_is_raised() -> None:
 
 
 def test_each_code_is_explained() -> None:
-    """Each code of a type has a row that says what it means and what to do."""
+    """Each code of a type has a row with its meaning and what to do."""
     by_type = {c for row in rows(REFERENCE / "errors.md", "## By type") for c in row[2]}
     explained = [row[0][0] for row in rows(REFERENCE / "errors.md", "## By code")]
     assert sorted(by_type) == sorted(explained)

@@ -20,7 +20,7 @@ def written(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_table_and_pictures_are_those_of_the_figures() -> None:
-    """What stands in the repository is what the command makes of the figures there."""
+    """The files in the repository are what the command generates from the figures."""
     done = written(DOCS, "--check")
     assert (done.returncode, done.stderr) == (0, "")
 

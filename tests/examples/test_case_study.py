@@ -89,7 +89,7 @@ def test_what_is_printed_is_what_is_written(told: tuple[str, Steps]) -> None:
 
 
 def test_figures_add_up(measured: Steps) -> None:
-    """What is drawn adds up to what is said."""
+    """The drawn figures add up to the printed totals."""
     for step in measured.values():
         assert sum(step["loads_by_column"]) == step["loads"]
         assert sum(step["errors_by_column"]) == step["errors"]

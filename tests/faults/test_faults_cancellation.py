@@ -170,7 +170,7 @@ async def test_cancelled_call_is_not_sent_from_the_queue(
 
 
 async def test_cancelled_caller_cancels_no_other_call(server: Server) -> None:
-    """Of ten callers who ask for one key together nine leave, and the tenth has his answer."""
+    """Of ten concurrent readers of a key nine are cancelled, and the tenth gets its reply."""
     async with AsyncRedisCache.from_url(server.url, max_size=0, max_connections=1) as cache:
         await cache.store(None, "key", "value")
         busy = asyncio.ensure_future(cache.retrieve(None, "anything"))

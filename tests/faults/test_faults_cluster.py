@@ -78,7 +78,7 @@ async def test_reads_succeed_while_slots_migrate(cluster: Cluster, *, near: bool
 @pytest.mark.parametrize("connections", range(1, 10))
 @pytest.mark.depends_on
 async def test_calls_succeed_on_a_migrating_slot(cluster: Cluster, connections: int) -> None:
-    """18. With 1 to 9 connections to each node: what is here, what is there, what is nowhere."""
+    """18. With 1 to 9 connections to each node: keys on the source, on the target, and on neither."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     here, there, nowhere = (key_in(slot, name) for name in ("here", "there", "nowhere"))
@@ -125,7 +125,7 @@ async def test_calls_succeed_on_a_migrating_slot(cluster: Cluster, connections: 
 
 
 async def test_local_entries_of_a_migrating_slot_are_invalidated(cluster: Cluster) -> None:
-    """18. What was near before is told of by whichever node has the slot when it changes."""
+    """18. Local entries are invalidated by whichever node owns the slot at the change."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     keys = [key_in(slot, f":{number}") for number in range(20)]

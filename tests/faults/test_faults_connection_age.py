@@ -81,7 +81,7 @@ async def test_no_call_waits_for_an_expired_connection(server: Server, proxy: St
 
 
 async def test_the_next_connection_is_made_at_once(server: Server, proxy: StartProxy) -> None:
-    """One that was given up for its age has not failed, though nobody has used it since the server was away."""
+    """A connection closed for its age is no failure, even if it was not used since an outage."""
     network = proxy(server)
     async with AsyncRedisCache.from_url(
         network.url, max_connections=1, max_connection_age=AGE, retries=0

@@ -163,7 +163,7 @@ async def test_truncated_reply_is_not_used(
 async def test_lost_reply_is_retried(
     network: Proxy, raw: Client, question: Question, bound: int, ending: Ending
 ) -> None:
-    """10. Reply lost after execution: all converge, and what was told once is not told wrongly."""
+    """10. Reply lost after execution: all callers converge, and no result is wrong."""
     async with AsyncRedisCache.from_url(network.url, max_size=bound) as cache:
         prepare(raw)
         network.forget()

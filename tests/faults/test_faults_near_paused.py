@@ -30,7 +30,7 @@ HEARD_SECONDS = 0.100
 
 @pytest.fixture
 def program(server: Server, raw: Client, key_prefix: str) -> Iterator[Program]:
-    """A process that has a value near, and asks for it all the time."""
+    """A process that holds a local entry and reads it continuously."""
     raw.set(f"{key_prefix}key", b'"first"')
     path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     arguments = [server.url, key_prefix, str(int(HEARTBEAT_SECONDS * 1000))]
@@ -52,7 +52,7 @@ def pass_by(moment: float) -> None:
 def test_stopped_process_serves_no_stale_entry(
     program: Program, raw: Client, key_prefix: str
 ) -> None:
-    """20. Stopped for longer than two heartbeats: what it asks for thereafter is nothing old."""
+    """20. Stopped for longer than two keepalive intervals: later reads return nothing stale."""
     for value in ("second", "third"):
         os.kill(program.pid, signal.SIGSTOP)
         os.waitpid(program.pid, os.WUNTRACED)  # A signal is sent long before it is obeyed.
@@ -75,7 +75,7 @@ def test_stopped_process_serves_no_stale_entry(
 async def test_busy_loop_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, heartbeat: float, many: bool
 ) -> None:
-    """20. Busy for longer than two heartbeats, or shorter: what is asked for then is not old."""
+    """20. Busy for more or less than two keepalive intervals: later reads return nothing stale."""
     options = near_options(key_prefix, near_cache_heartbeat=int(heartbeat * 1000))
     async with AsyncRedisCache.from_url(server.url, **options) as cache:
         keys = [f"key{number}" for number in range(10)]
@@ -99,7 +99,7 @@ async def test_busy_loop_serves_no_stale_entry(
 async def test_loop_with_many_invalidations_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, together: bool
 ) -> None:
-    """20. Busy while more changes than the loop reads in a turn: what is asked for then is not old.
+    """20. Busy during more invalidations than the loop reads in a turn: later reads return nothing stale.
 
     Of one message nothing is known before all of it is here.
     """
@@ -127,7 +127,7 @@ async def test_loop_with_many_invalidations_serves_no_stale_entry(
 async def test_reader_without_pauses_gets_no_stale_entry(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """20. A task that only asks, and is always answered near, hears of a change by 100 ms."""
+    """20. A task that only reads, always from the near cache, sees a change within 100 ms."""
 
     async def seconds_until_heard(lag: MachineLag) -> float:
         async with AsyncRedisCache.from_url(

@@ -67,7 +67,7 @@ async def test_malformed_push_closes_the_channel(
     nonsense: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nonsense, or half a message: the link is given up by two heartbeats, and another is made."""
+    """A malformed or incomplete message: the channel is closed within two keepalive intervals and reconnected."""
     await hold(cache, raw, PREFIX, {"key": "value"})
     links = network.opened
     # What earlier tests have left is not logged here.
@@ -85,7 +85,7 @@ async def test_malformed_push_closes_the_channel(
 async def test_other_pushes_are_ignored(
     cache: AsyncRedisCache, network: Proxy, raw: Client
 ) -> None:
-    """A push of another kind changes nothing: the link stays, and so does what is near."""
+    """A push of another kind changes nothing: the channel and the local entries stay."""
     await hold(cache, raw, PREFIX, {"key": "value"})
     pushes = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n>1\r\n$5\r\nother\r\n"
     await await_until(lambda: network.inject(pushes))
@@ -96,7 +96,7 @@ async def test_other_pushes_are_ignored(
 
 
 async def test_oversized_invalidation_flushes_the_near_cache(server: Server, raw: Client) -> None:
-    """One message of some 12 MiB: everything near is dropped, memory stays bounded, and it is armed.
+    """One message of some 12 MiB: all local entries are dropped, memory stays bounded, and the channel reconnects.
 
     Another program changes 60,000 long keys in one turn of the server.
     """

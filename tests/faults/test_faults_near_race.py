@@ -31,7 +31,7 @@ OWN_WRITES = scaled(50, 1_000)
 
 @pytest.fixture(params=["leased", "naive"])
 def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Keeping:
-    """As it is, and as one would first write it: what arrives is put away, whatever came before."""
+    """The real near cache, and a naive one that stores every reply whatever came before."""
 
     def keep_always(
         near: NearCache, lease: PendingFill | None, data: bytes | None, left: int
@@ -100,7 +100,7 @@ async def test_invalidation_before_the_reply_prevents_the_fill(
 async def test_lost_invalidation_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, lost: str
 ) -> None:
-    """19. The answer is held back, meanwhile the link is lost, or all keys are flushed: 0 stale.
+    """19. The reply is held back while the channel is lost, or all keys are flushed: 0 stale.
 
     When the answer comes the link is armed again, and nobody has said that these keys changed.
 
@@ -182,7 +182,7 @@ class Readers:
             await asyncio.sleep(chance.uniform(0, 0.002))
 
     async def _write(self, key: str, number: int) -> None:
-        """What one has stored and awaited one reads, whoever else asks for it meanwhile."""
+        """Check that an awaited write is read back, whatever others read meanwhile."""
         await self._cache.store(None, key, number)
         found = await self._cache.retrieve(None, key)
         if found != number:
@@ -233,7 +233,7 @@ async def test_slow_replies_are_not_kept(
 async def test_own_write_prevents_the_fill(
     server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one has stored and awaited one reads, though its news is late and others ask meanwhile."""
+    """An awaited write is read back, though its invalidation is late and others read meanwhile."""
     calls, link = proxy(server), proxy(server)
     link_through(link.port, monkeypatch)
     old: list[str] = []

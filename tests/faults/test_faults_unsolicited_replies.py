@@ -51,7 +51,7 @@ async def plant(network: Proxy, stray: bytes) -> None:
 
 
 async def is_served_wrongly(cache: AsyncRedisCache, network: Proxy, number: int) -> bool:
-    """Whether what is asked next is answered with what was planted."""
+    """Whether the next call gets the planted reply."""
     await cache.store(None, "key", "right")
     questions: list[tuple[Coroutine[Any, Any, Any], Any]] = [
         (cache.retrieve(None, "key"), "right"),

@@ -85,7 +85,7 @@ class Loaders:
         return load
 
     def end(self, call: Call, outcome: Outcome) -> None:
-        """Let one go on that was held."""
+        """A held load returns a value, None, or an error, to all its waiters."""
         self._held[call.number].set_result(outcome)
 
 
@@ -130,7 +130,7 @@ class Model(RuleBasedStateMachine):
         return [flight for flight in self.world.flights if flight.begun_at is not None]
 
     def at_once(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """What a call gives that waits for nobody."""
+        """The result of a call that does not wait."""
         before = self.world.now
         given = self.runner.run(call)
         assert self.world.now == before
@@ -173,7 +173,7 @@ class Model(RuleBasedStateMachine):
         self.go_on()
 
     def store(self, process: int, key: str, life: int, tags: tuple[str, ...]) -> None:
-        """A new value, and nobody is given another from then on."""
+        """A new value; no call returns another one from then on."""
         self.numbers += 1
         value = self.numbers
         self.world.store(process, key, value, life, tags)
@@ -181,23 +181,23 @@ class Model(RuleBasedStateMachine):
         assert self.at_once(store) == value
 
     def remove(self, process: int, key: str) -> None:
-        """Gives what was fresh, and neither a stale value nor a placeholder."""
+        """Returns a fresh value, and neither a stale one nor a placeholder."""
         expected = self.world.remove(process, key)
         assert self.at_once(self.caches[process].remove(None, key)) == expected
 
     def touch(self, process: int, key: str, life: int) -> None:
-        """Says whether it was fresh, and leaves alone what is not."""
+        """Returns whether there was a fresh value, and changes no other."""
         expected = self.world.touch(key, life)
         assert self.at_once(self.caches[process].touch(None, key, life)) is expected
 
     def invalidate(self, process: int, tags: tuple[str, ...]) -> None:
-        """What bears one of them is gone."""
+        """Values with one of these tags are gone."""
         self.world.invalidate(process, tags)
         self.at_once(self.caches[process].invalidate_tags(None, *tags))
 
     @rule(process=PROCESSES, key=KEYS)
     def look(self, process: int, key: str) -> None:
-        """Methods that do not load give what is fresh: nothing stale, missing or overtaken."""
+        """Methods that do not load return fresh values only: nothing stale, missing or superseded."""
         cache, value = self.caches[process], self.world.value(key)
         assert self.at_once(cache.retrieve(None, key)) == value
         found = self.at_once(cache.retrieve_many(None, [key, "none"]))
@@ -213,7 +213,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, key=KEYS, terms=TERMS, outcome=OUTCOMES)
     def load(self, process: int, key: str, terms: dict[str, Any], outcome: str) -> None:
-        """Gives what is there, or stale, or what is loaded at once, and nobody loads what is fresh."""
+        """Returns the stored value, fresh or stale, or one that is loaded at once; a fresh value is not loaded."""
         self.numbers += 1
         self.execute(Call(self.numbers, process, key, **terms), [self.outcome(outcome)])
 
@@ -256,7 +256,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.loading)
     @rule(which=WHICH, outcome=OUTCOMES)
     def end(self, which: int, outcome: str) -> None:
-        """A load that was held gives something, None, or an error; and all who wait are told."""
+        """A held load returns a value, None, or an error, to all its waiters."""
         flight = self.loading[which % len(self.loading)]
         self.numbers += 1
         ended = self.outcome(outcome)
@@ -271,7 +271,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def all_is_counted(self) -> None:
-        """Loads, those ahead of time, those that failed and those that were overtaken, exactly."""
+        """Loads, refreshes, failed and superseded loads are counted exactly."""
         if hasattr(self, "tasks"):
             stats = [cache.stats() for cache in self.caches]
             for name in ("loads", "refreshes", "load_failures", "superseded_loads", "stale_hits"):

@@ -17,7 +17,7 @@ from harness.simulated_world import replay
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(4))
 def test_promises_hold_for_every_seed(part: int) -> None:
-    """Calls end in time, in nothing untrue; what is overtaken is not kept; nothing is left over.
+    """Calls end in time with a true result; superseded loads are not stored; nothing is left over.
 
     That holds for who is closed in mid-run too, and for those who wait for a process that was killed.
     """

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
-    """In the last part of its life one loads it anew, and nobody waits or is given what is old."""
+    """In the last part of its TTL a value is refreshed; no caller waits or gets the old value afterwards."""
     origin = Origin()
     options: LoadOptions = {"refresh_at": 0.2}
     assert await one.retrieve_or_load(None, "key", origin.load, 2_000, **options) == 1
@@ -48,7 +48,7 @@ async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
 async def test_hot_key_is_refreshed_without_a_caller_waiting(
     one: AsyncRedisCache, other: AsyncRedisCache, options: LoadOptions
 ) -> None:
-    """200 requests a second: nobody waits for a load after the first; loads 1.2 x life over period.
+    """200 requests a second: no caller waits after the first load; at most 1.2 x TTL over period loads.
 
     With `refresh_at` a period is a half of the life.
     """
@@ -109,7 +109,7 @@ async def test_change_supersedes_a_refresh(
 async def test_refresh_loads_whatever_is_stored(
     one: AsyncRedisCache, other: AsyncRedisCache, raw: Client
 ) -> None:
-    """A plain value, a loaded one, none; until then others are given what is there."""
+    """A plain value, a loaded one, or none; until then other calls return the stored value."""
     origin = Origin()
     await one.store(None, "key", "plain", 60_000)
     origin.may_end.clear()

@@ -46,7 +46,7 @@ class Origin:
 async def test_missing_keys_are_loaded_in_one_call(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
-    """And stored; what is there is not asked for; what the loader leaves out is not given."""
+    """Missing keys are loaded and stored, present ones are not requested, and keys that the loader omits are omitted."""
     origin = Origin()
     await one.store(None, "b", "stored")
     keys = ["c", "b", "none", "a", "c"]
@@ -133,7 +133,7 @@ async def test_error_is_raised_in_all_callers_and_not_cached(one: AsyncRedisCach
 async def test_write_supersedes_the_load_of_its_key_alone(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
-    """Its loaded value goes to who asked and not into the cache; the others are kept."""
+    """Its loaded value is returned to its callers and not stored; the others are stored."""
     origin = Origin()
     origin.may_end.clear()
     call = asyncio.create_task(one.retrieve_or_load_many(None, ["a", "b"], origin.load))
@@ -188,7 +188,7 @@ async def test_keys_are_loaded_while_the_server_is_unreachable(
 
 
 async def test_single_misses_are_coalesced(server: Server, storage: dict[str, Any]) -> None:
-    """Callers whose questions travel together; each gets its value, None, or the error."""
+    """Callers of one pipeline: each gets its value, None, or the error."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
     keys = [f"k{n}" for n in range(60)] + ["none"]

@@ -267,7 +267,7 @@ async def test_results_without_annotation_are_refused_when_called(server: Server
 
 
 def test_session_is_refused_when_called() -> None:
-    """An object whose state cannot be seen is named, with what to do about it."""
+    """The error names an object whose state cannot be part of a key, and what to do."""
 
     class Client:
         def __init__(self) -> None:

@@ -294,7 +294,7 @@ def test_cancelled_error_of_a_load_is_load_cancelled(
 def test_load_of_an_interrupted_caller_is_begun_again_by_another(
     end: type[BaseException], many: bool, any_server: Server, key_prefix: str
 ) -> None:
-    """What ends a caller in its loader is raised there alone: who shares the load runs a loader of its own."""
+    """An interrupt in a loader is raised in its caller only; callers that share the load run a loader of their own."""
     gate, entered = threading.Event(), threading.Event()
 
     def interrupted(*_: object) -> NoReturn:

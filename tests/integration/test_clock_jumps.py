@@ -48,7 +48,7 @@ async def test_loads_are_kept_again_when_the_clock_was_set_back(
 
 
 async def test_values_of_a_tag_from_the_future_are_invalid(server: Server, raw: Client) -> None:
-    """41. Where the clock was set back, nobody can say what was sooner: a stamp invalidates the tag anew."""
+    """41. With a clock that was set back, order is unknown: a stamp invalidates the tag again."""
     async with configured(server.url, **OPTIONS) as cache:
         await cache.invalidate_tags(None, "tag")
         version = raw.get(TAG) or b""
@@ -94,7 +94,7 @@ def test_stamp_follows_when_the_servers_clock_went_on_as_ours() -> None:
 
 
 def test_stamp_follows_by_each_of_several_clocks() -> None:
-    """Where one of the servers' clocks was set, nobody can say what was sooner."""
+    """With one of several server clocks set, order is unknown."""
     assert TagVersions({}, 10 * SECOND, 50_000, 10 * SECOND - 50_000).follows(8 * SECOND, 2.0, 2.0)
     assert not TagVersions({}, 10 * SECOND, 50_000, 9 * SECOND).follows(8 * SECOND, 2.0, 2.0)
     assert not TagVersions({}, 11 * SECOND, 50_000, 10 * SECOND).follows(8 * SECOND, 2.0, 2.0)

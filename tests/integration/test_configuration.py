@@ -224,7 +224,7 @@ async def _references(server: Server) -> References:
 async def test_a_new_configuration_replaces_the_last(
     server: Server, private_server: StartServer, api: Api
 ) -> None:
-    """An open cache goes on with what it was opened with, and heeds the new one when reopened."""
+    """An open cache keeps its configuration, and uses the new one once reopened."""
     other = private_server()
     cache = new_cache(api)
     old = ConfigParams.from_tuples("connection.uri", server.url, "options.timeout", 5_000)

@@ -292,7 +292,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_connections_and_timers_keep_no_request_alive(
     loop: str, way: str, any_server: Server, key_prefix: str
 ) -> None:
-    """What opened the cache, and what used it, is free when its task has ended."""
+    """The objects of a task that opened or used the cache are freed when the task ends."""
 
     async def use(cache: AsyncRedisCache, requests: list[weakref.ref[Request]]) -> None:
         request = Request()
@@ -322,7 +322,7 @@ def test_connections_and_timers_keep_no_request_alive(
 
 @pytest.mark.usefixtures("private_loop")
 def test_private_loop_keeps_no_request_alive(any_server: Server, key_prefix: str) -> None:
-    """What opened a `RedisCache`, and what used it, is free when its thread has gone on."""
+    """The objects of a thread that opened or used a `RedisCache` are freed afterwards."""
     cache = RedisCache.from_url(any_server.url, key_prefix=key_prefix, near_cache_enabled=True)
 
     def use() -> weakref.ref[Request]:

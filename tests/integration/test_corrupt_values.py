@@ -98,7 +98,7 @@ def _forged(stored: bytes) -> list[bytes]:
 
 
 def _damaged(stored: bytes, chance: random.Random) -> Iterator[bytes]:
-    """First what is systematic, then what chance brings, without end."""
+    """Systematic damage first, then random damage, without end."""
     yield from (stored[:size] for size in range(len(stored)))
     yield from FOREIGN
     yield from EXPLOITS

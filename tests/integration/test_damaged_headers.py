@@ -125,7 +125,7 @@ def test_readers_of_a_header_find_its_tags() -> None:
 
 
 def test_readers_of_a_header_recognize_a_placeholder() -> None:
-    """Whose right it holds until when; it is no value, and never fresh. One that is cut off is nothing."""
+    """It holds a lease and its end; it is no value and never fresh. A truncated one is nothing."""
     until = 0x01_02_03_04_05_06_07_08
     data = b"\xc1\x02l" + bytes(range(16)) + until.to_bytes(8)
     for more in (b"", b"\x09"):
@@ -140,7 +140,7 @@ def test_readers_of_a_header_recognize_a_placeholder() -> None:
 
 
 def test_all_readers_of_a_damaged_header_agree() -> None:
-    """28. However a head is damaged: it is read without an error, and the fast way gives what the whole one does."""
+    """28. Any damaged header is read without an error, and the fast reader agrees with the full one."""
     inputs = values = 0
 
     @settings(
@@ -239,7 +239,7 @@ async def _failed(
 
 
 async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
-    """28. Of damaged heads on a server none makes a method fail; what is stored over one is what is read."""
+    """28. No damaged header on a server makes a method fail; a value stored over it is read."""
     seconds, _ = raw.time()
     now = int(seconds) * 1000
     count = scaled(600, 20_000)

@@ -37,7 +37,7 @@ def plain_cache(server: Server) -> Iterator[RedisCache]:
 
 
 async def test_a_coroutine_function(cache: AsyncRedisCache) -> None:
-    """Called once; its result, of its annotated type, is given again; and what stands beside it."""
+    """Called once; its result is returned again with its annotated type; the attributes of the function work."""
     calls: list[int] = []
 
     @cached(cache, timeout=60_000, key="user:{number}")
@@ -197,7 +197,7 @@ def test_mistakes_raise_when_applied(server: Server, plain_cache: RedisCache) ->
 
 
 async def test_errors_and_none_are_not_kept(cache: AsyncRedisCache) -> None:
-    """An error reaches the caller; None is given; both ask the function again."""
+    """An error is raised, None is returned; both call the function again."""
     results: list[Any] = [OSError("down"), None, 3]
 
     @cached(cache, key="key")
@@ -228,7 +228,7 @@ async def test_load_options(cache: AsyncRedisCache) -> None:
 
 
 async def test_a_type_that_cannot_be_found(cache: AsyncRedisCache) -> None:
-    """It is told which function, and what to do; with `type=` it is not looked for.
+    """The error names the function and what to do; with `type=` the annotation is not resolved.
 
     Nothing but what the function gives has to exist: arguments are often annotated for type
     checkers alone.

@@ -45,7 +45,7 @@ async def test_unix_socket_that_is_not_there_is_tried_again(private_server: Star
 async def test_value_of_another_process_is_read_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who begins a load, and is told that there is a value by now, is content with it."""
+    """A call that begins a load and finds a value by now returns it."""
     async with configured(server.url) as one, configured(server.url) as other:
         engine = one._lifecycle.ready().engine
         read = engine.read

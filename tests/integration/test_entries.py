@@ -18,7 +18,7 @@ pytestmark = pytest.mark.depends_on("storage", "near")
 
 
 async def test_entries(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
-    """Status, age and remaining life, of what was loaded and of what was stored."""
+    """Status, age and TTL of loaded and of stored values."""
     entry = await one.retrieve_or_load_entry(None, "key", lambda: "a", 60_000)
     assert entry == CacheEntry("a", "loaded", 0, 60_000)
     for find in (
@@ -115,7 +115,7 @@ async def test_missing_is_remembered(one: AsyncRedisCache, other: AsyncRedisCach
 async def test_a_damaged_record_is_no_value(
     one: AsyncRedisCache, raw: Client, damaged: bytes
 ) -> None:
-    """Nobody is given it, it is counted, and a load replaces it."""
+    """It is not returned but counted, and a load replaces it."""
     raw.set(f"{PREFIX}key", damaged)
     assert await one.retrieve(None, "key") is None
     assert one.stats().unreadable >= 1

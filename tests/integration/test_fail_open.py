@@ -40,7 +40,7 @@ async def load() -> str:
 async def test_calls_fail_open_with_always(
     private_server: StartServer, api: Api, *, near: bool
 ) -> None:
-    """Each method gives what it gives of an empty cache, soon at next to no cost; two still raise."""
+    """Each method returns what an empty cache returns, soon at next to no cost; two still raise."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "near_cache_enabled": near, "key_prefix": "a:"}
     async with configured(server.url, api, fail_open="always", **options) as cache:

@@ -122,7 +122,7 @@ async def test_websocket_handlers_depend_on_the_cache_too(
 
 
 async def test_missing_cache_is_named() -> None:
-    """A handler that depends on a cache nobody opened is told which one, and where it belongs."""
+    """The error of a handler whose cache is not open names the cache and where to open it."""
     async with running(serving(FastAPI())) as client:
         with pytest.raises(LookupError, match=r"'default'.*cache_lifespan"):
             await client.get("/a")

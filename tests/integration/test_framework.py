@@ -75,7 +75,7 @@ def references(server: Server, password: str, config: ConfigParams = CONFIG) -> 
 
 
 def sync_cache(found: IReferences) -> RedisCache:
-    """What a component gets that asks for any cache of this kind."""
+    """The cache that a component gets which requests any cache of this kind."""
     cache = found.get_one_required(Descriptor("*", "cache", "redis", "*", "1.0"))
     assert isinstance(cache, RedisCache)
     return cache

@@ -169,7 +169,7 @@ async def test_lost_connection_is_not_logged_as_server_down(
 
 
 async def test_expired_channel_is_not_logged_as_down(server: Server, logged: LogRecorder) -> None:
-    """A link that is made anew on purpose is nothing to tell."""
+    """A channel that reconnects for its age logs nothing."""
     options = near_options("age:", max_connection_age=50, near_cache_heartbeat=400)
     async with configured(server.url, **options) as cache:
         flushes = cache.stats().near_flushes
@@ -179,7 +179,7 @@ async def test_expired_channel_is_not_logged_as_down(server: Server, logged: Log
 
 
 async def test_failed_open_raises_and_logs_nothing(logged: LogRecorder, api: Api) -> None:
-    """Without a server `open` raises, and the log has nothing; what opens all the same is told of."""
+    """Without a server `open` raises and logs nothing; an `open` that succeeds all the same logs the outage."""
     for _ in range(3):
         with pytest.raises(CacheError):
             await configured(NOWHERE, api).open(None)
@@ -215,7 +215,7 @@ async def test_circuit_and_pending_invalidations_are_logged(
 async def test_later_change_flushes_a_pending_invalidation(
     private_server: StartServer, logged: LogRecorder
 ) -> None:
-    """A change of the owed key that succeeds makes it good as well, and is told."""
+    """A later change of the pending key that succeeds flushes it, and is logged."""
     server = private_server()
     async with configured(server.url, command_timeout=DEADLINE) as cache:
         server.stop()
@@ -231,7 +231,7 @@ async def test_later_change_flushes_a_pending_invalidation(
 async def test_invalidation_channel_down_and_up_are_logged(
     private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
-    """The link is lost, and cannot be made for a while: one record. It is armed: another."""
+    """The channel is down for a while: one record. It is up again: another."""
     server = private_server()
     options = near_options("near:", command_timeout=DEADLINE)
     async with configured(server.url, api, **options) as cache:
@@ -249,7 +249,7 @@ async def test_invalidation_channel_down_and_up_are_logged(
 
 
 async def test_refused_channel_is_logged(private_server: StartServer, logged: LogRecorder) -> None:
-    """A link that the server will not have any more, however often it is asked, is told of once."""
+    """A channel that the server keeps refusing is logged once."""
     server = private_server(acl={"shop": "on >secret ~* +@all"})
     url = server.login_url("shop", "secret")
     async with AsyncRedisCache.from_url(url, **near_options("near:")) as cache:
@@ -293,7 +293,7 @@ async def test_no_secret_is_logged(private_server: StartServer, logged: LogRecor
 
 
 async def test_close_is_not_logged_as_down(server: Server, logged: LogRecorder, api: Api) -> None:
-    """What ends with the cache is not told of."""
+    """Connections that close with the cache are not logged."""
     options = near_options("near:")
     async with configured(server.url, api, **options) as cache:
         await trusted(cache)

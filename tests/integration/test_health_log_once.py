@@ -63,7 +63,7 @@ async def test_unreadable_value_is_logged_once(
 async def test_loaded_value_of_another_type_is_not_unreadable(
     server: Server, api: Api, logged: LogRecorder
 ) -> None:
-    """A loader whose result does not fit the type is told by an error: nothing stored is unreadable."""
+    """A loader result of another type raises: no stored value is unreadable."""
     async with configured(server.url, api) as cache:
         with pytest.raises(CacheInputError):
             await cache.retrieve_or_load(None, "key", lambda: "text", type=int)

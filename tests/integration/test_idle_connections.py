@@ -120,7 +120,7 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
 async def test_unanswered_call_to_one_node_has_all_nodes_checked(
     flavour: Flavour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """37. What cuts the connections to one node may have cut those to others: none of them costs a call as well."""
+    """37. A middlebox that drops the connections to one node may drop those to others: none of them costs a second call."""
     with Cluster(flavour, node_timeout=60_000) as cluster:
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, max_size=0) as cache:
             servers: Any = cache._lifecycle.ready().engine._servers

@@ -30,7 +30,7 @@ Run = Callable[[Coroutine[Any, Any, T]], T]
 
 @pytest.fixture
 def collected() -> Iterator[None]:
-    """What a test leaves to the collector is collected before another test could hear of it."""
+    """Collect garbage after a test, before the next one can see its warnings."""
     yield
     gc.collect()
 
@@ -148,7 +148,7 @@ def test_one_run_after_another_with_close(run: Run[Any], server: Server, key_pre
 def test_one_run_after_another_without_close(
     run: Run[Any], server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """25. What a closed loop has left is refused, then opened anew, and leaves no connection behind."""
+    """25. A cache left by a closed loop refuses calls, then reopens, and leaves no connection behind."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, max_connections=4)
     connected = raw.info("clients")["connected_clients"]
     most = 0

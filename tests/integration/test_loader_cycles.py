@@ -86,7 +86,7 @@ async def test_batch_loader_that_asks_for_one_of_its_keys_is_refused(
 async def test_loader_that_asks_for_its_key_through_another_load_is_refused(
     cache: AsyncRedisCache,
 ) -> None:
-    """a, which asks for b, which asks for c, which asks for a; also from a child task and a thread."""
+    """A loads b, which loads c, which loads a; also from a child task and a thread."""
     loop = asyncio.get_running_loop()
 
     def in_thread() -> Any:
@@ -106,7 +106,7 @@ async def test_loader_that_asks_for_its_key_through_another_load_is_refused(
 async def test_loads_of_two_callers_that_wait_for_each_other_are_refused(
     cache: AsyncRedisCache,
 ) -> None:
-    """One loads a and asks for b, the other loads b and asks for a: the later question is refused."""
+    """One loads a and then b, the other loads b and then a: the later request is refused."""
     begun = asyncio.Event(), asyncio.Event()
 
     async def loader(own: int, other: str) -> Any:
@@ -146,7 +146,7 @@ def test_sync_loader_that_asks_for_its_key_through_another_load_is_refused(
 def test_sync_loads_of_two_threads_that_wait_for_each_other_are_refused(
     sync_cache: RedisCache,
 ) -> None:
-    """Whichever asks later, both callers are told."""
+    """Whichever request is later, both callers get the error."""
     both = threading.Barrier(2, timeout=END)
     codes: list[str] = []
 

@@ -52,7 +52,7 @@ def sync_cache(server: Server) -> Iterator[RedisCache]:
 
 
 async def outcome(call: Awaitable[Any]) -> Any:
-    """What a call gives or raises; as data, since some exceptions would end the event loop."""
+    """The result or exception of a call, as data, since some exceptions would end the event loop."""
     try:
         return await call
     except BaseException as error:  # noqa: BLE001
@@ -60,7 +60,7 @@ async def outcome(call: Awaitable[Any]) -> Any:
 
 
 async def ended(*calls: Awaitable[Any]) -> list[Any]:
-    """What each call gives or raises."""
+    """The result or exception of each call."""
     async with asyncio.timeout(END):
         return await asyncio.gather(*map(outcome, calls))
 
@@ -236,7 +236,7 @@ class Refused(Exception):
 
 
 async def joined(cache: AsyncRedisCache, error: BaseException, callers: int) -> list[Any]:
-    """What the callers of one load get, whose loader raises."""
+    """The outcomes of the callers of one load whose loader raises."""
     may_end = asyncio.Event()
 
     async def loader() -> None:

@@ -93,7 +93,7 @@ def test_sync_cached_function_returns_a_result_that_cannot_be_stored(
 
 
 async def joined(cache: AsyncRedisCache, loader_result: Any, *kinds: Any) -> list[Any]:
-    """What calls give that ask for these types and share one load."""
+    """The results of calls that request these types and share one load."""
     may_end = asyncio.Event()
 
     async def loader() -> Any:
@@ -131,7 +131,7 @@ async def test_refresh_removes_the_old_value_when_the_new_one_cannot_be_stored(
 
 
 async def await_until_gone(cache: AsyncRedisCache, key: str) -> None:
-    """Wait until a key has no value: a right is given back without waiting for it."""
+    """Wait until a key has no value: releasing a lease is not awaited."""
     async with asyncio.timeout(END):
         while await cache.retrieve(None, key) is not None:
             pass

@@ -134,7 +134,7 @@ def test_sync_callers_of_a_hung_origin_leave_as_many_threads_as_may_be(
 def test_sync_loaders_that_load_in_turn_are_refused_and_do_not_wait(
     sync_cache: RedisCache,
 ) -> None:
-    """At the bound, a loader whose own load is refused gets the error at once, and gives its thread back."""
+    """At the bound, a loader whose nested load is refused gets the error at once and frees its thread."""
     both = threading.Barrier(MOST, timeout=END)
 
     def outer(number: int) -> Any:

@@ -80,7 +80,7 @@ async def test_every_combination_of_three_cancelled_callers(
     *,
     again: bool,
 ) -> None:
-    """Who stays is answered, loads are counted as promised, what all have left is not kept; nothing leaks."""
+    """Remaining callers get a result, loads are counted, abandoned results are not stored, and nothing leaks."""
     stops = [Stops(cache, monkeypatch) for cache in caches]
     processes = PROCESSES[where]
     loads = 0
@@ -165,7 +165,7 @@ async def test_cancellation_at_any_turn_of_the_loop(
 async def test_cancelled_caller_does_not_wait_for_the_loader(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
 ) -> None:
-    """A loader that is cancelled may take its time to end; nobody waits but who wants to load next."""
+    """A cancelled loader may take its time to end; only the next load of the key waits for it."""
     one, two = caches
     may_end = asyncio.Event()
     begun = 0

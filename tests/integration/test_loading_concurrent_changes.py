@@ -21,7 +21,7 @@ Caches = tuple["AsyncRedisCache", "AsyncRedisCache"]
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
 async def test_a_touch_does_not_end_a_load(caches: Caches, *, own: bool) -> None:
-    """What is being loaded has no life yet that could be changed: it is loaded once, and kept."""
+    """A key that is being loaded has no TTL to change: it is loaded once and stored."""
     one, other = caches
     may_end = asyncio.Event()
     loads = 0
@@ -57,7 +57,7 @@ async def test_a_touch_does_not_end_a_stale_value(caches: Caches) -> None:
 
 
 async def test_refresh_does_not_store_an_invalidated_value(caches: Caches) -> None:
-    """A loader is not shown a value whose tag was invalidated, and cannot call it still right."""
+    """A loader does not get a value whose tag was invalidated, and cannot return NOT_MODIFIED for it."""
     one, other = caches
     await one.retrieve_or_load(None, "key", lambda: "old", 60_000, tags=("tag",))
     await other.invalidate_tags(None, "tag")

@@ -117,7 +117,7 @@ CHANGES: dict[str, Callable[[AsyncRedisCache], Awaitable[Any]]] = {
 async def test_superseded_load_is_not_stored(
     server: Server, storage: dict[str, Any], change: str, own: bool
 ) -> None:
-    """A change during a load wins; who asked before gets the load, who asks after does not."""
+    """A change during a load wins; earlier callers get the load, later ones do not."""
     async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         old, new = Gate("old"), Gate("new")
         before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
@@ -135,7 +135,7 @@ async def test_superseded_load_is_not_stored(
 async def test_refused_change_supersedes_the_load_too(
     server: Server, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its caller knows to be old is not kept, though nothing has voided the right on the server."""
+    """A value known to be old is not stored, though no command has ended the lease on the server."""
     async with configured(server.url, **storage) as cache:
         gate = Gate("old")
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
@@ -157,7 +157,7 @@ async def test_refused_change_supersedes_the_load_too(
 async def test_reader_of_a_newer_value_does_not_join_the_older_load(
     server: Server, storage: dict[str, Any]
 ) -> None:
-    """Nor where that is what another process has loaded, and too old for him."""
+    """Not even if the newer value was loaded by another process and is too old for the reader."""
     async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         old, new = Gate("old"), Gate("new")
         before = asyncio.create_task(one.retrieve_or_load(None, "key", old.load))
@@ -218,7 +218,7 @@ async def test_cancelled_caller_cancels_no_other(server: Server, leaving: int, m
 
 
 async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> None:
-    """Nobody waits for it from the beginning: it goes on when nobody waits again."""
+    """A load without waiters from the start goes on when its joiners are cancelled."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         ahead, own = Gate("new"), Gate("own")
         await made_stale(cache)
@@ -270,7 +270,7 @@ async def test_caller_loads_when_a_detached_load_was_handed_over(
 
 
 async def test_abandoned_load_is_not_counted_as_failed(server: Server) -> None:
-    """Who leaves says nothing about the origin: the next one to come may ask it at once."""
+    """Cancellation says nothing about the origin: the next caller may load at once."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         first, second = Gate("first"), Gate("second")
         await made_stale(cache)
@@ -316,7 +316,7 @@ async def test_load_ends_at_the_hard_timeout(server: Server) -> None:
 
 
 async def test_load_beyond_its_hard_timeout_is_not_joined(server: Server) -> None:
-    """Who comes after its time has an end of his own."""
+    """Later callers load with a hard timeout of their own."""
     may_end = asyncio.Event()
 
     async def stubborn() -> Any:
@@ -338,7 +338,7 @@ async def test_load_beyond_its_hard_timeout_is_not_joined(server: Server) -> Non
 
 
 async def test_load_beyond_its_hard_timeout_releases_the_key(server: Server) -> None:
-    """Others load it when the right has ended, which nobody renews; what comes of the first is not kept."""
+    """Others load it once the lease has expired, which is not renewed; the first result is not stored."""
     may_end = asyncio.Event()
     ended = False
 
@@ -370,7 +370,7 @@ async def test_load_beyond_its_hard_timeout_releases_the_key(server: Server) -> 
 async def test_waiting_process_polls_at_intervals(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody tells: soon, then less often; never in each turn, and not only when the lease ends."""
+    """Without notifications: soon, then less often; not in each turn, and not only when the lease ends."""
     options = {"loading_lease_timeout": 60_000, "max_size": 0}
     looks = 0
     look = LoadLease._is_held

@@ -62,7 +62,7 @@ async def caches(server: Server) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRe
 async def test_waiting_caller_does_not_poll(
     caches: tuple[AsyncRedisCache, AsyncRedisCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nothing changes the server is not asked; what is published is given at once."""
+    """Nothing is requested while nothing changes; a published value is returned at once."""
     looks = 0
     look = LoadLease._is_held
 
@@ -106,7 +106,7 @@ async def test_waiting_caller_is_notified_of_a_failed_load(
 async def test_waiting_caller_polls_when_the_channel_is_lost(
     server: Server, raw: Client, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Without news he looks for himself, as without a near cache; a silent link counts as lost."""
+    """Without invalidations it polls, as without a near cache; a silent channel counts as lost."""
     network: Proxy = proxy(server)
     async with AsyncRedisCache.from_url(server.url, **OPTIONS) as one:
         link_through(network.port, monkeypatch)

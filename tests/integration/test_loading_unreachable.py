@@ -48,7 +48,7 @@ async def test_loads_succeed_while_the_server_is_unreachable(
 
 
 async def test_callers_still_share_a_load(private_server: StartServer) -> None:
-    """While the server is away, one load serves all who ask; when it is back, it is stored."""
+    """While the server is unreachable, one load serves all callers; afterwards values are stored again."""
     server = private_server()
     gate = asyncio.Event()
 
@@ -73,7 +73,7 @@ async def test_callers_still_share_a_load(private_server: StartServer) -> None:
 async def test_load_returns_its_value_when_the_server_is_killed(
     private_server: StartServer,
 ) -> None:
-    """What is loaded when the server dies is given all the same."""
+    """A value loaded while the server dies is returned all the same."""
     server = private_server()
     gate = asyncio.Event()
 
@@ -95,7 +95,7 @@ async def test_load_returns_its_value_when_the_server_is_killed(
 async def test_value_of_another_process_is_returned(
     server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """Who has waited for another's load has its value, also if the server goes away just then."""
+    """A caller that waited for the load of another process gets its value, even if the server fails just then."""
     asked = 0
 
     async def gone(*_: object) -> None:

@@ -50,7 +50,7 @@ async def test_reply_during_close_logs_nothing(
 async def test_cancellation_during_the_lease_request_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The question ends in an error that nobody waits for any more, and nobody is told of it."""
+    """The request fails without a waiter, and its error is not logged."""
     async with (
         ScriptedServer(MGET=b"*1\r\n$-1\r\n", EVAL=b"") as server,
         configured(server.url, command_timeout=100, max_size=0) as cache,

@@ -49,7 +49,7 @@ def everything(error: BaseException) -> str:
 
 
 async def refused(cache: AsyncRedisCache, caplog: pytest.LogCaptureFixture) -> CacheAuthError:
-    """What opening raises, having told no secret, in the log neither."""
+    """The error that open raises; checks that neither it nor the log contains a secret."""
     caplog.set_level(logging.DEBUG)
     asyncio.get_running_loop().set_debug(True)
     try:
@@ -104,7 +104,7 @@ async def test_a_wrong_login(
 
 
 async def test_a_missing_login(network: Proxy, caplog: pytest.LogCaptureFixture, api: Api) -> None:
-    """A server that asks for a login and is given none: the same, in one attempt."""
+    """A server that requires a login and gets none: the same error, in one attempt."""
     error = await refused(configured(network.login_url("", ""), api), caplog)
     assert error.code == "BAD_CREDENTIALS"
     assert network.opened == 1

@@ -104,7 +104,7 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
 async def test_malformed_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """16. What is no RESP, or answers nothing that was asked, is an error, and the loop logs nothing."""
+    """16. Bytes that are no RESP, or no reply to the command, raise a typed error, and the loop logs nothing."""
     caplog.set_level(logging.WARNING)
     command, _, _ = name.partition(" ")
     for reply in NONSENSE + NO_ANSWER_TO.get(name, []):
@@ -146,7 +146,7 @@ async def test_malformed_reply_fails_its_own_call_alone(
 
 
 async def test_surplus_reply_closes_the_connection(server: Server, proxy: StartProxy) -> None:
-    """After one reply more than was asked for, nobody can say whose the next one would be."""
+    """After a surplus reply, later replies could not be assigned to their commands."""
     network = proxy(server)
     async with configured(network.url) as cache:
         await cache.store(None, "key", "mine")

@@ -59,7 +59,7 @@ async def test_new_value_may_be_evicted_first(cache: AsyncRedisCache, raw: Clien
 
 
 async def test_expired_values_are_dropped_first(cache: AsyncRedisCache, raw: Client) -> None:
-    """What has expired makes room, and nothing that lives has to leave for it."""
+    """Expired values make room before any other value is evicted."""
     await fill(cache)
     await cache.remove_many(None, ["8", "9"])
     await cache.store_many(None, {"brief": 1, "briefer": 2}, 20)
@@ -69,7 +69,7 @@ async def test_expired_values_are_dropped_first(cache: AsyncRedisCache, raw: Cli
 
 
 async def test_overwriting_needs_no_room(cache: AsyncRedisCache, raw: Client) -> None:
-    """Storing a key again replaces its value and its place in the order, and nobody leaves."""
+    """Storing a key again replaces its value and its place in the order, without an eviction."""
     await fill(cache)
     await cache.store(None, "0", "again", 90_000)
     assert values(raw) == set("0123456789")
@@ -145,7 +145,7 @@ async def test_a_large_cache_at_once(server: Server, raw: Client) -> None:
 
 
 async def test_pipelined_stores_keep_the_bound(cache: AsyncRedisCache, raw: Client) -> None:
-    """Stores, removals and touches of many tasks in one exchange leave the index right."""
+    """Stores, removals and touches of many tasks in one pipeline keep the index correct."""
     await fill(cache)
     await asyncio.gather(
         *(cache.store(None, f"new{number}", 1, 50_000) for number in range(40)),

@@ -62,7 +62,7 @@ def references(*components: object) -> References:
 
 
 async def test_loggers_get_messages(private_server: StartServer, api: Api) -> None:
-    """Each logger is told what the log is told, on a thread of its own, in the order of events."""
+    """Each logger gets the messages of the log, on a thread of its own, in order."""
     server = private_server()
     loggers = [Lines(), Lines()]
     cache = configured(server.url, api, command_timeout=DEADLINE, name="products")
@@ -156,7 +156,7 @@ async def test_without_them_nothing_is_started(server: Server) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # As deserved.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Nobody closed.
 def test_closed_loop_leaves_no_task(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Who closes the loop and not the cache is not told of tasks that were destroyed."""
+    """A loop closed without closing the cache reports no destroyed tasks."""
     cache = AsyncRedisCache.from_url(server.url)
     cache.set_references(references(Counts(), Lines()))
     loop = asyncio.new_event_loop()

@@ -69,7 +69,7 @@ def url_of(server: Server) -> str:
 
 
 async def test_concurrent_connections_share_one_lookup(server: Server, names: Names) -> None:
-    """However many ask, and however often; who gives up does not end it for the others."""
+    """One lookup serves all waiting connections; a cancelled one does not end it for the others."""
     impatient = AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT)
     patient = AsyncRedisCache.from_url(url_of(server), connect_timeout=60_000)
     opening = asyncio.create_task(patient.open(None))

@@ -47,7 +47,7 @@ class User:
 
 
 async def test_a_hit_needs_no_round_trip(near_cache: OpenNearCache) -> None:
-    """What is near is given without the server, one at a time, many at once, by any task."""
+    """Local entries are returned without the server, for one key or many, to any task."""
     cache = await near_cache()
     await cache.store_many(None, {"a": 1, "b": [2]})
     await cached_locally(cache, "a", "b")
@@ -66,7 +66,7 @@ async def test_a_hit_needs_no_round_trip(near_cache: OpenNearCache) -> None:
 
 
 async def test_misses_are_not_cached_locally(near_cache: OpenNearCache, raw: Client) -> None:
-    """What is missing is not held: it is there as soon as somebody stores it."""
+    """A miss is not cached locally: a value is seen as soon as it is stored."""
     cache = await near_cache()
     for _ in range(3):
         trips = cache.stats().round_trips
@@ -105,7 +105,7 @@ async def test_near_values_as_types(near_cache: OpenNearCache) -> None:
 
 
 async def test_every_caller_gets_an_object_of_its_own(near_cache: OpenNearCache) -> None:
-    """Changing what was given from near changes nothing in it."""
+    """Changing a returned object does not change the local entry."""
     cache = await near_cache()
     await cache.store(None, "key", {"list": [1]})
     await cached_locally(cache, "key")
@@ -121,7 +121,7 @@ async def test_every_caller_gets_an_object_of_its_own(near_cache: OpenNearCache)
 async def test_retrieve_many_requests_only_local_misses(
     server: Server, proxy: StartProxy, near_cache: OpenNearCache
 ) -> None:
-    """Of several keys those that are near are not asked for; the order is that of the keys."""
+    """Local entries are not requested; the result has the order of the keys."""
     network = proxy(server)
     cache = await near_cache(network.url, max_size=0)
     keys = [f"key{number}" for number in range(10)]
@@ -141,7 +141,7 @@ async def test_retrieve_many_requests_only_local_misses(
 
 
 async def test_own_changes_are_read_at_once(near_cache: OpenNearCache) -> None:
-    """Every verb that changes a key: whoever has awaited it reads what it has made."""
+    """After any awaited change, its caller reads the new value."""
     cache = await near_cache()
     for turn in range(30):
         await cache.store(None, "key", [turn])
@@ -169,7 +169,7 @@ async def test_own_changes_are_read_at_once(near_cache: OpenNearCache) -> None:
 
 
 async def last_given(cache: AsyncRedisCache) -> float:
-    """When the last question was asked that still got the value."""
+    """When the last read began that still returned the value."""
     given = 0.0
     while True:
         asked = time.monotonic()
@@ -179,7 +179,7 @@ async def last_given(cache: AsyncRedisCache) -> float:
 
 
 async def test_touch_does_not_extend_a_local_entry(near_cache: OpenNearCache) -> None:
-    """A shorter life given by touch is the life of what is near, too."""
+    """A shorter TTL set by touch applies to the local entry, too."""
     cache = await near_cache()
     await cache.store(None, "key", 1, 60_000)
     await cached_locally(cache, "key")
@@ -191,7 +191,7 @@ async def test_touch_does_not_extend_a_local_entry(near_cache: OpenNearCache) ->
 async def test_local_entry_expires_while_the_server_is_late(
     private_server: StartServer, near_cache: OpenNearCache
 ) -> None:
-    """A server that never looks for what has expired says nothing: near data ends by itself."""
+    """A server that does not remove expired keys sends no invalidation: local entries expire by themselves."""
     server = private_server()
     with server.client() as raw:
         raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
@@ -215,7 +215,7 @@ async def test_the_longest_stay(near_cache: OpenNearCache, raw: Client) -> None:
 
 
 async def test_bounds(near_cache: OpenNearCache) -> None:
-    """However much is read, no more is near than agreed, and what is asked for again is."""
+    """Local entries never exceed the bounds, and keys that are requested again are cached."""
     cache = await near_cache(near_cache_max_size=10, max_size=0)
     values = {f"key{number}": "x" * 100 for number in range(50)}
     await cache.store_many(None, values)
@@ -285,7 +285,7 @@ async def test_closed_cache_leaves_no_channel(server: Server, proxy: StartProxy,
 async def test_near_cache_connects_when_the_server_starts_later(
     private_server: StartServer, near_cache: OpenNearCache
 ) -> None:
-    """With `require_connection` false the cache works un-near at first, and near once it can."""
+    """With `require_connection` false the cache works without local entries at first, and with them once connected."""
     server = private_server()
     server.stop()
     cache = await near_cache(server.url, require_connection=False)

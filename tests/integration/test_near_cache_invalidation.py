@@ -88,7 +88,7 @@ async def test_change_of_another_program_invalidates(
 async def test_change_of_another_cache_invalidates(
     server: Server, near_cache: OpenNearCache, raw: Client, change: str, other: Api
 ) -> None:
-    """Any verb of another cache, behind either API, near or not."""
+    """Any operation of another cache, with either API, with or without a near cache."""
     cache = await near_cache()
     for near in (True, False):
         await cache.store(None, "key", 1)
@@ -103,7 +103,7 @@ async def test_change_of_another_cache_invalidates(
 
 
 async def test_expiry(near_cache: OpenNearCache) -> None:
-    """What has expired on the server is not given, whichever of the two finds out first."""
+    """A value that has expired on the server is not returned, whichever side notices first."""
     cache = await near_cache()
     await cache.store_many(None, {"key": 1, "other": 2}, 60)
     await cached_locally(cache, "key", "other")
@@ -117,7 +117,7 @@ async def test_expiry(near_cache: OpenNearCache) -> None:
 async def test_eviction_by_the_server(
     private_server: StartServer, near_cache: OpenNearCache, policy: str
 ) -> None:
-    """A server without memory drops keys, and says so: what it has dropped is not given."""
+    """A server without memory evicts keys and invalidates them: they are not returned."""
     server = private_server(config={"maxmemory-policy": policy})
     cache = await near_cache(server.url, max_size=0)
     with server.client() as raw:

@@ -26,7 +26,7 @@ NEAR = {
 
 
 def options_of(cache: AsyncRedisCache) -> dict[str, object]:
-    """What the near cache of this one was told."""
+    """The near-cache options of a cache."""
     inner: Any = getattr(cache, "blocking", None)
     options = (inner._cache if inner else cache)._lifecycle.settings.options
     return {name: getattr(options, name) for name, _ in NEAR.values()}

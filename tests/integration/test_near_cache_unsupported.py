@@ -111,7 +111,7 @@ async def test_silent_server_raises(answers: dict[str, bytes]) -> None:
 async def test_server_that_starts_later_without_support_is_logged(
     private_server: StartServer, proxy: StartProxy, api: Api
 ) -> None:
-    """Where nobody could be asked at open: it serves un-near, never old, until it may be near."""
+    """If support could not be checked at open, the cache serves from the server, never stale, until tracking works."""
     server = private_server(acl={"ann": "on >secret ~* +@all -client|tracking"})
     network = proxy(server)
     server.stop()

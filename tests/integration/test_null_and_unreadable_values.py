@@ -61,7 +61,7 @@ async def _said(cache: AsyncRedisCache, key: str) -> dict[str, bool]:
 async def test_methods_agree_whether_there_is_a_value(
     server: Server, raw: Client, mode: str, kind: str
 ) -> None:
-    """A null is no value, and neither is what cannot be read; what is false in Python is one."""
+    """Null and unreadable data are no values; falsy Python values are."""
     async with configured(server.url, key_prefix="is:", **MODES[mode]) as cache:
         for number, stored in enumerate(NO_VALUES.get(kind, VALUES)):
             raw.set(f"is:{number}", stored, px=60_000)

@@ -37,13 +37,13 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 
 def verbs_of_class() -> set[str]:
-    """All that a cache is asked for, beside what it is before and after that."""
+    """The operations of a cache besides its lifecycle and configuration."""
     other = {"configure", "set_references", "from_url", "is_open", "stats", *STEPS}
     return {name for name in dir(AsyncRedisCache) if not name.startswith("_")} - other
 
 
 async def test_each_call_is_a_span(server: Server, api: Api, telemetry: Telemetry) -> None:
-    """Every verb is: a client's, named after the verb, with the system, the database and the server."""
+    """A client span named after the operation, with system, database and server."""
     async with configured(server.url, api, key_prefix="otel:") as cache:
         telemetry.of(cache)
         for name, call in VERBS.items():

@@ -87,7 +87,7 @@ async def test_noperm_says_the_key_is_refused(limited: Server, api: Api, bound: 
 @pytest.mark.parametrize("max_size", [0, 10])
 @pytest.mark.depends_on("server")
 async def test_read_only_user_opens(limited: Server, api: Api, max_size: int) -> None:
-    """A user who may only read opens the cache, and learns what to grant when it stores."""
+    """A read-only user can open the cache; a store says which permission is missing."""
     with limited.client() as raw:
         raw.execute_command("ACL", "SETUSER", "carol", "reset", "on", ">PASSWORD", "~p:*")
         raw.execute_command("ACL", "SETUSER", "carol", "+ping", "+mget")
@@ -163,7 +163,7 @@ async def test_unsupported_names_command(
 async def test_open_raises_when_near_cache_is_not_possible(
     command: str, reply: bytes, named: str
 ) -> None:
-    """`open` with a near cache names what it needs, and the option that avoids it."""
+    """`open` with a near cache names what it needs and the option that disables it."""
     hello = {"HELLO": b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"}
     async with ScriptedServer(**hello | {command: reply}) as server:
         with pytest.raises(CacheUnsupported) as caught:

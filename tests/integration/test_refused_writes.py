@@ -104,7 +104,7 @@ async def test_refused_change_is_pending_when_fail_open_is_always(
 async def test_near_value_is_not_read_after_refused_change(
     server: Server, options: dict[str, Any], change: str
 ) -> None:
-    """35. The near cache returns no value whose change is pending, nor is it filled with one again."""
+    """35. The near cache neither returns nor stores a value whose change is pending."""
     raw = server.client()
     near = options | {"near_cache_enabled": True, "fail_open": "always"}
     async with configured(server.url, **near) as cache:
@@ -338,7 +338,7 @@ async def test_refusal_that_will_not_pass_is_raised(word: str) -> None:
 async def test_touch_reports_that_nothing_was_touched(
     server: Server, options: dict[str, Any]
 ) -> None:
-    """A refused touch gives False; the value keeps the life that it had, and is not pending."""
+    """A refused touch returns False; the value keeps its TTL and is not pending."""
     raw = server.client()
     async with configured(server.url, fail_open="always", **options) as cache:
         await cache.store(None, "key", "kept")

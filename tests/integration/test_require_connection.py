@@ -119,7 +119,7 @@ async def test_wrong_configuration_fails_even_so(private_server: StartServer, ap
 
 
 async def test_wrong_login_of_a_later_server_raises(private_server: StartServer, api: Api) -> None:
-    """Where nobody could check the login at open, each call is told that it is wrong."""
+    """If the login could not be checked at open, each call raises that it is wrong."""
     server = private_server(password="right")
     server.stop()
     async with configured(server.login_url("", "wrong"), api, require_connection=False) as cache:

@@ -115,7 +115,7 @@ async def test_raw_is_bytes_out(server: Server, raw: Client) -> None:
 
 
 async def test_pickle_gives_the_object(server: Server) -> None:
-    """Anything that can be pickled comes back as what it was; what cannot be is refused."""
+    """Anything that can be pickled comes back as the same type; everything else is refused."""
     async with configured(server.url, serializer="pickle", signing_key=KEY) as cache:
         for value in (Alone(), {1, 2}, (1, b"x"), 2**100, [Alone()], ValueError, 1j):
             await cache.store(None, "key", value)
@@ -189,7 +189,7 @@ async def test_what_a_serializer_gives_must_be_bytes(server: Server, raw: Client
 
 
 async def test_a_serializer_that_fails(server: Server) -> None:
-    """What `dumps` raises is NOT_SERIALIZABLE without its text; what `loads` raises is a miss."""
+    """An error of `dumps` is NOT_SERIALIZABLE without its text; an error of `loads` is a miss."""
     brought = Bring(_fail, _fail)
     async with AsyncRedisCache.from_url(server.url, serializer=brought, key_prefix="p:") as cache:
         with pytest.raises(CacheInputError) as caught:

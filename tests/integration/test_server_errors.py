@@ -178,7 +178,7 @@ def _is_busy(client: Client) -> bool:
 
 
 async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -> None:
-    """16. Somebody else's list under our key: a miss for who reads, WRONGTYPE for who removes."""
+    """16. A list of another program under the key: a miss for reads, WRONGTYPE for removals."""
     raw.rpush("p:list", "secret-value")
     async with configured(server.url, **options) as cache:
         await cache.store_many(None, {"before": 1, "after": 2})

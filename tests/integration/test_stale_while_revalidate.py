@@ -69,7 +69,7 @@ async def test_stale_timeout_of_the_call_bounds_staleness(
 
 
 async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
-    """Who can have a stale value waits so long for the new one, whoever loads it."""
+    """A caller that accepts a stale value waits this long for the new one, whichever process loads it."""
     origin = Origin()
     await made_stale(one, origin)
     patient: LoadOptions = {**STALE, "soft_timeout": 20_000}
@@ -134,7 +134,7 @@ async def test_stale_value_is_returned_when_the_origin_fails(
 async def test_failing_origin_is_not_waited_for_again(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
-    """Who has nothing to fall back on loads at once, while others leave the origin alone."""
+    """A caller without a stale value loads at once; the others do not call the failing origin."""
     origin = Origin()
     await made_stale(one, origin)
     origin.may_end.clear()
@@ -150,7 +150,7 @@ async def test_failing_origin_is_not_waited_for_again(
 
 
 async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:
-    """Who has nothing to fall back on is told; who has, gets that."""
+    """Raises for a caller without a stale value; returns the stale value otherwise."""
     origin = Origin()
     origin.may_end.clear()
     with pytest.raises(CacheTimeout) as caught:
@@ -167,7 +167,7 @@ async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:
 async def test_none_from_the_loader_removes_the_stale_value(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
-    """When the origin has none any more, nobody is given the old one again."""
+    """Once the origin returns None, the old value is not returned again."""
     origin = Origin()
     await made_stale(one, origin)
     patient: LoadOptions = {**STALE, "soft_timeout": 5_000}

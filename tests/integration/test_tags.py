@@ -91,7 +91,7 @@ async def test_invalidation_is_one_write(one: AsyncRedisCache, raw: Client) -> N
 
 @pytest.mark.depends_on("server", "storage", "near")
 async def test_nothing_is_left_over(one: AsyncRedisCache, raw: Client) -> None:
-    """Each tag ends by itself, and not before what bears it; `touch` moves it."""
+    """Each tag expires by itself, not before its values; `touch` extends it."""
     await one.store(None, "key", 1, 60_000, tags=["a"])
     tag = f"{PREFIX}\0tag:a"
     assert 100_000 < raw.pttl(tag) <= 120_000
@@ -219,7 +219,7 @@ async def test_invalidated_between_the_two_steps_of_a_store(
 async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
     one: AsyncRedisCache, other: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its tags had been asked for before: he is not given what was loaded before he came."""
+    """Its tag versions were fetched earlier: the joiner does not get a value loaded before its call."""
     values = ["old", "new"]
     joined: list[asyncio.Task[Any]] = []
     publish = LoadLease.publish
@@ -311,7 +311,7 @@ async def test_reload_has_the_remaining_soft_timeout(
 
 
 async def test_joiner_of_a_tagged_load_does_not_reload(one: AsyncRedisCache) -> None:
-    """Their versions are asked for after he came: it is good for him too, be it kept or not."""
+    """The tag versions are fetched after the joiner's call: the load is valid for it, stored or not."""
     may_end = asyncio.Event()
     loads = 0
 

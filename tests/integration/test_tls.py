@@ -173,7 +173,7 @@ async def test_named_authorities_stand_instead_of_the_systems(
     monkeypatch: pytest.MonkeyPatch,
     api: Api,
 ) -> None:
-    """Whom the system trusts is trusted where no authority is named, and not beside one that is."""
+    """The system's authorities are trusted only if no authority is named."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
     await _opens(network.url, api)
     error = await _refused(network.url, api, tls_ca_file=str(strangers.ca_file))
@@ -204,7 +204,7 @@ async def test_closing_while_it_connects_leaves_nothing(
 def test_loops_that_end_without_close_leave_nothing(
     private_server: StartServer, certificates: Certificates
 ) -> None:
-    """Who opens the cache on a new loop closes what was left on the old one, TLS or not."""
+    """Opening the cache on a new loop closes what the old loop left, with TLS or not."""
     server = private_server("redis", certificates=certificates)
     ca_file = str(certificates.ca_file)
     cache = AsyncRedisCache.from_url(server.url, tls_ca_file=ca_file, max_connections=1)
@@ -259,7 +259,7 @@ async def test_plain_where_tls_is_spoken(network: Proxy, server: Server, api: Ap
 
 
 async def test_tls_without_a_network(api: Api) -> None:
-    """What never leaves the machine has no TLS; asking for it is an error, not silence."""
+    """Connections that stay on the machine have no TLS; requesting it raises."""
     for url in ("unix:///run/s", "embedded://", "fake://"):
         assert (await _refused(url, api, tls=True)).code == "BAD_OPTION"
 

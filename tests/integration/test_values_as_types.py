@@ -256,7 +256,7 @@ async def test_typed_dict(cache: AsyncRedisCache) -> None:
 
 
 async def test_object_is_whatever_is_stored(cache: AsyncRedisCache) -> None:
-    """What a function is annotated with that gives values of any type."""
+    """The annotation of a function that returns values of any type."""
     value = {"name": "Ann", "numbers": [1, None]}
     await cache.store(None, "key", value)
     for kind in (object, dict[str, object]):
@@ -294,7 +294,7 @@ async def test_unsupported_types_are_refused(cache: AsyncRedisCache, serializer:
 
 
 async def test_the_very_object(cache: AsyncRedisCache, serializer: str) -> None:
-    """A serializer that gives objects of any class may be asked for them."""
+    """A serializer that returns objects of any class accepts them as type."""
     if serializer == "pickle":
         await cache.store(None, "key", ValueError("a"))
         assert isinstance(await cache.retrieve(None, "key", type=Exception), ValueError)

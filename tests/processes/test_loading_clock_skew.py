@@ -69,7 +69,7 @@ def at_most_apart(one: Between, other: Between) -> float:
 
 @pytest.mark.parametrize("near", [False, True], ids=["far", "near"])
 def test_freshness_agrees(server: Server, key_prefix: str, *, near: bool) -> None:
-    """Within 100 ms, by what is given, by its status, its age and its remaining life.
+    """Within 100 ms, by value, status, age and TTL.
 
     A process tells between which two of its calls a value became stale, say. On a busy machine a call may take
     long, and then that is not known well, nor is the server's clock to who has asked for it. So in no round may it

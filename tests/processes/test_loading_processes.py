@@ -117,7 +117,7 @@ async def leased(cache: AsyncRedisCache, origin: Origin) -> int:
 @pytest.mark.parametrize("way", [leased, naive])
 @pytest.mark.depends_on
 async def test_superseded_load_never_restores_the_old_value(server: Server, way: object) -> None:
-    """The database changes, then the key is removed or stored: afterwards nothing old is cached.
+    """The database changes, then the key is removed or stored: afterwards no old value is cached.
 
     The proof that the test sees: what everybody writes first leaves the old value.
     """

@@ -49,7 +49,7 @@ def test_a_loop_that_is_closed_before_the_cache(
     caplog: pytest.LogCaptureFixture,
     politely: bool,
 ) -> None:
-    """Nothing of the lost loop is near on the next one, and nobody complains about what was left."""
+    """No local entry of the lost loop exists on the next one, and nothing is reported about it."""
     # What earlier tests have left is not complained about here.
     gc.collect()
     caplog.clear()

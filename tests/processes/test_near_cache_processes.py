@@ -57,7 +57,7 @@ class History:
             self.by_stamp[stamp] = write
 
     def outdated_at(self, stamp: int, process: int | None = None) -> float:
-        """When the first write was acknowledged that began after this value's had ended.
+        """When the first write was acknowledged that began after the write of this value had ended.
 
         Of writes that overlap, nobody can tell which came last. With a process, only its own count.
         """
@@ -86,7 +86,7 @@ class Verdict(NamedTuple):
 
 
 def judge(told: list[dict[str, Any]]) -> Verdict:
-    """Compare what all were told with what all have written."""
+    """Compare the values that all processes read with those that all have written."""
     histories: defaultdict[str, History] = defaultdict(History)
     for process, one in enumerate(told):
         for key, stamp, began, acknowledged in one["writes"]:
@@ -146,7 +146,7 @@ class Cutter(threading.Thread):
 def test_processes_that_read_and_write_at_once(
     server: Server, proxy: StartProxy, key_prefix: str
 ) -> None:
-    """20. The link cut at random, nothing that is given is older than 100 ms; at rest 0 stale entries.
+    """20. The channel is cut at random; no returned value is older than 100 ms; at rest 0 stale entries.
 
     Older than: a write acknowledged by another process 100 ms before. What a process itself has
     written and awaited it always reads.

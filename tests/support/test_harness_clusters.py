@@ -205,7 +205,7 @@ def test_logins_and_tls(certificates: Certificates) -> None:
 
 
 def test_clusters_side_by_side(private_cluster: StartCluster) -> None:
-    """Those of one test know nothing of those of another."""
+    """Clusters of different tests do not see each other."""
     one, other = private_cluster(), private_cluster()
     nodes = [*one.nodes, *other.nodes]
     ports = [port for node in nodes for port in (node.port, node.further_port("cluster-port"))]

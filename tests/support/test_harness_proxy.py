@@ -109,7 +109,7 @@ def test_the_proxy_speaks_tls(
 
 
 def test_records(network: Proxy, client: Client) -> None:
-    """What was opened, carried and asked can be told."""
+    """Connections, bytes and commands are recorded."""
     client.set("key", "value")
     client.get("key")
     first = network.commands[-2]
@@ -135,7 +135,7 @@ def test_a_delay_is_felt(network: Proxy, client: Client, direction: Direction | 
 
 
 def test_a_delay_is_no_bottleneck(network: Proxy, peer: socket.socket) -> None:
-    """What is sent later is not held up by what was sent before."""
+    """Later bytes are not held up by earlier ones."""
     network.delay(0.1, jitter=0.01)
     start = time.perf_counter()
     for _ in range(20):
@@ -269,7 +269,7 @@ def test_a_reply_is_replaced(network: Proxy, client: Client) -> None:
 
 
 def test_an_unread_reply_is_planted(network: Proxy, peer: socket.socket) -> None:
-    """Who does not look first takes it for the answer to the next question."""
+    """A client that does not check first takes it for the reply to its next command."""
     assert network.inject(b"+planted\r\n") == 1
     peer.sendall(PING)
     assert _read(peer, 17) == b"+planted\r\n" + PONG

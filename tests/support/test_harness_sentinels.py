@@ -140,7 +140,7 @@ def test_logins_and_tls(which: str, certificates: Certificates) -> None:
 
 
 def test_some_side_by_side(sentinels: StartSentinels) -> None:
-    """Those of one test know nothing of those of another."""
+    """Sentinels of different tests do not see each other."""
     one, other = sentinels(), sentinels()
     ports = [server.port for each in (one, other) for server in _all(each)]
     assert len(set(ports)) == len(ports)

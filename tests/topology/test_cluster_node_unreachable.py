@@ -56,7 +56,7 @@ def new(cluster: Cluster, **options: Any) -> AsyncRedisCache:
 
 
 async def load(cache: AsyncRedisCache, key: str, value: str) -> tuple[str, float]:
-    """What is given, and after how many seconds."""
+    """The returned value and the seconds that the call took."""
     begun = time.monotonic()
     return await cache.retrieve_or_load(None, key, lambda: value), time.monotonic() - begun
 
@@ -97,7 +97,7 @@ async def test_load_of_an_unreachable_node_fails_open(
 
 
 async def test_batch_load_of_an_unreachable_node_fails_open(cluster: Cluster, node: Server) -> None:
-    """Of many keys those of the node are loaded, at once, and the others are given as they are stored."""
+    """Of many keys those of the node are loaded at once, and the others are returned as stored."""
     there = keys_at(cluster, node)
     elsewhere = keys_at(cluster, cluster.masters()[0])
     asked: list[str] = []
@@ -149,7 +149,7 @@ async def test_operations_on_other_nodes_succeed(cluster: Cluster, node: Server)
 
 
 async def test_replicas_answer_for_an_unreachable_master(flavour: Flavour) -> None:
-    """A master is dead, its replica answers: what is there is given, though what is not can be asked of nobody."""
+    """A master is dead and its replica answers: stored values are returned, though missing ones cannot be confirmed."""
     with Cluster(flavour, replicas=1, node_timeout=60_000) as cluster:
         master = cluster.masters()[0]
         stored, *missing = keys_at(cluster, master)
@@ -164,7 +164,7 @@ async def test_replicas_answer_for_an_unreachable_master(flavour: Flavour) -> No
 
 
 async def test_removed_node_is_dropped(flavour: Flavour, logged: LogRecorder) -> None:
-    """Its replica has taken over: that ends what was told, and the probes, though it never answers again."""
+    """After its replica has taken over, its log state and probes end, though it never answers again."""
     with Cluster(flavour, replicas=1) as cluster:
         async with new(cluster) as cache:
             key = keys_at(cluster, cluster.masters()[0])[0]

@@ -152,13 +152,13 @@ async def test_hanging_master_does_not_block_others(flavour: Flavour) -> None:
 
 
 def questions(cluster: Cluster, node: Server) -> int:
-    """How often a node was asked whose the slots are."""
+    """How often a node was asked for the slot map."""
     stats: Any = cluster.client(node).info("commandstats")
     return int(stats["cmdstat_cluster|slots"]["calls"])
 
 
 async def test_local_entries_of_a_new_node_are_invalidated(flavour: Flavour) -> None:
-    """18. It has no slot but one that moves, so nobody names it: what is read there is not near yet."""
+    """18. The new node owns only the migrating slot, so no slot map names it: values read there are not cached locally yet."""
     with Cluster(flavour, spares=1) as cluster:
         joined = cluster.nodes[-1]
         slot = cluster.slots(cluster.masters()[0])[0]

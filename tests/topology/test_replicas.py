@@ -63,7 +63,7 @@ async def test_behind_sentinels(sentinels: Sentinels) -> None:
 
 
 async def test_tags_are_the_masters(sentinels: Sentinels) -> None:
-    """What was invalidated is not given, however far a replica lags behind."""
+    """An invalidated value is not returned, however far a replica lags behind."""
     (replica,) = sentinels.replicas()
     async with AsyncRedisCache.from_url(sentinels.uri, **OPTIONS) as cache:
         await cache.store(None, "key", 1, tags=("tag",))
@@ -138,7 +138,7 @@ async def test_in_a_cluster(flavour: Flavour) -> None:
 
 
 async def test_not_with_what_is_near(server: Server) -> None:
-    """What is near is kept by what the master tells, and would be filled with what is older."""
+    """The master invalidates local entries, which replicas would fill with older values."""
     with pytest.raises(CacheConfigError) as caught:
         AsyncRedisCache.from_url(server.url, read_from="replica", near_cache_enabled=True)
     assert caught.value.code == "BAD_OPTION"

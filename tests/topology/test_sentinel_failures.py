@@ -39,7 +39,7 @@ def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
 async def test_silent_sentinel_is_passed_over(
     sentinels: Sentinels, silence: str, silent: int
 ) -> None:
-    """17. Whichever it is: what is acknowledged stands on the new master, near values are its own."""
+    """17. Whichever sentinel it is: acknowledged writes are on the new master, and local entries match it."""
     witnesses = [*sentinels.sentinels]
     mute = witnesses.pop(silent)
     near: dict[str, Any] = {"near_cache_enabled": True, "near_cache_heartbeat": 100}
@@ -111,7 +111,7 @@ def denied(sentinels: Sentinels, sentinel: Server) -> int:
 
 
 async def test_unknown_master_name_raises(sentinels: Sentinels) -> None:
-    """A mistake of configuration, whoever is away; and none while one of them knows the master."""
+    """A configuration error, whichever sentinel is unreachable; none as long as one of them knows the master."""
     sentinels.sentinels[0].kill()
     uri = sentinels.uri.replace(f"/{MASTER_NAME}/", "/another/")
     with pytest.raises(CacheConfigError) as caught:

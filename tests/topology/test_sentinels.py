@@ -115,7 +115,7 @@ async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what
 
 
 async def test_killed_master_is_replaced(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
-    """17. All tasks are back within down-after + 2 s; nothing wrong is given, near values included."""
+    """17. All tasks are served again within down-after + 2 s; no value is wrong, local entries included."""
     async with Callers(cache) as callers:
         old = sentinels.kill_master()
         await back_in_time(callers, sentinels, old, "master killed")
@@ -156,7 +156,7 @@ def calls_of(stats: dict[str, Any]) -> int:
 
 
 async def test_read_only_master_gets_no_more_writes(sentinels: Sentinels) -> None:
-    """17. It was demoted, and nobody tells: at its first READONLY all connections to it are dropped."""
+    """17. It was demoted without notice: at the first READONLY all connections to it are dropped."""
     old = sentinels.master()
     other = next(server for server in sentinels.nodes if server is not old)
     async with AsyncRedisCache.from_url(sentinels.uri, max_connections=8, retries=0) as cache:

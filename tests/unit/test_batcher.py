@@ -73,7 +73,7 @@ async def test_later_request_does_not_overtake() -> None:
 
 @in_virtual_time
 async def test_queued_read_of_a_key_is_joined() -> None:
-    """It is asked for once, and all who asked before the question left have the answer."""
+    """It is sent once, and all callers that joined before get the reply."""
     wires = Wires()
     await busy(wires)
     callers = [read(wires, b"a") for _ in range(5)]
@@ -86,7 +86,7 @@ async def test_queued_read_of_a_key_is_joined() -> None:
 
 @in_virtual_time
 async def test_only_equal_requests_are_joined() -> None:
-    """Who asks for a key's data is not given what another asked for, its life as well."""
+    """A read of data does not join a read of data and TTL."""
     wires = Wires()
     await busy(wires)
     with_life = [wires.batcher.execute(GET_WITH_TTL, b"a", 10) for _ in range(2)]
@@ -101,7 +101,7 @@ async def test_only_equal_requests_are_joined() -> None:
 
 @in_virtual_time
 async def test_sent_request_is_not_joined() -> None:
-    """Its answer may be older than what the caller has seen, so the key is asked for again."""
+    """Its reply may be older than what the caller has seen, so the key is requested again."""
     wires = Wires(wires=2)
     old = read(wires, b"a")
     written = store(wires, b"a", b"new")
@@ -120,7 +120,7 @@ async def test_sent_request_is_not_joined() -> None:
 
 @in_virtual_time
 async def test_cancelled_caller_leaves_the_reply_to_the_others() -> None:
-    """Also when it is the one who asked first that goes."""
+    """Even if the first caller is the cancelled one."""
     wires = Wires()
     await busy(wires)
     first, second, third = (read(wires, b"a") for _ in range(3))
@@ -150,7 +150,7 @@ async def test_request_without_waiters_is_not_sent() -> None:
 
 @in_virtual_time
 async def test_pipeline_is_bounded_in_bytes() -> None:
-    """What would make it larger than 1 MiB leaves with the next, and what is larger goes alone."""
+    """Requests beyond 1 MiB go with the next pipeline; a larger one is sent alone."""
     wires = Wires(retries=0)
     await busy(wires)
     sizes = [600_000, 300_000, 300_000, 3_000_000, 10]
@@ -168,7 +168,7 @@ async def test_pipeline_is_bounded_in_bytes() -> None:
 
 @in_virtual_time
 async def test_pipeline_may_be_filled_to_the_last_byte() -> None:
-    """What makes it 1 MiB and no more leaves with it."""
+    """A request that fills the pipeline to exactly 1 MiB goes with it."""
     wires = Wires()
     await busy(wires)
     half = bytes(512 * 1024 - STORE_BYTES)
@@ -182,7 +182,7 @@ async def test_pipeline_may_be_filled_to_the_last_byte() -> None:
 
 @in_virtual_time
 async def test_pipeline_is_bounded_in_keys() -> None:
-    """A thousand-odd keys, so that nobody waits long behind the others of his exchange."""
+    """At about a thousand keys, so that no caller waits long behind the others of its pipeline."""
     wires = Wires()
     await busy(wires)
     calls = [read(wires, b"%d" % number) for number in range(2_500)]
@@ -292,7 +292,7 @@ async def test_expected_reply_size_shrinks_slowly() -> None:
 
 @in_virtual_time
 async def test_queued_calls_are_bounded() -> None:
-    """The bound counts callers, those who joined too; the next is refused before anything."""
+    """The bound counts callers, joined ones too; the next is refused before anything else."""
     wires = Wires(most_calls=3)
     await busy(wires)
     waiting = [read(wires, b"a"), read(wires, b"a"), store(wires, b"b")]
@@ -325,7 +325,7 @@ async def test_queued_bytes_are_bounded() -> None:
 
 @in_virtual_time
 async def test_read_returns_the_remaining_ttl() -> None:
-    """One MGET for all, one PTTL for each; who asks for the same key shares the answer."""
+    """One MGET for all keys and one PTTL for each; callers of the same key share the reply."""
     wires = Wires()
     await busy(wires)
     one, same, other, lost = (

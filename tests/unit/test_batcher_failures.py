@@ -56,7 +56,7 @@ async def test_forbidden_key_fails_no_other_request(retries: int) -> None:
 
 @in_virtual_time
 async def test_retried_request_goes_first() -> None:
-    """Those whose exchange broke have waited longest: they leave in front, in their order."""
+    """Requests of a broken pipeline have waited longest: they are sent first, in order."""
     wires = Wires()
     await busy(wires)
     broken = [read(wires, b"a"), read(wires, b"b")]
@@ -101,7 +101,7 @@ async def test_requeued_request_is_counted_again(
 
 @in_virtual_time
 async def test_retried_request_keeps_the_pipeline_bound() -> None:
-    """A thousand keys whose exchange broke do not leave together with all that came meanwhile."""
+    """A thousand keys of a broken pipeline are not sent together with everything that came meanwhile."""
     wires = Wires()
     await busy(wires)
     calls = [read(wires, b"%d" % number) for number in range(1_000)]
@@ -194,7 +194,7 @@ async def test_cancelled_request_is_not_retried() -> None:
 async def test_expired_request_is_not_retried(
     ask: Callable[[Wires, bytes], asyncio.Future[Any]], kind: type[CacheError]
 ) -> None:
-    """Whose connection ends as his time is up, before the timer has looked, learns what became of his call."""
+    """A request whose connection ends at its deadline, before the timer fires, gets its outcome."""
     wires = Wires()
     call = ask(wires, b"a")
     await turns()
@@ -210,7 +210,7 @@ async def test_expired_request_is_not_retried(
 
 @in_virtual_time
 async def test_retries_are_counted_and_come_to_an_end() -> None:
-    """After the last one the call ends in what went wrong, each caller with an error of his own."""
+    """After the last one the call raises the failure, each caller with an error of its own."""
     wires = Wires(retries=2)
     await busy(wires)
     callers = [read(wires, b"a"), read(wires, b"a")]
@@ -226,7 +226,7 @@ async def test_retries_are_counted_and_come_to_an_end() -> None:
 
 @in_virtual_time
 async def test_write_whose_reply_was_lost_raises_unknown() -> None:
-    """A second try tells of a store all there is; of a removal only what it still found."""
+    """A retried store has a certain result; a retried removal only counts what it still found."""
     wires = Wires()
     await busy(wires)
     stored = store(wires, b"s")
@@ -400,7 +400,7 @@ async def test_every_call_ends_by_its_deadline() -> None:
 
 @in_virtual_time
 async def test_pipeline_continues_while_a_caller_waits() -> None:
-    """Who is overdue is told; the others of his exchange are not sent back for it."""
+    """An expired caller gets its error; the others of the pipeline are not resent for it."""
     wires = Wires(budget=1.0)
     await busy(wires)
     early = read(wires, b"a")
@@ -504,7 +504,7 @@ async def test_health_is_reported_per_reply() -> None:
 
 @in_virtual_time
 async def test_short_deadline_does_not_count_against_the_server() -> None:
-    """Three calls that nobody answers by their deadlines: only those count that had the whole time."""
+    """Of three calls without a reply, only those count that had the full timeout."""
     wires = Wires(budget=1.0)
     calls = [
         wires.batcher.execute(GET, key, 20, budget=budget)
@@ -541,7 +541,7 @@ async def test_closed_client_is_not_reported_as_unreachable() -> None:
 
 @in_virtual_time
 async def test_expired_call_fails_when_timer_fires_within_clock_resolution() -> None:
-    """A loop may fire a timer early by less than its clock can tell; the call has expired all the same.
+    """A loop may fire a timer early by less than its clock resolution; the call has expired all the same.
 
     Otherwise another timer that is due next would decide what the caller is told.
     """

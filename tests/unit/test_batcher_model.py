@@ -207,7 +207,7 @@ steps = st.one_of(
 async def test_every_call_ends_in_time_with_a_true_result(
     script: list[tuple[Any, ...]], keys_together: int
 ) -> None:
-    """A read gives what was there meanwhile; what is said to have failed has not happened."""
+    """A read returns a value that was there meanwhile; a change reported as failed was not executed."""
     with patch.object(_queue, "_EXCHANGE_KEYS", keys_together):
         await play(script)
 

@@ -91,7 +91,7 @@ async def test_waiting_keeps_the_number_of_redirections() -> None:
 
 @in_virtual_time
 async def test_cancelled_call_is_not_redirected() -> None:
-    """What nobody waits for is asked of no other server."""
+    """A call without waiters is not sent to another server."""
     servers = TwoServers()
     gone = read(servers.one, b"a")
     gone.cancel()
@@ -103,7 +103,7 @@ async def test_cancelled_call_is_not_redirected() -> None:
 
 @in_virtual_time
 async def test_redirected_call_keeps_its_deadline() -> None:
-    """Counted from when he asked the first server."""
+    """Counted from the request to the first server."""
     servers = TwoServers()
     loop = asyncio.get_running_loop()
     begun = loop.time()

@@ -142,7 +142,7 @@ def test_local_function_that_captures_nothing_has_a_key_of_its_own() -> None:
 
 
 def test_local_function_that_captures_a_type_variable_has_a_key_of_its_own() -> None:
-    """As a generic one does, whose body names what it is generic in: that is no state."""
+    """Like a generic function whose body names its type parameter: that is no state."""
 
     def make() -> Any:
         kind = TypeVar("kind")
@@ -218,7 +218,7 @@ def _executed(source: str, namespace: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", [None, "shop", __name__])
 def test_function_of_no_module_is_refused_when_decorated(name: str | None) -> None:
-    """What `exec` defines reads variables that its name does not tell."""
+    """A function defined by `exec` reads variables that its name does not identify."""
     with pytest.raises(TypeError, match="no module"):
         cached(CACHE)(_executed("async def one(number): return number", {"__name__": name}))
 
@@ -436,7 +436,7 @@ def test_decorated_function_tells_what_it_is() -> None:
 
 
 def test_stacked_decorators_keep_their_own_options() -> None:
-    """What is copied from the wrapped function is not what the decorator was given."""
+    """Attributes copied from the wrapped function are not the options of the decorator."""
 
     def marked(function: Any) -> Any:
         @functools.wraps(function)

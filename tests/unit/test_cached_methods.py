@@ -152,7 +152,7 @@ def test_type_parameters_of_the_receiver_are_part_of_the_key() -> None:
 
 
 def test_bare_object_is_no_receiver() -> None:
-    """Two of them, given to static methods, are made to be told apart."""
+    """Two bare objects, passed to static methods, are meant to be distinct."""
     loose: Any = Base
     for find in (loose.static_outer, loose.static_inner):
         with pytest.raises(TypeError, match="argument 'number'"):

@@ -120,7 +120,7 @@ async def test_open_circuit_probes_at_growing_intervals(
 @in_virtual_time
 @pytest.mark.parametrize("by", ["probe", "call"])
 async def test_circuit_closes_with_the_first_reply(by: str) -> None:
-    """To a probe, or to a call of others: that is told, nobody is asked any more, and all is as before."""
+    """To a probe or to another call: it is reported, probing ends, and everything is as before."""
     probed = Probed()
     for _ in range(2):
         probed.on_event.clear()
@@ -166,7 +166,7 @@ async def test_circuits_are_independent() -> None:
 @in_virtual_time
 @pytest.mark.parametrize("is_open", [True, False])
 async def test_stopped_circuit_has_no_timer(*, is_open: bool) -> None:
-    """Nobody is asked any more, nothing is told of it, and it does not open again."""
+    """It sends no probe, reports nothing, and does not open again."""
     probed = Probed()
     if is_open:
         probed.open()

@@ -65,7 +65,7 @@ def test_entry_is_returned_until_it_expires(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_requested_keys_outlive_others(name: str) -> None:
-    """A full cache drops the entries nobody asked for, in their order, before any other."""
+    """A full cache drops entries that were not requested, in order, before any other."""
     policy = OURS[name](4)
     for key in (b"a", b"b", b"c", b"d"):
         policy.put(key, b"", EXPIRES)

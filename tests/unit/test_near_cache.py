@@ -11,7 +11,7 @@ GONE = -2
 
 
 def test_stored_entry_is_returned() -> None:
-    """An answer is given as it came, until it is dropped; what was never asked for is not there."""
+    """A reply is returned unchanged until it is dropped; keys never requested are not there."""
     near = Near()
     near.keep(b"a", b"1")
     near.keep(b"empty", b"")
@@ -66,7 +66,7 @@ def test_entry_without_ttl_left_is_not_stored(left: int) -> None:
 
 
 def test_missing_value_is_not_stored() -> None:
-    """Only data is held near: a miss asks the server each time."""
+    """Only data is cached locally: a miss is requested each time."""
     near = Near()
     near.cache.fill(near.cache.begin_fill(b"a"), None, GONE)
     assert near.get(b"a") is None
@@ -74,7 +74,7 @@ def test_missing_value_is_not_stored() -> None:
 
 
 def test_invalidation_during_a_request_prevents_the_fill() -> None:
-    """The answer may be older than the news, so it is not kept; other questions are not concerned."""
+    """The reply may be older than the invalidation, so it is not stored; other requests are unaffected."""
     near = Near()
     changed, other = near.cache.begin_fill(b"changed"), near.cache.begin_fill(b"other")
     near.cache.changed([b"changed"])
@@ -85,7 +85,7 @@ def test_invalidation_during_a_request_prevents_the_fill() -> None:
 
 
 def test_request_after_an_invalidation_may_fill() -> None:
-    """Though the earlier question, whose lease has ended, is answered in between or later."""
+    """Even if the earlier request, whose fill was cancelled, gets its reply in between or later."""
     for late in (False, True):
         near = Near()
         before = near.cache.begin_fill(b"a")
@@ -140,7 +140,7 @@ def test_own_writes_invalidate() -> None:
 
 
 def test_flush_removes_entries_and_pending_fills() -> None:
-    """Entries are dropped and questions under way keep nothing; what is asked later is kept."""
+    """Entries are dropped and requests in flight store nothing; later requests do."""
     near = Near()
     near.keep(b"a")
     asked = near.cache.begin_fill(b"b")
@@ -152,7 +152,7 @@ def test_flush_removes_entries_and_pending_fills() -> None:
 
 
 def test_nothing_is_returned_before_it_is_connected() -> None:
-    """Until the link is armed nothing is kept, whatever is asked and answered."""
+    """Nothing is stored until the channel is connected."""
     near = Near()
     near.cache = NearCache(
         near.counters, max_size=9, max_bytes=ROOM, longest=60, clock=lambda: near.now
@@ -167,7 +167,7 @@ def test_nothing_is_returned_before_it_is_connected() -> None:
 
 
 def test_nothing_is_returned_after_the_keepalive_deadline() -> None:
-    """When the next sign of life fails to come, near data is withheld to the instant."""
+    """Without a message by the deadline, entries are withheld from that instant."""
     near = Near()
     near.cache.connected_until(near.now + 2)
     near.keep(b"a")
@@ -183,7 +183,7 @@ def test_nothing_is_returned_after_the_keepalive_deadline() -> None:
 
 
 def test_nothing_is_returned_when_the_loop_was_blocked() -> None:
-    """After 20 ms news may lie unread: the caller is told to let the loop turn, and to say so."""
+    """After 20 ms invalidations may be unread: the caller has to let the loop run first, and say so."""
     near = Near()
     near.keep(b"a", b"1")
     assert near.cache.get(b"a") is None
@@ -199,7 +199,7 @@ def test_nothing_is_returned_when_the_loop_was_blocked() -> None:
 
 
 def test_entry_is_returned_once_the_loop_has_run() -> None:
-    """What is given is as fresh as the question; only the next caller has to wait again."""
+    """The entry is as fresh as the request; only the next caller has to wait again."""
     near = Near()
     near.keep(b"a", b"1")
     since = near.now
@@ -211,7 +211,7 @@ def test_entry_is_returned_once_the_loop_has_run() -> None:
 
 
 def test_loop_turn_does_not_extend_the_keepalive_deadline() -> None:
-    """It says that what has come was read, and not that the server would have told all."""
+    """A turn shows that received messages were read, not that the server sent all."""
     near = Near()
     near.cache.connected_until(near.now + 2)
     near.keep(b"a")
@@ -224,7 +224,7 @@ def test_loop_turn_does_not_extend_the_keepalive_deadline() -> None:
 
 
 def test_each_message_extends_the_keepalive_deadline() -> None:
-    """As long as they come in time, what is near stays."""
+    """Entries stay valid as long as messages arrive in time."""
     near = Near()
     near.keep(b"a")
     for _ in range(10):
@@ -234,7 +234,7 @@ def test_each_message_extends_the_keepalive_deadline() -> None:
 
 
 def test_disconnection_empties() -> None:
-    """What was near before the link was lost is not given after it was armed again."""
+    """Entries from before the channel was lost are not returned after it reconnects."""
     near = Near()
     near.keep(b"a")
     asked = near.cache.begin_fill(b"b")
@@ -270,7 +270,7 @@ def test_watcher_is_notified_of_each_invalidation() -> None:
 
 
 def test_disconnection_is_counted_once() -> None:
-    """A link that is lost twice over, or was never armed, has emptied nothing more."""
+    """A channel lost twice, or never connected, empties nothing more."""
     near = Near()
     near.cache.disconnected()
     near.cache.disconnected()
@@ -299,7 +299,7 @@ def test_counters() -> None:
 
 
 def test_repr_shows_the_state_and_no_data() -> None:
-    """A near cache in a log shows how much it holds, and whether it is trusted."""
+    """The repr shows the size of a near cache, and whether it is connected."""
     near = Near()
     near.keep(b"secret", b"secret")
     assert "1 entries" in repr(near.cache)

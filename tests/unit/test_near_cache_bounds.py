@@ -45,7 +45,7 @@ def test_all_bytes_may_be_used() -> None:
 
 
 def test_entry_larger_than_the_bound_is_not_stored() -> None:
-    """It drives nobody else out; what was held under its key is older, and goes."""
+    """It evicts nothing; the older entry of its key is dropped."""
     near = Near(max_bytes=ROOM)
     near.keep(b"a")
     near.keep(b"b", b"small")
@@ -68,7 +68,7 @@ def test_new_value_replaces_the_old() -> None:
 
 
 def test_requested_entry_survives_eviction() -> None:
-    """Of a full near cache the entry goes that was not asked for, not the oldest."""
+    """A full near cache evicts the entry that was not requested, not the oldest."""
     near = Near(max_size=3)
     for key in (b"a", b"b", b"c"):
         near.keep(key)
@@ -78,7 +78,7 @@ def test_requested_entry_survives_eviction() -> None:
 
 
 def test_full_near_cache_admits_keys_requested_twice() -> None:
-    """As long as there is room, everybody comes in; a change of what is near makes room."""
+    """Every key is admitted while there is room; an invalidation makes room."""
     near = Near(max_size=2)
     for key in (b"a", b"b", b"c"):
         asked = near.cache.begin_fill(key)
@@ -95,7 +95,7 @@ def test_full_near_cache_admits_keys_requested_twice() -> None:
 
 
 def test_an_emptied_near_cache_has_room() -> None:
-    """When all has been dropped, whoever asks comes in at once, though it was full before."""
+    """After a flush every key is admitted at once, even if it was full before."""
     near = Near(max_size=1)
     for key in (b"a", b"b"):
         near.keep(key)
@@ -105,7 +105,7 @@ def test_an_emptied_near_cache_has_room() -> None:
 
 
 def test_the_doorkeeper_forgets() -> None:
-    """It knows no more keys than it may; who was let in has to ask twice again."""
+    """It remembers a bounded number of keys; an admitted key has to be requested twice again."""
     api = Doorkeeper(2)
     assert [api.admits(key) for key in (b"a", b"a", b"a")] == [False, True, False]
     assert [api.admits(key) for key in (b"b", b"c", b"a", b"c")] == [False, False, False, True]
@@ -120,7 +120,7 @@ def entries_of(sieve: Sieve, names: str) -> dict[str, NearEntry]:
 
 
 def test_sieve_hand_continues_where_it_stopped() -> None:
-    """SIEVE: those asked for are passed over once; the next search begins behind the last victim."""
+    """SIEVE: requested entries are passed over once; the next search begins behind the last victim."""
     sieve = Sieve()
     entries = entries_of(sieve, "abcd")
     entries["a"].visited = entries["c"].visited = True

@@ -45,7 +45,7 @@ class Model(RuleBasedStateMachine):
 
     @initialize(max_size=st.integers(1, 4), max_bytes=st.integers(300, 3_000))
     def begin(self, max_size: int, max_bytes: int) -> None:
-        """An empty near cache, trusted for a while."""
+        """An empty near cache, connected for a while."""
         self.now = 0.0
         self.max_size, self.max_bytes = max_size, max_bytes
         self.counters = CacheStats()
@@ -66,7 +66,7 @@ class Model(RuleBasedStateMachine):
 
     @property
     def trusted(self) -> bool:
-        """Whether near data may be given."""
+        """Whether local entries may be returned."""
         return self.linked and self.now < self.trusted_until
 
     @rule(key=KEYS, size=SIZES, left=LIVES)
@@ -124,7 +124,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(patience=SECONDS)
     def sign_of_life(self, patience: float) -> None:
-        """All news from before is here; a link that was lost has been made anew."""
+        """All earlier invalidations have arrived; a lost channel has reconnected."""
         if self.linked and not self.trusted:
             self.lose()
         self.tell(len(self.untold))
@@ -134,7 +134,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        """The link is lost, and what it had not told yet."""
+        """The channel is lost, with the invalidations that it had not delivered."""
         self.near.disconnected()
         self.linked = False
         self.untold.clear()
@@ -149,7 +149,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(keys=st.lists(KEYS, min_size=1))
     def retrieve(self, keys: list[bytes]) -> None:
-        """What a caller does: look, ask, and get the answer before anything else happens."""
+        """A caller: look, request, and get the reply before anything else happens."""
         for key in keys:
             self.get(key)
             self.execute(key)
@@ -158,7 +158,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
-        """What is near is the newest of which the news has come, alive, and given while trusted."""
+        """An entry is the newest value whose invalidation has arrived, unexpired, and returned while connected."""
         self.near.pushes_processed(self.now)
         hits = self.counters.near_hits
         data = self.near.get(key)

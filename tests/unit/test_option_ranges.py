@@ -100,7 +100,7 @@ def test_keywords_for_type_checkers_are_the_table() -> None:
 def test_cache_from_a_url_has_no_bound_unless_it_is_given(
     made_by: type[AsyncRedisCache | RedisCache],
 ) -> None:
-    """`max_size` is 0 in `from_url`, and what is given where it is given."""
+    """`max_size` defaults to 0 in `from_url`."""
     assert taken(made_by.from_url(URL), "max_size") == 0
     assert taken(made_by.from_url(URL, max_size=7), "max_size") == 7
 

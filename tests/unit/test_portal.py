@@ -222,7 +222,7 @@ def test_close_while_starting_ends_the_thread() -> None:
 
 
 def test_ending_runs_on_the_loop_before_it_ends() -> None:
-    """What was given to be run last of all is run, once, on the loop's thread."""
+    """The final callback runs once, on the loop's thread."""
     ran: list[threading.Thread] = []
 
     async def ending() -> None:
@@ -237,7 +237,7 @@ def test_ending_runs_on_the_loop_before_it_ends() -> None:
 
 
 def test_ending_that_fails_ends_the_thread_all_the_same() -> None:
-    """An error of what is run last harms nobody and is not printed from a thread."""
+    """An error of the final callback has no effect and is not printed by the thread."""
 
     async def ending() -> None:
         raise OSError("too late to matter")
@@ -276,7 +276,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Signals interrupt this thread as Ctrl-C does, but not in the callbacks of a collection.
+    """Signals interrupt this thread like Ctrl-C, but not within garbage collector callbacks.
 
     What a callback of the garbage collector raises reaches nobody: pytest reports it as unraisable.
     Hypothesis has such a callback.

@@ -134,7 +134,7 @@ ELEMENT_BYTES = 300
 @pytest.mark.parametrize("command", ["MGET", "PING"])
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_memory_stays_bounded_when_reply_is_endless(command: str, endless: Endless) -> None:
-    """40. What is held of a reply is bounded by what was requested, and the connection is cut."""
+    """40. The memory for a reply is bounded by the request, and the connection is closed."""
     size = MIB
     most, elements = 2 * size + 192 * 1024, 66 + 64 * 1024 // 3
     if command == "PING":
@@ -424,7 +424,7 @@ STAMPS = {
 
 @pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS.keys())
 async def test_load_gives_its_value_when_versions_of_tags_are_impossible(stamp: bytes) -> None:
-    """What is loaded is given and not kept; a store with such a tag succeeds or raises a typed error."""
+    """The loaded value is returned and not stored; a store with such a tag succeeds or raises a typed error."""
 
     def answer(command: Command) -> bytes:
         source = command.arguments[0]

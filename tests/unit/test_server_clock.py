@@ -53,12 +53,12 @@ class Asked:
         await asking
 
     async def error(self) -> float:
-        """Milliseconds by which the clock is wrong; what is asked stays open."""
+        """The clock error in milliseconds; open requests stay open."""
         return abs(await self.clock.now() - (self.now + self.ahead) * 1000)
 
 
 async def test_time_is_requested_once_a_second_at_most() -> None:
-    """Who comes first waits; later ones do not, and between nobody asks."""
+    """The first caller waits; later ones do not, and nothing is requested in between."""
     server = Asked()
     await server.first()
     for _ in range(100):
@@ -74,7 +74,7 @@ async def test_time_is_requested_once_a_second_at_most() -> None:
 
 
 async def test_the_time_is_known_for_a_second() -> None:
-    """To who would ask nobody: from the first answer on, until it would be asked again."""
+    """Without a request: from the first reply until the next request is due."""
     server = Asked()
     assert server.clock.known() is None
     await server.first()
@@ -87,7 +87,7 @@ async def test_the_time_is_known_for_a_second() -> None:
 
 
 async def test_concurrent_callers_share_one_time_request() -> None:
-    """One question serves all; whoever is cancelled takes nobody along."""
+    """One request serves all; a cancelled caller does not cancel it."""
     server = Asked()
     waiting = [asyncio.ensure_future(server.clock.now()) for _ in range(5)]
     await asyncio.sleep(0)
@@ -129,7 +129,7 @@ async def test_adjusted_clock_is_followed(step: float) -> None:
 
 
 async def test_unreachable_server_raises() -> None:
-    """What is known is good for a while; then who asks is told, and asks anew."""
+    """The last estimate is valid for a while; after that callers get the error, and request the time anew."""
     server = Asked()
     await server.first()
     server.now += 5
@@ -149,7 +149,7 @@ async def test_unreachable_server_raises() -> None:
 
 
 def test_refresh_is_due_by_share_of_the_ttl() -> None:
-    """From that share of its life on, unless somebody loads it already."""
+    """From that share of its TTL on, unless it is already being loaded."""
     policy = LoadPolicies(Options()).of({"refresh_at": 0.8})
     record = Record(VALUE, 0, stored_at=1000, fresh_until=2000)
     assert [policy.is_due_for_refresh(record, now, Random(1).random) for now in (1000, 1799)] == [
@@ -183,7 +183,7 @@ HEAD = Struct(">2sc16sQ8sQQQHQ")
 def given_at_once(
     said: LoadOptions, now: int | None, *, leased_until: int = 0, slack: int = 0
 ) -> bytes | None:
-    """What is given of a value that is fresh from 1000 to 2000, whose load took 100 ms."""
+    """The payload returned for a value that is fresh from 1000 to 2000 and took 100 ms to load."""
     numbers = (leased_until, b"version.", 1000, 2000, slack, 0, 100_000)
     data = HEAD.pack(b"\xc1\x02", VALUE, bytes(16), *numbers) + b"payload"
     # By this chance and a beta of 1, it is loaded anew in the last 100 ms.
@@ -198,7 +198,7 @@ def given_at_once(
 def test_value_due_for_refresh_is_not_returned_directly(
     said: LoadOptions, from_then_on: int
 ) -> None:
-    """Nor what is stale, or may be; what somebody loads already is given, as long as he has the right to."""
+    """Nor is a stale value; a value with a valid load lease is."""
     for slack in (0, 5_000):
         for now in (1000, from_then_on - 1):
             assert given_at_once(said, now, slack=slack) == b"payload"

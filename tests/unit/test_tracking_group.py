@@ -21,7 +21,7 @@ class Links:
         self.lost += 1
 
     def is_near(self) -> bool:
-        """Whether what is kept now is given."""
+        """Whether an entry stored now is returned."""
         self.near.keep(b"key")
         return self.near.held(b"key") == [b"key"]
 
@@ -75,7 +75,7 @@ def test_losing_any_channel_drops_everything() -> None:
 
 
 def test_new_node_is_waited_for() -> None:
-    """It may have keys that were another's until now: what is near is dropped when it comes."""
+    """It may own keys that another node owned before: local entries are dropped when it joins."""
     links = Links()
     one = links.unison.add(ONE)
     one.connected_until(links.near.now + 10)
@@ -90,7 +90,7 @@ def test_new_node_is_waited_for() -> None:
 
 
 def test_removed_node_is_not_waited_for() -> None:
-    """What its link says afterwards is of no account; without any link nothing is near."""
+    """Later messages of its channel do not count; without any channel nothing is cached locally."""
     links = Links()
     one, other = links.unison.add(ONE), links.unison.add(OTHER)
     one.connected_until(links.near.now + 10)

@@ -347,7 +347,7 @@ def test_store_says_where_to_a_hundred_steps(serializer: str) -> None:
 
 
 def test_classes_are_known_for_as_long_as_there_is_room() -> None:
-    """What is remembered of classes is bounded, and what was forgotten is found again."""
+    """The memory for classes is bounded, and forgotten ones are inspected again."""
     kinds = [dataclasses.make_dataclass(f"Kind{number}", [("item", Any)]) for number in range(300)]
     both = codec("json")
     for kind in (*kinds, kinds[0]):
