@@ -63,22 +63,24 @@ def network(server: Server, proxy: StartProxy) -> Proxy:
 
 @pytest.fixture
 def deadline() -> int:
-    """Milliseconds, few: so long each change tries that is to fail."""
+    """The command timeout in milliseconds, short: changes that are to fail try for that long."""
     return DEADLINE
 
 
 undisturbed = pytest.mark.parametrize("deadline", [20 * DEADLINE])
-"""Nothing is to fail here by the deadline, however busy the machine is."""
+"""A deadline at which nothing fails, however busy the machine is."""
 
 
 @pytest.fixture
 async def cache(
     network: Proxy, storage: dict[str, Any], deadline: int
 ) -> AsyncIterator[AsyncRedisCache]:
-    """Open, and holding an old value with a tag."""
+    """An open cache; its key holds an old value with a tag."""
+    # Stored by a cache with the default deadlines: on a busy machine, a short one may end the store.
+    async with configured(network.server.url, **storage) as setting_up:
+        await setting_up.store(None, "key", "old", tags=["tag"])
     options = {"command_timeout": deadline, "connect_timeout": 5 * deadline, **storage}
     async with configured(network.url, **options) as cache:
-        await cache.store(None, "key", "old", tags=["tag"])
         yield cache
 
 
