@@ -1,7 +1,7 @@
-"""What is done with this project, and on which Pythons: `nox -l` lists it, `nox -s tests` does it.
+"""Sessions of this project: `nox -l` lists them, `nox -s tests` runs the default tests.
 
-Nothing but Python (3.11 or newer) and nox is needed. `tests` runs on the Python at hand, `tests-all`
-on every supported Python that is found on the machine.
+Only Python (3.11 or newer) and nox are needed. `tests` runs on the current Python, `tests-all` on every supported
+Python that is found on the machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def search_path() -> list[str]:
-    """The path, then the Pythons that pyenv keeps without putting them on it."""
+    """The PATH, followed by the Pythons of pyenv, which need not be on it."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
     kept = sorted(str(directory) for directory in pyenv.glob("3.*/bin"))
     return [*os.get_exec_path(), *kept]
 
 
 def runs(version: str) -> bool:
-    """Whether there is such a Python here; a version manager's shim may exist and yet not run."""
+    """Whether this Python is installed; the shim of a version manager may exist and not run."""
     if version == HERE:
         return True
     for directory in search_path():
@@ -43,28 +43,27 @@ def runs(version: str) -> bool:
     return False
 
 
-# Nox looks for the interpreters on the path; last, so that nothing else is found elsewhere by it.
+# Nox looks for interpreters on the PATH. Appended, so that other programs are found where they were.
 os.environ["PATH"] = os.pathsep.join(search_path())
 
-# On a Python newer than the ones we know of, that one: it may well work.
+# On a Python newer than all supported ones, that one: it may well work.
 PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 
-# Most of the time tests wait for servers, so two workers more than cores are not too many.
+# Tests mostly wait for servers, so there are two more workers than cores.
 WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1)))]
 
-# The default tier, and what every set-up, loop and kind of access runs: all but the tests of the tests
-# themselves, and of the documentation.
+# The default tier, and the tests of the library, which also run with other loops and kinds of access.
 DEFAULT = [f"tests/{folder}" for folder in ("unit", "contract", "integration", "docs", "examples")]
 LIBRARY = [
     f"tests/{folder}"
     for folder in ("unit", "contract", "integration", "topology", "processes", "faults")
 ]
 
-# These run on a loop of their own, which is the same on each Python and with each choice of loop.
+# These run on a simulated loop, whatever `ARC_LOOP` and `ARC_SERVERS` say.
 SIMULATED = [f"--ignore=tests/faults/test_{name}.py" for name in ("loading_model", "simulation")]
 
-# What may differ between two Pythons: tasks, threads, exceptions, reprs, annotations, pickling and forks.
-# What the server, the network or the near cache does is the same on each of them.
+# What may depend on the version of Python: tasks, threads, exceptions, reprs, annotations, pickling, forks and
+# TLS. Behaviour that comes from the server or the network is tested on one Python.
 OF_PYTHON = [
     "tests/unit",
     "tests/contract",
@@ -95,7 +94,7 @@ OF_PYTHON = [
     ),
 ]
 
-# Where it matters most what runs when.
+# The tests that depend most on the order in which a loop runs its callbacks.
 OF_LOOPS = [
     "tests/unit/test_batcher.py",
     "tests/unit/test_near_cache.py",
@@ -104,13 +103,13 @@ OF_LOOPS = [
     "tests/integration/test_loading_concurrent_changes.py",
 ]
 
-# What depends on how other packages convert values.
+# The tests that depend on how other packages convert values.
 VALUES = [
     f"tests/integration/test_{name}.py"
     for name in ("serializers", "stored_bytes", "values_as_types", "values_equal", "values_json")
 ]
 
-# What is mutated, and which tests are asked. A mutant may wait for ever, so no test is given long.
+# The mutated modules and their tests. A mutant may wait for ever, so the time limit of a test is short.
 SEEN_WITHOUT_A_SERVER = (
     *(
         "_common.backoff",
@@ -134,7 +133,7 @@ TESTS_WITHOUT_A_SERVER = (
     "(batcher or breaker or near_cache or readers_of_a_head or server_clock or simulation or tracking_group or uris)"
     " and not (redis- or redis] or sync-)'"
 )
-# On one server, by one door, and in two ways to store.
+# With one server and API, and two storage formats.
 SEEN_ON_A_SERVER = (
     *("_api.batch_loader", "_engine.writes", "_engine.pending_invalidations", "_values.envelope"),
     *("_engine.in_flight_load", "_engine.single_flight", "_engine.load_lease", "_engine.tags"),
@@ -147,26 +146,26 @@ TESTS_ON_A_SERVER = (
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the project and dependency groups; listed one by one, as old pips know no --group."""
+    """Install the project and dependency groups, one by one: old versions of pip have no --group."""
     session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
 @nox.session(python=HERE)
 def tests(session: nox.Session) -> None:
-    """Run the default tests on the Python at hand, on real servers that they start and end themselves."""
+    """Run the default tests on the current Python; they start and stop their own servers."""
     install(session, "test")
     session.run("pytest", *(session.posargs or [*WORKERS, *DEFAULT]))
 
 
 @nox.session(name="tests-all", python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
-    """Run all tests, each in every set-up that it depends on, on the oldest Python, and what may differ on the others."""
+    """Run all tests, in every set-up that they depend on, on the oldest Python; on others, what depends on Python."""
     install(session, "test")
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == PYTHONS[0]:
         session.run("pytest", *WORKERS, "--all-setups", "--ignore", "tests/benchmarks")
-        # Ratios of speed are measured with nothing beside them.
+        # Ratios of speed are measured with nothing else running.
         session.run("pytest", "tests/benchmarks")
     else:
         session.run("pytest", *WORKERS, *OF_PYTHON)
@@ -174,7 +173,7 @@ def tests_all(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def loops(session: nox.Session) -> None:
-    """Run the most telling tests on other event loops, or with `-- --whole` all of the library."""
+    """Run the tests most sensitive to the event loop on other loops; with `-- --whole`, all of the library."""
     install(session, "test")
     whole = [*WORKERS, "--all-setups", *LIBRARY, *SIMULATED]
     asked = whole if session.posargs == ["--whole"] else session.posargs or [*WORKERS, *OF_LOOPS]
@@ -182,14 +181,14 @@ def loops(session: nox.Session) -> None:
         if loop == "eager" and session.python == "3.11":
             session.warn("tasks are eager on Python 3.12 and later only")
         else:
-            # By a signal, as it is by default, nothing that waits on uvloop can be ended.
+            # The default method, a signal, cannot interrupt a test that waits on uvloop.
             limit = "--timeout-method=thread"
             session.run("pytest", limit, *asked, env={"ARC_LOOP": loop})
 
 
 @nox.session(python=PYTHONS[-1])
 def servers(session: nox.Session) -> None:
-    """Run all tests as the least user of the documentation, and over TLS alone."""
+    """Run the tests of the library as the documented ACL user with the fewest permissions, and over TLS only."""
     install(session, "test")
     for access in ("user", "tls"):
         whole = [*WORKERS, "--all-setups", *LIBRARY, *SIMULATED]
@@ -198,7 +197,7 @@ def servers(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def oldest(session: nox.Session) -> None:
-    """Run the tests about values with the oldest releases that are allowed of what converts them."""
+    """Run the tests of values with the oldest supported releases of the packages that convert them."""
     install(session, "test")
     session.install("msgspec==0.19.0", "pydantic==2.8.0")
     session.run("pytest", *(session.posargs or [*WORKERS, *VALUES]))
@@ -222,7 +221,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(name="types-installed", reuse_venv=False)
 def types_installed(session: nox.Session) -> None:
-    """Check the types as a user's project sees them, which has installed the wheel and set nothing."""
+    """Check the types as a user's project sees them: with the wheel installed and no settings."""
     session.install("mypy>=2", "pyright[nodejs]>=1.1.400")
     project = Path(session.create_tmp())
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(project), ".")
@@ -240,15 +239,15 @@ def types_installed(session: nox.Session) -> None:
     for mode in ("basic", "strict"):
         checks = {
             "typeCheckingMode": mode,
-            # What mypy is told to ignore is not hidden from pyright.
+            # Comments for mypy do not apply to pyright.
             "enableTypeIgnoreComments": False,
-            # A mistake that basic does not look for is strict's to find.
+            # Only strict finds every mistake that is marked.
             "reportUnnecessaryTypeIgnoreComment": mode == "strict",
         }
         Path("pyrightconfig.json").write_text(json.dumps(checks))
         session.run("pyright", "--pythonpath", str(Path(session.bin, "python")))
     session.run("pyright", "--verifytypes", "async_redis_cache", "--ignoreexternal")
-    # The stubs say what the packages have.
+    # The stubs match the packages.
     session.run("stubtest", "--concise", "--ignore-missing-stub", *stubs)
 
 
@@ -261,14 +260,14 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Execute every code block of the documentation."""
+    """Run every code block of the documentation, and check its links and tables."""
     install(session, "test")
     session.run("pytest", "tests/docs", *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and show the lines and branches that none of them has taken."""
+    """Run the tests and report the lines and branches that none of them covers."""
     install(session, "test")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
@@ -278,7 +277,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Change the core in thousands of ways, and see which changes no test sees: `-- _engine.sieve`.
+    """Run mutation tests of the core and list the mutants that no test kills: `-- _engine.sieve`.
 
     `-- "_engine.single_flight.*[37]"` is a sample: those mutants whose number ends so.
     """
@@ -293,9 +292,9 @@ def mutation(session: nox.Session) -> None:
             if ".".join(asked.split(".")[:2]) in modules
         ]
         if mutants:
-            # Which test executes what may have changed since.
+            # The recorded coverage of tests may be out of date.
             Path("mutants/mutmut-stats.json").unlink(missing_ok=True)
-            # Tests that measure time want a core for their servers.
+            # Leave a core for the servers of the tests.
             workers = str(max(1, (os.cpu_count() or 1) // 2))
             session.run(
                 *("mutmut", "run", "--max-children", workers, *mutants),
