@@ -66,7 +66,7 @@ async def test_every_caller_gets_its_own_object(cache: AsyncRedisCache) -> None:
 
 
 async def test_missing_key_returns_none(cache: AsyncRedisCache) -> None:
-    """A key that nobody stored has no value."""
+    """A key that was never stored has no value."""
     assert await cache.retrieve(None, "key") is None
     assert await cache.contains(None, "key") is False
     assert await cache.time_to_live(None, "key") is None
@@ -117,7 +117,7 @@ async def test_touch_sets_a_new_ttl(cache: AsyncRedisCache) -> None:
 
 
 async def test_expired_value_is_missing(cache: AsyncRedisCache) -> None:
-    """When its timeout has passed a value is missing for every verb."""
+    """After its timeout a value is missing for every operation."""
     await cache.store(None, "stored", 1, 25)
     await cache.store(None, "touched", 1)
     await cache.touch(None, "touched", 25)
@@ -211,7 +211,7 @@ async def test_two_caches_share_the_values(setup: Setup, new_cache: NewCache) ->
 
 @pytest.mark.depends_on("server")
 async def test_ttl_shrinks_on_the_server(cache: AsyncRedisCache) -> None:
-    """The time left shrinks by itself and is told in milliseconds."""
+    """The remaining TTL shrinks by itself and is given in milliseconds."""
     await cache.store(None, "key", 1, 400)
     left = await cache.time_to_live(None, "key")
     assert left is not None

@@ -203,7 +203,7 @@ async def test_invalid_collections_raise(cache: AsyncRedisCache) -> None:
 
 
 async def test_errors_bear_the_trace_id(cache: AsyncRedisCache) -> None:
-    """A context is an IContext, a trace id or None; none hides the error that it should bear."""
+    """A context is an IContext, a trace id or None; the error has the trace id, whatever the context."""
     verbs: list[Call] = [
         lambda context: cache.store(context, "", 1),
         lambda context: cache.retrieve(context, ""),

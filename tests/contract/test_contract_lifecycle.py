@@ -18,7 +18,7 @@ pytest_plugins = ["contract_fixtures"]
 
 
 def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
-    """A good call of each verb, each bearing the trace id "t"."""
+    """A valid call of each operation with the trace id "t"."""
     return [
         lambda: cache.store("t", "key", 1),
         lambda: cache.store("t", "key", None),
@@ -39,7 +39,7 @@ def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]
 
 @pytest.mark.depends_on("api", "near")
 async def test_every_operation_needs_an_open_cache(new_cache: NewCache) -> None:
-    """Before open and after close each verb raises NOT_OPENED; the error is counted."""
+    """Before open and after close each operation raises NOT_OPENED; the error is counted."""
     cache = new_cache()
     for _ in range(2):
         errors = cache.stats().errors

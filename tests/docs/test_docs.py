@@ -70,7 +70,7 @@ def block(text: str) -> Block:
     ],
 )
 def test_wrong_comment_is_found(text: str) -> None:
-    """A comment that tells another value than the code has fails, wherever it stands."""
+    """A comment with another value than the code produces fails, wherever it stands."""
     with Page() as program, pytest.raises(AssertionError):
         program.run(block(text))
     assert program.compared == 1

@@ -75,7 +75,7 @@ async def test_errors_are_not_shared_between_processes(
 async def test_a_failed_refresh_waits_for_the_lease_to_lapse(
     server: Server, storage: dict[str, Any], lease: int
 ) -> None:
-    """Nobody sees the error, and the origin is left alone until then."""
+    """No caller gets the error, and the origin is not called until then."""
     async with configured(server.url, loading_lease_timeout=lease, **storage) as cache:
 
         def fail() -> int:

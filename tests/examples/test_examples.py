@@ -79,7 +79,7 @@ def test_fastapi_example_asks_its_database_once() -> None:
 
 
 def test_fastapi_example_serves_without_its_cache(tmp_path: Path) -> None:
-    """The service starts and answers while its cache is away, and says so."""
+    """The service starts and answers while the server is unreachable, and reports it."""
     with (
         uvicorn("fastapi_app:app", CACHE_URL=f"unix://{tmp_path}/nobody.sock") as address,
         httpx.Client(base_url=address, timeout=STARTING) as client,

@@ -144,7 +144,7 @@ async def test_local_entries_of_a_migrating_slot_are_invalidated(cluster: Cluste
 
 @pytest.fixture
 def with_replicas(flavour: Flavour) -> Iterator[Cluster]:
-    """A cluster that the test may harm."""
+    """A private cluster of the test."""
     timeout = int(NODE_TIMEOUT_SECONDS * 1000)
     with Cluster(flavour, replicas=1, node_timeout=timeout) as cluster:
         yield cluster

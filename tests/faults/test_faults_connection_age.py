@@ -44,7 +44,7 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Callable[[Proxy], None]:
 async def test_a_name_is_followed_to_another_address(
     server: Server, proxy: StartProxy, means: Callable[[Proxy], None]
 ) -> None:
-    """When the old address still answers, too: after the age, calls and news come from the new one."""
+    """Even if the old address still replies: after the age, replies and invalidations come from the new one."""
     old, new = proxy(server), proxy(server)
     means(old)
     options = near_options("age:", max_connection_age=AGE)

@@ -74,7 +74,7 @@ async def cache(network: Proxy) -> AsyncIterator[AsyncRedisCache]:
 async def test_invalidation_before_the_reply_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, count: int
 ) -> None:
-    """19. The answer is held back, the key is written, its news arrives, then the answer: 0 stale.
+    """19. The reply is held back, the key is written, its invalidation arrives, then the reply: 0 stale.
 
     The proof: kept without a lease, the old answer stays.
     """

@@ -219,7 +219,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, key=KEYS, terms=TERMS)
     def begin_to_load(self, process: int, key: str, terms: dict[str, Any]) -> None:
-        """The same, with a load that goes on until it is ended: who needs it waits."""
+        """The same with a load that runs until it is ended: callers that need it wait."""
         self.numbers += 1
         self.execute(Call(self.numbers, process, key, **terms))
 

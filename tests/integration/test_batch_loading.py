@@ -91,7 +91,7 @@ async def test_concurrent_callers_share_loads(one: AsyncRedisCache, other: Async
 
 
 async def test_cancelled_caller_does_not_cancel_the_load(one: AsyncRedisCache) -> None:
-    """The loader is cancelled when the last who waits for any of its keys has left."""
+    """The loader is cancelled when the last waiter of all its keys is."""
     origin = Origin()
     origin.may_end.clear()
     many = asyncio.create_task(one.retrieve_or_load_many(None, ["a", "b"], origin.load))
@@ -168,7 +168,7 @@ async def test_stale_and_missing(one: AsyncRedisCache, other: AsyncRedisCache) -
 async def test_keys_are_loaded_while_the_server_is_unreachable(
     private_server: StartServer, api: Api
 ) -> None:
-    """The loader is called once for all, and the service goes on."""
+    """The loader is called once for all keys, and the call succeeds."""
     server = private_server()
     calls: list[list[str]] = []
 
@@ -244,7 +244,7 @@ async def test_coalesced_loads_share_one_error(one: AsyncRedisCache) -> None:
 
 
 async def test_key_may_be_refreshed_while_it_is_loaded(one: AsyncRedisCache) -> None:
-    """Both get a value; nobody waits for ever."""
+    """Both calls get a value, and neither waits for ever."""
     origin = Origin()
     load = CoalescingLoader(origin.load)
     asked = [one.refresh(None, "key", load) for _ in range(5)]
@@ -255,7 +255,7 @@ async def test_key_may_be_refreshed_while_it_is_loaded(one: AsyncRedisCache) -> 
 
 
 async def test_caller_of_a_coalesced_load_may_be_cancelled(one: AsyncRedisCache) -> None:
-    """A load goes on for the others of its call, and is cancelled when all have left."""
+    """A load continues for the other callers, and is cancelled with the last one."""
     origin = Origin()
     origin.may_end.clear()
     load = CoalescingLoader(origin.load)
@@ -271,7 +271,7 @@ async def test_caller_of_a_coalesced_load_may_be_cancelled(one: AsyncRedisCache)
 
 
 async def test_loads_are_coalesced_by_both_apis_and_in_threads(server: Server, api: Api) -> None:
-    """A plain loader runs in a thread when told so; the loop it is called on does not matter."""
+    """A plain loader can run in a thread; the loop that it is called on does not matter."""
     threads: list[str] = []
 
     def plain(keys: list[str]) -> dict[str, int]:

@@ -333,7 +333,7 @@ def test_load_of_an_interrupted_caller_is_begun_again_by_another(
 def test_interrupt_after_a_loader_keeps_no_other_caller_waiting(
     any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupt between the end of a loader and the news of it ends the caller, and not the load."""
+    """An interrupt between the end of a loader and its notification ends the caller, not the load."""
     with (
         RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache,
         ThreadPoolExecutor(1) as threads,

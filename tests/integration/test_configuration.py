@@ -67,7 +67,7 @@ async def works(
 async def fails(
     cache: AsyncRedisCache, *tuples: object, references: References | None = None
 ) -> str:
-    """The code with which opening with this configuration fails; nothing secret is told."""
+    """The code with which `open` fails; checks that the error contains no secret."""
     cache.configure(ConfigParams.from_tuples(*tuples))
     if references is not None:
         cache.set_references(references)

@@ -116,7 +116,7 @@ def test_readers_of_a_header_find_its_fields(
 
 
 def test_readers_of_a_header_find_its_tags() -> None:
-    """A value that is stored with tags is held by nobody and lasts, and each has a version of its own."""
+    """A value stored with tags has no lease and no end of freshness; each tag has a version of its own."""
     one, other = (with_tags(PAYLOAD, TAGS, NOW, DAY) for _ in range(2))
     assert record_of(one) == Record(
         VALUE, 0, is_held=False, stored_at=NOW, fresh_until=NOW + DAY, tags=TAGS, payload=PAYLOAD
@@ -197,7 +197,7 @@ def _looked_at(data: bytes, chance: Any) -> bool:
 
 @pytest.fixture
 async def cache(server: Server) -> AsyncIterator[AsyncRedisCache]:
-    """An open cache that trusts nobody."""
+    """An open cache that verifies all data."""
     options = {"key_prefix": "p:", "max_size": 100_000, "command_timeout": 20_000}
     async with configured(server.url, loading_hard_timeout=3_000, **options) as opened:
         yield opened

@@ -62,7 +62,7 @@ async def test_value_of_another_process_is_read_once(
 
 
 async def test_loader_that_runs_at_once_closes_the_cache(private_server: StartServer) -> None:
-    """Where the server is away a loader runs at once, and may end the cache before its load is known."""
+    """While the server is unreachable a loader runs at once, and may close the cache before its load is registered."""
     server = private_server(tcp=False)
     server.stop()
     async with configured(server.url, require_connection=False, retries=0) as cache:

@@ -45,7 +45,7 @@ async def test_entries(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
 
 
 async def test_reading_an_entry_does_not_load_it(server: Server) -> None:
-    """`retrieve_entry` begins no load, however the cache is configured, and harms nothing."""
+    """`retrieve_entry` begins no load, however the cache is configured, and changes nothing."""
     options = {"key_prefix": PREFIX, "loading_refresh_at": 0.001, "loading_stale_timeout": 60_000}
     async with configured(server.url, **options) as cache:
         await cache.retrieve_or_load(None, "key", lambda: 1, 400)

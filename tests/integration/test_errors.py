@@ -101,7 +101,7 @@ def test_copies(kind: type[CacheError], context: Any) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_each_call_raises_its_own_error(server: Server, proxy: StartProxy, api: Api) -> None:
-    """Two calls that fail alike do not share an error: each bears its trace id and traceback."""
+    """Two calls with the same failure raise separate errors, each with its trace id and traceback."""
     network = proxy(server)
     async with configured(network.url, api, command_timeout=150, retries=0) as cache:
         network.black_hole()

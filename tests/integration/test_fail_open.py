@@ -71,7 +71,7 @@ async def test_calls_fail_open_with_always(
 
 
 async def test_calls_raise_with_never(private_server: StartServer, api: Api) -> None:
-    """No loader is called for a server that is away; before and after, loading is as ever."""
+    """No loader is called while the server is unreachable; before and after, loads work as usual."""
     server = private_server()
     options = {"command_timeout": DEADLINE, "fail_open": "never"}
     async with configured(server.url, api, **options) as cache:

@@ -46,7 +46,7 @@ CONFIG = ConfigParams.from_tuples(
 
 @pytest.fixture
 def server(private_server: StartServer) -> Server:
-    """One that nobody may use without its password."""
+    """A server that requires its password."""
     return private_server(password=PASSWORD)
 
 
@@ -106,7 +106,7 @@ def test_framework_opens_and_closes_the_facade(server: Server) -> None:
 
 
 async def test_program_opens_and_closes_the_asynchronous_cache(server: Server) -> None:
-    """The asynchronous cache is built by the framework, and opened by who awaits it."""
+    """The framework creates the asynchronous cache, and the program opens it."""
     found = references(server, PASSWORD)
     cache = async_cache(found)
     await cache.open(Context.from_trace_id("123"))

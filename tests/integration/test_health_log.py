@@ -54,7 +54,7 @@ async def until_it_answers(cache: AsyncRedisCache) -> None:
 
 @given(st.lists(st.booleans()))
 def test_failures_and_successes_alternate(ends: list[bool]) -> None:
-    """However often it fails, it is told once; however often it succeeds after that, once."""
+    """Any number of failures is logged once, and so is any number of successes afterwards."""
     records: list[Record] = []
     health_log = HealthLog("here", records.append)
     health_log.begin()
@@ -192,7 +192,7 @@ async def test_failed_open_raises_and_logs_nothing(logged: LogRecorder, api: Api
 async def test_circuit_and_pending_invalidations_are_logged(
     private_server: StartServer, api: Api, logged: LogRecorder
 ) -> None:
-    """One record when the breaker opens and when it closes; one when changes are owed and are not."""
+    """One record when the circuit opens and one when it closes; one when invalidations are pending and one when they are flushed."""
     server = private_server()
     async with configured(server.url, api, command_timeout=DEADLINE) as cache:
         await cache.store(None, "key", 1)

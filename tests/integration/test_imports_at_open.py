@@ -56,5 +56,5 @@ def test_open_imports_nothing_on_the_loop(server: Server, way: str) -> None:
 
 
 def test_open_of_a_fake_server_imports_it_in_a_worker_thread() -> None:
-    """Fakeredis takes a while to import; the loop goes on."""
+    """Importing fakeredis takes a while; the loop keeps running."""
     assert imported_on_the_loop("fake://", "plain") == []

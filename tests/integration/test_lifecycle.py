@@ -231,7 +231,7 @@ async def test_embedded_open_that_is_cancelled_leaves_no_server() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 async def test_use_after_close_is_refused(verb: str, server: Server, key_prefix: str) -> None:
-    """26. A closed cache refuses every verb, with NOT_OPENED and the trace id."""
+    """26. A closed cache refuses every operation with NOT_OPENED and the trace id."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:
@@ -297,7 +297,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
 def test_use_of_the_facade_after_close_is_refused(
     verb: str, server: Server, key_prefix: str
 ) -> None:
-    """26. A closed facade refuses every verb, with NOT_OPENED and the trace id."""
+    """26. A closed `RedisCache` refuses every operation with NOT_OPENED and the trace id."""
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:

@@ -51,7 +51,7 @@ def run(private_loop: PrivateLoop) -> Run[Any]:
 
 
 async def refusals(cache: AsyncRedisCache, steps: dict[str, Callable[[Any], Any]]) -> set[object]:
-    """How these verbs are refused."""
+    """The errors of these operations."""
     seen: set[object] = set()
     for step in steps.values():
         with pytest.raises(CacheStateError) as caught:
@@ -62,7 +62,7 @@ async def refusals(cache: AsyncRedisCache, steps: dict[str, Callable[[Any], Any]
 
 @pytest.mark.no_leaks
 def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str) -> None:
-    """25. While the cache is open on one loop, every verb of another is refused: WRONG_LOOP."""
+    """25. While the cache is open on one loop, every operation on another raises WRONG_LOOP."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     opened, done = threading.Event(), threading.Event()
 

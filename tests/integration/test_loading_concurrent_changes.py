@@ -91,7 +91,7 @@ async def test_uncacheable_result_is_not_remembered(caches: Caches) -> None:
 async def test_later_caller_does_not_get_an_earlier_result(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Joining one who has found a value, and still looks at its tags, is no way to a removed value."""
+    """Joining a caller that has found a value and still checks its tags does not return a removed value."""
     one, other = caches
     engine = one._lifecycle.ready().engine
     found, may_go_on = asyncio.Event(), asyncio.Event()

@@ -58,7 +58,7 @@ STALE: LoadOptions = {"stale_timeout": 60_000}
 
 
 async def made_stale(cache: AsyncRedisCache) -> None:
-    """Let an old value be there, for who takes that."""
+    """Store a stale value, for callers that accept one."""
     await cache.retrieve_or_load(None, "key", lambda: "old", 1, **STALE)
     await until_gone(cache, "key")
 
@@ -177,7 +177,7 @@ async def test_reader_of_a_newer_value_does_not_join_the_older_load(
 async def test_change_of_another_program_supersedes_the_load(
     server: Server, raw: Client, storage: dict[str, Any], command: tuple[str, ...]
 ) -> None:
-    """Programs that know nothing of leases void them too."""
+    """Changes by programs without leases supersede the load, too."""
     async with configured(server.url, **storage) as cache:
         gate = Gate("old")
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", gate.load))
@@ -191,7 +191,7 @@ async def test_change_of_another_program_supersedes_the_load(
 @pytest.mark.parametrize("leaving", range(8), ids=lambda leaving: f"{leaving:03b}")
 @pytest.mark.parametrize("moment", ["at once", "loading"])
 async def test_cancelled_caller_cancels_no_other(server: Server, leaving: int, moment: str) -> None:
-    """21. Of three callers any may leave: the others are answered; after the last, nothing goes on."""
+    """21. Any of three callers may be cancelled: the others get the value; with the last one the load is cancelled."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         gate = Gate(1)
         calls = [
@@ -302,7 +302,7 @@ async def test_error_is_raised_in_all_waiting_callers(server: Server) -> None:
 
 
 async def test_load_ends_at_the_hard_timeout(server: Server) -> None:
-    """After `loading.hard_timeout` all who wait get LOAD_TIMEOUT, and the key can be loaded."""
+    """After `loading.hard_timeout` all waiters get LOAD_TIMEOUT, and the key can be loaded again."""
     options = {"loading_hard_timeout": 50, "loading_lease_timeout": 60_000}
     async with configured(server.url, **options) as cache:
         gate = Gate(1)
@@ -396,7 +396,7 @@ async def test_waiting_process_polls_at_intervals(
 
 
 async def test_long_load_renews_its_lease(server: Server, raw: Client) -> None:
-    """A lease is renewed while the load goes on: nobody else begins one."""
+    """A lease is renewed while its load runs: no other process begins one."""
     options = {"loading_lease_timeout": 400, "max_size": 0}
     async with configured(server.url, **options) as one, configured(server.url, **options) as two:
         gate, other = Gate(1), Gate(2)
@@ -415,7 +415,7 @@ async def test_long_load_renews_its_lease(server: Server, raw: Client) -> None:
 
 @pytest.mark.no_leaks
 async def test_closing_ends_every_load(server: Server) -> None:
-    """Who waits for a load when the cache is closed gets NOT_OPENED, and nothing goes on."""
+    """Waiters of a load get NOT_OPENED when the cache is closed, and no load keeps running."""
     gate = Gate(1)
     async with configured(server.url) as cache:
         calls = [

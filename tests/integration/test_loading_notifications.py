@@ -90,7 +90,7 @@ async def test_waiting_caller_does_not_poll(
 async def test_waiting_caller_is_notified_of_a_failed_load(
     caches: tuple[AsyncRedisCache, AsyncRedisCache],
 ) -> None:
-    """Then whoever waited loads at once, long before the lease would have ended."""
+    """It then loads at once, long before the lease would have expired."""
     load = Load(*caches)
     holder, waiter = await load.begin()
     load.failure = LookupError("none")

@@ -129,7 +129,7 @@ async def test_value_of_another_process_is_returned(
 
 
 async def test_permission_error_is_raised(private_server: StartServer, api: Api) -> None:
-    """A user who may not use scripts is an error, and nothing is loaded."""
+    """A user without permission for scripts gets the error, and nothing is loaded."""
     server: Server = private_server(acl={"ann": "on >secret ~* +@all -eval"})
     loads: list[int] = []
     async with configured(server.login_url("ann", "secret"), api, max_size=0) as cache:
@@ -139,7 +139,7 @@ async def test_permission_error_is_raised(private_server: StartServer, api: Api)
 
 
 async def test_dead_server_costs_one_timeout(private_server: StartServer) -> None:
-    """200 requests a second, the server killed: nobody waits longer than a call may, and soon not at all.
+    """200 requests a second, the server killed: no call exceeds its timeout, and soon none waits at all.
 
     After its return it is used again within a second.
     """

@@ -114,7 +114,7 @@ async def test_a_missing_login(network: Proxy, caplog: pytest.LogCaptureFixture,
 async def test_user_without_permissions_raises(
     network: Proxy, caplog: pytest.LogCaptureFixture, api: Api
 ) -> None:
-    """14. A user who may log in and do nothing, or not choose the database: NOPERM at open."""
+    """14. A user without any permission, or without SELECT: NOPERM at open."""
     for user, database in (("nobody", 0), ("reader", 1)):
         opened = network.opened
         url = network.login_url(user, PASSWORD, database)
@@ -143,7 +143,7 @@ async def limited(
 async def test_a_forbidden_command(
     limited: tuple[AsyncRedisCache, Proxy, Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """14. NOPERM for who removes, once; the connection and everybody else's calls stay."""
+    """14. NOPERM for removals, once; the connection and all other calls succeed."""
     cache, network, _ = limited
     caplog.set_level(logging.DEBUG)
     await cache.store(None, f"shop:{KEY}", VALUE)
@@ -190,7 +190,7 @@ async def test_forbidden_key_fails_no_other_key(
 
 
 async def test_a_password_that_changes(private_server: StartServer, api: Api) -> None:
-    """14. A login that is refused later than at open is told to each caller, and tried again by none."""
+    """14. A login that is refused after open raises in each call, and is not retried."""
     server: Server = private_server(password="first")
     raw = server.client()
     async with configured(server.url, api) as cache:

@@ -118,7 +118,7 @@ async def test_malformed_reply_raises_a_typed_error(
 async def test_malformed_script_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """16. The scripts of a bounded cache are not believed either."""
+    """16. The replies of the scripts of a bounded cache are checked, too."""
     caplog.set_level(logging.WARNING)
     for reply in NONSENSE + NO_SCRIPT_ANSWER_TO[name]:
         await _is_typed("EVAL", name, reply)
@@ -130,7 +130,7 @@ async def test_malformed_script_reply_raises_a_typed_error(
 async def test_malformed_reply_fails_its_own_call_alone(
     server: Server, proxy: StartProxy, reply: bytes
 ) -> None:
-    """16. Desynchronised once, the connection is dropped; all who shared it are served by another."""
+    """16. A desynchronised connection is closed; the other calls on it are served by another one."""
     network = proxy(server)
     async with configured(network.url) as cache:
         await cache.store_many(None, {f"key{number}": number for number in range(50)})

@@ -157,7 +157,7 @@ async def test_pipelined_stores_keep_the_bound(cache: AsyncRedisCache, raw: Clie
 
 
 async def test_the_index_expires_with_the_last_value(cache: AsyncRedisCache, raw: Client) -> None:
-    """Nothing remains of a cache that nobody uses."""
+    """Nothing remains of a cache that is no longer used."""
     await cache.store_many(None, {"a": 1, "b": 2}, 20)
     await cache.store(None, "c", 3, 60)
     await cache.touch(None, "a", 40)
@@ -193,7 +193,7 @@ async def test_the_bound_may_be_changed(server: Server, raw: Client) -> None:
 
 
 async def test_lost_index_is_rebuilt(cache: AsyncRedisCache, raw: Client) -> None:
-    """Without its index the cache goes on, and keeps the bound for what is stored from then on."""
+    """Without its index the cache works, and keeps the bound for values stored from then on."""
     await fill(cache)
     raw.delete(INDEX)
     await cache.store_many(None, dict.fromkeys("abcdefghijkl", 1))
@@ -219,7 +219,7 @@ def values_without_index(raw: Client) -> set[str]:
 
 
 async def test_an_index_of_wrong_type(cache: AsyncRedisCache, raw: Client) -> None:
-    """Somebody else's value in its place: changes fail and have changed nothing; reads go on."""
+    """A value of another program in its place: changes fail and change nothing; reads succeed."""
     await fill(cache)
     raw.set(INDEX, "not an index")
     calls: list[Any] = [

@@ -244,7 +244,7 @@ async def test_process_without_threads_raises(
 
 @pytest.mark.usefixtures("private_loop")
 def test_the_facade_keeps_its_deadline(server: Server, names: Names) -> None:
-    """Neither open nor close, nor the end of the private loop, wait for who answers for names."""
+    """Neither open, close, nor the end of the private loop waits for a name server."""
     cache = RedisCache.from_url(url_of(server), connect_timeout=LIMIT)
     started = time.monotonic()
     with pytest.raises(CacheTimeout):
@@ -258,7 +258,7 @@ def test_the_facade_keeps_its_deadline(server: Server, names: Names) -> None:
 def test_a_program_forks_and_ends_while_a_name_is_looked_up(
     start_program: StartProgram, server: Server
 ) -> None:
-    """23. Its child looks up for itself, and the interpreter waits for nobody."""
+    """23. Its child resolves the name itself, and the interpreter exits without waiting."""
     program = start_program("name_lookup", server.port, LIMIT)
     assert program.line() == "TIMEOUT"
     assert program.line() == "value"

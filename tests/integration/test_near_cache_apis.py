@@ -231,7 +231,7 @@ async def test_bounds(near_cache: OpenNearCache) -> None:
 
 
 async def test_prefixes_do_not_disturb_each_other(near_cache: OpenNearCache, raw: Client) -> None:
-    """Caches of several prefixes in one process: each hears of its own keys, and of no others."""
+    """Caches of several prefixes in one process: each gets the invalidations of its own keys only."""
     prefixes = ["", "a:", "a:b:", "b:"]
     caches = {prefix: await near_cache(key_prefix=prefix, max_size=0) for prefix in prefixes}
     for prefix, cache in caches.items():

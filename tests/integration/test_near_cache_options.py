@@ -81,7 +81,7 @@ async def test_near_cache_keyword(server: Server, api: Api, path: str) -> None:
     ],
 )
 def test_invalid_near_cache_option_raises(api: Api, option: str, problem: str) -> None:
-    """Wrong values and names are told by the path they stand at, and never quoted."""
+    """The error names the path of a wrong value or name, and never quotes it."""
     for given in ("secret", "-1", "1.5", "", None):
         for path in (option, f"options.{option}"):
             with pytest.raises(CacheConfigError) as caught:

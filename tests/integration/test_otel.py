@@ -70,7 +70,7 @@ def test_every_operation_has_a_span(telemetry: Telemetry) -> None:
 
 
 async def test_several_keys(server: Server, api: Api, telemetry: Telemetry) -> None:
-    """A call about several keys says how many; not where it cannot be told without taking them."""
+    """A call for several keys has their number, unless counting would consume an iterator."""
     async with configured(server.url, api) as cache:
         telemetry.of(cache)
         await cache.store_many(None, {"a": 1, "b": 2})
@@ -165,7 +165,7 @@ async def test_parent_and_child(server: Server, api: Api, telemetry: Telemetry) 
 
 
 def matching(points: list[Any], **wanted: object) -> list[Any]:
-    """The data points that bear these attributes, dots written as underscores."""
+    """The data points with these attributes, dots written as underscores."""
     return [
         point
         for point in points
@@ -249,7 +249,7 @@ async def test_unreachable_server_is_an_error_in_the_span(telemetry: Telemetry) 
 
 
 def test_a_cache_that_is_dropped_is_not_held(telemetry: Telemetry) -> None:
-    """Who forgets to stop it loses no memory to it."""
+    """An instrumented cache that is dropped without `stop` is freed."""
     cache = AsyncRedisCache.from_url(NOWHERE)
     telemetry.of(cache)
     gone = weakref.ref(cache)

@@ -85,7 +85,7 @@ async def cache(
 
 
 async def failed(cache: AsyncRedisCache, network: Proxy, change: str) -> None:
-    """Let a change fail, with the network away and back again."""
+    """Let a change fail while the network refuses connections."""
     network.refuse()
     network.cut()
     with pytest.raises(CacheError):

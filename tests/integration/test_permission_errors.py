@@ -44,7 +44,7 @@ async def refusal(cache: AsyncRedisCache, call: Method) -> CacheError:
 
 @pytest.fixture
 def limited(private_server: StartServer) -> Server:
-    """A server with a user that may do everything under `p:`, until it is told otherwise."""
+    """A server with a user that has all permissions under `p:`, until the test changes that."""
     return private_server(acl={"carol": "on >PASSWORD ~p:* &* +@all"})
 
 

@@ -282,7 +282,7 @@ OF_MANY_TAGS: dict[str, Change] = {
 async def test_change_leaves_no_error_unretrieved_when_queue_is_full(
     server: Server, options: dict[str, Any], change: str
 ) -> None:
-    """The requests for its first tags are given up with the one that was refused, so the loop logs nothing."""
+    """The requests for its first tags are abandoned with the refused one, and the loop logs nothing."""
     raw = server.client()
     async with configured(server.url, max_waiting_calls=2, **options) as cache:
         await cache.store(None, "key", "old")

@@ -25,7 +25,7 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 
 async def test_cache_connects_when_the_server_starts(private_server: StartServer, api: Api) -> None:
-    """Open succeeds while nobody listens, calls fail typed meanwhile, and then are served."""
+    """Open succeeds without a server, calls raise typed errors meanwhile, and succeed afterwards."""
     server = private_server()
     server.stop()
     async with configured(server.url, api, require_connection=False) as cache:
@@ -50,7 +50,7 @@ LONG = 60_000
 async def test_open_raises_when_connection_is_required(
     private_server: StartServer, api: Api
 ) -> None:
-    """By default a server that is away is an error of open, at once, and the cache stays closed."""
+    """By default `open` raises at once while the server is unreachable, and the cache stays closed."""
     server = private_server()
     server.stop()
     cache = configured(server.url, api, connect_timeout=LONG)

@@ -99,7 +99,7 @@ async def test_readonly(private_server: StartServer, options: dict[str, Any], ap
 
 
 async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. A server that cannot save: MISCONF for what changes; reading goes on, reconnected too."""
+    """16. A server that cannot save: MISCONF for changes; reads succeed, also after a reconnect."""
     server = private_server(config={"save": "3600 100000", "dbfilename": "dump.rdb"})
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -117,7 +117,7 @@ async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> 
 
 
 async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. Too few replicas: NOREPLICAS for what changes; reading goes on."""
+    """16. Too few replicas: NOREPLICAS for changes; reads succeed."""
     server = private_server()
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)

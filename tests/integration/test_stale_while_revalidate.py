@@ -60,7 +60,7 @@ async def test_remove_does_not_return_a_stale_value(one: AsyncRedisCache) -> Non
 async def test_stale_timeout_of_the_call_bounds_staleness(
     one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
-    """Each caller's `stale_timeout` is his own: without one, nothing stale."""
+    """`stale_timeout` applies to each call separately: without one, no stale value."""
     origin = Origin()
     await made_stale(one, origin)
     assert await other.retrieve_or_load(None, "key", origin.load, LIFE) == 2

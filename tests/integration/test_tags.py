@@ -79,7 +79,7 @@ async def test_many(server: Server, storage: dict[str, Any]) -> None:
 
 
 async def test_invalidation_is_one_write(one: AsyncRedisCache, raw: Client) -> None:
-    """One SET a tag, of 24 bytes, however many entries bear it."""
+    """One SET of 24 bytes per tag, however many values have it."""
     await one.store_many(None, {f"k{n}": n for n in range(500)}, tags=["all"])
     raw.config_resetstat()
     await one.invalidate_tags(None, "all")

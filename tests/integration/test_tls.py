@@ -67,7 +67,7 @@ def _sockets() -> list[str]:
 
 
 async def test_a_known_authority(network: Proxy, certificates: Certificates, api: Api) -> None:
-    """With its authority the server is trusted: by scheme or by option, by address or name."""
+    """A server with a known authority is trusted: by scheme or option, by address or name."""
     ca = str(certificates.ca_file)
     plain = network.url.replace("rediss", "redis")
     await _opens(network.url, api, tls_ca_file=ca)
@@ -78,7 +78,7 @@ async def test_a_known_authority(network: Proxy, certificates: Certificates, api
 
 @says_who_speaks_tls
 async def test_an_unknown_authority(network: Proxy, certificates: Certificates, api: Api) -> None:
-    """14. A certificate of nobody we trust is refused, also where no connection is required."""
+    """14. A certificate of an unknown authority is refused, even if no connection is required."""
     for options in (
         {},
         {"tls_ca_file": str(certificates.stranger_ca_file)},
@@ -184,7 +184,7 @@ async def test_named_authorities_stand_instead_of_the_systems(
 async def test_closing_while_it_connects_leaves_nothing(
     private_server: StartServer, certificates: Certificates
 ) -> None:
-    """Wherever in its beginning TLS is given up, no socket is open when `close` has returned."""
+    """Wherever the TLS handshake is interrupted, no socket is open when `close` has returned."""
     server = private_server("redis", certificates=certificates)
     await _opens(server.url, "async", tls_ca_file=str(certificates.ca_file))
     cache = configured(server.url, tls_ca_file=str(certificates.ca_file))

@@ -215,7 +215,7 @@ async def test_bad_uris(api: Api, uri: str) -> None:
     ],
 )
 def test_message_says_what_is_wrong(uri: str, why: str) -> None:
-    """Who wrote the URI need not guess, though none of it is quoted."""
+    """The message names the mistake in the URI without quoting it."""
     with pytest.raises(CacheConfigError) as caught:
         parse_uri(uri)
     assert str(caught.value).startswith(f"connection.uri {why}")
@@ -273,7 +273,7 @@ async def test_every_scheme_connects(server: Server, api: Api) -> None:
 
 
 async def test_databases(server: Server) -> None:
-    """The database of the URI is the one that is used, and one that does not exist is told."""
+    """The database of the URI is used; one that does not exist raises."""
     for database in (0, 3, 15):
         async with configured(server.login_url(*server.login, database=database)) as cache:
             await cache.store(None, "key", database)

@@ -78,7 +78,7 @@ WAITING = {
 def test_program_ends_while_a_call_waits(
     how: str, start_program: StartProgram, private_server: StartServer
 ) -> None:
-    """23. A call that nobody answers does not keep the process, beyond the deadline of that call."""
+    """23. A call without a reply does not keep the process beyond the deadline of the call."""
     server = private_server()
     program = start_program("exiting", server.url, how, int(LIMIT * 1000))
     assert program.line() == "waiting"
@@ -107,7 +107,7 @@ def test_program_ends_beside_daemon_threads_that_call(
 
 
 def test_embedded_server_ends_with_the_program(start_program: StartProgram) -> None:
-    """23. A private server that nobody closed ends with its program, in silence."""
+    """23. A private server that was not closed ends with its program, silently."""
     program = start_program("exiting", "embedded://", "unclosed", 1000)
     assert program.line() == "exiting"
     ended = program.wait()

@@ -65,7 +65,7 @@ def test_loop_that_forks_is_not_stalled(
 
 
 def test_child_keeps_the_deadline(start_program: StartProgram, private_server: StartServer) -> None:
-    """22. The first calls of a child end by the deadline, on every thread, though nobody answers."""
+    """22. The first calls of a child end by the deadline on every thread, even without a reply."""
     limit, threads = 0.3, 4
     server = private_server()
     program = start_program("forking_frozen", server.url, int(limit * 1000), threads)

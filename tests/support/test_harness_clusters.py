@@ -69,7 +69,7 @@ def test_every_slot_has_a_master(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("slot", [0, 5460, 5461, 12_182, SLOTS - 1])
 def test_keys_of_a_slot(cluster: Cluster, slot: int) -> None:
-    """There is a key for each slot, and its node takes it; the others say who does."""
+    """There is a key for each slot; its node accepts it, and the others redirect."""
     key = key_in(slot, "name")
     owner = cluster.node_of(key)
     assert cluster.client(owner).execute_command("CLUSTER", "KEYSLOT", key) == slot_of(key) == slot

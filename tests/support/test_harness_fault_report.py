@@ -71,7 +71,7 @@ def test_of_no_scenario():
 
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_table(tmp_path: Path, processes: str) -> None:
-    """Kept, broken, without proof and missing are told apart, whatever process has run the test."""
+    """The table distinguishes kept, broken, unproved and missing promises, whichever process ran the test."""
     (tmp_path / "test_some.py").write_text(TESTS)
     file = tmp_path / "table.json"
     options = ["-p", "conftest", "--faults", "--faults-file", str(file), "-n", processes]

@@ -189,7 +189,7 @@ def test_a_half_open_link_carries_one_way(network: Proxy, raw: Client) -> None:
 
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 def test_connections_are_cut(network: Proxy, peer: socket.socket, ending: Ending) -> None:
-    """All connections end as they are told to, and new ones are welcome."""
+    """All connections end as requested, and new ones are accepted."""
     network.cut(ending)
     _wait_for_end(peer, ending)
     assert network.open_now == 0

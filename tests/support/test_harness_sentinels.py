@@ -46,7 +46,7 @@ def sentinels(flavour: Flavour) -> Iterator[StartSentinels]:
 
 
 def test_roles_are_as_configured(sentinels: StartSentinels) -> None:
-    """The first node is the master, the others follow it, and the URI names all who say so."""
+    """The first node is the master, the others follow it, and the URI names all sentinels."""
     watched = sentinels(replicas=2)
     master, *replicas = watched.nodes
     assert watched.master() is master
@@ -105,7 +105,7 @@ def test_commanded_failover_replaces_the_master(sentinels: StartSentinels) -> No
 
 
 def test_two_sentinels_are_enough(sentinels: StartSentinels) -> None:
-    """One may be away: the others decide without it."""
+    """With one sentinel down the others decide without it."""
     watched = sentinels()
     watched.sentinels[0].kill()
     old = watched.kill_master()

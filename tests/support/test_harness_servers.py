@@ -209,7 +209,7 @@ def test_users_have_their_rules(private_server: StartServer) -> None:
 
 @needs_redis
 def test_tls(certificates: Certificates) -> None:
-    """Whoever trusts the authority is let in; a stranger to it is not."""
+    """A client that trusts the authority can connect; another one cannot."""
     with Server("redis", certificates=certificates) as server:
         with connect(server.url, ssl_ca_certs=str(certificates.ca_file)) as client:
             assert client.ping()

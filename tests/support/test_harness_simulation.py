@@ -39,7 +39,7 @@ def do_nothing(*_: object) -> None:
 
 
 def keep_what_has_changed(patch: pytest.MonkeyPatch) -> None:
-    """Near: keep an answer though its key has changed since it was asked for."""
+    """Near: store a reply though its key has changed since the request."""
     settle = NearCache.fill
 
     def careless(self: NearCache, lease: Any, data: bytes | None, left: int) -> None:
@@ -51,7 +51,7 @@ def keep_what_has_changed(patch: pytest.MonkeyPatch) -> None:
 
 
 def trust_a_lost_link(patch: pytest.MonkeyPatch) -> None:
-    """Near: go on with what was near when the link was lost."""
+    """Near: return local entries after the channel was lost."""
 
     def careless(self: NearCache) -> None:
         self._connected_until = self._current_until = -math.inf
@@ -69,12 +69,12 @@ def publish_anyway(patch: pytest.MonkeyPatch) -> None:
 
 
 def serve_what_is_overtaken(patch: pytest.MonkeyPatch) -> None:
-    """Loading: let callers join a load that their own process has overtaken."""
+    """Loading: let callers join a load that their own process has superseded."""
     patch.setattr(SingleFlight, "supersede", do_nothing)
 
 
 def give_late_what_is_invalid(patch: pytest.MonkeyPatch) -> None:
-    """Loading: give all who have joined a load what it loads, whatever became of its tags."""
+    """Loading: return the result to all joiners, whatever happened to its tags."""
     patch.setattr(InFlightLoad, "good_below", property(lambda _: math.inf, do_nothing))
 
 
@@ -99,7 +99,7 @@ def believe_what_many_have_read(patch: pytest.MonkeyPatch) -> None:
 
 
 def load_many_on_and_on(patch: pytest.MonkeyPatch) -> None:
-    """Many: let a batch go on when nobody waits for it any more."""
+    """Many: do not cancel a batch without waiters."""
     create_task = SimulatedLoop.create_task
 
     def uncancelled(self: SimulatedLoop, work: Any, **about: Any) -> Any:
@@ -131,7 +131,7 @@ def load_for_each_without_server(patch: pytest.MonkeyPatch) -> None:
 
 
 def go_on_only_if_it_is_easy(patch: pytest.MonkeyPatch) -> None:
-    """Loading: fail when the server goes away while the right to load is asked for."""
+    """Loading: fail when the server becomes unreachable during the lease request."""
     patch.setattr(_loading, "SERVER_FAILURES", ())
 
 
@@ -148,7 +148,7 @@ def close_connections_last(patch: pytest.MonkeyPatch) -> None:
 
 
 def close_without_a_word(patch: pytest.MonkeyPatch) -> None:
-    """Close: tell nobody who waits for an answer."""
+    """Close: leave waiting callers without an error."""
 
     def careless(self: Batcher) -> None:
         self._closed = True
@@ -168,7 +168,7 @@ def deny_what_was_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def wait_until_told(patch: pytest.MonkeyPatch) -> None:
-    """Death: wait for the news that another has loaded, however long there are none."""
+    """Death: wait for a notification of another process, however long there is none."""
     look_on = LoadLease._poll
 
     async def patient(self: LoadLease, _: float) -> None:
@@ -178,7 +178,7 @@ def wait_until_told(patch: pytest.MonkeyPatch) -> None:
 
 
 def hold_the_right_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """Death: let a right last after who held it has died."""
+    """Death: let the lease of a dead process last."""
     ends = b"local ends = now() + life"
     assert ends in _leases._LEASE
     endless = _leases._LEASE.replace(ends, b"life = 1000 * life " + ends)

@@ -73,7 +73,7 @@ async def test_clear_removes_migrated_keys(
 def test_keys_migrated_together_follow_one_redirection(
     cluster: Cluster, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """Several refusals in one turn, when the slots may be looked at at once: each call goes on."""
+    """Several redirections in one turn refresh the slot map once: each call succeeds."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[0]
     values = {key_in(slot, f":{number}"): number for number in range(20)}

@@ -26,7 +26,7 @@ def name_of(server: Server) -> str:
 
 
 async def test_failover_is_logged_once(flavour: Flavour, logged: LogRecorder) -> None:
-    """The master dies and another takes over: one record names it; nothing else is told twice."""
+    """The master dies and another takes over: one record names it; nothing is logged twice."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
             await cache.store(None, "key", 1)
@@ -47,7 +47,7 @@ async def test_failover_is_logged_once(flavour: Flavour, logged: LogRecorder) ->
 
 
 async def test_lost_sentinel_is_logged(flavour: Flavour, logged: LogRecorder) -> None:
-    """A sentinel dies: that is told with its name, and that it is back."""
+    """A sentinel dies: one record names it, and another says that it is back."""
     with Sentinels(flavour) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri) as cache:
             await cache.store(None, "key", 1)

@@ -145,7 +145,7 @@ async def test_not_with_what_is_near(server: Server) -> None:
 
 
 async def test_not_of_a_single_server(server: Server) -> None:
-    """Nobody says which its replicas are."""
+    """A standalone server does not list its replicas."""
     with pytest.raises(CacheUnsupported) as caught:
         await AsyncRedisCache.from_url(server.url, read_from="replica").open("t")
     assert (caught.value.code, caught.value.trace_id) == ("UNSUPPORTED", "t")

@@ -74,7 +74,7 @@ async def test_silent_sentinel_is_passed_over(
 
 
 async def test_outdated_sentinel_is_not_followed(sentinels: Sentinels) -> None:
-    """17. It names the master of an earlier election: whoever opens a cache now is not led there."""
+    """17. It names the master of an earlier election: a cache opened now does not use it."""
     stale, *others = sentinels.sentinels
     old = sentinels.master()
     await asyncio.to_thread(sentinels.deafen, stale)

@@ -206,7 +206,7 @@ async def test_demoted_master_is_left(sentinels: Sentinels, cache: AsyncRedisCac
 
 @pytest.mark.parametrize("api", APIS)
 async def test_by_configuration(sentinels: Sentinels, api: Api) -> None:
-    """`connections.N.*` with `options.topology`, and some of the sentinels away."""
+    """`connections.N.*` with `options.topology`, and some of the sentinels down."""
     sentinels.sentinels[0].kill()
     sentinels.sentinels[1].freeze()
     cache = configured_by_hosts(sentinels, api)

@@ -199,7 +199,7 @@ async def test_pipeline_is_bounded_in_keys() -> None:
 
 @in_virtual_time
 async def test_requests_left_for_the_next_pipeline_are_counted() -> None:
-    """When only a part can leave, the rest goes on waiting, and so many as left may come."""
+    """If only a part is sent, the rest stays queued, and as many as were sent may be added."""
     wires = Wires(most_calls=1_500)
     await busy(wires)
     calls = [read(wires, b"%d" % number) for number in range(1_200)]

@@ -120,7 +120,7 @@ async def test_retried_request_keeps_the_pipeline_bound() -> None:
 
 @in_virtual_time
 async def test_isolated_request_is_sent_alone() -> None:
-    """Whoever waits in front or behind, where one of the keys of an exchange was refused."""
+    """Whatever is queued before and after it, if one key of a pipeline was refused."""
     wires = Wires(wires=2)
     await busy(wires)
     lost = store(wires, b"lost")
@@ -418,7 +418,7 @@ async def test_pipeline_continues_while_a_caller_waits() -> None:
 
 @in_virtual_time
 async def test_close_deadlines_share_a_timer() -> None:
-    """The timer is not set for each: who is due a little later may wait for the next look."""
+    """Not every request sets a timer: one that is due a little later waits for the next."""
     wires = Wires()
     loop = asyncio.get_running_loop()
     calls = [await busy(wires)]

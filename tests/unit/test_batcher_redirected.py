@@ -59,7 +59,7 @@ async def test_redirected_call_follows_the_redirection() -> None:
 
 @in_virtual_time
 async def test_redirection_to_an_unknown_address_raises() -> None:
-    """A place that nobody can be sent to, or none at all."""
+    """An address that cannot be used, or none at all."""
     servers = TwoServers(known="10.0.0.3")
     for reply in (MOVED, "ERR"):
         refused = read(servers.one, b"a")
@@ -117,7 +117,7 @@ async def test_redirected_call_keeps_its_deadline() -> None:
 
 @in_virtual_time
 async def test_failing_router_costs_no_more_than_the_deadline() -> None:
-    """Whatever becomes of the routing, nobody waits for ever."""
+    """Whatever the router does, no call waits for ever."""
 
     class Broken(TwoServers):
         def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
@@ -137,7 +137,7 @@ async def test_failing_router_costs_no_more_than_the_deadline() -> None:
 
 @in_virtual_time
 async def test_removed_server_takes_no_calls() -> None:
-    """Who is sent there learns that the cache was closed."""
+    """A call that is sent there raises that the cache was closed."""
     servers = TwoServers()
     moved = read(servers.one, b"a")
     servers.other.batcher.close()

@@ -129,7 +129,7 @@ def test_class_of_the_receiver_is_part_of_the_key() -> None:
 
 
 def test_state_of_the_receiver_is_refused_unless_its_class_tells_it() -> None:
-    """Attributes need `key=` or `__cache_key__`; a dataclass tells by its fields."""
+    """Attributes need `key=` or `__cache_key__`; a dataclass uses its fields."""
     with pytest.raises(TypeError, match=r"argument 'self' of .*Base.find .*'name'.*__cache_key__"):
         Stateful("a").find.key(1)
     assert Told("a").find.key(1) == Told("a").find.key(1) != Told("b").find.key(1)
@@ -199,7 +199,7 @@ def test_bound_method_equals_itself_as_methods_do() -> None:
 
 
 def test_method_of_a_pydantic_model_is_cached() -> None:
-    """Pydantic is told not to take it for a field, as with each descriptor of one's own."""
+    """Pydantic has to be configured to ignore it as a field, like every custom descriptor."""
 
     class Order(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(ignored_types=(CachedCoroutine,))

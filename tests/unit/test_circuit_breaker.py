@@ -58,7 +58,7 @@ class Probed:
 
 @in_virtual_time
 async def test_circuit_opens_after_three_consecutive_failures() -> None:
-    """That is told once, with the last one's code."""
+    """It is reported once, with the code of the last failure."""
     probed = Probed()
     for code in CODES:
         assert not probed.is_open()
@@ -84,7 +84,7 @@ async def test_reply_resets_the_failure_count() -> None:
 
 @in_virtual_time
 async def test_circuit_opens_only_where_enabled() -> None:
-    """Before any call goes on without the server, failures are not counted."""
+    """Failures are not counted before a call can succeed without the server."""
     probed = Probed(are_heeded=False)
     for _ in range(5):
         probed.breaker.failed("TIMEOUT")
@@ -146,7 +146,7 @@ async def test_circuit_closes_with_the_first_reply(by: str) -> None:
 
 @in_virtual_time
 async def test_circuits_are_independent() -> None:
-    """Of two servers that are away one comes back: the counters say that one is left."""
+    """Of two unreachable servers one recovers: the counters say that one circuit is open."""
     one = Probed()
     other = CircuitBreaker(
         one._probe, one.breakers, Condition(CIRCUIT, "other", one.on_event.append)

@@ -18,7 +18,7 @@ from async_redis_cache.fastapi import CacheDep, cache_lifespan
 
 
 def cache_of(name: str) -> AsyncRedisCache:
-    """A cache that can be told by its prefix, and that needs no server."""
+    """A cache that is identified by its prefix and needs no server."""
     return AsyncRedisCache.from_url("fake://", key_prefix=f"{name}:")
 
 
@@ -112,7 +112,7 @@ async def test_application_mounted_by_an_included_router_has_the_cache() -> None
 
 
 async def test_cache_of_a_mounted_application_is_not_the_outer_ones() -> None:
-    """A cache goes inwards only: the outer application without one is told so."""
+    """Mounted applications use the outer cache, not the reverse: an outer application without one gets an error."""
     sub = application()
     app = application(sub=sub)
     async with running(app, (sub, cache_of("sub"))) as client:

@@ -129,7 +129,7 @@ def test_pending_fill_is_completed_once() -> None:
 
 
 def test_own_writes_invalidate() -> None:
-    """`invalidate` drops entries and ends leases, and is not counted as told by the server."""
+    """`invalidate` drops entries and pending fills, and is not counted as an invalidation by the server."""
     near = Near()
     near.keep(b"a")
     asked = near.cache.begin_fill(b"b")

@@ -71,7 +71,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS, size=SIZES, left=LIVES)
     def change(self, key: bytes, size: int, left: int) -> None:
-        """Another program stores or removes; the news of it goes on its way."""
+        """Another program stores or removes the value; the invalidation is under way."""
         self.versions += 1
         if left in (0, -2):
             self.server.pop(key, None)
@@ -83,7 +83,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 5))
     def tell(self, count: int) -> None:
-        """Some news arrives, in its order."""
+        """Some invalidations arrive, in order."""
         told, self.untold = self.untold[:count], self.untold[count:]
         self.near.changed(told)
 
@@ -111,7 +111,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS, size=SIZES)
     def store(self, key: bytes, size: int) -> None:
-        """A change of our own: invalidated before and after, and told by the server as well."""
+        """A change by the cache itself: invalidated before and after, and by the server as well."""
         self.near.invalidate([key])
         self.change(key, size, 90_000)
         self.near.invalidate([key])

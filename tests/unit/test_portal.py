@@ -89,7 +89,7 @@ def test_call_gives_the_result() -> None:
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, StopAsyncIteration])
 def test_what_is_raised_is_raised_in_the_caller(kind: type[BaseException]) -> None:
-    """Whatever ends the coroutine ends the call, and the portal goes on."""
+    """Any exception of the coroutine ends the call, and the portal keeps running."""
 
     async def fail() -> None:
         await echo(1)
@@ -103,7 +103,7 @@ def test_what_is_raised_is_raised_in_the_caller(kind: type[BaseException]) -> No
 
 
 def test_function_that_cannot_be_called_fails_its_caller_alone() -> None:
-    """An error before there is a coroutine reaches the caller, and nobody else is kept waiting."""
+    """An error before there is a coroutine is raised in the caller and affects no other call."""
     outcomes: list[object] = []
 
     def broken() -> Never:
@@ -191,7 +191,7 @@ def test_close_during_calls_leaves_nobody_waiting() -> None:
 
 
 def test_close_ends_calls_that_would_wait_for_ever() -> None:
-    """A call under way when the portal is closed ends in NOT_OPENED, though nobody answers it."""
+    """A call in flight when the portal is closed raises NOT_OPENED, even without a reply."""
     begun: list[object] = []
 
     async def never() -> None:

@@ -255,7 +255,7 @@ WRONG_SLOTS = {
 async def test_open_fails_when_slots_are_impossible(
     reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """40. CLUSTER SLOTS is checked before it is believed: typed, without a log of the loop's own."""
+    """40. The reply to CLUSTER SLOTS is checked before use: a typed error, and nothing in the loop's own log."""
     caplog.set_level(logging.DEBUG, "async_redis_cache")
     async with ScriptedServer(CLUSTER=reply) as server:
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -333,7 +333,7 @@ HARMLESS = {"a push of an unknown kind"}
 
 @pytest.mark.parametrize("name", LINK)
 async def test_near_cache_is_emptied_when_invalidations_are_impossible(name: str) -> None:
-    """40. Impossible invalidations: their connection is given up, and nothing reaches the loop's log."""
+    """40. Impossible invalidations: the connection is closed, and nothing reaches the loop's log."""
     answers = {"HELLO": b"%0\r\n", "CLIENT": b"+OK\r\n" + LINK[name]}
     async with ScriptedServer(**answers) as server:
         cache = configured(server.url)
@@ -395,7 +395,7 @@ MESSAGES = {
 
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES.keys())
 async def test_sentinel_is_asked_again_when_its_message_is_impossible(message: bytes) -> None:
-    """Its connection is given up, another is made, and nothing reaches the loop's log."""
+    """The connection is closed, another one is made, and nothing reaches the loop's log."""
     async with ScriptedServer(HELLO=b"%0\r\n") as sentinel:
 
         def answer(command: Command) -> bytes:

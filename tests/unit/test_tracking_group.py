@@ -109,7 +109,7 @@ def test_removed_node_is_not_waited_for() -> None:
 
 
 def test_invalidation_of_any_channel_counts() -> None:
-    """Changed keys are dropped, and told; a flush of one node drops all."""
+    """Changed keys are dropped and reported; a flush of one node drops everything."""
     links = Links()
     one, other = links.unison.add(ONE), links.unison.add(OTHER)
     for link in (one, other):
