@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.outcomes import CapturedError, outcome_of
+from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._engine.load_cycles import LoadNode, current_load, loading_as
 
 from .loaders import Load, run, threads_of
@@ -59,8 +60,7 @@ class Batch:
         """By key, seconds until the loader was called; before that, less the time at which it was wanted."""
         self._waiting: dict[asyncio.Future[Any], LoadNode | None] = {}
         self._node = LoadNode(None, self._waiting)
-        # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[Mapping[str, Any] | CapturedError]] = set()
+        self._tasks = OwnedTasks()
 
     def decided(self, key: str) -> None:
         """It is known of this key; if it was the last, the loader is called."""
@@ -70,13 +70,9 @@ class Batch:
             now = asyncio.get_running_loop().time()
             for one in wanted:
                 self._idle[one] += now
-            task = asyncio.get_running_loop().create_task(
-                self._load(list(wanted)), context=self._context.copy()
-            )
-            self._tasks.add(task)
+            task = self._tasks.spawn(self._load(list(wanted)), self._context.copy())
 
             def deal(task: asyncio.Task[Mapping[str, Any] | CapturedError]) -> None:
-                self._tasks.discard(task)
                 values = outcome_of(task)
                 for one, future in wanted.items():
                     if not future.done():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
-from contextvars import Context
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.health_log import (
@@ -19,6 +17,7 @@ from async_redis_cache._common.health_log import (
     HealthLog,
 )
 from async_redis_cache._common.options import Options
+from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._connection.connector import Connector, verify_replica
 from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
 
@@ -76,8 +75,7 @@ class ClusterNodes:
         """Who may know the masters, beside themselves."""
         self.moves = 0
         """How often it was seen that keys had moved from node to node."""
-        # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
 
     def __repr__(self) -> str:
         return repr([*self._nodes.values()])
@@ -166,8 +164,7 @@ class ClusterNodes:
             await node.stopped()
         for link in self.tracking_channels():
             await link.stopped()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.wait()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
@@ -213,7 +210,7 @@ class ClusterNodes:
         """Let a node go that has no slots any more; what waits for it is asked elsewhere."""
         del self._addresses[node.batcher]
         node.retire()
-        self._spawn(node.stopped())
+        self._tasks.spawn(node.stopped())
         if (
             self._tracking_group is not None
             and place not in self.masters
@@ -222,9 +219,4 @@ class ClusterNodes:
             link = self._tracking_channels.pop(place)
             link.stop()
             self._tracking_group.remove(place)
-            self._spawn(link.stopped())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(link.stopped())

@@ -9,8 +9,8 @@ __all__ = ["Backoff"]
 
 _FIRST: Final = 0.010
 _LONGEST: Final = 0.140
-"""Seconds: with the first ones and the jitter, fewer than ten attempts a second, and none later than
-0.16 s."""
+_JITTER: Final = (0.9, 1.1)
+"""Seconds, and the range of factors: fewer than ten attempts a second, and no pause longer than 0.16 s."""
 
 
 class Backoff:

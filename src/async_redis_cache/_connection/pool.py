@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure, ServerReply
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._common.tasks import OwnedTasks
 
 from .connection import RedisConnection, ReplyHandler
 from .connector import SupportsConnect
@@ -91,8 +92,7 @@ class ConnectionPool:
         self._idle: list[RedisConnection] = []
         self._connections: set[RedisConnection] = set()
         self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
-        # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -185,7 +185,7 @@ class ConnectionPool:
         """Wait until nothing is left of them."""
         # Aborted transports report in the loop's next turn, and only then hang up.
         while self._connections or self._tasks:
-            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
+            await (self._tasks.wait() if self._tasks else asyncio.sleep(0))
         await self._connector.close_idle()
         # What was aborted last closes its socket in one turn more.
         await asyncio.sleep(0)
@@ -206,7 +206,7 @@ class ConnectionPool:
             self._ready()
 
     def _start_connecting(self) -> None:
-        dialing = self._spawn(self._connect())
+        dialing = self._tasks.spawn(self._connect())
         # An eager task may be done already, and what it has left stays.
         if not dialing.done():
             self._connecting = dialing
@@ -217,7 +217,7 @@ class ConnectionPool:
         except asyncio.CancelledError:
             self._connecting = None
             if not self._closed:
-                self._spawn(self._connector.close_idle())
+                self._tasks.spawn(self._connector.close_idle())
                 self._ready()
             raise
         self._connecting = None
@@ -256,12 +256,6 @@ class ConnectionPool:
         self._connections.discard(wire)
         if wire in self._idle:
             self._idle.remove(wire)
-        self._spawn(self._connector.discard_connection(wire.connection))
+        self._tasks.spawn(self._connector.discard_connection(wire.connection))
         if not self._closed:
             self._ready()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

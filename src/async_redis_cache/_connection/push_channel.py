@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.tasks import OwnedTasks
 
 from .connector import SupportsConnect
 from .push_connection import Probe, PushConnection, PushHandler
@@ -81,16 +82,15 @@ class PushChannel:
         self._connection: PushConnection | None = None
         self._next: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
-        # The loop keeps only weak references to tasks. None of them lasts as long as a link does:
-        # a loop that is closed without us would leave it unfinished.
-        self._tasks: set[asyncio.Task[None]] = set()
+        # No task lasts as long as a connection: a loop that is closed too early would leave it unfinished.
+        self._tasks = OwnedTasks()
         self._stopped = False
         self.failure: Failure | None = None
         """Why the last attempt failed, or the link was lost; None while it is armed."""
 
     def start(self) -> None:
         """Begin, and go on until `stop`."""
-        self._connecting = self._spawn(self._connect())
+        self._connecting = self._tasks.spawn(self._connect())
 
     async def first_attempt(self) -> Failure | None:
         """How the first attempt ended; None when the link is armed."""
@@ -109,7 +109,7 @@ class PushChannel:
         """Wait until nothing is left of it."""
         # An aborted transport reports in the loop's next turn, and only then hangs up.
         while self._connection is not None or self._tasks:
-            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
+            await (self._tasks.wait() if self._tasks else asyncio.sleep(0))
         await self._connector.close_idle()
         # What was aborted last closes its socket in one turn more.
         await asyncio.sleep(0)
@@ -177,7 +177,7 @@ class PushChannel:
     def _on_lost(self, link: PushConnection, failure: Failure) -> None:
         self._connection = None
         self._cancel_timer()
-        self._spawn(self._connector.discard_connection(link.connection))
+        self._tasks.spawn(self._connector.discard_connection(link.connection))
         self._ended(failure)
 
     def _ended(self, failure: Failure) -> None:
@@ -201,9 +201,3 @@ class PushChannel:
     def _cancel_timer(self) -> None:
         if self._next is not None:
             self._next.cancel()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import Context
 from itertools import islice
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from async_redis_cache._common.failures import LOST, TIMED_OUT, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
 
+from async_redis_cache._common.tasks import OwnedTasks
 __all__ = ["PendingInvalidations", "is_pending_failure"]
 
 _MOST: Final = 10_000
@@ -100,6 +100,7 @@ class PendingInvalidations:
         """Those that cannot be removed for now: the others go first."""
         self._flushing: asyncio.Task[None] | None = None
         self._stopped = False
+        self._tasks = OwnedTasks()
 
     def add(self, keys: Iterable[bytes], failure: CacheError) -> None:
         """A change of these keys has failed."""
@@ -138,7 +139,7 @@ class PendingInvalidations:
         self._drop(max(0, len(self.keys) - _MOST))
         self._counters.pending_invalidations = len(self.keys)
         if self._flushing is None:
-            self._flushing = self._loop.create_task(self._flush_until_done(), context=Context())
+            self._flushing = self._tasks.spawn(self._flush_until_done())
 
     def discard_done(self) -> None:
         """Those that were being changed anew are changed, or owed again."""
@@ -186,13 +187,11 @@ class PendingInvalidations:
         self._stopped = True
         self._drop(len(self.keys))
         self._counters.pending_invalidations = 0
-        for task in self._tasks():
-            task.cancel()
+        self._tasks.cancel()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of it."""
-        while tasks := self._tasks():
-            await asyncio.wait(tasks)
+        await self._tasks.wait()
 
     def _drop(self, count: int) -> None:
         """Give up the earliest."""
@@ -205,18 +204,9 @@ class PendingInvalidations:
     def _flushes_of(self, keys: Iterable[bytes]) -> set[asyncio.Future[Any]]:
         return {self.flushes[key] for key in keys if key in self.flushes}
 
-    def _tasks(self) -> list[asyncio.Task[Any]]:
-        """Those that have not ended."""
-        tasks: list[asyncio.Task[Any]] = [*self.flushes.values()]
-        if self._flushing is not None:
-            tasks.append(self._flushing)
-        return [task for task in tasks if not task.done()]
-
     def _flush_keys(self, keys: Sequence[bytes]) -> asyncio.Task[Mapping[bytes, CacheError]]:
         """Remove keys none of which is being removed."""
-        payment = self._loop.create_task(
-            self._removed(keys, [self.keys[key] for key in keys]), context=Context()
-        )
+        payment = self._tasks.spawn(self._removed(keys, [self.keys[key] for key in keys]))
         self.flushes.update(dict.fromkeys(keys, payment))
 
         def end(_: object) -> None:

@@ -9,11 +9,11 @@ to those who asked for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from contextvars import Context
+from collections.abc import Callable, Collection, Iterable
+from contextvars import Context, copy_context
 from functools import partial
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from async_redis_cache._common.errors import (
     CacheError,
@@ -33,6 +33,7 @@ from async_redis_cache._common.outcomes import (
     outcome_of,
 )
 from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._protocol.lease_scripts import ReleaseMode
 from async_redis_cache._protocol.record import MISSING
 
@@ -41,8 +42,6 @@ from .load_cycles import current_load, loading_as, refuse_cycle
 from .load_lease import LeaseContext, LoadLease, LoadResult, StoredValue
 
 __all__ = ["SERVER_FAILURES", "SingleFlight"]
-
-T = TypeVar("T")
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -86,8 +85,7 @@ class SingleFlight:
         self._in_flight: dict[bytes, InFlightLoad] = {}
         """Those that can be joined."""
         self._running: set[InFlightLoad] = set()
-        # The loop keeps only weak references to tasks.
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = OwnedTasks()
 
     async def load(
         self, key: bytes, wanted: LoadSpec, patience: float | None = None
@@ -214,20 +212,18 @@ class SingleFlight:
         """End every load; who waits for one is told that the cache was closed."""
         for flight in self._running:
             flight.abort(_CLOSED)
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.wait()
 
     def _start(self, key: bytes, wanted: LoadSpec, *, goes_on: bool = False) -> InFlightLoad:
         since = self._loop.time() if wanted.since is None else wanted.since
         right = LoadLease(key, self._leases, since)
         flight = InFlightLoad((id(self), key), right, wanted, detached=goes_on)
         self._in_flight[key] = flight
-        flight.task = task = self._spawn(self._run(key, flight, wanted))
+        flight.task = task = self._tasks.spawn(self._run(key, flight, wanted), copy_context())
         self._running.add(flight)
         limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
 
@@ -297,7 +293,7 @@ class SingleFlight:
             if refusal is not None:
                 self._not_replaced(key, flight, product, refusal)
             return product
-        flight.renewal = self._spawn(right.renew(), Context())
+        flight.renewal = self._tasks.spawn(right.renew())
         try:
             product = await self._produce(flight, wanted)
         except BaseException as error:
@@ -370,14 +366,6 @@ class SingleFlight:
         # The origin's time is not the server's.
         flight.lease.since += took
         return product._replace(load_duration=int(took * _MICROSECONDS))
-
-    def _spawn(
-        self, work: Coroutine[Any, Any, T], context: Context | None = None
-    ) -> asyncio.Task[T]:
-        task = self._loop.create_task(work, context=context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _give_up(future: asyncio.Future[Any]) -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from async_redis_cache._common.outcomes import CapturedError, capture
+from async_redis_cache._common.tasks import OwnedTasks
 
 from .portal_queue import PortalCall, PortalCallback, PortalQueue, PortalRefusedError, local
 
@@ -46,7 +47,7 @@ class Portal:
     ) -> None:
         self._inbox: deque[PortalCall | PortalCallback] = deque()
         self._begun: set[PortalCall] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = OwnedTasks()
         self._woken = False
         self._closed = False
         self._ended = False
@@ -149,12 +150,7 @@ class Portal:
 
         async def in_task() -> T:
             # What a task raises may be raised out of its loop, and end it: SystemExit.
-            task = asyncio.get_running_loop().create_task(
-                capture(function(*args, **kwargs)), context=context
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            outcome = await task
+            outcome = await self._tasks.spawn(capture(function(*args, **kwargs)), context)
             if isinstance(outcome, CapturedError):
                 raise outcome.error()
             return outcome
@@ -224,8 +220,7 @@ class Portal:
             return
         await self._stop.wait()
         # What still runs has lost its caller to an interrupt.
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         # Nobody is left to be told; its own calls have been.
         with contextlib.suppress(Exception):
             await self._ending()

@@ -94,7 +94,7 @@ def _idle(process: Process) -> None:
     engine = process.engine
     loading, batcher, near = engine._single_flight, engine._batcher, engine._near
     left: dict[str, list[Any]] = {
-        "flights": [*loading._in_flight, *loading._running, *loading._tasks],
+        "flights": [*loading._in_flight, *loading._running, *loading._tasks._tasks],
         "debts": [*engine._pending.keys, *engine._pending.flushes],
         "probes": [engine._servers._node._breaker._next],
         "calls": [*batcher._queue._requests, *batcher._in_flight],
