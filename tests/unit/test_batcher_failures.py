@@ -19,7 +19,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import GETDEL, PTTL, UNLINK, UNLINK_COUNT
 from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL
@@ -338,19 +338,19 @@ async def test_loading_server_is_retried_after_a_pause() -> None:
 def test_pauses_double_with_each_failure_in_a_row(chance: float, share: float) -> None:
     """From none to 140 ms, however long the row; by chance a tenth less or more. A good answer ends it."""
     now = 1_000.0
-    backoff = Backoff(lambda: now, lambda: chance)
+    backoff = RetryBackoff(lambda: now, lambda: chance)
     for _ in range(2):
-        assert not backoff.is_in_a_row
+        assert not backoff.has_failed
         assert backoff.remaining() == 0.0
         for pause in (0.0, 0.02, 0.04, 0.08, *[0.14] * 2_000):
             backoff.failed()
-            assert backoff.is_in_a_row
+            assert backoff.has_failed
             assert backoff.remaining() == pytest.approx(share * pause)
         now += 0.04
         assert backoff.remaining() == pytest.approx(share * 0.14 - 0.04)
         now += 1.0
         assert backoff.remaining() == 0.0
-        assert backoff.is_in_a_row
+        assert backoff.has_failed
         backoff.failed()
         backoff.succeeded()
 

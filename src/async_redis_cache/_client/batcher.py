@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.errors import CacheStateError, CacheTimeout, CacheUnavailable
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
@@ -82,7 +82,7 @@ class Batcher:
         budget: float,
         retries: int,
         queue: RequestQueue,
-        backoff: Backoff,
+        backoff: RetryBackoff,
         on_answer: Callable[[], None] = lambda: None,
         on_failure: Callable[[str], None] = lambda _: None,
         on_silence: Callable[[], None] = lambda: None,
@@ -157,7 +157,7 @@ class Batcher:
             call.short_deadline = budget < self._budget
         if deadline < self._timer_at:
             self._set_timer(deadline)
-        if self._last_was_single and not self._queue and not self._backoff.is_in_a_row:
+        if self._last_was_single and not self._queue and not self._backoff.has_failed:
             wire = self._pool.checkout()
             if wire is not None:
                 self._send(wire, [call])
@@ -208,7 +208,7 @@ class Batcher:
             self._scheduled_flush = self._loop.call_later(pause, self._flush, context=Context())
             return
         while self._queue:
-            if self._in_flight and self._backoff.is_in_a_row:
+            if self._in_flight and self._backoff.has_failed:
                 # One question is enough to see whether the server serves again.
                 return
             wire = self._pool.checkout()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
+from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
@@ -60,7 +61,7 @@ class CircuitBreaker:
         self.is_open = False
         """Whether the server is to be left alone."""
         self._is_over = False
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=breakers.random)
         self._next: asyncio.TimerHandle | None = None
 
     def succeeded(self) -> None:
@@ -77,7 +78,7 @@ class CircuitBreaker:
             self.is_open = True
             self._breakers.counters.open_circuits += 1
             self._health.down(code)
-            self._pause = _FIRST_PAUSE
+            self._backoff.reset()
             self._probe_later()
 
     def stop(self) -> None:
@@ -94,9 +95,8 @@ class CircuitBreaker:
             self._next = None
 
     def _probe_later(self) -> None:
-        pause = self._pause * (0.5 + self._breakers.random() / 2)
+        pause = self._backoff.next_pause()
         self._next = self._loop.call_later(pause, self._probe, context=Context())
-        self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _probe(self) -> None:
         self._next = None

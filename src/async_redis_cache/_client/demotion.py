@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from async_redis_cache._common.backoff import Backoff
+
 __all__ = ["Demotion"]
 
 _FIRST_PAUSE: Final = 0.1
@@ -35,7 +37,7 @@ class Demotion:
         self._leave = leave
         self._first = -math.inf
         self._last = -math.inf
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._leave_at = -math.inf
         self.is_over = True
         """Whether the server has accepted a change since."""
@@ -46,11 +48,10 @@ class Demotion:
         if self.is_over or now - self._last > self._patience + _LONGEST_PAUSE:
             self.is_over = False
             self._first = self._leave_at = now
-            self._pause = _FIRST_PAUSE
+            self._backoff.reset()
         self._last = now
         if now < self._leave_at:
             return now - self._first < self._patience
-        self._leave_at = now + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._leave_at = now + self._backoff.next_pause()
         self._leave()
         return True

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import LOST, Failure
 from async_redis_cache._common.health_log import Condition
@@ -94,7 +94,7 @@ class Node:
             budget=options.command_timeout / _SECOND,
             retries=options.retries,
             queue=RequestQueue(options.max_waiting_calls, options.max_waiting_bytes),
-            backoff=Backoff(loop.time, random.random),
+            backoff=RetryBackoff(loop.time, random.random),
             may_move=may_move,
             demotion=on_demoted
             and Demotion(loop.time, options.command_timeout / _SECOND, on_demoted),
@@ -106,7 +106,7 @@ class Node:
             max_connections=options.max_connections,
             lifetime=_lifetime_of(options),
             counters=counters,
-            backoff=Backoff(loop.time, random.random),
+            backoff=RetryBackoff(loop.time, random.random),
             ready=self.batcher.ready,
             unreachable=self._unreachable,
             health=health,

@@ -1,49 +1,86 @@
-"""How long to leave a server alone that is in trouble or away."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "RetryBackoff"]
 
-_FIRST: Final = 0.010
+_FIRST: Final = 0.020
 _LONGEST: Final = 0.140
 _JITTER: Final = (0.9, 1.1)
 """Seconds, and the range of factors: fewer than ten attempts a second, and no pause longer than 0.16 s."""
 
 
 class Backoff:
-    """Pauses that double with each failure in a row, jittered so that processes fall out of step.
+    """Pauses that double up to a limit.
+
+    Args:
+        first: seconds.
+        longest: seconds.
+        random: numbers from 0 to 1; without it, no jitter.
+        jitter: the range of the random factor by which each pause is multiplied.
+    """
+
+    __slots__ = ("_first", "_jitter", "_longest", "_pause", "_random")
+
+    def __init__(
+        self,
+        first: float,
+        longest: float,
+        *,
+        random: Callable[[], float] | None = None,
+        jitter: tuple[float, float] = (0.5, 1.0),
+    ) -> None:
+        self._first = self._pause = first
+        self._longest = longest
+        self._random = random
+        self._jitter = jitter
+
+    def next_pause(self) -> float:
+        """The pause before the next attempt, in seconds; the one after it is twice as long."""
+        pause = self._pause
+        self._pause = min(2 * pause, self._longest)
+        if self._random is None:
+            return pause
+        lowest, highest = self._jitter
+        return pause * (lowest + (highest - lowest) * self._random())
+
+    def reset(self) -> None:
+        """Start again with the first pause."""
+        self._pause = self._first
+
+
+class RetryBackoff:
+    """When a server that fails may be tried again: at once after the first failure in a row, then after pauses.
 
     Args:
         clock: seconds, as of the event loop.
         random: numbers from 0 to 1.
     """
 
+    __slots__ = ("_backoff", "_clock", "_until", "has_failed")
+
     def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self._clock = clock
-        self._random = random
-        self._failures = 0
+        self._backoff = Backoff(_FIRST, _LONGEST, random=random, jitter=_JITTER)
         self._until = 0.0
-
-    @property
-    def is_in_a_row(self) -> bool:
-        """Whether the last attempt has failed."""
-        return self._failures > 0
+        self.has_failed = False
+        """Whether the last attempt failed."""
 
     def failed(self) -> None:
-        """Begin or lengthen the pause. The first failure of a row costs none."""
-        pause = 0.0
-        if self._failures:
-            pause = min(_LONGEST, _FIRST * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        self._until = self._clock() + pause * (0.9 + 0.2 * self._random())
+        """Begin or lengthen the pause. The first failure in a row causes none."""
+        pause = self._backoff.next_pause() if self.has_failed else 0.0
+        self.has_failed = True
+        self._until = self._clock() + pause
 
     def succeeded(self) -> None:
-        """End the row."""
-        self._failures = 0
+        """End the pauses."""
+        if self.has_failed:
+            self.has_failed = False
+            self._backoff.reset()
 
     def remaining(self) -> float:
-        """Seconds still to wait; 0 for none."""
-        return max(0.0, self._until - self._clock()) if self._failures else 0.0
+        """Seconds until the next attempt; 0 if there is no need to wait."""
+        return max(0.0, self._until - self._clock()) if self.has_failed else 0.0

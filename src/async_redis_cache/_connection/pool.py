@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure, ServerReply
 from async_redis_cache._common.health_log import Condition
@@ -68,7 +68,7 @@ class ConnectionPool:
         max_connections: int,
         lifetime: Callable[[], float],
         counters: CacheStats,
-        backoff: Backoff,
+        backoff: RetryBackoff,
         ready: Callable[[], None],
         unreachable: Callable[[Failure], None],
         health: Condition,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, NamedTuple
 
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
@@ -76,7 +76,7 @@ class PushChannel:
         self._health = health
         self._clock = policy.clock
         self._loop = asyncio.get_running_loop()
-        self._backoff = Backoff(self._loop.time, policy.random)
+        self._backoff = RetryBackoff(self._loop.time, policy.random)
         self._retires_at = math.inf
         self._first_attempt: asyncio.Future[Failure | None] = self._loop.create_future()
         self._connection: PushConnection | None = None

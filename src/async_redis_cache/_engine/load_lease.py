@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
+from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
 from async_redis_cache._protocol.command import Command, Executor
@@ -37,10 +38,12 @@ __all__ = [
 _SECOND: Final = 1000
 _TOKEN_BYTES: Final = 16
 _TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
-_FIRST_LOOK: Final = 0.005
-_SHORTEST_PAUSE: Final = 0.001
+_FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.050
-"""Seconds between two looks at a key that another is loading, where nobody tells that it changes."""
+_JITTER: Final = (0.5, 1.5)
+"""Seconds between two reads of a key that another process is loading, without invalidations of it, and their range
+of random factors."""
+_SHORTEST_PAUSE: Final = 0.001
 
 
 class ChangeNotifier(Protocol):
@@ -230,7 +233,7 @@ class LoadLease:
         until = self._loop.time() + left
         # For each look: one that is answered is part of the waiting.
         budget = self._left()
-        pause = _FIRST_LOOK
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=self._context.random, jitter=_JITTER)
         news.watch(self._key, changed.set)
         try:
             while True:
@@ -240,8 +243,7 @@ class LoadLease:
                 if not await self._is_held(budget) or left <= 0:
                     return
                 if not is_told:
-                    left = min(left, pause * (0.5 + self._context.random()))
-                    pause = min(_LONGEST_PAUSE, 2 * pause)
+                    left = min(left, backoff.next_pause())
                 with contextlib.suppress(TimeoutError):
                     # What rounding leaves of the time is less than a clock can tell.
                     async with asyncio.timeout(max(left, _SHORTEST_PAUSE)):

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
+from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.errors import (
     CacheError,
     CacheLoginError,
@@ -31,8 +32,8 @@ from async_redis_cache._common.errors import (
 from async_redis_cache._common.failures import LOST, TIMED_OUT, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
-
 from async_redis_cache._common.tasks import OwnedTasks
+
 __all__ = ["PendingInvalidations", "is_pending_failure"]
 
 _MOST: Final = 10_000
@@ -99,8 +100,8 @@ class PendingInvalidations:
         self._tried: set[bytes] = set()
         """Those that cannot be removed for now: the others go first."""
         self._flushing: asyncio.Task[None] | None = None
-        self._stopped = False
         self._tasks = OwnedTasks()
+        self._stopped = False
 
     def add(self, keys: Iterable[bytes], failure: CacheError) -> None:
         """A change of these keys has failed."""
@@ -239,17 +240,16 @@ class PendingInvalidations:
         return (untried or pending)[:_AT_ONCE]
 
     async def _flush_until_done(self) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=self._random)
         try:
             while self.keys:
-                await asyncio.sleep(pause * (0.5 + self._random() / 2))
+                await asyncio.sleep(backoff.next_pause())
                 owed = self._next_batch()
-                pause = min(_LONGEST_PAUSE, 2 * pause)
                 if owed:
                     failures = await self._flush_keys(owed)
                     self._tried.update(failures)
                     if len(failures) < len(owed):
-                        pause = _FIRST_PAUSE
+                        backoff.reset()
         finally:
             self._tried.clear()
             self._flushing = None

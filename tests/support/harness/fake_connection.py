@@ -9,7 +9,7 @@ import hiredis
 
 from async_redis_cache._client.batcher import Batcher, Router
 from async_redis_cache._client.request_queue import RequestQueue
-from async_redis_cache._common.backoff import Backoff
+from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.failures import LOST, UNEXPECTED_REPLY, Failure, ServerReply
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connection import ReplyHandler
@@ -152,7 +152,7 @@ class Wires:
             retries=retries,
             queue=RequestQueue(most_calls, most_bytes),
             # Without jitter, so that the pauses are known.
-            backoff=Backoff(self.loop.time, lambda: HALF),
+            backoff=RetryBackoff(self.loop.time, lambda: HALF),
             router=router,
         )
         self.pool = FakeTransport(wires)
