@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.engine import Engine
@@ -27,7 +28,6 @@ from .load_request import (
     result_value,
     run_load,
 )
-from .openable import operation
 
 __all__ = ["AsyncBatchLoading"]
 
@@ -61,7 +61,6 @@ class AsyncBatchLoading(AsyncLoading):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]: ...
-    @operation
     async def retrieve_or_load_many(
         self,
         context: Context,
@@ -89,30 +88,38 @@ class AsyncBatchLoading(AsyncLoading):
             CacheError: as for `retrieve_or_load`.
             Exception: what the loader raised, when a value could not be given for it.
         """
-        wanted = list(dict.fromkeys(check_keys(keys)))
-        # Without keys too, a call with a wrong option or in a closed cache fails.
-        first = self._load_request(wanted[0] if wanted else "-", no_loader, timeout, type, loading)
-        if not wanted:
-            return {}
-        call = partial(call_of, first.engine.load_engine(), in_thread=first.policy.in_thread)
-        batch = Batch(wanted, loader, call)
-        policy = replace(first.policy, in_thread=False)
-        asked = [
-            first._replace(
-                key=key,
-                wire_key=first.codec.wire_key(key),
-                policy=policy,
-                loader=partial(batch.value, key),
-                decided=partial(first.engine.on_loop, batch.decided, key),
-                idle=partial(batch.idle, key),
+        try:
+            wanted = list(dict.fromkeys(check_keys(keys)))
+            # Without keys too, a call with a wrong option or in a closed cache fails.
+            first = self._load_request(
+                wanted[0] if wanted else "-", no_loader, timeout, type, loading
             )
-            for key in wanted
-        ]
-        results = raise_first(
-            await first.engine.gather_outcomes(await self._many(first.engine, asked))
-        )
-        values = {one.key: result_value(one, got) for one, got in zip(asked, results, strict=True)}
-        return {key: value for key, value in values.items() if value is not None}
+            if not wanted:
+                return {}
+            call = partial(call_of, first.engine.load_engine(), in_thread=first.policy.in_thread)
+            batch = Batch(wanted, loader, call)
+            policy = replace(first.policy, in_thread=False)
+            asked = [
+                first._replace(
+                    key=key,
+                    wire_key=first.codec.wire_key(key),
+                    policy=policy,
+                    loader=partial(batch.value, key),
+                    decided=partial(first.engine.on_loop, batch.decided, key),
+                    idle=partial(batch.idle, key),
+                )
+                for key in wanted
+            ]
+            results = raise_first(
+                await first.engine.gather_outcomes(await self._many(first.engine, asked))
+            )
+            values = {
+                one.key: result_value(one, got) for one, got in zip(asked, results, strict=True)
+            }
+            return {key: value for key, value in values.items() if value is not None}
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
     async def _found_of(self, read: tuple[LoadRequest, bytes | None]) -> Lookup:
         return await self._lookup(*read)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from types import NoneType
 from typing import Any, TypeVar, overload
 
 from async_redis_cache._common.durations import Timeout
@@ -20,7 +19,6 @@ from async_redis_cache._values.codec import Codec, Decoder
 
 from .async_batch_loading import AsyncBatchLoading
 from .load_request import check_keys, for_each_key
-from .openable import operation, operation_or
 
 __all__ = ["AsyncRedisCache"]
 
@@ -76,7 +74,6 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheOutcomeUnknown: it was sent, and may have been stored, or may yet be.
             CacheError: any other, and nothing was stored.
         """
-        # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
             wire_key = codec.wire_key(key)
@@ -97,8 +94,7 @@ class AsyncRedisCache(AsyncBatchLoading):
                     raise
                 self._counters.stores += 1
         except CacheError as error:
-            self._record_error(error, context)
-            if not self._continues(error):
+            if not self._fails_open(error, context):
                 raise
         return value
 
@@ -122,7 +118,6 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheInputError: BAD_KEY, BAD_TYPE.
             CacheError: the server could not be asked.
         """
-        # As `verb` does, without a coroutine more: caches do this all day.
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
             decode = codec.decoder(type)
@@ -133,8 +128,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             if data is not None:
                 payload = payload_at_once(data) or await engine.freshness.payload(data, since)
         except CacheError as error:
-            self._record_error(error, context)
-            if not self._continues(error):
+            if not self._fails_open(error, context):
                 raise
             self._counters.misses += 1
             return None
@@ -148,7 +142,6 @@ class AsyncRedisCache(AsyncBatchLoading):
             self._counters.hits += 1
         return value
 
-    @operation_or(NoneType)
     async def remove(self, context: Context, key: str) -> Any:
         """Remove a key; return the value it had, or None.
 
@@ -157,12 +150,16 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheOutcomeUnknown: the removal was sent; whether there was a value is not known.
             CacheError: any other, and nothing was removed.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        wire_key = codec.wire_key(key)
-        data = await engine.get_and_delete(wire_key)
-        return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            wire_key = codec.wire_key(key)
+            data = await engine.get_and_delete(wire_key)
+            return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return None
 
-    @operation_or(NoneType)
     async def store_many(
         self,
         context: Context,
@@ -179,25 +176,29 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheError: as for `store`. What is wrong with any key or value is found before
                 anything is sent.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        life = codec.ttl(timeout)
-        if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
-        wire_tags = codec.wire_tags(tags)
-        keys = {key: codec.wire_key(key) for key in mapping}
-        gone = [keys[key] for key, value in mapping.items() if value is None]
-        entries = [
-            (keys[key], codec.dumps(keys[key], value), life)
-            for key, value in mapping.items()
-            if value is not None
-        ]
-        changes: list[Awaitable[None]] = []
-        if entries:
-            changes.append(self._stored(engine, entries, wire_tags))
-        if gone:
-            changes.append(engine.delete(gone))
-        # Each is tried, or pending, whatever becomes of the other.
-        raise_first(await engine.gather_outcomes(changes))
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            life = codec.ttl(timeout)
+            if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
+            wire_tags = codec.wire_tags(tags)
+            keys = {key: codec.wire_key(key) for key in mapping}
+            gone = [keys[key] for key, value in mapping.items() if value is None]
+            entries = [
+                (keys[key], codec.dumps(keys[key], value), life)
+                for key, value in mapping.items()
+                if value is not None
+            ]
+            changes: list[Awaitable[None]] = []
+            if entries:
+                changes.append(self._stored(engine, entries, wire_tags))
+            if gone:
+                changes.append(engine.delete(gone))
+            # Each is tried, or pending, whatever becomes of the other.
+            raise_first(await engine.gather_outcomes(changes))
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
 
     async def _stored(
         self, engine: Engine, entries: Sequence[StoreItem], tags: Sequence[bytes]
@@ -216,7 +217,6 @@ class AsyncRedisCache(AsyncBatchLoading):
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]: ...
-    @operation_or(dict)
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
@@ -225,31 +225,39 @@ class AsyncRedisCache(AsyncBatchLoading):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        decode = codec.decoder(type)
-        wire_keys = _wire_keys(codec, keys)
-        since = engine.loop.time()
-        found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
-        values = {
-            key: self._given(codec, wire_key, data, decode)
-            for (key, wire_key), data in zip(
-                wire_keys.items(), await _fresh(engine, found, since), strict=True
-            )
-        }
-        return {key: value for key, value in values.items() if value is not None}
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            decode = codec.decoder(type)
+            wire_keys = _wire_keys(codec, keys)
+            since = engine.loop.time()
+            found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
+            values = {
+                key: self._given(codec, wire_key, data, decode)
+                for (key, wire_key), data in zip(
+                    wire_keys.items(), await _fresh(engine, found, since), strict=True
+                )
+            }
+            return {key: value for key, value in values.items() if value is not None}
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return {}
 
-    @operation_or(int)
     async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
         """Remove keys; return how many of them were there.
 
         Raises:
             CacheError: as for `remove`. When it fails, some may have been removed.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        wire_keys = _wire_keys(codec, keys)
-        return await engine.delete_counted(list(wire_keys.values())) if wire_keys else 0
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            wire_keys = _wire_keys(codec, keys)
+            return await engine.delete_counted(list(wire_keys.values())) if wire_keys else 0
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return 0
 
-    @operation_or(NoneType)
     async def invalidate_tags(self, context: Context, *tags: str) -> None:
         """Make invalid all values that bear any of these tags, however many there are.
 
@@ -260,12 +268,15 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheInputError: BAD_TAG.
             CacheError: any other; some or all may have been invalidated.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        wire_tags = codec.wire_tags(tags)
-        if wire_tags:
-            await engine.writes.invalidate_tags(wire_tags)
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            wire_tags = codec.wire_tags(tags)
+            if wire_tags:
+                await engine.writes.invalidate_tags(wire_tags)
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
 
-    @operation_or(bool)
     async def contains(self, context: Context, key: str) -> bool:
         """Whether the key has a value: whether `retrieve` would give one. It may be gone a moment later.
 
@@ -274,10 +285,14 @@ class AsyncRedisCache(AsyncBatchLoading):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.contains(codec.wire_key(key), _readable(engine, codec))
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            return await engine.contains(codec.wire_key(key), _readable(engine, codec))
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return False
 
-    @operation_or(bool)
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
         """Let a value live for `timeout` from now on; return whether there was one, as `contains` says.
 
@@ -289,10 +304,16 @@ class AsyncRedisCache(AsyncBatchLoading):
         Raises:
             CacheError: as for `store`.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.touch(codec.wire_key(key), codec.ttl(timeout), _readable(engine, codec))
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            return await engine.touch(
+                codec.wire_key(key), codec.ttl(timeout), _readable(engine, codec)
+            )
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return False
 
-    @operation_or(NoneType)
     async def time_to_live(self, context: Context, key: str) -> int | None:
         """Milliseconds until the value expires; None where there is none, as `contains` says.
 
@@ -301,10 +322,16 @@ class AsyncRedisCache(AsyncBatchLoading):
         Raises:
             CacheError: as for `retrieve`.
         """
-        _, engine, codec, _, _ = self._lifecycle.ready()
-        return await engine.time_to_live(codec.wire_key(key), is_readable=_readable(engine, codec))
+        try:
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            return await engine.time_to_live(
+                codec.wire_key(key), is_readable=_readable(engine, codec)
+            )
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return None
 
-    @operation
     async def clear(self, context: Context) -> int:
         """Remove all values of this cache and nothing else; return how many there were.
 
@@ -315,18 +342,25 @@ class AsyncRedisCache(AsyncBatchLoading):
             CacheUnsupported: there is neither a prefix nor a bound.
             CacheError: any other; some values may have been removed.
         """
-        engine = self._lifecycle.ready().engine
-        return await engine.clear()
+        try:
+            engine = self._lifecycle.ready().engine
+            return await engine.clear()
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
-    @operation
     async def ping(self, context: Context) -> None:
         """Ask the server for a sign of life.
 
         Raises:
             CacheError: there was none.
         """
-        engine = self._lifecycle.ready().engine
-        await engine.ping()
+        try:
+            engine = self._lifecycle.ready().engine
+            await engine.ping()
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
 
 async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:

@@ -27,7 +27,7 @@ from .load_request import (
     with_valid_tags,
 )
 from .loaders import Loader
-from .openable import Openable, operation, operation_or
+from .openable import Openable
 
 __all__ = ["AsyncEntries"]
 
@@ -65,7 +65,6 @@ class AsyncEntries(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]: ...
-    @operation
     async def retrieve_or_load_entry(
         self,
         context: Context,
@@ -81,22 +80,26 @@ class AsyncEntries(Openable):
         Raises:
             CacheError: as for `retrieve_or_load`.
         """
-        asked = self._load_request(key, loader, timeout, type, loading)
         try:
-            asked.engine.check_circuit(asked.wire_key)
-            data, is_near = await asked.engine.read_with_source(asked.wire_key)
-            found = await self._lookup(asked, data)
-        except SERVER_FAILURES as error:
-            read_by = asked.engine.loop.time()
-            result = await self._without_server(asked, error)
-        else:
-            read_by = asked.engine.loop.time()
-            result = _where(found, is_near=is_near)
-            if found.status is None:
-                result = await self._load(asked, data, found)
-        # A load has a time of its own.
-        took = asked.engine.loop.time() - read_by
-        return await result_entry(asked._replace(since=asked.since + took), result)
+            asked = self._load_request(key, loader, timeout, type, loading)
+            try:
+                asked.engine.check_circuit(asked.wire_key)
+                data, is_near = await asked.engine.read_with_source(asked.wire_key)
+                found = await self._lookup(asked, data)
+            except SERVER_FAILURES as error:
+                read_by = asked.engine.loop.time()
+                result = await self._without_server(asked, error)
+            else:
+                read_by = asked.engine.loop.time()
+                result = _where(found, is_near=is_near)
+                if found.status is None:
+                    result = await self._load(asked, data, found)
+            # A load has a time of its own.
+            took = asked.engine.loop.time() - read_by
+            return await result_entry(asked._replace(since=asked.since + took), result)
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
     @overload
     async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
@@ -108,7 +111,6 @@ class AsyncEntries(Openable):
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]: ...
-    @operation_or(_no_entry)
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]:
@@ -119,29 +121,34 @@ class AsyncEntries(Openable):
         Raises:
             CacheError: as for `retrieve`.
         """
-        opened = self._lifecycle.ready()
-        engine, codec = opened.engine, opened.codec
-        asked = LoadRequest(
-            engine,
-            codec,
-            opened.policies.default,
-            codec.decoder(type),
-            key,
-            codec.wire_key(key),
-            no_loader,
-            None,
-            (),
-            engine.loop.time(),
-        )
-        data, is_near = await asked.engine.read_with_source(asked.wire_key)
-        found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
-        if found.status == "hit":
-            self._counters.hits += 1
-        else:
-            self._counters.misses += 1
-        if found.status is None:
-            return CacheEntry(None, "missing", None, None)
-        return await lookup_entry(asked, _where(found, is_near=is_near))
+        try:
+            opened = self._lifecycle.ready()
+            engine, codec = opened.engine, opened.codec
+            asked = LoadRequest(
+                engine,
+                codec,
+                opened.policies.default,
+                codec.decoder(type),
+                key,
+                codec.wire_key(key),
+                no_loader,
+                None,
+                (),
+                engine.loop.time(),
+            )
+            data, is_near = await asked.engine.read_with_source(asked.wire_key)
+            found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
+            if found.status == "hit":
+                self._counters.hits += 1
+            else:
+                self._counters.misses += 1
+            if found.status is None:
+                return CacheEntry(None, "missing", None, None)
+            return await lookup_entry(asked, _where(found, is_near=is_near))
+        except CacheError as error:
+            if not self._fails_open(error, context):
+                raise
+            return _no_entry()
 
     def _load_request(
         self, key: str, loader: Loader, timeout: Timeout, kind: Any, loading: LoadOptions

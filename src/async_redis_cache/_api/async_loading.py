@@ -22,7 +22,6 @@ from .load_request import (
     valid_lookup,
 )
 from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
-from .openable import operation
 
 __all__ = ["AsyncLoading"]
 
@@ -132,7 +131,6 @@ class AsyncLoading(AsyncEntries):
             BaseException: what the loader raised; each caller that waits gets an exception of its own,
                 and it is not remembered.
         """
-        # As `verb` does, without a coroutine more: caches do this all day.
         try:
             opened = self._lifecycle.ready()
             _, engine, codec, _, _ = opened
@@ -227,7 +225,6 @@ class AsyncLoading(AsyncEntries):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any: ...
-    @operation
     async def refresh(
         self,
         context: Context,
@@ -245,14 +242,20 @@ class AsyncLoading(AsyncEntries):
         Raises:
             CacheError: as for `retrieve_or_load`.
         """
-        asked = self._load_request(key, loader, timeout, type, loading)
         try:
-            asked.engine.check_circuit(asked.wire_key)
-            data = await asked.engine.read(asked.wire_key)
-            found = NO_LOOKUP if data is None else await valid_lookup(asked, lookup(asked, data))
-        except SERVER_FAILURES as error:
-            result = await self._without_server(asked, error)
-            # What is stored could be read again once the server answers.
-            asked.engine.writes.store_failed(asked.wire_key, error, is_raised=False)
-            return result_value(asked, result)
-        return result_value(asked, await run_load(asked, data or b"", found, force=True))
+            asked = self._load_request(key, loader, timeout, type, loading)
+            try:
+                asked.engine.check_circuit(asked.wire_key)
+                data = await asked.engine.read(asked.wire_key)
+                found = (
+                    NO_LOOKUP if data is None else await valid_lookup(asked, lookup(asked, data))
+                )
+            except SERVER_FAILURES as error:
+                result = await self._without_server(asked, error)
+                # What is stored could be read again once the server answers.
+                asked.engine.writes.store_failed(asked.wire_key, error, is_raised=False)
+                return result_value(asked, result)
+            return result_value(asked, await run_load(asked, data or b"", found, force=True))
+        except CacheError as error:
+            self._record_error(error, context)
+            raise

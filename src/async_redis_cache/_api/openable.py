@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Self, Unpack
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
@@ -22,33 +20,7 @@ from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
 
-__all__ = ["Openable", "operation", "operation_or"]
-
-Operation = TypeVar("Operation", bound=Callable[..., Coroutine[Any, Any, Any]])
-
-
-def operation(method: Operation) -> Operation:
-    """A call that ends in an error says so to the counters, and to the error whose call it was."""
-    return _counted(method, None)
-
-
-def operation_or(otherwise: Callable[[], Any]) -> Callable[[Operation], Operation]:
-    """The same; where the cache always fails open, it gives this while the server is away."""
-    return partial(_counted, otherwise=otherwise)
-
-
-def _counted(method: Operation, otherwise: Callable[[], Any] | None) -> Operation:
-    @wraps(method)
-    async def counted(self: Openable, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await method(self, *args, **kwargs)
-        except CacheError as error:
-            self._record_error(error, args[0] if args else kwargs.get("context"))  # pyright: ignore[reportPrivateUsage]
-            if otherwise is not None and self._continues(error):  # pyright: ignore[reportPrivateUsage]
-                return otherwise()
-            raise
-
-    return cast("Operation", counted)
+__all__ = ["Openable"]
 
 
 class Openable(IConfigurable, IReferenceable):
@@ -117,7 +89,6 @@ class Openable(IConfigurable, IReferenceable):
         """Whether the cache was opened and not closed since. The server may be away even so."""
         return self._lifecycle.is_open()
 
-    @operation
     async def open(self, context: Context) -> None:
         """Connect, log in and ping, in one attempt, within `connect_timeout`.
 
@@ -131,9 +102,12 @@ class Openable(IConfigurable, IReferenceable):
             CacheUnavailable, CacheTimeout: the server cannot be reached.
             CacheServerError: it answers the ping with an error.
         """
-        await self._lifecycle.open(context)
+        try:
+            await self._lifecycle.open(context)
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
-    @operation
     async def close(self, context: Context) -> None:
         """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
 
@@ -143,7 +117,11 @@ class Openable(IConfigurable, IReferenceable):
         Raises:
             CacheStateError: WRONG_LOOP.
         """
-        await self._lifecycle.close()
+        try:
+            await self._lifecycle.close()
+        except CacheError as error:
+            self._record_error(error, context)
+            raise
 
     async def _reopen(self) -> None:
         """For the synchronous door, in a child of the process that opened it."""
@@ -165,18 +143,20 @@ class Openable(IConfigurable, IReferenceable):
         """What this cache has done so far. Closing it does not reset the counts."""
         return self._counters.snapshot()
 
-    def _continues(self, error: CacheError) -> bool:
-        """Whether a call that ends so is to give what it gives of an empty cache.
+    def _fails_open(self, error: CacheError, context: Context) -> bool:
+        """Record the error of a call; return whether the call ends as it does on an empty cache instead of raising.
 
-        A change may only do so where it is pending from then on: see `is_remembered`.
+        That is so with `options.fail_open`, for errors of the server. A write has to be among the pending
+        invalidations from then on.
         """
+        self._record_error(error, context)
         engine = self._lifecycle.engine()
         if engine is None or not engine.fails_open:
             return False
-        goes_on = isinstance(error, SERVER_FAILURES) and is_pending_failure(error)
-        if goes_on:
+        is_covered = isinstance(error, SERVER_FAILURES) and is_pending_failure(error)
+        if is_covered:
             engine.failed_open(error.code)
-        return goes_on
+        return is_covered
 
     def _record_error(self, error: CacheError, context: Context) -> None:
         """Count an error that ends a call, and let it bear the trace id of the call's context."""
