@@ -99,8 +99,6 @@ class AsyncRedisCache(AsyncBatchLoading):
         return value
 
     @overload
-    async def retrieve(self, context: Context, key: str) -> Any: ...
-    @overload
     async def retrieve(self, context: Context, key: str, *, type: type[T]) -> T | None: ...
     @overload
     async def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
@@ -207,8 +205,6 @@ class AsyncRedisCache(AsyncBatchLoading):
         stored = len(entries)
         self._counters.stores += stored
 
-    @overload
-    async def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
     @overload
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: type[T]

@@ -102,8 +102,6 @@ class AsyncEntries(Openable):
             raise
 
     @overload
-    async def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
-    @overload
     async def retrieve_entry(
         self, context: Context, key: str, *, type: type[T]
     ) -> CacheEntry[T]: ...

@@ -21,7 +21,7 @@ from .load_request import (
     run_load,
     valid_lookup,
 )
-from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
+from .loaders import DataLoader, Loader, ValueLoader
 
 __all__ = ["AsyncLoading"]
 
@@ -49,18 +49,7 @@ class AsyncLoading(AsyncEntries):
         self,
         context: Context,
         key: str,
-        loader: AsyncLoader[T],
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    async def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: PlainLoader[T],
+        loader: ValueLoader[T],
         timeout: Timeout = None,
         *,
         type: type[T],
@@ -186,18 +175,7 @@ class AsyncLoading(AsyncEntries):
         self,
         context: Context,
         key: str,
-        loader: AsyncLoader[T],
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    async def refresh(
-        self,
-        context: Context,
-        key: str,
-        loader: PlainLoader[T],
+        loader: ValueLoader[T],
         timeout: Timeout = None,
         *,
         type: type[T],

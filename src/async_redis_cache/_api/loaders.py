@@ -23,11 +23,10 @@ else:
 
 __all__ = [
     "NOT_MODIFIED",
-    "AsyncLoader",
     "DataLoader",
     "Load",
     "Loader",
-    "PlainLoader",
+    "ValueLoader",
     "run",
     "takes_load",
     "threads_of",
@@ -88,10 +87,13 @@ DataLoader = (
     Callable[[], Awaitable[_Data] | _Data] | Callable[[Load[Any]], Awaitable[_Data] | _Data]
 )
 """A `Loader` of rows: what it gives is validated as another type, and is never None."""
-AsyncLoader = Callable[[], Awaitable[T]] | Callable[[Load[Any]], Awaitable[T]]
-"""A `Loader` whose result is awaited for the value."""
-PlainLoader = Callable[[], T] | Callable[[Load[Any]], T]
-"""A `Loader` that gives the value."""
+ValueLoader = (
+    Callable[[], Awaitable[T]]
+    | Callable[[Load[Any]], Awaitable[T]]
+    | Callable[[], T]
+    | Callable[[Load[Any]], T]
+)
+"""A `Loader` that gives a T, at once or when awaited."""
 
 
 async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:

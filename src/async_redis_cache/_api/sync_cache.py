@@ -156,8 +156,6 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         return self._call(context, self._cache.store(context, key, value, timeout, tags=tags))
 
     @overload
-    def retrieve(self, context: Context, key: str) -> Any: ...
-    @overload
     def retrieve(self, context: Context, key: str, *, type: type[T]) -> T | None: ...
     @overload
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
@@ -180,8 +178,6 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         """Store many values at once."""
         self._call(context, self._cache.store_many(context, mapping, timeout, tags=tags))
 
-    @overload
-    def retrieve_many(self, context: Context, keys: Iterable[str]) -> dict[str, Any]: ...
     @overload
     def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: type[T]

@@ -13,7 +13,7 @@ from async_redis_cache._engine.load_options import LoadOptions
 from .async_cache import AsyncRedisCache
 from .batch_loader import BatchLoader
 from .cache_entry import CacheEntry
-from .loaders import AsyncLoader, DataLoader, Loader, PlainLoader
+from .loaders import DataLoader, Loader, ValueLoader
 
 __all__ = ["SyncLoading"]
 
@@ -45,18 +45,7 @@ class SyncLoading(ABC):
         self,
         context: Context,
         key: str,
-        loader: AsyncLoader[T],
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    def retrieve_or_load(
-        self,
-        context: Context,
-        key: str,
-        loader: PlainLoader[T],
+        loader: ValueLoader[T],
         timeout: Timeout = None,
         *,
         type: type[T],
@@ -141,8 +130,6 @@ class SyncLoading(ABC):
         return self._call(context, load(context, key, loader, timeout, type=type, **given))
 
     @overload
-    def retrieve_entry(self, context: Context, key: str) -> CacheEntry[Any]: ...
-    @overload
     def retrieve_entry(self, context: Context, key: str, *, type: type[T]) -> CacheEntry[T]: ...
     @overload
     def retrieve_entry(
@@ -205,18 +192,7 @@ class SyncLoading(ABC):
         self,
         context: Context,
         key: str,
-        loader: AsyncLoader[T],
-        timeout: Timeout = None,
-        *,
-        type: type[T],
-        **loading: Unpack[LoadOptions],
-    ) -> T: ...
-    @overload
-    def refresh(
-        self,
-        context: Context,
-        key: str,
-        loader: PlainLoader[T],
+        loader: ValueLoader[T],
         timeout: Timeout = None,
         *,
         type: type[T],
