@@ -9,7 +9,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheStats
 from async_redis_cache._common.health_log import _DEPRECATED_NAMES, EVENTS, HealthLog
 from async_redis_cache._common.stats import DEPRECATED_NAMES
-from async_redis_cache._runtime.container_monitors import _growth, _levels
+from async_redis_cache._runtime.container import _growth, _levels
 from harness.telemetry import Telemetry
 
 if TYPE_CHECKING:

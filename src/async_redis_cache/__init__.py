@@ -1,12 +1,11 @@
 """The Redis cache for asyncio services, and for the synchronous ones beside them."""
 
 from ._api.async_cache import AsyncRedisCache
-from ._api.batch_loader import CoalescingLoader
+from ._api.batch_loading import CoalescingLoader
 from ._api.cache_entry import CacheEntry
-from ._api.contract import IAsyncCache
-from ._api.factory import DefaultRedisFactory
 from ._api.loaders import Load
-from ._api.sync_cache import RedisCache
+from ._api.openable import IAsyncCache
+from ._api.sync_cache import DefaultRedisFactory, RedisCache
 from ._common.errors import (
     CacheAuthError,
     CacheConfigError,

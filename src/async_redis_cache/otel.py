@@ -39,7 +39,7 @@ from async_redis_cache import (
     RedisCache,
 )
 from async_redis_cache._api.cache_entry import Status
-from async_redis_cache._api.function_names import name_of
+from async_redis_cache._api.loaders import name_of
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS
 

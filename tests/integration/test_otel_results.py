@@ -25,7 +25,7 @@ from async_redis_cache import (
     RedisCache,
     cached,
 )
-from async_redis_cache._api.function_names import name_of
+from async_redis_cache._api.loaders import name_of
 from async_redis_cache.otel import instrument
 from harness import Server, await_until
 from harness.apis import Api, configured

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache._api.async_batch_loading import AsyncBatchLoading
+from async_redis_cache._api.batch_loading import AsyncBatchLoading
 from async_redis_cache._api.load_request import NO_LOOKUP, LoadRequest, Lookup, lookup
 from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._client.pipeline import Request

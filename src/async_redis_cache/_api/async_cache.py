@@ -17,7 +17,7 @@ from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_at_once
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .async_batch_loading import AsyncBatchLoading
+from .batch_loading import AsyncBatchLoading
 from .load_request import check_keys, for_each_key
 
 __all__ = ["AsyncRedisCache"]

@@ -39,8 +39,7 @@ from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._values.codec import Codec, Decoder
 
 from .cache_entry import CacheEntry, Status
-from .function_names import name_of
-from .loaders import NOT_MODIFIED, Load, Loader, run, takes_load
+from .loaders import NOT_MODIFIED, Load, Loader, name_of, run, takes_load
 
 __all__ = [
     "NO_LOOKUP",

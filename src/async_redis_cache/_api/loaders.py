@@ -1,10 +1,11 @@
-"""Calling what a user gives as a loader, whatever kind of callable it is."""
+"""Loaders: the callables that load a value, and the `Load` that they may take."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from async_redis_cache._common.durations import Timeout
@@ -26,13 +27,17 @@ __all__ = [
     "DataLoader",
     "Load",
     "Loader",
+    "LoaderWrapper",
     "ValueLoader",
+    "name_of",
     "run",
     "takes_load",
     "threads_of",
 ]
 
 NOT_MODIFIED: Final[Any] = object()
+_CACHED: Final = "async_redis_cache._decorator.cached_functions"
+_LONGEST: Final = 200
 
 
 class Load(Generic[T]):
@@ -128,3 +133,44 @@ def takes_load(loader: Loader) -> bool:
         and parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
         for parameter in parameters
     )
+
+
+class LoaderWrapper:
+    """A loader that calls another one, whose name it has in spans and log records."""
+
+    _loader: Callable[..., Any]
+
+
+def name_of(loader: Callable[..., Any]) -> str:
+    """The function that a loader calls, as `module.qualified_name`.
+
+    That of a cached function is the function's, of a partial or a coalescing loader that of what it calls, and
+    of another callable its class's.
+    """
+    function: Any = loader
+    while (inner := _inside(function)) is not None:
+        function = inner
+    if isinstance(function, str):
+        return function
+    kind: type[Any] = type(function)  # pyright: ignore[reportUnknownVariableType]
+    named: Any = function if hasattr(function, "__qualname__") else kind
+    name = f"{named.__module__}.{named.__qualname__}"
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def _inside(function: Any) -> Any:
+    """What this stands for, where it does."""
+    if isinstance(function, partial):
+        return function.func
+    if isinstance(function, LoaderWrapper):
+        return function._loader  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, LoaderWrapper):
+        return owner
+    if getattr(function, "__module__", None) == _CACHED:
+        # What a cached function gives to the cache knows the function by the variable that it has closed over.
+        for cell in getattr(function, "__closure__", None) or ():
+            name = getattr(getattr(cell.cell_contents, "calls", None), "name", None)
+            if isinstance(name, str):
+                return name
+    return None

@@ -1,9 +1,9 @@
-"""What a cache is before and after it is used: configured, opened, closed."""
+"""Configuring, opening and closing a cache."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Protocol, Self, Unpack, runtime_checkable
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
@@ -20,7 +20,39 @@ from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
 
-__all__ = ["Openable"]
+__all__ = ["IAsyncCache", "Openable"]
+
+
+@runtime_checkable
+class IAsyncCache(Protocol):
+    """`ICache` of Pip.Services, awaitable.
+
+    Not an `IOpenable` of the framework, whose container calls `open` without awaiting it.
+    """
+
+    def is_open(self) -> bool:
+        """Whether the cache can be used."""
+        ...
+
+    async def open(self, context: Context) -> None:
+        """Open the cache; on an open one this does nothing."""
+        ...
+
+    async def close(self, context: Context) -> None:
+        """Close the cache and free what it holds; on a closed one this does nothing."""
+        ...
+
+    async def store(self, context: Context, key: str, value: Any, timeout: int | None) -> Any:
+        """Store a value for `timeout` milliseconds and return it."""
+        ...
+
+    async def retrieve(self, context: Context, key: str) -> Any:
+        """The value of the key, or None."""
+        ...
+
+    async def remove(self, context: Context, key: str) -> Any:
+        """Remove the key; the value it had, or None."""
+        ...
 
 
 class Openable(IConfigurable, IReferenceable):

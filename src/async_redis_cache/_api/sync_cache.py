@@ -1,4 +1,4 @@
-"""The synchronous door: a thread hop to the asynchronous one, and nothing else."""
+"""The synchronous API: the asynchronous one, called through a private event loop; and the factory of both."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from async_redis_cache._common.option_keywords import CacheOptions, SerializerNa
 from async_redis_cache._common.pip_services import (
     ConfigParams,
     Context,
+    Descriptor,
+    Factory,
     ICache,
     IConfigurable,
     IOpenable,
@@ -31,7 +33,8 @@ from .async_cache import AsyncRedisCache
 from .calling_thread import CallerCache
 from .sync_loading import SyncLoading
 
-__all__ = ["RedisCache"]
+__all__ = ["DefaultRedisFactory", "RedisCache"]
+
 
 T = TypeVar("T")
 
@@ -310,3 +313,22 @@ _PATIENCE: Final = 0.5
 _CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
 _LEFT_BEHIND: Final[list[object]] = []
 os.register_at_fork(after_in_child=_forget_parents)
+
+
+class DefaultRedisFactory(Factory):
+    """Creates both caches by their descriptors.
+
+    `RedisCache` for `pip-services:cache:redis:*:1.0`, and `AsyncRedisCache` for
+    `pip-services:cache:async-redis:*:1.0`. The framework's `Opener` opens the first. The second is created and configured by the
+    framework, but must be opened by a program that awaits it.
+    """
+
+    RedisCacheDescriptor: Final = Descriptor("pip-services", "cache", "redis", "*", "1.0")
+    AsyncRedisCacheDescriptor: Final = Descriptor(
+        "pip-services", "cache", "async-redis", "*", "1.0"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_as_type(self.RedisCacheDescriptor, RedisCache)
+        self.register_as_type(self.AsyncRedisCacheDescriptor, AsyncRedisCache)

@@ -11,7 +11,7 @@ from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 
 from .async_cache import AsyncRedisCache
-from .batch_loader import BatchLoader
+from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
 
