@@ -1,1 +1,1 @@
-"""The public classes: contexts, keys, values and durations."""
+"""The public classes, which take contexts, keys, values and durations."""

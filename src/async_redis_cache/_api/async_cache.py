@@ -1,4 +1,4 @@
-"""The asynchronous door: contexts, keys and values outside; wire keys and bytes inside."""
+"""The asynchronous API. It takes keys and values, and calls the engine with wire keys and bytes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ T = TypeVar("T")
 class AsyncRedisCache(AsyncBatchLoading):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
-    Calls may be made by any number of tasks at once, and may be cancelled at any moment; those that
-    wait together travel together. What a task has stored and awaited it then reads; between calls
-    that were not awaited one after the other there is no order. A value expires at the latest when
-    its timeout has passed; it may be gone sooner, when the cache is full.
+    Any number of tasks may call it at once, and each call may be cancelled at any time. Concurrent calls
+    are sent in one pipeline. A task reads what it has stored, once it has awaited `store`; concurrent calls
+    have no order. A value expires no later than its timeout; it may be evicted sooner when the cache is full.
 
-    Every call ends by `options.command_timeout`, in a value, a miss or a `CacheError`. The first
-    parameter of each, `context`, is an `IContext`, a trace id or None; it goes into the errors.
+    Every call ends within `options.command_timeout`, with a value, a miss or a `CacheError`; loaders have a
+    time limit of their own. The first parameter of each method, `context`, is an `IContext`, a trace id or
+    None. Errors carry its trace id.
 
     Args:
-        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+        serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
 
     Example:
         ```python
@@ -58,37 +58,37 @@ class AsyncRedisCache(AsyncBatchLoading):
         *,
         tags: Iterable[str] = (),
     ) -> T:
-        """Store a value; return it. Storing None removes the key.
+        """Store a value and return it. Storing None removes the key.
 
         Args:
-            context: for the errors.
-            key: text of 1 to 512 bytes without control characters.
-            value: anything that the serializer takes.
-            timeout: milliseconds, or a timedelta; None and 0 for `options.timeout`.
-            tags: what the value can be invalidated by, up to 64; each is text as for a key. A value
-                with tags is not stored as plain JSON, and costs a round trip more to store and, where
-                there is no near cache, to read.
+            context: an `IContext`, a trace id or None, for errors.
+            key: text of 1 to 512 bytes in UTF-8, without control characters.
+            value: any value that the serializer accepts.
+            timeout: TTL in milliseconds, or a timedelta; None and 0 for `options.timeout`.
+            tags: up to 64 tags to invalidate the value by; each is text as for a key. A value with tags is
+                not stored as plain JSON. It costs one more round trip to store and, without a near cache, to
+                read.
 
         Raises:
             CacheInputError: BAD_KEY, BAD_TAG, BAD_TIMEOUT, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
-            CacheOutcomeUnknown: it was sent, and may have been stored, or may yet be.
-            CacheError: any other, and nothing was stored.
+            CacheOutcomeUnknown: the command was sent; the value may be stored, now or later.
+            CacheError: any other error; nothing was stored.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
             wire_key = codec.wire_key(key)
-            life = codec.ttl(timeout)
+            ttl = codec.ttl(timeout)
             wire_tags = codec.wire_tags(tags) if tags else ()
             if value is None:
                 await engine.delete([wire_key])
             elif wire_tags:
-                entry = (wire_key, codec.dumps(wire_key, value), life)
+                entry = (wire_key, codec.dumps(wire_key, value), ttl)
                 await engine.writes.store_many([entry], wire_tags)
                 self._counters.stores += 1
             else:
                 data = codec.dumps(wire_key, value)
                 try:
-                    await engine.writes.store(wire_key, data, life)
+                    await engine.writes.store(wire_key, data, ttl)
                 except CacheError as error:
                     engine.writes.store_failed(wire_key, error)
                     raise
@@ -103,18 +103,18 @@ class AsyncRedisCache(AsyncBatchLoading):
     @overload
     async def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
     async def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
-        """The value stored under the key; None where there is none, or it has expired.
+        """Return the value of a key; None if there is none, or if it has expired.
 
         Args:
-            context: for the errors.
+            context: as for `store`.
             key: as for `store`.
-            type: a type to validate the value as, such as a dataclass, a TypedDict, a
-                `msgspec.Struct` or a pydantic model. A value that does not fit the type is a miss,
-                and counted as unreadable.
+            type: the type to decode and validate the value as, such as a dataclass, a TypedDict, a
+                `msgspec.Struct` or a pydantic model. A value of another type is a miss, counted in
+                `stats().unreadable`.
 
         Raises:
             CacheInputError: BAD_KEY, BAD_TYPE.
-            CacheError: the server could not be asked.
+            CacheError: the key could not be read.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
@@ -130,9 +130,10 @@ class AsyncRedisCache(AsyncBatchLoading):
                 raise
             self._counters.misses += 1
             return None
-        return self._given(codec, wire_key, payload, decode)
+        return self._decoded(codec, wire_key, payload, decode)
 
-    def _given(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
+    def _decoded(self, codec: Codec, wire_key: bytes, data: bytes | None, decode: Decoder) -> Any:
+        """Decode a payload, and count a hit or a miss."""
         value = None if data is None else codec.loads(wire_key, data, decode)
         if value is None:
             self._counters.misses += 1
@@ -141,12 +142,12 @@ class AsyncRedisCache(AsyncBatchLoading):
         return value
 
     async def remove(self, context: Context, key: str) -> Any:
-        """Remove a key; return the value it had, or None.
+        """Remove a key and return the value it had, or None.
 
         Raises:
             CacheInputError: BAD_KEY.
-            CacheOutcomeUnknown: the removal was sent; whether there was a value is not known.
-            CacheError: any other, and nothing was removed.
+            CacheOutcomeUnknown: the command was sent; the key may have been removed, and its value is lost.
+            CacheError: any other error; nothing was removed.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
@@ -166,39 +167,38 @@ class AsyncRedisCache(AsyncBatchLoading):
         *,
         tags: Iterable[str] = (),
     ) -> None:
-        """Store many values at once, all with the same timeout and tags; those that are None are removed.
+        """Store many values, all with the same timeout and tags. Keys whose value is None are removed.
 
-        Not a transaction: when it fails, some may have been stored.
+        This is not a transaction: when it fails, some values may have been stored.
 
         Raises:
-            CacheError: as for `store`. What is wrong with any key or value is found before
-                anything is sent.
+            CacheError: as for `store`. All keys and values are checked before anything is sent.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
-            life = codec.ttl(timeout)
+            ttl = codec.ttl(timeout)
             if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise CacheInputError("BAD_KEY", "a mapping of keys to values is taken")
+                raise CacheInputError("BAD_KEY", "store_many takes a mapping of keys to values")
             wire_tags = codec.wire_tags(tags)
             keys = {key: codec.wire_key(key) for key in mapping}
-            gone = [keys[key] for key, value in mapping.items() if value is None]
+            removed = [keys[key] for key, value in mapping.items() if value is None]
             entries = [
-                (keys[key], codec.dumps(keys[key], value), life)
+                (keys[key], codec.dumps(keys[key], value), ttl)
                 for key, value in mapping.items()
                 if value is not None
             ]
-            changes: list[Awaitable[None]] = []
+            writes: list[Awaitable[None]] = []
             if entries:
-                changes.append(self._stored(engine, entries, wire_tags))
-            if gone:
-                changes.append(engine.delete(gone))
-            # Each is tried, or pending, whatever becomes of the other.
-            raise_first(await engine.gather_outcomes(changes))
+                writes.append(self._store_items(engine, entries, wire_tags))
+            if removed:
+                writes.append(engine.delete(removed))
+            # Both are attempted, even if one fails.
+            raise_first(await engine.gather_outcomes(writes))
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise
 
-    async def _stored(
+    async def _store_items(
         self, engine: Engine, entries: Sequence[StoreItem], tags: Sequence[bytes]
     ) -> None:
         await engine.writes.store_many(entries, tags)
@@ -216,7 +216,7 @@ class AsyncRedisCache(AsyncBatchLoading):
     async def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
-        """The values of those keys that have one, by key, in the order of the keys.
+        """Return the values of many keys as a dict in the order of the keys, without the keys that have none.
 
         Raises:
             CacheError: as for `retrieve`.
@@ -228,7 +228,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             since = engine.loop.time()
             found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
             values = {
-                key: self._given(codec, wire_key, data, decode)
+                key: self._decoded(codec, wire_key, data, decode)
                 for (key, wire_key), data in zip(
                     wire_keys.items(), await _fresh(engine, found, since), strict=True
                 )
@@ -240,10 +240,10 @@ class AsyncRedisCache(AsyncBatchLoading):
             return {}
 
     async def remove_many(self, context: Context, keys: Iterable[str]) -> int:
-        """Remove keys; return how many of them were there.
+        """Remove many keys and return how many of them existed.
 
         Raises:
-            CacheError: as for `remove`. When it fails, some may have been removed.
+            CacheError: as for `remove`; some keys may have been removed.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
@@ -255,14 +255,14 @@ class AsyncRedisCache(AsyncBatchLoading):
             return 0
 
     async def invalidate_tags(self, context: Context, *tags: str) -> None:
-        """Make invalid all values that bear any of these tags, however many there are.
+        """Invalidate all values that have any of these tags, however many there are.
 
-        That is one small write a tag. They are gone for every method and every process; what is
-        being loaded with such a tag is not stored, and what is stored from now on is valid.
+        This costs one small write per tag. From then on no method in any process returns these values, and
+        the result of a load in flight with such a tag is not stored. Values stored later are valid.
 
         Raises:
             CacheInputError: BAD_TAG.
-            CacheError: any other; some or all may have been invalidated.
+            CacheError: any other error; some or all tags may have been invalidated.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
@@ -274,9 +274,9 @@ class AsyncRedisCache(AsyncBatchLoading):
                 raise
 
     async def contains(self, context: Context, key: str) -> bool:
-        """Whether the key has a value: whether `retrieve` would give one. It may be gone a moment later.
+        """Return whether the key has a value, that is, whether `retrieve` would return one.
 
-        A stored `null`, and what cannot be read, are no values. The value is fetched for that.
+        A stored `null` and an unreadable value do not count; to tell, the value itself is fetched.
 
         Raises:
             CacheError: as for `retrieve`.
@@ -290,10 +290,10 @@ class AsyncRedisCache(AsyncBatchLoading):
             return False
 
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
-        """Let a value live for `timeout` from now on; return whether there was one, as `contains` says.
+        """Set the TTL of a value anew, from now on; return whether there is a value, as `contains` does.
 
         Args:
-            context: for the errors.
+            context: as for `store`.
             key: as for `store`.
             timeout: as for `store`.
 
@@ -311,9 +311,9 @@ class AsyncRedisCache(AsyncBatchLoading):
             return False
 
     async def time_to_live(self, context: Context, key: str) -> int | None:
-        """Milliseconds until the value expires; None where there is none, as `contains` says.
+        """Return the milliseconds until a value expires, or None if there is no value, as for `contains`.
 
-        None, too, for one that never expires, which only another program can have stored.
+        It is also None for a value that never expires, which only another program can store.
 
         Raises:
             CacheError: as for `retrieve`.
@@ -329,14 +329,14 @@ class AsyncRedisCache(AsyncBatchLoading):
             return None
 
     async def clear(self, context: Context) -> int:
-        """Remove all values of this cache and nothing else; return how many there were.
+        """Remove all values of this cache and no other keys; return how many there were.
 
-        Its values are those under `options.key_prefix`. Without a prefix they are those in the
-        index of a bounded cache: what this cache has stored. With neither it refuses.
+        The values of a cache are the keys with its `options.key_prefix`. Without a prefix they are the keys in
+        the index of a bounded cache (`max_size`), that is, what this cache has stored.
 
         Raises:
-            CacheUnsupported: there is neither a prefix nor a bound.
-            CacheError: any other; some values may have been removed.
+            CacheUnsupported: the cache has neither a prefix nor a bound.
+            CacheError: any other error; some values may have been removed.
         """
         try:
             engine = self._lifecycle.ready().engine
@@ -346,10 +346,10 @@ class AsyncRedisCache(AsyncBatchLoading):
             raise
 
     async def ping(self, context: Context) -> None:
-        """Ask the server for a sign of life.
+        """Send a PING to the server and wait for its reply.
 
         Raises:
-            CacheError: there was none.
+            CacheError: there was no reply, or an error.
         """
         try:
             engine = self._lifecycle.ready().engine
@@ -360,6 +360,7 @@ class AsyncRedisCache(AsyncBatchLoading):
 
 
 async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> list[bytes | None]:
+    """The payloads of what was read, without those that have expired or whose tags were invalidated."""
     if any(data is not None and is_record(data) for data in found):
         return await for_each_key(
             engine, partial(engine.freshness.payload, since=since), found, found
@@ -368,13 +369,13 @@ async def _fresh(engine: Engine, found: list[bytes | None], since: float) -> lis
 
 
 def _readable(engine: Engine, codec: Codec) -> IsReadable:
-    """What reads a payload where the caller is, and in a copy of its context."""
-    there, context = engine.load_engine(), copy_context()
+    """A check whether a payload can be decoded, run in the caller's thread and in a copy of its context."""
+    load_engine, context = engine.load_engine(), copy_context()
 
     async def is_readable(key: bytes, payload: bytes) -> bool:
         run: Any = context.copy().run
         read: Callable[[], bool] = partial(run, codec.is_readable, key, payload)
-        return await there.aside(read)
+        return await load_engine.aside(read)
 
     return is_readable
 

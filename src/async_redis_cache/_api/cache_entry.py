@@ -1,4 +1,4 @@
-"""A value, and what is known about it."""
+"""`CacheEntry`: a value with its status, age and remaining time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Status = Literal["hit", "near", "stale", "loaded", "missing"]
 
 @dataclass(frozen=True)
 class CacheEntry(Generic[T]):
-    """A value, and what is known about it: what an `X-Cache` or an `Age` header needs."""
+    """A value with its status, age and remaining time, for headers such as `X-Cache` and `Age`."""
 
     value: T | None
-    """The value; None where there is none."""
+    """The value; None if there is none."""
     status: Status
     """Where it came from. `hit`: read from the server; `near`: from the near cache of this process;
     `stale`: past its TTL, returned while it is refreshed or because loading fails; `loaded`: by a
-    loader for this call, or for one that it joined; `missing`: there is no value."""
+    loader, for this call or for one that it has joined; `missing`: there is no value."""
     age: int | None
-    """Milliseconds since it was loaded, by the clock of the server; 0 for `loaded`. For a
-    remembered `missing`, since it is remembered. None where it is not known: the value was stored
-    by `store` without tags, or the server became unreachable."""
+    """Milliseconds since the value was loaded, by the server's clock; 0 for `loaded`. For a negatively cached
+    `missing`, since it was cached. None if it is not known: the value was stored by `store` without tags, or
+    the server became unreachable."""
     remaining: int | None
-    """Milliseconds until it is no longer fresh, negative for `stale`; 0 for a loaded value that was
-    not stored. For a remembered `missing`, for how much longer. None where there is no value
-    otherwise, where it never expires, or where the server became unreachable."""
+    """Milliseconds until the value becomes stale, negative for `stale`; 0 for a loaded value that was not
+    stored. For a negatively cached `missing`, until that expires. None if there is no value otherwise, if
+    the value never expires, or if the server became unreachable."""

@@ -41,14 +41,14 @@ _LONGEST: Final = 200
 
 
 class Load(Generic[T]):
-    """One load, as its loader sees and steers it.
+    """A load in progress, for a loader that takes it as its parameter.
 
     Attributes:
-        key: whose value is loaded.
-        stale: the value that it will replace; None where there is none. It is of the type that the
-            call has as `type=`; without one it is what the serializer makes of it.
-        timeout: the life of what is loaded, as for `store`; may be set.
-        tags: what it bears, as for `store`; may be set.
+        key: the key to load the value of.
+        stale: the value to be replaced, or None. It has the type that the call has as `type=`; without one,
+            it is the result of the serializer.
+        timeout: the TTL of the loaded value, as for `store`; the loader may set it.
+        tags: the tags of the loaded value, as for `store`; the loader may set them.
     """
 
     def __init__(self, key: str, stale: T | None, timeout: Timeout, tags: Iterable[str]) -> None:
@@ -58,53 +58,53 @@ class Load(Generic[T]):
         self.tags: Iterable[str] = tags
         self._cached = True
         self._threads: LoaderThreads | None = None
-        """Where a loader of this load may be called that blocks."""
+        """The threads in which this load may call a blocking loader."""
 
     def __repr__(self) -> str:
         return f"<Load of {self.key!r}>"
 
     def not_modified(self) -> T:
-        """To be returned by the loader: the present value is still right, and gets a new life.
+        """Return a result for the loader to return: the stale value is kept, with a new TTL.
 
         Raises:
-            LookupError: there is none.
+            LookupError: there is no stale value.
         """
         if self.stale is None:
-            raise LookupError("there is no value that could be still right")
+            raise LookupError("there is no stale value to keep")
         unmodified: T = NOT_MODIFIED
         return unmodified
 
     def do_not_cache(self) -> None:
-        """Give what is loaded to those who wait for it, and do not store it."""
+        """Return the loaded value to the callers without storing it."""
         self._cached = False
 
     @property
     def cached(self) -> bool:
-        """Whether what is loaded will be stored."""
+        """Whether the loaded value will be stored."""
         return self._cached
 
 
 Loader = Callable[[], Any] | Callable[[Load[Any]], Any]
-"""A function that gives a value, or something to await for it. If it has a parameter that must be
-given, it is given a `Load`."""
+"""A function that returns a value or an awaitable of one. If it has a required parameter, it is called with
+a `Load`."""
 _Data = Mapping[str, Any] | Sequence[Any]
 DataLoader = (
     Callable[[], Awaitable[_Data] | _Data] | Callable[[Load[Any]], Awaitable[_Data] | _Data]
 )
-"""A `Loader` of rows: what it gives is validated as another type, and is never None."""
+"""A `Loader` of raw data, such as rows, to be validated as another type; the data is never None."""
 ValueLoader = (
     Callable[[], Awaitable[T]]
     | Callable[[Load[Any]], Awaitable[T]]
     | Callable[[], T]
     | Callable[[Load[Any]], T]
 )
-"""A `Loader` that gives a T, at once or when awaited."""
+"""A `Loader` that returns a T or an awaitable of one."""
 
 
 async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:
-    """What this gives, called in a thread if there are threads; where it can be awaited, what it gives then.
+    """Call a function, in a worker thread if `threads` is given, and await its result if that is awaitable.
 
-    The result is looked at, not the function: a lambda may hide a coroutine function.
+    The result decides, not the function: a lambda may call a coroutine function.
     """
     if threads is not None and not inspect.iscoroutinefunction(call):
         result = await threads.run(call)
@@ -116,17 +116,17 @@ async def run(call: Callable[[], Any], threads: LoaderThreads | None) -> Any:
 
 
 def threads_of(load: Load) -> LoaderThreads:
-    """Where a loader of this load may be called that blocks."""
+    """The threads in which this load may call a blocking loader."""
     threads = load._threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return threads or LoaderThreads(math.inf, CacheStats())
 
 
 def takes_load(loader: Loader) -> bool:
-    """Whether a loader takes a `Load`: whether it has a parameter that must be given."""
+    """Whether a loader takes a `Load`, that is, whether it has a required positional parameter."""
     try:
         parameters = inspect.signature(loader).parameters.values()
     except (ValueError, TypeError):
-        # Built in, and not telling.
+        # A builtin without a signature.
         return False
     return any(
         parameter.default is parameter.empty
@@ -136,19 +136,19 @@ def takes_load(loader: Loader) -> bool:
 
 
 class LoaderWrapper:
-    """A loader that calls another one, whose name it has in spans and log records."""
+    """A loader that calls another one; spans and log records have the name of that one."""
 
     _loader: Callable[..., Any]
 
 
 def name_of(loader: Callable[..., Any]) -> str:
-    """The function that a loader calls, as `module.qualified_name`.
+    """The name of a loader for spans and log records, as `module.qualified_name`, of at most 200 characters.
 
-    That of a cached function is the function's, of a partial or a coalescing loader that of what it calls, and
-    of another callable its class's.
+    It never contains a key or an argument. A cached function has the name of the function, a partial and a
+    coalescing loader that of the function they call, and any other callable that of its class.
     """
     function: Any = loader
-    while (inner := _inside(function)) is not None:
+    while (inner := _wrapped(function)) is not None:
         function = inner
     if isinstance(function, str):
         return function
@@ -158,8 +158,8 @@ def name_of(loader: Callable[..., Any]) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
-def _inside(function: Any) -> Any:
-    """What this stands for, where it does."""
+def _wrapped(function: Any) -> Any:
+    """The function that a callable wraps, or the name of it; None if it wraps none."""
     if isinstance(function, partial):
         return function.func
     if isinstance(function, LoaderWrapper):
@@ -168,7 +168,7 @@ def _inside(function: Any) -> Any:
     if isinstance(owner, LoaderWrapper):
         return owner
     if getattr(function, "__module__", None) == _CACHED:
-        # What a cached function gives to the cache knows the function by the variable that it has closed over.
+        # A cached function passes a closure to the cache, which refers to the function by a cell.
         for cell in getattr(function, "__closure__", None) or ():
             name = getattr(getattr(cell.cell_contents, "calls", None), "name", None)
             if isinstance(name, str):

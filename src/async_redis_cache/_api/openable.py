@@ -1,4 +1,4 @@
-"""Configuring, opening and closing a cache."""
+"""Configuring, opening and closing a cache; and the contract of an asynchronous one."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ __all__ = ["IAsyncCache", "Openable"]
 
 @runtime_checkable
 class IAsyncCache(Protocol):
-    """`ICache` of Pip.Services, awaitable.
+    """The contract of an asynchronous cache: `ICache` of Pip.Services with coroutines.
 
-    Not an `IOpenable` of the framework, whose container calls `open` without awaiting it.
+    Use it to annotate what a function accepts, or to write another cache. It is no `IOpenable` of the
+    framework, whose container calls `open` without awaiting it.
     """
 
     def is_open(self) -> bool:
-        """Whether the cache can be used."""
+        """Return whether the cache is open."""
         ...
 
     async def open(self, context: Context) -> None:
-        """Open the cache; on an open one this does nothing."""
+        """Open the cache. Does nothing if it is open."""
         ...
 
     async def close(self, context: Context) -> None:
-        """Close the cache and free what it holds; on a closed one this does nothing."""
+        """Close the cache and free its resources. Does nothing if it is closed."""
         ...
 
     async def store(self, context: Context, key: str, value: Any, timeout: int | None) -> Any:
@@ -47,22 +48,22 @@ class IAsyncCache(Protocol):
         ...
 
     async def retrieve(self, context: Context, key: str) -> Any:
-        """The value of the key, or None."""
+        """Return the value of the key, or None."""
         ...
 
     async def remove(self, context: Context, key: str) -> Any:
-        """Remove the key; the value it had, or None."""
+        """Remove the key and return the value it had, or None."""
         ...
 
 
 class Openable(IConfigurable, IReferenceable):
-    """The part of the asynchronous API that comes before its operations.
+    """Configures, opens and closes an asynchronous cache.
 
-    The framework's container configures it and gives it its references, by these interfaces. It is no
-    `IOpenable`: a container does not await.
+    A Pip.Services container configures it and sets its references through these interfaces. It is no
+    `IOpenable`, since a container does not await `open`.
 
     Args:
-        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+        serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
     """
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
@@ -77,16 +78,16 @@ class Openable(IConfigurable, IReferenceable):
         serializer: Serializer | SerializerName | None = None,
         **options: Unpack[CacheOptions],
     ) -> Self:
-        """A cache at this URL, configured and not yet open.
+        """Create and configure a cache for a server; it is not yet open.
 
         Args:
-            url: what `connection.uri` takes, as `redis://user:password@host:6379/0`.
-            serializer: an object as for the class, or a name as for `options.serializer`.
-            **options: what `options.*` takes, by name: `key_prefix="shop:"`. They are those of
-                `CacheOptions`. Unlike with `configure`, `max_size` is 0 where it is not given.
+            url: as for `connection.uri`, such as `redis://user:password@host:6379/0`.
+            serializer: an object, as for the class, or a name, as for `options.serializer`.
+            **options: the options of `CacheOptions` by name, such as `key_prefix="shop:"`. Unlike with
+                `configure`, `max_size` defaults to 0: no bound.
 
         Raises:
-            CacheConfigError: BAD_OPTION. A bad URL is found by `open`.
+            CacheConfigError: BAD_OPTION. `open` raises the error of a bad URL.
         """
         given: dict[str, Any] = {"max_size": 0, **options}
         if isinstance(serializer, str):
@@ -102,7 +103,7 @@ class Openable(IConfigurable, IReferenceable):
         return f"<{type(self).__name__} {self._lifecycle!r}>"
 
     def configure(self, config: ConfigParams) -> None:
-        """Take a configuration, which replaces any before. An open cache heeds it when reopened.
+        """Replace the configuration. An open cache uses the new one once it is closed and opened again.
 
         Raises:
             CacheConfigError: BAD_OPTION.
@@ -110,29 +111,29 @@ class Openable(IConfigurable, IReferenceable):
         self._lifecycle.settings.configure(config)
 
     def set_references(self, references: IReferences) -> None:
-        """Where `discovery_key` and `store_key` are looked up, and who is told what happens.
+        """Set the components to look up connections and credentials in, and to report to.
 
-        That is `*:discovery:*:*:1.0` and `*:credential-store:*:*:1.0`; and `*:logger:*:*:1.0` and
-        `*:counters:*:*:1.0`, from the next `open` on.
+        `*:discovery:*:*:1.0` resolves `discovery_key` and `*:credential-store:*:*:1.0` resolves `store_key`.
+        From the next `open` on, `*:logger:*:*:1.0` gets the log records and `*:counters:*:*:1.0` the counters.
         """
         self._lifecycle.settings.set_references(references)
 
     def is_open(self) -> bool:
-        """Whether the cache was opened and not closed since. The server may be away even so."""
+        """Return whether the cache was opened and not closed since. The server may be unreachable."""
         return self._lifecycle.is_open()
 
     async def open(self, context: Context) -> None:
-        """Connect, log in and ping, in one attempt, within `connect_timeout`.
+        """Connect to the server, log in and send a PING: one attempt, within `options.connect_timeout`.
 
-        An open cache stays as it is. With `options.require_connection` false, a server that is
-        away is no error: the cache connects as soon as it can. A cache whose event loop is closed,
-        or that was opened before a fork, is opened anew.
+        Does nothing if the cache is open. With `options.require_connection` false, an unreachable server is
+        no error, and the cache connects as soon as the server can be reached. A cache whose event loop has
+        been closed, or that was opened before a fork, is opened anew.
 
         Raises:
             CacheConfigError: NO_CONNECTION, BAD_URI, BAD_OPTION, CANNOT_RESOLVE.
             CacheLoginError: BAD_CREDENTIALS, BAD_CERTIFICATE.
             CacheUnavailable, CacheTimeout: the server cannot be reached.
-            CacheServerError: it answers the ping with an error.
+            CacheServerError: the server replied to the PING with an error.
         """
         try:
             await self._lifecycle.open(context)
@@ -141,10 +142,9 @@ class Openable(IConfigurable, IReferenceable):
             raise
 
     async def close(self, context: Context) -> None:
-        """Drop all connections. Calls that are waiting end in NOT_OPENED or OUTCOME_UNKNOWN.
+        """Close all connections. Pending calls raise NOT_OPENED or OUTCOME_UNKNOWN.
 
-        A closed cache stays as it is, and may be opened again. Nothing is left open when this is
-        cancelled.
+        Does nothing if the cache is closed. It may be opened again. Cancelling this leaves nothing open.
 
         Raises:
             CacheStateError: WRONG_LOOP.
@@ -156,7 +156,7 @@ class Openable(IConfigurable, IReferenceable):
             raise
 
     async def _reopen(self) -> None:
-        """For the synchronous door, in a child of the process that opened it."""
+        """Open the engine again in a forked child; called by the synchronous cache only."""
         await self._lifecycle.reopen()
 
     async def __aenter__(self) -> Self:
@@ -172,14 +172,14 @@ class Openable(IConfigurable, IReferenceable):
         await self.close(None)
 
     def stats(self) -> CacheStats:
-        """What this cache has done so far. Closing it does not reset the counts."""
+        """Return a snapshot of the counters of this cache. Closing the cache does not reset them."""
         return self._counters.snapshot()
 
     def _fails_open(self, error: CacheError, context: Context) -> bool:
-        """Record the error of a call; return whether the call ends as it does on an empty cache instead of raising.
+        """Record the error of a call; return whether the call returns what it does on an empty cache instead of raising.
 
-        That is so with `options.fail_open`, for errors of the server. A write has to be among the pending
-        invalidations from then on.
+        It does with `options.fail_open`, for an error that says that the server is unreachable; for a write only
+        if its keys are pending invalidations from then on.
         """
         self._record_error(error, context)
         engine = self._lifecycle.engine()
@@ -191,6 +191,6 @@ class Openable(IConfigurable, IReferenceable):
         return is_covered
 
     def _record_error(self, error: CacheError, context: Context) -> None:
-        """Count an error that ends a call, and let it bear the trace id of the call's context."""
+        """Count the error of a call, and add the trace id of the call to it."""
         self._counters.errors += 1
         error.traced(context)
