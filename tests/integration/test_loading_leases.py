@@ -17,8 +17,8 @@ from async_redis_cache import (
     CacheTimeout,
     LoadOptions,
 )
-from async_redis_cache._engine.in_flight_load import LoadSpec
-from async_redis_cache._engine.load_lease import LoadLease, LoadResult
+from async_redis_cache._engine.load_lease import LoadLease
+from async_redis_cache._engine.load_source import LoadResult, LoadSpec
 from async_redis_cache._protocol.command import Command
 from async_redis_cache._protocol.commands import PEXPIRE, PTTL
 from async_redis_cache._protocol.record import VALUE
@@ -235,20 +235,35 @@ async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> 
         assert (ahead.cancelled, own.begun) == (0, 0)
 
 
+class FixedSource:
+    """A `LoadSource` whose loader returns 1, and that accepts everything stored."""
+
+    async def call_loader(self) -> LoadResult:
+        return LoadResult(VALUE, b"1", 60_000, 0, is_kept=True)
+
+    async def accepts(self, data: bytes, since: float) -> bool:
+        return True
+
+    def may_change_tags(self) -> bool:
+        return False
+
+    def on_decided(self) -> None:
+        pass
+
+    def idle_time(self) -> float:
+        return 0.0
+
+    def loader_name(self) -> str:
+        return "fixed"
+
+
 async def test_caller_loads_when_a_detached_load_was_handed_over(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same turn of the loop, as when one exchange answers both: there is nothing to join."""
-
-    async def produce() -> LoadResult:
-        return LoadResult(VALUE, b"1", 60_000, 0, is_kept=True)
-
-    async def suits(_: bytes, _since: float) -> bool:
-        return True
-
     async with configured(server.url) as cache:
         loading = cache._lifecycle.ready().engine._single_flight
-        wanted = LoadSpec(produce, suits, b"", 5.0)
+        wanted = LoadSpec(FixedSource(), b"", 5.0)
         answered = asyncio.get_running_loop().create_future()
 
         async def come() -> Any:

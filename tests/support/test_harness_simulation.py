@@ -16,8 +16,9 @@ from async_redis_cache._common.failures import Failure
 from async_redis_cache._connection.pool import ConnectionPool
 from async_redis_cache._decorator import cached_calls as _calls
 from async_redis_cache._engine import single_flight as _loading
-from async_redis_cache._engine.in_flight_load import InFlightLoad, LoadSpec
+from async_redis_cache._engine.in_flight_load import InFlightLoad
 from async_redis_cache._engine.load_lease import LoadLease
+from async_redis_cache._engine.load_source import LoadSpec
 from async_redis_cache._engine.near_cache import NearCache
 from async_redis_cache._engine.pending_invalidations import PendingInvalidations
 from async_redis_cache._engine.single_flight import SingleFlight

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._engine.load_lease import LoadResult
 from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.load_source import LoadResult
 from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
 from .cache_entry import CacheEntry

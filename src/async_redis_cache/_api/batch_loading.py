@@ -18,8 +18,8 @@ from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_cycles import LoadNode, current_load, loading_as
-from async_redis_cache._engine.load_lease import LoadResult
 from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.load_source import LoadResult
 from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
 from .async_loading import AsyncLoading

@@ -28,8 +28,7 @@ from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.in_flight_load import LoadSpec
-from async_redis_cache._engine.load_lease import LoadResult, StoredValue
+from async_redis_cache._engine.load_source import LoadResult, LoadSpec, StoredValue
 from async_redis_cache._engine.metadata import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened

@@ -22,9 +22,8 @@ from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import LONGEST
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.in_flight_load import LoadSpec
-from async_redis_cache._engine.load_lease import LoadResult, NotStorable, StoredValue
 from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy
+from async_redis_cache._engine.load_source import LoadResult, LoadSpec, NotStorable, StoredValue
 from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._protocol.record import (
     MISSING,
@@ -83,9 +82,9 @@ class LoadRequest(NamedTuple):
     since: float
     """When it was asked, by the loop's clock."""
     decided: Callable[[], None] = _nothing
-    """See `Wanted`."""
+    """See `LoadSource.on_decided`."""
     idle: Callable[[], float] = float
-    """See `Wanted`."""
+    """See `LoadSource.idle_time`."""
     kind: Any = None
     """The type of the value, where the caller says one."""
 
@@ -229,42 +228,68 @@ async def run_load(
 def load_spec(
     asked: LoadRequest, data: bytes | None, found: Lookup, *, force: bool = False
 ) -> LoadSpec:
+    """How to load what this call requests, of which the server has this data."""
     tags = asked.codec.tags(asked.tags)
-    # A load runs on the loop, wherever its caller is.
-    there = asked._replace(engine=asked.engine.load_engine())
-
-    async def produce() -> LoadResult:
-        return await load_value(there, found, tags)
-
-    async def suits(stored: bytes, since: float) -> bool:
-        found = await there.engine.aside(partial(lookup, there, stored))
-        return (await with_valid_tags(there._replace(since=since), found)).status is not None
-
-    longest = asked.policy.hard_timeout / _SECOND
     return LoadSpec(
-        produce,
-        suits,
+        RequestSource(asked, found, tags),
         data,
-        longest,
+        asked.policy.hard_timeout / _SECOND,
         force=force,
         tags=asked.codec.wire_tags(tags),
-        steered=partial(takes_load, asked.loader),
         strict=asked.engine.strict,
-        on_decision=asked.decided,
         since=asked.since,
-        idle=asked.idle,
-        function=partial(name_of, asked.loader),
     )
 
 
-async def load_value(asked: LoadRequest, found: Lookup, tags: Iterable[str]) -> LoadResult:
-    """Call the loader, and make a product of what it gives."""
-    steering = Load(asked.key, found.value, asked.timeout, tags)
-    steering._threads = asked.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    given: Callable[..., Any] = asked.loader
-    call = partial(given, steering) if takes_load(given) else given
-    loaded = await call_of(asked.engine, call, in_thread=asked.policy.in_thread)
-    return await asked.engine.aside(partial(_load_result, asked, found, steering, loaded))
+class RequestSource:
+    """The `LoadSource` of a loading call.
+
+    Args:
+        asked: the call.
+        found: what is stored, for a loader that returns `Load.not_modified()`.
+        tags: those of the call, checked.
+    """
+
+    __slots__ = ("_asked", "_found", "_tags")
+
+    def __init__(self, asked: LoadRequest, found: Lookup, tags: Iterable[str]) -> None:
+        # A load runs on the loop, whichever thread its caller runs in.
+        self._asked = asked._replace(engine=asked.engine.load_engine())
+        self._found = found
+        self._tags = tags
+
+    async def call_loader(self) -> LoadResult:
+        """See `LoadSource`."""
+        asked = self._asked
+        loader: Callable[..., Any] = asked.loader
+        steering = Load(asked.key, self._found.value, asked.timeout, self._tags)
+        steering._threads = asked.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        call = partial(loader, steering) if takes_load(loader) else loader
+        loaded = await call_of(asked.engine, call, in_thread=asked.policy.in_thread)
+        make_result = partial(_load_result, asked, self._found, steering, loaded)
+        return await asked.engine.aside(make_result)
+
+    async def accepts(self, data: bytes, since: float) -> bool:
+        """See `LoadSource`."""
+        asked = self._asked
+        found = await asked.engine.aside(partial(lookup, asked, data))
+        return (await with_valid_tags(asked._replace(since=since), found)).status is not None
+
+    def may_change_tags(self) -> bool:
+        """See `LoadSource`."""
+        return takes_load(self._asked.loader)
+
+    def on_decided(self) -> None:
+        """See `LoadSource`."""
+        self._asked.decided()
+
+    def idle_time(self) -> float:
+        """See `LoadSource`."""
+        return self._asked.idle()
+
+    def loader_name(self) -> str:
+        """See `LoadSource`."""
+        return name_of(self._asked.loader)
 
 
 async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | Caller) -> Any:

@@ -38,8 +38,8 @@ from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
 from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
-from .in_flight_load import LoadSpec
-from .load_lease import LeaseContext, LoadResult, NullNotifier, StoredValue
+from .load_lease import LeaseContext, NullNotifier
+from .load_source import LoadResult, LoadSpec, StoredValue
 from .loader_threads import LoaderThreads
 from .metadata import IsReadable, Metadata
 from .near_cache import NearCache

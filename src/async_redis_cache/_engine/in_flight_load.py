@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from math import inf
-from typing import NamedTuple
 
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.outcomes import CapturedError
 
 from .load_cycles import Key, LoadNode
-from .load_lease import LoadLease, LoadResult, StoredValue
+from .load_lease import LoadLease
+from .load_source import LoadResult, LoadSpec, StoredValue
 
-__all__ = ["InFlightLoad", "LoadSpec", "Outcome"]
+__all__ = ["InFlightLoad", "Outcome"]
 
 Outcome = LoadResult | CapturedError | StoredValue | None
 """What a load ends in: what was loaded or raised, what another process has stored, or nothing."""
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
-def _never() -> bool:
-    """It is not."""
-    return False
-
-
-class LoadSpec(NamedTuple):
-    """What a caller asks for, below the hall.
-
-    Attributes:
-        produce: loads.
-        suits: whether stored data is what the caller wants; it takes since when the load has asked.
-        read: what the caller has read, and what does not suit; empty for nothing; None where the
-            server could not be asked.
-        longest: seconds that the load may take, and that anybody waits for it.
-        force: whether to load whatever is stored, and whoever else loads.
-        tags: that what is loaded will bear.
-        steered: whether the loader may give it others.
-        strict: whether it fails when the server cannot be asked for the right.
-        decided: to be called when it is known that another loads, or that there is nothing to load.
-        since: when the call began, by the loop's clock; None for now.
-        idle: gives the seconds for which the loader of what was produced had not been called yet.
-        function: gives the name of the function that loads, for log records.
-    """
-
-    produce: Callable[[], Awaitable[LoadResult]]
-    accepts: Callable[[bytes, float], Awaitable[bool]]
-    read: bytes | None
-    longest: float
-    force: bool = False
-    tags: tuple[bytes, ...] = ()
-    steered: Callable[[], bool] = _never
-    strict: bool = False
-    on_decision: Callable[[], None] = _nothing
-    since: float | None = None
-    idle: Callable[[], float] = float
-    function: Callable[[], str] = str
 
 
 class InFlightLoad:
@@ -77,7 +34,7 @@ class InFlightLoad:
         "lease",
         "node",
         "renewal",
-        "steered",
+        "source",
         "tags",
         "task",
         "waiting",
@@ -92,7 +49,7 @@ class InFlightLoad:
         self.node = LoadNode(name, self.waiting)
         self.lease = lease
         self.tags = frozenset(wanted.tags)
-        self.steered = wanted.steered
+        self.source = wanted.source
         self.holds_lease = False
         self.renewal: asyncio.Task[None] | None = None
         """Of the right, while it is held and wanted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -23,16 +23,14 @@ from async_redis_cache._protocol.record import (
     version_of,
 )
 
+from .load_source import LoadResult, LoadSource, StoredValue
 from .tags import Tags
 
 __all__ = [
     "ChangeNotifier",
     "LeaseContext",
     "LoadLease",
-    "LoadResult",
-    "NotStorable",
     "NullNotifier",
-    "StoredValue",
 ]
 
 _SECOND: Final = 1000
@@ -78,57 +76,6 @@ class NullNotifier:
 
 def _ignore(_: CacheError) -> None:
     """The right ends by itself."""
-
-
-class NotStorable(NamedTuple):
-    """A result that cannot be stored, as the loader returned it.
-
-    Attributes:
-        value: the loader's own object.
-    """
-
-    value: Any
-
-
-class LoadResult(NamedTuple):
-    """What was loaded.
-
-    Attributes:
-        kind: of the record to be.
-        payload: as for `store`.
-        life: milliseconds for which it is fresh.
-        slack: milliseconds for which it stays after that.
-        keep: whether it is to be stored.
-        cost: microseconds that it took.
-        tags: that it bears.
-        not_kept: the result where it cannot be stored; then there is no payload.
-    """
-
-    kind: bytes
-    payload: bytes
-    ttl: int
-    stale_ttl: int
-    is_kept: bool
-    load_duration: int = 0
-    tags: tuple[bytes, ...] = ()
-    not_kept: NotStorable | None = None
-
-
-class StoredValue(bytes):
-    """Data that another process has stored.
-
-    Attributes:
-        since: since when the load that found it has asked (see `Right`).
-    """
-
-    since: float
-
-    @classmethod
-    def of(cls, data: bytes, since: float) -> StoredValue:
-        """This data."""
-        stored = cls(data)
-        stored.since = since
-        return stored
 
 
 class LeaseContext(NamedTuple):
@@ -184,7 +131,7 @@ class LoadLease:
     async def acquire(
         self,
         seen: bytes,
-        accepts: Callable[[bytes, float], Awaitable[bool]],
+        source: LoadSource,
         waits: Callable[[], bool],
         *,
         force: bool,
@@ -193,7 +140,7 @@ class LoadLease:
 
         Args:
             seen: what the key held, and what will not do.
-            accepts: whether what another has stored will do; it is told since when the load has asked.
+            source: accepts what another process has stored, or does not.
             waits: whether to wait for another who holds the right; otherwise that is False.
             force: whether to take it from another, whatever is stored.
 
@@ -213,7 +160,7 @@ class LoadLease:
                 asked.add_done_callback(self._release_unawaited, context=Context())
                 raise
             if isinstance(answer, bytes):
-                if await accepts(answer, self.since):
+                if await source.accepts(answer, self.since):
                     return StoredValue.of(answer, self.since)
                 seen = answer
             elif answer < 0:

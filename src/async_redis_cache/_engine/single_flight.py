@@ -37,9 +37,10 @@ from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._protocol.lease_scripts import ReleaseMode
 from async_redis_cache._protocol.record import MISSING
 
-from .in_flight_load import InFlightLoad, LoadSpec, Outcome
+from .in_flight_load import InFlightLoad, Outcome
 from .load_cycles import current_load, loading_as, refuse_cycle
-from .load_lease import LeaseContext, LoadLease, LoadResult, StoredValue
+from .load_lease import LeaseContext, LoadLease
+from .load_source import LoadResult, LoadSpec, StoredValue
 
 __all__ = ["SERVER_FAILURES", "SingleFlight"]
 
@@ -111,14 +112,14 @@ class SingleFlight:
         try:
             refuse_cycle((id(self), key))
         except CacheError:
-            wanted.on_decision()
+            wanted.source.on_decided()
             raise
         came_at = self._loop.time()
         flight = self._in_flight.get(key)
         if flight is None or wanted.force or not flight.serves(wanted):
             # Where tasks are eager, it has asked already.
             return await self._wait_for(key, self._start(key, wanted), patience)
-        wanted.on_decision()
+        wanted.source.on_decided()
         came = flight.lease.asked
         outcome = await self._wait_for(key, flight, patience)
         if not _was_left(outcome) and (
@@ -176,7 +177,7 @@ class SingleFlight:
     def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
         """Load for those to come, unless somebody does already."""
         if key in self._in_flight:
-            wanted.on_decision()
+            wanted.source.on_decided()
         else:
             self._start(key, wanted, goes_on=True)
 
@@ -204,7 +205,7 @@ class SingleFlight:
                 if flight.holds_lease:
                     # Who asks from now on need not wait for its end.
                     flight.lease.release()
-            elif flight.steered():
+            elif flight.source.may_change_tags():
                 # Nobody knows yet which tags it will have: its publication will show.
                 self._forget(key, flight)
 
@@ -229,7 +230,7 @@ class SingleFlight:
 
         def land(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
-            wanted.on_decision()
+            wanted.source.on_decided()
             self._running.discard(flight)
             flight.finished = flight.node.ended = True
             del flight.task
@@ -248,9 +249,9 @@ class SingleFlight:
     def _note_failure(self, flight: InFlightLoad, wanted: LoadSpec, outcome: Outcome) -> None:
         """Tell of a failure that may reach no caller."""
         if flight.expired:
-            self._background_failed(wanted.function(), _TOO_LONG.code)
+            self._background_failed(wanted.source.loader_name(), _TOO_LONG.code)
         elif isinstance(outcome, CapturedError) and not (flight.cancelled or _was_left(outcome)):
-            self._background_failed(wanted.function(), outcome.kind.__name__)
+            self._background_failed(wanted.source.loader_name(), outcome.kind.__name__)
 
     def _expire(self, key: bytes, flight: InFlightLoad) -> None:
         self._forget(key, flight)
@@ -271,7 +272,7 @@ class SingleFlight:
         try:
             if wanted.read is not None:
                 won = await right.acquire(
-                    wanted.read, wanted.accepts, partial(_waits, flight, wanted), force=wanted.force
+                    wanted.read, wanted.source, partial(_waits, flight, wanted), force=wanted.force
                 )
                 if won is False:
                     # Another process loads ahead of time, and nobody here waits for it.
@@ -351,7 +352,7 @@ class SingleFlight:
         self._counters.loads += 1
         begun = self._loop.time()
         try:
-            product = await wanted.produce()
+            product = await wanted.source.call_loader()
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 self._counters.load_failures += 1
@@ -362,7 +363,7 @@ class SingleFlight:
         finally:
             # What the loader has begun and not awaited may ask for the key from now on.
             flight.node.ended = True
-        took = self._loop.time() - begun - wanted.idle()
+        took = self._loop.time() - begun - wanted.source.idle_time()
         # The origin's time is not the server's.
         flight.lease.since += took
         return product._replace(load_duration=int(took * _MICROSECONDS))
@@ -389,5 +390,5 @@ def _release_mode_of(flight: InFlightLoad, product: LoadResult) -> ReleaseMode:
 
 def _waits(flight: InFlightLoad, wanted: LoadSpec) -> bool:
     """Whether to wait for another process that loads this."""
-    wanted.on_decision()
+    wanted.source.on_decided()
     return bool(flight.waiting)
