@@ -159,7 +159,7 @@ class Model(RuleBasedStateMachine):
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
         """An entry is the newest value whose invalidation has arrived, unexpired, and returned while connected."""
-        self.near.pushes_processed(self.now)
+        self.near.pushes_processed()
         hits = self.counters.near_hits
         data = self.near.get(key)
         given = data is not None

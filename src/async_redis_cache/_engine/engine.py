@@ -42,8 +42,7 @@ from .load_lease import LeaseContext, NullNotifier
 from .load_source import LoadResult, LoadSpec, StoredValue
 from .loader_threads import LoaderThreads
 from .metadata import IsReadable, Metadata
-from .near_cache import NearCache
-from .near_reads import NearReads
+from .near_cache import NearCache, NearReads
 from .pending_invalidations import PendingInvalidations
 from .reads import PlainReads, Reads, ReplicaReads
 from .server_clock import ServerClock

@@ -1,15 +1,13 @@
-"""Which entry of a full near cache has to go, and which key may come in at all.
+"""Eviction and admission of a full near cache.
 
-Who goes: SIEVE.
-A hand walks from the oldest entry to the newest, passes over those that were asked for since it
-last came by, and takes the first that was not. A hit only sets a flag, which is what makes it as
-cheap as it is here: nothing moves. The measured comparison with LRU and others stands in the
-documentation (docs/explanation/client-side-caching.md); the algorithm is that of Zhang et al., "SIEVE is
-Simpler than LRU", NSDI 2024.
+Eviction is SIEVE: a hand moves from the oldest entry to the newest, skips those that were read since its last
+pass, and evicts the first one that was not. A hit only sets a flag and moves nothing, which keeps hits cheap.
+docs/explanation/client-side-caching.md compares it with LRU and others by measurement; the algorithm is that
+of Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024.
 
-Who comes in: whoever is asked for a second time. Most keys of a skewed load are asked for once in a
-long while; to keep them costs more than it saves, and drives out what is asked for often. It is the
-doorkeeper of Einziger et al., "TinyLFU", 2017, with a set where they have a Bloom filter.
+Admission is a doorkeeper: a key is stored on its second read. In a skewed workload most keys are read rarely;
+storing them costs more than it saves, and evicts keys that are read often. It is the doorkeeper of Einziger
+et al., "TinyLFU", 2017, with a set in place of the Bloom filter.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ __all__ = ["Doorkeeper", "NearEntry", "Sieve"]
 
 
 class NearEntry:
-    """Data held near, and its place among the others. It begins without either when it is asked for."""
+    """Data of a key and its place in the order of eviction; both are set when the reply has arrived."""
 
-    __slots__ = ("asked_at", "data", "expires", "key", "newer", "older", "size", "visited")
+    __slots__ = ("data", "expires", "key", "newer", "older", "requested_at", "size", "visited")
 
     data: bytes
     expires: float
@@ -29,13 +27,13 @@ class NearEntry:
     newer: NearEntry | None
     older: NearEntry | None
 
-    def __init__(self, key: bytes, asked_at: float) -> None:
+    def __init__(self, key: bytes, requested_at: float) -> None:
         self.key = key
-        self.asked_at = asked_at
+        self.requested_at = requested_at
 
 
 class Sieve:
-    """Entries from the oldest to the newest, and the hand."""
+    """The order of eviction: a list of entries from the oldest to the newest, and the hand."""
 
     def __init__(self) -> None:
         self._oldest: NearEntry | None = None
@@ -43,7 +41,7 @@ class Sieve:
         self._hand: NearEntry | None = None
 
     def add(self, entry: NearEntry) -> None:
-        """Take an entry in, as the newest."""
+        """Add an entry as the newest."""
         entry.visited = False
         entry.newer = None
         entry.older = self._newest
@@ -54,7 +52,7 @@ class Sieve:
         self._newest = entry
 
     def remove(self, entry: NearEntry) -> None:
-        """Take an entry out, wherever it stands."""
+        """Remove an entry from any place."""
         if self._hand is entry:
             self._hand = entry.newer
         if entry.older is None:
@@ -65,11 +63,11 @@ class Sieve:
             self._newest = entry.older
         else:
             entry.newer.older = entry.older
-        # Entries that are gone would keep their neighbours alive.
+        # A removed entry would keep its neighbours alive.
         entry.older = entry.newer = None
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all entries."""
         entry, self._oldest = self._oldest, None
         self._newest = self._hand = None
         while entry is not None:
@@ -78,26 +76,26 @@ class Sieve:
             entry = following
 
     def victim(self) -> NearEntry:
-        """The entry to drop next.
+        """Move the hand, and return the entry to evict. The caller removes it.
 
         Raises:
-            LookupError: there is none.
+            LookupError: there are no entries.
         """
         entry = self._hand or self._oldest
         while entry is not None and entry.visited:
             entry.visited = False
             entry = entry.newer or self._oldest
         if entry is None:
-            raise LookupError("nothing is held")
+            raise LookupError("no entries to evict")
         self._hand = entry
         return entry
 
 
 class Doorkeeper:
-    """Knows which keys were asked for lately, and forgets all of them when they become too many.
+    """Remember which keys were read once, and forget all of them when there are too many.
 
     Args:
-        size: most keys that it knows.
+        size: maximum number of keys to remember.
     """
 
     def __init__(self, size: int) -> None:
@@ -105,14 +103,14 @@ class Doorkeeper:
         self._seen: set[int] = set()
 
     def admits(self, key: bytes) -> bool:
-        """Whether this key was asked for before; it is forgotten when it was."""
-        # A hash is smaller than the key. Two keys may share one: then one comes in a little early.
+        """Return whether this key was read before, and forget it if so."""
+        # A hash is smaller than the key. If two keys share one, one of them is admitted on its first read.
         mark = hash(key)
-        asked = self._seen
-        if mark in asked:
-            asked.remove(mark)
+        seen = self._seen
+        if mark in seen:
+            seen.remove(mark)
             return True
-        if len(asked) >= self._size:
-            asked.clear()
-        asked.add(mark)
+        if len(seen) >= self._size:
+            seen.clear()
+        seen.add(mark)
         return False

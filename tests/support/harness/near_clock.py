@@ -33,7 +33,7 @@ class Near:
 
     def get(self, key: bytes) -> bytes | None:
         """What is given right after the loop has had its turn."""
-        self.cache.pushes_processed(self.now)
+        self.cache.pushes_processed()
         return self.cache.get(key)
 
     def held(self, *keys: bytes) -> list[bytes]:

@@ -26,7 +26,6 @@ from async_redis_cache._client import node as _node
 from async_redis_cache._connection import resp_protocol as _takeover
 from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._engine import engine as _engine
-from async_redis_cache._engine import near_reads as _near_reads
 from async_redis_cache._engine.in_flight_load import InFlightLoad
 from harness.virtual_time import VirtualTimeLoop
 
@@ -213,7 +212,7 @@ def simulated(
     theirs = random.Random(seed + 2)
     clock = SimpleNamespace(monotonic=loop.time)
     with ExitStack() as stack:
-        for module in (_engine, _node, _near_reads):
+        for module in (_engine, _node):
             stack.enter_context(patch.object(module, "time", clock))
         # The library takes `random.random` from the module wherever it needs it.
         stack.enter_context(patch.object(random, "random", theirs.random))
