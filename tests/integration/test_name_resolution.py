@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable, RedisCache
-from async_redis_cache._connection.name_resolution import _interleaved
+from async_redis_cache._connection.sockets import _interleaved
 from harness import Server, await_until
 from harness.apis import APIS, Api, configured
 from harness.choices import by_host_and_port

@@ -17,7 +17,7 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import SupportsConnect
 from async_redis_cache._connection.pool import ConnectionPool
-from async_redis_cache._connection.push_channel import KeepalivePolicy
+from async_redis_cache._connection.push import KeepalivePolicy
 from async_redis_cache._protocol.commands import PING
 
 from .batcher import Batcher, Router

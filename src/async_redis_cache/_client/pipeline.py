@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from async_redis_cache._common.failures import UNKNOWN, Failure, ServerReply, failure_of
-from async_redis_cache._connection.connection import RedisConnection
-from async_redis_cache._connection.resp_protocol import pack
+from async_redis_cache._connection.connection import RedisConnection, pack
 from async_redis_cache._protocol.command import Command, UnexpectedReplyError
 
 __all__ = ["PER_KEY_ERRORS", "Pipeline", "Request"]

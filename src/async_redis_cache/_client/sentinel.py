@@ -19,9 +19,8 @@ from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
 from async_redis_cache._connection.connector import Connector, fields_of
-from async_redis_cache._connection.push_channel import KeepalivePolicy, PushChannel
-from async_redis_cache._connection.push_connection import Probe, refusal_in
-from async_redis_cache._connection.tls import TLSConfig
+from async_redis_cache._connection.push import KeepalivePolicy, Probe, PushChannel, refusal_in
+from async_redis_cache._connection.sockets import TLSConfig
 
 __all__ = ["UNKNOWN", "Sentinels", "sentinel_connectors"]
 

@@ -11,8 +11,8 @@ from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
+from async_redis_cache._connection.connection import Connection
 from async_redis_cache._connection.connector import Connector, fields_of, verify_master
-from async_redis_cache._connection.resp_protocol import Connection
 
 from .sentinel import UNKNOWN, Sentinels, sentinel_connectors
 

@@ -20,7 +20,7 @@ from async_redis_cache._common.health_log import (
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import Connector, SupportsConnect
-from async_redis_cache._connection.push_channel import PushChannel
+from async_redis_cache._connection.push import PushChannel
 from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import PING
 

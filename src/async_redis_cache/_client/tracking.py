@@ -16,8 +16,7 @@ from async_redis_cache._common.errors import (
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._connection.connector import SupportsConnect
-from async_redis_cache._connection.push_channel import KeepalivePolicy, PushChannel
-from async_redis_cache._connection.push_connection import expecting
+from async_redis_cache._connection.push import KeepalivePolicy, PushChannel, expecting
 
 __all__ = ["InvalidationListener", "TrackingChannel"]
 

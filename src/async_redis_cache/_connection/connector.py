@@ -39,9 +39,8 @@ from async_redis_cache._common.failures import Failure, ServerReply, failure_of,
 from async_redis_cache._common.hosts import AllowedHosts
 from async_redis_cache._common.options import Options
 
-from .name_resolution import AddressList, ResolvingConnection
 from .reply_limits import HandshakeParser
-from .tls import TLSConfig, TLSConnection
+from .sockets import AddressList, ResolvingConnection, TLSConfig, TLSConnection
 
 __all__ = ["Connector", "SupportsConnect", "fields_of", "verify_master", "verify_replica"]
 

@@ -14,9 +14,8 @@ from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._common.tasks import OwnedTasks
 
-from .connection import RedisConnection, ReplyHandler
+from .connection import Connection, RedisConnection, ReplyHandler, pack
 from .connector import SupportsConnect
-from .resp_protocol import Connection, pack
 
 __all__ = ["ConnectionPool"]
 

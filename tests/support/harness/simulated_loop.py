@@ -23,7 +23,7 @@ from unittest.mock import patch
 import anyio.to_thread
 
 from async_redis_cache._client import node as _node
-from async_redis_cache._connection import resp_protocol as _takeover
+from async_redis_cache._connection import connection as _takeover
 from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._engine import engine as _engine
 from async_redis_cache._engine.in_flight_load import InFlightLoad
