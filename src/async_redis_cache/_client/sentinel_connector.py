@@ -84,8 +84,8 @@ class MasterConnector(_SentinelConnectors):
             dialer = Connector(
                 endpoint, self._options, protocol=self._protocol, verify=verify_master
             )
-            self._place, self._dialers = place, [dialer]
-        return self._dialers[0]
+            self._place, self._connectors = place, [dialer]
+        return self._connectors[0]
 
 
 class ReplicaConnector(_SentinelConnectors):
