@@ -49,8 +49,9 @@ os.environ["PATH"] = os.pathsep.join(search_path())
 # On a Python newer than all supported ones, that one: it may well work.
 PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 
-# Tests mostly wait for servers, so there are two more workers than cores.
-WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1)))]
+# Tests mostly wait for servers, so there are two more workers than cores. The tests of an `xdist_group` share
+# what is expensive to start, so one worker runs them all.
+WORKERS = ["-n", str(min(6, 2 + (os.cpu_count() or 1))), "--dist", "loadgroup"]
 
 # The default tier, and the tests of the library, which also run with other loops and kinds of access.
 DEFAULT = [f"tests/{folder}" for folder in ("unit", "contract", "integration", "docs", "examples")]

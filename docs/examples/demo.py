@@ -84,7 +84,8 @@ async def running_process(socket: Path, cache_url: str) -> AsyncGenerator[aiohtt
     """One process of the service, and an HTTP client for it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "demo_service:app", "--uds", str(socket)),
-        *("--app-dir", str(HERE), "--log-level", "error"),
+        # The HTTP client reuses its connections, also after a pause on a busy machine.
+        *("--app-dir", str(HERE), "--log-level", "error", "--timeout-keep-alive", "600"),
         env={**os.environ, "CACHE_URL": cache_url},
     )
     try:

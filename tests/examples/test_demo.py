@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 100
+
+# One worker runs the demo for all tests.
+pytestmark = pytest.mark.xdist_group("demo")
 PROCESSES = 2
 
 
@@ -24,7 +27,6 @@ def shown() -> str:
         env={**os.environ, "COLUMNS": str(COLUMNS), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness import Flavour
 
 pytest_plugins = ["cluster_fixtures"]
+pytestmark = pytest.mark.xdist_group("faults cluster")
 
 READERS = 30
 SLOTS = scaled(150, 2_000)

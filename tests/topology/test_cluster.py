@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.clusters import Cluster
 
 pytest_plugins = ["cluster_fixtures"]
-pytestmark = pytest.mark.depends_on("server")
+pytestmark = [pytest.mark.depends_on("server"), pytest.mark.xdist_group("cluster")]
 
 WAYS: dict[str, dict[str, Any]] = {
     "unbounded": {"max_size": 0, "key_prefix": "c:"},
