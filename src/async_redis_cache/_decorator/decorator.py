@@ -12,7 +12,7 @@ from async_redis_cache._api.sync_cache import RedisCache
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
-from async_redis_cache._values.typed_decoders import check_type
+from async_redis_cache._values.decoders import check_type
 
 from .cached_calls import Calls, LongKeys
 from .cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of

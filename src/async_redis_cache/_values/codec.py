@@ -10,10 +10,10 @@ from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
 from async_redis_cache._common.options import CONTROL, LONGEST, MOST_TAGS, Options
 from async_redis_cache._common.stats import CacheStats
 
+from .decoders import decoder_after, json_decoder_of, msgpack_decoder_of
 from .envelope import MARK, Envelope
-from .json_checks import NotSerializableError
-from .serializers import SERIALIZERS, Serializer
-from .typed_decoders import decoder_of
+from .lossless import NotSerializableError
+from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 
 __all__ = ["Codec", "Decoder"]
 
@@ -166,7 +166,7 @@ class Codec:
 
     def _made_decoder(self, kind: Any) -> Decoder:
         try:
-            return decoder_of(self._serializer, kind)
+            return _decoder_of(self._serializer, kind)
         except Exception as error:  # noqa: BLE001  an annotation may name what does not exist
             problem = f"values cannot be validated as this type: {type(error).__name__}"
         raise CacheInputError("BAD_TYPE", problem)
@@ -215,6 +215,19 @@ def _encoded(name: str, what: str) -> bytes:
     if len(encoded) > _KEY_BYTES:
         raise _bad(what, f"may have {_KEY_BYTES} bytes, this one has {len(encoded)}")
     return encoded
+
+
+def _decoder_of(serializer: Serializer, kind: Any) -> Decoder:
+    """A function from bytes to a validated object of this type.
+
+    Raises:
+        TypeError: as for `json_decoder_of`.
+    """
+    if isinstance(serializer, Json):
+        return json_decoder_of(kind)
+    if isinstance(serializer, MessagePack):
+        return msgpack_decoder_of(kind)
+    return decoder_after(serializer.loads, kind, is_raw=isinstance(serializer, Raw))
 
 
 def _foreign(what: str) -> CacheUnsupported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import msgspec
 
 from .pydantic_models import adapted, adapter_of, is_model, is_of_models, validated, validator_of
 
-__all__ = ["converter_of", "json_decoder_of", "msgpack_decoder_of"]
+__all__ = ["check_type", "decoder_after", "json_decoder_of", "msgpack_decoder_of"]
 
 _NUMBERS_AND_TEXT = (str, int, float)
 
@@ -139,3 +140,63 @@ def _made(keys: frozenset[type], kind: Any, value: Any) -> Any:
         if issubclass(kind, base) and type(value) in {base, int if base is float else base}:
             return kind(value)
     raise TypeError(f"{getattr(kind, '__name__', kind)} cannot be validated")
+
+
+def decoder_after(
+    loads: Callable[[bytes], Any], kind: Any, *, is_raw: bool
+) -> Callable[[bytes], Any]:
+    """A function from bytes to a validated object of this type, where a serializer has its own format.
+
+    Raises:
+        TypeError: as for `json_decoder_of`.
+    """
+    validate = _validator(kind, plain=is_raw)
+
+    def decode(data: bytes) -> Any:
+        return validate(loads(data))
+
+    return decode
+
+
+def check_type(kind: Any) -> None:
+    """Refuse what no value can be validated as, whatever the serializer.
+
+    Raises:
+        TypeError: it is no type, or has a part that cannot be validated.
+    """
+    # What it names may come later: that is found when a value is validated.
+    with suppress(NameError, AttributeError):
+        try:
+            _validator(kind, plain=False)
+        except TypeError as error:
+            raise TypeError(f"type= takes what values can be validated as: {error}") from error
+
+
+def _validator(kind: Any, *, plain: bool) -> Callable[[Any], Any]:
+    """Validates what is not JSON: plain data, or, from other serializers, the very object."""
+    is_class = not plain and _is_class(kind)
+    try:
+        convert = converter_of(kind, str_keys=not plain)
+    except TypeError:
+        if not is_class:
+            raise
+        convert = _refuse
+
+    def validate(value: Any) -> Any:
+        if is_class and isinstance(value, kind):
+            return value
+        return convert(value)
+
+    return validate
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} is not of the type that was asked for")
+
+
+def _is_class(kind: Any) -> bool:
+    try:
+        isinstance(None, kind)
+    except TypeError:
+        return False
+    return isinstance(kind, type)

@@ -17,8 +17,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from .equality import difference
-from .json_checks import NotSerializableError, exact, field_names, parts_of, refuse_damage
+from .lossless import NotSerializableError, difference, exact, field_names, parts_of, refuse_damage
 
 __all__ = [
     "adapted",
