@@ -417,7 +417,7 @@ async def test_store_refuses_what_would_be_null(cache: AsyncRedisCache) -> None:
         NONE = None
 
     for value in (Maybe(None), Nothing.NONE):
-        with pytest.raises(CacheInputError, match="null, which is no value"):
+        with pytest.raises(CacheInputError, match="null, which is not a value"):
             await cache.store(None, "key", value)
 
 

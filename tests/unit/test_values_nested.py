@@ -108,12 +108,12 @@ DAMAGED: list[tuple[Any, str, str]] = [
 ONLY_JSON: list[tuple[Any, str, str]] = [
     (Pairs({(1, 2)}), ".pairs", "would not come back equal"),
     ({MOMENT: 1}, "", "offset has seconds"),
-    ({True: 1}, "", "not bytes, bool or float"),
+    ({True: 1}, "", "a dict key has the type bool"),
 ]
 ONLY_MSGPACK: list[tuple[Any, str, str]] = [
     (2**64, "", "OverflowError"),
     (Holder(2**64), ".item", "OverflowError"),
-    ({Name("a"): 1}, "", "cannot be a key"),
+    ({Name("a"): 1}, "", "cannot be a dict key"),
 ]
 
 
@@ -321,12 +321,12 @@ PLACES: list[tuple[Any, str]] = [
     (PRIVATE, "Private._other: would"),
     (ORDERED, "Ordered: would"),
     (CUT, "Cut: "),
-    (Unlike("a"), "Unlike has no form"),
-    ([Unlike("a")], "[0]: Unlike has no form"),
+    (Unlike("a"), "the type Unlike is not supported"),
+    ([Unlike("a")], "[0]: the type Unlike is not supported"),
 ]
 
 PLACES_IN_JSON: list[tuple[Any, str]] = [
-    (Page(items=[Holder(b"x")]), "Page.items[0].item: JSON has no bytes"),
+    (Page(items=[Holder(b"x")]), "Page.items[0].item: JSON cannot represent bytes"),
 ]
 
 

@@ -1,9 +1,9 @@
-"""The hall between the doors and the corridor: keys and wire keys, values and stored bytes, time."""
+"""Convert what callers pass: keys to wire keys, values to stored bytes and back, timeouts to milliseconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
@@ -15,23 +15,24 @@ from .envelope import MARK, Envelope
 from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 
-__all__ = ["Codec", "Decoder"]
+__all__ = ["Codec", "Decoder", "type_name"]
 
 Decoder = Callable[[bytes], Any]
 _KEY_BYTES: Final = 512
 _SHORT_KEY: Final = _KEY_BYTES // 4
-"""So many characters never have too many bytes."""
-_MOST_TYPES: Final = 256
+"""Characters that never exceed the limit: UTF-8 needs at most four bytes for each."""
+_MAX_DECODERS: Final = 256
+_MAX_TYPE_NAME: Final = 200
 
 
 class Codec:
-    """Translates what callers say. Whatever it refuses, it refuses before anything is sent.
+    """Validate and convert keys, tags, timeouts and values. Errors are raised before anything is sent.
 
     Args:
         options: prefix, limits, serializer and compression.
-        serializer: instead of the one that the options name.
-        counters: where unreadable values are counted.
-        unreadable: called with the type of what made a stored value unreadable.
+        serializer: used instead of the one that the options name.
+        counters: the statistics in which unreadable values are counted.
+        unreadable: called for each unreadable value, with the name of the exception's class.
     """
 
     def __init__(
@@ -48,10 +49,10 @@ class Codec:
         self._largest = options.max_value_size
         self._serializer = serializer or SERIALIZERS[options.serializer]()
         self._decoders: dict[Any, tuple[Any, Decoder]] = {}
-        """By type: there are few, and a decoder takes long to make. Each with the type itself."""
+        """The type and its decoder, by type: programs use few types, and making a decoder is slow."""
         self._signed = bool(options.signing_key)
         self.foreign_readers: Final = options.foreign_readers
-        """Whether only values without metadata may be stored."""
+        """Whether only plain values, without a header, may be stored."""
         self.decode_untyped: Final[Decoder] = self._serializer.loads
         self._envelope = Envelope(
             compress=options.compression != "none",
@@ -62,19 +63,19 @@ class Codec:
         )
 
     def wire_key(self, key: str) -> bytes:
-        """The key as it stands on the server.
+        """Return the key as stored on the server: with the prefix, in UTF-8.
 
         Raises:
             CacheInputError: BAD_KEY.
         """
-        # Most keys are short and need no closer look: caches do this all day. What is printable has no control
-        # characters, and no surrogates, which UTF-8 cannot hold.
+        # The common case, in one expression. Printable text contains neither control characters nor surrogates,
+        # which UTF-8 cannot encode.
         if type(key) is str and key.isprintable() and 0 < len(key) <= _SHORT_KEY:
             return self._prefix + key.encode()
         return self._prefix + _encoded(key, "key")
 
     def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
-        """Tags as they stand on the server, each once.
+        """Return the tags in UTF-8, without duplicates.
 
         Raises:
             CacheInputError: BAD_TAG.
@@ -82,23 +83,27 @@ class Codec:
         return tuple(tag.encode() for tag in self.tags(tags)) if tags else ()
 
     def tags(self, tags: Iterable[str]) -> tuple[str, ...]:
-        """Tags that an entry may have, each once.
+        """Validate tags, and return them without duplicates.
 
         Raises:
             CacheInputError: BAD_TAG.
+            CacheUnsupported: there are tags, and `options.foreign_readers` is true.
         """
         if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CacheInputError("BAD_TAG", "several tags are taken, as a tuple")
-        taken = {tag: _encoded(tag, "tag") for tag in tags}
-        if taken and self.foreign_readers:
-            raise _foreign("a value with tags")
-        if len(taken) > MOST_TAGS:
-            problem = f"{MOST_TAGS} tags are taken at once, and these are {len(taken)}"
+            problem = (
+                f"tags must be a collection of str, such as a tuple, not {type(tags).__name__}"
+            )
             raise CacheInputError("BAD_TAG", problem)
-        return tuple(taken)
+        encoded = {tag: _encoded(tag, "tag") for tag in tags}
+        if encoded and self.foreign_readers:
+            raise _needs_header("a value with tags")
+        if len(encoded) > MOST_TAGS:
+            problem = f"at most {MOST_TAGS} tags are allowed, not {len(encoded)}"
+            raise CacheInputError("BAD_TAG", problem)
+        return tuple(encoded)
 
     def ttl(self, timeout: Timeout) -> int:
-        """Milliseconds that a value is to live.
+        """Return the TTL for a timeout, in milliseconds; the default for None and 0.
 
         Raises:
             CacheInputError: BAD_TIMEOUT.
@@ -110,16 +115,16 @@ class Codec:
         return milliseconds(timeout) or self._timeout
 
     def refuse_loads(self) -> None:
-        """Raise if values with metadata, which loads store, cannot be read by all readers.
+        """Refuse loads where only plain values may be stored: loaded values have a header.
 
         Raises:
             CacheUnsupported: `options.foreign_readers` is true.
         """
         if self.foreign_readers:
-            raise _foreign("a load")
+            raise _needs_header("a load")
 
     def dumps(self, key: bytes, value: Any) -> bytes:
-        """What is stored for a value.
+        """Return the bytes to store for a value: serialized, and in an envelope if it needs one.
 
         Raises:
             CacheInputError: NOT_SERIALIZABLE, VALUE_TOO_LARGE.
@@ -129,96 +134,101 @@ class Codec:
         try:
             payload = _as_bytes(self._serializer.dumps(value))
         except Exception as error:  # noqa: BLE001  any serializer may be given
-            problem = _reason(error)
-        # Raised outside of the handler: a serializer's error may quote the value.
+            problem = _problem(error)
+        # Raised outside of the handler, without a cause: a serializer's error may quote the value.
         if problem is not None:
             raise CacheInputError("NOT_SERIALIZABLE", problem)
         if len(payload) > self._largest:
-            problem = f"a value may have {self._largest} bytes, this one has {len(payload)}"
+            problem = (
+                f"the serialized {type(value).__name__} has {len(payload)} bytes; "
+                f"options.max_value_size is {self._largest}"
+            )
             raise CacheInputError("VALUE_TOO_LARGE", problem)
         return self._envelope.wrap(key, payload)
 
     def decoder(self, kind: Any) -> Decoder:
-        """What makes a value of this type from a payload; of any type where `kind` is None.
+        """Return a function that decodes a payload and validates it as this type; None: no validation.
 
         Raises:
             CacheInputError: BAD_TYPE.
         """
         if kind is None:
             return self._serializer.loads
-        # A class is known by itself. Other types are equal where the order of a union differs, which
-        # may decide what a value becomes; and some cannot be hashed, and are known by identity.
-        name: Any = kind
+        # Unions with the same members in another order are equal, but the order can decide what a value
+        # becomes; so the `repr` is part of the lookup. Types without a hash are looked up by identity.
+        lookup: Any = kind
         if not isinstance(kind, type):
             try:
                 hash(kind)
-                name = kind, repr(kind)
+                lookup = kind, repr(kind)
             except TypeError:
-                name = id(kind)
-        known = self._decoders.get(name)
+                lookup = id(kind)
+        known = self._decoders.get(lookup)
         if known is None:
-            known = kind, self._made_decoder(kind)
-            if len(self._decoders) >= _MOST_TYPES:
+            known = kind, self._new_decoder(kind)
+            if len(self._decoders) >= _MAX_DECODERS:
                 self._decoders.clear()
-            # The type is kept: while it lives, no other has its identity.
-            self._decoders[name] = known
+            # The reference to the type keeps its id from being reused.
+            self._decoders[lookup] = known
         return known[1]
 
-    def _made_decoder(self, kind: Any) -> Decoder:
+    def _new_decoder(self, kind: Any) -> Decoder:
         try:
             return _decoder_of(self._serializer, kind)
-        except Exception as error:  # noqa: BLE001  an annotation may name what does not exist
-            problem = f"values cannot be validated as this type: {type(error).__name__}"
+        except Exception as error:  # noqa: BLE001  evaluating annotations may raise anything
+            problem = (
+                f"type={type_name(kind)} cannot be used for validation: {type(error).__name__}"
+            )
         raise CacheInputError("BAD_TYPE", problem)
 
     def loads(self, key: bytes, data: bytes, decode: Decoder) -> Any:
-        """The value that was stored; None, and counted, where it cannot be read."""
+        """Decode a stored value; None if it is unreadable, which is counted and reported."""
         try:
             if self._signed or data.startswith(MARK):
                 data = self._envelope.open(key, data)
             return decode(data)
-        except Exception as error:  # noqa: BLE001  whatever stands there is not ours to trust
+        except Exception as error:  # noqa: BLE001  the stored bytes may be anything
             self._counters.unreadable += 1
             self._unreadable(type(error).__name__)
             return None
 
     def loaded(self, key: bytes, payload: bytes, decode: Decoder) -> Any:
-        """The value that a load gave; None where it does not fit the type, which is not counted."""
+        """Decode the result of a load; None if it is not valid for the type, which is not counted."""
         try:
             if self._signed or payload.startswith(MARK):
                 payload = self._envelope.open(key, payload)
             return decode(payload)
-        except Exception:  # noqa: BLE001  a type may raise anything
+        except Exception:  # noqa: BLE001  a class may raise anything
             return None
 
     def is_readable(self, key: bytes, data: bytes) -> bool:
-        """Whether this is a value: neither what cannot be read nor a null."""
+        """Whether stored bytes are a value: readable, and not null."""
         return self.loads(key, data, self._serializer.loads) is not None
 
 
 def _encoded(name: str, what: str) -> bytes:
-    """A name that may stand on the server.
+    """Validate a key or a tag, and encode it.
 
     Raises:
-        CacheInputError: BAD_KEY, BAD_TAG, by what it is.
+        CacheInputError: BAD_KEY or BAD_TAG, as `what` is "key" or "tag".
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise _bad(what, f"is a str, not {type(name).__name__}")
+        raise _bad(what, f"must be a str, not {type(name).__name__}")
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
         encoded = b""
     if not encoded:
-        raise _bad(what, "must be text that UTF-8 can hold, and not empty")
+        raise _bad(what, "must not be empty, or contain lone surrogates")
     if not name.isprintable() and CONTROL.search(name):
-        raise _bad(what, "must not hold control characters")
+        raise _bad(what, "must not contain control characters")
     if len(encoded) > _KEY_BYTES:
-        raise _bad(what, f"may have {_KEY_BYTES} bytes, this one has {len(encoded)}")
+        raise _bad(what, f"must not exceed {_KEY_BYTES} bytes in UTF-8, and has {len(encoded)}")
     return encoded
 
 
 def _decoder_of(serializer: Serializer, kind: Any) -> Decoder:
-    """A function from bytes to a validated object of this type.
+    """Return a function that decodes bytes and validates the result as this type.
 
     Raises:
         TypeError: as for `json_decoder_of`.
@@ -230,8 +240,8 @@ def _decoder_of(serializer: Serializer, kind: Any) -> Decoder:
     return decoder_after(serializer.loads, kind, is_raw=isinstance(serializer, Raw))
 
 
-def _foreign(what: str) -> CacheUnsupported:
-    problem = f"options.foreign_readers is true, and {what} needs a header, which is no JSON"
+def _needs_header(what: str) -> CacheUnsupported:
+    problem = f"options.foreign_readers is true, and {what} needs a header, which is not JSON"
     return CacheUnsupported("UNSUPPORTED", problem)
 
 
@@ -246,8 +256,15 @@ def _as_bytes(payload: object) -> bytes:
         return payload.encode()
     if isinstance(payload, (bytearray, memoryview)):
         return bytes(payload)  # pyright: ignore[reportUnknownArgumentType]
-    raise NotSerializableError("the serializer gave neither bytes nor text")
+    raise NotSerializableError(f"dumps returned {type(payload).__name__}, not bytes or str")
 
 
-def _reason(error: Exception) -> str:
-    return f"cannot be serialized: {error if isinstance(error, NotSerializableError) else type(error).__name__}"
+def _problem(error: Exception) -> str:
+    reason = error if isinstance(error, NotSerializableError) else type(error).__name__
+    return f"cannot be serialized: {reason}"
+
+
+def type_name(kind: Any) -> str:
+    """Return a type as error messages name it: `Product`, `list[shop.Product]`; at most 200 characters."""
+    name = kind.__qualname__ if isinstance(kind, type) and not get_args(kind) else repr(kind)
+    return name if len(name) <= _MAX_TYPE_NAME else f"{name[: _MAX_TYPE_NAME - 3]}..."

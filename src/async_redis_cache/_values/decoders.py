@@ -1,4 +1,4 @@
-"""From stored bytes, or plain data, to a validated value of a type."""
+"""Decode stored bytes, and validate the result as a type: dataclasses, TypedDicts, Structs, pydantic models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NUMBERS_AND_TEXT = (str, int, float)
 
 
 def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
-    """A function from JSON to a value of this type.
+    """Return a function that decodes JSON to a validated value of this type.
 
     Raises:
-        TypeError: the type is not one that can be validated. An annotation that names what does
-            not exist raises as it likes.
+        TypeError: values cannot be validated as this type.
+        Exception: what evaluating an annotation raises, such as NameError.
     """
     if is_model(kind):
         return validator_of(kind)
@@ -32,8 +32,8 @@ def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
     if adapter is not None:
         return adapter
     try:
-        made = partial(_made, refuse_opaque(kind))
-        return msgspec.json.Decoder(kind, dec_hook=made).decode
+        create = partial(_create, refuse_opaque(kind))
+        return msgspec.json.Decoder(kind, dec_hook=create).decode
     except TypeError:
         adapter = adapter_of(kind)
         if adapter is None:
@@ -42,7 +42,7 @@ def json_decoder_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def msgpack_decoder_of(kind: Any) -> Callable[[bytes], Any]:
-    """A function from MessagePack to a value of this type.
+    """Return a function that decodes MessagePack to a validated value of this type.
 
     Raises:
         TypeError: as for `json_decoder_of`.
@@ -51,9 +51,9 @@ def msgpack_decoder_of(kind: Any) -> Callable[[bytes], Any]:
     try:
         if adapter is None and not is_model(kind):
             refuse_opaque(kind)
-            # Not `msgspec.convert`: it leaves text for a key of any class that it does not know.
-            made = partial(_made, frozenset[type]())
-            return msgspec.msgpack.Decoder(kind, dec_hook=made).decode
+            # Not `msgspec.convert`: it leaves keys of classes that it does not know as text.
+            create = partial(_create, frozenset[type]())
+            return msgspec.msgpack.Decoder(kind, dec_hook=create).decode
     except TypeError:
         adapter = adapter_of(kind)
         if adapter is None:
@@ -67,11 +67,11 @@ def msgpack_decoder_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
-    """A function from plain data to a value of this type.
+    """Return a function that converts plain data to a validated value of this type.
 
     Args:
         kind: the type.
-        str_keys: whether keys that are not text were made text, as in JSON.
+        str_keys: whether dict keys are text in the data, as in JSON, whatever their type is.
 
     Raises:
         TypeError: as for `json_decoder_of`.
@@ -90,19 +90,22 @@ def converter_of(kind: Any, *, str_keys: bool) -> Callable[[Any], Any]:
     if adapter is not None:
         return partial(adapted, adapter)
 
-    made = partial(_made, keys if str_keys else frozenset[type]())
+    create = partial(_create, keys if str_keys else frozenset[type]())
 
     def convert(value: Any) -> Any:
-        return cast("object", msgspec.convert(value, kind, dec_hook=made, str_keys=str_keys))
+        return cast("object", msgspec.convert(value, kind, dec_hook=create, str_keys=str_keys))
 
     return convert
 
 
 def refuse_opaque(kind: Any) -> frozenset[type]:
-    """Refuse a type that holds a class which cannot be made from plain data.
+    """Refuse a type that contains a class which cannot be created from plain data.
 
     Returns:
-        The subclasses of int that are keys of its dicts: JSON has text in their place.
+        The subclasses of int that are keys of its dicts: in JSON these keys are text.
+
+    Raises:
+        TypeError: it contains such a class.
     """
     keys: set[type] = set()
     pending: list[Any] = [msgspec.inspect.type_info(kind)]
@@ -125,8 +128,8 @@ def refuse_opaque(kind: Any) -> frozenset[type]:
     return frozenset(keys)
 
 
-def _made(keys: frozenset[type], kind: Any, value: Any) -> Any:
-    """A value of a type that msgspec does not know: a model, or text or a number of a subclass."""
+def _create(keys: frozenset[type], kind: Any, value: Any) -> Any:
+    """Create a value of a type that msgspec does not support: a model, or a subclass of str, int or float."""
     if kind is object:
         return value
     if is_model(kind):
@@ -145,12 +148,18 @@ def _made(keys: frozenset[type], kind: Any, value: Any) -> Any:
 def decoder_after(
     loads: Callable[[bytes], Any], kind: Any, *, is_raw: bool
 ) -> Callable[[bytes], Any]:
-    """A function from bytes to a validated object of this type, where a serializer has its own format.
+    """Return a function that decodes with `loads`, and validates the result as this type.
+
+    Args:
+        loads: of a serializer.
+        kind: the type.
+        is_raw: whether `loads` returns bytes. Other serializers return plain data, or an object of the type itself,
+            which is accepted as it is.
 
     Raises:
         TypeError: as for `json_decoder_of`.
     """
-    validate = _validator(kind, plain=is_raw)
+    validate = _validator(kind, is_raw=is_raw)
 
     def decode(data: bytes) -> Any:
         return validate(loads(data))
@@ -159,24 +168,26 @@ def decoder_after(
 
 
 def check_type(kind: Any) -> None:
-    """Refuse what no value can be validated as, whatever the serializer.
+    """Refuse what cannot be used for validation with any serializer.
 
     Raises:
-        TypeError: it is no type, or has a part that cannot be validated.
+        TypeError: it is not a type, or contains one that cannot be validated.
     """
-    # What it names may come later: that is found when a value is validated.
+    # A name that is not defined yet may be defined before the first value is validated.
     with suppress(NameError, AttributeError):
         try:
-            _validator(kind, plain=False)
+            _validator(kind, is_raw=False)
         except TypeError as error:
-            raise TypeError(f"type= takes what values can be validated as: {error}") from error
+            raise TypeError(
+                f"type= must be a type that values can be validated as: {error}"
+            ) from error
 
 
-def _validator(kind: Any, *, plain: bool) -> Callable[[Any], Any]:
-    """Validates what is not JSON: plain data, or, from other serializers, the very object."""
-    is_class = not plain and _is_class(kind)
+def _validator(kind: Any, *, is_raw: bool) -> Callable[[Any], Any]:
+    """Return a function that validates plain data, or, unless `is_raw`, accepts an object of the type itself."""
+    is_class = not is_raw and _is_class(kind)
     try:
-        convert = converter_of(kind, str_keys=not plain)
+        convert = converter_of(kind, str_keys=not is_raw)
     except TypeError:
         if not is_class:
             raise
@@ -191,7 +202,7 @@ def _validator(kind: Any, *, plain: bool) -> Callable[[Any], Any]:
 
 
 def _refuse(value: Any) -> Any:
-    raise TypeError(f"{type(value).__name__} is not of the type that was asked for")
+    raise TypeError(f"{type(value).__name__} is not an instance of the requested type")
 
 
 def _is_class(kind: Any) -> bool:

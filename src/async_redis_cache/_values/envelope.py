@@ -1,9 +1,8 @@
-"""What stands in front of a stored payload when there is more to say than the payload itself.
+"""The envelope: a header in front of a payload that is compressed or signed.
 
-A value without metadata is stored as its serializer made it: plain JSON, which any other program
-reads. One with metadata begins with a byte that neither JSON nor UTF-8 text nor MessagePack can
-begin with, followed by a version, the header's length, the header (a MessagePack array) and the
-payload. A raw payload that happens to begin with that byte is wrapped too, in an empty header.
+Other payloads are stored as the serializer produced them, so any program can read plain JSON. An envelope begins with
+a byte that cannot begin JSON, UTF-8 text or MessagePack, followed by a version, the length of the header, the header
+(a MessagePack array) and the payload. A raw payload that begins with this byte is wrapped too, with an empty header.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ MARK: Final = b"\xc1"
 _START: Final = struct.Struct(">cBH")
 _VERSION: Final = 1
 _LARGEST_RATIO: Final = 1032
-"""zlib cannot compress further than 1032 to 1: what claims to is no honest value."""
+"""The highest ratio that zlib can reach: a header that claims more is forged or damaged."""
 
 
 class UnreadableError(ValueError):
-    """Stored bytes that this cache cannot, or must not, read."""
+    """The stored bytes cannot be decoded, or must not be."""
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -36,15 +35,15 @@ class _Header(msgspec.Struct, array_like=True):
 
 
 class Envelope:
-    """Wraps payloads and opens what was wrapped.
+    """Wrap payloads in envelopes, and open envelopes.
 
     Args:
-        compress: whether payloads from `threshold` bytes on are compressed.
+        compress: whether payloads of at least `threshold` bytes are compressed.
         threshold: in bytes.
-        largest: bytes that a payload may have when it is decompressed.
-        signing_key: secret of the signatures; empty for none, and then none are checked.
-        purpose: what the payload is for, the name of its serializer: what was signed as raw bytes
-            must never be taken for a pickle.
+        largest: the largest payload after decompression, in bytes.
+        signing_key: the secret for signatures (HMAC-SHA-256). Empty: values are neither signed nor verified.
+        purpose: the name of the serializer. It is signed too, so that bytes signed as raw can never be loaded as a
+            pickle.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Envelope:
         self._decode = msgspec.msgpack.Decoder(_Header).decode
 
     def wrap(self, key: bytes, payload: bytes) -> bytes:
-        """What is stored for this payload under this key."""
+        """Return the bytes to store for this payload under this key."""
         small = payload
         if self._threshold is not None and len(payload) >= self._threshold:
             small = zlib.compress(payload, 1)
@@ -75,10 +74,10 @@ class Envelope:
         return _START.pack(MARK, _VERSION, len(encoded)) + encoded + payload
 
     def open(self, key: bytes, data: bytes) -> bytes:
-        """The payload again.
+        """Return the payload of stored bytes.
 
         Raises:
-            UnreadableError: damaged, too large, from a later version, or not signed by us.
+            UnreadableError: the bytes are damaged, too large, of another version, or not signed with this key.
         """
         if not data.startswith(MARK):
             if self._signing_key:
@@ -92,7 +91,7 @@ class Envelope:
         if not header.compression:
             return payload
         if header.compression != "zlib":
-            raise UnreadableError("compressed in a way unknown here")
+            raise UnreadableError("unknown compression")
         return self._decompress(header.size, payload)
 
     def _split(self, data: bytes) -> tuple[_Header, bytes]:
@@ -108,10 +107,10 @@ class Envelope:
 
     def _decompress(self, size: int, payload: bytes) -> bytes:
         if not 0 <= size <= min(self._largest, len(payload) * _LARGEST_RATIO):
-            raise UnreadableError("larger than this cache takes")
+            raise UnreadableError("exceeds the size limit when decompressed")
         inflater = zlib.decompressobj()
         try:
-            # One byte more than promised shows that the promise was false, and no more is made.
+            # One byte more than the header claims is enough to detect a wrong size, and bounds the memory.
             plain = inflater.decompress(payload, size + 1)
         except zlib.error as error:
             raise UnreadableError("damaged payload") from error
@@ -120,5 +119,5 @@ class Envelope:
         return plain
 
     def _sign(self, key: bytes, header: _Header, payload: bytes) -> bytes:
-        about = self._encode((self._purpose, key, header.compression, header.size))
-        return hmac.digest(self._signing_key, about + payload, hashlib.sha256)
+        signed = self._encode((self._purpose, key, header.compression, header.size))
+        return hmac.digest(self._signing_key, signed + payload, hashlib.sha256)

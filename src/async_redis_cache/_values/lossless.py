@@ -1,4 +1,4 @@
-"""What a serializer would damage in silence, found before it does."""
+"""Find what serialization would change: before it is stored, and by comparing what comes back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ __all__ = [
 
 
 class NotSerializableError(TypeError):
-    """Why a value is not serialized, in words that name types and fields and never quote the value."""
+    """A value cannot be serialized without loss.
+
+    The message names types and fields, and never quotes a value.
+
+    Attributes:
+        problem: the reason.
+        path: where in the value, as `.lines[0].price`; empty for the value itself.
+    """
 
     def __init__(self, problem: str, path: str = "") -> None:
         super().__init__(problem)
@@ -38,41 +45,41 @@ class NotSerializableError(TypeError):
 def refuse_damage(
     value: Any, is_faithful: Callable[[Any], bool] | None = None, *, is_json: bool = True
 ) -> None:
-    """Refuse what would come back as something else: bytes, NaN, keys that would collide, and objects.
+    """Refuse a value that would come back changed: bytes, NaN, keys that would collide, and objects.
 
-    What has no form of its own and is documented to come back in the nearest one (a tuple, a date) is
-    not damage. The value must not go round in circles.
+    A tuple or a date, which is documented to come back as a list or as text, is accepted. The value must not
+    contain itself.
 
     Args:
         value: the value.
-        is_faithful: whether an object comes back equal; it raises where it does not. False where only
-            its parts can tell. None where they are all to tell.
-        is_json: whether bytes and what is not finite are damage.
+        is_faithful: returns true for an object that comes back equal, raises for one that does not, and returns
+            false if its parts have to be checked instead. None: check the parts of all objects.
+        is_json: also refuse bytes, NaN and infinities.
 
     Raises:
-        RefusedError: naming the field, and the serializer that takes it.
+        NotSerializableError: naming the field, and the serializer that accepts it.
     """
-    # Any, since no type checker can follow what is asked of it.
+    # Any: type checkers cannot follow the checks below.
     kind = cast("Any", type(value))
-    if kind in _WHOLE:
+    if kind in _LEAF_TYPES:
         return
     family = _family_of(kind)
     if family == "object":
         if is_faithful is None or not is_faithful(value):
             _refuse_parts(value, is_faithful, is_json=is_json)
-    elif family == "parts":
+    elif family == "container":
         if issubclass(kind, dict) and not _TEXT.issuperset(map(type, value)):
             _refuse_keys(value, is_faithful, is_json=is_json)
         _refuse_parts(value, is_faithful, is_json=is_json)
     elif family == "enum":
         refuse_damage(value.value, is_faithful, is_json=is_json)
-    elif family == "moment":
+    elif family == "time":
         _refuse_seconds(value, is_json=is_json)
     elif family == "raw":
         _refuse_raw(value, is_json=is_json)
     elif is_json and (family == "bytes" or not math.isfinite(value)):
-        what = "bytes" if family == "bytes" else "NaN and no infinity"
-        raise NotSerializableError(f"JSON has no {what}; serializer msgpack takes them")
+        what = "bytes" if family == "bytes" else "NaN or infinity"
+        raise NotSerializableError(f"JSON cannot represent {what}; use the serializer msgpack")
 
 
 @lru_cache(maxsize=1024)
@@ -85,11 +92,11 @@ def _family_of(kind: type) -> str:
 
 def _refuse_seconds(value: dt.datetime | dt.time, *, is_json: bool) -> None:
     if isinstance(value, dt.datetime) and not is_json:
-        return  # MessagePack has moments, and they need no offset.
+        return  # MessagePack timestamps have no offset.
     offset = value.utcoffset()
     if offset is not None and offset % _MINUTE:
         raise NotSerializableError(
-            "its UTC offset has seconds, which would be rounded; convert it to UTC"
+            "the UTC offset has seconds, which would be rounded; convert it to UTC"
         )
 
 
@@ -99,13 +106,13 @@ def _refuse_raw(value: msgspec.Raw, *, is_json: bool) -> None:
         decode(bytes(value))
     except msgspec.DecodeError:
         form = "JSON" if is_json else "MessagePack"
-        raise NotSerializableError(f"a msgspec.Raw that holds no {form}") from None
+        raise NotSerializableError(f"a msgspec.Raw that does not contain valid {form}") from None
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value holds, each part with its place as messages name it: `.price`, `[3]`.
+    """Yield the parts of a value, each with its place as error messages name it: `.price`, `[3]`.
 
-    Keys of dicts are values of the caller's, so messages do not name them: `[...]`.
+    Keys of dicts are the caller's data, so their place is `[...]`.
     """
     kind = cast("Any", type(value))
     if issubclass(kind, dict):
@@ -122,7 +129,7 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 @lru_cache(maxsize=1024)
 def field_names(kind: Any) -> tuple[str, ...]:
-    """The names of the fields of a class: a dataclass, an attrs class, a Struct or a pydantic model."""
+    """Return the names of the fields of a dataclass, attrs class, Struct or pydantic model; () for other classes."""
     names: Iterable[Any] = getattr(kind, "__struct_fields__", ())
     fields = [str(name) for name in names]
     fields += getattr(kind, "__dataclass_fields__", ())
@@ -140,11 +147,11 @@ def _refuse_parts(value: Any, is_faithful: Callable[[Any], bool] | None, *, is_j
         parts = value
     else:
         parts = [part for _, part in parts_of(value)]
-    # Most hold nothing but text and numbers, which their types show at once.
-    if _WHOLE.issuperset(map(type, parts)):
+    # The common case: all parts are text or integers.
+    if _LEAF_TYPES.issuperset(map(type, parts)):
         return
     for part in parts:
-        if type(part) not in _WHOLE:
+        if type(part) not in _LEAF_TYPES:
             try:
                 refuse_damage(part, is_faithful, is_json=is_json)
             except NotSerializableError as error:
@@ -157,14 +164,14 @@ def _refuse_keys(
     value: dict[Any, Any], is_faithful: Callable[[Any], bool] | None, *, is_json: bool
 ) -> None:
     kinds: set[type] = {*map(type, value)}
-    for key in () if kinds <= _SURE_KEYS else value:
+    for key in () if kinds <= _SAFE_KEY_TYPES else value:
         plain = key.value if isinstance(key, enum.Enum) else key
-        if is_json and isinstance(plain, _NO_JSON_KEYS):
-            raise NotSerializableError(
-                "JSON keys are text, not bytes, bool or float; serializer msgpack takes them"
-            )
+        if is_json and isinstance(plain, _NOT_JSON_KEYS):
+            kind = cast("Any", type(plain))
+            problem = f"a dict key has the type {kind.__name__}, but JSON keys are text"
+            raise NotSerializableError(f"{problem}; use the serializer msgpack")
         refuse_damage(plain, is_faithful, is_json=is_json)
-    # Only those can collide in MessagePack that become text, such as a UUID.
+    # In MessagePack, only keys that become text, such as UUIDs, can collide.
     coder = msgspec.json if is_json else msgspec.msgpack
     encoded = coder.encode(dict.fromkeys(value), enc_hook=exact)
     try:
@@ -172,42 +179,44 @@ def _refuse_keys(
     except (msgspec.DecodeError, TypeError):
         names = None
     if names is None:
-        raise NotSerializableError("one of its keys would become what cannot be a key")
+        raise NotSerializableError("a dict key would be stored as a type that cannot be a dict key")
     if len(names) != len(value):
-        what = "JSON keys are text, and two of these become the same; use msgpack"
-        raise NotSerializableError(what if is_json else "two of its keys would become the same")
+        problem = "two dict keys would become the same"
+        raise NotSerializableError(
+            f"{problem} JSON text; use the serializer msgpack" if is_json else problem
+        )
 
 
 def exact(value: Any) -> Any:
-    """Text or a number of a subclass, such as `markupsafe.Markup`, as plain text or number.
+    """Convert an instance of a subclass of str, int or float, such as `markupsafe.Markup`, to that type.
 
-    msgspec 0.19 asks for it of plain text too, where that is the value of an Enum that is a key.
+    msgspec 0.19 also calls this for plain text, if it is the value of an Enum member that is a dict key.
 
     Raises:
-        RefusedError: the value is none, or says itself that it does not equal that.
+        NotSerializableError: the value is not such an instance, or does not equal the converted value.
     """
-    for base, convert in _EXACT:
+    for base, convert in _EXACT_CONVERSIONS:
         if isinstance(value, base):
             plain = convert(value)
             if plain == value or plain != plain:  # noqa: PLR0124  NaN
                 return plain
             break
-    raise NotSerializableError(f"{type(value).__name__} has no form in it")
+    raise NotSerializableError(f"the type {type(value).__name__} is not supported")
 
 
 def is_equal(value: Any, back: Any) -> bool:
-    """What `==` says; False where it raises, as of a signalling NaN."""
+    """Whether `==` is true; False if it raises, as with a signalling NaN."""
     try:
         return bool(value == back)
-    except Exception:  # noqa: BLE001  an `__eq__` of the user's
+    except Exception:  # noqa: BLE001  a custom `__eq__` may raise anything
         return False
 
 
 def difference(value: Any, back: Any) -> str | None:
-    """The place of the first part that did not come back equal, as `.lines[0].price`; None if all did.
+    """Return the place of the first part that came back changed, as `.lines[0].price`; None if there is none.
 
-    Asked where `==` says no, which it also says of objects without an `__eq__`, of NaN, and of the
-    same moment in two time zones where a clock was put back.
+    Called when `==` is false. It is also false for equal objects whose class has no `__eq__`, for NaN, and for the
+    same moment in two time zones in an hour that a clock change repeats.
     """
     if value is back:
         return None
@@ -252,17 +261,17 @@ def _pairs(value: Any, back: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _other_difference(value: Any, back: Any) -> str | None:
-    """What an object holds beside its fields: private attributes and extra fields of a model."""
+    """Return the place of a difference in the private attributes or extra fields of a pydantic model."""
     for place in ("__pydantic_private__", "__pydantic_extra__"):
-        ours: dict[str, Any] = getattr(value, place, None) or {}
-        theirs: dict[str, Any] = getattr(back, place, None) or {}
-        for name, part in ours.items():
-            inner = difference(part, theirs[name]) if name in theirs else ""
+        before: dict[str, Any] = getattr(value, place, None) or {}
+        after: dict[str, Any] = getattr(back, place, None) or {}
+        for name, part in before.items():
+            inner = difference(part, after[name]) if name in after else ""
             if inner is not None:
                 return f".{name}{inner}"
-        if ours.keys() != theirs.keys():
+        if before.keys() != after.keys():
             return ""
-    # Equal in all that can be seen, once moments and NaN are compared as they are meant to be.
+    # `==` was false only because of a moment or a NaN, which are equal here.
     return None
 
 
@@ -272,24 +281,24 @@ def _is_same_moment(value: dt.datetime, back: dt.datetime) -> bool:
     return value.astimezone(dt.UTC) == back.astimezone(dt.UTC)
 
 
-_WHOLE: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
-_EXACT: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+_LEAF_TYPES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
+_EXACT_CONVERSIONS: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (str, str.__str__),
     (int, int.__int__),
     (float, float.__float__),
 )
 _FAMILIES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
     ("enum", (enum.Enum,)),
-    ("parts", (dict, list, tuple, set, frozenset)),
+    ("container", (dict, list, tuple, set, frozenset)),
     ("float", (float,)),
     ("bytes", (bytes, bytearray, memoryview)),
-    ("moment", (dt.datetime, dt.time)),
+    ("time", (dt.datetime, dt.time)),
     ("raw", (msgspec.Raw,)),
 )
 _TEXT: Final = frozenset({str})
-_SURE_KEYS: Final[frozenset[type]] = frozenset({str, int})
-_NO_JSON_KEYS: Final = (bytes, bytearray, memoryview, bool, float)
+_SAFE_KEY_TYPES: Final[frozenset[type]] = frozenset({str, int})
+_NOT_JSON_KEYS: Final = (bytes, bytearray, memoryview, bool, float)
 _MINUTE: Final = dt.timedelta(minutes=1)
-# As variables, so that no type checker takes what is in a value for unknown.
+# Variables of type Any, so that type checkers do not report parts of a value as unknown.
 _DICT: Any = dict
 _CONTAINERS: Any = (dict, list, tuple)

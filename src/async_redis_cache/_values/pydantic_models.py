@@ -1,8 +1,8 @@
-"""Pydantic models as plain data and back; pydantic itself is never imported here.
+"""Convert pydantic models to plain data and back, without importing pydantic.
 
-A model is dumped by its own rules and validated by its own rules, and these need not agree: aliases,
-computed, excluded and secret fields, subclasses. So what was dumped is validated again, and has to
-equal the model. Where it does not, the next way to dump is tried.
+A model defines how it is dumped and how it is validated, and the two may not agree: aliases, computed, excluded and
+secret fields, subclasses. So the dump is validated, and the result has to equal the model. If it does not, the model
+is dumped with other options.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ __all__ = [
     "validator_of",
 ]
 
-_WAYS: Final[tuple[Mapping[str, bool], ...]] = (
+_DUMP_OPTIONS: Final[tuple[Mapping[str, bool], ...]] = (
     {},
     {"round_trip": True},
     {"by_alias": True},
     {"by_alias": True, "round_trip": True},
 )
-"""To dump a model. First as it says itself, so that others read what they expect; then without what is
-computed, and by its aliases, which pydantic before 2.11 needs to validate them."""
-_MOST_TYPES: Final = 256
+"""Options of `model_dump`, in the order in which they are tried: first the model's own, so that other programs read
+what they expect; then without computed fields; then with aliases, which pydantic before 2.11 needs for validation."""
+_MAX_CACHED_TYPES: Final = 256
 _UNEQUAL: Final = "would not come back equal"
 _PLAIN_JSON: Final = msgspec.json.Encoder(enc_hook=exact).encode
 
 
 def is_model(kind: Any) -> bool:
-    """Whether this is a class of pydantic models."""
+    """Whether this is a pydantic model class."""
     return hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json")
 
 
 def dumped(value: Any, *, is_json: bool) -> Any:
-    """A model as plain data, of which the same model can be made again.
+    """Return plain data from which an equal model can be created.
 
     Args:
         value: the model.
-        is_json: whether bytes and what is not finite are damage.
+        is_json: also refuse NaN and infinities.
 
     Raises:
-        RefusedError: there is none; it names the field.
+        NotSerializableError: no options of `model_dump` produce such data. It names the field.
     """
     kind = cast("Any", type(value))
     if not is_model(kind):
@@ -66,20 +66,20 @@ def dumped(value: Any, *, is_json: bool) -> Any:
         return _dumped_generic(value, is_json=is_json)
     validate = validator_of(kind)
     refusal: NotSerializableError | None = None
-    for way in _WAYS:
-        # Its warnings quote the value, and what they warn of is found here.
+    for options in _DUMP_OPTIONS:
+        # Without warnings: they quote the value, and the comparison below finds what they report.
         try:
-            plain = value.model_dump(mode="json", warnings=False, **way)
-        except Exception as error:  # noqa: BLE001  serializers of the user's
+            plain = value.model_dump(mode="json", warnings=False, **options)
+        except Exception as error:  # noqa: BLE001  the model's serializers may raise anything
             refusal = refusal or NotSerializableError(type(error).__name__, _place_of_dump(value))
             continue
-        # JSON first, where NaN becomes null; then, for MessagePack, with what JSON does not have.
+        # First as strict JSON, in which NaN is null; then, for MessagePack, with NaN and infinities.
         place = _difference(validate, _PLAIN_JSON(plain), value)
         if place is not None and not is_json:
             place = _difference(validate, _to_json(plain), value)
         if place is None:
             return plain
-        # The deepest place says most: a way that pydantic cannot validate at all fails at the first alias.
+        # The deepest place is the most precise: without aliases, validation may fail at the first one.
         if refusal is None or len(place) > len(refusal.path):
             refusal = NotSerializableError(_problem(plain, is_json=is_json), place)
     raise refusal or NotSerializableError(_UNEQUAL)
@@ -89,12 +89,12 @@ def _difference(validate: Callable[[bytes], Any], dump: bytes, value: Any) -> st
     try:
         back = validate(dump)
         return None if back == value else difference(value, back)
-    except Exception as error:  # noqa: BLE001  validators of the user's
+    except Exception as error:  # noqa: BLE001  the model's validators may raise anything
         return _place_of(error, value)
 
 
 def _place_of_dump(value: Any) -> str:
-    """The first field that cannot be dumped; none where the model cannot be without any of them."""
+    """Return the first field that cannot be dumped; "" if the model cannot even be dumped without fields."""
     kind = cast("Any", type(value))
     names = field_names(kind) if _can_dump(value, set()) else ()
     return next((f".{name}" for name in names if not _can_dump(value, {name})), "")
@@ -103,7 +103,7 @@ def _place_of_dump(value: Any) -> str:
 def _can_dump(value: Any, names: set[str]) -> bool:
     try:
         value.model_dump(mode="json", warnings=False, include=names)
-    except Exception:  # noqa: BLE001  the same again, of these fields alone
+    except Exception:  # noqa: BLE001  the same error, for these fields alone
         return False
     return True
 
@@ -117,17 +117,17 @@ def _problem(plain: Any, *, is_json: bool) -> str:
 
 
 def _dumped_generic(value: Any, *, is_json: bool) -> Any:
-    """A generic model without its parameters: only who asks for it says what its fields are."""
+    """Dump a generic model without its parameters: only the `type` of a later read says what its fields are."""
     for place, part in parts_of(value):
         try:
             _check_models(part, is_json=is_json)
         except NotSerializableError as error:
             error.path = f"{place}{error.path}"
             raise
-    # Nothing tells which way would come back: by its names, unless pydantic knows fields by aliases alone.
+    # It cannot be validated. Dumped by field names, unless this pydantic validates by alias only.
     kind = cast("Any", type(value))
-    way = {} if _knows_names(kind.model_validate_json) else {"by_alias": True}
-    plain = value.model_dump(mode="json", warnings=False, **way)
+    options = {} if _accepts_names(kind.model_validate_json) else {"by_alias": True}
+    plain = value.model_dump(mode="json", warnings=False, **options)
     refuse_damage(plain, is_json=is_json)
     return plain
 
@@ -142,12 +142,12 @@ def _check_models(value: Any, *, is_json: bool) -> None:
     refuse_damage(value, is_faithful, is_json=is_json)
 
 
-@lru_cache(maxsize=_MOST_TYPES)
+@lru_cache(maxsize=_MAX_CACHED_TYPES)
 def validator_of(kind: Any) -> Callable[[bytes], Any]:
-    """What makes a model of JSON. Fields are known by their aliases and, from pydantic 2.11 on, by their names."""
+    """Return a function that validates JSON as a model: by alias and, from pydantic 2.11 on, also by field name."""
     validate = kind.model_validate_json
     if getattr(validate, "__module__", "") == "pydantic.main":
-        # What it calls, unless a class has one of its own.
+        # Skip the method of pydantic, which only calls this; a method of the class itself is kept.
         named = _by_name(validate)
         core = kind.__pydantic_validator__.validate_json
         return core if named is validate else partial(core, by_alias=True, by_name=True)
@@ -155,10 +155,10 @@ def validator_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def adapter_of(kind: Any) -> Callable[[bytes], Any] | None:
-    """What makes a value of JSON where only pydantic knows how: of a union of models, or what holds one.
+    """Return pydantic's validator of JSON for a type that contains models; None for other types.
 
     Raises:
-        Exception: as pydantic likes, where it does not know either.
+        Exception: any, if pydantic does not support the type either.
     """
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not _holds_model(kind, set()):
@@ -167,7 +167,7 @@ def adapter_of(kind: Any) -> Callable[[bytes], Any] | None:
 
 
 def is_of_models(kind: Any) -> bool:
-    """Whether a type is models and what holds them, and nothing else: pydantic makes it in one go."""
+    """Whether a type consists only of models, unions, lists and dicts: pydantic validates it as a whole."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is list or origin in {typing.Union, types.UnionType}:
         parts = [part for part in args if part is not types.NoneType]
@@ -178,32 +178,32 @@ def is_of_models(kind: Any) -> bool:
 
 
 def validated(kind: Any, value: Any) -> Any:
-    """A model of plain data, by the rules for JSON: a date in a strict model is text there."""
+    """Validate plain data as a model by the rules for JSON, in which a strict model accepts text as a date."""
     return validator_of(kind)(_to_json(value))
 
 
 def adapted(validate: Callable[[bytes], Any], value: Any) -> Any:
-    """The same of a value that an adapter validates."""
+    """Validate plain data with the validator that `adapter_of` returned."""
     return validate(_to_json(value))
 
 
 def _by_name(validate: Callable[..., Any]) -> Callable[[bytes], Any]:
-    return partial(validate, by_alias=True, by_name=True) if _knows_names(validate) else validate
+    return partial(validate, by_alias=True, by_name=True) if _accepts_names(validate) else validate
 
 
-@lru_cache(maxsize=_MOST_TYPES)
-def _knows_names(validate: Callable[..., Any]) -> bool:
+@lru_cache(maxsize=_MAX_CACHED_TYPES)
+def _accepts_names(validate: Callable[..., Any]) -> bool:
     return "by_name" in inspect.signature(validate).parameters
 
 
 def _to_json(plain: Any) -> bytes:
-    """JSON as pydantic reads it: with NaN and infinities, which msgspec would make null."""
+    """Encode JSON that pydantic accepts: with NaN and infinities, which msgspec would replace by null."""
     return cast("bytes", _encoder()(plain, inf_nan_mode="constants"))
 
 
 @cache
 def _encoder() -> Callable[..., Any]:
-    # Where there is a model, it is loaded.
+    # It has been imported if there is a model.
     return cast("Callable[..., Any]", sys.modules["pydantic_core"].to_json)
 
 
@@ -220,7 +220,7 @@ def _holds_model(kind: Any, seen: set[int]) -> bool:
 
 
 def _place_of(error: Exception, value: Any) -> str:
-    """Where validation failed. Its own words name keys of dicts, and quote values."""
+    """Return the place where validation failed. The message of the error would quote values and keys of dicts."""
     errors = getattr(error, "errors", None)
     if errors is None:
         return ""
@@ -232,7 +232,7 @@ def _place_of(error: Exception, value: Any) -> str:
         if is_model(kind):
             name = next((name for name in field_names(kind) if step in _names_of(kind, name)), None)
             if name is None:
-                continue  # A member of a union, by its tag or its class.
+                continue  # The tag or class of a union member.
             place, part = f"{place}.{name}", getattr(part, name, None)
         elif isinstance(part, _DICT):
             place, part = f"{place}[...]", part.get(step)
@@ -247,7 +247,7 @@ def _names_of(kind: Any, name: str) -> set[Any]:
     return {name, *(alias for alias in aliases if isinstance(alias, str))}
 
 
-# As variables, so that no type checker takes what is in a value for unknown.
+# Variables of type Any, so that type checkers do not report parts of a value as unknown.
 _DICT: Any = dict
 _SEQUENCES: Any = (list, tuple)
 _ALIASES: Final = ("alias", "validation_alias", "serialization_alias")

@@ -1,4 +1,4 @@
-"""How values become bytes and bytes become values again."""
+"""Serializers, and the check that objects come back equal from JSON and MessagePack."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from .pydantic_models import dumped
 __all__ = ["SERIALIZERS", "Json", "MessagePack", "Raw", "Serializer"]
 
 _DECODE_JSON: Final = msgspec.json.Decoder().decode
-_MOST_TYPES: Final = 256
-_DEEPEST: Final = 100
+_MAX_DECODERS: Final = 256
+_MAX_DEPTH: Final = 100
 _PLACE: Final = re.compile(r"at `\$((?:\.\w+|\[\d+\]|\[\.\.\.\])+)`$")
-"""Where msgspec could not validate; it does not name keys of dicts either."""
+"""The place in an error message of msgspec, which does not name keys of dicts either."""
 
 
 class Serializer(Protocol):
-    """Anything with these two functions can serialize values: `json`, `msgspec.yaml`, your own."""
+    """Any object with these two functions is a serializer: the modules `json` and `msgspec.yaml`, or your own."""
 
     def dumps(self, value: Any, /) -> bytes | str:
-        """The value as bytes. What it raises becomes NOT_SERIALIZABLE."""
+        """Return the value as bytes. An exception becomes NOT_SERIALIZABLE."""
         ...
 
     def loads(self, data: bytes, /) -> Any:
-        """The value again. What it raises makes the key a miss."""
+        """Return the value. An exception makes the key a miss."""
         ...
 
 
-class Objects:
-    """Checks objects: dataclasses, attrs classes, Structs and pydantic models.
+class _ObjectChecks:
+    """Check that objects come back equal: dataclasses, attrs classes, Structs and pydantic models.
 
-    An object whose class cannot be validated, or is generic without its parameters, is not checked as a
-    whole: only its parts are.
+    If the class of an object cannot be used for validation, or is generic without its parameters, only its parts
+    are checked.
 
     Args:
-        encode: what makes bytes of an object. It checks models itself.
-        decoder_of: what makes a decoder for a type; it raises for types that cannot be validated.
-        is_json: whether bytes and what is not finite are damage.
+        encode: encodes an object. It checks pydantic models itself.
+        decoder_of: returns a decoder for a type; raises for types that cannot be validated.
+        is_json: also refuse bytes, NaN and infinities.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Objects:
         self._decoders: dict[Any, Callable[[bytes], Any] | None] = {}
 
     def refuse(self, value: Any) -> None:
-        """Refuse what would be damaged in a value that could be encoded.
+        """Refuse a value that was encoded, but would come back changed.
 
         Raises:
-            RefusedError: naming the field.
+            NotSerializableError: naming the field.
         """
         kind = cast("Any", type(value))
         if kind is list and self._are_faithful(value):
@@ -78,7 +78,7 @@ class Objects:
         refuse_damage(value, self._is_faithful, is_json=self._is_json)
 
     def _are_faithful(self, values: list[Any]) -> bool:
-        """Whether a list of objects of one class comes back equal; asked at once, for a third of the time."""
+        """Whether a list of objects of one class comes back equal: three times as fast as one by one."""
         kinds = {*map(type, values)}
         kind: Any = kinds.pop() if len(kinds) == 1 else None
         if hasattr(kind, "model_dump"):
@@ -88,23 +88,23 @@ class Objects:
         decode = self._decoder(list[kind])
         try:
             return decode is not None and decode(self._encode(values)) == values
-        except Exception:  # noqa: BLE001  they are looked at one by one
+        except Exception:  # noqa: BLE001  the objects are then checked one by one
             return False
 
     def explain(self, value: Any, error: Exception) -> NotSerializableError:
-        """The error with its place in the value, and the name of the value's class in front."""
+        """Return an error that names the value's class and the place in it, for an error of encoding or checking."""
         place = ""
         if not isinstance(error, NotSerializableError):
-            # An encoder's, of a lone surrogate or a number that is too large. It may quote the value.
+            # Raised by an encoder, for example for a lone surrogate. Its message may quote the value.
             place = "" if isinstance(error, RecursionError) else self._place_of_failure(value)
             error = NotSerializableError(type(error).__name__, place)
-        # Where it was raised while the value was encoded, it knows its place in a part alone.
+        # An error raised during encoding has only a place relative to a part.
         if not place:
             try:
-                refuse_damage(value, self._is_known, is_json=self._is_json)
-            except NotSerializableError as placed:
-                error = placed
-            except Exception:  # noqa: BLE001, S110  the same again
+                refuse_damage(value, self._is_faithful_or_raises, is_json=self._is_json)
+            except NotSerializableError as error_with_place:
+                error = error_with_place
+            except Exception:  # noqa: BLE001, S110  the same error again
                 pass
         kind = cast("Any", type(value))
         if not error.path.startswith("[") and field_names(kind):
@@ -112,13 +112,13 @@ class Objects:
         return error
 
     def _place_of_failure(self, value: Any) -> str:
-        """Where the first part stands that cannot be encoded by itself either."""
+        """Return the place of the first part that cannot be encoded by itself either."""
         place = ""
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             for step, part in parts_of(value):
                 try:
                     self._encode(part)
-                except Exception:  # noqa: BLE001  the same again, of this part alone
+                except Exception:  # noqa: BLE001  the same error, for this part alone
                     place, value = f"{place}{step}", part
                     break
             else:
@@ -137,19 +137,19 @@ class Objects:
             return False
         try:
             back = decode(self._encode(value))
-        except Exception as error:  # noqa: BLE001  a class may raise anything when it is made
+        except Exception as error:  # noqa: BLE001  a constructor may raise anything
             found = _PLACE.search(str(error))
-            place = found[1] if found else self._place_of_unmade(value)
+            place = found[1] if found else self._place_of_invalid_field(value)
         else:
             place = None if is_equal(value, back) else difference(value, back)
         if place is None:
             return True
-        # What is wrong with a part says more.
-        refuse_damage(value, _ask_parts, is_json=self._is_json)
+        # An error of a part is more precise.
+        refuse_damage(value, _is_checked_model, is_json=self._is_json)
         raise NotSerializableError("would not come back equal", place)
 
-    def _place_of_unmade(self, value: Any) -> str:
-        """The first field of which a value of its type cannot be made by itself either."""
+    def _place_of_invalid_field(self, value: Any) -> str:
+        """Return the first field whose value is not valid for its type by itself either."""
         kind = cast("Any", type(value))
         name = ""
         try:
@@ -157,11 +157,11 @@ class Objects:
             for name in field_names(kind):
                 decode = self._decoder_of(hints.get(name, Any))
                 decode(self._encode(getattr(value, name)))
-        except Exception:  # noqa: BLE001  the same again, of this field alone
+        except Exception:  # noqa: BLE001  the same error, for this field alone
             return f".{name}"
         return ""
 
-    def _is_known(self, value: Any) -> bool:
+    def _is_faithful_or_raises(self, value: Any) -> bool:
         if hasattr(value, "model_dump"):
             dumped(value, is_json=self._is_json)
             return True
@@ -181,73 +181,73 @@ class Objects:
         if not getattr(kind, "__parameters__", ()):
             try:
                 decoder = self._decoder_of(kind)
-            except Exception:  # noqa: BLE001  an annotation may name what does not exist
+            except Exception:  # noqa: BLE001  evaluating annotations may raise anything
                 decoder = None
-        if len(self._decoders) >= _MOST_TYPES:
+        if len(self._decoders) >= _MAX_DECODERS:
             self._decoders.clear()
         self._decoders[kind] = decoder
         return decoder
 
 
 class Json:
-    """JSON that refuses what it would damage in silence.
+    """JSON that refuses values that would come back changed.
 
-    Tuples and sets become arrays; dates, UUIDs and Decimals text; Enums their value; dataclasses,
-    attrs classes, Structs and pydantic models objects, of which the same can be made again.
+    Tuples and sets become arrays; dates, UUIDs and Decimals become text; Enum members become their value;
+    dataclasses, attrs classes, Structs and pydantic models become objects from which an equal one can be created.
     """
 
     def __init__(self) -> None:
         self._dumps = msgspec.json.Encoder(enc_hook=_json_plain).encode
-        self._objects = Objects(self._dumps, json_decoder_of, is_json=True)
+        self._objects = _ObjectChecks(self._dumps, json_decoder_of, is_json=True)
 
     def dumps(self, value: Any) -> bytes:
         """Encode.
 
         Raises:
-            RefusedError: the value holds bytes, NaN, an infinity or keys that would collide, or an
+            NotSerializableError: the value contains bytes, NaN, an infinity, dict keys that would collide, or an
                 object that would not come back equal. It names the field.
         """
         try:
-            # Encoded first: that refuses what goes round in circles.
+            # Encoding first refuses values that contain themselves.
             payload = self._dumps(value)
-            # What reads back as it was has come to no harm, and most does. The decoder is written in C:
-            # for a large value it needs a third of the time that a look at each part takes.
+            # A value that decodes to an equal one needs no further check, and most do. Decoding, in C, takes a
+            # third of the time that checking each part of a large value does.
             plain = _DECODE_JSON(payload)
             try:
                 is_same = plain == value
-            except Exception:  # noqa: BLE001  a class may know how to compare its own alone
+            except Exception:  # noqa: BLE001  a custom `__eq__` may raise anything
                 is_same = False
             if not is_same:
                 self._objects.refuse(value)
-                _refuse_nothing(is_nothing=plain is None)
-        except Exception as error:  # noqa: BLE001  encoders raise many kinds
+                _refuse_null(is_null=plain is None)
+        except Exception as error:  # noqa: BLE001  encoders raise many types
             raise self._objects.explain(value, error) from None
         return payload
 
     loads = staticmethod(_DECODE_JSON)
-    """Decode to dicts, lists, text and numbers. Without a function around it: each hit is decoded."""
+    """Decode to dicts, lists, text and numbers. The decoder itself, without a function around it, for speed."""
 
 
 class MessagePack:
-    """MessagePack: as JSON, and bytes, NaN, infinities and keys of any kind too."""
+    """MessagePack: accepts what JSON does, and bytes, NaN, infinities and dict keys that are not text."""
 
     def __init__(self) -> None:
-        self._dumps = msgspec.msgpack.Encoder(enc_hook=_plain).encode
-        self._objects = Objects(self._dumps, msgpack_decoder_of, is_json=False)
+        self._dumps = msgspec.msgpack.Encoder(enc_hook=_msgpack_plain).encode
+        self._objects = _ObjectChecks(self._dumps, msgpack_decoder_of, is_json=False)
 
     def dumps(self, value: Any) -> bytes:
         """Encode.
 
         Raises:
-            RefusedError: the value is, or holds, an object that would not come back equal, or keys
+            NotSerializableError: the value is or contains an object that would not come back equal, or dict keys
                 that would collide. It names the field.
         """
         try:
             payload = self._dumps(value)
             if not _is_plain(value, payload):
                 self._objects.refuse(value)
-                _refuse_nothing(is_nothing=payload == b"\xc0")
-        except Exception as error:  # noqa: BLE001  encoders raise many kinds
+                _refuse_null(is_null=payload == b"\xc0")
+        except Exception as error:  # noqa: BLE001  encoders raise many types
             raise self._objects.explain(value, error) from None
         return payload
 
@@ -257,27 +257,29 @@ class MessagePack:
 
 
 class Raw:
-    """Bytes as they are, and text as UTF-8, which comes back as bytes."""
+    """Store bytes unchanged, and text as UTF-8, which comes back as bytes."""
 
     def dumps(self, value: Any) -> bytes:
         """Encode.
 
         Raises:
-            RefusedError: the value is neither bytes nor text.
+            NotSerializableError: the value is neither bytes nor text.
         """
         if isinstance(value, str):
             return value.encode()
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(cast("bytes", value))
-        raise NotSerializableError("raw takes bytes and str")
+        raise NotSerializableError(
+            f"the serializer raw accepts bytes and str, not {type(value).__name__}"
+        )
 
     def loads(self, data: bytes) -> bytes:
-        """The bytes."""
+        """Return the bytes unchanged."""
         return data
 
 
 class Pickle:
-    """Pickle. Only ever given data whose signature was verified, see `_envelope`."""
+    """Pickle. Receives only data whose signature was verified, see `envelope`."""
 
     def dumps(self, value: Any) -> bytes:
         """Encode."""
@@ -285,7 +287,7 @@ class Pickle:
 
     def loads(self, data: bytes) -> Any:
         """Decode."""
-        return pickle.loads(data)  # noqa: S301  its signature was checked before
+        return pickle.loads(data)  # noqa: S301  its signature was verified
 
 
 SERIALIZERS: Final[Mapping[str, Callable[[], Serializer]]] = {
@@ -302,7 +304,7 @@ _PLAIN: Final[frozenset[type]] = _SCALARS | {dict, list}
 
 
 def _is_plain(value: Any, payload: bytes) -> bool:
-    """Whether a value comes back from MessagePack as it was."""
+    """Whether a value comes back from MessagePack unchanged; false if its parts have to be checked."""
     kind = cast("Any", type(value))
     if kind is dict:
         parts = value.values()
@@ -314,29 +316,29 @@ def _is_plain(value: Any, payload: bytes) -> bool:
         return kind in _SCALARS
     if _SCALARS.issuperset(map(type, parts)):
         return True
-    # As for JSON. Where there is an object at the first level, a look at each part is needed anyway.
+    # As for JSON. With an object at the first level, each part has to be checked anyway.
     if not _PLAIN.issuperset(map(type, parts)):
         return False
     try:
         return bool(_DECODE_MSGPACK(payload) == value)
-    except Exception:  # noqa: BLE001  a class may know how to compare its own alone, and a key be none
+    except Exception:  # noqa: BLE001  decoding and a custom `__eq__` may raise anything
         return False
 
 
-def _refuse_nothing(*, is_nothing: bool) -> None:
-    if is_nothing:
-        raise NotSerializableError("would be stored as null, which is no value")
+def _refuse_null(*, is_null: bool) -> None:
+    if is_null:
+        raise NotSerializableError("would be stored as null, which is not a value")
 
 
 def _json_plain(value: Any) -> Any:
-    """What msgspec does not know, in JSON."""
+    """Convert a type that msgspec does not support, for JSON."""
     return dumped(value, is_json=True) if hasattr(value, "model_dump") else exact(value)
 
 
-def _plain(value: Any) -> Any:
-    """The same in MessagePack."""
+def _msgpack_plain(value: Any) -> Any:
+    """Convert a type that msgspec does not support, for MessagePack."""
     return dumped(value, is_json=False) if hasattr(value, "model_dump") else exact(value)
 
 
-def _ask_parts(value: Any) -> bool:
+def _is_checked_model(value: Any) -> bool:
     return hasattr(value, "model_dump")
