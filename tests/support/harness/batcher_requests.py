@@ -1,4 +1,4 @@
-"""Questions to a batcher on fake wires."""
+"""Requests to a batcher on fake connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster of real servers, whose slots can be moved step by step."""
+"""A cluster of real servers, whose slots can be migrated step by step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SLOTS_AT_ONCE: Final = 50
 
 
 class Shard(NamedTuple):
-    """Slots in a row, and who has them."""
+    """A range of slots and its owner."""
 
     slots: range
     master: Server
@@ -30,7 +30,7 @@ class Shard(NamedTuple):
 
 
 class Cluster:
-    """All slots, evenly on some masters.
+    """A cluster with all slots, spread evenly over its masters.
 
     Every node may be killed, frozen and started again as any other server.
 
@@ -78,50 +78,46 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Where it is
-
     @property
     def uri(self) -> str:
-        """All nodes, without a login."""
+        """The URI of all nodes, without a login."""
         hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}"
 
     @property
     def password(self) -> str | None:
-        """What the default user has to say."""
+        """The password of the default user."""
         return self._options.get("password")
 
     def client(self, node: Server) -> Client:
-        """A look at one node from outside, always the same."""
+        """A client of a node; the same one in each call."""
         if node not in self._clients:
             self._clients[node] = node.client()
         return self._clients[node]
 
     def id_of(self, node: Server) -> str:
-        """What the nodes call it."""
+        """The node id."""
         return self._ids[node]
 
     def masters(self) -> list[Server]:
-        """Those that have slots, in the order of these."""
+        """The masters with slots, in the order of their slots."""
         return list(dict.fromkeys(shard.master for shard in self._shards()))
 
     def replicas(self, master: Server) -> list[Server]:
-        """Those of this master."""
+        """The replicas of a master."""
         return next(shard.replicas for shard in self._shards() if shard.master is master)
 
     def slots(self, master: Server) -> list[int]:
-        """Those that this master has."""
+        """The slots of a master."""
         return [slot for shard in self._shards() if shard.master is master for slot in shard.slots]
 
     def node_of(self, key: str | bytes) -> Server:
-        """The master that has the slot of this key."""
+        """The master of a key."""
         return self._owner(slot_of(key))
 
     def serves(self) -> bool:
-        """Whether all nodes that are up say that they serve."""
+        """Whether all running nodes report that the cluster is ok."""
         return all(b"cluster_state:ok" in self._ask(node, "INFO") for node in self._up())
-
-    # What happens to it
 
     def start(self) -> None:
         """Start all nodes, make them known to each other, and return when all slots are served."""
@@ -141,12 +137,12 @@ class Cluster:
         self.settle()
 
     def close(self) -> None:
-        """End all that runs, and remove all traces."""
+        """Kill all nodes and remove their directories."""
         for node in self.nodes:
             node.close()
 
     def settle(self) -> None:
-        """Wait until all nodes that are up agree whose the slots are, serve them, and have a part."""
+        """Wait until all running nodes agree on the owners of slots and serve them."""
         try:
             wait_until(self._is_settled, PATIENCE_SECONDS)
         except AssertionError as error:
@@ -163,7 +159,7 @@ class Cluster:
         wait_until(self._know_all_ages, PATIENCE_SECONDS)
 
     def fail_over(self, replica: Server) -> None:
-        """Let a replica take the place of its master, who goes on as its replica."""
+        """Fail over to a replica; the old master becomes its replica."""
         self._ask(replica, "FAILOVER")
         wait_until(lambda: replica in self.masters(), PATIENCE_SECONDS)
         self.settle()
@@ -174,7 +170,7 @@ class Cluster:
         return self.node_of(key)
 
     def move(self, slots: Sequence[int], target: Server) -> None:
-        """Move slots of one node with all their keys, some at a time."""
+        """Migrate slots of one node with all their keys, in batches."""
         for first in range(0, len(slots), _SLOTS_AT_ONCE):
             move = self.moving(target, *slots[first : first + _SLOTS_AT_ONCE])
             move.begin()
@@ -182,7 +178,7 @@ class Cluster:
             move.end()
 
     def moving(self, target: Server, *slots: int) -> Move:
-        """The move of slots of one node, to be made step by step."""
+        """A migration of slots of one node, to be done step by step."""
         return Move(self, slots, self._owner(slots[0]), target)
 
     def tell(self, node: Server, *commands: Sequence[object]) -> list[Any]:
@@ -193,8 +189,6 @@ class Cluster:
                 pipeline.execute_command(*words)
             replies: list[Any] = pipeline.execute()
             return replies
-
-    # How that is done
 
     def _node_options(self) -> ServerOptions:
         options = self._options.copy()

@@ -1,4 +1,4 @@
-"""The users that the documentation gives the cache on its server, as the rules stand there."""
+"""The ACL rules of the documented users of the cache, as the documentation has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The caches of the tests of what loads, as `loading_fixtures` opens them."""
+"""Storage formats of the caches of `loading_fixtures`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three callers of one cold key, each of whom leaves at a moment of his own, and what is promised then."""
+"""Three callers of one cold key, each cancelled at a moment of its own, and the expected outcome."""
 
 from __future__ import annotations
 

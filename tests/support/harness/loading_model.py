@@ -1,4 +1,4 @@
-"""What two processes that load, change and look at the same keys are given, said plainly, with a clock.
+"""A plain model, with a clock, of what two processes get that load, change and read the same keys.
 
 A key is fresh, ageing, stale, known to have none, or nothing at all, and somebody may have the right to load it,
 which is its lease. The model says what each call gives and which loads there are, and nothing of how.

@@ -1,4 +1,4 @@
-"""What is loaded from, and values that have become stale: for the tests of how fresh a value is."""
+"""An origin that counts its loads, and stale values, for the tests of freshness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places at which the questions of a cache are held up: before it reads, and before it asks for the right to load."""
+"""Pauses in a cache: before it reads, and before it requests the load lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server in this process, without a network, on the clock of the loop that the caches run on.
+"""A server in this process, without a network, on the clock of the caches' loop.
 
 It is fakeredis, so it runs the library's Lua scripts. An exchange with it takes a turn of the loop and no
 time. What it calls the time, and what `time.monotonic` is to the caches, is the time of the loop: on a

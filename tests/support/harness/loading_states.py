@@ -1,4 +1,4 @@
-"""What a key is, who loads it, and what a call is given: the words of the plain model of loading."""
+"""The states and results of the plain model of loading."""
 
 from __future__ import annotations
 

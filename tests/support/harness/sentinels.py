@@ -1,4 +1,4 @@
-"""A master, its replicas, and three sentinels who watch over them, all of them real."""
+"""A master, its replicas and three sentinels, all of them real servers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RHYTHM: Final = {
 
 
 class Sentinels:
-    """Data on one server and its replicas; who of them is the master, the sentinels say.
+    """A master and its replicas, with sentinels that decide which one is the master.
 
     Every server may be killed, frozen and started again as any other. A master that comes back is a
     master still, and takes writes that are lost when the sentinels make a replica of it. (A
@@ -85,38 +85,34 @@ class Sentinels:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Where it is
-
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where clients reach the sentinels."""
+        """The URI of the sentinels."""
         return [(one.host, self._port_for_clients(one)) for one in self.sentinels]
 
     @property
     def uri(self) -> str:
-        """Database 0 of whoever is the master, without a login."""
+        """The URI of database 0 of the master, without a login."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.addresses)
         return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
 
     def master(self) -> Server:
-        """Who is the master: all sentinels that are up say so, and so does it."""
+        """The master: all running sentinels agree on it, and it has that role."""
         found = self._agreed()
         if found is None:
             raise LookupError(f"there is no master now in {self!r}")
         return found
 
     def replicas(self) -> list[Server]:
-        """The others that are up."""
+        """The running replicas."""
         master = self.master()
         return [node for node in self.nodes if node is not master and node.is_up]
 
     def client(self, server: Server) -> Client:
-        """A look at one of the servers from outside, always the same."""
+        """A client of a server; the same one in each call."""
         if server not in self._clients:
             self._clients[server] = server.client()
         return self._clients[server]
-
-    # What happens to it
 
     def start(self) -> None:
         """Start all, and return when the sentinels know each other, the master and its replicas."""
@@ -132,25 +128,25 @@ class Sentinels:
         self.settle()
 
     def close(self) -> None:
-        """End all that runs, and remove all traces."""
+        """Kill everything and remove the directories."""
         # The sentinels first, or they would do something about it.
         for server in (*self.sentinels, *self.nodes):
             server.close()
 
     def kill_master(self) -> Server:
-        """End the master as a crash does: which one it was."""
+        """Kill the master; returns it."""
         master = self.master()
         master.kill()
         return master
 
     def freeze_master(self) -> Server:
-        """Let the master keep its connections and answer nothing: which one it was."""
+        """Freeze the master; returns it."""
         master = self.master()
         master.freeze()
         return master
 
     def fail_over(self) -> Server:
-        """Let the sentinels make a replica the master, though the old one is well; the new one."""
+        """Let the sentinels fail over from a healthy master; returns the new one."""
         master = self.master()
         wait_until(self._ordered, PATIENCE_SECONDS)
         return self.new_master(master)
@@ -178,7 +174,7 @@ class Sentinels:
                     self.client(node).client_kill_filter(client["id"])
 
     def named_by(self, sentinel: Server) -> Server:
-        """Whom this sentinel holds to be the master."""
+        """The master according to this sentinel."""
         _, port = self._ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
         return next(node for node in self.nodes if node.port == int(port))
 
@@ -197,8 +193,6 @@ class Sentinels:
     def settle(self) -> None:
         """Wait until all that are up follow the same master, and all sentinels see that."""
         wait_until(self._is_settled, PATIENCE_SECONDS)
-
-    # How that is done
 
     def _hasten(self, sentinel: Server) -> None:
         # The grace is four of the periods in which they tell each other what they know.

@@ -1,4 +1,4 @@
-"""Seeds, run one after the other until one breaks a promise."""
+"""Run seeds of the simulation one after the other until one breaks a promise."""
 
 from __future__ import annotations
 

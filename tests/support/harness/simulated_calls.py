@@ -1,4 +1,4 @@
-"""Calls of all kinds, and what every one of them is held to."""
+"""Calls of all kinds in the simulation, and the checks of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process may be given, by what it has done and by what has happened on the server."""
+"""Which values a process may return, given its own calls and the history of the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clients of a process do."""
+"""The clients of a simulated process."""
 
 from __future__ import annotations
 

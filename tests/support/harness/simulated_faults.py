@@ -1,4 +1,4 @@
-"""What goes wrong between the processes and the server, and with the server."""
+"""Faults of the simulated network and server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened on the server and when, against which every answer is judged."""
+"""The history of the simulated server, against which every result is checked."""
 
 from __future__ import annotations
 

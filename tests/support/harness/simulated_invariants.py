@@ -1,4 +1,4 @@
-"""What must be true of a process when all is well again, and of everything in the end."""
+"""Invariants of a process once all faults are gone, and of the whole simulation at its end."""
 
 from __future__ import annotations
 

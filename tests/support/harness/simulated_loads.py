@@ -1,4 +1,4 @@
-"""Calls that load what is not there, of one key and of many."""
+"""Calls that load missing keys, one or many, in the simulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop whose every choice is a seed's: what comes when, and what goes first.
+"""An event loop whose every choice comes from a seed: what arrives when, and in which order.
 
 A run is a function of its seed, so that one that fails can be had again. What asyncio promises is kept:
 what `call_soon` takes runs in its order, a callback at a time, and so do the pieces of one stream. What

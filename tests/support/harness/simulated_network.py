@@ -1,4 +1,4 @@
-"""Connections in memory, on which bytes take their time, come in pieces, or do not come at all."""
+"""Connections in memory, with delays, fragmentation and losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that have a cache each, from the opening of one to its close, or to its death."""
+"""The simulated processes, each with a cache, from open to close or death."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of processes in mid-run: caches are closed and opened again, and processes are killed."""
+"""Restarts in the simulation: caches are closed and reopened, and processes are killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server in memory: it executes what arrives, one command at a time, and tells what has changed."""
+"""A server in memory: executes commands one at a time and sends invalidations."""
 
 from __future__ import annotations
 

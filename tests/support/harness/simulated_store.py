@@ -1,4 +1,4 @@
-"""What a server holds, and the commands that the library sends, its scripts included.
+"""The data of the simulated server, and the commands and scripts that the library sends.
 
 The scripts run as they are, in the Lua that Redis runs. The rest is as little of Redis as they need.
 """

@@ -1,4 +1,4 @@
-"""The client's ends of connections in memory: as the loop has them, as they are polled and dialed."""
+"""The client's ends of connections in memory: for the loop, for polling and for connecting."""
 
 from __future__ import annotations
 

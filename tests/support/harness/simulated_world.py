@@ -1,4 +1,4 @@
-"""Some processes with a cache each, what becomes of them, one server, and bad weather between.
+"""Several simulated processes, one server, and the faults between them.
 
 And what must be true of it all in the end.
 """

@@ -1,4 +1,4 @@
-"""The slots of a cluster: which key is in which, and how one moves from node to node."""
+"""Cluster slots: the slot of a key, and the migration of a slot from node to node."""
 
 from __future__ import annotations
 
