@@ -1,6 +1,6 @@
 """Several simulated processes, one server, and the faults between them.
 
-And what must be true of it all in the end.
+A run is checked during its calls and once more at its end.
 """
 
 from __future__ import annotations
