@@ -28,7 +28,7 @@ def copied(to: Path) -> Path:
 
 
 def test_page_and_pictures_are_those_of_the_figures() -> None:
-    """The tables and pictures in the repository are what the command makes of the figures there."""
+    """The tables and pictures in the repository are what the command generates from the figures."""
     done = written(DOCS, "--check")
     assert (done.returncode, done.stderr) == (0, "")
 

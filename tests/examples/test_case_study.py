@@ -135,7 +135,7 @@ def written(docs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_page_is_that_of_the_figures() -> None:
-    """The tables and pictures on the page are what the command makes of the figures there."""
+    """The tables and pictures of the page are what the command generates from the figures."""
     done = written(DOCS, "--check")
     assert (done.returncode, done.stderr) == (0, "")
 

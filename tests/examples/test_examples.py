@@ -62,7 +62,7 @@ def uvicorn(app: str, **changes: str) -> Generator[str]:
 
 
 def test_fastapi_example_asks_its_database_once() -> None:
-    """What was read once is answered from the cache, until it is written."""
+    """After the first read, the cache answers until the value is written."""
     with (
         uvicorn("fastapi_app:app") as address,
         httpx.Client(base_url=address, timeout=STARTING) as client,

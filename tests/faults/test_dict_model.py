@@ -102,7 +102,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def remove(self, key: str) -> None:
-        """What was there."""
+        """Returns the removed value."""
         removed = self.runner.run(self.cache.remove(None, key))
         assert removed == self.expected.pop(key, (None, 0))[0]
 
@@ -116,7 +116,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS, life=LIVES)
     def touch(self, key: str, life: int) -> None:
-        """A new life for what is there."""
+        """Sets a new TTL of an existing value."""
         touched = self.runner.run(self.cache.touch(None, key, life))
         assert touched == (key in self.expected)
         if touched:

@@ -95,7 +95,7 @@ class Model(RuleBasedStateMachine):
     def execute(
         self, fault: str, call: Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]
     ) -> tuple[Any, CacheError | None]:
-        """Ask one cache or the other, in this weather: its answer, or its error."""
+        """Call one of the caches under faults; its result or error."""
         Model.steps += 1
         self.now = 1 - self.now
         # Not afterwards: what is paid beside the call may meet its change.
@@ -150,7 +150,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS, fault=FAULT)
     def remove(self, key: str, fault: str) -> None:
-        """What was there."""
+        """Returns the removed value."""
         removed, error = self.execute(fault, lambda cache: cache.remove(None, key))
         if error is None:
             self.dict.found(key, removed)
@@ -166,7 +166,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS, life=LIVES, fault=FAULT)
     def touch(self, key: str, life: int, fault: str) -> None:
-        """A new life for what is there."""
+        """Sets a new TTL of an existing value."""
         touched, error = self.execute(fault, lambda cache: cache.touch(None, key, life))
         if error is None:
             self.dict.is_there(key, touched)
@@ -202,7 +202,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def nothing_else_is_there(self) -> None:
-        """The server holds what it may and what it must, and their index."""
+        """The server holds what the model allows and requires, and the index."""
         if hasattr(self, "raw"):
             found = {key for key in self.raw.keys("*") if not key.endswith(b"\x00index")}
             there = {key for key in self.dict.of if f"p:{key}".encode() in found}

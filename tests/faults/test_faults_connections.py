@@ -191,7 +191,7 @@ async def test_lost_reply_is_retried(
 async def test_lost_replies_raise_what_is_known(
     network: Proxy, raw: Client, question: Question, bound: int
 ) -> None:
-    """After its retries a question has no answer; a change may have been made, and says so."""
+    """After its retries a read fails; a change raises that it may have been executed."""
     async with AsyncRedisCache.from_url(network.url, max_size=bound, retries=2) as cache:
         prepare(raw)
         network.forget()

@@ -28,7 +28,7 @@ KEYS = [f"key{number}" for number in range(200)]
 async def cache(
     server: Server, proxy: StartProxy, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AsyncRedisCache]:
-    """Its answers are late by a chance, so that there is time to leave."""
+    """A cache whose replies are randomly delayed, so that there is time to cancel."""
     link_through(server.port, monkeypatch)
     network = proxy(server)
     options = near_options(key_prefix, near_cache_heartbeat=2_000, command_timeout=5_000)

@@ -126,7 +126,7 @@ async def test_lost_invalidation_prevents_the_fill(
 async def held_back(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keys: list[str]
 ) -> asyncio.Task[dict[str, Any]]:
-    """A question for these keys which the server has answered, and the answer is under way."""
+    """A request for these keys that the server has executed; its reply is held back."""
     write_all(raw, keys, b'"old"')
     # News of that write, if it came later, would hide what is tested.
     await all_news_is_in(cache, raw, PREFIX)

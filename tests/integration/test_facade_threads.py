@@ -161,7 +161,7 @@ def test_serializer_may_use_its_cache(verb: str, server: Server, key_prefix: str
 
 
 def test_two_caches_that_use_each_other_do_not_deadlock(server: Server, key_prefix: str) -> None:
-    """24. Caches whose serializers call the other cache are answered, in any number of threads."""
+    """24. Caches whose serializers call the other cache, in any number of threads."""
     first, second = Calling(), Calling()
     url = server.url
     asking = threading.local()

@@ -63,7 +63,7 @@ class Watch:
         self.begun = asyncio.get_running_loop().time()
 
     def check(self, steps: int) -> None:
-        """Each step has what the steps before it have left, so that all of them end within D.
+        """Each step gets the time that the earlier ones have left, so that all of them end within D.
 
         What a step has spent is less than what the load knows of it, by what lies between.
         """

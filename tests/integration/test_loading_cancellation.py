@@ -65,7 +65,7 @@ def is_gone(raw: Client, key: str) -> bool:
 
 
 def never() -> Any:
-    """Load what is there already."""
+    """A loader that must not be called."""
     raise AssertionError("it is there")
 
 

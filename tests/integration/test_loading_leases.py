@@ -260,7 +260,7 @@ class FixedSource:
 async def test_caller_loads_when_a_detached_load_was_handed_over(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the same turn of the loop, as when one exchange answers both: there is nothing to join."""
+    """In the same turn of the loop, as when one pipeline answers both: there is no load to join."""
     async with configured(server.url) as cache:
         loading = cache._lifecycle.ready().engine._single_flight
         wanted = LoadSpec(FixedSource(), b"", 5.0)

@@ -105,7 +105,7 @@ async def test_remove_raises_too_large_when_the_value_cannot_be_returned(
 async def test_reading_in_halves_ends_when_every_reply_is_too_large(
     options: dict[str, Any],
 ) -> None:
-    """A server that answers too much whatever is asked gets a bounded number of requests, and all are misses."""
+    """A server whose every reply is too large gets a bounded number of requests, and all keys are misses."""
     reply = b"*1\r\n$9000000\r\n" + b"x" * 9_000_000
     async with ScriptedServer(MGET=reply) as server:
         cache: AsyncRedisCache = configured(server.url, retries=0, **options)

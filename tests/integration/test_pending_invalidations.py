@@ -222,7 +222,7 @@ async def test_pending_invalidations_are_bounded(cache: AsyncRedisCache) -> None
 async def test_value_read_during_the_flush_is_not_returned(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has answered with the old value, and removes it before the answer arrives."""
+    """The server has sent the old value, and removes it before the reply arrives."""
     engine = cache._lifecycle.ready().engine
     key = f"{PREFIX}key".encode()
     ask = engine._batcher.execute
@@ -324,5 +324,5 @@ async def test_close_drops_pending_invalidations(cache: AsyncRedisCache) -> None
 
 @pytest.mark.parametrize("bound", [0, 10], ids=["unbounded", "bounded"])
 def test_retry_succeeds_when_an_earlier_try_was_executed(bound: int) -> None:
-    """A second try that finds nothing comes after one whose answer was lost."""
+    """A retry that finds nothing follows a try whose reply was lost."""
     assert WriteCommands.of(b"index", bound, lambda _: None).delete.retry_safe((b"key",), 0)

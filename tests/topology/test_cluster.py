@@ -120,7 +120,7 @@ async def test_by_configuration(cluster: Cluster, api: Api) -> None:
 
 
 async def test_first_named_node_may_be_unreachable(cluster: Cluster) -> None:
-    """Whichever of those that are named answers."""
+    """Any of the named nodes may be the one that replies."""
     uri = cluster.uri.replace("redis+cluster://", "redis+cluster://127.0.0.1:1,")
     async with AsyncRedisCache.from_url(uri, max_size=0) as cache:
         assert await cache.store(None, "key", 1) == 1

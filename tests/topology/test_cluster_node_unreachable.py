@@ -132,7 +132,7 @@ async def test_batch_load_of_an_unreachable_node_fails_open(cluster: Cluster, no
 
 
 async def test_operations_on_other_nodes_succeed(cluster: Cluster, node: Server) -> None:
-    """With `fail_open` always, its keys are as if there were none, at once; the others are there."""
+    """With `fail_open` always, its keys are misses at once; the keys of other nodes are returned."""
     there, elsewhere = keys_at(cluster, node)[0], keys_at(cluster, cluster.masters()[0])[0]
     async with new(cluster, fail_open="always") as cache:
         await cache.store_many(None, dict.fromkeys([there, elsewhere], "old"), LONG_MILLISECONDS)

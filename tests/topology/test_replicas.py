@@ -39,7 +39,7 @@ def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
 
 @pytest.mark.depends_on("server")
 async def test_behind_sentinels(sentinels: Sentinels) -> None:
-    """A replica answers reads and the master the rest; without a replica the master answers all."""
+    """A replica serves reads and the master everything else; without a replica the master serves all."""
     (replica,) = sentinels.replicas()
     master, other = sentinels.client(sentinels.master()), sentinels.client(replica)
     async with AsyncRedisCache.from_url(sentinels.uri, **OPTIONS) as cache:

@@ -60,7 +60,7 @@ async def read_from_replicas(
     *,
     more: str,
 ) -> None:
-    """With what is documented for that, replicas answer as well."""
+    """With the documented permissions, replicas serve reads as well."""
     assert f"`{more}`" in (PAGES / "how-to" / "sentinel-and-cluster.md").read_text()
     for server in servers:
         granted = f"reset {rules} {more}".split()

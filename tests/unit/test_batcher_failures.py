@@ -293,7 +293,7 @@ async def test_impossible_replies_raise() -> None:
 
 @in_virtual_time
 async def test_failing_server_gets_one_pipeline_at_a_time() -> None:
-    """While the last answer was no good one, others wait for the next, though there is an idle wire."""
+    """After a failure, queued requests wait for the next reply, even if a connection is idle."""
     wires = Wires(2, retries=100, budget=10.0)
     first = read(wires, b"a")
     wires.wire.answer("LOADING Redis is loading the dataset in memory")

@@ -36,7 +36,7 @@ def test_entry_expires_no_later_than_on_the_server(left: int, longest: float, st
 
 
 def test_ttl_counts_from_before_the_request() -> None:
-    """However long the answer is under way, the entry is not given when the server's has expired."""
+    """However late the reply is, the entry expires no later than the value on the server."""
     near = Near()
     lease = near.cache.begin_fill(b"a")
     near.now += 3

@@ -55,7 +55,7 @@ def test_entry_larger_than_the_bound_is_not_stored() -> None:
 
 
 def test_new_value_replaces_the_old() -> None:
-    """Two questions can be answered one after the other: the later entry counts, once."""
+    """Two replies for one key: the later one counts, once."""
     near = Near(max_size=2)
     near.keep(b"a", b"x" * 500)
     near.keep(b"b", b"1")

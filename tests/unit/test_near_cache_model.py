@@ -89,7 +89,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def execute(self, key: bytes) -> None:
-        """A question goes to the server and is answered there at once; the answer is in the air."""
+        """The server executes a request at once; the reply is under way."""
         misses = self.counters.near_misses
         lease = self.near.begin_fill(key)
         assert self.counters.near_misses == misses + 1

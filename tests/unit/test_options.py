@@ -195,7 +195,7 @@ BAD_CHOICES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("name", BAD_CHOICES)
 def test_choices(name: str) -> None:
-    """Where there is a choice, the error names what there is to choose from."""
+    """The error of a wrong choice names the choices."""
     for bad in BAD_CHOICES[name]:
         error = refused({name: bad})
         assert "one of" in error

@@ -38,7 +38,7 @@ class Asked:
         return future
 
     async def answer(self, took: float, *, asked_late: float = 0.5) -> None:
-        """The answer to the oldest question: it took so long, and the server looked in that part."""
+        """Reply to the oldest request, after this time, in this part of which the server read its clock."""
         (future,) = self.futures
         self.futures.clear()
         future.set_result(self.now + took * asked_late + self.ahead)
