@@ -155,7 +155,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         *,
         tags: Iterable[str] = (),
     ) -> T:
-        """Store a value; return it."""
+        """Store a value and return it. Storing None removes the key."""
         return self._call(context, self._cache.store(context, key, value, timeout, tags=tags))
 
     @overload
@@ -163,11 +163,11 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
     @overload
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any: ...
     def retrieve(self, context: Context, key: str, *, type: Any = None) -> Any:
-        """The value stored under the key, or None."""
+        """Return the value of a key; None if there is none, or if it has expired."""
         return self._call(context, self._cache.retrieve(context, key, type=type))
 
     def remove(self, context: Context, key: str) -> Any:
-        """Remove a key; return the value it had, or None."""
+        """Remove a key and return the value it had, or None."""
         return self._call(context, self._cache.remove(context, key))
 
     def store_many(
@@ -178,7 +178,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         *,
         tags: Iterable[str] = (),
     ) -> None:
-        """Store many values at once."""
+        """Store many values, all with the same timeout and tags. Keys whose value is None are removed."""
         self._call(context, self._cache.store_many(context, mapping, timeout, tags=tags))
 
     @overload
@@ -192,35 +192,35 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
     def retrieve_many(
         self, context: Context, keys: Iterable[str], *, type: Any = None
     ) -> dict[str, Any]:
-        """The values of those keys that have one, by key."""
+        """Return the values of many keys as a dict in the order of the keys, without the keys that have none."""
         return self._call(context, self._cache.retrieve_many(context, keys, type=type))
 
     def remove_many(self, context: Context, keys: Iterable[str]) -> int:
-        """Remove keys; return how many of them were there."""
+        """Remove many keys and return how many of them existed."""
         return self._call(context, self._cache.remove_many(context, keys))
 
     def invalidate_tags(self, context: Context, *tags: str) -> None:
-        """Make invalid all values that bear any of these tags."""
+        """Invalidate all values that have any of these tags, however many there are."""
         self._call(context, self._cache.invalidate_tags(context, *tags))
 
     def contains(self, context: Context, key: str) -> bool:
-        """Whether the key has a value."""
+        """Return whether the key has a value, that is, whether `retrieve` would return one."""
         return self._call(context, self._cache.contains(context, key))
 
     def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
-        """Let a value live for `timeout` from now on; return whether there was one."""
+        """Set the TTL of a value anew, from now on; return whether there is a value, as `contains` does."""
         return self._call(context, self._cache.touch(context, key, timeout))
 
     def time_to_live(self, context: Context, key: str) -> int | None:
-        """Milliseconds until the value expires, or None."""
+        """Return the milliseconds until a value expires, or None if there is no value, as for `contains`."""
         return self._call(context, self._cache.time_to_live(context, key))
 
     def clear(self, context: Context) -> int:
-        """Remove all values of this cache and nothing else; return how many there were."""
+        """Remove all values of this cache and no other keys; return how many there were."""
         return self._call(context, self._cache.clear(context))
 
     def ping(self, context: Context) -> None:
-        """Ask the server for a sign of life."""
+        """Send a PING to the server and wait for its reply."""
         self._call(context, self._cache.ping(context))
 
     def stats(self) -> CacheStats:

@@ -171,7 +171,7 @@ class SyncLoading(ABC):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]:
-        """The values of those keys that have one; for those not there the loader is called once."""
+        """The values of those keys that have one, by key, in the order of the keys."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_many
         return self._call(context, load(context, keys, loader, timeout, type=type, **given))
