@@ -122,7 +122,7 @@ async def test_error_is_raised_in_all_callers_and_not_cached(one: AsyncRedisCach
     with pytest.raises(OSError, match="down"):
         await one.retrieve_or_load_many(None, ["a", "b"], failing)
     wrong: Any = list
-    with pytest.raises(CacheInputError, match="gives a mapping") as caught:
+    with pytest.raises(CacheInputError, match="expected a mapping") as caught:
         await one.retrieve_or_load_many(None, ["a", "b"], wrong)
     assert caught.value.code == "NOT_SERIALIZABLE"
     with pytest.raises(CacheInputError):

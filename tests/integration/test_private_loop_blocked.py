@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """`close` waits for next to nothing."""
-    monkeypatch.setattr(sync_cache, "_ENDING", 0.05)
+    monkeypatch.setattr(sync_cache, "_CLOSE_TIMEOUT", 0.05)
 
 
 def opened(server: Server, key_prefix: str) -> RedisCache:
@@ -57,7 +57,7 @@ def test_close_returns_while_a_loader_blocks_the_private_loop(
         cache.close(None)
         assert not gate.is_set()
         assert not cache.is_open()
-        with pytest.raises(CacheStateError, match="blocks the private loop"):
+        with pytest.raises(CacheStateError, match="blocks the private event loop"):
             cache.open(None)
         with pytest.raises(CacheStateError, match="not open"):
             cache.retrieve(None, "key")

@@ -96,7 +96,7 @@ def believe_what_many_have_read(patch: pytest.MonkeyPatch) -> None:
         asked, data = read
         return NO_LOOKUP if data is None else lookup(asked, data)
 
-    patch.setattr(AsyncBatchLoading, "_found_of", careless)
+    patch.setattr(AsyncBatchLoading, "_lookup_read", careless)
 
 
 def load_many_on_and_on(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Loading of missing and stale values: `retrieve_or_load`, `refresh` and the methods that return a `CacheEntry`."""
+"""The methods that load missing and stale values, and those that return a `CacheEntry`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _no_entry() -> CacheEntry[Any]:
 
 
 class AsyncLoading(Openable):
-    """A cache that may be asked for what it does not hold yet."""
+    """Loads missing and stale values, once for all callers."""
 
     @overload
     async def retrieve_or_load(
@@ -101,45 +101,41 @@ class AsyncLoading(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any:
-        """The value stored under the key; where there is none, what the loader gives, stored.
+        """Return the value of a key; if there is none, call the loader, store its result and return that.
 
-        One load serves all who ask meanwhile, in this process and in others. Who is cancelled takes
-        nobody along; a load is cancelled when its last caller has left. A value that is overtaken,
-        by a store or a removal of the key while it was loaded, goes to those who asked for it and
-        not into the cache. Each caller gets an object of its own, decoded from what is stored, so a
-        first call gives what a later one does. While the server is away, values are loaded and not
-        stored. A result that cannot be stored, since it is too large or not serializable, is returned to
-        the callers of that load: they share the loader's own object.
+        Concurrent callers share one load (single-flight), in this process and in others. A cancelled caller
+        does not affect the others; the load is cancelled once it has no caller left. A load that is superseded,
+        by a store or a removal of its key, returns its result to its callers but does not store it. Each caller
+        gets an object of its own, decoded from the stored bytes, so that a miss returns the same as a hit. While
+        the server is unreachable, values are loaded and not stored. A result that cannot be stored, because it
+        is too large or not serializable, is returned to the callers of the load, which share the loader's object.
 
         Args:
-            context: for the errors.
+            context: as for `store`.
             key: as for `store`.
-            loader: a function, or a coroutine function: anything whose result is the value or can be
-                awaited for it. If it has a parameter that must be given, it is given a `Load`. None
-                says that there is none.
-            timeout: as for `store`, of the value that is loaded.
-            type: as for `retrieve`. Without it all callers get what the serializer makes of the
-                stored value: from JSON, a dict where the loader gave a dataclass.
+            loader: a function or a coroutine function that returns the value, or None if there is none. If it
+                has a required parameter, it is called with a `Load`.
+            timeout: TTL of the loaded value, as for `store`.
+            type: as for `retrieve`. Without it all callers get what the serializer returns for the stored
+                value: with JSON, a dict if the loader returned a dataclass.
             **loading: see `LoadOptions`.
 
         Raises:
-            CacheInputError: as for `store` and `retrieve`; BAD_LOAD_OPTION; BAD_TYPE, too, for a
-                loaded value that does not fit the type; NOT_SERIALIZABLE for one that can be used
-                only once, as a generator.
-            CacheTimeout: LOAD_TIMEOUT, when the load took longer than `hard_timeout`.
-            CacheAuthError, CacheUnsupported: the server does not take what this needs.
-            CacheLoadError: LOAD_CANCELLED, when the loader was cancelled, or raised CancelledError;
-                LOAD_CYCLE, when it asks for the key that it loads, itself or through another load.
-            CacheOverloaded: TOO_MANY_THREADS, when `loading.max_threads` threads run loaders.
-            BaseException: what the loader raised; each caller that waits gets an exception of its own,
-                and it is not remembered.
+            CacheInputError: as for `store` and `retrieve`; BAD_LOAD_OPTION; BAD_TYPE also for a loaded value of
+                another type; NOT_SERIALIZABLE for a result that can be used only once, such as a generator.
+            CacheTimeout: LOAD_TIMEOUT, if the load took longer than `hard_timeout`.
+            CacheAuthError, CacheUnsupported: the server refuses a command that this needs.
+            CacheLoadError: LOAD_CANCELLED, if the loader was cancelled or raised CancelledError; LOAD_CYCLE, if
+                the loader requests the key that it loads, directly or through other loads.
+            CacheOverloaded: TOO_MANY_THREADS, if `loading.max_threads` threads are running loaders.
+            BaseException: the exception of the loader; each waiting caller gets a copy. It is not cached.
         """
         try:
             opened = self._lifecycle.ready()
             _, engine, codec, _, _ = opened
             tags = loading.pop("tags", _NO_TAGS) if loading else _NO_TAGS
             if tags is not _NO_TAGS:
-                # On a hit too: what is wrong with a call does not depend on what is stored.
+                # On a hit too: whether a call is valid does not depend on what is stored.
                 tags = codec.tags(tags)
             policy, decode = policy_and_decoder(opened, type, timeout, loading)
             since = engine.loop.time()
@@ -227,9 +223,9 @@ class AsyncLoading(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any:
-        """Load a value now, whatever is stored and whoever else loads it; return it.
+        """Load a value now, even if one is stored or being loaded; store and return it.
 
-        Until it is there, others are given what is stored.
+        Until it is loaded, other callers get the stored value.
 
         Raises:
             CacheError: as for `retrieve_or_load`.
@@ -284,7 +280,7 @@ class AsyncLoading(Openable):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]:
-        """As `retrieve_or_load`, with the value's status, age and remaining life.
+        """Do what `retrieve_or_load` does, and return the value with its status, age and remaining time.
 
         Raises:
             CacheError: as for `retrieve_or_load`.
@@ -300,10 +296,10 @@ class AsyncLoading(Openable):
                 result = await self._without_server(asked, error)
             else:
                 read_by = asked.engine.loop.time()
-                result = _where(found, is_near=is_near)
+                result = _with_origin(found, is_near=is_near)
                 if found.status is None:
                     result = await self._load(asked, data, found)
-            # A load has a time of its own.
+            # The time limit of a load is not part of that of the commands.
             took = asked.engine.loop.time() - read_by
             return await result_entry(asked._replace(since=asked.since + took), result)
         except CacheError as error:
@@ -321,9 +317,9 @@ class AsyncLoading(Openable):
     async def retrieve_entry(
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]:
-        """As `retrieve`, with the value's status, age and remaining life.
+        """Do what `retrieve` does, and return the value with its status, age and remaining time.
 
-        Of a value that `store` stored the remaining life is asked for, so that is a round trip more.
+        For a value stored by `store` without tags, its TTL has to be read, which costs one more round trip.
 
         Raises:
             CacheError: as for `retrieve`.
@@ -351,7 +347,7 @@ class AsyncLoading(Openable):
                 self._counters.misses += 1
             if found.status is None:
                 return CacheEntry(None, "missing", None, None)
-            return await lookup_entry(asked, _where(found, is_near=is_near))
+            return await lookup_entry(asked, _with_origin(found, is_near=is_near))
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise
@@ -382,18 +378,18 @@ class AsyncLoading(Openable):
     async def _without_server(
         self, asked: LoadRequest, error: CacheError
     ) -> LoadResult | Lookup | None:
-        """Load, and store nothing."""
+        """Load a value without the server, and store nothing."""
         asked.engine.continue_without_server(error)
         self._counters.misses += 1
         return await run_load(asked, None, None)
 
     async def _lookup(self, asked: LoadRequest, data: bytes | None) -> Lookup:
-        """What was read; what is to be loaded anew ahead of time is begun to be."""
+        """Look up what was read, and begin a refresh in the background if one is due."""
         found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
         if found.status == "hit":
             self._counters.hits += 1
         elif found.status is None and found.value is not None:
-            pass  # Stale: what is given is counted when it is.
+            pass  # Stale: counted once it is returned.
         else:
             self._counters.misses += 1
         record = found.record
@@ -410,7 +406,7 @@ class AsyncLoading(Openable):
     async def _load(
         self, asked: LoadRequest, data: bytes | None, found: Lookup
     ) -> LoadResult | Lookup | None:
-        """What a load gives; or the stale value, where there is one and that takes too long."""
+        """Load a value; if there is a stale one, return that when the load fails or takes longer than `soft_timeout`."""
         if found.value is None or found.record is None:
             return await run_load(asked, data or b"", found)
         record, now = found.record, found.now
@@ -421,7 +417,7 @@ class AsyncLoading(Openable):
                 result = await run_load(asked, data or b"", found, patience=patience)
             except CacheStateError:
                 raise
-            except Exception:  # noqa: BLE001  whatever the loader raises, there is a value to give
+            except Exception:  # noqa: BLE001  whatever the loader raises, the stale value is returned
                 result = None
             if result is not None:
                 return result
@@ -433,6 +429,6 @@ class AsyncLoading(Openable):
         return found._replace(status="stale")
 
 
-def _where(found: Lookup, *, is_near: bool) -> Lookup:
-    """The same, with where it was found."""
+def _with_origin(found: Lookup, *, is_near: bool) -> Lookup:
+    """Set the status of a hit in the near cache."""
     return found._replace(status="near") if is_near and found.status == "hit" else found

@@ -1,4 +1,4 @@
-"""Batch loading: many keys loaded by one call of a loader."""
+"""Batch loading: one call of a loader loads many keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .load_request import (
     result_value,
     run_load,
 )
-from .loaders import Load, LoaderWrapper, run, threads_of
+from .loaders import Load, LoaderWrapper, name_of, run, threads_of
 
 __all__ = ["AsyncBatchLoading", "Batch", "BatchLoader", "CoalescingLoader"]
 
@@ -41,25 +41,24 @@ __all__ = ["AsyncBatchLoading", "Batch", "BatchLoader", "CoalescingLoader"]
 T = TypeVar("T")
 
 BatchLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]] | Mapping[str, Any]]
-"""A function of a list of keys that gives a mapping from keys to values, or something to await for it.
-Of keys that it leaves out there is no value."""
+"""A function of a list of keys that returns a mapping of keys to values, or an awaitable of one. A key that is not
+in the mapping has no value."""
 
-
-_THE_TURN: Final = ""
-"""Stands for the end of the loop's turn, among the keys that are waited for: no key is empty."""
+_END_OF_TURN: Final = ""
+"""Stands for the end of the event loop's iteration among the undecided keys of a batch; no key is empty."""
 
 
 class Batch(LoaderWrapper):
-    """The keys of one call, until it is known of each whether it has to be loaded here.
+    """Calls a loader once for those keys of a call that have to be loaded here.
 
-    Then the loader is called once for those that have. A key that another process loads is not
-    waited for; should that one die, the loader is called again for it.
+    The loader is called when each key is decided: to be loaded here, found, or being loaded elsewhere. The batch does
+    not wait for keys that another process loads. If that process dies, the loader is called again for them.
 
     Args:
-        keys: of which that is not known yet.
-        loader: see `BatchLoader`.
-        call: calls the loader: in which thread.
-        context: a copy of it is the loader's; by default that of the call that makes the batch.
+        keys: the undecided keys.
+        loader: the loader of many keys.
+        call: calls the loader, in the thread that the load policy says.
+        context: the loader runs in a copy of it; by default in one of the context that creates the batch.
     """
 
     def __init__(
@@ -73,51 +72,55 @@ class Batch(LoaderWrapper):
         self._undecided = set(keys)
         self._loader = loader
         self._call = call
-        # The last key may be decided by the load of another call.
+        # Kept, since the last key may be decided in the context of another call.
         self._context = context or copy_context()
-        self._wanted: dict[str, asyncio.Future[Any]] = {}
+        self._waiters: dict[str, asyncio.Future[Any]] = {}
         self._idle: dict[str, float] = {}
-        """By key, seconds until the loader was called; before that, less the time at which it was wanted."""
+        """By key, seconds from its `load` to the call of the loader; until then, the negative time of `load`."""
         self._waiting: dict[asyncio.Future[Any], LoadNode | None] = {}
         self._node = LoadNode(None, self._waiting)
         self._tasks = OwnedTasks()
 
     def decided(self, key: str) -> None:
-        """It is known of this key; if it was the last, the loader is called."""
+        """Note that a key is decided; call the loader if it was the last."""
         self._undecided.discard(key)
-        if self._wanted and not self._undecided:
-            wanted, self._wanted = self._wanted, {}
+        if self._waiters and not self._undecided:
+            waiters, self._waiters = self._waiters, {}
             now = asyncio.get_running_loop().time()
-            for one in wanted:
-                self._idle[one] += now
-            task = self._tasks.spawn(self._load(list(wanted)), self._context.copy())
+            for waiting_key in waiters:
+                self._idle[waiting_key] += now
+            task = self._tasks.spawn(self._load(list(waiters)), self._context.copy())
 
-            def deal(task: asyncio.Task[Mapping[str, Any] | CapturedError]) -> None:
+            def distribute(task: asyncio.Task[Mapping[str, Any] | CapturedError]) -> None:
                 values = outcome_of(task)
-                for one, future in wanted.items():
+                for waiting_key, future in waiters.items():
                     if not future.done():
-                        future.set_result(_looked_up(values, one))
+                        future.set_result(_looked_up(values, waiting_key))
 
-            task.add_done_callback(deal)
-            left = set(wanted)
+            task.add_done_callback(distribute)
+            unfinished = set(waiters)
 
-            def leave(key: str, _: asyncio.Future[Any]) -> None:
-                left.discard(key)
-                if not left:
-                    # All have what they wanted, or nobody wants it any more.
+            def finish(key: str, _: asyncio.Future[Any]) -> None:
+                unfinished.discard(key)
+                if not unfinished:
+                    # Each waiter has its value or was cancelled.
                     task.cancel()
 
-            for one, future in wanted.items():
-                future.add_done_callback(partial(leave, one))
+            for waiting_key, future in waiters.items():
+                future.add_done_callback(partial(finish, waiting_key))
 
     def idle(self, key: str) -> float:
-        """Seconds for which a key that has been loaded had to wait until it was known of the others."""
+        """Seconds for which a loaded key waited for the others to be decided."""
         return self._idle[key]
 
     async def value(self, key: str) -> Any:
-        """The value of a key that has to be loaded here."""
+        """Load a key with the others of the batch and return its value.
+
+        Raises:
+            BaseException: the exception of the loader.
+        """
         loop = asyncio.get_running_loop()
-        future = self._wanted[key] = loop.create_future()
+        future = self._waiters[key] = loop.create_future()
         self._idle[key] = -loop.time()
         self._waiting[future] = current_load()
         try:
@@ -135,24 +138,27 @@ class Batch(LoaderWrapper):
             values = await self._call(partial(self._loader, keys))
             if isinstance(values, Mapping):
                 return values  # pyright: ignore[reportUnknownVariableType]
-            problem = "a loader of many keys gives a mapping of keys to values"
+            returned = type(values).__name__
+            problem = (
+                f"{name_of(self._loader)} returned {returned}, expected a mapping of keys to values"
+            )
             raise CacheInputError("NOT_SERIALIZABLE", problem)  # noqa: TRY301
-        except BaseException as error:  # noqa: BLE001  see `_raised`
+        except BaseException as error:  # noqa: BLE001  passed to the waiters as data, see `CapturedError`
             return CapturedError(error)
 
 
 def _looked_up(values: Mapping[str, Any] | CapturedError, key: str) -> Any:
-    """The value of a key, or what was raised instead: a mapping may be anything that looks like one."""
+    """The value of a key, or the exception of a mapping whose `get` raises one."""
     if isinstance(values, CapturedError):
         return values
     try:
         return values.get(key)
-    except BaseException as error:  # noqa: BLE001  see `_raised`
+    except BaseException as error:  # noqa: BLE001  passed to the waiters as data, see `CapturedError`
         return CapturedError(error)
 
 
 class _Collecting(NamedTuple):
-    """A batch that takes keys until its loop's turn ends."""
+    """A batch that accepts keys until the current iteration of its event loop ends."""
 
     loop: asyncio.AbstractEventLoop
     batch: Batch
@@ -160,19 +166,19 @@ class _Collecting(NamedTuple):
 
 
 class CoalescingLoader(LoaderWrapper, Generic[T]):
-    """A loader of one key that calls a loader of many: once for all that are missed at a time.
+    """A loader of one key that calls a loader of many keys, once for all keys missed at the same time.
 
-    Give it to the calls that load one key. What they miss in the same turn of the event loop, as
-    callers do whose questions have travelled together, is loaded by one call.
+    Pass it to the calls that load one key. One call of the loader loads all the keys that they miss in the same
+    iteration of the event loop; keys that were read in one pipeline are missed in one iteration.
 
     Args:
-        loader: a function of a list of keys that gives a mapping from keys to values, or something
-            to await for it. Of keys that it leaves out there is no value.
-        max_keys: most keys of one call; None for no bound.
+        loader: a function of a list of keys that returns a mapping of keys to values, or an awaitable of one. A
+            key that is not in the mapping has no value.
+        max_keys: the most keys per call of the loader; None for no bound.
         in_thread: call a plain loader in a worker thread.
 
-    The loader runs in a copy of the context (`contextvars`) in which the `CoalescingLoader` was made, and
-    never in that of a call: it loads for several. What it has to know of a caller belongs into the key.
+    The loader runs in a copy of the context (`contextvars`) in which the `CoalescingLoader` was created, not in
+    that of a caller, since it loads for several. Anything about a caller that it needs belongs into the key.
 
     Example:
         ```python
@@ -193,48 +199,48 @@ class CoalescingLoader(LoaderWrapper, Generic[T]):
         self._in_thread = in_thread
         self._context = copy_context()
         self._collecting: _Collecting | None = None
-        """Of the loop that has used this last."""
+        """The batch of the event loop that has used this loader last."""
 
     def __repr__(self) -> str:
         return f"<CoalescingLoader of {self._loader!r}>"
 
     async def __call__(self, load: Load[T]) -> T | None:
-        """The value of the key of this load; None where there is none.
+        """Load the key of this load; return its value, or None if there is none.
 
         Raises:
-            Exception: what the loader raised, for each key that it was asked for.
+            Exception: the exception of the loader, for each key that it was called for.
         """
         loop = asyncio.get_running_loop()
-        # Read once, and set as one: caches with loops of their own may share this.
+        # Read once and replaced as a whole: caches on several event loops may share this loader.
         collecting = self._collecting
         if (
             collecting is None
             or collecting.loop is not loop
             or len(collecting.keys) >= self._max_keys
-            # A key is there twice when it is refreshed while it is loaded: each wants a value of its own.
+            # A key that is refreshed while it is being loaded needs a second value: it goes into another batch.
             or load.key in collecting.keys
         ):
             threads = threads_of(load) if self._in_thread else None
             call = partial(run, threads=threads)
-            batch = Batch((_THE_TURN,), self._loader, call, context=self._context)
+            batch = Batch((_END_OF_TURN,), self._loader, call, context=self._context)
             self._collecting = collecting = _Collecting(loop, batch, set())
-            loop.call_soon(self._leave, collecting, context=contextvars.Context())
+            loop.call_soon(self._close_batch, collecting, context=contextvars.Context())
         collecting.keys.add(load.key)
         value: T | None = await collecting.batch.value(load.key)
         return value
 
-    def _leave(self, collecting: _Collecting) -> None:
+    def _close_batch(self, collecting: _Collecting) -> None:
         if self._collecting is collecting:
             self._collecting = None
-        collecting.batch.decided(_THE_TURN)
+        collecting.batch.decided(_END_OF_TURN)
 
 
 Result = LoadResult | Lookup | None
-"""What a value is made of."""
+"""What was loaded, or found on the server."""
 
 
 class AsyncBatchLoading(AsyncLoading):
-    """A cache that may be asked for many keys, some of which it does not hold yet."""
+    """Reads many keys in one call, and loads those that are missing."""
 
     @overload
     async def retrieve_or_load_many(
@@ -268,35 +274,36 @@ class AsyncBatchLoading(AsyncLoading):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]:
-        """The values of those keys that have one, by key, in the order of the keys.
+        """Return the values of many keys as a dict in the order of the keys, and load those that are missing.
 
-        For those that are not there, and that nobody else is loading, the loader is called once.
+        The loader is called once, with the missing keys that are not being loaded already. A key without a value
+        is not in the result.
 
         Args:
-            context: for the errors.
+            context: as for `store`.
             keys: as for `store`.
-            loader: a function of a list of keys that gives a mapping from keys to values, or
-                something to await for it. Of keys that it leaves out there is no value.
-            timeout: as for `store`, of the values that are loaded.
+            loader: a function of a list of keys that returns a mapping of keys to values, or an awaitable of
+                one. A key that is not in the mapping has no value.
+            timeout: TTL of the loaded values, as for `store`.
             type: as for `retrieve`.
             **loading: see `LoadOptions`.
 
         Raises:
             CacheError: as for `retrieve_or_load`.
-            Exception: what the loader raised, when a value could not be given for it.
+            Exception: the exception of the loader, if a key has no value because of it.
         """
         try:
-            wanted = list(dict.fromkeys(check_keys(keys)))
-            # Without keys too, a call with a wrong option or in a closed cache fails.
+            unique = list(dict.fromkeys(check_keys(keys)))
+            # A wrong option and a closed cache are errors even if there are no keys.
             first = self._load_request(
-                wanted[0] if wanted else "-", no_loader, timeout, type, loading
+                unique[0] if unique else "-", no_loader, timeout, type, loading
             )
-            if not wanted:
+            if not unique:
                 return {}
             call = partial(call_of, first.engine.load_engine(), in_thread=first.policy.in_thread)
-            batch = Batch(wanted, loader, call)
+            batch = Batch(unique, loader, call)
             policy = replace(first.policy, in_thread=False)
-            asked = [
+            requests = [
                 first._replace(
                     key=key,
                     wire_key=first.codec.wire_key(key),
@@ -305,57 +312,61 @@ class AsyncBatchLoading(AsyncLoading):
                     decided=partial(first.engine.on_loop, batch.decided, key),
                     idle=partial(batch.idle, key),
                 )
-                for key in wanted
+                for key in unique
             ]
             results = raise_first(
-                await first.engine.gather_outcomes(await self._many(first.engine, asked))
+                await first.engine.gather_outcomes(await self._values_of(first.engine, requests))
             )
             values = {
-                one.key: result_value(one, got) for one, got in zip(asked, results, strict=True)
+                request.key: result_value(request, result)
+                for request, result in zip(requests, results, strict=True)
             }
             return {key: value for key, value in values.items() if value is not None}
         except CacheError as error:
             self._record_error(error, context)
             raise
 
-    async def _found_of(self, read: tuple[LoadRequest, bytes | None]) -> Lookup:
+    async def _lookup_read(self, read: tuple[LoadRequest, bytes | None]) -> Lookup:
         return await self._lookup(*read)
 
-    async def _many(
-        self, engine: Engine, asked: list[LoadRequest]
+    async def _values_of(
+        self, engine: Engine, requests: list[LoadRequest]
     ) -> list[Coroutine[Any, Any, Result]]:
-        """For each what gives its value; those whose server is left alone are not read."""
-        alone = engine.open_circuits_of(one.wire_key for one in asked)
-        if not alone:
-            return await self._read(engine, asked)
+        """A coroutine for each value. Keys of servers whose circuit is open are loaded without being read."""
+        unreachable = engine.open_circuits_of(request.wire_key for request in requests)
+        if not unreachable:
+            return await self._read(engine, requests)
         engine.continue_without_server(engine.circuit_open())
-        others = [one for one in asked if one.wire_key not in alone]
+        others = [request for request in requests if request.wire_key not in unreachable]
         read = iter(await self._read(engine, others)) if others else iter(())
-        missed = len(alone)
+        missed = len(unreachable)
         self._counters.misses += missed
-        return [run_load(one, None, None) if one.wire_key in alone else next(read) for one in asked]
+        return [
+            run_load(request, None, None) if request.wire_key in unreachable else next(read)
+            for request in requests
+        ]
 
     async def _read(
-        self, engine: Engine, asked: list[LoadRequest]
+        self, engine: Engine, requests: list[LoadRequest]
     ) -> list[Coroutine[Any, Any, Result]]:
-        """For each what gives its value: a load for those that are not there."""
+        """A coroutine for each value: a load for those that are missing."""
         try:
-            read = await engine.read_many([one.wire_key for one in asked])
-            found = await for_each_key(
-                engine, self._found_of, list(zip(asked, read, strict=True)), read
+            read = await engine.read_many([request.wire_key for request in requests])
+            lookups = await for_each_key(
+                engine, self._lookup_read, list(zip(requests, read, strict=True)), read
             )
         except SERVER_FAILURES as error:
             engine.continue_without_server(error)
-            missed = len(asked)
+            missed = len(requests)
             self._counters.misses += missed
-            return [run_load(one, None, None) for one in asked]
+            return [run_load(request, None, None) for request in requests]
         return [
-            self._load(one, data, this) if this.status is None else _known(one, this)
-            for one, data, this in zip(asked, read, found, strict=True)
+            self._load(request, data, found) if found.status is None else _found(request, found)
+            for request, data, found in zip(requests, read, lookups, strict=True)
         ]
 
 
-async def _known(asked: LoadRequest, found: Lookup) -> Result:
-    """Where nothing is to be loaded."""
-    asked.decided()
+async def _found(request: LoadRequest, found: Lookup) -> Result:
+    """Return what was found; its key is decided."""
+    request.decided()
     return found

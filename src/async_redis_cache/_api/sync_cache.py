@@ -1,4 +1,4 @@
-"""The synchronous API: the asynchronous one, called through a private event loop; and the factory of both."""
+"""The synchronous API, which calls the asynchronous one through a private event loop; and the factory of both."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 
 class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
-    """`AsyncRedisCache` for synchronous callers: the same methods, each waiting for its result.
+    """`AsyncRedisCache` for synchronous callers: the same methods, which block until their result is there.
 
-    Any number of threads may share one; their calls travel together. An open cache works in a
-    forked process too, which connects for itself at its first call. One that nobody closes is
-    closed when the interpreter ends. See `AsyncRedisCache` for what each method does, takes and
+    Any number of threads may share a cache; their concurrent calls are sent in one pipeline. An open cache
+    works in a forked process too, which opens connections of its own at its first call. A cache that is not
+    closed is closed when the interpreter ends. See `AsyncRedisCache` for what each method does, takes and
     raises.
 
     Args:
-        serializer: an object with `dumps` and `loads`, in place of `options.serializer`.
+        serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
 
     Example:
         ```python
@@ -64,9 +64,9 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         self._cache: AsyncRedisCache = CallerCache(serializer=serializer)
         self._portal: Portal | None = None
         self._patience = 0.0
-        """Seconds that a call may take, loads aside, whatever the private loop does."""
+        """Seconds that a call may take without its loads, even if the private loop is blocked."""
         self._ending: Portal | None = None
-        """What an interrupt may have left half opened or half closed: ended before the next."""
+        """A portal that is being opened or closed, or was when an interrupt came; ended before the next is opened."""
         self._finalizer: weakref.finalize[Any, RedisCache] | None = None
         self._lock = threading.Lock()
         self._forked = False
@@ -80,7 +80,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         serializer: Serializer | SerializerName | None = None,
         **options: Unpack[CacheOptions],
     ) -> Self:
-        """A cache at this URL, configured and not yet open. See `AsyncRedisCache.from_url`."""
+        """Create and configure a cache for a server; it is not yet open. See `AsyncRedisCache.from_url`."""
         cache = cls()
         cache._cache = CallerCache.from_url(url, serializer=serializer, **options)
         return cache
@@ -89,15 +89,15 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         return f"<{type(self).__name__} of {self._cache!r}>"
 
     def configure(self, config: ConfigParams) -> None:
-        """Take a configuration, which replaces any before."""
+        """Replace the configuration. See `AsyncRedisCache.configure`."""
         self._cache.configure(config)
 
     def set_references(self, references: IReferences) -> None:
-        """Where discovery services and credential stores are found."""
+        """Set the components to look up connections in and to report to. See `AsyncRedisCache.set_references`."""
         self._cache.set_references(references)
 
     def is_open(self) -> bool:
-        """Whether the cache was opened and not closed since, and its private event loop runs."""
+        """Return whether the cache was opened and not closed since, and its private event loop runs."""
         portal = self._portal
         return self._forked or (portal is not None and not portal.is_closed)
 
@@ -105,7 +105,8 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         """Start the private event loop and open the cache on it.
 
         Raises:
-            CacheStateError: NOT_OPENED, when a loader still blocks the loop that was closed before.
+            CacheStateError: NOT_OPENED, if a loader still blocks the private loop of a previous `open`;
+                IN_EVENT_LOOP on the private loop of a cache.
             CacheError: as for `AsyncRedisCache.open`.
         """
         try:
@@ -121,8 +122,8 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
     def close(self, context: Context) -> None:
         """Close the cache and end the private event loop.
 
-        Where a loader blocks that loop, this waits for it, for 5 seconds or `options.command_timeout`, if
-        that is longer. The connections are then dropped when the loader lets go of the loop.
+        If a loader blocks that loop, this waits for 5 seconds or `options.command_timeout`, whichever is
+        longer. The connections are closed once the loader returns.
         """
         try:
             Portal.refuse_inside()
@@ -224,14 +225,14 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         self._call(context, self._cache.ping(context))
 
     def stats(self) -> CacheStats:
-        """What this cache has done so far."""
+        """Return a snapshot of the counters of this cache. Closing the cache does not reset them."""
         return self._cache.stats()
 
     def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return drive(self._portal or self._reopened(), coroutine, self._patience)
         except BaseException as error:
-            # It may not have begun.
+            # It may not have been started.
             coroutine.close()
             if isinstance(error, PortalRefusedError):
                 raise self._refused(error, context) from None
@@ -244,7 +245,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
 
     def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
         if not self._end_portal():
-            problem = "a loader still blocks the private loop of the cache that was closed"
+            problem = "a loader still blocks the private event loop of this cache, which was closed"
             raise PortalRefusedError("NOT_OPENED", problem)
         options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._patience = options.command_timeout / 1000 + _GRACE
@@ -257,46 +258,45 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
             raise
         self._ending, self._portal = None, portal
         self._forked = False
-        # At the end of the interpreter, or of the last reference to a cache that nobody closed.
-        self._finalizer = weakref.finalize(self, _shut, portal, os.getpid())
+        # Runs when the interpreter ends or the cache is collected, if it was not closed.
+        self._finalizer = weakref.finalize(self, _finalize, portal, os.getpid())
         return portal
 
     def _end_portal(self) -> bool:
-        """End what is half opened or half closed; whether it has ended, within the time for that."""
+        """End a portal that is being opened or closed; return whether it has ended within the time limit."""
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._ending is not None:
-            if not self._ending.close(max(self._patience, _ENDING)):
+            if not self._ending.close(max(self._patience, _CLOSE_TIMEOUT)):
                 return False
             self._ending = None
         return True
 
     def _reopened(self) -> Portal:
-        """The portal of a cache that was open when this process was forked off."""
+        """Return the portal, which is opened again if this process was forked while the cache was open."""
         if self._forked:
             with self._lock:
                 if self._forked:
-                    # The only one of its kind: not for users, and not worth a door of its own.
                     reopen = self._cache._reopen  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                     return self._open(reopen)
         portal = self._portal
         if portal is None:
-            raise PortalRefusedError("NOT_OPENED", "the cache is not open")
+            raise PortalRefusedError("NOT_OPENED", _NOT_OPEN)
         return portal
 
     def _forget_parent(self) -> None:
-        """In a forked child: the thread is gone, the lock may be held by one that is too."""
+        """Replace the lock and the portal in a forked child, where the threads that used them do not exist."""
         self._lock = threading.Lock()
         if self._portal is not None:
-            _LEFT_BEHIND.append((self._portal, self._ending))
+            _INHERITED.append((self._portal, self._ending))
             self._portal = self._ending = None
             self._forked = True
 
 
-def _shut(portal: Portal, pid: int) -> None:
-    # A child has inherited this finalizer, but not the portal's thread.
+def _finalize(portal: Portal, pid: int) -> None:
+    # A forked child inherits this finalizer, but not the thread of the portal.
     if pid == os.getpid():
-        portal.close(_PATIENCE)
+        portal.close(_FINAL_TIMEOUT)
 
 
 def _forget_parents() -> None:
@@ -304,23 +304,25 @@ def _forget_parents() -> None:
         cache._forget_parent()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
+_NOT_OPEN: Final = "the cache is not open: call `cache.open(...)` or use `with`"
 _GRACE: Final = 0.05
-"""Seconds beyond its deadline for a call's way to the private loop and back."""
-_ENDING: Final = 5.0
-"""Seconds to wait, at least, for the private loop to end, which a loader may block."""
-_PATIENCE: Final = 0.5
-"""Seconds to wait at the end of the interpreter."""
+"""Seconds that a call may take beyond its deadline, to reach the private loop and to return."""
+_CLOSE_TIMEOUT: Final = 5.0
+"""Least seconds to wait for the private loop to end, which a loader may block."""
+_FINAL_TIMEOUT: Final = 0.5
+"""Seconds to wait for the private loop when the interpreter ends."""
 _CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
-_LEFT_BEHIND: Final[list[object]] = []
+_INHERITED: Final[list[object]] = []
+"""Portals of the parent process, never collected: closing them would disturb its event loop."""
 os.register_at_fork(after_in_child=_forget_parents)
 
 
 class DefaultRedisFactory(Factory):
-    """Creates both caches by their descriptors.
+    """Creates the caches in a Pip.Services container, by their descriptors.
 
-    `RedisCache` for `pip-services:cache:redis:*:1.0`, and `AsyncRedisCache` for
-    `pip-services:cache:async-redis:*:1.0`. The framework's `Opener` opens the first. The second is created and configured by the
-    framework, but must be opened by a program that awaits it.
+    `pip-services:cache:redis:*:1.0` is a `RedisCache`, which the framework also opens.
+    `pip-services:cache:async-redis:*:1.0` is an `AsyncRedisCache`, which the framework creates and configures, and the
+    program opens and closes, since the framework does not await.
     """
 
     RedisCacheDescriptor: Final = Descriptor("pip-services", "cache", "redis", "*", "1.0")

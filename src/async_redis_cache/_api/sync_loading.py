@@ -1,4 +1,4 @@
-"""The part of the synchronous door that loads what is not there."""
+"""The methods of the synchronous API that load missing and stale values."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 class SyncLoading(ABC):
-    """See `AsyncRedisCache` for what each method does, takes and raises."""
+    """The loading methods of `RedisCache`. See `AsyncRedisCache` for what each does, takes and raises."""
 
     _cache: AsyncRedisCache
 
     @abstractmethod
     def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What this coroutine of the asynchronous cache gives."""
+        """Run a coroutine of the asynchronous cache and return its result."""
 
     @overload
     def retrieve_or_load(
@@ -83,9 +83,9 @@ class SyncLoading(ABC):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any:
-        """The value stored under the key; where there is none, what the loader gives, stored.
+        """Return the value of a key; if there is none, call the loader, store its result and return that.
 
-        A plain loader runs in a worker thread, or with `in_thread="caller"` in the calling thread; a
+        A plain loader runs in a worker thread, or with `in_thread="caller"` in the calling thread. A
         coroutine function runs on the private event loop. Each runs in a copy of the caller's context.
         """
         given: dict[str, Any] = {"in_thread": True, **loading}
@@ -124,7 +124,7 @@ class SyncLoading(ABC):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]:
-        """As `retrieve_or_load`, with the value's status, age and remaining life."""
+        """Do what `retrieve_or_load` does, and return the value with its status, age and remaining time."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_entry
         return self._call(context, load(context, key, loader, timeout, type=type, **given))
@@ -136,7 +136,7 @@ class SyncLoading(ABC):
         self, context: Context, key: str, *, type: Any = None
     ) -> CacheEntry[Any]: ...
     def retrieve_entry(self, context: Context, key: str, *, type: Any = None) -> CacheEntry[Any]:
-        """As `retrieve`, with the value's status, age and remaining life."""
+        """Do what `retrieve` does, and return the value with its status, age and remaining time."""
         return self._call(context, self._cache.retrieve_entry(context, key, type=type))
 
     @overload
@@ -171,7 +171,7 @@ class SyncLoading(ABC):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]:
-        """The values of those keys that have one, by key, in the order of the keys."""
+        """Return the values of many keys as a dict in the order of the keys, and load those that are missing."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_many
         return self._call(context, load(context, keys, loader, timeout, type=type, **given))
@@ -230,7 +230,7 @@ class SyncLoading(ABC):
         type: Any = None,
         **loading: Unpack[LoadOptions],
     ) -> Any:
-        """Load a value now, whatever is stored and whoever else loads it; return it."""
+        """Load a value now, even if one is stored or being loaded; store and return it."""
         given: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.refresh
         return self._call(context, load(context, key, loader, timeout, type=type, **given))
