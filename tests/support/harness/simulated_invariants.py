@@ -98,7 +98,7 @@ def _idle(process: Process) -> None:
         "debts": [*engine._pending.keys, *engine._pending.flushes],
         "probes": [engine._servers._node._breaker._next],
         "calls": [*batcher._queue._requests, *batcher._in_flight],
-        "watch": [batcher._watch],
+        "timer": [batcher._timer],
         "leases": [] if near is None else [*near._pending_fills, *near._watchers],
     }
     left = {name: [one for one in what if one is not None] for name, what in left.items()}

@@ -93,13 +93,13 @@ class Processes:
 
     def _note_absences(self, process: Process) -> None:
         engine = process.engine
-        go_on_after = engine.go_on_after
+        continue_without_server = engine.continue_without_server
 
         def noted(error: CacheError) -> None:
             process.judge.without_server.append(self._loop.time())
-            go_on_after(error)
+            continue_without_server(error)
 
-        engine.go_on_after = noted
+        engine.continue_without_server = noted
 
     def _options(self) -> dict[str, Any]:
         chance = self._chance
