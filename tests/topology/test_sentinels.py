@@ -151,7 +151,8 @@ async def test_stopped_master_that_resumes_is_not_used(
 def calls_of(stats: dict[str, Any]) -> int:
     """How often a server was asked to read or to store."""
     return sum(
-        stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "mget", "pttl")
+        stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+        for name in ("eval", "evalsha", "mget", "pttl")
     )
 
 

@@ -25,7 +25,7 @@ from async_redis_cache._connection.pool import ConnectionPool
 from async_redis_cache._protocol.command import Command
 
 from .demotion import Demotion
-from .pipeline import Pipeline, Request
+from .pipeline import Pipeline, Request, ScriptCache
 from .request_queue import RequestQueue
 
 __all__ = ["Batcher"]
@@ -106,6 +106,7 @@ class Batcher:
         self._demotion = demotion
         self._router = router
         self._server = server
+        self._scripts = ScriptCache()
         self._pool: ConnectionPool
         self._in_flight: dict[Pipeline, RedisConnection] = {}
         self._scheduled_flush: asyncio.Handle | None = None
@@ -222,7 +223,7 @@ class Batcher:
 
     def _send(self, wire: RedisConnection, calls: list[Request]) -> None:
         self._last_was_single = len(calls) == 1
-        exchange = Pipeline(calls, self._on_replies, self._on_connection_lost)
+        exchange = Pipeline(calls, self._scripts, self._on_replies, self._on_connection_lost)
         self._in_flight[exchange] = wire
         self._counters.round_trips += 1
         if not self._last_was_single:
@@ -240,7 +241,9 @@ class Batcher:
             refused = [(call, failure._replace(retryable=True)) for call, failure in refused]
         if self._demotion is not None and (refused or not self._demotion.is_over):
             refused = self._after_demotion(
-                self._demotion, refused, is_change=not exchange.is_read_only
+                self._demotion,
+                refused,
+                is_change=not (exchange.is_read_only or exchange.not_executed),
             )
         if refused and any(failure.retryable and not call.isolated for call, failure in refused):
             self._backoff.failed()
@@ -251,6 +254,10 @@ class Batcher:
         for call, failure in reversed(refused):
             if not self._is_redirected(call, failure):
                 self._retry([call], failure)
+        # This is no retry: nothing was executed.
+        for call in reversed(exchange.not_executed):
+            if not call.is_done():
+                self.enqueue(call)
         # Last: where anything above fails, the deadline still finds whoever has no answer yet.
         del self._in_flight[exchange]
 

@@ -7,11 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from async_redis_cache._common.failures import UNKNOWN, Failure, ServerReply, failure_of
+from async_redis_cache._common.failures import (
+    UNKNOWN,
+    Failure,
+    ServerReply,
+    failure_of,
+    is_script_unknown,
+    refuses_evalsha,
+)
 from async_redis_cache._connection.connection import RedisConnection, pack
-from async_redis_cache._protocol.command import Command, UnexpectedReplyError
+from async_redis_cache._protocol.command import Command, UnexpectedReplyError, as_evalsha
 
-__all__ = ["PER_KEY_ERRORS", "Pipeline", "Request"]
+__all__ = ["PER_KEY_ERRORS", "Pipeline", "Request", "ScriptCache"]
 
 PER_KEY_ERRORS: Final = frozenset({"NOPERM", "WRONGTYPE", "CROSSSLOT"})
 """Refusals of one key, for which the server refuses a merged command as a whole."""
@@ -32,6 +39,7 @@ class Request:
         "isolated",
         "keys",
         "maybe_executed",
+        "needs_source",
         "reason",
         "redirects",
         "retries",
@@ -67,6 +75,8 @@ class Request:
         """Whether it must not share an exchange, since the last one was refused for somebody."""
         self.maybe_executed = False
         """Whether an earlier try was sent whose reply is lost."""
+        self.needs_source = False
+        """Whether it must be sent as EVAL: the server has refused its EVALSHA, and executed nothing."""
         self.reason: Failure | None = None
         """Why the last try failed."""
         self._waiters: list[asyncio.Future[Any]] | None = None
@@ -103,11 +113,51 @@ class Request:
                 one.set_exception(failure.error())
 
 
+class ScriptCache:
+    """The scripts that a server has executed, and so has in its script cache.
+
+    A script is sent as EVAL, with its source, until the server has executed it, and as EVALSHA afterwards.
+    The server may forget it at any time: when it restarts or fails over, after SCRIPT FLUSH, or to make
+    room. It replies NOSCRIPT then, and the request is sent again as EVAL, which loads the script. SCRIPT
+    LOAD is never sent: not every user may run it, and a proxy would send it to one of several servers.
+    """
+
+    __slots__ = ("_is_refused", "_sources")
+
+    def __init__(self) -> None:
+        self._sources: set[bytes] = set()
+        self._is_refused = False
+
+    def __contains__(self, source: bytes) -> bool:
+        return source in self._sources
+
+    def add(self, source: bytes) -> None:
+        """Remember that the server has executed this script."""
+        if not self._is_refused:
+            self._sources.add(source)
+
+    def rejects(self, source: bytes, reply: ServerReply) -> bool:
+        """Whether an EVALSHA was not executed, so that it is to be sent again as EVAL.
+
+        Args:
+            source: the script.
+            reply: the error reply. If it refuses EVALSHA itself, only EVAL is sent from now on.
+        """
+        if refuses_evalsha(reply):
+            self._is_refused = True
+            self._sources.clear()
+        elif not is_script_unknown(reply):
+            return False
+        self._sources.discard(source)
+        return True
+
+
 class Pipeline:
     """Calls under way on one wire.
 
     Args:
         calls: all that travel; those of one verb may share a command.
+        scripts: those that the server has in its script cache.
         answered: told when the replies are dealt, with the calls that the server refused and why.
         broken: told when the connection ended first.
     """
@@ -115,14 +165,18 @@ class Pipeline:
     def __init__(
         self,
         requests: list[Request],
+        scripts: ScriptCache,
         answered: Callable[[Pipeline, list[tuple[Request, Failure]]], None],
         broken: Callable[[Pipeline, Failure], None],
     ) -> None:
         self.requests = requests
+        self.not_executed: list[Request] = []
+        """Those whose EVALSHA was rejected, to be sent again as EVAL."""
+        self._scripts = scripts
         self._answered = answered
         self._broken = broken
         self._groups: dict[Command, list[Request]] = {}
-        self._shares: list[tuple[Command, list[Request], list[Any], int]] = []
+        self._shares: list[tuple[Command, list[Request], list[Any], int, bytes | None]] = []
         groups = self._groups
         keys = 0
         deadline = 0.0
@@ -149,28 +203,41 @@ class Pipeline:
         for verb, calls in self._groups.items():
             arguments = [call.argument for call in calls]
             commands = verb.encode(arguments)
+            script = verb.script
+            if script is not None:
+                if script in self._scripts and not any(call.needs_source for call in calls):
+                    commands = list(map(as_evalsha, commands))
+                else:
+                    script = None
             packed.extend(map(pack, commands))
-            self._shares.append((verb, calls, arguments, len(commands)))
+            self._shares.append((verb, calls, arguments, len(commands), script))
             if verb.reply_limit is not more:
                 more = max(more, verb.reply_limit)
         wire.send(b"".join(packed), len(packed), self, keys=self.keys, more=more)
 
     def on_replies(self, replies: list[Any]) -> bool:
         """Deal the replies to the calls, unless they cannot be replies to these commands."""
-        dealt: list[tuple[Command, list[Request], Sequence[Any], bool]] = []
+        dealt: list[tuple[Command, list[Request], Sequence[Any], bool, bytes | None]] = []
         start = 0
         try:
-            for verb, calls, arguments, count in self._shares:
+            for verb, calls, arguments, count, by_digest in self._shares:
                 share = replies[start : start + count]
                 merged = verb.merges and len(calls) > 1
-                dealt.append((verb, calls, verb.parse_replies(arguments, share), merged))
+                answers = verb.parse_replies(arguments, share)
+                dealt.append((verb, calls, answers, merged, by_digest))
                 start += count
         except (UnexpectedReplyError, *_PARSE_ERRORS):
             return False
         refused: list[tuple[Request, Failure]] = []
-        for verb, calls, answers, merged in dealt:
+        for verb, calls, answers, merged, by_digest in dealt:
+            if verb.script is not None and not isinstance(answers[0], ServerReply):
+                self._scripts.add(verb.script)
             for call, answer in zip(calls, answers, strict=True):
                 if isinstance(answer, ServerReply):
+                    if by_digest is not None and self._scripts.rejects(by_digest, answer):
+                        call.needs_source = True
+                        self.not_executed.append(call)
+                        continue
                     failure = failure_of(answer, partial(verb.encode, [call.argument]))
                     if merged and failure.code in PER_KEY_ERRORS:
                         # Once more, which is no retry: it may be another's key.

@@ -33,7 +33,9 @@ __all__ = [
     "Failure",
     "ServerReply",
     "failure_of",
+    "is_script_unknown",
     "may_not_run",
+    "refuses_evalsha",
 ]
 
 
@@ -141,7 +143,7 @@ _WITHOUT: Final = {
 """By command, what needs it, and the option that avoids it."""
 _OURS: Final = {
     *_WITHOUT,
-    *("PING", "AUTH", "ASKING", "MGET", "EXISTS", "SET", "PEXPIRE", "GET", "SETRANGE"),
+    *("EVALSHA", "PING", "AUTH", "ASKING", "MGET", "EXISTS", "SET", "PEXPIRE", "GET", "SETRANGE"),
 }
 """Every command that is sent: no other word of a server's text is repeated."""
 
@@ -149,6 +151,11 @@ _NAME: Final = r"[`']([A-Za-z]{2,20})((?:\|[a-z-]{2,20})?)[`']"
 _MAY_NOT_RUN: Final = re.compile(rf"permissions to run the (?:{_NAME})?")
 _UNKNOWN: Final = re.compile(
     rf"^(?:ERR )?(?:unknown|unsupported) (?:redis )?(?:sub)?command(?:,? {_NAME})?", re.IGNORECASE
+)
+_EVALSHA_REFUSED: Final = re.compile(
+    r"NOPERM .*permissions to run the [`']evalsha[`']|"
+    r"(?:ERR )?(?:unknown|unsupported) command(?:,? [`']evalsha[`']|[^`']*$)",
+    re.IGNORECASE,
 )
 _IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
 _MAY_NOT_RUN_IN_SCRIPT: Final = "can't run this command"
@@ -193,6 +200,16 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
     if place is not None:
         problem = "the key is on another node of a cluster, and options.topology is not cluster"
     return Failure(CacheServerError, code, problem, address=place)
+
+
+def is_script_unknown(reply: ServerReply) -> bool:
+    """Whether the server has executed nothing because its script cache lacks the script."""
+    return str(reply).startswith("NOSCRIPT")
+
+
+def refuses_evalsha(reply: ServerReply) -> bool:
+    """Whether the server, or a proxy before it, has executed nothing because it does not allow EVALSHA."""
+    return _EVALSHA_REFUSED.match(str(reply)[:_TEXT]) is not None
 
 
 def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:

@@ -121,6 +121,7 @@ class Asking(Command):
         self.wrapped = plain
         self.is_write = plain.is_write
         self.reply_limit = plain.reply_limit
+        self.script = plain.script
 
     def key(self, argument: Any) -> bytes | None:
         """As of the verb."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
 from typing import Any, Protocol
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Executor",
     "StoreItem",
     "UnexpectedReplyError",
+    "as_evalsha",
     "expect_parts",
 ]
 
@@ -39,6 +42,9 @@ class Command(Protocol):
     each key."""
     merges: bool = False
     """Whether calls share a command, so that what one is refused for is refused to all."""
+
+    script: bytes | None = None
+    """The Lua source of the EVALs among its commands, which may be sent as EVALSHA instead."""
 
     def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
         """The commands for all these calls; each has one reply."""
@@ -100,3 +106,17 @@ def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any
     if len(parts) != count or not kinds.issuperset(map(type, parts)):
         raise UnexpectedReplyError
     return parts
+
+
+def as_evalsha(command: CommandArgs) -> CommandArgs:
+    """Replace the source in an EVAL by its digest. Other commands are returned unchanged."""
+    name, source, *arguments = command if len(command) > 1 else (*command, b"")
+    if name != b"EVAL" or not isinstance(source, bytes):
+        return command
+    return (b"EVALSHA", _digest_of(source), *arguments)
+
+
+@cache
+def _digest_of(source: bytes) -> bytes:
+    # SHA-1 is what EVALSHA takes: the name of a script, and no protection.
+    return sha1(source, usedforsecurity=False).hexdigest().encode()

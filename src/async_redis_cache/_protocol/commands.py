@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_TOUCH_SCRIPT: Final = HEADER_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
+
+
 class _Scan(Command):
     """Steps of a scan: [the next cursor, the keys found]."""
 
@@ -142,6 +145,8 @@ class _Time(_SimpleCommand):
 class _TouchRecord(_SimpleCommand):
     """A new life for a record: for how many milliseconds it stays, 0 where there is no value."""
 
+    script = _TOUCH_SCRIPT
+
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(b"EVAL", _TOUCH_SCRIPT, 1, key, life) for key, life in arguments]
 
@@ -170,7 +175,6 @@ class _Set(Command):
         return True
 
 
-_TOUCH_SCRIPT: Final = HEADER_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 _MOMENT: Final = re.compile(rb"[0-9]{1,12}")
 """A number of seconds, or of microseconds: a clock that is ahead by thousands of years is none."""
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")

@@ -175,6 +175,7 @@ class BoundedPublish(Publish):
 
     def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
         super().__init__()
+        self.script = _PUBLISH_BOUNDED
         self._index = index
         self._bound = bound
         self._evicted = evicted

@@ -25,7 +25,7 @@ class Script(Command):
     is_write = True
 
     def __init__(self, source: bytes, kinds: tuple[type, ...] = (int,)) -> None:
-        self._source = source
+        self.script = self._source = source
         self._kinds = kinds
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:

@@ -121,6 +121,7 @@ class BoundedStore(Command):
             knows, and its calls may have been cancelled.
     """
 
+    script = STORE_SCRIPT
     is_write = True
     merges = True
 
@@ -163,6 +164,7 @@ class BoundedRemove(Command):
         heeded: whether the caller cares for the answer, which only the first try can give.
     """
 
+    script = _REMOVE
     is_write = True
     merges = True
 
@@ -207,6 +209,7 @@ class BoundedRemove(Command):
 class BoundedTouch(Command):
     """A new life for a value, in the index too, and the data whose life it is."""
 
+    script = _TOUCH
     is_write = True
     merges = True
 
@@ -240,6 +243,7 @@ class BoundedTouch(Command):
 class Sweep(Command):
     """Some of the cache's values, removed through the index: how many, and how many are left."""
 
+    script = _SWEEP
     is_write = True
 
     def __init__(self, index: bytes) -> None:

@@ -40,7 +40,7 @@ class ScriptedServer:
 
     Attributes:
         answers: replies by the name of the command, sent as they are; a function is called with the command.
-            A command without an entry gets no reply.
+            A command without an entry gets no reply, but EVALSHA gets that of EVAL.
         commands: the commands received so far.
         connections: the number of connections accepted so far.
         open_now: the number of connections that are open.
@@ -80,6 +80,11 @@ class ScriptedServer:
         """The number of commands of this name received so far."""
         return sum(command.name == name for command in self.commands)
 
+    def _answer_to(self, name: str) -> Reply | Callable[[Command], Reply]:
+        if name == "EVALSHA" and name not in self.answers:
+            name = "EVAL"
+        return self.answers.get(name, b"")
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
@@ -93,7 +98,7 @@ class ScriptedServer:
             while data := await reader.read(65_536):
                 for command in requests.feed(data):
                     self.commands.append(command)
-                    answer = self.answers.get(command.name, b"")
+                    answer = self._answer_to(command.name)
                     reply = answer(command) if callable(answer) else answer
                     if isinstance(reply, bytes):
                         writer.write(reply)

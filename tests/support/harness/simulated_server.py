@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -47,6 +48,8 @@ class SimulatedServer:
         self._told: dict[Connection, bytes] = {}
         """Who is told of changes, with the prefix of the keys."""
         self._news: list[tuple[bytes, float]] = []
+        self._scripts: dict[bytes, bytes] = {}
+        """The script cache: sources by digest."""
         self._in_turn = False
 
     def received(self, connection: Connection, data: bytes) -> None:
@@ -76,6 +79,7 @@ class SimulatedServer:
             self.change(self.store.flush)
         self._news.clear()
         self._replies.clear()
+        self._scripts.clear()
         for connection in tuple(self._network.connections):
             connection.cut()
 
@@ -96,12 +100,25 @@ class SimulatedServer:
             self._told[connection] = words[5] if len(words) > 4 else b""
             return b"+OK\r\n"
         try:
+            words = self._with_source(words)
             reply = self.store.execute(words)
         except RefusedError as error:
             # It has changed no more than what the store says.
             reply, words = error, [b"refused"]
         self._note(words)
         return _packed(reply)
+
+    def _with_source(self, words: list[bytes]) -> list[bytes]:
+        """The command, where EVALSHA has become an EVAL of the cached script."""
+        name = words[0]
+        if name == b"EVAL":
+            digest = sha1(words[1], usedforsecurity=False).hexdigest().encode()
+            self._scripts[digest] = words[1]
+        elif name == b"EVALSHA":
+            if words[1] not in self._scripts:
+                raise RefusedError("NOSCRIPT No matching script. Please use EVAL.")
+            return [b"EVAL", self._scripts[words[1]], *words[2:]]
+        return words
 
     def _note(self, words: list[bytes]) -> None:
         self._witness.executed(words, self.store)
