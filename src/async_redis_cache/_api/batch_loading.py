@@ -17,7 +17,7 @@ from async_redis_cache._common.outcomes import CapturedError, outcome_of, raise_
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.load_cycles import LoadNode, current_load, loading_as
+from async_redis_cache._engine.in_flight_load import LoadNode, current_load, loading_as
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
 from async_redis_cache._engine.single_flight import SERVER_FAILURES

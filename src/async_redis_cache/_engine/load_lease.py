@@ -1,4 +1,7 @@
-"""The right to load one key, and what is done with it on the server (see `_leases`)."""
+"""The load lease of one key: acquire it, wait for another process, renew, publish and release it.
+
+The lease is held on the server, in the key itself; see `lease_scripts` and docs/explanation/load-leases.md.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
-from async_redis_cache._common.backoff import Backoff
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
 from async_redis_cache._protocol.command import Command, Executor
@@ -26,69 +28,62 @@ from async_redis_cache._protocol.record import (
 from .load_source import LoadResult, LoadSource, StoredValue
 from .tags import Tags
 
-__all__ = [
-    "ChangeNotifier",
-    "LeaseContext",
-    "LoadLease",
-    "NullNotifier",
-]
+__all__ = ["ChangeNotifier", "LeaseContext", "LoadLease", "NullNotifier"]
 
-_SECOND: Final = 1000
+_MILLISECONDS: Final = 1000
 _TOKEN_BYTES: Final = 16
 _TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
 _FIRST_PAUSE: Final = 0.005
-_LONGEST_PAUSE: Final = 0.050
-_JITTER: Final = (0.5, 1.5)
-"""Seconds between two reads of a key that another process is loading, without invalidations of it, and their range
-of random factors."""
 _SHORTEST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.050
+"""Seconds between two reads of a key that another process loads, where its changes are not reported."""
 
 
 class ChangeNotifier(Protocol):
-    """Who tells that a key has changed."""
+    """Reports changes of keys on the server."""
 
     def is_connected(self) -> bool:
-        """Whether each change is told at present."""
+        """Return whether every change is reported at present."""
         ...
 
-    def watch(self, key: bytes, tell: Callable[[], None]) -> None:
-        """Call this at each change of a key, and when changes may have been missed."""
+    def watch(self, key: bytes, on_change: Callable[[], None]) -> None:
+        """Call `on_change` at each change of a key, and whenever changes may have been missed."""
         ...
 
-    def unwatch(self, key: bytes, tell: Callable[[], None]) -> None:
-        """Call it no more."""
+    def unwatch(self, key: bytes, on_change: Callable[[], None]) -> None:
+        """End a `watch`."""
         ...
 
 
 class NullNotifier:
-    """Where nobody tells: who waits has to look."""
+    """The `ChangeNotifier` without a near cache: reports nothing, so waiting loads have to poll."""
 
     def is_connected(self) -> bool:
-        """Nothing is told."""
+        """Return False."""
         return False
 
-    def watch(self, key: bytes, tell: Callable[[], None]) -> None:
-        """In vain."""
+    def watch(self, key: bytes, on_change: Callable[[], None]) -> None:
+        """Do nothing."""
 
-    def unwatch(self, key: bytes, tell: Callable[[], None]) -> None:
-        """Nothing was told."""
+    def unwatch(self, key: bytes, on_change: Callable[[], None]) -> None:
+        """Do nothing."""
 
 
 def _ignore(_: CacheError) -> None:
-    """The right ends by itself."""
+    """The lease expires by itself."""
 
 
 class LeaseContext(NamedTuple):
-    """How rights are got and kept.
+    """What the leases of a cache have in common.
 
     Attributes:
-        batcher: asks the server.
-        publish: the verb that publishes.
-        tags: what is loaded may bear.
-        lease: milliseconds that a right is good for; it is renewed while the load goes on.
-        random: numbers from 0 to 1.
-        budget: seconds that all questions of one load may take together.
-        news: tells when another has published.
+        batcher: sends the requests.
+        publish: the command that stores a result if the lease is still held.
+        tags: fetches the tag versions of results.
+        lease: milliseconds until a lease expires; it is renewed during the load.
+        random: returns numbers from 0 to 1.
+        budget: seconds for all requests of one load together.
+        notifier: reports when another process has published.
     """
 
     batcher: Executor
@@ -101,189 +96,201 @@ class LeaseContext(NamedTuple):
 
 
 class LoadLease:
-    """The right to load one key, or the wish for it.
+    """The lease for one load of a key, held or requested.
 
     Args:
-        key: to load.
-        rights: how rights are got and kept.
-        since: when the call began that loads, by the loop's clock. What is asked for the load ends
-            `budget` after that; the origin's time, and the time for which another process loads the key,
-            are added.
+        key: the key to load.
+        context: the settings of the cache's leases.
+        since: when the loading call began, by the loop's clock. The requests of the load end `budget` after
+            that; the time of the loader, and the time for which another process loads the key, are added.
     """
 
     def __init__(self, key: bytes, context: LeaseContext, since: float) -> None:
         self._key = key
         self._context = context
         self._token = secrets.token_bytes(_TOKEN_BYTES)
-        self.asked = 0
-        """How often the server was asked for it, and for the tags of what was loaded."""
+        self.requests = 0
+        """How often the lease, or the tag versions of the result, have been requested."""
         self.since = since
         self._got = 0
-        """When it was got, in microseconds of the server's clock."""
+        """When the lease was granted, in microseconds of the server's clock."""
         self._got_after = self._got_by = 0.0
-        """Between which two moments of the loop's clock that was."""
+        """Earliest and latest time of that by the loop's clock."""
         self._loop = asyncio.get_running_loop()
 
     def is_in(self, data: bytes) -> bool:
-        """Whether this right stands there."""
+        """Return whether this data holds the lease."""
         return is_record(data) and data[_TOKEN] == self._token
 
     async def acquire(
-        self,
-        seen: bytes,
-        source: LoadSource,
-        waits: Callable[[], bool],
-        *,
-        force: bool,
+        self, seen: bytes, source: LoadSource, waits: Callable[[], bool], *, force: bool
     ) -> StoredValue | bool:
-        """Get the right, and True; or what another has stored meanwhile.
+        """Acquire the lease, unless another process stores a value meanwhile.
 
         Args:
-            seen: what the key held, and what will not do.
-            source: accepts what another process has stored, or does not.
-            waits: whether to wait for another who holds the right; otherwise that is False.
-            force: whether to take it from another, whatever is stored.
+            seen: what the caller has read, which `source` does not accept.
+            source: decides whether a value that is found now makes the load unnecessary.
+            waits: returns whether to wait for another process that holds the lease.
+            force: whether to take the lease from another process, and regardless of what is stored.
+
+        Returns:
+            True if the lease is held; False if another process holds it and `waits` returned False; the stored
+            value if there is one that `source` accepts.
 
         Raises:
-            CacheTimeout: TIMEOUT, when the budget of the load is spent.
+            CacheTimeout: TIMEOUT, the budget of the load is spent.
         """
         while True:
             version = version_of(seen)
             argument = (self._key, self._token, self._context.lease, version, int(force))
-            self.asked += 1
-            asked_at = self._loop.time()
-            asked = self._execute(LEASE, argument, len(version), self._left())
+            self.requests += 1
+            sent_at = self._loop.time()
+            request = self._execute(LEASE, argument, len(version), self._remaining())
             try:
-                answer = await asyncio.shield(asked)
+                reply = await asyncio.shield(request)
             except asyncio.CancelledError:
-                # It may be granted all the same, and nobody else could load until it ended.
-                asked.add_done_callback(self._release_unawaited, context=Context())
+                # It may be granted all the same, and would block all loads of the key until it expires.
+                request.add_done_callback(self._release_unawaited, context=Context())
                 raise
-            if isinstance(answer, bytes):
-                if await source.accepts(answer, self.since):
-                    return StoredValue.of(answer, self.since)
-                seen = answer
-            elif answer < 0:
-                self._got = -answer
-                self._got_after, self._got_by = asked_at, self._loop.time()
+            if isinstance(reply, bytes):
+                if await source.accepts(reply, self.since):
+                    return StoredValue.of(reply, self.since)
+                seen = reply
+            elif reply < 0:
+                self._got = -reply
+                self._got_after, self._got_by = sent_at, self._loop.time()
                 return True
             elif waits():
-                begun = self._loop.time()
-                await self._poll(answer / _SECOND)
-                self.since += self._loop.time() - begun
+                began = self._loop.time()
+                await self._poll(reply / _MILLISECONDS)
+                self.since += self._loop.time() - began
             else:
                 return False
 
-    async def _poll(self, left: float) -> None:
-        """Wait until the key is not being loaded by another any more, or its lease should have ended."""
-        news, changed = self._context.notifier, asyncio.Event()
-        until = self._loop.time() + left
-        # For each look: one that is answered is part of the waiting.
-        budget = self._left()
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=self._context.random, jitter=_JITTER)
-        news.watch(self._key, changed.set)
+    async def _poll(self, timeout: float) -> None:
+        """Wait until no other process loads the key, or for this many seconds, after which its lease has expired."""
+        notifier, changed = self._context.notifier, asyncio.Event()
+        until = self._loop.time() + timeout
+        # For each read on its own: one that is answered is part of the waiting time.
+        budget = self._remaining()
+        pause = _FIRST_PAUSE
+        notifier.watch(self._key, changed.set)
         try:
             while True:
-                # Asked before the key is looked at: only what is published later is told later.
-                is_told = news.is_connected()
-                left = until - self._loop.time()
-                if not await self._is_held(budget) or left <= 0:
+                # Checked before the read: only a publication after the read has to be reported.
+                is_reported = notifier.is_connected()
+                remaining = until - self._loop.time()
+                if not await self._is_held(budget) or remaining <= 0:
                     return
-                if not is_told:
-                    left = min(left, backoff.next_pause())
+                if not is_reported:
+                    remaining = min(remaining, pause * (0.5 + self._context.random()))
+                    pause = min(_LONGEST_PAUSE, 2 * pause)
                 with contextlib.suppress(TimeoutError):
-                    # What rounding leaves of the time is less than a clock can tell.
-                    async with asyncio.timeout(max(left, _SHORTEST_PAUSE)):
+                    # Rounding can leave a time that is too short for the clock.
+                    async with asyncio.timeout(max(remaining, _SHORTEST_PAUSE)):
                         await changed.wait()
                 changed.clear()
         finally:
-            news.unwatch(self._key, changed.set)
+            notifier.unwatch(self._key, changed.set)
 
     async def _is_held(self, budget: float) -> bool:
-        """Whether the key is being loaded; said within so many seconds."""
+        """Read the key within this many seconds; return whether a process loads it."""
         size = len(self._key) + 16
         data = await self._context.batcher.execute(GET, self._key, size, budget=budget)
         record = record_of(data) if data is not None and is_record(data) else None
         return record is not None and record.leased_until > 0 and record.is_held
 
     async def renew(self) -> None:
-        """Keep it, until cancelled."""
+        """Renew the lease until cancelled."""
         lease = self._context.lease
         while True:
-            await asyncio.sleep(lease / 3 / _SECOND)
+            await asyncio.sleep(lease / 3 / _MILLISECONDS)
             with contextlib.suppress(CacheError):
                 await self._execute(RENEW, (self._key, self._token, lease))
 
-    async def fetch_tag_versions(self, product: LoadResult) -> bytes | None:
-        """The tags of what was loaded, to be stored with it; None if one was, or may have been, invalidated meanwhile.
+    async def fetch_tag_versions(self, result: LoadResult) -> bytes | None:
+        """Fetch the versions of the tags of a result, packed to be stored with it.
+
+        Returns:
+            None if a tag was invalidated since the lease was granted, or may have been.
 
         Raises:
-            CacheError: nobody knows.
+            CacheError: the versions are not known.
         """
-        self.asked += 1
-        # What is not kept has no life, and its tags are asked for all the same: others may have joined.
-        life = max(1, product.ttl + product.stale_ttl)
-        asked_at = self._loop.time()
-        stamp = await self._context.tags.fetch_versions(product.tags, life, self._left())
-        least, most = asked_at - self._got_by, self._loop.time() - self._got_after
-        if stamp.is_before(self._got) and stamp.follows(self._got, least, most):
-            return packed_tags(stamp.versions)
+        self.requests += 1
+        # A result that is not kept has no TTL; its tags are checked all the same, for callers that have joined.
+        ttl = max(1, result.ttl + result.stale_ttl)
+        sent_at = self._loop.time()
+        fetched = await self._context.tags.fetch_versions(result.tags, ttl, self._remaining())
+        shortest, longest = sent_at - self._got_by, self._loop.time() - self._got_after
+        if fetched.is_before(self._got) and fetched.follows(self._got, shortest, longest):
+            return packed_tags(fetched.versions)
         return None
 
-    async def publish(self, product: LoadResult, stamped: bytes) -> bool:
-        """Store what was loaded, with its tags; whether the right was still there.
+    async def publish(self, result: LoadResult, packed_versions: bytes) -> bool:
+        """Store a result with its tag versions; return whether the lease was still held.
 
         Raises:
-            CacheError: nobody knows. The right ends by itself.
+            CacheError: the outcome is not known. The lease expires by itself.
         """
-        kind, payload, life, slack, _, cost, _, _ = product
         version = secrets.token_bytes(VERSION_BYTES)
-        data = stamped + payload
-        head = (self._key, self._token, kind, version, life, slack, len(stamped), cost)
-        asked = self._execute(self._context.publish, (*head, data), len(data), self._left())
-        return bool(await asked)
+        data = packed_versions + result.payload
+        argument = (
+            self._key,
+            self._token,
+            result.kind,
+            version,
+            result.ttl,
+            result.stale_ttl,
+            len(packed_versions),
+            result.load_duration,
+            data,
+        )
+        request = self._execute(self._context.publish, argument, len(data), self._remaining())
+        return bool(await request)
 
     def release(
-        self, how: ReleaseMode = ReleaseMode.BACK, failed: Callable[[CacheError], None] = _ignore
+        self,
+        mode: ReleaseMode = ReleaseMode.BACK,
+        on_failure: Callable[[CacheError], None] = _ignore,
     ) -> None:
-        """Give it back, if it is still there.
+        """Release the lease if it is still held, without waiting for the reply.
 
-        Nobody waits for it: where it fails, `failed` is called, and the right ends by itself.
+        Args:
+            mode: what becomes of a stored value, and of the next loads.
+            on_failure: called if the request fails; the lease then expires by itself.
         """
 
-        def end(asked: asyncio.Future[Any]) -> None:
-            if not asked.cancelled() and isinstance(error := asked.exception(), CacheError):
-                failed(error)
+        def check(request: asyncio.Future[Any]) -> None:
+            if not request.cancelled() and isinstance(error := request.exception(), CacheError):
+                on_failure(error)
 
         try:
-            asked = self._execute(RELEASE, (self._key, self._token, int(how)))
+            request = self._execute(RELEASE, (self._key, self._token, int(mode)))
         except CacheError as error:
-            failed(error)
+            on_failure(error)
         else:
-            asked.add_done_callback(end)
+            request.add_done_callback(check)
 
-    def _release_unawaited(self, asked: asyncio.Future[Any]) -> None:
-        _ignore_outcome(asked)
+    def _release_unawaited(self, request: asyncio.Future[Any]) -> None:
+        if not request.cancelled():
+            # Retrieved, so that asyncio does not log it.
+            request.exception()
         self.release()
 
-    def _left(self) -> float:
-        """Seconds that the load may still spend on the server.
+    def _remaining(self) -> float:
+        """Return the seconds that the requests of this load have left.
 
         Raises:
-            CacheTimeout: TIMEOUT, there is nothing left.
+            CacheTimeout: TIMEOUT, there are none.
         """
-        left = self.since + self._context.budget - self._loop.time()
-        if left <= 0:
+        remaining = self.since + self._context.budget - self._loop.time()
+        if remaining <= 0:
             raise TIMED_OUT.error()
-        return left
+        return remaining
 
     def _execute(
-        self, verb: Command, argument: Any, size: int = 0, budget: float | None = None
+        self, command: Command, argument: Any, size: int = 0, budget: float | None = None
     ) -> asyncio.Future[Any]:
         size += 2 * len(self._key) + 128
-        return self._context.batcher.execute(verb, argument, size, budget=budget)
-
-
-def _ignore_outcome(asked: asyncio.Future[Any]) -> None:
-    if not asked.cancelled():
-        asked.exception()
+        return self._context.batcher.execute(command, argument, size, budget=budget)

@@ -1,9 +1,9 @@
-"""One load, not many: in this process by sharing it, across processes by a right on the server.
+"""Single-flight: concurrent loads of a key share one load, and processes share it through a lease.
 
-A load runs in a task of its own, which no caller owns: callers hold futures, so any of them may be
-cancelled. When the last one has left, the load is cancelled too, unless it was begun ahead of time, for
-those to come. What it gives is published only while its right holds (see `_leases`); in any case it goes
-to those who asked for it.
+A load runs in a task of its own that no caller owns: callers hold futures, so any of them can be cancelled
+without harm to the others. When the last caller is cancelled, the load is cancelled too, unless it was
+started as a background refresh or serves later callers. Its result is published only while its lease is held
+(see `load_lease`), and is returned to its callers in any case.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._protocol.lease_scripts import ReleaseMode
 from async_redis_cache._protocol.record import MISSING
 
-from .in_flight_load import InFlightLoad, Outcome
-from .load_cycles import current_load, loading_as, refuse_cycle
+from .in_flight_load import InFlightLoad, Outcome, current_load, loading_as, refuse_cycle
 from .load_lease import LeaseContext, LoadLease
 from .load_source import LoadResult, LoadSpec, StoredValue
 
@@ -53,7 +52,7 @@ SERVER_FAILURES: Final = (
     CacheOutcomeUnknown,
     CacheServerError,
 )
-"""What a load goes on without the server for. What it must not do, or cannot do, is said."""
+"""Errors after which a load continues without the server. All others, such as missing permissions, are raised."""
 _TOO_LONG: Final = Failure(
     CacheTimeout, "LOAD_TIMEOUT", "the load took longer than its hard_timeout"
 )
@@ -61,14 +60,14 @@ _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
 class SingleFlight:
-    """The loads under way in this process.
+    """The loads in flight in this process.
 
     Args:
-        rights: how the right to load is got.
-        counters: where loads are counted.
-        owe: remembers keys whose change has failed, so that their old values are not read again.
-        background_failed: called with the name of a function, and the type of the exception that ended
-            a load for which no caller waited.
+        leases: the settings of load leases.
+        counters: counts loads and their failures.
+        add_pending: records keys whose write has failed, so that their old values are not read again.
+        background_failed: called with the name of the loader and the type or code of the error, when a load
+            fails whose error may reach no caller.
     """
 
     def __init__(
@@ -84,83 +83,85 @@ class SingleFlight:
         self._add_pending = add_pending
         self._background_failed = background_failed
         self._in_flight: dict[bytes, InFlightLoad] = {}
-        """Those that can be joined."""
+        """The loads that new callers can join."""
         self._running: set[InFlightLoad] = set()
         self._tasks = OwnedTasks()
 
     async def load(
-        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+        self, key: bytes, spec: LoadSpec, patience: float | None = None
     ) -> LoadResult | StoredValue | None:
-        """What a load gave, if it is ours; what another has stored; None where patience ended first.
+        """Join the load of a key, or start one; return its outcome.
 
         Args:
-            key: what to load.
-            wanted: how.
-            patience: seconds that the caller waits. The load goes on without.
+            key: the key to load.
+            spec: how to load.
+            patience: seconds to wait; the load then continues without this caller. None for no limit.
+
+        Returns:
+            The result of the loader, or data that another process has stored; None after `patience`.
 
         Raises:
             CacheTimeout: LOAD_TIMEOUT.
             CacheLoadError: LOAD_CANCELLED, LOAD_CYCLE.
-            BaseException: what the loader raised.
+            BaseException: raised by the loader.
         """
-        outcome = await self._outcome(key, wanted, patience)
+        outcome = await self._outcome(key, spec, patience)
         if isinstance(outcome, CapturedError):
             raise outcome.error()
         return outcome
 
-    async def _outcome(self, key: bytes, wanted: LoadSpec, patience: float | None) -> Outcome:
+    async def _outcome(self, key: bytes, spec: LoadSpec, patience: float | None) -> Outcome:
         try:
             refuse_cycle((id(self), key))
         except CacheError:
-            wanted.source.on_decided()
+            spec.source.on_decided()
             raise
-        came_at = self._loop.time()
-        flight = self._in_flight.get(key)
-        if flight is None or wanted.force or not flight.serves(wanted):
-            # Where tasks are eager, it has asked already.
-            return await self._wait_for(key, self._start(key, wanted), patience)
-        wanted.source.on_decided()
-        came = flight.lease.asked
-        outcome = await self._wait_for(key, flight, patience)
-        if not _was_left(outcome) and (
-            outcome is None or isinstance(outcome, CapturedError) or came < flight.good_below
+        began = self._loop.time()
+        load = self._in_flight.get(key)
+        if load is None or spec.force or not load.serves(spec):
+            # With an eager task factory, starting it sends its first request.
+            return await self._wait_for(key, self._start(key, spec), patience)
+        spec.source.on_decided()
+        requests = load.lease.requests
+        outcome = await self._wait_for(key, load, patience)
+        if not _has_lost_its_caller(outcome) and (
+            outcome is None or isinstance(outcome, CapturedError) or requests < load.good_below
         ):
             return outcome
         while True:
-            # What was begun since will do, unless it is for those to come: then there is a value, which
-            # is found by who asks for the right. And there is only what is left of the time.
-            flight = self._in_flight.get(key)
-            waited = self._loop.time() - came_at
-            leads = flight is None or flight.is_background
-            if flight is None or flight.is_background:
-                since = None if wanted.since is None else wanted.since + waited
-                flight = self._start(key, wanted._replace(since=since))
-            left = None if patience is None else patience - waited
-            outcome = await self._wait_for(key, flight, left, wanted.longest - waited)
-            # A load whose caller has left in the midst of it has to be begun by another.
-            if leads or not _was_left(outcome):
+            # Any load that has begun since is joined, except a background refresh: then there is a value,
+            # which acquiring the lease finds. Only the rest of the time is left for it.
+            load = self._in_flight.get(key)
+            waited = self._loop.time() - began
+            is_own = load is None or load.is_background
+            if load is None or load.is_background:
+                since = None if spec.since is None else spec.since + waited
+                load = self._start(key, spec._replace(since=since))
+            remaining = None if patience is None else patience - waited
+            outcome = await self._wait_for(key, load, remaining, spec.longest - waited)
+            # A load that ended because its own caller left has to be started again by another.
+            if is_own or not _has_lost_its_caller(outcome):
                 return outcome
 
     async def _wait_for(
-        self, key: bytes, flight: InFlightLoad, patience: float | None, longest: float = inf
+        self, key: bytes, load: InFlightLoad, patience: float | None, longest: float = inf
     ) -> Outcome:
-        """What a flight brings; None where patience ended first.
+        """Wait for a load; return None after `patience`.
 
-        Raises:
-            CacheTimeout: it took longer than so many seconds.
+        After `longest` seconds the outcome is a captured LOAD_TIMEOUT.
         """
         future = self._loop.create_future()
-        flight.waiting[future] = current_load()
+        load.waiting[future] = current_load()
         limit = (
             None
             if longest == inf
-            else self._loop.call_later(longest, _give_up, future, context=Context())
+            else self._loop.call_later(longest, _time_out, future, context=Context())
         )
         try:
-            # Again: where tasks are eager, the loader has run, and asked, before anything waited for it.
-            refuse_cycle(flight.node.key)
+            # Again: with an eager task factory the loader has begun, and made requests, before any caller waited.
+            refuse_cycle(load.node.key)
             if patience is not None:
-                flight.detached = True
+                load.detached = True
                 await asyncio.wait((future,), timeout=patience)
                 if not future.done():
                     return None
@@ -168,227 +169,239 @@ class SingleFlight:
         finally:
             if limit is not None:
                 limit.cancel()
-            del flight.waiting[future]
-            if not (flight.waiting or flight.detached or flight.finished):
-                self._forget(key, flight)
-                flight.cancel()
+            del load.waiting[future]
+            if not (load.waiting or load.detached or load.finished):
+                self._forget(key, load)
+                load.cancel()
         return outcome
 
-    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
-        """Load for those to come, unless somebody does already."""
+    def refresh_in_background(self, key: bytes, spec: LoadSpec) -> None:
+        """Start a load that no caller waits for, unless the key is being loaded."""
         if key in self._in_flight:
-            wanted.source.on_decided()
+            spec.source.on_decided()
         else:
-            self._start(key, wanted, goes_on=True)
+            self._start(key, spec, detached=True)
 
     def supersede(self, keys: Iterable[bytes]) -> None:
-        """These keys are being changed here: who asks from now on wants what is loaded from now on."""
+        """Invalidate the loads of keys that this process is changing: later callers start new ones."""
         if self._in_flight:
             for key in keys:
-                flight = self._in_flight.pop(key, None)
-                if flight is not None:
-                    flight.invalidated = True
+                load = self._in_flight.pop(key, None)
+                if load is not None:
+                    load.invalidated = True
 
     def supersede_all(self) -> None:
-        """Every key is being changed."""
+        """Invalidate all loads, as every key is being changed."""
         self.supersede(tuple(self._in_flight))
 
     def detach_all(self) -> None:
-        """Any key may have been changed: no load that is under way is joined. Its publication will show."""
+        """Let nobody join the loads in flight, as any key may have changed; publishing finds out whether it has."""
         self._in_flight.clear()
 
     def supersede_tags(self, tags: Collection[bytes]) -> None:
-        """These tags are being invalidated here."""
-        for key, flight in tuple(self._in_flight.items()):
-            if not flight.tags.isdisjoint(tags):
+        """Invalidate the loads of values with any of these tags, which this process is invalidating."""
+        for key, load in tuple(self._in_flight.items()):
+            if not load.tags.isdisjoint(tags):
                 self.supersede((key,))
-                if flight.holds_lease:
-                    # Who asks from now on need not wait for its end.
-                    flight.lease.release()
-            elif flight.source.may_change_tags():
-                # Nobody knows yet which tags it will have: its publication will show.
-                self._forget(key, flight)
+                if load.holds_lease:
+                    # Later loads need not wait until it ends.
+                    load.lease.release()
+            elif load.source.may_change_tags():
+                # Its tags are not known yet: publishing finds out whether they are still valid.
+                self._forget(key, load)
 
     def stop(self) -> None:
-        """End every load; who waits for one is told that the cache was closed."""
-        for flight in self._running:
-            flight.abort(_CLOSED)
+        """Cancel every load; their callers get NOT_OPENED."""
+        for load in self._running:
+            load.abort(_CLOSED)
         self._tasks.cancel()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of them."""
+        """Wait until all loads have ended."""
         await self._tasks.wait()
 
-    def _start(self, key: bytes, wanted: LoadSpec, *, goes_on: bool = False) -> InFlightLoad:
-        since = self._loop.time() if wanted.since is None else wanted.since
-        right = LoadLease(key, self._leases, since)
-        flight = InFlightLoad((id(self), key), right, wanted, detached=goes_on)
-        self._in_flight[key] = flight
-        flight.task = task = self._tasks.spawn(self._run(key, flight, wanted), copy_context())
-        self._running.add(flight)
-        limit = self._loop.call_later(wanted.longest, self._expire, key, flight, context=Context())
+    def _start(self, key: bytes, spec: LoadSpec, *, detached: bool = False) -> InFlightLoad:
+        since = self._loop.time() if spec.since is None else spec.since
+        lease = LoadLease(key, self._leases, since)
+        load = InFlightLoad((id(self), key), lease, spec, detached=detached)
+        self._in_flight[key] = load
+        load.task = task = self._tasks.spawn(self._run(key, load, spec), copy_context())
+        self._running.add(load)
+        limit = self._loop.call_later(spec.longest, self._expire, key, load, context=Context())
 
-        def land(task: asyncio.Task[Outcome]) -> None:
+        def end(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
-            wanted.source.on_decided()
-            self._running.discard(flight)
-            flight.finished = flight.node.ended = True
-            del flight.task
-            self._forget(key, flight)
-            # What this cache cancels has no callers any more, or they have their errors.
+            spec.source.on_decided()
+            self._running.discard(load)
+            load.finished = load.node.ended = True
+            del load.task
+            self._forget(key, load)
+            # A load that this cache has cancelled has no callers left, or they have got their errors.
             outcome = outcome_of(task)
-            if flight.detached:
-                self._note_failure(flight, wanted, outcome)
-            for future in flight.waiting:
+            if load.detached:
+                self._report_failure(load, outcome)
+            for future in load.waiting:
                 if not future.done():
                     future.set_result(outcome)
 
-        task.add_done_callback(land)
-        return flight
+        task.add_done_callback(end)
+        return load
 
-    def _note_failure(self, flight: InFlightLoad, wanted: LoadSpec, outcome: Outcome) -> None:
-        """Tell of a failure that may reach no caller."""
-        if flight.expired:
-            self._background_failed(wanted.source.loader_name(), _TOO_LONG.code)
-        elif isinstance(outcome, CapturedError) and not (flight.cancelled or _was_left(outcome)):
-            self._background_failed(wanted.source.loader_name(), outcome.kind.__name__)
+    def _report_failure(self, load: InFlightLoad, outcome: Outcome) -> None:
+        """Report a failure that may reach no caller."""
+        if load.expired:
+            self._background_failed(load.source.loader_name(), _TOO_LONG.code)
+        elif isinstance(outcome, CapturedError) and not (
+            load.cancelled or _has_lost_its_caller(outcome)
+        ):
+            self._background_failed(load.source.loader_name(), outcome.kind.__name__)
 
-    def _expire(self, key: bytes, flight: InFlightLoad) -> None:
-        self._forget(key, flight)
-        flight.expired = True
-        flight.abort(_TOO_LONG)
+    def _expire(self, key: bytes, load: InFlightLoad) -> None:
+        self._forget(key, load)
+        load.expired = True
+        load.abort(_TOO_LONG)
 
-    def _forget(self, key: bytes, flight: InFlightLoad) -> None:
-        if self._in_flight.get(key) is flight:
+    def _forget(self, key: bytes, load: InFlightLoad) -> None:
+        """Let nobody join a load any more."""
+        if self._in_flight.get(key) is load:
             del self._in_flight[key]
 
-    async def _run(self, key: bytes, flight: InFlightLoad, wanted: LoadSpec) -> Outcome:
-        loading_as(flight.node)
-        return await capture(self._run_load(key, flight, wanted))
+    async def _run(self, key: bytes, load: InFlightLoad, spec: LoadSpec) -> Outcome:
+        loading_as(load.node)
+        return await capture(self._run_load(key, load, spec))
 
-    async def _run_load(self, key: bytes, flight: InFlightLoad, wanted: LoadSpec) -> Outcome:
-        right = flight.lease
+    async def _run_load(self, key: bytes, load: InFlightLoad, spec: LoadSpec) -> Outcome:
+        """Acquire the lease, call the loader, publish its result."""
+        lease = load.lease
         refusal: CacheError | None = None
         try:
-            if wanted.read is not None:
-                won = await right.acquire(
-                    wanted.read, wanted.source, partial(_waits, flight, wanted), force=wanted.force
+            if spec.read is not None:
+                acquired = await lease.acquire(
+                    spec.read, spec.source, partial(_waits, load), force=spec.force
                 )
-                if won is False:
-                    # Another process loads ahead of time, and nobody here waits for it.
-                    self._forget(key, flight)
+                if acquired is False:
+                    # Another process loads, and no caller here waits for it.
+                    self._forget(key, load)
                     return None
-                # What has been stored, or the tags of what is loaded, may be invalid to who comes later.
-                flight.good_below = right.asked
-                if isinstance(won, StoredValue):
-                    return won
-                flight.holds_lease = True
-                self._counters.refreshes += flight.is_background
+                # The stored value, or the tags of the result, may be invalid for callers that join later.
+                load.good_below = lease.requests
+                if isinstance(acquired, StoredValue):
+                    return acquired
+                load.holds_lease = True
+                self._counters.refreshes += load.is_background
         except SERVER_FAILURES as error:
-            if wanted.strict:
+            if spec.strict:
                 raise
             refusal = error
-        if not flight.holds_lease:
-            # The server cannot be asked: the service goes on, and one load still serves all here.
-            product = await self._produce(flight, wanted)
+        if not load.holds_lease:
+            # The server is unreachable: load without a lease, once for all callers in this process.
+            result = await self._call_loader(load)
             if refusal is not None:
-                self._not_replaced(key, flight, product, refusal)
-            return product
-        flight.renewal = self._tasks.spawn(right.renew())
+                self._not_replaced(key, load, result, refusal)
+            return result
+        load.renewal = self._tasks.spawn(lease.renew())
         try:
-            product = await self._produce(flight, wanted)
+            result = await self._call_loader(load)
         except BaseException as error:
-            left = isinstance(error, CallerLeftError) or (flight.cancelled and not flight.expired)
-            right.release(ReleaseMode.BACK if left else ReleaseMode.AFTER_FAILURE)
+            is_abandoned = isinstance(error, CallerLeftError) or (
+                load.cancelled and not load.expired
+            )
+            lease.release(ReleaseMode.BACK if is_abandoned else ReleaseMode.AFTER_FAILURE)
             raise
         finally:
-            flight.renewal.cancel()
-        await self._publish(key, flight, product)
-        return product
+            load.renewal.cancel()
+        await self._publish(key, load, result)
+        return result
 
-    async def _publish(self, key: bytes, flight: InFlightLoad, product: LoadResult) -> None:
-        """Publish what was loaded, or give the right back."""
-        right = flight.lease
-        not_replaced = partial(self._not_replaced, key, flight, product)
+    async def _publish(self, key: bytes, load: InFlightLoad, result: LoadResult) -> None:
+        """Store a result, or release the lease."""
+        lease = load.lease
+        not_replaced = partial(self._not_replaced, key, load, result)
         try:
-            stamped = await right.fetch_tag_versions(product) if product.tags else b""
-            if stamped is not None:
-                flight.good_below = right.asked if product.tags else inf
+            versions = await lease.fetch_tag_versions(result) if result.tags else b""
+            if versions is not None:
+                load.good_below = lease.requests if result.tags else inf
                 if (
-                    product.is_kept
-                    and not flight.invalidated
-                    and await right.publish(product, stamped)
+                    result.is_kept
+                    and not load.invalidated
+                    and await lease.publish(result, versions)
                 ):
                     return
         except CacheError as error:
-            # Those who asked get it all the same, and the right ends by itself.
+            # The callers get the result all the same, and the lease expires by itself.
             not_replaced(error)
             if isinstance(error, CacheTimeout):
-                # Nothing was sent that could publish it, so the right need not last to its end.
-                right.release()
+                # No publication is under way, so the lease need not last until it expires.
+                lease.release()
             return
-        self._counters.superseded_loads += product.is_kept
-        giving = _release_mode_of(flight, product)
-        if giving is ReleaseMode.WITH_VALUE:
-            right.release(giving, not_replaced)
+        self._counters.superseded_loads += result.is_kept
+        mode = _release_mode_of(load, result)
+        if mode is ReleaseMode.WITH_VALUE:
+            lease.release(mode, not_replaced)
         else:
-            right.release(giving)
+            lease.release(mode)
 
     def _not_replaced(
-        self, key: bytes, flight: InFlightLoad, product: LoadResult, error: CacheError
+        self, key: bytes, load: InFlightLoad, result: LoadResult, error: CacheError
     ) -> None:
-        """What was loaded did not get to the server: the value there must not be read again.
+        """Invalidate the stored value of a `refresh` whose result could not be stored.
 
-        That is for `refresh`. Other loads found none, or a stale one: that may be read for as long as was agreed.
+        Other loads found no value, or a stale one, which may be read until its stale timeout ends.
         """
         if (
-            flight.force
-            and not flight.invalidated
-            and (product.is_kept or product.kind == MISSING or product.not_kept)
+            load.force
+            and not load.invalidated
+            and (result.is_kept or result.kind == MISSING or result.not_kept)
         ):
             self._add_pending((key,), error)
 
-    async def _produce(self, flight: InFlightLoad, wanted: LoadSpec) -> LoadResult:
+    async def _call_loader(self, load: InFlightLoad) -> LoadResult:
+        """Call the loader, count and time it.
+
+        Raises:
+            CacheLoadError: LOAD_CANCELLED, the loader was cancelled by something other than this cache.
+            BaseException: raised by the loader.
+        """
         self._counters.loads += 1
-        begun = self._loop.time()
+        began = self._loop.time()
         try:
-            product = await wanted.source.call_loader()
+            result = await load.source.call_loader()
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 self._counters.load_failures += 1
-            elif not flight.cancelled:
+            elif not load.cancelled:
                 self._counters.load_failures += 1
                 raise load_cancelled() from error
             raise
         finally:
-            # What the loader has begun and not awaited may ask for the key from now on.
-            flight.node.ended = True
-        took = self._loop.time() - begun - wanted.source.idle_time()
-        # The origin's time is not the server's.
-        flight.lease.since += took
-        return product._replace(load_duration=int(took * _MICROSECONDS))
+            # Tasks that the loader has started and not awaited may request the key from now on.
+            load.node.ended = True
+        duration = self._loop.time() - began - load.source.idle_time()
+        # The time of the loader does not count against the deadline of the requests.
+        load.lease.since += duration
+        return result._replace(load_duration=int(duration * _MICROSECONDS))
 
 
-def _give_up(future: asyncio.Future[Any]) -> None:
+def _time_out(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_result(CapturedError(_TOO_LONG.error()))
 
 
-def _was_left(outcome: Outcome) -> bool:
-    """Whether a load has ended with its caller, and not with what it came to."""
+def _has_lost_its_caller(outcome: Outcome) -> bool:
+    """Return whether a load ended because the thread of its caller was interrupted: the next one may succeed."""
     return isinstance(outcome, CapturedError) and outcome.kind is CallerLeftError
 
 
-def _release_mode_of(flight: InFlightLoad, product: LoadResult) -> ReleaseMode:
-    """How the right to a load is given back whose result is not published."""
-    if product.not_kept is not None:
-        # What it replaces is old where a caller has asked for a new one; else it may live to its end.
-        return ReleaseMode.WITH_VALUE if flight.force else ReleaseMode.AFTER_FAILURE
-    none_any_more = product.kind == MISSING and not product.is_kept
-    return ReleaseMode.WITH_VALUE if none_any_more else ReleaseMode.BACK
+def _release_mode_of(load: InFlightLoad, result: LoadResult) -> ReleaseMode:
+    """Return how to release the lease of a load whose result is not published."""
+    if result.not_kept is not None:
+        # `refresh` removes the value that it could not replace; after other loads it stays until it expires.
+        return ReleaseMode.WITH_VALUE if load.force else ReleaseMode.AFTER_FAILURE
+    is_removed = result.kind == MISSING and not result.is_kept
+    return ReleaseMode.WITH_VALUE if is_removed else ReleaseMode.BACK
 
 
-def _waits(flight: InFlightLoad, wanted: LoadSpec) -> bool:
-    """Whether to wait for another process that loads this."""
-    wanted.source.on_decided()
-    return bool(flight.waiting)
+def _waits(load: InFlightLoad) -> bool:
+    """Return whether to wait for another process that loads the key: whether a caller waits here."""
+    load.source.on_decided()
+    return bool(load.waiting)
