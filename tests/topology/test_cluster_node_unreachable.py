@@ -148,21 +148,6 @@ async def test_operations_on_other_nodes_succeed(cluster: Cluster, node: Server)
         assert in_time(time.monotonic() - begun, DEADLINE / 1000)
 
 
-async def test_replicas_answer_for_an_unreachable_master(flavour: Flavour) -> None:
-    """A master is dead and its replica answers: stored values are returned, though missing ones cannot be confirmed."""
-    with Cluster(flavour, replicas=1, node_timeout=60_000) as cluster:
-        master = cluster.masters()[0]
-        stored, *missing = keys_at(cluster, master)
-        async with new(cluster, read_from="replica") as cache:
-            await cache.store(None, stored, "old", LONG_MILLISECONDS)
-            (replica,) = cluster.replicas(master)
-            await await_until(lambda: cluster.client(replica).dbsize() == 1)
-            master.kill()
-            for key in missing[:5]:
-                assert (await load(cache, key, "new"))[0] == "new"
-                assert (await load(cache, stored, "new"))[0] == "old"
-
-
 async def test_removed_node_is_dropped(flavour: Flavour, logged: LogRecorder) -> None:
     """After its replica has taken over, its log state and probes end, though it never answers again."""
     with Cluster(flavour, replicas=1) as cluster:

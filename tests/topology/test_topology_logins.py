@@ -17,10 +17,9 @@ from harness.sentinels import Sentinels
 from harness.slots import key_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from harness import Client, Server, ServerOptions
+    from harness import ServerOptions
 
 PAGES = ROOT / "docs"
 PLAIN, _, _, NEAR, LOADING = (
@@ -51,26 +50,6 @@ def missing(rules: str) -> list[str]:
     return [f"-{rule[1:]}" for rule in rules.split() if rule.startswith("+")]
 
 
-async def read_from_replicas(
-    uri: str,
-    options: dict[str, Any],
-    client: Callable[[Server], Client],
-    servers: Sequence[Server],
-    rules: str,
-    *,
-    more: str,
-) -> None:
-    """With the documented permissions, replicas serve reads as well."""
-    assert f"`{more}`" in (PAGES / "how-to" / "sentinel-and-cluster.md").read_text()
-    for server in servers:
-        granted = f"reset {rules} {more}".split()
-        client(server).execute_command("ACL", "SETUSER", "shop", *granted)
-    allowed: dict[str, Any] = {**options, "near_cache_enabled": False, "read_from": "replica"}
-    async with AsyncRedisCache.from_url(uri, **allowed) as cache:
-        assert await cache.retrieve_or_load(None, "key", lambda: 1) == 1
-        assert cache.stats().errors == 0
-
-
 async def test_users_behind_sentinels(flavour: Flavour) -> None:
     """As documented, for the servers with the data and for the sentinels."""
     data: ServerOptions = {"acl": {"shop": f"{PLAIN} {LOADING} {NEAR}"}}
@@ -93,9 +72,6 @@ async def test_users_behind_sentinels(flavour: Flavour) -> None:
         wrong: dict[str, Any] = options | {"sentinel_password": "x"}
         with pytest.raises(CacheLoginError):
             await AsyncRedisCache.from_url(uri, **wrong).open(None)
-        await read_from_replicas(
-            uri, options, sentinels.client, sentinels.sentinels, SENTINEL, more="+sentinel|replicas"
-        )
         for rule in missing(SENTINEL):
             for sentinel in sentinels.sentinels:
                 granted = f"{SENTINEL} {rule}".split()
@@ -125,14 +101,6 @@ async def test_users_in_a_cluster(flavour: Flavour) -> None:
         async with new() as cache:
             await use(cache)
             await use(cache, prefix)
-        await read_from_replicas(
-            uri,
-            {**OPTIONS, "key_prefix": "shop:"},
-            cluster.client,
-            cluster.nodes,
-            rules,
-            more="+readonly",
-        )
         deny("-asking")
         async with new() as cache:
             with pytest.raises(CacheError):

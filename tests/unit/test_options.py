@@ -90,7 +90,6 @@ def test_defaults() -> None:
         "sentinel_tls_ca_file": "",
         "sentinel_tls_certificate_file": "",
         "sentinel_tls_key_file": "",
-        "read_from": "master",
         "max_connections": 4,
         "allowed_hosts": "",
         "key_prefix": "",

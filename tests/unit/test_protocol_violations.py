@@ -363,10 +363,9 @@ SENTINEL: dict[str, bytes] = IMPOSSIBLE | {
 }
 
 
-@pytest.mark.parametrize("read_from", ["master", "replica"])
 @pytest.mark.parametrize("reply", SENTINEL.values(), ids=SENTINEL.keys())
 async def test_open_fails_when_a_sentinel_says_the_impossible(
-    reply: bytes, read_from: str, caplog: pytest.LogCaptureFixture
+    reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """40. What a sentinel says is checked like any other reply."""
 
@@ -377,7 +376,7 @@ async def test_open_fails_when_a_sentinel_says_the_impossible(
 
     async with ScriptedServer(HELLO=b"%0\r\n", SENTINEL=answer) as sentinel:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-        cache = configured(url, max_size=0, retries=0, read_from=read_from, connect_timeout=500)
+        cache = configured(url, max_size=0, retries=0, connect_timeout=500)
         with no_loop_errors():
             outcome = await _outcome(cache.open(None))
             await cache.close(None)

@@ -9,13 +9,13 @@ proven wrong, and every so often.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheUnsupported
 from async_redis_cache._common.failures import Failure
-from async_redis_cache._common.health_log import Condition, HealthLog
+from async_redis_cache._common.health_log import CIRCUIT, SERVER, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import Connector
@@ -73,17 +73,14 @@ class Cluster:
             raise CacheUnsupported("UNSUPPORTED", problem)
         self._stopped = False
 
-        def make(
-            dialer: Connector, told: Condition, alone: Condition | None, heard: Callable[[], None]
-        ) -> Node:
+        def make_node(connector: Connector, server: str) -> Node:
             return Node(
-                dialer,
+                connector,
                 options,
                 counters,
-                health=told,
+                health=health_log.condition(SERVER, server),
                 breakers=breakers,
-                circuit_health=alone,
-                on_answer=heard,
+                circuit_health=health_log.condition(CIRCUIT, server),
                 on_lost=self._refresh_soon,
                 on_timeout=self._check_idle,
                 router=self,
@@ -93,15 +90,11 @@ class Cluster:
             None if listener is None else TrackingGroup(listener, self._refresh_soon)
         )
         self._cluster_nodes = ClusterNodes(
-            endpoint, options, make, self._tracking_group, health_log
+            endpoint, options, make_node, self._tracking_group, health_log
         )
         self._refresh = TopologyRefresh(self._cluster_nodes, self._is_whole)
         self.executor: Executor = self
         """Who asks the right node."""
-        self.reader: Executor = (
-            _Reader(self._cluster_nodes) if options.read_from == "replica" else self
-        )
-        """Who asks for what may be a moment old, if that is allowed."""
         self._refresh_soon()
 
     def __repr__(self) -> str:
@@ -221,31 +214,3 @@ class Cluster:
 
     def _is_whole(self) -> bool:
         return self._tracking_group is None or self._tracking_group.is_whole
-
-
-class _Reader:
-    """Asks replicas, where there are some; what they do not answer, their masters are asked.
-
-    Args:
-        members: of the cluster.
-    """
-
-    max_keys_per_request = 1
-
-    def __init__(self, cluster_nodes: ClusterNodes) -> None:
-        self._cluster_nodes = cluster_nodes
-
-    def execute(
-        self,
-        command: Command,
-        argument: Any,
-        size: int,
-        *,
-        keys: int = 1,
-        budget: float | None = None,
-        retries: int | None = None,
-    ) -> asyncio.Future[Any]:
-        """See `Batcher.ask`."""
-        command = command.per_key
-        batcher = self._cluster_nodes.reader_of(command.key(argument) or b"").batcher
-        return batcher.execute(command, argument, size, keys=keys, budget=budget, retries=retries)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.health_log import (
     CIRCUIT,
     INVALIDATION_CHANNEL,
-    REPLICA,
     SERVER,
-    Condition,
     HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.tasks import OwnedTasks
-from async_redis_cache._connection.connector import Connector, verify_replica
+from async_redis_cache._connection.connector import Connector
 from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
 
 from .batcher import Batcher
@@ -30,10 +27,6 @@ __all__ = ["ClusterNodes", "SlotMap"]
 
 _SECOND: Final = 1000
 SlotMap = tuple[SlotRange, ...]
-
-
-def _ignore() -> None:
-    pass
 
 
 class ClusterNodes:
@@ -51,25 +44,19 @@ class ClusterNodes:
         self,
         endpoint: Endpoint,
         options: Options,
-        make: Callable[[Connector, Condition, Condition | None, Callable[[], None]], Node],
+        make_node: Callable[[Connector, str], Node],
         tracking_group: TrackingGroup | None,
         health_log: HealthLog,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
-        self._make = make
+        self._make_node = make_node
         self._tracking_group = tracking_group
         self._health_log = health_log
         self._nodes: dict[Address, Node] = {}
-        self._replicas: dict[Address, Node] = {}
-        """Those that are asked, which is by who allows it alone."""
-        self._masters_of: dict[Address, Address] = {}
-        """By replica."""
         self._addresses: dict[Batcher, Address] = {}
         self._tracking_channels: dict[Address, TrackingChannel] = {}
         self._by_slot = [self.at(endpoint.seeds[0])] * SLOTS
-        self._readers: list[Node] = self._by_slot
-        """By slot who answers reads: a replica, where that is allowed and there is one."""
         self.masters: tuple[Address, ...] = ()
         self.others: frozenset[Address] = frozenset(endpoint.seeds)
         """Who may know the masters, beside themselves."""
@@ -84,10 +71,8 @@ class ClusterNodes:
         """The node at this address, known or not."""
         node = self._nodes.get(place)
         if node is None:
-            dialer = Connector(self._endpoint.at(place), self._options)
-            told = self._health_log.condition(SERVER, name_of(place))
-            alone = self._health_log.condition(CIRCUIT, name_of(place))
-            node = self._nodes[place] = self._make(dialer, told, alone, _ignore)
+            connector = Connector(self._endpoint.at(place), self._options)
+            node = self._nodes[place] = self._make_node(connector, name_of(place))
             self._addresses[node.batcher] = place
         return node
 
@@ -100,10 +85,6 @@ class ClusterNodes:
         # By chance: none is to be asked more than others.
         slot = random.randrange(SLOTS) if key is None else slot_of(key)  # noqa: S311  no secret
         return self._by_slot[slot]
-
-    def reader_of(self, key: bytes) -> Node:
-        """Who is asked for a key that may be a moment old."""
-        return self._readers[slot_of(key)]
 
     def host_of(self, batcher: Batcher) -> str:
         """Where a node is whose calls these are."""
@@ -131,25 +112,12 @@ class ClusterNodes:
         for slots in view:
             self._by_slot[slots.first : slots.last + 1] = [self.at(slots.master)] * slots.size
         self.moves += former != self._by_slot
-        if self._options.read_from == "replica":
-            readers = self._by_slot.copy()
-            self._masters_of.clear()
-            for slots in view:
-                self._masters_of |= dict.fromkeys(slots.replicas, slots.master)
-                if slots.replicas:
-                    place = random.choice(slots.replicas)  # noqa: S311  no secret
-                    readers[slots.first : slots.last + 1] = [self._replica_at(place)] * slots.size
-            self._readers = readers
         for place in self.masters:
             self.track(place)
-        needed = {*self._by_slot, *self._readers}
-        for nodes, subjects in (
-            (self._nodes, (SERVER, CIRCUIT, INVALIDATION_CHANNEL)),
-            (self._replicas, (REPLICA,)),
-        ):
-            for place in [place for place, node in nodes.items() if node not in needed]:
-                self._retire(nodes.pop(place), place)
-                self._health_log.node_removed(name_of(place), *subjects)
+        serving = {*self._by_slot}
+        for place in [place for place, node in self._nodes.items() if node not in serving]:
+            self._retire(self._nodes.pop(place), place)
+            self._health_log.node_removed(name_of(place), SERVER, CIRCUIT, INVALIDATION_CHANNEL)
 
     def stop(self) -> None:
         """End every call, every connection and every link."""
@@ -160,7 +128,7 @@ class ClusterNodes:
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        for node in [*self.nodes()]:
+        for node in self.nodes():
             await node.stopped()
         for link in self.tracking_channels():
             await link.stopped()
@@ -173,26 +141,9 @@ class ClusterNodes:
         for link in self._tracking_channels.values():
             link.abandon()
 
-    def nodes(self) -> Iterator[Node]:
-        """All that are known, replicas included."""
-        yield from self._nodes.values()
-        yield from self._replicas.values()
-
-    def _replica_at(self, place: Address) -> Node:
-        node = self._replicas.get(place)
-        if node is None:
-            dialer = Connector(self._endpoint.at(place), self._options, verify=verify_replica)
-            told = self._health_log.condition(REPLICA, name_of(place))
-            node = self._replicas[place] = self._make(
-                dialer, told, None, partial(self._on_replica_answer, place)
-            )
-            self._addresses[node.batcher] = place
-        return node
-
-    def _on_replica_answer(self, replica: Address) -> None:
-        master = self._nodes.get(self._masters_of.get(replica, UNKNOWN_ADDRESS))
-        if master is not None:
-            master.is_usable()
+    def nodes(self) -> list[Node]:
+        """All nodes that are known."""
+        return list(self._nodes.values())
 
     def track(self, place: Address) -> None:
         """Be told of changes on a node; until that is so, nothing near is trusted."""

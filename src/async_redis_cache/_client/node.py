@@ -71,8 +71,7 @@ class Node:
         *,
         health: Condition,
         breakers: CircuitBreakers,
-        circuit_health: Condition | None = None,
-        on_answer: Callable[[], None] = lambda: None,
+        circuit_health: Condition,
         on_lost: Callable[[], None] = lambda: None,
         on_timeout: Callable[[], None] = lambda: None,
         may_move: bool = False,
@@ -82,13 +81,11 @@ class Node:
         loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self._probe_budget = min(options.command_timeout / _SECOND, _PROBE_SECONDS)
-        self._breaker: CircuitBreaker | None = None
-        if circuit_health is not None:
-            self._breaker = CircuitBreaker(self._probe, breakers, circuit_health)
+        self._breaker = CircuitBreaker(self._probe, breakers, circuit_health)
         self.batcher = Batcher(
             counters,
-            on_answer=on_answer if self._breaker is None else self._breaker.succeeded,
-            on_failure=_ignore if self._breaker is None else self._breaker.failed,
+            on_answer=self._breaker.succeeded,
+            on_failure=self._breaker.failed,
             on_silence=on_lost,
             on_timeout=on_timeout,
             budget=options.command_timeout / _SECOND,
@@ -120,23 +117,18 @@ class Node:
 
     def is_circuit_open(self) -> bool:
         """Whether it does not answer, and is not to be asked."""
-        return self._breaker is not None and self._breaker.is_open
-
-    def is_usable(self) -> None:
-        """A replica of it has answered: that is reason enough to read its keys."""
-        if self._breaker is not None:
-            self._breaker.succeeded()
+        return self._breaker.is_open
 
     def retire(self) -> None:
         """What waits for it is asked elsewhere, and so is everything from now on."""
-        self._drop_probes()
+        self._breaker.stop()
         self.pool.drop_other_addresses(UNKNOWN_ADDRESS)
         self.batcher.unreachable(LOST)
         self.pool.stop()
 
     def stop(self) -> None:
         """End every call, and every connection."""
-        self._drop_probes()
+        self._breaker.stop()
         self.batcher.close()
         self.pool.stop()
 
@@ -146,12 +138,8 @@ class Node:
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        self._drop_probes()
+        self._breaker.stop()
         self.pool.abandon()
-
-    def _drop_probes(self) -> None:
-        if self._breaker is not None:
-            self._breaker.stop()
 
     def _probe(self) -> asyncio.Future[Any]:
         return self.batcher.execute(PING, (), 16, budget=self._probe_budget, retries=0)
@@ -159,10 +147,6 @@ class Node:
     def _unreachable(self, failure: Failure) -> None:
         self._on_lost()
         self.batcher.unreachable(failure)
-
-
-def _ignore(*_: object) -> None:
-    pass
 
 
 def keepalive_policy(options: Options, heartbeat: float) -> KeepalivePolicy:

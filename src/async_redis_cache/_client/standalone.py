@@ -7,12 +7,9 @@ from functools import partial
 from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
-from async_redis_cache._common.errors import CacheUnsupported
-from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.health_log import (
     CIRCUIT,
     INVALIDATION_CHANNEL,
-    REPLICA,
     SENTINEL,
     SERVER,
     HealthLog,
@@ -24,12 +21,10 @@ from async_redis_cache._connection.push import PushChannel
 from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import PING
 
-from .batcher import Batcher
 from .circuit_breaker import CircuitBreakers
 from .node import Node, keepalive_policy
-from .pipeline import Request
 from .sentinel import Sentinels
-from .sentinel_connector import MasterConnector, ReplicaConnector
+from .sentinel_connector import MasterConnector
 from .tracking import InvalidationListener, TrackingChannel
 
 __all__ = ["Standalone"]
@@ -83,24 +78,6 @@ class Standalone:
             on_timeout=self._check_idle,
             on_demoted=None if by_sentinels else partial(self._drop_other_addresses, None),
         )
-        self._replica: Node | None = None
-        if options.read_from == "replica":
-            if not by_sentinels:
-                problem = (
-                    "options.read_from replica needs sentinels, or a cluster, to find replicas by"
-                )
-                raise CacheUnsupported("UNSUPPORTED", problem)
-            dialer = ReplicaConnector(endpoint, options)
-            self._replica = Node(
-                dialer,
-                options,
-                counters,
-                health=health_log.condition(REPLICA),
-                breakers=breakers,
-                on_answer=self._node.is_usable,
-                on_timeout=self._check_idle,
-                router=self,
-            )
         self._tracking: TrackingChannel | None = None
         if listener is not None:
             self._tracking = TrackingChannel(
@@ -135,19 +112,6 @@ class Standalone:
         """How often keys were seen to have moved from one server to another."""
         return 0
 
-    @property
-    def reader(self) -> Executor:
-        """Who asks for what may be a moment old, if that is allowed."""
-        return self.executor if self._replica is None else self._replica.batcher
-
-    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
-        """Nobody refuses a call for another."""
-        return False
-
-    def owner_of(self, call: Request) -> Batcher:
-        """What a replica did not answer, the master is asked."""
-        return self._node.batcher
-
     def is_circuit_open(self, key: bytes) -> bool:
         """See `Node.is_left_alone`."""
         return self._node.is_circuit_open()
@@ -171,27 +135,21 @@ class Standalone:
 
     def stop(self) -> None:
         """End every call, every connection and every link."""
-        for node in self._nodes():
-            node.stop()
+        self._node.stop()
         for link in self._links():
             link.stop()
 
     async def stopped(self) -> None:
         """Wait until nothing is left of them."""
-        for node in self._nodes():
-            await node.stopped()
+        await self._node.stopped()
         for link in self._links():
             await link.stopped()
 
     def abandon(self) -> None:
         """Drop every connection though the event loop is closed."""
-        for node in self._nodes():
-            node.abandon()
+        self._node.abandon()
         for link in self._links():
             link.abandon()
-
-    def _nodes(self) -> list[Node]:
-        return [node for node in (self._node, self._replica) if node is not None]
 
     def _links(self) -> list[PushChannel]:
         links = [] if self._sentinels is None else self._sentinels.channels
@@ -199,8 +157,7 @@ class Standalone:
 
     def _check_idle(self) -> None:
         """A call got no answer: what has cut its connection may have cut others."""
-        for node in self._nodes():
-            node.pool.check_idle()
+        self._node.pool.check_idle()
 
     def _on_master_changed(self, place: Address) -> None:
         """The master is now there: what was said to another is not to be relied on."""

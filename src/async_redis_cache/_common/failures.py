@@ -131,7 +131,6 @@ _WITHOUT: Final = {
     "HELLO": "options.topology sentinel and near_cache.enabled need Redis 6 or newer",
     "CLIENT": "near_cache.enabled needs CLIENT TRACKING, of Redis 6 or newer: set it to false",
     "CLUSTER": "options.topology cluster needs a node of a cluster: set it to single",
-    "READONLY": "options.read_from replica needs a node of a cluster: set it to master",
     "SENTINEL": "options.topology sentinel needs sentinels: set it to single",
     "SUBSCRIBE": "options.topology sentinel needs it: set it to single",
     "SELECT": "a database other than 0 needs it: take the number out of the URI",

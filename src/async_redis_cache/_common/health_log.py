@@ -39,8 +39,6 @@ _OTHERS: Final = "others, which are not logged individually"
 _DEPRECATED_NAMES: Final = {
     "server_down": "server_lost",
     "server_up": "server_found",
-    "replica_down": "replica_lost",
-    "replica_up": "replica_found",
     "circuit_opened": "breaker_opened",
     "circuit_closed": "breaker_closed",
     "invalidation_channel_down": "near_link_lost",
@@ -82,13 +80,6 @@ SERVER: Final = _subject(
         "no connection to {server}: {code}; calls that need it fail. Check the server and the network",
     ),
     ("server_up", "connected to {server} again"),
-)
-REPLICA: Final = _subject(
-    (
-        "replica_down",
-        "no connection to a replica of {server}: {code}; reads go to the master. Check the replica",
-    ),
-    ("replica_up", "connected to a replica of {server} again"),
 )
 CIRCUIT: Final = _subject(
     (
@@ -169,7 +160,6 @@ EVENTS: Final = (
         event
         for subject in (
             SERVER,
-            REPLICA,
             CIRCUIT,
             INVALIDATION_CHANNEL,
             SENTINEL,

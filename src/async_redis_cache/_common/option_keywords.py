@@ -33,7 +33,6 @@ class CacheOptions(TypedDict, total=False):
     sentinel_tls_certificate_file: str
     sentinel_tls_key_file: str
     allowed_hosts: str
-    read_from: Literal["master", "replica"]
     max_connections: int
     max_connection_age: int | timedelta
     max_waiting_calls: int

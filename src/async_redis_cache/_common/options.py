@@ -110,12 +110,6 @@ class Options:
         "PEM file of the client certificate for the sentinels, instead of `tls_certificate_file`",
     )
     sentinel_tls_key_file: str = _option("", "PEM file of the private key of that certificate")
-    read_from: str = _option(
-        "master",
-        "server for `retrieve` and for the first read of the loading methods: the master, or a "
-        "replica, which can lag behind it",
-        choices=("master", "replica"),
-    )
     allowed_hosts: str = _option(
         "",
         "hosts to which MOVED, ASK, CLUSTER SLOTS and sentinels may redirect the cache, and so "
@@ -310,9 +304,6 @@ class Options:
         if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
             problem = f"must have at most {_NAME_CHARACTERS} characters, all of them printable"
             raise _bad(_FIELDS["name"], problem)
-        if self.read_from == "replica" and self.near_cache_enabled:
-            # What is near is kept by what the master tells, and would be filled with older values.
-            raise _bad(_FIELDS["read_from"], "cannot be replica where near_cache.enabled is true")
         for whose in ("", "sentinel_"):
             certificate, key = f"{whose}tls_certificate_file", f"{whose}tls_key_file"
             if getattr(self, key) and not getattr(self, certificate):

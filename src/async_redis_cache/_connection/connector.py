@@ -42,7 +42,7 @@ from async_redis_cache._common.options import Options
 from .reply_limits import HandshakeParser
 from .sockets import AddressList, ResolvingConnection, TLSConfig, TLSConnection
 
-__all__ = ["Connector", "SupportsConnect", "fields_of", "verify_master", "verify_replica"]
+__all__ = ["Connector", "SupportsConnect", "fields_of", "verify_master"]
 
 _SECOND: Final = 1000
 _KEEPALIVE: Final = {
@@ -160,20 +160,6 @@ class Connector:
         await self.close_idle()
         return failure
 
-    async def send_command(self, *command: str) -> Any:
-        """The answer to a command, on a connection of its own; a `Failure` where there is none."""
-        connection = await self.open_connection()
-        if isinstance(connection, Failure):
-            return connection
-        try:
-            async with asyncio.timeout(self._timeout):
-                await connection.send_command(*command)
-                return cast("Any", await connection.read_response())
-        except Exception as error:  # noqa: BLE001  as in `dial`
-            return _failure_of(error)
-        finally:
-            await self.discard_connection(connection)
-
     async def close_idle(self) -> None:
         """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
         if "_pool" not in vars(self):
@@ -227,12 +213,6 @@ def fields_of(reply: Any) -> dict[bytes, Any]:
     if isinstance(reply, dict):
         return cast("dict[bytes, Any]", reply)
     return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-async def verify_replica(connection: AbstractConnection) -> None:
-    """Let the replica of a node in a cluster answer for the slots of its master."""
-    await connection.send_command("READONLY")
-    await connection.read_response()
 
 
 def _refusal_of(endpoint: Endpoint, options: Options) -> Failure | None:

@@ -44,7 +44,7 @@ from .loader_threads import LoaderThreads
 from .metadata import IsReadable, Metadata
 from .near_cache import NearCache, NearReads
 from .pending_invalidations import PendingInvalidations
-from .reads import PlainReads, Reads, ReplicaReads
+from .reads import PlainReads, Reads
 from .server_clock import ServerClock
 from .single_flight import SingleFlight
 from .tags import Tags
@@ -102,21 +102,15 @@ class Engine:
         )
         self._batcher = self._servers.executor
         self._reads: Reads
-        versions: Reads = PlainReads(self._batcher, self._oversized)
-        if self._near is not None:
-            self._reads = versions = NearReads(
+        if self._near is None:
+            self._reads = PlainReads(self._batcher, self._oversized)
+        else:
+            self._reads = NearReads(
                 self._batcher, self._near, self._servers.has_unread, self._oversized
             )
-        elif options.read_from == "replica":
-            # Where a replica lags, what was invalidated would still be given.
-            self._reads = ReplicaReads(
-                self._servers.reader, self._batcher, self._command_timeout, self._oversized
-            )
-        else:
-            self._reads = versions
         self._tags = Tags(
             self._batcher,
-            partial(self._read_many, versions),
+            self.read_many,
             options.key_prefix.encode(),
             skew=0 if endpoint.topology == "single" else _SERVERS_SKEW,
         )
@@ -276,17 +270,12 @@ class Engine:
         self, keys: Sequence[bytes], budget: float | None = None
     ) -> list[bytes | None]:
         """The data of each key, in their order, within so many seconds."""
-        return await self._read_many(self._reads, keys, budget)
-
-    async def _read_many(
-        self, reads: Reads, keys: Sequence[bytes], budget: float | None
-    ) -> list[bytes | None]:
         self._check_circuits(keys)
         budget = self._command_timeout if budget is None else budget
         deadline = self.loop.time() + budget
         # Before they are read: what is made good meanwhile may have been read sooner.
         owed = {key for key in keys if key in self._pending.keys}
-        found = await reads.fetch_many(keys, budget)
+        found = await self._reads.fetch_many(keys, budget)
         if owed:
             # Asked first, the server says for itself what is wrong with it.
             await self._pending.flush(tuple(owed), deadline - self.loop.time())
