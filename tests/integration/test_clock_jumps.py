@@ -140,5 +140,5 @@ def test_hit_without_a_question_needs_a_known_age() -> None:
     )
     plain = with_tags(b"1", {}, 3_600_000, 60_000)
     data = plain[:51] + (1_000).to_bytes(8) + plain[59:]  # With a stale TTL.
-    assert policy.payload_at_once(data, lambda: 3_600_000, lambda: 0.5) == b"1"
-    assert policy.payload_at_once(data, lambda: 1_000, lambda: 0.5) is None
+    assert policy.usable_payload(data, lambda: 3_600_000, lambda: 0.5) == b"1"
+    assert policy.usable_payload(data, lambda: 1_000, lambda: 0.5) is None

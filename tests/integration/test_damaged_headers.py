@@ -177,7 +177,7 @@ def _looked_at(data: bytes, chance: Any) -> bool:
         assert at_once == payload
         assert record is None or (record.is_lasting and not record.tags)
     for policy in POLICIES:
-        given = policy.payload_at_once(data, lambda: NOW, chance)
+        given = policy.usable_payload(data, lambda: NOW, chance)
         is_free = is_valid and (
             record is None
             or (

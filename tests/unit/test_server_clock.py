@@ -188,7 +188,7 @@ def given_at_once(
     data = HEAD.pack(b"\xc1\x02", VALUE, bytes(16), *numbers) + b"payload"
     # By this chance and a beta of 1, it is loaded anew in the last 100 ms.
     chance = 1 - math.exp(-1)
-    return LoadPolicies(Options()).of(said).payload_at_once(data, lambda: now, lambda: chance)
+    return LoadPolicies(Options()).of(said).usable_payload(data, lambda: now, lambda: chance)
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,14 @@ def test_call_options_override_the_configuration() -> None:
     for name, bound in most.items():
         for wrong in (-0.1, float(bound) + 0.1, True, "1", None):
             with pytest.raises(
-                CacheInputError, match=f"^{name} is a number from 0 to {bound}$"
+                CacheInputError, match=f"^{name} must be a number from 0 to {bound}$"
             ) as no:
                 policies.of(cast("LoadOptions", {name: wrong}))
             assert no.value.code == "BAD_LOAD_OPTION"
     with pytest.raises(CacheInputError):
         policies.of({"hard_timeout": 3_600_001})
     assert policies.of({"stale_timeout": 3_600_001}).stale_timeout == 3_600_001
-    with pytest.raises(TypeError, match="jitters is no option"):
+    with pytest.raises(TypeError, match="unknown load option `jitters`; did you mean `jitter`"):
         policies.of(cast("LoadOptions", {"jitters": 1.0}))
 
 

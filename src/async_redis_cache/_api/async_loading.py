@@ -144,9 +144,7 @@ class AsyncLoading(Openable):
                 engine.check_circuit(wire_key)
                 data = await engine.read(wire_key)
                 if data is not None:
-                    payload = policy.payload_at_once(
-                        data, engine.freshness.known_now, random.random
-                    )
+                    payload = policy.usable_payload(data, engine.freshness.known_now, random.random)
                     value = None if payload is None else codec.loads(wire_key, payload, decode)
                     if value is not None:
                         self._counters.hits += 1

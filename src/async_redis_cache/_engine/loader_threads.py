@@ -1,8 +1,8 @@
-"""The worker threads of loaders: as many as may be, and not one more.
+"""The worker threads that call loaders, up to a maximum.
 
-A thread cannot be cancelled. While an origin hangs, each load that has ended leaves a thread behind, so what
-is counted are threads, and not loads. Beyond the bound a load is refused: to wait for a thread could be to
-wait for a loader that itself waits for this load.
+A thread cannot be cancelled. While an origin hangs, each load that times out leaves a thread running, so the
+maximum applies to threads and not to loads. When it is reached, loads are refused: waiting for a thread could
+mean waiting for a loader that itself waits for this load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["LoaderThreads"]
 
 
 class _Lock:
-    """Held for a moment; not to be inherited by a child process from a thread that it does not have."""
+    """A lock that is held briefly, and replaced in a forked child: a thread that the child lacks may hold it."""
 
     held = threading.Lock()
 
@@ -38,29 +38,30 @@ os.register_at_fork(after_in_child=_Lock.renew)
 
 
 class LoaderThreads:
-    """Calls loaders in worker threads.
+    """Call loaders in worker threads.
 
     Args:
-        most: threads at once, also those whose load has ended.
-        counters: where threads and refusals are counted.
+        max_threads: maximum number of threads at a time, including those whose load has ended.
+        counters: counts the threads that run, and the loads that were refused.
     """
 
-    def __init__(self, most: float, counters: CacheStats) -> None:
-        self._most = most
+    def __init__(self, max_threads: float, counters: CacheStats) -> None:
+        self._max_threads = max_threads
         self._counters = counters
 
     async def run(self, call: Callable[[], Any]) -> Any:
-        """What this gives, called in a worker thread; a cancelled caller leaves the thread to its end.
+        """Return the result of a call in a worker thread. If the caller is cancelled, the thread continues.
 
         Raises:
             CacheOverloaded: TOO_MANY_THREADS.
+            BaseException: raised by the call.
         """
         with _Lock.held:
-            if self._counters.loader_threads >= self._most:
+            if self._counters.loader_threads >= self._max_threads:
                 self._counters.refused_loads += 1
-                raise _too_many(f"{self._most} threads run loaders of this cache")
+                raise _too_many(f"{self._max_threads} threads are running loaders of this cache")
             self._counters.loader_threads += 1
-        # Taken by the thread that begins the call, or by this one, if no thread ever does.
+        # Removed by the thread that makes the call, or here if no thread does.
         ticket = [None]
         try:
             outcome = await anyio.to_thread.run_sync(
@@ -69,29 +70,29 @@ class LoaderThreads:
                 limiter=anyio.CapacityLimiter(math.inf),
             )
         except RuntimeError:
-            # Not of the loader, which is carried as data: the process can start no thread.
-            raise _too_many("no thread can be started") from None
+            # Errors of the loader are captured, so the process could not start a thread.
+            raise _too_many("no thread could be started") from None
         finally:
-            self._leave(ticket)
+            self._uncount(ticket)
         if isinstance(outcome, CapturedError):
             raise outcome.error()
         return outcome
 
     def _outcome(self, call: Callable[[], Any], ticket: list[None]) -> Any:
-        """In the thread: what the call gives or raises, as data, for a GeneratorExit would close what awaits it."""
-        mine: list[None] = []
+        """Make the call, in the worker thread; capture its error, as a GeneratorExit would close the awaiting coroutine."""
+        own_ticket: list[None] = []
         try:
-            mine.append(ticket.pop())
+            own_ticket.append(ticket.pop())
         except IndexError:
             return None
         try:
             return call()
-        except BaseException as error:  # noqa: BLE001  it is raised again on the loop's thread
+        except BaseException as error:  # noqa: BLE001  raised again in the thread of the loop
             return CapturedError(error)
         finally:
-            self._leave(mine)
+            self._uncount(own_ticket)
 
-    def _leave(self, ticket: list[None]) -> None:
+    def _uncount(self, ticket: list[None]) -> None:
         with _Lock.held:
             if ticket:
                 ticket.pop()
@@ -99,4 +100,4 @@ class LoaderThreads:
 
 
 def _too_many(problem: str) -> CacheOverloaded:
-    return CacheOverloaded("TOO_MANY_THREADS", f"the load is refused: {problem}")
+    return CacheOverloaded("TOO_MANY_THREADS", f"the load was refused: {problem}")
