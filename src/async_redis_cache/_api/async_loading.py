@@ -6,11 +6,11 @@ import random
 from typing import Any, Final, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
-from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheStateError
+from async_redis_cache._common.options import SECOND
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
-from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
 from .cache_entry import CacheEntry
 from .load_request import (
@@ -37,7 +37,6 @@ __all__ = ["AsyncLoading"]
 T = TypeVar("T")
 
 _NO_TAGS: Final[tuple[str, ...]] = ()
-_SECOND: Final = 1000
 
 
 def _no_entry() -> CacheEntry[Any]:
@@ -410,7 +409,7 @@ class AsyncLoading(Openable):
         record, now = found.record, found.now
         is_leased = record.leased_until > now
         if asked.policy.soft_timeout and (record.is_held or not is_leased):
-            patience = asked.policy.soft_timeout / _SECOND
+            patience = asked.policy.soft_timeout / SECOND
             try:
                 result = await run_load(asked, data or b"", found, patience=patience)
             except CacheStateError:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
-from async_redis_cache._common.errors import CacheError, CacheInputError
+from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheInputError
 from async_redis_cache._common.outcomes import CapturedError, outcome_of, raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.tasks import OwnedTasks
@@ -20,7 +20,6 @@ from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.in_flight_load import LoadNode, current_load, loading_as
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
-from async_redis_cache._engine.single_flight import SERVER_FAILURES
 
 from .async_loading import AsyncLoading
 from .load_request import (

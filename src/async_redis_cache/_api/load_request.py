@@ -18,13 +18,12 @@ from types import UnionType
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from async_redis_cache._common.durations import Timeout
-from async_redis_cache._common.errors import CacheInputError
-from async_redis_cache._common.options import LONGEST
+from async_redis_cache._common.errors import SERVER_FAILURES, CacheInputError
+from async_redis_cache._common.options import LONGEST, SECOND
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, NotStorable, StoredValue
-from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._protocol.record import (
     MISSING,
     PLACEHOLDER,
@@ -110,7 +109,6 @@ class Lookup(NamedTuple):
 
 
 NO_LOOKUP: Final = Lookup()
-_SECOND: Final = 1000
 
 
 def no_loader() -> None:
@@ -233,7 +231,7 @@ def load_spec(
     return LoadSpec(
         RequestSource(asked, found, tags),
         data,
-        asked.policy.hard_timeout / _SECOND,
+        asked.policy.hard_timeout / SECOND,
         force=force,
         tags=asked.codec.wire_tags(tags),
         strict=asked.engine.strict,

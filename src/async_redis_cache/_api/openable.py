@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol, Self, Unpack, runtime_checkable
 
-from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.errors import SERVER_FAILURES, CacheError
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -16,7 +16,6 @@ from async_redis_cache._common.pip_services import (
 )
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
-from async_redis_cache._engine.single_flight import SERVER_FAILURES
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
 

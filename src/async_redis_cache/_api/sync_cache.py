@@ -248,7 +248,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
             problem = "a loader still blocks the private event loop of this cache, which was closed"
             raise PortalRefusedError("NOT_OPENED", problem)
         options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._patience = options.command_timeout / 1000 + _GRACE
+        self._patience = options.command_seconds + _GRACE
         portal = self._ending = Portal(partial(self._cache.close, None), name=options.name)
         try:
             portal.start()

@@ -17,7 +17,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from async_redis_cache._common.backoff import RetryBackoff
-from async_redis_cache._common.errors import CacheStateError, CacheTimeout, CacheUnavailable
+from async_redis_cache._common.errors import UNANSWERED, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connection import RedisConnection
@@ -38,7 +38,6 @@ _NOT_YET: Final = "TRYAGAIN"
 _NO_RETRY_SHARE: Final = 0.25
 """Of a call's time, in which it is not tried again on a server that is no master."""
 _UNTIL_DEADLINE: Final = {_NOT_YET, _DEMOTED}
-_SERVER_FAILURES: Final = (CacheUnavailable, CacheTimeout)
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
@@ -326,7 +325,7 @@ class Batcher:
     def _fail(self, call: Request, failure: Failure) -> None:
         call.fail(failure if failure.server else failure._replace(server=self._server))
         # Who could wait for less than others says nothing of the server by not having waited longer.
-        if issubclass(failure.kind, _SERVER_FAILURES) and not (
+        if issubclass(failure.kind, UNANSWERED) and not (
             failure is TIMED_OUT and call.short_deadline
         ):
             self._on_failure(failure.code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.health_log import (
@@ -25,7 +24,6 @@ from .tracking_group import TrackingGroup
 
 __all__ = ["ClusterNodes", "SlotMap"]
 
-_SECOND: Final = 1000
 SlotMap = tuple[SlotRange, ...]
 
 
@@ -152,7 +150,7 @@ class ClusterNodes:
                 Connector(self._endpoint.at(place), self._options, protocol=3),
                 self._tracking_group.add(place),
                 prefix=self._options.key_prefix.encode(),
-                pace=keepalive_policy(self._options, self._options.near_cache_heartbeat / _SECOND),
+                pace=keepalive_policy(self._options, self._options.heartbeat_seconds),
                 told=self._health_log.condition(INVALIDATION_CHANNEL, name_of(place)),
             )
             link.start()

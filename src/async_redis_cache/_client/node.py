@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from .request_queue import RequestQueue
 __all__ = ["UNKNOWN_ADDRESS", "Node", "keepalive_policy"]
 
 UNKNOWN_ADDRESS: Final[Address] = ("", 0)
-_SECOND: Final = 1000
 _VALUES_A_KEY: Final = 2
 """How many values of `max_value_size` the reply for one key may be as long as: another process may have stored it
 by a larger limit."""
@@ -80,7 +78,7 @@ class Node:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._on_lost = on_lost
-        self._probe_budget = min(options.command_timeout / _SECOND, _PROBE_SECONDS)
+        self._probe_budget = min(options.command_seconds, _PROBE_SECONDS)
         self._breaker = CircuitBreaker(self._probe, breakers, circuit_health)
         self.batcher = Batcher(
             counters,
@@ -88,13 +86,12 @@ class Node:
             on_failure=self._breaker.failed,
             on_silence=on_lost,
             on_timeout=on_timeout,
-            budget=options.command_timeout / _SECOND,
+            budget=options.command_seconds,
             retries=options.retries,
             queue=RequestQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=RetryBackoff(loop.time, random.random),
             may_move=may_move,
-            demotion=on_demoted
-            and Demotion(loop.time, options.command_timeout / _SECOND, on_demoted),
+            demotion=on_demoted and Demotion(loop.time, options.command_seconds, on_demoted),
             router=router,
             server=health.server,
         )
@@ -108,7 +105,7 @@ class Node:
             unreachable=self._unreachable,
             health=health,
             bytes_a_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
-            check_budget=min(options.command_timeout / _SECOND * _CHECK_SHARE, _CHECK_SECONDS),
+            check_budget=min(options.command_seconds * _CHECK_SHARE, _CHECK_SECONDS),
         )
         self.batcher.use_pool(self.pool)
 
@@ -151,11 +148,11 @@ class Node:
 
 def keepalive_policy(options: Options, heartbeat: float) -> KeepalivePolicy:
     """How a link is kept whose heart beats once in so many seconds."""
-    timeout = options.connect_timeout / _SECOND
+    timeout = options.connect_seconds
     return KeepalivePolicy(heartbeat, timeout, _lifetime_of(options), random.random, time.monotonic)
 
 
 def _lifetime_of(options: Options) -> Callable[[], float]:
     """Gives for how many seconds a connection is used: not all end at once that began at once."""
-    age = options.max_connection_age / _SECOND or math.inf
+    age = options.connection_age_seconds
     return lambda: age * (1 - _SPREAD * random.random())  # noqa: S311  no secret

@@ -24,7 +24,6 @@ from async_redis_cache._connection.sockets import TLSConfig
 
 __all__ = ["UNKNOWN", "Sentinels", "sentinel_connectors"]
 
-_SECOND: Final = 1000
 _OTHERS_SECONDS: Final = 0.1
 """How long the others are waited for at first, when one has said who is the master."""
 _SWITCHED: Final = b"+switch-master"

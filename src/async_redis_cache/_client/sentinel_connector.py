@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.failures import Failure
@@ -14,8 +13,6 @@ from async_redis_cache._connection.connector import Connector, verify_master
 from .sentinel import UNKNOWN, Sentinels
 
 __all__ = ["MasterConnector"]
-
-_SECOND: Final = 1000
 
 
 class MasterConnector:
@@ -35,7 +32,7 @@ class MasterConnector:
         self._endpoint = endpoint
         self._options = options
         self._protocol = protocol
-        self._timeout = options.connect_timeout / _SECOND
+        self._timeout = options.connect_seconds
         self._current: tuple[Address, Connector] | None = None
         """The address of the master, and the connector to it."""
         self._connected_by: dict[Connection, Connector] = {}

@@ -29,7 +29,6 @@ from .tracking import InvalidationListener, TrackingChannel
 
 __all__ = ["Standalone"]
 
-_SECOND: Final = 1000
 _SENTINEL_HEARTBEAT: Final = 1.0
 
 
@@ -84,7 +83,7 @@ class Standalone:
                 self._connector(endpoint, options, protocol=3),
                 listener,
                 prefix=options.key_prefix.encode(),
-                pace=keepalive_policy(options, options.near_cache_heartbeat / _SECOND),
+                pace=keepalive_policy(options, options.heartbeat_seconds),
                 told=health_log.condition(INVALIDATION_CHANNEL),
             )
         for link in self._links():

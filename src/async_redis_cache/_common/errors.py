@@ -5,7 +5,7 @@ No message holds a value, a password or a whole key: errors end in logs.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from .pip_services import (
     ApplicationException,
@@ -21,6 +21,8 @@ from .pip_services import (
 )
 
 __all__ = [
+    "SERVER_FAILURES",
+    "UNANSWERED",
     "CacheAuthError",
     "CacheConfigError",
     "CacheError",
@@ -149,3 +151,14 @@ class CacheServerError(CacheError, InvocationException):
 
 class CacheUnsupported(CacheError, UnsupportedException):
     """The server, or the cache's configuration, lacks what the call needs. Code: UNSUPPORTED."""
+
+
+UNANSWERED: Final = (CacheUnavailable, CacheTimeout)
+"""Errors of a server that cannot be reached or does not reply. They open its circuit."""
+SERVER_FAILURES: Final = (
+    *UNANSWERED,
+    CacheOverloaded,
+    CacheOutcomeUnknown,
+    CacheServerError,
+)
+"""Errors after which a load continues without the server. All others, such as missing permissions, are raised."""

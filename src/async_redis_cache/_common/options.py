@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,14 +13,16 @@ from typing import Any, Final
 from .errors import CacheConfigError
 from .hosts import AllowedHosts
 
-__all__ = ["CONTROL", "HOUR", "LONGEST", "MOST_TAGS", "SECTIONS", "Options", "path_of"]
+__all__ = ["CONTROL", "HOUR", "LONGEST", "MOST_TAGS", "SECOND", "SECTIONS", "Options", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-LONGEST: Final = 10 * 365 * 24 * 3600 * 1000
-"""Ten years in milliseconds, the longest life of a value. Redis refuses what overflows its clock;
-long before, it is a mistake of units."""
-HOUR: Final = 3600 * 1000
+SECOND: Final = 1000
+"""In milliseconds."""
+HOUR: Final = 3600 * SECOND
 """In milliseconds: the longest load."""
+LONGEST: Final = 10 * 365 * 24 * HOUR
+"""Ten years in milliseconds, the maximum TTL. Redis rejects what overflows its clock; a TTL that is
+longer than this is a mistake of units long before."""
 _LARGEST: Final = 2**53 - 1
 """The largest number of values, bytes and the like: up to here Lua on the server counts exactly."""
 MOST_TAGS: Final = 64
@@ -320,6 +323,31 @@ class Options:
         ):
             problem = "needs options.serializer json, without compression and signing_key"
             raise _bad(_FIELDS["foreign_readers"], problem)
+
+    @property
+    def command_seconds(self) -> float:
+        """`command_timeout` in seconds."""
+        return self.command_timeout / SECOND
+
+    @property
+    def connect_seconds(self) -> float:
+        """`connect_timeout` in seconds."""
+        return self.connect_timeout / SECOND
+
+    @property
+    def connection_age_seconds(self) -> float:
+        """`max_connection_age` in seconds; infinity for no limit."""
+        return self.max_connection_age / SECOND or math.inf
+
+    @property
+    def near_cache_seconds(self) -> float:
+        """`near_cache_timeout` in seconds."""
+        return self.near_cache_timeout / SECOND
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """`near_cache_heartbeat` in seconds."""
+        return self.near_cache_heartbeat / SECOND
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Options:

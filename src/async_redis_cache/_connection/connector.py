@@ -44,7 +44,6 @@ from .sockets import AddressList, ResolvingConnection, TLSConfig, TLSConnection
 
 __all__ = ["Connector", "SupportsConnect", "fields_of", "verify_master"]
 
-_SECOND: Final = 1000
 _KEEPALIVE: Final = {
     getattr(socket, name): value
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
@@ -99,7 +98,7 @@ class Connector:
     ) -> None:
         self._verify = verify or _verify_serving
         self._refusal = _refusal_of(endpoint, options)
-        self._timeout = options.connect_timeout / _SECOND
+        self._timeout = options.connect_seconds
         self._addresses = AddressList()
         self._make_pool = partial(
             ConnectionPool,

@@ -54,7 +54,6 @@ __all__ = ["Engine"]
 
 T = TypeVar("T")
 
-_SECOND: Final = 1000
 _SERVERS_SKEW: Final = 100_000
 """Microseconds by which the clocks of several servers may differ: a cluster's nodes, or a master and the next."""
 
@@ -75,8 +74,8 @@ class Engine:
         self.pid = os.getpid()
         self._counters = counters
         self._health_log = health_log
-        self._connect_timeout = options.connect_timeout / _SECOND
-        self._command_timeout = options.command_timeout / _SECOND
+        self._connect_timeout = options.connect_seconds
+        self._command_timeout = options.command_seconds
         self._prefix = options.key_prefix
         self._server = endpoint.name
         self._bounded = options.max_size > 0
@@ -93,7 +92,7 @@ class Engine:
                 counters,
                 max_size=options.near_cache_max_size,
                 max_bytes=options.near_cache_max_bytes,
-                longest=options.near_cache_timeout / _SECOND,
+                longest=options.near_cache_seconds,
                 clock=time.monotonic,
             )
         kind = Cluster if endpoint.topology == "cluster" else Standalone

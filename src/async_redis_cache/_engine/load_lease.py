@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
+from async_redis_cache._common.options import SECOND
 from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, ReleaseMode
 from async_redis_cache._protocol.read_commands import GET
@@ -30,7 +31,6 @@ from .tags import Tags
 
 __all__ = ["ChangeNotifier", "LeaseContext", "LoadLease", "NullNotifier"]
 
-_MILLISECONDS: Final = 1000
 _TOKEN_BYTES: Final = 16
 _TOKEN: Final = slice(3, 3 + _TOKEN_BYTES)
 _FIRST_PAUSE: Final = 0.005
@@ -162,7 +162,7 @@ class LoadLease:
                 return True
             elif waits():
                 began = self._loop.time()
-                await self._poll(reply / _MILLISECONDS)
+                await self._poll(reply / SECOND)
                 self.since += self._loop.time() - began
             else:
                 return False
@@ -204,7 +204,7 @@ class LoadLease:
         """Renew the lease until cancelled."""
         lease = self._context.lease
         while True:
-            await asyncio.sleep(lease / 3 / _MILLISECONDS)
+            await asyncio.sleep(lease / 3 / SECOND)
             with contextlib.suppress(CacheError):
                 await self._execute(RENEW, (self._key, self._token, lease))
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Final
 
+from async_redis_cache._common.options import SECOND
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.command import Executor
 from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL, MGET_WITH_TTL
@@ -33,7 +34,6 @@ from .sieve import Doorkeeper, NearEntry, Sieve
 
 __all__ = ["NearCache", "NearReads", "PendingFill"]
 
-_MILLISECONDS: Final = 1000
 _PUSH_INTERVAL: Final = 0.020
 """Seconds for which entries are served without checking the invalidation channel for unread data."""
 _PUSH_TURNS: Final = 5
@@ -143,7 +143,7 @@ class NearCache:
         del self._pending_fills[key]
         if data is None or (left <= 0 and left != _NO_EXPIRY):
             return
-        stay = self._longest if left == _NO_EXPIRY else min(self._longest, left / _MILLISECONDS)
+        stay = self._longest if left == _NO_EXPIRY else min(self._longest, left / SECOND)
         # Counted from before the request, so that the entry never outlives the value on the server.
         pending.expires = pending.requested_at + stay
         pending.data = data

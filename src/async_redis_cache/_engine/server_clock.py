@@ -16,12 +16,12 @@ from typing import Final
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
+from async_redis_cache._common.options import SECOND
 from async_redis_cache._protocol.command import Executor
 from async_redis_cache._protocol.commands import TIME
 
 __all__ = ["ServerClock"]
 
-_SECOND: Final = 1000
 _OFTEN: Final = 1.0
 """Seconds after which it is asked again, while nobody waits for the answer."""
 _TOO_OLD: Final = 10.0
@@ -68,12 +68,12 @@ class ServerClock:
             # Where it cannot be asked, what is known will do for a while.
             with contextlib.suppress(CacheError):
                 self._sample()
-        return int((self._clock() + self._ahead) * _SECOND)
+        return int((self._clock() + self._ahead) * SECOND)
 
     def known(self) -> int | None:
         """Milliseconds since the epoch, where that is known well enough to ask nobody."""
         now = self._clock()
-        return None if now - self._sampled > _OFTEN else int((now + self._ahead) * _SECOND)
+        return None if now - self._sampled > _OFTEN else int((now + self._ahead) * SECOND)
 
     def _sample(self) -> asyncio.Future[float]:
         if self._query is None:

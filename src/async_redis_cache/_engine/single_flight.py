@@ -16,13 +16,10 @@ from math import inf
 from typing import Any, Final
 
 from async_redis_cache._common.errors import (
+    SERVER_FAILURES,
     CacheError,
-    CacheOutcomeUnknown,
-    CacheOverloaded,
-    CacheServerError,
     CacheStateError,
     CacheTimeout,
-    CacheUnavailable,
 )
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._common.outcomes import (
@@ -41,18 +38,10 @@ from .in_flight_load import InFlightLoad, Outcome, current_load, loading_as, ref
 from .load_lease import LeaseContext, LoadLease
 from .load_source import LoadResult, LoadSpec, StoredValue
 
-__all__ = ["SERVER_FAILURES", "SingleFlight"]
+__all__ = ["SingleFlight"]
 
 _MICROSECONDS: Final = 1_000_000
 
-SERVER_FAILURES: Final = (
-    CacheUnavailable,
-    CacheTimeout,
-    CacheOverloaded,
-    CacheOutcomeUnknown,
-    CacheServerError,
-)
-"""Errors after which a load continues without the server. All others, such as missing permissions, are raised."""
 _TOO_LONG: Final = Failure(
     CacheTimeout, "LOAD_TIMEOUT", "the load took longer than its hard_timeout"
 )

@@ -22,11 +22,11 @@ import anyio.to_thread
 
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import (
+    UNANSWERED,
     CacheConfigError,
     CacheError,
     CacheServerError,
     CacheStateError,
-    CacheTimeout,
     CacheUnavailable,
 )
 from async_redis_cache._common.health_log import UNREADABLE, HealthLog
@@ -266,7 +266,7 @@ class Lifecycle:
                 await asyncio.get_running_loop().create_task(
                     engine.connect(), context=contextvars.Context()
                 )
-            except (CacheUnavailable, CacheTimeout, CacheServerError):
+            except (*UNANSWERED, CacheServerError):
                 if options.require_connection:
                     raise
         except BaseException:
