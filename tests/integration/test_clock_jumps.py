@@ -71,7 +71,7 @@ async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
     ):
 
         async def load() -> str:
-            flights = cache._lifecycle.ready().engine._single_flight._in_flight
+            flights = cache._lifecycle.ready().engine.single_flight._in_flight
             # As if the clock had been set by so much since the load began.
             flights[f"{PREFIX}key".encode()].lease._got -= jump
             await other.invalidate_tags(None, "tag")

@@ -48,14 +48,14 @@ async def test_value_of_another_process_is_read_once(
     """A call that begins a load and finds a value by now returns it."""
     async with configured(server.url) as one, configured(server.url) as other:
         engine = one._lifecycle.ready().engine
-        read = engine.read
+        read = engine.reads.fetch
 
         async def stored_meanwhile(key: bytes) -> bytes | None:
             nothing = await read(key)
             await other.store(None, "key", "stored")
             return nothing
 
-        monkeypatch.setattr(engine, "read", stored_meanwhile)
+        monkeypatch.setattr(engine.reads, "fetch", stored_meanwhile)
         async with asyncio.timeout(60):
             assert await one.retrieve_or_load(None, "key", lambda: "loaded") == "stored"
         assert one.stats().loads == 0

@@ -100,14 +100,14 @@ async def test_load_raises_with_never_when_the_server_dies_before_the_lease(
     server = private_server()
     async with configured(server.url, command_timeout=DEADLINE, fail_open="never") as cache:
         engine = cache._lifecycle.ready().engine
-        read = engine.read
+        read = engine.reads.fetch
 
         async def dying(key: bytes) -> bytes | None:
             data = await read(key)
             await asyncio.to_thread(server.stop)
             return data
 
-        engine.read = dying  # type: ignore[method-assign]
+        engine.reads.fetch = dying  # type: ignore[method-assign]
         with pytest.raises(CacheError):
             await cache.retrieve_or_load(None, "key", load)
         assert cache.stats().loads == 0

@@ -363,7 +363,7 @@ def waiting_for_loads(cache: RedisCache) -> int:
     """How many callers wait for loads now: a miss is counted a moment before its caller waits."""
     engine = cache._cache._lifecycle.engine()
     assert engine is not None
-    return sum(len(flight.waiting) for flight in tuple(engine._single_flight._running))
+    return sum(len(flight.waiting) for flight in tuple(engine.single_flight._running))
 
 
 def test_sync_callers_of_a_load_get_exceptions_of_their_own(sync_cache: RedisCache) -> None:

@@ -95,7 +95,7 @@ async def test_later_caller_does_not_get_an_earlier_result(
     one, other = caches
     engine = one._lifecycle.ready().engine
     found, may_go_on = asyncio.Event(), asyncio.Event()
-    hold, read = engine._tags.are_current, engine.read
+    hold, read = engine.freshness.tags_are_current, engine.reads.fetch
 
     async def slow(*args: Any) -> bool:
         found.set()
@@ -107,11 +107,11 @@ async def test_later_caller_does_not_get_an_earlier_result(
         await other.store(None, "key", "removed", tags=("tag",))
         return nothing
 
-    monkeypatch.setattr(engine._tags, "are_current", slow)
-    monkeypatch.setattr(engine, "read", stored_meanwhile)
+    monkeypatch.setattr(engine.freshness, "tags_are_current", slow)
+    monkeypatch.setattr(engine.reads, "fetch", stored_meanwhile)
     before = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
     await found.wait()
-    monkeypatch.setattr(engine, "read", read)
+    monkeypatch.setattr(engine.reads, "fetch", read)
     await other.remove(None, "key")
     after = asyncio.create_task(one.retrieve_or_load(None, "key", lambda: "loaded"))
     await await_until(lambda: one.stats().misses == 2)

@@ -225,7 +225,7 @@ async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> 
         assert await cache.retrieve_or_load(None, "key", ahead.load, **STALE) == "old"
         await ahead.loading()
         joining = asyncio.create_task(cache.retrieve_or_load(None, "key", own.load))
-        (flight,) = cache._lifecycle.ready().engine._single_flight._in_flight.values()
+        (flight,) = cache._lifecycle.ready().engine.single_flight._in_flight.values()
         await await_until(lambda: flight.waiting)
         joining.cancel()
         await asyncio.wait((joining,))
@@ -262,7 +262,7 @@ async def test_caller_loads_when_a_detached_load_was_handed_over(
 ) -> None:
     """In the same turn of the loop, as when one pipeline answers both: there is no load to join."""
     async with configured(server.url) as cache:
-        loading = cache._lifecycle.ready().engine._single_flight
+        loading = cache._lifecycle.ready().engine.single_flight
         wanted = LoadSpec(FixedSource(), b"", 5.0)
         answered = asyncio.get_running_loop().create_future()
 
@@ -342,7 +342,7 @@ async def test_load_beyond_its_hard_timeout_is_not_joined(server: Server) -> Non
     async with configured(server.url, loading_hard_timeout=50) as cache:
         await made_stale(cache)
         assert await cache.retrieve_or_load(None, "key", stubborn, **STALE) == "old"
-        (flight,) = cache._lifecycle.ready().engine._single_flight._in_flight.values()
+        (flight,) = cache._lifecycle.ready().engine.single_flight._in_flight.values()
         await await_until(lambda: flight.expired)
         try:
             with pytest.raises(CacheTimeout, match="hard_timeout"):

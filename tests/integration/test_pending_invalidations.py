@@ -141,7 +141,7 @@ async def test_pending_key_is_not_read_while_retries_fail(
         return {key: CacheUnavailable("MASTERDOWN", "") for key in keys}
 
     monkeypatch.setattr(engine._pending, "_remove", refused)
-    engine.writes.store_failed(f"{PREFIX}key".encode(), CacheUnavailable("CONNECTION_LOST", ""))
+    engine.writes.failed((f"{PREFIX}key".encode(),), CacheUnavailable("CONNECTION_LOST", ""))
     with pytest.raises(CacheUnavailable):
         await cache.retrieve(None, "key")
     assert await cache.retrieve(None, "another") is None
@@ -243,7 +243,7 @@ async def test_value_read_during_the_flush_is_not_returned(
         patch.setattr("async_redis_cache._engine.pending_invalidations._FIRST_PAUSE", 60.0)
         for verb in READS.values():
             await cache.store(None, "key", "old")
-            engine.writes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+            engine.writes.failed((key,), CacheUnavailable("CONNECTION_LOST", ""))
             monkeypatch.setattr(engine._batcher, "execute", late)
             found = await verb(cache)
             assert "old" not in str(found)
@@ -257,6 +257,7 @@ async def test_concurrent_readers_share_one_flush(
     """Also when it fails, again and again; and a change waits for the one under way."""
     engine = cache._lifecycle.ready().engine
     debts = engine._pending
+    flush = debts._remove
     key = f"{PREFIX}key".encode()
     removals = 0
     fails = True
@@ -267,10 +268,10 @@ async def test_concurrent_readers_share_one_flush(
         await asyncio.sleep(0.01)
         if fails:
             return {key: CacheUnavailable("CONNECTION_LOST", "") for key in keys}
-        return await engine.writes.flush_pending(keys)
+        return await flush(keys)
 
     monkeypatch.setattr(debts, "_remove", remove)
-    engine.writes.store_failed(key, CacheUnavailable("CONNECTION_LOST", ""))
+    engine.writes.failed((key,), CacheUnavailable("CONNECTION_LOST", ""))
     for _ in range(3):
         asked = [cache.retrieve(None, "key") for _ in range(20)]
         ends = await asyncio.gather(*asked, return_exceptions=True)
@@ -300,9 +301,9 @@ async def test_change_that_fails_during_a_flush_is_pending(
         return {}
 
     monkeypatch.setattr(engine._pending, "_remove", remove)
-    engine.writes.store_failed(key, failure)
+    engine.writes.failed((key,), failure)
     await await_until(lambda: len(removed) == 1)
-    engine.writes.store_failed(key, failure)
+    engine.writes.failed((key,), failure)
     removed[0].set()
     await await_until(lambda: len(removed) == 2)
     assert cache.stats().pending_invalidations == 1
@@ -315,10 +316,10 @@ async def test_close_drops_pending_invalidations(cache: AsyncRedisCache) -> None
     """Nor does it count what it can make good no more."""
     engine = cache._lifecycle.ready().engine
     failure = CacheUnavailable("CONNECTION_LOST", "")
-    engine.writes.store_failed(b"key", failure)
+    engine.writes.failed((b"key",), failure)
     assert cache.stats().pending_invalidations == 1
     await cache.close(None)
-    engine.writes.store_failed(b"key", failure)
+    engine.writes.failed((b"key",), failure)
     assert cache.stats().pending_invalidations == 0
 
 

@@ -298,7 +298,7 @@ async def test_reload_has_the_remaining_soft_timeout(
     guard = Guard(0.850)
     options |= {"soft_timeout": 600, "hard_timeout": 3_000}
     late = asyncio.create_task(one.retrieve_or_load(None, "key", load, **options))
-    (flight,) = one._lifecycle.ready().engine._single_flight._in_flight.values()
+    (flight,) = one._lifecycle.ready().engine.single_flight._in_flight.values()
     await await_until(lambda: len(flight.waiting) == 2)
     await other.invalidate_tags(None, "a")
     loop.call_later(0.2, gates[0].set)
@@ -325,7 +325,7 @@ async def test_joiner_of_a_tagged_load_does_not_reload(one: AsyncRedisCache) -> 
 
     first = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
     await await_until(lambda: loads == 1)
-    (flight,) = one._lifecycle.ready().engine._single_flight._in_flight.values()
+    (flight,) = one._lifecycle.ready().engine.single_flight._in_flight.values()
     second = asyncio.create_task(one.retrieve_or_load(None, "key", load, tags=["a"]))
     await await_until(lambda: len(flight.waiting) == 2)
     may_end.set()
@@ -495,7 +495,7 @@ async def test_two_questions_have_one_deadline(
 ) -> None:
     """Where the answer about the tags does not come: TIMEOUT, or for a removal OUTCOME_UNKNOWN."""
     engine = one._lifecycle.ready().engine
-    monkeypatch.setattr(engine.freshness, "_budget", 0.05)
+    monkeypatch.setattr(engine.freshness, "_command_timeout", 0.05)
     await one.store(None, "key", 1, tags=["a"])
 
     async def never(keys: list[bytes], budget: float) -> None:
@@ -504,7 +504,7 @@ async def test_two_questions_have_one_deadline(
         await asyncio.sleep(max(0.0, budget))  # A busy machine has used it up already.
         raise CacheTimeout("TIMEOUT", "")
 
-    monkeypatch.setattr(engine._tags, "_read", never)
+    monkeypatch.setattr(engine.freshness, "_fetch_many", never)
     for verb in ("retrieve", "retrieve_many", "contains", "time_to_live", "retrieve_entry"):
         with pytest.raises(CacheTimeout) as caught:
             await VERBS[verb](one)

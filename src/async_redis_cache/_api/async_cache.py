@@ -86,12 +86,7 @@ class AsyncRedisCache(AsyncBatchLoading):
                 await engine.writes.store_many([entry], wire_tags)
                 self._counters.stores += 1
             else:
-                data = codec.dumps(wire_key, value)
-                try:
-                    await engine.writes.store(wire_key, data, ttl)
-                except CacheError as error:
-                    engine.writes.store_failed(wire_key, error)
-                    raise
+                await engine.writes.store(wire_key, codec.dumps(wire_key, value), ttl)
                 self._counters.stores += 1
         except CacheError as error:
             if not self._fails_open(error, context):
@@ -121,7 +116,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             decode = codec.decoder(type)
             wire_key = codec.wire_key(key)
             since = engine.loop.time()
-            data = await engine.read(wire_key)
+            data = await engine.reads.fetch(wire_key)
             payload = None
             if data is not None:
                 payload = payload_at_once(data) or await engine.freshness.payload(data, since)
@@ -226,7 +221,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             decode = codec.decoder(type)
             wire_keys = _wire_keys(codec, keys)
             since = engine.loop.time()
-            found = await engine.read_many(list(wire_keys.values())) if wire_keys else []
+            found = await engine.reads.fetch_many(list(wire_keys.values())) if wire_keys else []
             values = {
                 key: self._decoded(codec, wire_key, data, decode)
                 for (key, wire_key), data in zip(

@@ -141,7 +141,7 @@ class AsyncLoading(Openable):
             wire_key = codec.wire_key(key)
             try:
                 engine.check_circuit(wire_key)
-                data = await engine.read(wire_key)
+                data = await engine.reads.fetch(wire_key)
                 if data is not None:
                     payload = policy.usable_payload(data, engine.freshness.known_now, random.random)
                     value = None if payload is None else codec.loads(wire_key, payload, decode)
@@ -231,14 +231,14 @@ class AsyncLoading(Openable):
             asked = self._load_request(key, loader, timeout, type, loading)
             try:
                 asked.engine.check_circuit(asked.wire_key)
-                data = await asked.engine.read(asked.wire_key)
+                data = await asked.engine.reads.fetch(asked.wire_key)
                 found = (
                     NO_LOOKUP if data is None else await valid_lookup(asked, lookup(asked, data))
                 )
             except SERVER_FAILURES as error:
                 result = await self._without_server(asked, error)
                 # What is stored could be read again once the server answers.
-                asked.engine.writes.store_failed(asked.wire_key, error, is_raised=False)
+                asked.engine.writes.failed((asked.wire_key,), error, is_raised=False)
                 return result_value(asked, result)
             return result_value(asked, await run_load(asked, data or b"", found, force=True))
         except CacheError as error:
@@ -286,7 +286,7 @@ class AsyncLoading(Openable):
             asked = self._load_request(key, loader, timeout, type, loading)
             try:
                 asked.engine.check_circuit(asked.wire_key)
-                data, is_near = await asked.engine.read_with_source(asked.wire_key)
+                data, is_near = await asked.engine.reads.fetch_with_source(asked.wire_key)
                 found = await self._lookup(asked, data)
             except SERVER_FAILURES as error:
                 read_by = asked.engine.loop.time()
@@ -336,7 +336,7 @@ class AsyncLoading(Openable):
                 (),
                 engine.loop.time(),
             )
-            data, is_near = await asked.engine.read_with_source(asked.wire_key)
+            data, is_near = await asked.engine.reads.fetch_with_source(asked.wire_key)
             found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
             if found.status == "hit":
                 self._counters.hits += 1
@@ -397,7 +397,9 @@ class AsyncLoading(Openable):
             and found.status is not None
             and asked.policy.is_due_for_refresh(record, found.now, random.random)
         ):
-            asked.engine.refresh_in_background(asked.wire_key, load_spec(asked, data, found))
+            asked.engine.single_flight.refresh_in_background(
+                asked.wire_key, load_spec(asked, data, found)
+            )
         return found
 
     async def _load(
@@ -421,7 +423,9 @@ class AsyncLoading(Openable):
         elif is_leased:
             asked.decided()
         else:
-            asked.engine.refresh_in_background(asked.wire_key, load_spec(asked, data, found))
+            asked.engine.single_flight.refresh_in_background(
+                asked.wire_key, load_spec(asked, data, found)
+            )
         self._counters.stale_hits += 1
         return found._replace(status="stale")
 

@@ -350,7 +350,7 @@ class AsyncBatchLoading(AsyncLoading):
     ) -> list[Coroutine[Any, Any, Result]]:
         """A coroutine for each value: a load for those that are missing."""
         try:
-            read = await engine.read_many([request.wire_key for request in requests])
+            read = await engine.reads.fetch_many([request.wire_key for request in requests])
             lookups = await for_each_key(
                 engine, self._lookup_read, list(zip(requests, read, strict=True)), read
             )

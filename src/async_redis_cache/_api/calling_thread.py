@@ -130,36 +130,67 @@ class _Freshness:
         return LoopCall(self._payload, data, since)
 
 
-class _Writes:
+class _Reads:
+    """The reads of an engine, called on the private loop."""
+
     def __init__(self, engine: Engine) -> None:
-        changes = engine.writes
+        self.fetch = partial(LoopCall, engine.reads.fetch)
+        self.fetch_with_source = partial(LoopCall, engine.reads.fetch_with_source)
+        self.fetch_many = partial(LoopCall, engine.reads.fetch_many)
 
-        async def store(key: bytes, data: bytes, life: int) -> None:
-            try:
-                await changes.store(key, data, life)
-            except CacheError as error:
-                changes.store_failed(key, error)
-                raise
 
-        self._writes = changes
-        self.store = partial(LoopWrite, store)
+class _Writes:
+    """The writes of an engine, called on the private loop. Those that are given up before they begin fail there."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._writes = engine.writes
+
+    def store(self, key: bytes, data: bytes, ttl: int) -> LoopCall:
+        """See `Writes`."""
+        writes = self._writes
+        return LoopWrite(writes.store, key, data, ttl, unsent=partial(writes.failed, (key,)))
 
     def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> LoopCall:
-        """See `Changes`."""
-        changes = self._writes
-        unsent = partial(changes.all_failed, [key for key, _, _ in entries])
-        return LoopWrite(changes.store_many, entries, tags, unsent=unsent)
+        """See `Writes`."""
+        writes = self._writes
+        unsent = partial(writes.failed, [key for key, _, _ in entries])
+        return LoopWrite(writes.store_many, entries, tags, unsent=unsent)
 
     def invalidate_tags(self, tags: Collection[bytes]) -> LoopCall:
-        """See `Changes`."""
-        changes = self._writes
-        unsent = partial(changes.tags_failed, tags)
-        return LoopWrite(changes.invalidate_tags, tags, unsent=unsent)
+        """See `Writes`."""
+        writes = self._writes
+        unsent = partial(writes.invalidate_tags_failed, tags)
+        return LoopWrite(writes.invalidate_tags, tags, unsent=unsent)
 
-    def store_failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
-        """A change of this key ended so."""
-        failed = partial(self._writes.store_failed, is_raised=is_raised)
-        current().portal.post(failed, key, failure)
+    def failed(
+        self, keys: Collection[bytes], failure: CacheError, *, is_raised: bool = True
+    ) -> None:
+        """See `Writes`."""
+        current().portal.post(partial(self._writes.failed, keys, failure, is_raised=is_raised))
+
+
+class _SingleFlight:
+    """The loads of an engine, called on the private loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._single_flight = engine.single_flight
+
+    async def load(
+        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+    ) -> LoadResult | StoredValue | None:
+        """See `SingleFlight`."""
+        # In a task, for the load to have the caller's context.
+        load = self._single_flight.load
+        task = partial(_in_task, copy_context())
+        outcome = await LoopLoad(wanted.longest, task, load, key, wanted, patience)
+        if isinstance(outcome, CapturedError):
+            raise outcome.error()
+        loaded: LoadResult | StoredValue | None = outcome
+        return loaded
+
+    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
+        """See `SingleFlight`."""
+        _call_on_loop(copy_context().run, self._single_flight.refresh_in_background, key, wanted)
 
 
 class CallerEngine:
@@ -169,7 +200,9 @@ class CallerEngine:
         self._engine = engine
         self.loop = _Clock
         self.freshness = _Freshness(engine)
+        self.reads = _Reads(engine)
         self.writes = _Writes(engine)
+        self.single_flight = _SingleFlight(engine)
         self.strict = engine.strict
         self.fails_open = engine.fails_open
         # They only look.
@@ -178,9 +211,6 @@ class CallerEngine:
         self.continue_without_server = engine.continue_without_server
         self.failed_open = engine.failed_open
         self.circuit_open = engine.circuit_open
-        self.read = partial(LoopCall, engine.read)
-        self.read_with_source = partial(LoopCall, engine.read_with_source)
-        self.read_many = partial(LoopCall, engine.read_many)
         self.contains = partial(LoopCall, engine.contains)
         self.ping = partial(LoopCall, engine.ping)
         self.touch = partial(LoopWrite, engine.touch)
@@ -215,32 +245,12 @@ class CallerEngine:
     def _removal(
         self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
     ) -> LoopCall:
-        unsent = partial(self._engine.writes.all_failed, keys)
+        unsent = partial(self._engine.writes.failed, keys)
         return LoopWrite(function, what, unsent=unsent)
-
-    async def load(
-        self, key: bytes, wanted: LoadSpec, patience: float | None = None
-    ) -> LoadResult | StoredValue | None:
-        """See `Engine`."""
-        # In a task, for the load to have the caller's context.
-        load = self._engine.load
-        task = partial(_in_task, copy_context())
-        outcome = await LoopLoad(wanted.longest, task, load, key, wanted, patience)
-        if isinstance(outcome, CapturedError):
-            raise outcome.error()
-        loaded: LoadResult | StoredValue | None = outcome
-        return loaded
-
-    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
-        """See `Engine`."""
-        self.on_loop(copy_context().run, self._engine.refresh_in_background, key, wanted)
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """See `Engine`."""
-        if local.thread.serves:
-            function(*args)
-        else:
-            current().portal.post(function, *args)
+        _call_on_loop(function, *args)
 
     def load_engine(self) -> LoadEngine:
         """See `Engine`."""
@@ -249,6 +259,13 @@ class CallerEngine:
     async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
         """See `Engine`."""
         return await Gathered([capture(awaitable) for awaitable in awaitables])
+
+
+def _call_on_loop(function: Callable[..., object], *args: Any) -> None:
+    if local.thread.serves:
+        function(*args)
+    else:
+        current().portal.post(function, *args)
 
 
 def _in_task(

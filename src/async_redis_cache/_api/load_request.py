@@ -211,7 +211,7 @@ async def run_load(
 ) -> LoadResult | Lookup | None:
     """What was loaded, or what another has stored meanwhile; None where patience ended first."""
     found = found or NO_LOOKUP
-    result = await asked.engine.load(
+    result = await asked.engine.single_flight.load(
         asked.wire_key, load_spec(asked, data, found, force=force), patience
     )
     if not isinstance(result, StoredValue):

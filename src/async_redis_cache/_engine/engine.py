@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -39,12 +39,12 @@ from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
 from .load_lease import LeaseContext, NullNotifier
-from .load_source import LoadResult, LoadSpec, StoredValue
 from .loader_threads import LoaderThreads
 from .metadata import IsReadable, Metadata
 from .near_cache import NearCache, NearReads
 from .pending_invalidations import PendingInvalidations
 from .reads import PlainReads, Reads
+from .recovery import PendingRemover, RecoveringReads, Recovery
 from .server_clock import ServerClock
 from .single_flight import SingleFlight
 from .tags import Tags
@@ -100,22 +100,33 @@ class Engine:
             endpoint, options, counters, self._breakers, health_log, listener=self._near
         )
         self._batcher = self._servers.executor
-        self._reads: Reads
-        if self._near is None:
-            self._reads = PlainReads(self._batcher, self._oversized)
-        else:
-            self._reads = NearReads(
-                self._batcher, self._near, self._servers.has_unread, self._oversized
-            )
         self._tags = Tags(
             self._batcher,
-            self.read_many,
             options.key_prefix.encode(),
             skew=0 if endpoint.topology == "single" else _SERVERS_SKEW,
         )
+        remover = PendingRemover(self._batcher, self._commands.delete, self._tags, self._near)
+        self._pending = PendingInvalidations(
+            remover.remove,
+            counters,
+            random.random,
+            health_log.condition(PENDING_INVALIDATIONS),
+            partial(health_log.once, INVALIDATIONS_DROPPED),
+        )
+        self._recovery = Recovery(
+            self._pending,
+            self._check_circuits,
+            self._command_timeout,
+            fails_open=self.fails_open,
+        )
+        reads: Reads = PlainReads(self._batcher, self._oversized)
+        if self._near is not None:
+            reads = NearReads(self._batcher, self._near, self._servers.has_unread, self._oversized)
+        self.reads = RecoveringReads(reads, self._recovery)
         self.freshness = Freshness(
             ServerClock(self._batcher, time.monotonic),
             self._tags,
+            self.reads.fetch_many,
             self._command_timeout,
             counters,
         )
@@ -135,27 +146,18 @@ class Engine:
             self._command_timeout,
             notifier=NullNotifier() if self._near is None else self._near,
         )
-        self._pending = PendingInvalidations(
-            self._flush_pending,
-            counters,
-            random.random,
-            health_log.condition(PENDING_INVALIDATIONS),
-            partial(health_log.once, INVALIDATIONS_DROPPED),
-        )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
-        self._single_flight = SingleFlight(
+        self.single_flight = SingleFlight(
             rights, counters, self._pending.add, self._background_failed
         )
         self.writes = Writes(
             self._batcher,
             self._commands,
-            single_flight=self._single_flight,
+            single_flight=self.single_flight,
             near=self._near,
-            pending=self._pending,
+            recovery=self._recovery,
             tags=self._tags,
-            freshness=self.freshness,
-            admit=self._check_circuits,
-            fails_open=self.fails_open,
+            check_circuits=self._check_circuits,
         )
 
     def __repr__(self) -> str:
@@ -185,21 +187,11 @@ class Engine:
         # What is dropped here is logged; what ends later is meant to.
         self._pending.stop()
         self._health_log.end()
-        self._single_flight.stop()
+        self.single_flight.stop()
         self._servers.stop()
-        await self._single_flight.stopped()
+        await self.single_flight.stopped()
         await self._pending.stopped()
         await self._servers.stopped()
-
-    async def load(
-        self, key: bytes, wanted: LoadSpec, patience: float | None = None
-    ) -> LoadResult | StoredValue | None:
-        """See `Loading.load`."""
-        return await self._single_flight.load(key, wanted, patience)
-
-    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
-        """See `Loading.ahead`."""
-        self._single_flight.refresh_in_background(key, wanted)
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call this on the loop: this engine is used nowhere else. `_caller` has one that is."""
@@ -253,34 +245,6 @@ class Engine:
         if self.strict:
             raise error
 
-    def read(self, key: bytes) -> Awaitable[bytes | None]:
-        """The data of one key."""
-        if self._pending.keys or self.fails_open:
-            return self._read_admitted(key)
-        return self._reads.fetch(key)
-
-    async def read_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
-        """The data of one key, and whether it was near."""
-        if self._pending.keys or self.fails_open:
-            return await self._read_admitted(key), False
-        return await self._reads.fetch_with_source(key)
-
-    async def read_many(
-        self, keys: Sequence[bytes], budget: float | None = None
-    ) -> list[bytes | None]:
-        """The data of each key, in their order, within so many seconds."""
-        self._check_circuits(keys)
-        budget = self._command_timeout if budget is None else budget
-        deadline = self.loop.time() + budget
-        # Before they are read: what is made good meanwhile may have been read sooner.
-        owed = {key for key in keys if key in self._pending.keys}
-        found = await self._reads.fetch_many(keys, budget)
-        if owed:
-            # Asked first, the server says for itself what is wrong with it.
-            await self._pending.flush(tuple(owed), deadline - self.loop.time())
-            found = [None if key in owed else data for key, data in zip(keys, found, strict=True)]
-        return found
-
     async def get_and_delete(self, key: bytes) -> bytes | None:
         """Remove one key: what it held."""
         since = self.loop.time()
@@ -304,31 +268,31 @@ class Engine:
         self._counters.removals += sum(await self.writes.remove(self._commands.delete, keys))
 
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
-        """Whether the key has a value that can be read."""
-        ask = partial(self._metadata.contains, is_readable=is_readable)
-        return bool(await self._unless_pending(key, ask))
+        """Return whether the key has a value that can be read."""
+        contains = partial(self._metadata.contains, key, is_readable)
+        return bool(await self._read_recovered(key, contains))
 
-    async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
-        """Give the key a new life, in milliseconds; whether it had a value that can be read."""
+    async def touch(self, key: bytes, ttl: int, is_readable: IsReadable) -> bool:
+        """Give the key a new TTL, in milliseconds; return whether it had a value that can be read."""
 
-        async def touch(key: bytes) -> bool:
-            return await self.writes.touch((key,), self._metadata.touch(key, life, is_readable))
+        async def touch() -> bool:
+            return await self.writes.touch((key,), self._metadata.touch(key, ttl, is_readable))
 
-        return bool(await self._unless_pending(key, touch))
+        return bool(await self._read_recovered(key, touch))
 
     async def time_to_live(
         self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
     ) -> int | None:
-        """Milliseconds that its value has left; None when there is none or it never expires.
+        """Return the milliseconds until the value expires; None where there is none or it never expires.
 
         Args:
             key: of the value.
-            since: when the call began that asks, where it has asked for something else before.
-            is_readable: whether a payload is a value; None where that is known.
+            since: when the call began, where this is not its first request.
+            is_readable: whether a payload is a value; None where the caller has read it.
         """
         since = self.loop.time() if since is None else since
-        ask = partial(self._metadata.time_to_live, since=since, is_readable=is_readable)
-        return await self._unless_pending(key, ask, since)
+        query = partial(self._metadata.time_to_live, key, since, is_readable)
+        return await self._read_recovered(key, query, since)
 
     async def ping(self) -> None:
         """One round trip that does nothing."""
@@ -374,21 +338,10 @@ class Engine:
         if self.fails_open and self.open_circuits_of(keys):
             raise self.circuit_open()
 
-    async def _read_admitted(self, key: bytes) -> bytes | None:
-        return (await self.read_many((key,)))[0]
-
-    async def _unless_pending(
-        self, key: bytes, ask: Callable[[bytes], Awaitable[T]], since: float | None = None
+    async def _read_recovered(
+        self, key: bytes, read: Callable[[], Awaitable[T]], since: float | None = None
     ) -> T | None:
-        """What is said of a key; nothing where it has to be removed yet, which then is done."""
-        self._check_circuits((key,))
-        since = self.loop.time() if since is None else since
-        was_owed = key in self._pending.keys
-        answer = await ask(key)
-        if not was_owed:
-            return answer
-        await self._pending.flush((key,), self.freshness.left(since))
-        return None
-
-    async def _flush_pending(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
-        return await self.writes.flush_pending(keys)
+        """Read something about a key; return None where the key was pending invalidation, and is now removed."""
+        budget = self._command_timeout if since is None else self.freshness.remaining(since)
+        result, pending = await self._recovery.read((key,), read, budget)
+        return None if pending else result

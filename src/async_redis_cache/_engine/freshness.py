@@ -1,8 +1,9 @@
-"""What read data is worth: whether it is a value, fresh, and valid by its tags."""
+"""Validity of stored data: whether it is a value, not stale, and has only tags that are current."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.record import VALUE, Record, is_record, record_of
@@ -14,51 +15,66 @@ __all__ = ["Freshness"]
 
 
 class Freshness:
-    """Judges data. What it asks the server for meanwhile ends by the deadline of the call.
+    """Decides whether stored data is a value that may be returned.
 
-    A call says when it began, in seconds of the loop's clock.
+    A call passes the time at which it began, in seconds of the loop's clock: all requests of the call share one
+    deadline.
 
     Args:
         clock: the server's.
         tags: of the cache.
-        budget: seconds that a call may take in all.
-        counters: where unreadable data is counted.
+        fetch_many: returns the data of keys, in the order of the keys, within some seconds; from the near cache
+            where there is one.
+        command_timeout: seconds that a call may take.
+        counters: count unreadable data.
     """
 
-    def __init__(self, clock: ServerClock, tags: Tags, budget: float, counters: CacheStats) -> None:
+    def __init__(
+        self,
+        clock: ServerClock,
+        tags: Tags,
+        fetch_many: Callable[[Sequence[bytes], float], Awaitable[Sequence[bytes | None]]],
+        command_timeout: float,
+        counters: CacheStats,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self.known_now = clock.known
-        """What time it is on the server, in milliseconds, where nobody has to be asked for that."""
+        """The server's time in milliseconds, where it is known without a request; else None."""
         self._tags = tags
-        self._budget = budget
+        self._fetch_many = fetch_many
+        self._command_timeout = command_timeout
         self._counters = counters
 
-    def left(self, since: float) -> float:
-        """Seconds that a call has left: one deadline for all that it asks."""
-        return since + self._budget - self._loop.time()
+    def remaining(self, since: float) -> float:
+        """Return the seconds that a call has left which began at this time."""
+        return since + self._command_timeout - self._loop.time()
 
     async def now(self, since: float) -> int:
-        """What time it is on the server, in milliseconds.
+        """Return the server's time in milliseconds.
 
         Raises:
-            CacheError: it does not say.
+            CacheError: it is not known, and the request for it failed.
         """
-        return await self._clock.now(self.left(since))
+        return await self._clock.now(self.remaining(since))
 
     async def tags_are_current(self, record: Record, since: float) -> bool:
-        """Whether none of its tags was invalidated since it was stored.
+        """Return whether none of the record's tags was invalidated since it was stored.
 
         Raises:
-            CacheError: the server could not be asked.
+            CacheError: the request for the tags failed.
         """
-        return not record.tags or await self._tags.are_current(record.tags, self.left(since))
+        versions = record.tags
+        if not versions:
+            return True
+        current = await self._fetch_many(self._tags.keys(versions), self.remaining(since))
+        return list(versions.values()) == list(current)
 
     async def payload(self, data: bytes | None, since: float) -> bytes | None:
-        """The payload, if the data is a value, not stale, and its tags hold.
+        """Return the payload if the data is a value that is not stale and whose tags are current, else None.
 
         Raises:
-            CacheError: the server could not be asked.
+            CacheError: a request for the time or the tags failed.
         """
         if data is None or not is_record(data):
             return data

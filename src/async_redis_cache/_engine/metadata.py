@@ -104,7 +104,7 @@ class Metadata:
             return False
         stays = life + record.stale_ttl
         stamp = await self._tags.fetch_versions(
-            record.tags.keys(), stays, self._freshness.left(since)
+            record.tags.keys(), stays, self._freshness.remaining(since)
         )
         return stamp.versions == record.tags and await is_readable(key, record.payload)
 
@@ -126,5 +126,5 @@ class Metadata:
     def _ask(self, verb: Command, argument: Any, since: float) -> asyncio.Future[Any]:
         key = argument if isinstance(argument, bytes) else argument[0]
         return self._batcher.execute(
-            verb, argument, len(key) + 32, budget=self._freshness.left(since)
+            verb, argument, len(key) + 32, budget=self._freshness.remaining(since)
         )

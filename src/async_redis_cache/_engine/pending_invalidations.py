@@ -125,7 +125,7 @@ class PendingInvalidations:
             for key, change in pending.items():
                 if self.keys.get(key) is change:
                     del self.keys[key]
-            self._counters.pending_invalidations = len(self.keys)
+            self._count()
         finally:
             for key in pending:
                 self._changes[key].discard(ended)
@@ -141,11 +141,6 @@ class PendingInvalidations:
         self._counters.pending_invalidations = len(self.keys)
         if self._flushing is None:
             self._flushing = self._tasks.spawn(self._flush_until_done())
-
-    def discard_done(self) -> None:
-        """Those that were being changed anew are changed, or owed again."""
-        if not self.keys:
-            self._health.up()
 
     async def wait_for_flush(self, keys: Sequence[bytes], budget: float) -> None:
         """Wait until none of these keys is being removed, for so many seconds at the most.
@@ -202,6 +197,12 @@ class PendingInvalidations:
             self._counters.invalidations_dropped += count
             self._dropped()
 
+    def _count(self) -> None:
+        """Update the counter, and the health log once no key is pending any more."""
+        self._counters.pending_invalidations = len(self.keys)
+        if not self.keys:
+            self._health.up()
+
     def _flushes_of(self, keys: Iterable[bytes]) -> set[asyncio.Future[Any]]:
         return {self.flushes[key] for key in keys if key in self.flushes}
 
@@ -227,8 +228,7 @@ class PendingInvalidations:
         for key, change in zip(keys, changes, strict=True):
             if key not in failures and self.keys.get(key) is change:
                 del self.keys[key]
-        self._counters.pending_invalidations = len(self.keys)
-        self.discard_done()
+        self._count()
         return failures
 
     def _next_batch(self) -> list[bytes]:

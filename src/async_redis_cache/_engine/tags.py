@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.failures import ServerReply
@@ -133,36 +133,19 @@ class Tags:
     """The tags of a cache.
 
     Args:
-        batcher: asks the server.
-        read: gives the data of keys within so many seconds, from near where that is on.
+        executor: sends the requests.
         prefix: of the cache's keys.
-        skew: microseconds by which the clocks of the servers that have the keys may differ.
+        skew: microseconds by which the clocks of the servers that hold the keys may differ.
     """
 
-    def __init__(
-        self,
-        batcher: Executor,
-        read: Callable[[Sequence[bytes], float], Awaitable[Sequence[bytes | None]]],
-        prefix: bytes,
-        *,
-        skew: int = 0,
-    ) -> None:
-        self._batcher = batcher
-        self._read = read
+    def __init__(self, executor: Executor, prefix: bytes, *, skew: int = 0) -> None:
+        self._executor = executor
         self._prefix = prefix + _NAME
         self._skew = skew
 
     def keys(self, tags: Collection[bytes]) -> list[bytes]:
         """Under which their versions stand."""
         return [self._prefix + tag for tag in tags]
-
-    async def are_current(self, versions: Mapping[bytes, bytes], budget: float) -> bool:
-        """Whether all tags have these versions still; said within so many seconds.
-
-        Raises:
-            CacheError: the server could not be asked.
-        """
-        return list(versions.values()) == list(await self._read(self.keys(versions), budget))
 
     async def fetch_versions(
         self, tags: Collection[bytes], life: int, budget: float | None = None
@@ -194,7 +177,7 @@ class Tags:
     ) -> list[Any]:
         """Ask for each; wait for the last, then raise the first error there was."""
         asked = send_all(
-            self._batcher.execute(
+            self._executor.execute(
                 script,
                 (key, secrets.token_bytes(_NONCE_BYTES), life),
                 len(key) + _SCRIPT_BYTES,

@@ -1,14 +1,13 @@
-"""Changing keys: what is near and what is being loaded gives way, and what fails is remembered."""
+"""Writes of keys: each supersedes the loads of its keys in flight, and invalidates their local entries."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from async_redis_cache._client.pipeline import PER_KEY_ERRORS
-from async_redis_cache._common.errors import CacheError, CacheOverloaded, CacheServerError
+from async_redis_cache._common.errors import CacheError
 from async_redis_cache._protocol.command import Command, Executor, StoreItem
 from async_redis_cache._protocol.commands import GETDEL, PEXPIRE, SET, UNLINK, UNLINK_COUNT
 from async_redis_cache._protocol.lease_scripts import BoundedPublish, Publish
@@ -16,23 +15,22 @@ from async_redis_cache._protocol.record import with_tags
 from async_redis_cache._protocol.size_limit import BoundedRemove, BoundedStore, BoundedTouch
 
 from .bulk import execute_in_parts
-from .freshness import Freshness
 from .near_cache import NearCache
-from .pending_invalidations import PendingInvalidations
+from .recovery import Recovery, invalidating_near
 from .single_flight import SingleFlight
 from .tags import Tags
 
 __all__ = ["WriteCommands", "Writes"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
-_NO_MEMORY: Final = "OOM"
 _MILLISECOND: Final = 1000
 """In microseconds."""
 
 
 class WriteCommands(NamedTuple):
-    """How keys are changed, in a cache of its kind."""
+    """The commands that write keys: those of a bounded cache keep its index as well."""
 
     store: Command
     get_and_delete: Command
@@ -43,9 +41,12 @@ class WriteCommands(NamedTuple):
 
     @classmethod
     def of(cls, index: bytes, bound: int, evicted: Callable[[int], None]) -> WriteCommands:
-        """Of a cache of so many values at the most, whose keys stand in this index; 0 for no bound.
+        """Return the commands of a cache.
 
-        `evicted` is called with the number of values that were evicted to keep the bound.
+        Args:
+            index: the key of the index of a bounded cache.
+            bound: the most values that the cache may have; 0 for no bound.
+            evicted: called with the number of values that were evicted to keep the bound.
         """
         if not bound:
             return cls(SET, GETDEL, UNLINK_COUNT, UNLINK, PEXPIRE, Publish())
@@ -60,202 +61,143 @@ class WriteCommands(NamedTuple):
 
 
 class Writes:
-    """The changes of keys.
+    """The writes of a cache.
+
+    A write that fails makes its keys pending invalidation.
 
     Args:
-        batcher: asks the server.
-        verbs: how keys are changed.
-        loading: the loads that a change overtakes.
-        near: what is near, where that is on.
-        debts: the changes that failed.
+        executor: sends the requests.
+        commands: those of the cache.
+        single_flight: the loads that a write supersedes.
+        near: the near cache, where there is one.
+        recovery: runs the writes of keys that are pending invalidation.
         tags: of the cache.
-        freshness: judges.
-        admit: called with keys before the server is asked; it may raise.
-        fails_open: whether a change that fails is reported as made.
+        check_circuits: called with the keys of a write before the server is asked; it may raise.
     """
 
     def __init__(
         self,
-        batcher: Executor,
+        executor: Executor,
         commands: WriteCommands,
         *,
         single_flight: SingleFlight,
         near: NearCache | None,
-        pending: PendingInvalidations,
+        recovery: Recovery,
         tags: Tags,
-        freshness: Freshness,
-        admit: Callable[[Iterable[bytes]], None],
-        fails_open: bool,
+        check_circuits: Callable[[Iterable[bytes]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._batcher = batcher
+        self._executor = executor
         self._commands = commands
         self._single_flight = single_flight
         self._near = near
-        self._pending = pending
+        self._recovery = recovery
+        self._pending_keys = recovery.pending_keys
         self._tags = tags
-        self._freshness = freshness
-        self._admit = admit
-        self._fails_open = fails_open
+        self._check_circuits = check_circuits
+        self._fails_open = recovery.fails_open
+        self._command_timeout = recovery.command_timeout
 
-    def store(self, key: bytes, data: bytes, life: int) -> Awaitable[None]:
-        """Store one entry for so many milliseconds. When it fails, say so to `failed`."""
-        if self._pending.keys:
-            return self._change((key,), partial(self._stored, ((key, data, life),), ()))
-        self._single_flight.supersede((key,))
-        self._admit((key,))
-        argument = ((key, data, life),)
-        stored = self._batcher.execute(self._commands.store, argument, len(key) + len(data) + 48)
-        return self._invalidating_near((key,), stored)
-
-    def store_failed(self, key: bytes, failure: CacheError, *, is_raised: bool = True) -> None:
-        """A change of this key ended so, of a kind that does not find it out itself: `store`, or a load."""
-        self._single_flight.supersede((key,))
-        self._remember((key,), failure, is_raised=is_raised)
-
-    def all_failed(self, keys: Collection[bytes], failure: CacheError) -> None:
-        """A change of these keys ended so before it was begun."""
-        self._single_flight.supersede(keys)
-        self._pending.add(keys, failure)
-
-    def tags_failed(self, tags: Collection[bytes], failure: CacheError) -> None:
-        """The invalidation of these tags ended so before it was begun."""
-        self._single_flight.supersede_tags(tags)
-        self._pending.add(self._tags.keys(tags), failure)
+    def store(self, key: bytes, data: bytes, ttl: int) -> Coroutine[Any, Any, None]:
+        """Store one entry with a TTL in milliseconds."""
+        return self._write((key,), self._send_entry, (key, data, ttl))
 
     async def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> None:
-        """Store all entries, each with these tags; when it fails, some may have been stored."""
-        await self._change([key for key, _, _ in entries], partial(self._stored, entries, tags))
+        """Store entries, each with these tags; when it fails, some may have been stored."""
+        keys = [key for key, _, _ in entries]
+        await self._write(keys, partial(self._send_entries, tags), entries)
 
-    async def remove(self, how: Command, keys: Sequence[bytes]) -> list[Any]:
-        """Remove keys: the answers of the verb."""
-
-        def removed(budget: float) -> Awaitable[list[Any]]:
-            return execute_in_parts(self._batcher, how, keys, budget=budget)
-
-        return await self._change(keys, removed)
+    async def remove(self, command: Command, keys: Sequence[bytes]) -> list[Any]:
+        """Remove keys with a command; return its replies."""
+        return await self._write(keys, partial(self._send_removals, command), keys)
 
     async def invalidate_tags(self, tags: Collection[bytes]) -> None:
-        """Make invalid what bears any of these tags."""
+        """Invalidate the values that have any of these tags."""
         self._single_flight.supersede_tags(tags)
         keys = self._tags.keys(tags)
-        await self._change(keys, partial(self._tags.invalidate_keys, keys))
+        await self._write(keys, self._tags.invalidate_keys, keys)
 
-    async def touch(self, keys: Sequence[bytes], touched: Awaitable[T]) -> T:
-        """Change the lives of keys, which makes no value old: nothing is to be remembered of it."""
-        return await self._invalidating_near(keys, touched)
+    async def touch(self, keys: Sequence[bytes], touch: Awaitable[T]) -> T:
+        """Await a change of TTLs, which supersedes nothing and needs no recovery."""
+        return await invalidating_near(self._near, keys, touch)
 
-    async def flush_pending(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
-        """Remove keys whose change has failed; invalidate tags, which loads have to know of.
+    def failed(
+        self, keys: Collection[bytes], failure: CacheError, *, is_raised: bool = True
+    ) -> None:
+        """Supersede the loads of the keys of a failed write, and make the keys pending invalidation.
 
-        Gives the errors by key: one that is refused holds up no other.
+        Args:
+            keys: of a write that was given up before it began, or of a load that could not store its result.
+            failure: the error.
+            is_raised: whether the caller gets it.
         """
-        tags = [(key,) for key in keys if self._tags.is_key(key)]
-        values = [key for key in keys if not self._tags.is_key(key)]
-        # Many keys a call, which takes one place among those that wait: others need them too.
-        most = self._batcher.max_keys_per_request
-        groups = [tuple(values[at : at + most]) for at in range(0, len(values), most)]
-        return await self._invalidating_near(keys, self._invalidate_groups([*tags, *groups]))
+        self._single_flight.supersede(keys)
+        self._recovery.failed(keys, failure, is_raised=is_raised)
 
-    async def _invalidate_groups(
-        self, groups: Sequence[tuple[bytes, ...]]
-    ) -> Mapping[bytes, CacheError]:
-        results = await asyncio.gather(*map(self._invalidate, groups), return_exceptions=True)
-        failures: dict[bytes, CacheError] = {}
-        for group, result in zip(groups, results, strict=True):
-            if isinstance(result, CacheError):
-                if len(group) > 1 and result.code in PER_KEY_ERRORS:
-                    # It may be another's key.
-                    failures |= await self._invalidate_groups([(key,) for key in group])
-                else:
-                    failures |= dict.fromkeys(group, result)
-            elif result is not None:
-                raise result
-        return failures
-
-    async def _invalidate(self, keys: tuple[bytes, ...]) -> None:
-        size = sum(map(len, keys)) + 16 * len(keys)
-        if not self._tags.is_key(keys[0]):
-            await self._batcher.execute(self._commands.delete, keys, size, keys=len(keys))
-            return
-        try:
-            await self._tags.invalidate_keys(keys)
-        except CacheServerError as error:
-            if error.code == _NO_MEMORY:
-                # A tag that is gone is invalid as well. Loads that are under way could not see that it was
-                # invalidated, but neither can they publish: so it stays pending until there is memory.
-                await self._batcher.execute(UNLINK, keys, size)
-            raise
+    def invalidate_tags_failed(self, tags: Collection[bytes], failure: CacheError) -> None:
+        """As `failed`, of an invalidation of tags that was given up before it began."""
+        self._single_flight.supersede_tags(tags)
+        self._recovery.failed(self._tags.keys(tags), failure)
 
     def invalidate_all(self) -> None:
-        """Every key was."""
+        """Supersede the loads of all keys, which were removed, and drop all local entries."""
         self._single_flight.supersede_all()
         self.invalidate_unknown()
 
     def invalidate_unknown(self) -> None:
-        """Some keys may have been changed, and nobody knows which."""
+        """Keep callers from joining loads in flight, and drop all local entries: any key may have been removed."""
         self._single_flight.detach_all()
         if self._near is not None:
             self._near.flush()
 
-    async def _stored(
-        self, entries: Sequence[StoreItem], tags: Collection[bytes], budget: float
+    async def _write(
+        self, keys: Sequence[bytes], send: Callable[[S, float], Awaitable[T]], argument: S
+    ) -> T:
+        """Write keys: every write but `touch` comes through here.
+
+        Args:
+            keys: all that are written.
+            send: sends the requests for an argument, to be answered within some seconds.
+            argument: what `send` takes.
+        """
+        self._single_flight.supersede(keys)
+        near = self._near
+        # The server sends an invalidation too, but a little later: a caller that has awaited a write then reads it.
+        if near is not None:
+            near.invalidate(keys)
+        try:
+            if self._fails_open:
+                self._check_circuits(keys)
+            if self._pending_keys:
+                return await self._recovery.write(keys, partial(send, argument))
+            return await send(argument, self._command_timeout)
+        except CacheError as failure:
+            # Loads that began after the write may have read the value that it should have replaced.
+            self.failed(keys, failure)
+            raise
+        finally:
+            if near is not None:
+                near.invalidate(keys)
+
+    def _send_entry(self, entry: StoreItem, budget: float) -> Awaitable[None]:
+        size = len(entry[0]) + len(entry[1]) + 48
+        return self._executor.execute(self._commands.store, (entry,), size, budget=budget)
+
+    async def _send_entries(
+        self, tags: Collection[bytes], entries: Sequence[StoreItem], budget: float
     ) -> None:
         deadline = self._loop.time() + budget
         if tags:
-            longest = max(life for _, _, life in entries)
-            stamp = await self._tags.fetch_versions(tags, longest, budget)
-            versions, now = stamp.versions, stamp.now // _MILLISECOND
+            longest = max(ttl for _, _, ttl in entries)
+            current = await self._tags.fetch_versions(tags, longest, budget)
+            versions, now = current.versions, current.now // _MILLISECOND
             entries = [
-                (key, with_tags(data, versions, now, life), life) for key, data, life in entries
+                (key, with_tags(data, versions, now, ttl), ttl) for key, data, ttl in entries
             ]
-        left = deadline - self._loop.time()
-        await execute_in_parts(self._batcher, self._commands.store, entries, budget=left)
+        remaining = deadline - self._loop.time()
+        await execute_in_parts(self._executor, self._commands.store, entries, budget=remaining)
 
-    async def _change(self, keys: Sequence[bytes], change: Callable[[float], Awaitable[T]]) -> T:
-        """A change of keys that is given so many seconds, and remembered when it fails."""
-        since = self._loop.time()
-        self._single_flight.supersede(keys)
-        some_owed = bool(self._pending.keys)
-        try:
-            self._admit(keys)
-            if not some_owed:
-                return await self._invalidating_near(keys, change(self._freshness.left(since)))
-            await self._pending.wait_for_flush(keys, self._freshness.left(since))
-            with self._pending.writing(keys):
-                return await self._invalidating_near(keys, change(self._freshness.left(since)))
-        except CacheError as failure:
-            # Loads that were begun since may have found what was to be replaced.
-            self._single_flight.supersede(keys)
-            self._remember(keys, failure)
-            raise
-        finally:
-            if some_owed:
-                self._pending.discard_done()
-
-    def _remember(
-        self, keys: Sequence[bytes], failure: CacheError, *, is_raised: bool = True
-    ) -> None:
-        """Let the keys of a failed change be pending invalidation.
-
-        Not where the queue was full and the caller gets that error: nothing was sent, and removals would
-        add to what is too much already.
-        """
-        is_raised = is_raised and not self._fails_open
-        if not (is_raised and isinstance(failure, CacheOverloaded)):
-            self._pending.add(keys, failure)
-
-    def _invalidating_near(self, keys: Sequence[bytes], change: Awaitable[T]) -> Awaitable[T]:
-        """A change of keys, before and after which nothing is near that it makes old.
-
-        The server says so too, but a little later: whoever awaits a change reads it thereafter.
-        """
-        return change if self._near is None else _invalidating(self._near, keys, change)
-
-
-async def _invalidating(near: NearCache, keys: Sequence[bytes], change: Awaitable[T]) -> T:
-    near.invalidate(keys)
-    try:
-        return await change
-    finally:
-        near.invalidate(keys)
+    async def _send_removals(
+        self, command: Command, keys: Sequence[bytes], budget: float
+    ) -> list[Any]:
+        return await execute_in_parts(self._executor, command, keys, budget=budget)

@@ -170,7 +170,7 @@ class Callers:
 
     def _leave_on_arrival(self, process: int) -> None:
         """Called back when a flight has told its result to those who wait, and none of them knows."""
-        flights = self._stops[process].engine._single_flight._in_flight
+        flights = self._stops[process].engine.single_flight._in_flight
         flight = flights[f"{PREFIX}{self._key}".encode()]
 
         def arriving(_: object) -> None:
@@ -189,7 +189,7 @@ class Callers:
 
 async def nothing_leaks(engine: Engine) -> None:
     """Wait until no load, no question and no wish for a right is left."""
-    loading, batcher = engine._single_flight, engine._batcher
+    loading, batcher = engine.single_flight, engine._batcher
     assert isinstance(batcher, Batcher)
     await soon(lambda: not (loading._running or loading._tasks))
     await soon(lambda: not (batcher._in_flight or batcher._queue))

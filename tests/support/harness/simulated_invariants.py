@@ -92,7 +92,7 @@ def nothing_left(network: Network, witness: Witness, loop: SimulatedLoop) -> Non
 
 def _idle(process: Process) -> None:
     engine = process.engine
-    loading, batcher, near = engine._single_flight, engine._batcher, engine._near
+    loading, batcher, near = engine.single_flight, engine._batcher, engine._near
     left: dict[str, list[Any]] = {
         "flights": [*loading._in_flight, *loading._running, *loading._tasks._tasks],
         "debts": [*engine._pending.keys, *engine._pending.flushes],

@@ -67,7 +67,7 @@ class Source:
         return values if self.end == "value" else {}
 
     def _begins(self, origin: Origin) -> None:
-        loading = self.process.engine._single_flight
+        loading = self.process.engine.single_flight
         of_key = [one for one in loading._running if one.lease._key == origin.key]
         mine = [flight for flight in of_key if flight.task is asyncio.current_task()]
         # Which load of a key has asked for a batch is not known where there are several.
