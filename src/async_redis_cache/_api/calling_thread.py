@@ -68,45 +68,45 @@ class LoadEngine:
             try:
                 outcome = await caller_task.outcome
             finally:
-                self._queue.answered(caller_task)
+                self._queue.retract(caller_task)
             if isinstance(outcome, CapturedError):
                 raise outcome.error()
-            if outcome is not _LEFT:
+            if outcome is not _ABANDONED:
                 return cast("T", outcome)
-            if caller_task.has_begun:
+            if caller_task.has_started:
                 # Of an interrupt, or of what the loader raised: that is for its caller alone.
                 raise CallerLeftError
         return cast("T", await self.threads.run(function))
 
 
-_LEFT: Final = object()
+_ABANDONED: Final = object()
 
 
 class _CallerTask:
     """What a load has its caller's thread do."""
 
-    __slots__ = ("_function", "_portal", "has_begun", "outcome")
+    __slots__ = ("_function", "_portal", "has_started", "outcome")
 
     def __init__(self, function: Callable[[], Any], portal: PrivateLoop, outcome: Any) -> None:
         self._function = function
         self._portal = portal
         self.outcome = outcome
-        self.has_begun = False
+        self.has_started = False
 
-    def done(self) -> None:
+    def run(self) -> None:
         """Do it; called by the caller's thread."""
-        self.has_begun = True
+        self.has_started = True
         try:
             outcome = self._function()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  it ends the load
             outcome = CapturedError(error)
-        self._portal.post(self._deal, outcome)
+        self._portal.post(self._set_outcome, outcome)
 
-    def left(self) -> None:
+    def abandon(self) -> None:
         """The caller waits no more."""
-        self._portal.post(self._deal, _LEFT)
+        self._portal.post(self._set_outcome, _ABANDONED)
 
-    def _deal(self, outcome: Any) -> None:
+    def _set_outcome(self, outcome: Any) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 

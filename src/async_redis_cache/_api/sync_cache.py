@@ -111,7 +111,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         """
         try:
             # Before the lock: a thread that holds it may be waiting for this one.
-            Portal.refuse_inside()
+            Portal.refuse_in_event_loop()
             with self._lock:
                 if self._portal is None or self._portal.is_closed:
                     self._ending, self._portal = self._portal or self._ending, None
@@ -126,7 +126,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         longer. The connections are closed once the loader returns.
         """
         try:
-            Portal.refuse_inside()
+            Portal.refuse_in_event_loop()
         except PortalRefusedError as refusal:
             raise self._refused(refusal, context) from None
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the Pip.Services container gives a cache: configuration, references, loggers and counters."""
+"""The Pip.Services container: configuration, references, loggers and counters."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _CREDENTIAL: Final = ("store_key", "username", "user", "password", "pass")
 
 
 class Settings:
-    """What a cache was told: its configuration, and where to look up what that refers to.
+    """The configuration of a cache, and the references to look up its connection and credential in.
 
     Args:
-        has_serializer: whether the cache was given a serializer in place of the one that options name.
+        has_serializer: whether the cache has a serializer object, which replaces the one that the options name.
     """
 
     def __init__(self, *, has_serializer: bool = False) -> None:
@@ -61,7 +61,7 @@ class Settings:
         self._references: IReferences | None = None
 
     def configure(self, config: ConfigParams) -> None:
-        """Take a whole new configuration, in sections or with its parameters at top level.
+        """Replace the configuration. Its parameters may be in sections or at top level.
 
         Raises:
             CacheConfigError: BAD_OPTION.
@@ -74,23 +74,23 @@ class Settings:
         }
         options = Options.parse(top | own | dict(_section(config, "options")))
         if options.foreign_readers and self._has_serializer:
-            problem = "options.foreign_readers is not for a serializer of your own"
+            problem = "options.foreign_readers cannot be combined with a serializer object"
             raise CacheConfigError("BAD_OPTION", problem)
         self.options = options
-        # New resolvers: the framework's add to what they were configured with before.
+        # New resolvers, since the framework's would add to their previous configuration.
         self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
         self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))
         if self._references is not None:
             self.set_references(self._references)
 
     def set_references(self, references: IReferences) -> None:
-        """Where discovery services and credential stores are found."""
+        """Set the references to look up discovery services, credential stores, loggers and counters in."""
         self._references = references
         self._connections.set_references(references)
         self._credentials.set_references(references)
 
     def monitors(self) -> tuple[list[Any], list[Any]]:
-        """The loggers and the counters that the references hold."""
+        """Return the loggers and the counters of the references."""
         if self._references is None:
             return [], []
         loggers = self._references.get_optional(Descriptor("*", "logger", "*", "*", "1.0"))
@@ -98,7 +98,7 @@ class Settings:
         return list(loggers), list(counters)
 
     def resolve(self, context: Context) -> Endpoint:
-        """Find the server and the login. Blocks: a discovery service may ask the network.
+        """Return the address and the login of the server. This blocks: a discovery service may use the network.
 
         Raises:
             CacheConfigError: NO_CONNECTION, BAD_URI, CANNOT_RESOLVE.
@@ -107,9 +107,7 @@ class Settings:
         endpoint = self._endpoint_of(connections)
         if self.options.tls:
             if endpoint.kind != "tcp":
-                problem = (
-                    f"options.tls is not for {endpoint.kind}://, which never leaves the machine"
-                )
+                problem = f"options.tls is for servers at a host; {endpoint.kind}:// stays on this machine"
                 raise CacheConfigError("BAD_OPTION", problem)
             endpoint = replace(endpoint, tls=True)
         if credential is None:
@@ -119,21 +117,23 @@ class Settings:
         )
 
     def _endpoint_of(self, connections: Sequence[ConnectionParams]) -> Endpoint:
-        """What the connections lead to: one server, or those who know which it is."""
+        """The endpoint of the connections: a server, or the seeds of a Sentinel set-up or a cluster."""
         topology = cast("Topology", self.options.topology)
-        endpoints = [_place_of(connection, topology) for connection in connections]
+        endpoints = [_endpoint_at(connection, topology) for connection in connections]
         endpoint = endpoints[0]
         if endpoint.topology == "single" and topology != "single":
-            if any(one.kind != "tcp" for one in endpoints):
-                raise CacheConfigError("BAD_OPTION", "options.topology needs hosts and ports")
-            seeds = tuple((one.host, one.port) for one in endpoints)
+            if any(seed.kind != "tcp" for seed in endpoints):
+                problem = f"options.topology `{topology}` needs connections with a host and a port"
+                raise CacheConfigError("BAD_OPTION", problem)
+            seeds = tuple((seed.host, seed.port) for seed in endpoints)
             endpoint = replace(endpoint, topology=topology, seeds=seeds)
         if endpoint.topology not in {topology, "single"} and topology != "single":
-            raise CacheConfigError("BAD_OPTION", "options.topology and connection.uri disagree")
+            problem = f"options.topology is `{topology}`, connection.uri says `{endpoint.topology}`"
+            raise CacheConfigError("BAD_OPTION", problem)
         if endpoint.topology == "sentinel":
             endpoint = replace(endpoint, master=endpoint.master or self.options.sentinel_master)
             if not endpoint.master:
-                problem = "options.sentinel_master is not given, nor does the URI name it"
+                problem = "Sentinel needs a master: set options.sentinel_master, or name it in connection.uri"
                 raise CacheConfigError("BAD_OPTION", problem)
         return endpoint
 
@@ -142,33 +142,36 @@ class Settings:
     ) -> tuple[Sequence[ConnectionParams], CredentialParams | None]:
         refers = any(connection.use_discovery() for connection in self._connections.get_all())
         if self._references is None and refers:
-            raise _unresolved("connection.discovery_key is given, and no references were set")
-        stored = any(one.use_credential_store() for one in self._credentials.get_all())
+            raise _unresolved("connection.discovery_key is set, but set_references was not called")
+        stored = any(
+            credential.use_credential_store() for credential in self._credentials.get_all()
+        )
         if self._references is None and stored:
-            raise _unresolved("credential.store_key is given, and no references were set")
+            raise _unresolved("credential.store_key is set, but set_references was not called")
         connections: Sequence[ConnectionParams] = ()
         credential: CredentialParams | None = None
         failure: str | None = None
         try:
-            # The framework's resolvers hand the context to their own errors as a trace id.
+            # The framework's resolvers pass their context on to their errors as a trace id.
             trace_id: Any = trace_id_of(context)
             connections = self._resolved(trace_id)
             credential = self._credentials.lookup(trace_id)
         except Exception as error:  # noqa: BLE001  a discovery service may raise anything
             failure = type(error).__name__
-        # Raised outside of the handler: the original may quote a credential.
+        # Raised outside of the handler, without a cause: the original may contain a credential.
         if failure is not None:
-            raise _unresolved(f"discovery service or credential store failed with {failure}")
-        if not (connections and all(one.get_uri() or one.get_host() for one in connections)):
+            raise _unresolved(f"a discovery service or credential store raised {failure}")
+        if not (connections and all(found.get_uri() or found.get_host() for found in connections)):
             if refers:
-                raise _unresolved("no discovery service knows connection.discovery_key")
-            raise CacheConfigError("NO_CONNECTION", "neither connection.uri nor connection.host")
+                raise _unresolved("no discovery service resolves connection.discovery_key")
+            problem = "set connection.uri or connection.host"
+            raise CacheConfigError("NO_CONNECTION", problem)
         if stored and not (credential and credential.get_password()):
             raise _unresolved("no credential store has a password for credential.store_key")
         return connections, credential
 
     def _resolved(self, trace_id: Any) -> Sequence[ConnectionParams]:
-        """The connections; of a single server, the first that is found."""
+        """The connections; for a single server, the first one found."""
         if self.options.topology != "single":
             return self._connections.resolve_all(trace_id)
         connection = self._connections.resolve(trace_id)
@@ -193,14 +196,14 @@ def _items(config: ConfigParams) -> list[tuple[str, Any]]:
     return list(cast("dict[str, Any]", config).items())
 
 
-def _place_of(connection: ConnectionParams, topology: Topology) -> Endpoint:
+def _endpoint_at(connection: ConnectionParams, topology: Topology) -> Endpoint:
     uri = connection.get_uri()
     if uri:
         return parse_uri(uri)
     port = connection.get_as_nullable_string("port")
     database = connection.get_as_nullable_string("database")
     return Endpoint(
-        # There is one: `_look_up` refuses a connection without.
+        # `_look_up` refuses a connection without a host.
         host=connection.get_host() or "",
         port=parse_port(port) if port else DEFAULT_PORTS[topology],
         tls=connection.get_as_nullable_string("protocol") in {"rediss", "valkeys"},
@@ -213,50 +216,53 @@ def _unresolved(problem: str) -> CacheError:
 
 
 _INTERVAL: Final = 10.0
-"""Seconds between two reports of counts."""
+"""Seconds between two reports of the counters."""
 _PATIENCE: Final = 1.0
-"""Seconds that a close waits for the last one."""
+"""Seconds that closing waits for the last report."""
 _PREFIX: Final = "cache."
 
 
 class Logs(Protocol):
-    """What is needed of an `ILogger`."""
+    """The methods used of an `ILogger`."""
 
     def warn(self, context: Any, message: Any) -> Any:
-        """It is worse."""
+        """Log that something is failing."""
         ...
 
     def info(self, context: Any, message: Any) -> Any:
-        """It is better."""
+        """Log that something works again."""
         ...
 
 
 class Counts(Protocol):
-    """What is needed of an `ICounters`."""
+    """The methods used of an `ICounters`."""
 
     def increment(self, name: str, value: float) -> Any:
-        """So much more than before."""
+        """Add to a counter."""
         ...
 
     def last(self, name: str, value: float) -> Any:
-        """So much now."""
+        """Set a gauge."""
         ...
 
 
 class MonitorsOf(Protocol):
-    """Where they are found."""
+    """Finds the loggers and counters. See `Settings`."""
 
     def monitors(self) -> tuple[Sequence[Logs], Sequence[Counts]]:
-        """The loggers and the counters."""
+        """Return the loggers and the counters."""
         ...
 
 
 class Monitors:
-    """Reports what happens in one open cache.
+    """Reports the log records and counters of an open cache to the loggers and counters of a container.
+
+    These may block, for instance to send what they get. So a worker thread calls them, in the order of the records,
+    and no call of the cache waits for them.
 
     Args:
-        settings: where they are found.
-        stats: what is counted.
+        settings: finds the loggers and counters.
+        stats: the counters of the cache.
     """
 
     def __init__(self, settings: MonitorsOf, stats: CacheStats) -> None:
@@ -267,26 +273,26 @@ class Monitors:
         self._records: deque[Record] = deque()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
-        # Not one task for all the time: a loop that is closed without us would leave it unfinished.
+        # A task for each report, since one for all would be left unfinished if the event loop is closed first.
         self._reporting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Report from now on."""
+        """Begin to report the counters."""
         if self._counts:
             self._timer = self._loop.call_later(
                 _INTERVAL, self._tick, context=contextvars.Context()
             )
 
-    def told(self, record: Record) -> None:
-        """Something has happened, in the loop's thread or in another."""
+    def add(self, record: Record) -> None:
+        """Report a record soon. May be called in any thread."""
         if self._logs:
             self._records.append(record)
-            # The loop may be closed.
+            # The event loop may be closed.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._report_soon)
 
     async def stop(self) -> None:
-        """Report for the last time, and wait for that as long as is decent."""
+        """Report for the last time, and wait up to a second for that."""
         if self._timer is not None:
             self._timer.cancel()
         if self._timer is not None or self._records:
@@ -314,19 +320,19 @@ class Monitors:
                 records = [self._records.popleft() for _ in range(len(self._records))]
                 before, self._reported = self._reported, self._stats.snapshot()
                 report = partial(self._pass_on, records, before, self._reported)
-                # The interpreter may be ending, and start no thread any more.
+                # The interpreter may be ending, so that no thread can be started.
                 with contextlib.suppress(RuntimeError):
                     await anyio.to_thread.run_sync(report, abandon_on_cancel=True)
         finally:
             self._reporting = None
 
     def _pass_on(self, records: Sequence[Record], before: CacheStats, now: CacheStats) -> None:
-        """On a worker thread."""
+        """Call the loggers and counters. Runs in a worker thread."""
         for logs in self._logs:
             for record in records:
-                tell = logs.warn if record.event.level >= logging.WARNING else logs.info
+                log = logs.warn if record.event.level >= logging.WARNING else logs.info
                 with contextlib.suppress(Exception):
-                    tell(None, record.message)
+                    log(None, record.message)
         growth, levels = _growth(before, now), _levels(now)
         for counts in self._counts:
             for name, value in growth.items():

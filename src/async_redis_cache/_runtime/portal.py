@@ -1,10 +1,9 @@
-"""From any thread into a private event loop and back, at the price of one loop_call.
+"""The portal: a thread with a private event loop, and calls into it from other threads.
 
-Callers append what they want done; only the first of those that come together wakes the loop, which
-takes all in one turn; each caller sleeps on a lock of its own thread. A call costs no task and no
-`concurrent.futures.Future`: what is called awaits nothing but futures of the loop, so its coroutine
-can be stepped by their callbacks. All of it runs in an empty context: what is shared, as connections and
-timers are, holds nothing of the caller that has begun it.
+A caller appends its call to an inbox and sleeps on a lock of its own thread. Only the first of several concurrent
+callers wakes the event loop, which takes all calls in one iteration. A call costs neither a task nor a
+`concurrent.futures.Future`: its coroutine awaits only futures of the event loop, whose callbacks step it. Calls run in an
+empty context, so that shared objects such as connections and timers do not hold the context of a caller.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ __all__ = ["Portal", "PortalRefusedError"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LAST_TURNS: Final = 100
+_FINAL_ITERATIONS: Final = 100
 
 
 class Portal:
-    """A thread with an event loop of its own: uvloop's where that is installed.
+    """A thread with a private event loop, which is uvloop's if that is installed.
 
-    The thread is a daemon, so a portal that nobody closed does not keep the interpreter alive.
+    The thread is a daemon: a portal that is not closed does not keep the interpreter alive.
 
     Args:
-        ending: what the loop runs last of all.
-        name: of the cache, for the name of the thread.
+        ending: the coroutine function that the event loop runs last.
+        name: the name of the cache, for that of the thread.
     """
 
     def __init__(
         self, ending: Callable[[], Coroutine[Any, Any, object]], *, name: str = ""
     ) -> None:
         self._inbox: deque[PortalCall | PortalCallback] = deque()
-        self._begun: set[PortalCall] = set()
+        self._running: set[PortalCall] = set()
         self._tasks = OwnedTasks()
         self._woken = False
         self._closed = False
@@ -57,51 +56,56 @@ class Portal:
         self._started = threading.Event()
         self._pid = os.getpid()
         self._thread = threading.Thread(
-            target=self._serve, name=f"RedisCache {name}".rstrip(), daemon=True
+            target=self._run_thread, name=f"RedisCache {name}".rstrip(), daemon=True
         )
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no calls any more: it was closed, or something has ended its loop."""
+        """Whether the portal refuses calls: it was closed, or its event loop has ended."""
         return self._closed
 
     @staticmethod
-    def refuse_inside() -> None:
-        """Refuse to wait on a thread that others wait for: two could wait for each other.
+    def refuse_in_event_loop() -> None:
+        """Refuse a blocking call on the thread of any portal, since two portals could wait for each other.
 
         Raises:
-            RefusedError: IN_EVENT_LOOP.
+            PortalRefusedError: IN_EVENT_LOOP.
         """
         if local.thread.serves:
-            problem = "called on the private loop of a cache, which must not wait"
+            problem = "blocking call on the private event loop of a cache: use AsyncRedisCache in coroutines"
             raise PortalRefusedError("IN_EVENT_LOOP", problem)
 
     def start(self) -> None:
-        """Start the thread, and wait for its loop.
+        """Start the thread and wait for its event loop.
 
         Raises:
-            RefusedError: NOT_OPENED, when there is none to be had: the interpreter is ending, or
-                the process has no descriptors left.
+            PortalRefusedError: NOT_OPENED, if the interpreter is ending or the process has no file descriptors
+                left.
         """
         try:
             self._thread.start()
         except RuntimeError:
-            raise PortalRefusedError("NOT_OPENED", "no thread can be started any more") from None
+            raise PortalRefusedError(
+                "NOT_OPENED", "no thread can be started: the interpreter is ending"
+            ) from None
         self._started.wait()
         if self._ended:
-            raise PortalRefusedError("NOT_OPENED", "no event loop can be made")
+            raise PortalRefusedError(
+                "NOT_OPENED",
+                "no event loop can be created: the process has no file descriptors left",
+            )
 
     def call(
         self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a coroutine function that awaits nothing but futures of its loop; wait for it.
+        """Call a coroutine function that awaits only futures of the event loop, and wait for its result.
 
-        An interrupt (Ctrl-C) ends the waiting; what was begun goes on without its caller.
+        An interrupt (Ctrl-C) ends the waiting; a call that has started continues without its caller.
 
         Raises:
-            RefusedError: IN_EVENT_LOOP on a portal's thread; NOT_OPENED when it is closed.
+            PortalRefusedError: IN_EVENT_LOOP on the thread of a portal; NOT_OPENED if the portal is closed.
         """
-        self.refuse_inside()
+        self.refuse_in_event_loop()
         queue = PortalQueue(local.thread, self)
         portal_call = PortalCall(partial(function, **kwargs), *args)
         portal_call.queue = queue
@@ -115,27 +119,27 @@ class Portal:
         return portal_call.outcome()  # type: ignore[no-any-return]
 
     def send(self, item: PortalCall | PortalCallback) -> None:
-        """Have this begun on the loop, or refused. A call is put on its queue when it has ended."""
+        """Start a call on the event loop, or refuse it. A call that has ended is put on its queue."""
         try:
             self._inbox.append(item)
             if not self._woken:
                 self._woken = True
                 self._wake()
             if self._closed:
-                self._turn_away()
+                self._refuse_inbox()
         except BaseException:
-            self.look_after()
+            self.ensure_awake()
             raise
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have this called on the loop, where it is not closed, and go on: at once on its own thread."""
+        """Call a function on the event loop without waiting; at once on the portal's thread, not at all once it is closed."""
         if threading.get_ident() == self._thread.ident:
             function(*args)
         else:
             self.send(PortalCallback(function, args))
 
-    def give_up(self, portal_call: PortalCall) -> bool:
-        """Begin it no more; whether it had begun, and goes on."""
+    def withdraw(self, portal_call: PortalCall) -> bool:
+        """Remove a call that has not started; return whether it has, and so continues."""
         try:
             self._inbox.remove(portal_call)
         except ValueError:
@@ -145,11 +149,11 @@ class Portal:
     def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As `call`, in a task with the caller's context: for what needs one, as time limits and threads do."""
+        """Do what `call` does, in a task with the caller's context, which time limits and worker threads need."""
         context = copy_context()
 
         async def in_task() -> T:
-            # What a task raises may be raised out of its loop, and end it: SystemExit.
+            # Captured, since a SystemExit of a task would be raised out of the event loop and end it.
             outcome = await self._tasks.spawn(capture(function(*args, **kwargs)), context)
             if isinstance(outcome, CapturedError):
                 raise outcome.error()
@@ -158,15 +162,15 @@ class Portal:
         return self.call(in_task)
 
     def close(self, patience: float | None = None) -> bool:
-        """End the loop and its thread. Calls that have not begun are refused.
+        """End the event loop and its thread. Calls that have not started are refused.
 
-        May be called again, as after an interrupt, to wait for the end.
+        It may be called again, for instance after an interrupt, to wait for the end.
 
         Args:
-            patience: seconds to wait; None for as long as it takes.
+            patience: seconds to wait; None for no limit.
 
         Returns:
-            Whether the loop has ended. A thread that waits for others, which loaders have begun, may be left.
+            Whether the event loop has ended. Its thread may still be waiting for the threads of loaders.
         """
         self._closed = True
         if self._loop is not None and self._stop is not None:
@@ -176,89 +180,89 @@ class Portal:
             self._thread.join(patience)
         return self._ended or not self._thread.is_alive()
 
-    def _serve(self) -> None:
+    def _run_thread(self) -> None:
         local.thread.serves = True
         try:
             with asyncio.Runner(loop_factory=_new_event_loop) as runner:
                 try:
                     self._run(runner)
                 finally:
-                    # Before the loop waits for the threads of its executor, which may hang.
+                    # Before the event loop waits for the threads of its executor, which may hang.
                     self._end()
         except OSError:
-            # No descriptor for the loop: who starts us is told.
+            # No file descriptor for the event loop: `start` raises.
             pass
         finally:
             self._end()
             if isinstance(self._loop, asyncio.BaseEventLoop) and not self._loop.is_closed():
-                # It cannot close itself where a loader has closed what it polls.
+                # Its own `close` fails if a loader has closed the file descriptor that it polls.
                 asyncio.BaseEventLoop.close(self._loop)
 
     def _end(self) -> None:
         self._closed = self._ended = True
         self._started.set()
-        while self._begun:
-            self._begun.pop().refuse()
-        self._turn_away()
+        while self._running:
+            self._running.pop().refuse()
+        self._refuse_inbox()
 
     def _run(self, runner: asyncio.Runner) -> None:
         try:
-            runner.run(self._live())
+            runner.run(self._main())
         except BaseException:
-            # Of a callback, such as SystemExit: it ends the loop, and must leave nothing open.
+            # Raised by a callback, such as SystemExit: it ends the event loop, and everything has to be closed.
             self._closed = True
             with contextlib.suppress(Exception):
                 runner.run(self._ending())
             raise
 
-    async def _live(self) -> None:
+    async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._started.set()
-        # Looked at after the loop is there to see: who closes looks for it after saying so.
+        # Checked after `_loop` is set: `close` sets `_closed` before it reads `_loop`.
         if self._closed:
             return
         await self._stop.wait()
-        # What still runs has lost its caller to an interrupt.
+        # The callers of tasks that still run were interrupted.
         self._tasks.cancel()
-        # Nobody is left to be told; its own calls have been.
+        # No caller is waiting for this, and the calls of the cache have failed already.
         with contextlib.suppress(Exception):
             await self._ending()
-        # A closed cache has failed all its calls; some need a few turns to say so.
-        for _ in range(_LAST_TURNS):
-            if not self._begun:
+        # A closed cache has failed all its calls; some need a few iterations to end.
+        for _ in range(_FINAL_ITERATIONS):
+            if not self._running:
                 break
             await asyncio.sleep(0)
 
     def _receive(self) -> None:
-        # Cleared before the inbox is read: whoever appends later wakes the loop again.
+        # Cleared before the inbox is read: a caller that appends later wakes the event loop again.
         self._woken = False
-        inbox, begun = self._inbox, self._begun
+        inbox, running = self._inbox, self._running
         while inbox:
-            inbox.popleft().begin(begun)
+            inbox.popleft().begin(running)
 
-    def look_after(self) -> None:
-        """Wake the loop, which an interrupt may have kept from hearing of what came.
+    def ensure_awake(self) -> None:
+        """Wake the event loop again, in case an interrupt came between appending a call and waking it.
 
         Raises:
-            RefusedError: NOT_OPENED in a child process, which has not inherited the loop's thread.
+            PortalRefusedError: NOT_OPENED in a forked child process, where the portal's thread does not exist.
         """
         if self._pid != os.getpid():
             raise PortalRefusedError("NOT_OPENED", "the process was forked during the call")
         self._wake()
         if self._closed:
-            self._turn_away()
+            self._refuse_inbox()
 
     def _wake(self) -> None:
         if self._loop is not None:
             try:  # noqa: SIM105  `suppress` costs more
                 self._loop.call_soon_threadsafe(self._receive, context=Context())
             except RuntimeError:
-                # A closed loop takes nothing; then the inbox is turned away.
+                # The event loop is closed, and the inbox is refused.
                 pass
 
-    def _turn_away(self) -> None:
-        """Refuse what came too late; not while the loop may still come for it."""
+    def _refuse_inbox(self) -> None:
+        """Refuse the calls in the inbox, once the event loop has ended and cannot take them."""
         if self._ended:
             with contextlib.suppress(IndexError):
                 while True:

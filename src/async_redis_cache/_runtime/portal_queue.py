@@ -1,4 +1,4 @@
-"""What is called on a private loop, and where the thread that has called it waits."""
+"""The calls into a private event loop, and the queue at which the calling thread waits for them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = [
     "local",
 ]
 
-_LOOK_AGAIN: Final = 0.25
+_RECHECK_SECONDS: Final = 0.25
 
 
 class PortalRefusedError(Exception):
-    """The portal does not take a call: why, as a code and in words."""
+    """A portal refuses a call: an error code and a message for a `CacheStateError`."""
 
     def __init__(self, code: str, problem: str) -> None:
         super().__init__(code, problem)
@@ -33,22 +33,22 @@ class PortalRefusedError(Exception):
 
 
 class _Thread:
-    """What is known of a thread."""
+    """The state of a thread that calls portals or runs one."""
 
     __slots__ = ("lock", "queue", "serves")
 
     def __init__(self) -> None:
         self.serves = False
-        """Whether it is the thread of a portal."""
+        """Whether the thread runs the event loop of a portal."""
         self.queue: PortalQueue | None = None
-        """Of the call that it makes."""
+        """The queue of the call that the thread is making."""
         self.lock: threading.Lock | None = None
-        """For it to sleep on. None while it does, so an interrupted one is not reused."""
+        """The lock that the thread sleeps on. None while it is in use, so that it is not reused after an interrupt."""
 
 
 class _Local(threading.local):
     def __init__(self) -> None:
-        # In one object: each access to a thread-local costs as much as a call.
+        # In one object, since each access to a thread-local costs as much as a call.
         self.thread = _Thread()
 
 
@@ -56,52 +56,52 @@ local: Final = _Local()
 
 
 class Work(Protocol):
-    """What is put on a queue."""
+    """An item of a queue."""
 
-    def done(self) -> None:
-        """It has ended; called by the thread of the queue."""
+    def run(self) -> None:
+        """Do the item's work; called by the thread of the queue."""
         ...
 
-    def left(self) -> None:
-        """That thread has left its queue, and this is to be done elsewhere."""
+    def abandon(self) -> None:
+        """Called if the thread has left its queue: the work has to be done elsewhere."""
         ...
 
 
 class PrivateLoop(Protocol):
-    """What a thread that waits needs of a portal. See `Portal`."""
+    """The methods of a `Portal` that a queue needs."""
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have this called on the loop."""
+        """Call a function on the event loop without waiting."""
         ...
 
-    def look_after(self) -> None:
-        """Wake the loop."""
+    def ensure_awake(self) -> None:
+        """Wake the event loop again."""
         ...
 
 
 class PortalQueue:
-    """Where a thread waits for its calls, and for what only it can do for them.
+    """The queue at which a thread waits for its calls, and for the work that these need it to do.
 
-    What the loop puts there the thread takes, one after the other. A thread has a queue for each call that
-    it makes; within one it may make another, as a serializer does that asks a cache.
+    The event loop puts items, and the thread takes one after the other. Each call of a cache has a queue of its own;
+    calls may be nested, as when a serializer calls a cache.
 
     Args:
-        thread: the calling thread, as `local` knows it.
-        portal: where its calls are made; looked after from time to time while the thread waits.
-        patience: seconds that it may wait, all waiting together. What the thread does in between, such as
-            serializing, takes nothing away.
+        thread: the state of the calling thread.
+        portal: the portal that gets the calls; woken again from time to time while the thread waits.
+        patience: seconds that the thread may wait in all. Its own work in between, such as serializing, does not
+            count.
     """
 
-    __slots__ = ("_closed", "_items", "_lock", "_offered", "_thread", "left", "portal")
+    __slots__ = ("_closed", "_items", "_lock", "_offered", "_thread", "portal", "remaining")
 
     def __init__(self, thread: _Thread, portal: PrivateLoop, patience: float = math.inf) -> None:
         self._thread = thread
         self.portal = portal
-        self.left = patience
-        """Seconds that it may still wait."""
+        self.remaining = patience
+        """Seconds that the thread may still wait."""
         self._items: list[Work] = []
         self._offered: set[Work] | None = None
-        """What was offered, and is not answered yet; None where nothing was."""
+        """The offered items without a result; None before the first offer."""
         self._closed = False
         lock, thread.lock = thread.lock, None
         if lock is None:
@@ -110,16 +110,16 @@ class PortalQueue:
         self._lock = lock
 
     def put(self, item: Work) -> None:
-        """Append an item for its thread; on the loop's thread."""
+        """Append an item for the thread. Called on the event loop."""
         self._items.append(item)
         try:  # noqa: SIM105  `suppress` costs more than all else here
             self._lock.release()
         except RuntimeError:
-            # It is released already, and what is there is seen without.
+            # The lock is released already, and the thread will see all items.
             pass
 
     def offer(self, item: Work) -> bool:
-        """Append an item, unless its thread has left; then the item's `left` is not called."""
+        """Append an item, and return whether the thread takes it; if not, the item's `abandon` is not called."""
         if self._closed:
             return False
         if self._offered is None:
@@ -127,7 +127,7 @@ class PortalQueue:
         self._offered.add(item)
         self.put(item)
         if self._closed:
-            # It leaves now. One of both finds it.
+            # The thread is leaving. Either this or `leave` removes the item.
             try:
                 self._items.remove(item)
             except ValueError:
@@ -135,64 +135,64 @@ class PortalQueue:
             return False
         return True
 
-    def answered(self, item: Work) -> None:
-        """What was offered needs no answer any more; on the loop's thread."""
+    def retract(self, item: Work) -> None:
+        """Forget an offered item, which has a result or needs none. Called on the event loop."""
         if self._offered is not None:
             self._offered.discard(item)
 
     def wait(self) -> Work | None:
-        """What comes next, or None when there is no time left.
+        """Return the next item, or None if the time is over.
 
         Raises:
-            RefusedError: NOT_OPENED in a child process that was forked off during the call.
+            PortalRefusedError: NOT_OPENED in a child process that was forked during the call.
         """
         items = self._items
         while not items:
-            if self.left <= 0:
+            if self.remaining <= 0:
                 return None
             began = monotonic()
-            # An interrupt can fall between any two steps, here or in another thread: no thread relies
-            # for ever on having been noticed.
-            if not self._lock.acquire(True, min(_LOOK_AGAIN, self.left)):
-                self.portal.look_after()
-            self.left -= monotonic() - began
+            # An interrupt can come between any two steps, here or in another thread, and so a wake-up can get lost:
+            # the event loop is woken again every quarter of a second.
+            if not self._lock.acquire(True, min(_RECHECK_SECONDS, self.remaining)):
+                self.portal.ensure_awake()
+            self.remaining -= monotonic() - began
         return items.pop(0)
 
     def close(self) -> None:
-        """Leave it, having waited to the end."""
+        """Leave the queue after the call has ended."""
         self._closed = True
         self._thread.lock = self._lock
         if self._items or self._offered:
             self.leave()
 
     def leave(self) -> None:
-        """Leave it. What is there, or comes, is done elsewhere."""
+        """Leave the queue early. Work that is queued or still comes is done elsewhere."""
         self._closed = True
         items = self._items
         while items:
             # Where the loop takes one back, it is left to it.
             with contextlib.suppress(IndexError):
-                items.pop(0).left()
+                items.pop(0).abandon()
         if self._offered:
-            # One that the thread had begun, and that an interrupt has ended, is no item any more.
+            # Also the item that the thread was running when an interrupt came, which is not in the queue.
             for item in tuple(self._offered):
-                item.left()
+                item.abandon()
 
 
 class PortalCall:
-    """What is called on the loop for a thread that waits at its queue.
+    """A call on the event loop, for whose result a thread waits at its queue.
 
     Args:
-        function: gives a coroutine that awaits nothing but futures of the loop, or such a future.
-        args: what it takes.
+        function: returns a coroutine that awaits only futures of the event loop, or such a future.
+        args: its arguments.
     """
 
-    __slots__ = ("args", "begun", "coroutine", "error", "function", "queue", "result")
+    __slots__ = ("args", "coroutine", "error", "function", "queue", "result", "running")
 
     queue: PortalQueue
-    """Where this is put when it has ended; set before it is sent."""
-    begun: set[PortalCall]
-    """Where it is from its beginning to its end; the portal's."""
+    """The queue that gets this call when it has ended; set before it is sent."""
+    running: set[PortalCall]
+    """The portal's set of running calls."""
 
     def __init__(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         self.function = function
@@ -201,20 +201,20 @@ class PortalCall:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def done(self) -> None:
-        """It was given up, and is waited for no more."""
+    def run(self) -> None:
+        """Do nothing: the call has timed out, and its result is discarded."""
 
-    def left(self) -> None:
-        """Its result is wanted no more."""
+    def abandon(self) -> None:
+        """Do nothing: the result is discarded."""
 
-    def begin(self, begun: set[PortalCall]) -> None:
-        """Start it; on the loop's thread, as all that follows."""
-        self.begun = begun
-        begun.add(self)
+    def begin(self, running: set[PortalCall]) -> None:
+        """Start the call. This and all that follows is called on the event loop."""
+        self.running = running
+        running.add(self)
         try:
             awaited: Any = self.function(*self.args)
             if getattr(awaited, "_asyncio_future_blocking", None) is not None:
-                awaited.add_done_callback(self._answered)
+                awaited.add_done_callback(self._on_done)
                 return
             self.coroutine = awaited
         except BaseException as error:  # noqa: BLE001  it is raised again in the caller's thread
@@ -224,10 +224,10 @@ class PortalCall:
             self.advance()
 
     def advance(self, _: object = None) -> None:
-        """Run the coroutine until it waits for something, and come back when that is there."""
+        """Step the coroutine until it awaits a future, whose callback steps it again."""
         try:
             awaited = self.coroutine.send(None)  # type: ignore[union-attr]
-            # What a task does when its coroutine yields a future; or nothing, as sleep(0) does.
+            # As a task does: the coroutine yields a future, or None for `asyncio.sleep(0)`.
             if awaited is None:
                 asyncio.get_running_loop().call_soon(self.advance)
             else:
@@ -241,17 +241,17 @@ class PortalCall:
             self._end()
 
     def refuse(self) -> None:
-        """End it where it is, since the portal is closed."""
+        """End the call with NOT_OPENED, since the portal is closed."""
         if self.coroutine is not None:
             self.coroutine.close()
         self.error = PortalRefusedError("NOT_OPENED", "the cache was closed")
         self.queue.put(self)
 
     def outcome(self) -> Any:
-        """What it has given.
+        """Return the result.
 
         Raises:
-            BaseException: what it has raised. It is not held here any more.
+            BaseException: the exception of the call, to which no reference is kept here.
         """
         error, self.error = self.error, None
         if error is None:
@@ -259,26 +259,26 @@ class PortalCall:
         try:
             raise error
         finally:
-            # Its traceback holds this frame, which must not hold it.
+            # The traceback refers to this frame: no reference back.
             del error
 
-    def _answered(self, future: asyncio.Future[Any]) -> None:
+    def _on_done(self, future: asyncio.Future[Any]) -> None:
         try:
             self.result = future.result()
         except asyncio.CancelledError:
-            # The loop is ending.
+            # The event loop is ending.
             self.error = PortalRefusedError("NOT_OPENED", "the cache was closed")
         except BaseException as error:  # noqa: BLE001  it is raised again in the caller's thread
             self.error = error
         self._end()
 
     def _end(self) -> None:
-        self.begun.discard(self)
+        self.running.discard(self)
         self.queue.put(self)
 
 
 class PortalCallback:
-    """What is called on the loop for nobody."""
+    """A function called on the event loop for whose result no thread waits."""
 
     __slots__ = ("_args", "_function")
 
@@ -287,10 +287,10 @@ class PortalCallback:
         self._args = args
 
     def begin(self, _: set[PortalCall]) -> None:
-        """Call it."""
-        # What it is about may have been closed meanwhile.
+        """Call the function."""
+        # It may fail because the cache was closed in the meantime.
         with contextlib.suppress(Exception):
             self._function(*self._args)
 
     def refuse(self) -> None:
-        """There is nothing to be done any more."""
+        """Do nothing: the event loop has ended."""

@@ -1,4 +1,4 @@
-"""A coroutine stepped by the thread that waits for it, whose calls of the engine are made on another's loop."""
+"""Runs a coroutine in the calling thread, and the engine calls that it awaits on the event loop of a portal."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ T = TypeVar("T")
 
 
 class LoopCall(PortalCall):
-    """A call of the engine, for a coroutine to await that `drive` steps."""
+    """A call of the engine on the event loop, to be awaited by a coroutine that `drive` runs."""
 
     __slots__ = ()
 
-    given_up: Failure = TIMED_OUT
-    """What it ends in when it is given up after it has begun."""
+    timeout_failure: Failure = TIMED_OUT
+    """The error of a call that times out after it has started."""
     unsent: Callable[[CacheError], None] | None = None
-    """Called on the loop with the error of one that is given up before it has begun."""
-    longest = 0.0
-    """Seconds that it may take beyond the deadline of every call."""
+    """Called on the event loop with the error, if the call times out before it has started."""
+    extra_seconds = 0.0
+    """Seconds that the call may take in addition to the deadline of all calls."""
 
     def __await__(self) -> Generator[LoopCall, Any, Any]:
         return (yield self)
 
 
 class LoopWrite(LoopCall):
-    """A call that may have changed something when it is given up."""
+    """A call that may have changed data on the server when it times out."""
 
-    given_up = UNKNOWN
+    timeout_failure = UNKNOWN
 
     def __init__(
         self,
@@ -50,15 +50,17 @@ class LoopWrite(LoopCall):
 
 
 class LoopLoad(LoopCall):
-    """A load, whose origin takes its own time."""
+    """A load, whose loader has a time limit of its own."""
 
-    def __init__(self, longest: float, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    def __init__(
+        self, extra_seconds: float, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> None:
         super().__init__(function, *args)
-        self.longest = longest
+        self.extra_seconds = extra_seconds
 
 
 class Gathered:
-    """Coroutines that are stepped side by side, until all have ended."""
+    """Coroutines that run concurrently until all have ended."""
 
     __slots__ = ("coroutines",)
 
@@ -71,7 +73,7 @@ class Gathered:
 
 
 class _Stepped:
-    """A coroutine that is stepped, and what waits for it."""
+    """A running coroutine, and the callback for its end."""
 
     __slots__ = ("coroutine", "ended")
 
@@ -85,30 +87,30 @@ class _Stepped:
 
 
 def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) -> T:
-    """Step a coroutine of `CallerCache` to its end, in this thread; what it gives.
+    """Run the coroutine of a method of `CallerCache` in this thread, and return its result.
 
     Args:
-        portal: where its engine is.
-        coroutine: of a method; not closed where it has not begun.
-        patience: seconds that it may wait for the loop, loads aside.
+        portal: the portal with the engine.
+        coroutine: the coroutine; not closed if it has not started.
+        patience: seconds that it may wait for the event loop, without its loads.
 
     Raises:
-        RefusedError: IN_EVENT_LOOP on a portal's thread.
-        CacheStateError: NOT_OPENED, when the portal is closed.
-        CacheTimeout: the loop has not answered in time, and nothing was sent.
-        CacheOutcomeUnknown: the same of a write that may have been sent.
+        PortalRefusedError: IN_EVENT_LOOP on the thread of a portal.
+        CacheStateError: NOT_OPENED, if the portal is closed.
+        CacheTimeout: the event loop did not reply in time; nothing was changed.
+        CacheOutcomeUnknown: the same for a write that may have been sent.
     """
     thread = local.thread
     if thread.serves:
-        portal.refuse_inside()
+        portal.refuse_in_event_loop()
     queue = PortalQueue(thread, portal, patience)
-    # A serializer may make another call.
+    # Nested if a serializer calls a cache.
     before, thread.queue = thread.queue, queue
     try:
         result: T = _stepped_through(portal, coroutine, queue)
         queue.close()
     except BaseException:
-        # An interrupt may have left it anywhere.
+        # An interrupt may have come at any point.
         queue.leave()
         coroutine.close()
         raise
@@ -118,17 +120,17 @@ def drive(portal: Portal, coroutine: Coroutine[Any, Any, T], patience: float) ->
 
 
 def current() -> PortalQueue:
-    """The queue of the call that this thread makes."""
+    """Return the queue of the call that this thread is making."""
     queue = local.thread.queue
     if queue is None:
-        raise RuntimeError("the engine of a private loop is called by `drive` alone")
+        raise RuntimeError("the engine of a private event loop can only be called by `drive`")
     return queue
 
 
 def _stepped_through(
     portal: Portal, coroutine: Coroutine[Any, Any, Any], queue: PortalQueue
 ) -> Any:
-    """What it gives. Most await one call at a time, and no load: they need no `_Driver`."""
+    """Run a coroutine. One that awaits single calls and no load, as most do, needs no `_Driver`."""
     try:
         awaited = coroutine.send(None)
         while type(awaited) is LoopCall or type(awaited) is LoopWrite:
@@ -136,10 +138,10 @@ def _stepped_through(
             portal.send(awaited)
             item = queue.wait()
             while item is not None and item is not awaited:
-                item.done()
+                item.run()
                 item = queue.wait()
             if item is None:
-                awaited = coroutine.throw(_given_up(portal, awaited))
+                awaited = coroutine.throw(_time_out(portal, awaited))
             elif awaited.error is not None:
                 awaited = coroutine.throw(_raised(awaited, awaited.error))
             else:
@@ -150,7 +152,7 @@ def _stepped_through(
 
 
 def _raised(call: LoopCall, error: BaseException) -> BaseException:
-    """What a call has raised, which is not held there any more."""
+    """The exception of a call, to which the call keeps no reference."""
     call.error = None
     return (
         CacheStateError(error.code, error.problem)
@@ -159,28 +161,28 @@ def _raised(call: LoopCall, error: BaseException) -> BaseException:
     )
 
 
-def _given_up(portal: Portal, call: LoopCall) -> CacheError:
-    """Give up a call; what it ends in."""
-    has_begun = portal.give_up(call)
-    error = (call.given_up if has_begun else TIMED_OUT).error()
-    if call.unsent is not None and not has_begun:
+def _time_out(portal: Portal, call: LoopCall) -> CacheError:
+    """Give up a call that has timed out, and return its error."""
+    has_started = portal.withdraw(call)
+    error = (call.timeout_failure if has_started else TIMED_OUT).error()
+    if call.unsent is not None and not has_started:
         portal.post(call.unsent, error)
     return error
 
 
 class _Driver:
-    """Steps a call of several coroutines, or with a load.
+    """Runs a coroutine that awaits several calls at once, or a load.
 
     Args:
-        portal: where its engine is.
-        queue: where it waits.
+        portal: the portal with the engine.
+        queue: the queue of the calling thread.
     """
 
     __slots__ = (
         "_error",
+        "_extra_seconds",
         "_has_ended",
         "_in_flight",
-        "_longest",
         "_portal",
         "_queue",
         "_result",
@@ -190,21 +192,21 @@ class _Driver:
     def __init__(self, portal: Portal, queue: PortalQueue) -> None:
         self._portal = portal
         self._queue = queue
-        self._longest = 0.0
-        """Seconds that the loads of this call may take."""
+        self._extra_seconds = 0.0
+        """Seconds that its loads may take."""
         self._in_flight: dict[Work, tuple[_Stepped, LoopCall]] = {}
-        """Those under way."""
+        """The calls in flight, with the coroutines that await them."""
         self._stepped: list[_Stepped] = []
         self._has_ended = False
         self._result: Any = None
         self._error: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any], awaited: LoopCall | Gathered) -> Any:
-        """Step it to its end.
+        """Run a coroutine to its end and return its result.
 
         Args:
-            coroutine: that of the call.
-            awaited: what it awaits now.
+            coroutine: the coroutine, which has started.
+            awaited: what it is awaiting.
         """
         stepped = _Stepped(coroutine, self._end)
         self._stepped.append(stepped)
@@ -217,12 +219,12 @@ class _Driver:
                 elif item in self._in_flight:
                     self._resume(*self._in_flight.pop(item))
                 else:
-                    item.done()
+                    item.run()
         finally:
-            # Those that have not ended, after an interrupt or what a load has had done here.
+            # Not all have ended if there was an interrupt, or if work for a load raised an exception here.
             for stepped in reversed(self._stepped):
                 stepped.coroutine.close()
-            # They hold this driver.
+            # They refer to this driver.
             self._stepped.clear()
         error, self._error = self._error, None
         if error is None:
@@ -230,7 +232,7 @@ class _Driver:
         try:
             raise error
         finally:
-            # Its traceback holds this frame, which must not hold it.
+            # The traceback refers to this frame: no reference back.
             del error
 
     def _end(self, result: Any, error: BaseException | None) -> None:
@@ -260,35 +262,35 @@ class _Driver:
             self._begin_awaited(stepped, awaited)
         try:
             if end is not None:
-                # Not while that is handled: it would be the context of what a later step raises.
+                # Not in the except clause: the exception would be the context of those of later steps.
                 stepped.ended(*end)
         finally:
-            # Their tracebacks hold this frame.
+            # The traceback refers to this frame.
             del error, end
 
     def _begin_awaited(self, stepped: _Stepped, awaited: LoopCall | Gathered) -> None:
         if isinstance(awaited, Gathered):
             self._begin_gathered(stepped, awaited)
             return
-        if awaited.longest > self._longest:
-            self._queue.left += awaited.longest - self._longest
-            self._longest = awaited.longest
+        if awaited.extra_seconds > self._extra_seconds:
+            self._queue.remaining += awaited.extra_seconds - self._extra_seconds
+            self._extra_seconds = awaited.extra_seconds
         awaited.queue = self._queue
         self._portal.send(awaited)
         self._in_flight[awaited] = stepped, awaited
 
     def _begin_gathered(self, stepped: _Stepped, gathered: Gathered) -> None:
-        left = len(gathered.coroutines)
-        results: list[Any] = [None] * left
+        running = len(gathered.coroutines)
+        results: list[Any] = [None] * running
 
         def ended(index: int, result: Any, error: BaseException | None) -> None:
-            nonlocal left
+            nonlocal running
             results[index] = result if error is None else CapturedError(error)
-            left -= 1
-            if not left:
+            running -= 1
+            if not running:
                 self._step(stepped, results, None)
 
-        if not left:
+        if not running:
             self._step(stepped, results, None)
         for index, coroutine in enumerate(gathered.coroutines):
             self._begin(coroutine, partial(ended, index))
@@ -298,11 +300,11 @@ class _Driver:
         try:
             self._step(stepped, call.result, error)
         finally:
-            # Its traceback holds this frame.
+            # The traceback refers to this frame.
             del error
 
     def _expire(self) -> None:
-        """Give up what is under way."""
+        """Give up all calls in flight."""
         for call in tuple(self._in_flight):
             stepped, loop_call = self._in_flight.pop(call)
-            self._step(stepped, None, _given_up(self._portal, loop_call))
+            self._step(stepped, None, _time_out(self._portal, loop_call))
