@@ -297,8 +297,8 @@ _FAMILIES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
 )
 _TEXT: Final = frozenset({str})
 _SAFE_KEY_TYPES: Final[frozenset[type]] = frozenset({str, int})
-_NOT_JSON_KEYS: Final = (bytes, bytearray, memoryview, bool, float)
 _MINUTE: Final = dt.timedelta(minutes=1)
 # Variables of type Any, so that type checkers do not report parts of a value as unknown.
 _DICT: Any = dict
 _CONTAINERS: Any = (dict, list, tuple)
+_NOT_JSON_KEYS: Any = (bytes, bytearray, memoryview, bool, float)
