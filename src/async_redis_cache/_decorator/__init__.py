@@ -1,1 +1,1 @@
-"""The decorator `cached`: keys and tags of function calls."""
+"""The decorator `cached`, and the keys and tags of function calls."""

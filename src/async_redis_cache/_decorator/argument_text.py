@@ -1,4 +1,4 @@
-"""What a value is called in a key: the same text for equal values of one type, and for no others."""
+"""Texts of arguments for keys: equal values of one type have the same text, all other values have different ones."""
 
 from __future__ import annotations
 
@@ -23,57 +23,56 @@ from typing import Any, Final, Generic, TypeVar, Union, cast, get_args, get_orig
 
 import msgspec
 
-from .identity import UnstableError, class_path, is_imported, name_of_class
+from .stable_names import UnstableError, class_path, is_importable, name_of_class
 
 __all__ = ["PLAIN", "plain_text", "receiver_text", "text_of"]
 
-Form = Callable[[Any], str]
+Formatter = Callable[[Any], str]
 
 PLAIN: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
-"""Types whose JSON is their text."""
+"""Types whose text is their JSON."""
 plain_text: Final = msgspec.json.Encoder().encode
-"""The texts of values that are plain, in brackets and with commas between them.
+"""Encode a sequence of plain values as a JSON array of their texts.
 
-Raises UnicodeEncodeError for text with lone surrogates, and ValueError or OverflowError for large
-integers: `text_of` knows these.
+Raises UnicodeEncodeError for lone surrogates, and ValueError or OverflowError for large integers; `text_of` supports
+both.
 """
 
 
 def text_of(value: Any) -> str:
-    """The text of a value, in which its type and all that it holds can be told apart.
+    """Return the text of a value, which identifies its type and its whole contents.
 
-    JSON for text, integers, booleans, None, finite floats, and lists and dicts of these; the others
-    have their type's name before it. Dicts and sets have no order, unless equality depends on it.
+    It is JSON for text, integers, booleans, None, finite floats, and lists and dicts of these; other texts begin with
+    the name of the type. Dicts and sets are sorted, unless their equality depends on the order.
 
     Raises:
-        UnstableError: the value, or something in it, has no text that another process would agree
-            on.
+        UnstableError: the value, or a part of it, has no text that is the same in every process.
     """
     kind = cast("Any", type(value))
-    form = _FORMS.get(kind)
-    if form is None:
-        form = _MADE.get(kind)
-        if form is None:
-            form = _form_of(kind)
-            # What can be imported stays anyway, and is found faster here.
-            forms: Any = _FORMS if is_imported(kind) else _MADE
-            forms[kind] = form
-    return form(value)
+    formatter = _FORMATTERS.get(kind)
+    if formatter is None:
+        formatter = _OTHER_FORMATTERS.get(kind)
+        if formatter is None:
+            formatter = _formatter_of(kind)
+            # Importable classes live as long as the process, and a dict is faster than a weak one.
+            formatters: Any = _FORMATTERS if is_importable(kind) else _OTHER_FORMATTERS
+            formatters[kind] = formatter
+    return formatter(value)
 
 
 def receiver_text(value: Any) -> str:
-    """The text of the object whose method is called: one that keeps nothing is known by its class.
+    """Return the text of the object whose method is called: the name of its class if it has no state.
 
     Raises:
         UnstableError: as for `text_of`.
     """
     kind = cast("Any", type(value))
-    name = _BARE.get(kind)
+    name = _STATELESS_NAMES.get(kind)
     if name is None:
-        name = _name_if_bare(kind)
-        # Of the others, which a function has made, each call asks anew: they may come and go.
-        if is_imported(kind):
-            _BARE[kind] = name
+        name = _name_if_stateless(kind)
+        # Classes that cannot be imported are not remembered, which would keep them alive.
+        if is_importable(kind):
+            _STATELESS_NAMES[kind] = name
     if not name:
         return text_of(value)
     if getattr(value, "__dict__", None):
@@ -81,9 +80,9 @@ def receiver_text(value: Any) -> str:
     return name
 
 
-def _form_of(kind: Any) -> Form:
-    """How values of a class are written that is none of the well-known ones."""
-    if _tells(kind):
+def _formatter_of(kind: Any) -> Formatter:
+    """Return the formatter of a class that is not in the table."""
+    if _defines_cache_key(kind):
         name = class_path(kind)
         if not callable(kind.__cache_key__):
             raise UnstableError(f"__cache_key__ of {name} is not a method")
@@ -94,21 +93,21 @@ def _form_of(kind: Any) -> Form:
         return _alias
     name = name_of_class(kind)
     if issubclass(kind, enum.Enum):
-        return functools.partial(_member, name)
+        return functools.partial(_enum_member, name)
     fields = _fields_of(kind)
     if fields is not None:
-        _refuse_hidden(kind, frozenset(fields))
+        _refuse_hidden_state(kind, frozenset(fields))
         return functools.partial(_with_fields, name, frozenset(fields), fields)
-    return _subclass_form(kind, name)
+    return _subclass_formatter(kind, name)
 
 
-def _tells(kind: type) -> bool:
-    """Whether a class has `__cache_key__`, which its own class may have for itself."""
+def _defines_cache_key(kind: type) -> bool:
+    """Whether a class, and not only its metaclass, defines `__cache_key__`."""
     return any("__cache_key__" in vars(base) for base in kind.__mro__)
 
 
 def _fields_of(kind: Any) -> tuple[str, ...] | None:
-    """The fields of a dataclass, an attrs class, a Struct or a pydantic model."""
+    """Return the fields of a dataclass, attrs class, Struct or pydantic model; None for other classes."""
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     if issubclass(kind, msgspec.Struct):
@@ -120,8 +119,8 @@ def _fields_of(kind: Any) -> tuple[str, ...] | None:
     return None
 
 
-def _refuse_hidden(kind: type, fields: frozenset[str]) -> None:
-    """Refuse a class with fields whose instances keep something else: slots, or the contents of a base."""
+def _refuse_hidden_state(kind: type, fields: frozenset[str]) -> None:
+    """Refuse a class with fields whose instances have more state: other slots, or contents of a built-in base."""
     if msgspec.Struct in kind.__mro__:
         return
     size = _size(object)
@@ -130,58 +129,58 @@ def _refuse_hidden(kind: type, fields: frozenset[str]) -> None:
             name for name, slot in vars(base).items() if isinstance(slot, MemberDescriptorType)
         ]
         size += _POINTER * len(slots)
-        # In those of its own, attrs keeps what cached properties have given.
-        hidden = fields.union(_MORE, ["__pydantic_fields_set__"]).issuperset(slots)
+        # attrs has slots of its own for the results of cached properties.
+        hidden = fields.union(_PYDANTIC_STATE, ["__pydantic_fields_set__"]).issuperset(slots)
         if not hidden and "__attrs_attrs__" not in vars(base):
-            raise UnstableError(f"a {kind.__qualname__} has slots beside its fields")
+            raise UnstableError(f"{kind.__qualname__} has slots in addition to its fields")
     if _size(kind) != size:
-        raise UnstableError(f"a {kind.__qualname__} has fields and contents")
+        raise UnstableError(f"{kind.__qualname__} has contents in addition to its fields")
 
 
 def _with_fields(name: str, known: frozenset[str], fields: tuple[str, ...], value: Any) -> str:
     parameters = _state(value, known)
     parts = [f"{field}:{text_of(getattr(value, field, _UNSET))}" for field in fields]
-    # What pydantic keeps beside the fields: undeclared ones, and private attributes.
-    for more in _MORE:
+    # In addition to fields, pydantic models may have extra fields and private attributes.
+    for more in _PYDANTIC_STATE:
         held = getattr(value, more, None)
         if held:
             parts.append(f"{more}:{text_of(dict(held))}")
     return f"{name}{parameters}({','.join(parts)})"
 
 
-def _subclass_form(kind: type, name: str) -> Form:
-    """Of a subclass of something well-known."""
+def _subclass_formatter(kind: type, name: str) -> Formatter:
+    """Return the formatter of a subclass of a type in the table."""
     base: Any = next((base for base in kind.__mro__ if base in _EXTENSIBLE), None)
     if base is None or _size(kind) > _size(base):
-        raise UnstableError(f"a {kind.__qualname__} has no text that tells it from others")
-    contents = _FORMS[base]
+        raise UnstableError(f"{kind.__qualname__} has no text that identifies its state")
+    contents = _FORMATTERS[base]
 
-    def form(value: Any) -> str:
+    def text(value: Any) -> str:
         return f"{name}{_state(value, frozenset())}({contents(value)})"
 
-    return form
+    return text
 
 
-def _name_if_bare(kind: type) -> str:
-    """The name of a class whose instances keep nothing but their attributes; "" of others."""
-    is_told = _tells(kind) or issubclass(kind, type | enum.Enum)
-    # Two of `object` are made to be told apart.
-    if is_told or kind is object or _fields_of(kind) is not None or _size(kind) > _size(object):
+def _name_if_stateless(kind: type) -> str:
+    """Return the name of a class whose instances have no state but attributes; "" for other classes."""
+    has_text = _defines_cache_key(kind) or issubclass(kind, type | enum.Enum)
+    # Instances of `object` itself are sentinels: each has its own identity.
+    if has_text or kind is object or _fields_of(kind) is not None or _size(kind) > _size(object):
         return ""
     return f"{name_of_class(kind)}()"
 
 
 def _size(kind: type) -> int:
-    """Bytes of an instance, without the pointers to its dict and to its weak references."""
+    """Return the size of an instance in bytes, without the pointers to its dict and its weak references."""
     has_dict = kind.__dictoffset__ > 0 or (kind.__itemsize__ and kind.__dictoffset__ == -_POINTER)
     return kind.__basicsize__ - _POINTER * (bool(has_dict) + (kind.__weakrefoffset__ > 0))
 
 
 def _state(value: Any, known: frozenset[str]) -> str:
-    """The type parameters that an object was made with, as in `Shop[int]()`.
+    """Return the type parameters of an object that was created as in `Shop[int]()`; "" without.
 
     Raises:
-        UnstableError: it has attributes beside those that are known.
+        UnstableError: it has attributes that are not in `known`.
     """
     parameters = ""
     for attribute, held in getattr(value, "__dict__", _NOTHING).items():
@@ -191,7 +190,7 @@ def _state(value: Any, known: frozenset[str]) -> str:
         elif attribute not in known and not isinstance(
             getattr(kind, attribute, None), functools.cached_property
         ):
-            raise UnstableError(f"a {kind.__qualname__} has the attribute {attribute!r}")
+            raise UnstableError(f"{kind.__qualname__} has the attribute {attribute!r}")
     return parameters
 
 
@@ -203,7 +202,7 @@ def _string(value: str) -> str:
 
 
 def _integer(value: int) -> str:
-    # The decimals of an integer are bounded, those to the base of 16 are not.
+    # Python limits the number of decimal digits that it converts, and not that of hexadecimal ones.
     is_short = -_LARGE < value < _LARGE
     return int.__repr__(value) if is_short else f"int({int.__format__(value, 'x')})"
 
@@ -233,16 +232,16 @@ def _set(value: Iterable[Any]) -> str:
     return f"set({','.join(sorted(map(text_of, value)))})"
 
 
-def _member(name: str, value: enum.Enum) -> str:
+def _enum_member(name: str, value: enum.Enum) -> str:
     if isinstance(value, enum.Flag):
         return f"{name}({value.value})"
-    # Those that `_missing_` makes are none of the class, and may have no name.
+    # Members that `_missing_` creates do not belong to the class, and may have no name.
     is_own = type(value).__members__.get(value.name) is value
     return f"{name}({_string(value.name) if is_own else f'value:{text_of(value.value)}'})"
 
 
 def _alias(value: Any) -> str:
-    """Of a type with parameters; those of a union have no order."""
+    """Return the text of a parameterized type; the members of a union are sorted."""
     origin, args = get_origin(value), list(map(text_of, get_args(value)))
     if origin in {Union, UnionType}:
         return f"Union[{','.join(sorted(args))}]"
@@ -250,7 +249,7 @@ def _alias(value: Any) -> str:
     return f"{name}[{','.join(args)}]"
 
 
-def _moment(value: dt.datetime | dt.time) -> str:
+def _time(value: dt.datetime | dt.time) -> str:
     naive = value.replace(tzinfo=None, fold=0).isoformat()
     fold = ",fold" if value.fold else ""
     zone = f",{_zone(value.tzinfo)}" if value.tzinfo else ""
@@ -258,12 +257,12 @@ def _moment(value: dt.datetime | dt.time) -> str:
 
 
 def _zone(zone: dt.tzinfo) -> str:
-    """A time zone: what is known to have the same rules everywhere."""
+    """Return the text of a time zone with a name or a fixed offset."""
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if not isinstance(name, str):
         offset = zone.utcoffset(None)
         if offset is None:
-            raise UnstableError(f"a {type(zone).__name__} has no name; take a ZoneInfo")
+            raise UnstableError(f"{type(zone).__name__} has no name; use a ZoneInfo")
         name = f"{offset.total_seconds()} {zone.tzname(None)}"
     return f"{class_path(type(zone))}({_string(name)})"
 
@@ -284,15 +283,15 @@ def _range(value: range) -> str:
     return f"range({value.start},{value.stop},{value.step})"
 
 
-def _named(name: str, form: Form) -> Form:
-    return lambda value: f"{name}({form(value)})"
+def _named(name: str, formatter: Formatter) -> Formatter:
+    return lambda value: f"{name}({formatter(value)})"
 
 
-_MORE: Final = "__pydantic_extra__", "__pydantic_private__"
+_PYDANTIC_STATE: Final = "__pydantic_extra__", "__pydantic_private__"
 _NOTHING: Final[dict[str, Any]] = {}
-_PARAMETRIZED: Final[Any] = cast("Any", Generic)[TypeVar("_Any")]
-_ALIASES: Final[Any] = GenericAlias, UnionType, type(_PARAMETRIZED)
-"""The classes of types with parameters; others are derived from these."""
+_PARAMETERIZED: Final[Any] = cast("Any", Generic)[TypeVar("_Any")]
+_ALIASES: Final[Any] = GenericAlias, UnionType, type(_PARAMETERIZED)
+"""The base classes of parameterized types."""
 _LARGE: Final = 10**4000
 _POINTER: Final = tuple.__itemsize__
 
@@ -303,7 +302,7 @@ class _Unset:
 
 _UNSET: Final = _Unset()
 
-_FORMS: Final[dict[type, Form]] = {
+_FORMATTERS: Final[dict[type, Formatter]] = {
     str: _string,
     int: _integer,
     bool: lambda value: "true" if value else "false",
@@ -326,8 +325,8 @@ _FORMS: Final[dict[type, Form]] = {
     slice: lambda value: f"slice({_listed((value.start, value.stop, value.step))})",
     type(...): lambda _: "Ellipsis()",
     TypeVar: lambda value: f"TypeVar({_string(value.__name__)})",
-    dt.datetime: _moment,
-    dt.time: _moment,
+    dt.datetime: _time,
+    dt.time: _time,
     dt.date: _as_str,
     dt.timedelta: _delta,
     dt.timezone: _zone,
@@ -353,10 +352,10 @@ _FORMS: Final[dict[type, Form]] = {
     ),
     _Unset: lambda _: "unset()",
 }
-"""Of the types that are known to hold nothing else."""
+"""The formatters of types without other state, by type."""
 _EXTENSIBLE: Final = frozenset(
     {str, int, float, bytes, list, tuple, dict, set, frozenset, dt.date, dt.datetime}
 )
-"""Those of them whose subclasses hold what they hold."""
-_MADE: Final[weakref.WeakKeyDictionary[type, Form]] = weakref.WeakKeyDictionary()
-_BARE: Final[dict[type, str]] = {}
+"""The types in the table whose subclasses have the same contents."""
+_OTHER_FORMATTERS: Final[weakref.WeakKeyDictionary[type, Formatter]] = weakref.WeakKeyDictionary()
+_STATELESS_NAMES: Final[dict[type, str]] = {}

@@ -1,4 +1,4 @@
-"""Keys and tags in a user's words: templates over the arguments of a function."""
+"""Templates of keys and tags over the arguments of a function."""
 
 from __future__ import annotations
 
@@ -19,80 +19,83 @@ class _Field(NamedTuple):
     """A field of a template.
 
     Attributes:
-        name: as it stands in the template.
-        place: of the argument that it names.
-        path: from that argument to what is written; None for the argument itself.
-        form: writes it: "{!r:>8}".
-        stop: a character of the text behind the field; none behind the last one.
+        name: the field as written in the template.
+        place: the position of the argument.
+        path: returns the attribute or item of the argument that the field names; None: the argument itself.
+        form: the format of the value, such as "{!r:>8}".
+        separator: a character of the text that follows the field; "" for the last field.
     """
 
     name: str
     place: int
     path: Callable[[Any], Any] | None
     form: str
-    stop: str = ""
+    separator: str = ""
 
 
 class Template:
-    """A template as for `str.format`, over the arguments of a function by their names.
+    """A template in the syntax of `str.format`, over the arguments of a function by name.
 
-    It gives what `str.format` gives, with one exception. Where a value holds the character that
-    ends its field, that character and each percent sign become %XX: otherwise "{}:{}" would be the
-    same for ("a:b", "c") and ("a", "b:c"). What stands in the last field stays as it is.
+    The result is that of `str.format`, with one exception: in every field but the last, the character that separates
+    the field from the next, and each percent sign, is escaped as %XX. Otherwise "{}:{}" would give the same text for
+    ("a:b", "c") and ("a", "b:c").
 
     Args:
         text: the template.
-        names: those of the arguments, in their order.
-        what: what it is, for errors.
+        names: the names of the arguments, in order.
+        what: the subject of error messages, such as "the key of shop.find".
 
     Attributes:
-        head: the text before the first field.
+        prefix: the text before the first field.
 
     Raises:
-        TypeError: it names what is no argument; nothing tells two of its fields apart; it is empty,
-            too long or holds control characters, so the cache would refuse whatever it gives.
-        ValueError: it is no template, such as "{user.}" or "{user!x}".
+        TypeError: a field does not name an argument; two fields have no separator between them; the template is
+            empty, too long or contains control characters, so that the cache would refuse every result.
+        ValueError: the syntax is invalid, such as "{user.}" or "{user!x}".
     """
 
     def __init__(self, text: str, names: Sequence[str], what: str) -> None:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{what} takes text, not a {type(text).__name__}")
+            raise TypeError(f"{what} must be a str, not {type(text).__name__}")
         self._what = what
         fields, self._texts = _parsed(text, names, what)
         self._fields = [
-            field._replace(stop=_stop(between, what))
+            field._replace(separator=_separator(between, what))
             for field, between in zip(fields, self._texts[1:-1], strict=False)
         ] + fields[-1:]
-        self.head = self._texts[0]
-        stops = {field.stop for field in self._fields if field.stop}
-        # What stands in a key more often than in the template came with a value.
+        self.prefix = self._texts[0]
+        separators = {field.separator for field in self._fields if field.separator}
         literal = "".join(self._texts)
-        if not text or len(literal.encode()) > _LONGEST or CONTROL.search(literal):
-            raise TypeError(f"{what} is text of 1 to {_LONGEST} bytes without control characters")
-        self._counts = [(stop, literal.count(stop)) for stop in stops]
+        if not text or len(literal.encode()) > _MAX_BYTES or CONTROL.search(literal):
+            raise TypeError(
+                f"{what} must have 1 to {_MAX_BYTES} bytes of text, without control characters"
+            )
+        # A result with more separators than the template has one in a value, which is to be escaped.
+        self._counts = [(separator, literal.count(separator)) for separator in separators]
         self._is_whole = [(field.place, field.path) for field in fields] == [
             (place, None) for place in range(len(names))
         ]
         self._only = -1
-        """The place of the argument that is the one field as it is; -1 if there is no such field."""
+        """The position of the argument if the template is one field without path and format; otherwise -1."""
         if len(fields) == 1 and fields[0].path is None and fields[0].form == "{}":
             self._only = fields[0].place
         forms = [*(field.form for field in fields), ""]
         self._format = "".join(
-            _escaped(between) + form for between, form in zip(self._texts, forms, strict=True)
+            _escaped_braces(between) + form
+            for between, form in zip(self._texts, forms, strict=True)
         ).format
 
     def fill(self, arguments: Sequence[Any]) -> str:
-        """The template with these arguments, of which there is one for each name.
+        """Return the text for these arguments, one for each name.
 
         Raises:
-            TypeError: one has no text that another process would agree on.
+            TypeError: an argument has no text that is the same in every process.
         """
         if self._only >= 0:
-            # Most templates and arguments are so, and `format` would give the same.
+            # The common case, without `format`, which would return the same.
             value = arguments[self._only]
-            if type(value) in _AS_THEY_ARE:
-                return f"{self.head}{value}{self._texts[1]}"
+            if type(value) in _FORMATTED_AS_IS:
+                return f"{self.prefix}{value}{self._texts[1]}"
         values: Sequence[Any] = arguments
         if not self._is_whole:
             values = [
@@ -106,10 +109,10 @@ class Template:
         text = self._format(*values)
         if self._counts:
             if "%" in text:
-                return self._told_apart(values)
-            for stop, count in self._counts:
-                if text.count(stop) != count:
-                    return self._told_apart(values)
+                return self._escaped(values)
+            for separator, count in self._counts:
+                if text.count(separator) != count:
+                    return self._escaped(values)
         return text
 
     def _check(self, values: Sequence[Any]) -> None:
@@ -120,34 +123,35 @@ class Template:
                 is_stable = False
             if not is_stable:
                 raise TypeError(
-                    f"{self._what} cannot hold {{{field.name}}}: a {type(value).__qualname__} has no "
-                    "text that is the same in each process"
+                    f"{self._what} cannot contain {{{field.name}}}: {type(value).__qualname__} has no "
+                    "text that is the same in every process"
                 )
 
-    def _told_apart(self, values: Sequence[Any]) -> str:
-        parts = [self.head]
+    def _escaped(self, values: Sequence[Any]) -> str:
+        parts = [self.prefix]
         for field, value, between in zip(self._fields, values, self._texts[1:], strict=True):
             text = field.form.format(value)
-            if field.stop:
-                text = text.replace("%", _percent("%")).replace(field.stop, _percent(field.stop))
+            if field.separator:
+                text = text.replace("%", _percent("%"))
+                text = text.replace(field.separator, _percent(field.separator))
             parts += text, between
         return "".join(parts)
 
 
 def _parsed(text: str, names: Sequence[str], what: str) -> tuple[list[_Field], list[str]]:
-    """The fields of a template, and the texts before, between and behind them."""
+    """Return the fields of a template, and the texts before, between and after them."""
     fields: list[_Field] = []
     texts = [""]
     for literal, name, spec, conversion in string.Formatter().parse(text):
         texts[-1] += literal
         if name is None:
             continue
-        # "user.id" and "row[id]" are of the arguments "user" and "row".
+        # "user.id" and "row[id]" name the arguments "user" and "row".
         first = name.replace("[", ".").partition(".")[0]
         if first not in names:
-            raise TypeError(f"{what} names {name!r}, which is none of its arguments")
+            raise TypeError(f"{what} names {name!r}, which is not a parameter of the function")
         if spec and "{" in spec:
-            raise TypeError(f"{what} has a field within {name!r}")
+            raise TypeError(f"{what} has a nested field in {name!r}")
         if conversion and conversion not in "rsa":
             raise ValueError(f"{what} has an unknown conversion: !{conversion}")
         form = f"{{{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
@@ -165,13 +169,13 @@ def _path(path: str) -> Callable[[Any], Any] | None:
     def follow(value: Any) -> Any:
         return _FORMATTER.get_field(f"0{path}", (value,), {})[0]
 
-    # Now, so that it is no surprise for the first call.
+    # An invalid path raises here, and not at the first call.
     follow(_Anything())
     return follow
 
 
 class _Anything:
-    """Has each attribute and each item."""
+    """Has every attribute and every item."""
 
     def __getattr__(self, _: str) -> Self:
         return self
@@ -180,11 +184,11 @@ class _Anything:
         return self
 
 
-def _stop(between: str, what: str) -> str:
-    """A character between two fields that is not in %XX, as which it is written within a value."""
+def _separator(between: str, what: str) -> str:
+    """Return a character between two fields that does not occur in its escaped form, %XX."""
     found = re.search(r"[^%0-9A-F]", between)
     if found is None:
-        raise TypeError(f"{what} has fields with nothing like a colon between them")
+        raise TypeError(f"{what} has two fields without a separator, such as a colon, between them")
     return found[0]
 
 
@@ -192,12 +196,12 @@ def _percent(sign: str) -> str:
     return "".join(f"%{byte:02X}" for byte in sign.encode())
 
 
-def _escaped(text: str) -> str:
+def _escaped_braces(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def _is_stable(value: Any, form: str) -> bool:
-    """Whether the text of a value is the same in each process, and not that of others."""
+    """Whether the text of a value is the same in every process, and identifies it."""
     kind = cast("Any", type(value))
     if kind in PLAIN or kind is float:
         return True
@@ -215,6 +219,6 @@ def _is_stable(value: Any, form: str) -> bool:
     )
 
 
-_AS_THEY_ARE: Final = frozenset({str, int})
-_LONGEST: Final = 512
+_FORMATTED_AS_IS: Final = frozenset({str, int})
+_MAX_BYTES: Final = 512
 _FORMATTER: Final = string.Formatter()

@@ -1,6 +1,6 @@
-"""What cannot be cached or be part of a key, by the frameworks' classes and by annotations.
+"""Refuse results that cannot be cached and arguments that cannot be part of a key, by annotation and by class.
 
-No framework is imported for it: classes are known by the name of their package and their own.
+No framework is imported: its classes are recognised by the names of their package and class.
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ __all__ = ["annotated_result", "refuse_by_annotations", "refuse_result"]
 
 
 def annotated_result(function: Callable[..., Any], name: str) -> Any:
-    """What a function returns, as it is annotated. Its other annotations need not exist yet.
+    """Return the return annotation of a function. Names in its other annotations need not be defined yet.
 
     Raises:
-        TypeError: it cannot be found.
+        TypeError: the annotation cannot be resolved.
     """
     try:
         return _annotation(_declared(function), "return")
     except NameError as error:
         raise TypeError(
-            f"the annotation of what {name} returns names {error}; give type="
+            f"the return annotation of {name} cannot be resolved: {error}; pass type="
         ) from error
 
 
 def refuse_by_annotations(function: Callable[..., Any], name: str, *, is_keyed: bool) -> None:
-    """Refuse a function whose annotations show a response, a generator or a request.
+    """Refuse a function with a response, a generator or a request in its annotations.
 
-    An annotation that cannot be read yet is left out: the first call finds what it means.
+    An annotation that cannot be resolved yet is skipped; the first call resolves it.
 
     Args:
         function: the function.
-        name: its name, for errors.
-        is_keyed: whether it has a key of its own, so that its arguments need not be in it.
+        name: its name, for error messages.
+        is_keyed: whether the decorator was given `key`, so that arguments are not checked.
 
     Raises:
-        TypeError: it returns what cannot be stored, or takes what cannot be in a key.
+        TypeError: the result cannot be stored, or an argument cannot be part of a key.
     """
     declared = _declared(function)
     try:
         parameters = list(_annotations(declared))
     except NameError:
-        # From Python 3.14 on, all of them are looked up at once.
+        # From Python 3.14 on, all annotations are evaluated together.
         return
     for parameter in parameters:
         if parameter != "return" and is_keyed:
             continue
         try:
             annotation = _annotation(declared, parameter)
-        except Exception:  # noqa: BLE001, S112  an annotation may hold anything
+        except Exception:  # noqa: BLE001, S112  evaluating annotations may raise anything
             continue
         for kind in _classes_in(annotation):
             if parameter == "return":
                 _refuse_result(kind, name)
             elif _is_of(kind, _CONNECTIONS):
                 raise TypeError(
-                    f"the argument {parameter!r} of {name} is a {kind.__name__}, another object in "
+                    f"the argument {parameter!r} of {name} is a {kind.__name__}, a different object in "
                     "each call: pass what the result depends on instead, such as its path, or name "
                     "that in key="
                 )
 
 
 def refuse_result(result: object, name: str) -> None:
-    """Refuse what a function has returned, if it can be read only once or only be sent.
+    """Refuse a result that can be read only once, or that is a response.
 
     Raises:
-        TypeError: it is a generator, another iterator, an awaitable, a context manager that a generator
-            makes, or a response.
+        TypeError: it is a generator or another iterator, an awaitable, a context manager made from a generator, or a
+            response of a web framework.
     """
     _refuse_result(type(result), name)
 
@@ -79,11 +79,11 @@ def _refuse_result(kind: Any, name: str) -> None:
     if issubclass(kind, _READ_ONCE):
         problem = "can be read only once: return a list"
     elif issubclass(kind, Awaitable):
-        problem = "can be awaited only once: await it, and return what it gives"
+        problem = "can be awaited only once: await it, and return its result"
     elif _is_of(kind, _CONTEXT_MANAGERS):
-        problem = "can be entered only once: cache what it is made of"
+        problem = "can be entered only once: cache the data that it is made from"
     elif _is_of(kind, _RESPONSES):
-        problem = "is no value: return its data, and make the response of that in the handler"
+        problem = "cannot be cached: return its data, and create the response in the handler"
     else:
         return
     raise TypeError(f"{name} returns a {kind.__name__}, which {problem}")
@@ -94,7 +94,7 @@ def _is_of(kind: type, known: frozenset[tuple[str, str]]) -> bool:
 
 
 def _declared(function: Any) -> Any:
-    """The function that bears the annotations."""
+    """Return the function that has the annotations."""
     while isinstance(function, partial):
         function = cast("Any", function).func
     has_own = inspect.isroutine(function) or isinstance(function, type)
@@ -115,12 +115,12 @@ def _annotation(function: Any, name: str) -> Any:
 
 
 def _classes_in(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation names, in unions and as parameters of others, too."""
+    """Yield the classes in an annotation, those in unions and type parameters included."""
     kind = getattr(annotation, "__origin__", annotation)
     if isinstance(kind, type):
         yield kind
     parts = get_args(annotation)
-    # Behind the type of an Annotated is what others know about it.
+    # Only the first part of an Annotated is a type.
     for part in parts[:1] if hasattr(annotation, "__metadata__") else parts:
         yield from _classes_in(part)
 

@@ -1,1 +1,1 @@
-"""Values to bytes and back, and what does not survive that."""
+"""Serialization: values to bytes and back, with checks that nothing is lost."""
