@@ -154,7 +154,7 @@ async def test_keys_of_their_own(cache: AsyncRedisCache) -> None:
         assert len(find.key(1, strange).encode()) <= 512
         assert await find(1, strange) == 1
     assert find.key(1, "x" * 10_000) != find.key(1, "x" * 10_001)
-    with pytest.raises(TypeError, match="give key="):
+    with pytest.raises(TypeError, match="pass key="):
         find.key(1, a=object())
     loose: Any = find
     with pytest.raises(TypeError, match="number"):
@@ -185,7 +185,7 @@ def test_mistakes_raise_when_applied(server: Server, plain_cache: RedisCache) ->
         return number
 
     for template in ("{numbers}", "{}", "{0}", "x:{user.id}", "{row[id]}"):
-        with pytest.raises(TypeError, match="none of its arguments"):
+        with pytest.raises(TypeError, match="not a parameter"):
             cached(cache, key=template)(find)
     wrong: Any = plain
     with pytest.raises(TypeError, match="caches coroutine functions"):
@@ -242,7 +242,7 @@ async def test_a_type_that_cannot_be_found(cache: AsyncRedisCache) -> None:
 
     find.__annotations__["return"] = "Missing"
     lost: Any = find
-    with pytest.raises(TypeError, match="give type="):
+    with pytest.raises(TypeError, match="pass type="):
         await cached(cache, key="key")(lost)()
     assert await cached(cache, key="key", type=int)(lost)() == 1
 

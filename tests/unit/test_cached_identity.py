@@ -457,7 +457,7 @@ def test_stacked_decorators_keep_their_own_options() -> None:
     assert [one.key(1) for one in (inner, outer, above)] == ["inner:1", "outer:1", "above:1"]
     assert vars(above)["role"] == "reader"
     assert vars(outer)["__wrapped__"] is inner
-    options = [one._source.options((1,), {}) for one in (inner, outer, above)]
+    options = [one._config.options((1,), {}) for one in (inner, outer, above)]
     assert [said["timeout"] for said in options] == [1000, 2000, 3000]
     assert [said["type"] for said in options] == [int, str, int]
 

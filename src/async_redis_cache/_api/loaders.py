@@ -28,6 +28,7 @@ __all__ = [
     "Load",
     "Loader",
     "LoaderWrapper",
+    "NamedLoader",
     "ValueLoader",
     "name_of",
     "run",
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 NOT_MODIFIED: Final[Any] = object()
-_CACHED: Final = "async_redis_cache._decorator.cached_functions"
 _LONGEST: Final = 200
 
 
@@ -135,6 +135,17 @@ def takes_load(loader: Loader) -> bool:
     )
 
 
+class NamedLoader:
+    """Base class of loaders that name the function they call, as those of a cached function."""
+
+    __slots__ = ()
+
+    @property
+    def function_name(self) -> str:
+        """The function, as `module.qualified_name`."""
+        raise NotImplementedError
+
+
 class LoaderWrapper:
     """A loader that calls another one; spans and log records have the name of that one."""
 
@@ -150,8 +161,8 @@ def name_of(loader: Callable[..., Any]) -> str:
     function: Any = loader
     while (inner := _wrapped(function)) is not None:
         function = inner
-    if isinstance(function, str):
-        return function
+    if isinstance(function, NamedLoader):
+        return function.function_name
     kind: type[Any] = type(function)  # pyright: ignore[reportUnknownVariableType]
     named: Any = function if hasattr(function, "__qualname__") else kind
     name = f"{named.__module__}.{named.__qualname__}"
@@ -159,18 +170,10 @@ def name_of(loader: Callable[..., Any]) -> str:
 
 
 def _wrapped(function: Any) -> Any:
-    """The function that a callable wraps, or the name of it; None if it wraps none."""
+    """The function that a callable wraps; None if it wraps none."""
     if isinstance(function, partial):
         return function.func
     if isinstance(function, LoaderWrapper):
         return function._loader  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     owner = getattr(function, "__self__", None)
-    if isinstance(owner, LoaderWrapper):
-        return owner
-    if getattr(function, "__module__", None) == _CACHED:
-        # A cached function passes a closure to the cache, which refers to the function by a cell.
-        for cell in getattr(function, "__closure__", None) or ():
-            name = getattr(getattr(cell.cell_contents, "calls", None), "name", None)
-            if isinstance(name, str):
-                return name
-    return None
+    return owner if isinstance(owner, LoaderWrapper) else None

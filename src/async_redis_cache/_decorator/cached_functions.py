@@ -1,4 +1,4 @@
-"""Functions whose results are cached: what a decorated function is."""
+"""Cached functions: what the decorator `cached` makes of a function."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from async_redis_cache._api.async_cache import AsyncRedisCache
+from async_redis_cache._api.loaders import NamedLoader
 from async_redis_cache._api.sync_cache import RedisCache
 
 from .cached_calls import Calls
 from .uncacheable import refuse_result
 
-__all__ = ["AnyCache", "CachedCoroutine", "CachedFunction", "Source", "sources_of"]
+__all__ = ["AnyCache", "CachedCoroutine", "CachedFunction", "CallConfig", "configs_of"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -25,7 +26,7 @@ AnyCache = AsyncRedisCache | RedisCache
 
 
 class _Tags(Iterable[str]):
-    """The tags of a call, worked out when they are needed."""
+    """The tags of a call, derived from its arguments only when they are needed."""
 
     def __init__(self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = calls, args, kwargs
@@ -35,20 +36,21 @@ class _Tags(Iterable[str]):
         return iter(calls.tags(args, kwargs))
 
 
-class Source:
-    """A function, the cache of its results, and what its calls say to the cache.
+class CallConfig:
+    """What all calls of a cached function have in common.
 
     Args:
-        cache: the cache, or a function that gives it at each call.
+        cache: the cache, or a function that returns it at each call.
         kind: the class that the cache must have.
         function: the function.
-        calls: its calls.
-        options: the timeout and the load options of its calls.
+        calls: derives keys, tags and the result type.
+        options: the timeout and the load options of the calls.
 
     Attributes:
-        cache: the cache; None if a function gives it.
-        provider: the cache, or that function.
-        said: what each call says to the cache; None until the first, or if the calls differ in it.
+        cache: the cache; None if a function returns it.
+        provider: the `cache` argument.
+        fixed_options: the keyword arguments of each call of the cache; None before the first call, or if they
+            differ between calls because of tags.
     """
 
     def __init__(
@@ -62,68 +64,88 @@ class Source:
         self.function = function
         self.calls = calls
         self.cache: Any = cache if isinstance(cache, AnyCache) else None
-        self.said: dict[str, Any] | None = None
+        self.fixed_options: dict[str, Any] | None = None
         self.provider: Any = cache
         self._kind = kind
         self._options = options
 
     def provided(self) -> Any:
-        """The cache of this call, where a function gives it.
+        """Call the provider, and return the cache.
 
         Raises:
-            TypeError: it has given something else.
+            TypeError: it returned something else.
         """
         cache = self.provider()
         if not isinstance(cache, self._kind):
             raise TypeError(
-                f"{self.calls.name} is cached by an instance of {self._kind.__name__}; its provider "
+                f"{self.calls.name} needs an instance of {self._kind.__name__} as its cache; the provider "
                 f"returned an instance of {type(cache).__name__}"
             )
         return cache
 
     def options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a call says to the cache."""
-        # Not sooner: what an annotation names may come after the function.
-        said = {**self._options, "type": self.calls.kind()}
+        """Return the keyword arguments for the cache."""
+        # Not earlier: the annotation may name a class that is defined after the function.
+        options = {**self._options, "type": self.calls.kind()}
         if self.calls.has_tags:
-            return {**said, "tags": _Tags(self.calls, args, kwargs)}
-        self.said = said
-        return said
+            return {**options, "tags": _Tags(self.calls, args, kwargs)}
+        self.fixed_options = options
+        return options
 
-    async def awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result of a coroutine function.
 
-        Raises:
-            TypeError: it is none that can be cached.
-        """
-        result = await self.function(*args, **kwargs)
-        refuse_result(result, self.calls.name)
+class _CallLoader(NamedLoader):
+    """The loader of one call of a cached function.
+
+    An object and not a lambda: it is made for each call, hits included, and costs no more; and it knows the name of
+    the function.
+    """
+
+    __slots__ = ("_args", "_config", "_kwargs")
+    # `inspect.signature` finds this at once; loads ask twice.
+    __signature__ = inspect.Signature()
+
+    def __init__(self, config: CallConfig, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._config = config
+        self._args = args
+        self._kwargs = kwargs
+
+    @property
+    def function_name(self) -> str:
+        return self._config.calls.name
+
+
+class _CoroutineLoader(_CallLoader):
+    __slots__ = ()
+
+    async def __call__(self) -> Any:
+        config = self._config
+        result = await config.function(*self._args, **self._kwargs)
+        refuse_result(result, config.calls.name)
         return result
 
-    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result of a plain function.
 
-        Raises:
-            TypeError: it is none that can be cached.
-        """
-        result = self.function(*args, **kwargs)
-        refuse_result(result, self.calls.name)
+class _FunctionLoader(_CallLoader):
+    __slots__ = ()
+
+    def __call__(self) -> Any:
+        config = self._config
+        result = config.function(*self._args, **self._kwargs)
+        refuse_result(result, config.calls.name)
         return result
 
 
 class _Cached(Generic[P, T]):
     """A function whose results are cached."""
 
-    # What is here is out of reach of decorators, which copy the attributes of a function to what
-    # they make of it.
-    __slots__ = ("__dict__", "__weakref__", "_binding", "_bound", "_source")
+    # Slots, and not attributes in `__dict__`, which `functools.wraps` would copy to another function.
+    __slots__ = ("__dict__", "__weakref__", "_binding", "_bound", "_config")
 
-    def __init__(self, source: Source, binding: type | None) -> None:
-        self._source = source
+    def __init__(self, config: CallConfig, binding: type | None) -> None:
+        self._config = config
         self._binding = binding
         self._bound: tuple[Any, ...] = ()
-        function: Any = source.function
-        vars(self).update(__name__=type(function).__name__, __qualname__=source.calls.name)
+        function: Any = config.function
+        vars(self).update(__name__=type(function).__name__, __qualname__=config.calls.name)
         update_wrapper(cast("Any", self), function, updated=())
         own = dir(type(self))
         vars(self).update(
@@ -134,55 +156,55 @@ class _Cached(Generic[P, T]):
 
     def __repr__(self) -> str:
         bound = f" of a {type(self._bound[0]).__name__}" if self._bound else ""
-        return f"<{type(self).__name__} {self._source.calls.name}{bound}>"
+        return f"<{type(self).__name__} {self._config.calls.name}{bound}>"
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same function of the same object, as for methods."""
+        """Whether both are the same function, bound to the same object, as for methods."""
         if not isinstance(other, _Cached):
             return NotImplemented
-        another: _Cached[Any, Any] = other  # pyright: ignore[reportUnknownVariableType]
-        return self._identity() == another._identity()
+        typed: _Cached[Any, Any] = other  # pyright: ignore[reportUnknownVariableType]
+        return self._identity() == typed._identity()
 
     def __hash__(self) -> int:
         return hash(self._identity())
 
     def _identity(self) -> tuple[int, ...]:
-        return id(self._source), *map(id, self._bound)
+        return id(self._config), *map(id, self._bound)
 
     def __reduce__(self) -> Any:
-        # By name, as a function is.
+        # By name, like any function.
         if self._bound:
             return getattr, (self._bound[0], vars(self)["__name__"])
         return vars(self)["__qualname__"]
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key under which the result of such a call is cached.
+        """Return the key of the result of a call with these arguments.
 
         Raises:
-            TypeError: the arguments are none for this function, or one cannot be in a key.
+            TypeError: the function does not take these arguments, or one cannot be part of a key.
         """
-        calls = self._source.calls
+        calls = self._config.calls
         if (
             calls.takes_class
             and not self._bound
             and not any(isinstance(arg, type) for arg in args[:1])
         ):
-            # From Python 3.13 on, a class method binds what it wraps for a call and nothing else.
+            # From Python 3.13 on, `classmethod` binds the wrapped object only for calls.
             raise TypeError(
-                f"the class of {calls.name} is not known: put cached above classmethod, or give the class "
+                f"the class of {calls.name} is not known: put cached above classmethod, or pass the class "
                 "as the first argument"
             )
         return calls.key(self._bound + args, kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """That of the function, as `inspect.signature` asks for it; without the receiver once bound."""
-        signature = self._source.calls.signature
+        """The signature of the function for `inspect.signature`, without the first parameter if it is bound."""
+        signature = self._config.calls.signature
         parameters = tuple(signature.parameters.values())[len(self._bound) :]
         return signature.replace(parameters=parameters)
 
     def _uncached(self) -> Any:
-        function = self._source.function
+        function = self._config.function
         return partial(function, *self._bound) if self._bound else function
 
     def _bound_to(self, instance: object, owner: type | None) -> Any:
@@ -192,9 +214,9 @@ class _Cached(Generic[P, T]):
             instance = owner if owner is not None else type(instance)
         elif instance is None:
             return self
-        # At each use of a method, so nothing is looked at anew.
+        # Runs at each access to a method, so attributes are copied and not derived again.
         bound = object.__new__(type(self))
-        bound._source = self._source
+        bound._config = self._config
         bound._binding = self._binding
         bound._bound = (instance,)
         vars(bound).update(vars(self))
@@ -207,59 +229,58 @@ class CachedCoroutine(_Cached[P, T]):
     __slots__ = ()
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The cached result, or that of the function.
+        """Return the cached result; call the function if there is none.
 
         Raises:
-            TypeError: an argument cannot be in a key, or the result cannot be cached.
+            TypeError: an argument cannot be part of a key, or the result cannot be cached.
             CacheError: as for `retrieve_or_load`.
-            Exception: what the function raised.
+            Exception: any exception of the function.
         """
-        source = self._source
-        given = self._bound + args
-        result: T = await (source.cache or source.provided()).retrieve_or_load(
+        config = self._config
+        all_args = self._bound + args
+        result: T = await (config.cache or config.provided()).retrieve_or_load(
             None,
-            source.calls.key(given, kwargs),
-            # Faster than a partial, of which most calls make one for nothing.
-            lambda: source.awaited(given, kwargs),
-            **(source.said or source.options(given, kwargs)),
+            config.calls.key(all_args, kwargs),
+            _CoroutineLoader(config, all_args, kwargs),
+            **(config.fixed_options or config.options(all_args, kwargs)),
         )
         return result
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Forget the result of such a call.
+        """Remove the cached result of a call with these arguments.
 
         Raises:
             CacheError: as for `remove`.
         """
-        source = self._source
-        await (source.cache or source.provided()).remove(None, self.key(*args, **kwargs))
+        config = self._config
+        await (config.cache or config.provided()).remove(None, self.key(*args, **kwargs))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function now, and cache its result.
+        """Call the function now, cache its result and return it.
 
         Raises:
-            TypeError: an argument cannot be in a key, or the result cannot be cached.
+            TypeError: an argument cannot be part of a key, or the result cannot be cached.
             CacheError: as for `refresh` of the cache.
-            Exception: what the function raised.
+            Exception: any exception of the function.
         """
-        source = self._source
-        given = self._bound + args
-        result: T = await (source.cache or source.provided()).refresh(
+        config = self._config
+        all_args = self._bound + args
+        result: T = await (config.cache or config.provided()).refresh(
             None,
             self.key(*args, **kwargs),
-            lambda: source.awaited(given, kwargs),
-            **(source.said or source.options(given, kwargs)),
+            _CoroutineLoader(config, all_args, kwargs),
+            **(config.fixed_options or config.options(all_args, kwargs)),
         )
         return result
 
     @property
     def uncached(self) -> Callable[P, Coroutine[Any, Any, T]]:
-        """The function itself."""
+        """The original function."""
         uncached: Callable[P, Coroutine[Any, Any, T]] = self._uncached()
         return uncached
 
-    # The first is a class method's, of which checkers see the function alone. By what it can be
-    # called with: mypy takes it for any other if it is compared as a class with parameters.
+    # The first overload is for class methods, of which type checkers see only the function. `self` is typed as a
+    # callable because mypy would match any cached function against the generic class.
     @overload
     def __get__(  # type: ignore[misc]
         self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]],
@@ -281,88 +302,88 @@ class CachedCoroutine(_Cached[P, T]):
 
 
 def _mark_as_coroutine_function(kind: type) -> None:
-    """Let `inspect.iscoroutinefunction` be true for instances of a class, and not for the class."""
+    """Make `inspect.iscoroutinefunction` true for instances of a class, and not for the class itself."""
     marks: dict[str, Any]
     if sys.version_info >= (3, 12):
 
         def marked() -> None:
-            """Bears the mark."""
+            """Marked as a coroutine function; only the mark is used."""
 
         inspect.markcoroutinefunction(marked)
         marks = vars(marked)
     else:
-        # Before there was a mark, the flags of its code made a function one of coroutines.
+        # Before Python 3.12, only the flags of the code object marked a coroutine function.
         code: Any = vars(kind)["__call__"]
         marks = {"__code__": code.__code__, "__defaults__": None, "__kwdefaults__": None}
     for name, mark in marks.items():
-        setattr(kind, name, property(partial(_given, mark)))
+        setattr(kind, name, property(partial(_constant, mark)))
 
 
-def _given(mark: object, _: object) -> object:
-    return mark
+def _constant(value: object, _: object) -> object:
+    return value
 
 
 _mark_as_coroutine_function(CachedCoroutine)
 
 
 class CachedFunction(_Cached[P, T]):
-    """A function whose results are cached, called in a worker thread when they are not."""
+    """A plain function whose results are cached. On a miss it is called in a worker thread."""
 
     __slots__ = ()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The cached result, or that of the function.
+        """Return the cached result; call the function if there is none.
 
         Raises:
-            TypeError: an argument cannot be in a key, or the result cannot be cached.
+            TypeError: an argument cannot be part of a key, or the result cannot be cached.
             CacheError: as for `retrieve_or_load`.
-            Exception: what the function raised.
+            Exception: any exception of the function.
         """
-        source = self._source
-        given = self._bound + args
-        result: T = (source.cache or source.provided()).retrieve_or_load(
+        config = self._config
+        all_args = self._bound + args
+        result: T = (config.cache or config.provided()).retrieve_or_load(
             None,
-            source.calls.key(given, kwargs),
-            lambda: source.called(given, kwargs),
-            **(source.said or source.options(given, kwargs)),
+            config.calls.key(all_args, kwargs),
+            _FunctionLoader(config, all_args, kwargs),
+            **(config.fixed_options or config.options(all_args, kwargs)),
         )
         return result
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Forget the result of such a call.
+        """Remove the cached result of a call with these arguments.
 
         Raises:
             CacheError: as for `remove`.
         """
-        source = self._source
-        (source.cache or source.provided()).remove(None, self.key(*args, **kwargs))
+        config = self._config
+        (config.cache or config.provided()).remove(None, self.key(*args, **kwargs))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function now, and cache its result.
+        """Call the function now, cache its result and return it.
 
         Raises:
-            TypeError: an argument cannot be in a key, or the result cannot be cached.
+            TypeError: an argument cannot be part of a key, or the result cannot be cached.
             CacheError: as for `refresh` of the cache.
-            Exception: what the function raised.
+            Exception: any exception of the function.
         """
-        source = self._source
-        given = self._bound + args
-        result: T = (source.cache or source.provided()).refresh(
+        config = self._config
+        all_args = self._bound + args
+        result: T = (config.cache or config.provided()).refresh(
             None,
             self.key(*args, **kwargs),
-            lambda: source.called(given, kwargs),
-            **(source.said or source.options(given, kwargs)),
+            _FunctionLoader(config, all_args, kwargs),
+            **(config.fixed_options or config.options(all_args, kwargs)),
         )
         return result
 
     @property
     def uncached(self) -> Callable[P, T]:
-        """The function itself."""
+        """The original function."""
         uncached: Callable[P, T] = self._uncached()
         return uncached
 
-    # The first is a class method's, of which checkers see the function alone. By what it can be
-    # called with: mypy takes it for any other if it is compared as a class with parameters.
+    # The first overload is for class methods, of which type checkers see only the function. `self` is typed as a
+    # callable because mypy would match any cached function against the generic class.
     @overload
     def __get__(  # type: ignore[misc]
         self: Callable[Concatenate[type[S], Q], T], instance: S | None, owner: type[S]
@@ -379,9 +400,9 @@ class CachedFunction(_Cached[P, T]):
         return self._bound_to(instance, owner)
 
 
-def sources_of(function: Any) -> Iterator[Source]:
-    """What is known of a function that is cached, by whatever number of caches."""
+def configs_of(function: Any) -> Iterator[CallConfig]:
+    """Yield the configuration of each decorator `cached` on a function, the outermost first."""
     while isinstance(function, _Cached):
-        source = function._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        yield source
-        function = source.function
+        config = function._config  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        yield config
+        function = config.function

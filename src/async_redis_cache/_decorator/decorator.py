@@ -1,4 +1,4 @@
-"""The decorator `cached`: puts a cache in front of a function."""
+"""The decorator `cached`: cache the results of a function."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.decoders import check_type
 
-from .cached_calls import Calls, LongKeys
-from .cached_functions import AnyCache, CachedCoroutine, CachedFunction, Source, sources_of
+from .cached_calls import Calls, LongKeys, describe
+from .cached_functions import AnyCache, CachedCoroutine, CachedFunction, CallConfig, configs_of
 
 __all__ = ["cached"]
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class _Decorator:
-    """`cached`, with its cache and its options: applied to a function."""
+    """What `cached(cache, ...)` returns: it decorates functions with that cache and these options."""
 
     def __init__(
         self,
@@ -44,48 +44,55 @@ class _Decorator:
     def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
     def __call__(self, *functions: Any) -> Any:
         if len(functions) != 1:
-            raise TypeError("cached is given a cache, and then a function: @cached(cache)")
+            raise TypeError("cached(cache) decorates one function: write @cached(cache) above it")
         function: Any = functions[0]
         binding = next((kind for kind in _BINDINGS if isinstance(function, kind)), None)
         if binding is not None:
             function = function.__func__
         if not callable(function):
             raise TypeError(
-                f"cached takes a function, not a {type(function).__name__}: a property is put above it"
+                f"cached decorates functions, not a {type(function).__name__}: a property is put above it"
             )
         own = getattr(type(function), "__call__", None)  # noqa: B004  not whether, but which
         for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction):
             if kind(function) or kind(own):
                 raise TypeError(
-                    "a generator can be read only once: cached takes functions that return"
+                    f"{describe(function)} is a generator function, whose result can be read only once: "
+                    "return a list"
                 )
         is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(own)
         if isinstance(self._cache, RedisCache if is_coroutine else AsyncRedisCache):
-            kinds = "plain functions" if is_coroutine else "coroutine functions"
-            raise TypeError(f"{type(self._cache).__name__} caches {kinds}")
-        sources = list(sources_of(function))
-        calls = self._calls(sources[-1].function if sources else function)
+            kind, other = ("coroutine", "plain") if is_coroutine else ("plain", "coroutine")
+            needed = AsyncRedisCache if is_coroutine else RedisCache
+            raise TypeError(
+                f"{describe(function)} is a {kind} function, and {type(self._cache).__name__} caches {other} "
+                f"functions: use {needed.__name__}"
+            )
+        configs = list(configs_of(function))
+        calls = self._calls(configs[-1].function if configs else function)
         if any(
-            source.provider is self._cache and source.calls.pattern == calls.pattern
-            for source in sources
+            config.provider is self._cache and config.calls.pattern == calls.pattern
+            for config in configs
         ):
             # Its load would wait for itself.
-            raise TypeError(f"{calls.name} is cached twice under one key: give key=")
+            raise TypeError(
+                f"{calls.name} is cached twice in one cache under one key: pass another key= to one of the decorators"
+            )
         if is_coroutine:
-            source = Source(self._cache, AsyncRedisCache, function, calls, self._options)
-            return CachedCoroutine[..., Any](source, binding)
-        source = Source(self._cache, RedisCache, function, calls, self._options)
-        return CachedFunction[..., Any](source, binding)
+            config = CallConfig(self._cache, AsyncRedisCache, function, calls, self._options)
+            return CachedCoroutine[..., Any](config, binding)
+        config = CallConfig(self._cache, RedisCache, function, calls, self._options)
+        return CachedFunction[..., Any](config, binding)
 
 
 class _CoroutineDecorator(Protocol):
-    """What `cached` of an `AsyncRedisCache` gives."""
+    """The type of `cached(cache)` for an `AsyncRedisCache`."""
 
     def __call__(self, function: Callable[P, Awaitable[T]], /) -> CachedCoroutine[P, T]: ...
 
 
 class _FunctionDecorator(Protocol):
-    """What `cached` of a `RedisCache` gives."""
+    """The type of `cached(cache)` for a `RedisCache`."""
 
     def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
 
@@ -129,31 +136,33 @@ def cached(
     long_keys: LongKeys = "raise",
     **loading: Unpack[LoadOptions],
 ) -> Any:
-    """Cache what a function gives, by its arguments, as `retrieve_or_load` does.
+    """Cache the results of a function by its arguments, as `retrieve_or_load` does.
 
     Args:
         cache: an `AsyncRedisCache` for coroutine functions, a `RedisCache` for plain ones; or a
-            function without parameters that gives it at each call, so that tests can exchange it.
-        timeout: as for `store`.
-        key: a template such as "user:{user_id}" over the function's arguments. Without one, the key
-            is the function's name and its arguments. It is needed by what has no name of its own,
-            such as a lambda or a function that captures variables, and by arguments, receivers of
-            methods included, whose state cannot be seen.
-        type: what results are validated as; by default as the function's return is annotated.
-        long_keys: "hash" to hash a key or a tag from a template that the cache would refuse with
-            BAD_KEY or BAD_TAG: one that is longer than 512 bytes, empty, or holds control characters.
-        **loading: see `LoadOptions`; tags are templates as the key.
+            function without parameters that returns the cache at each call, so that tests can replace it.
+        timeout: the TTL of results, as for `store`.
+        key: a template over the function's arguments, such as "user:{user_id}". By default the key
+            consists of the function's name and its arguments. A template is required for functions
+            without a name of their own, such as a lambda or one that captures variables, and for
+            arguments, `self` included, without a text that identifies their state.
+        type: the type that results are validated as; by default the annotated return type.
+        long_keys: "hash": hash a key or tag from a template that the cache would refuse with BAD_KEY
+            or BAD_TAG because it is longer than 512 bytes, empty, or contains control characters.
+        **loading: see `LoadOptions`. Tags are templates, like `key`.
 
     Raises:
-        TypeError: the function is not of the cache's kind, or needs `key`; a template names what is
-            no argument; an option is unknown; `type` is no type; the annotations show a response, a
-            generator or a request.
-        ValueError: a template is none, such as "{user!x}".
+        TypeError: the cache caches the other kind of functions; the function needs `key`; a template
+            names what is not a parameter; an option is unknown; `type` is not a type; the annotations
+            contain a response, a generator or a request.
+        ValueError: a template is invalid, such as "{user!x}".
         CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
     """
     _check_cache(cache)
     for name in _OTHER_NAMES.intersection(loading):
-        raise TypeError(f"cached has no option {name}: give timeout=, in milliseconds")
+        raise TypeError(
+            f"unknown option `{name}` of cached; did you mean `timeout=`, in milliseconds?"
+        )
     if timeout is not None:
         milliseconds(timeout)
     if type is not None:
@@ -165,26 +174,33 @@ def cached(
 
 
 def _check_cache(cache: Any) -> None:
-    """Refuse what is no cache and gives none.
+    """Refuse an argument that is neither a cache nor a provider of one.
 
     Raises:
-        TypeError: most often since the decorator was applied without parentheses.
+        TypeError: often because the decorator was applied without parentheses.
     """
     if isinstance(cache, AnyCache):
         return
-    needs_arguments = inspect.isclass(cache) or not callable(cache)
-    if not needs_arguments:
-        try:
-            inspect.signature(cache).bind()
-        except TypeError:
-            needs_arguments = True
-        except ValueError:
-            # Built in, and not telling.
-            needs_arguments = False
+    if inspect.isclass(cache) or not callable(cache):
+        found = (
+            cache.__name__ if inspect.isclass(cache) else f"an instance of {type(cache).__name__}"
+        )
+        raise TypeError(
+            "cached takes an AsyncRedisCache, a RedisCache, or a plain function without parameters that returns "
+            f"one, not {found}: write @cached(cache)"
+        )
+    try:
+        inspect.signature(cache).bind()
+        needs_arguments = False
+    except TypeError:
+        needs_arguments = True
+    except ValueError:
+        # A built-in without a signature.
+        needs_arguments = False
     if needs_arguments or inspect.iscoroutinefunction(cache):
         raise TypeError(
-            "cached is given a cache, or a plain function without parameters that gives one, and then "
-            "applied: @cached(cache)"
+            "cached needs parentheses: write @cached(cache). The cache may also be a plain function without "
+            "parameters that returns it"
         )
 
 
