@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheOverloaded
-from async_redis_cache._protocol.read_commands import (
+from async_redis_cache._protocol.commands import (
     GET_WITH_TTL,
     MGET_WITH_TTL,
     UNKNOWN_TTL,

@@ -21,8 +21,14 @@ from async_redis_cache import (
 )
 from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._protocol.commands import GETDEL, PTTL, UNLINK, UNLINK_COUNT
-from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL
+from async_redis_cache._protocol.commands import (
+    GET,
+    GET_WITH_TTL,
+    GETDEL,
+    PTTL,
+    UNLINK,
+    UNLINK_COUNT,
+)
 from harness import await_until
 from harness.batcher_requests import busy, read, store
 from harness.fake_connection import Wires

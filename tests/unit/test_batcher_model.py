@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheOverloaded, CacheServerError
 from async_redis_cache._client import request_queue as _queue
 from async_redis_cache._common.failures import LOST
-from async_redis_cache._protocol.commands import GETDEL, SET
-from async_redis_cache._protocol.read_commands import GET
+from async_redis_cache._protocol.commands import GET, GETDEL, SET
 from harness.fake_connection import FakeWire, Wires
 from harness.virtual_time import in_virtual_time, turns
 

@@ -16,8 +16,8 @@ from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
 from async_redis_cache._common.options import SECOND
 from async_redis_cache._protocol.command import Command, Executor
+from async_redis_cache._protocol.commands import GET
 from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, ReleaseMode
-from async_redis_cache._protocol.read_commands import GET
 from async_redis_cache._protocol.record import (
     VERSION_BYTES,
     is_record,

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from async_redis_cache._protocol.command import Command, Executor
-from async_redis_cache._protocol.commands import PTTL, TOUCH_RECORD
-from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL, UNKNOWN_TTL
+from async_redis_cache._protocol.commands import GET, GET_WITH_TTL, PTTL, TOUCH_RECORD, UNKNOWN_TTL
 from async_redis_cache._protocol.record import has_tags, is_record, record_of, stale_ttl_of
 
 from .freshness import Freshness

@@ -27,7 +27,7 @@ from typing import Final
 from async_redis_cache._common.options import SECOND
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.command import Executor
-from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL, MGET_WITH_TTL
+from async_redis_cache._protocol.commands import GET, GET_WITH_TTL, MGET_WITH_TTL
 
 from .bulk import read_in_parts
 from .sieve import Doorkeeper, NearEntry, Sieve

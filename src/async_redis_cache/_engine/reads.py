@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from async_redis_cache._protocol.command import Executor
-from async_redis_cache._protocol.read_commands import GET, MGET
+from async_redis_cache._protocol.commands import GET, MGET
 
 from .bulk import read_in_parts
 

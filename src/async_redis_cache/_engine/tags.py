@@ -24,8 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._common.options import HOUR
-from async_redis_cache._protocol.command import Executor, UnexpectedReplyError, expect_parts
-from async_redis_cache._protocol.script import Script
+from async_redis_cache._protocol.command import Executor, Script, UnexpectedReplyError, expect_parts
 
 from .bulk import send_all
 

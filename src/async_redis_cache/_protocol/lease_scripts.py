@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
-from .command import Command, CommandArgs
+from .command import Command, CommandArgs, Script
 from .record import HEADER_SCRIPT
-from .script import Script
 from .size_limit import STORE_SCRIPT
 
 __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "ReleaseMode"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from async_redis_cache._protocol.commands import SET
-from async_redis_cache._protocol.read_commands import GET
+from async_redis_cache._protocol.commands import GET, SET
 from harness.fake_connection import Wires
 from harness.virtual_time import turns
 

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from async_redis_cache._protocol.command import Command
+from async_redis_cache._protocol.commands import GET, GET_WITH_TTL
 from async_redis_cache._protocol.lease_scripts import LEASE
-from async_redis_cache._protocol.read_commands import GET, GET_WITH_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
