@@ -51,7 +51,7 @@ async def at_rest(clients: Clients, store: Store, process: Process) -> None:
     if near is None:
         return
     end = clients.loop.time() + _REARMED
-    while not near.is_trusted():
+    while not near.is_connected():
         if clients.loop.time() > end:
             raise ViolationError(f"{process.name}: nothing near is trusted though all is well")
         await asyncio.sleep(0.02)

@@ -76,7 +76,7 @@ class Network:
             if connection.process == process:
                 if silently:
                     connection.up.silent_until = math.inf
-                connection.pool.abort()
+                connection.transport.abort()
 
     def next_at(self) -> float:
         """See `Arrivals`."""
@@ -98,7 +98,7 @@ class Network:
     def arrive(self, now: float) -> list[Callable[[], None]]:
         """See `Arrivals`."""
         self.settle(now)
-        readable = [one.pool.read for one in self.connections if one.is_readable]
+        readable = [one.transport.read for one in self.connections if one.is_readable]
         self.chance.shuffle(readable)
         return readable
 
@@ -157,12 +157,12 @@ class Connection:
         self.mute = False
         self.up = _Way(network)
         self.down = _Way(network)
-        self.pool = SimulatedTransport(self)
+        self.transport = SimulatedTransport(self)
 
     @property
     def is_readable(self) -> bool:
         """Whether the client's loop is to read."""
-        return bool(self.inbox or self.ended) and not self.pool.is_closing()
+        return bool(self.inbox or self.ended) and not self.transport.is_closing()
 
     def to_server(self, data: bytes) -> None:
         """Sent by the client."""
@@ -206,7 +206,7 @@ class Connection:
             self.network.peer.received(self, data)
 
     def _at_client(self, data: bytes, told: Callable[[float], None] | None) -> None:
-        if not self.pool.is_closing():
+        if not self.transport.is_closing():
             self.inbox += data
             if told is not None:
                 told(self.network.now)
