@@ -123,7 +123,7 @@ async def test_keys_differ_by_a_single_code_point(cache: AsyncRedisCache) -> Non
 async def test_bad_keys(cache: AsyncRedisCache) -> None:
     """Every operation refuses an invalid key without sending it and without quoting it."""
     trips, errors = cache.stats().round_trips, cache.stats().errors
-    verbs: list[Call] = [
+    operations: list[Call] = [
         lambda key: cache.store("t", key, 1),
         lambda key: cache.store("t", key, None),
         lambda key: cache.retrieve("t", key),
@@ -135,16 +135,16 @@ async def test_bad_keys(cache: AsyncRedisCache) -> None:
         lambda key: cache.retrieve_many("t", [key]),
         lambda key: cache.remove_many("t", [key]),
     ]
-    for verb in verbs:
+    for operation in operations:
         for key in BAD_KEYS:
             with pytest.raises(CacheInputError) as caught:
-                await verb(key)
+                await operation(key)
             assert (caught.value.code, caught.value.trace_id) == ("BAD_KEY", "t")
             assert caught.value.__cause__ is caught.value.__context__ is None
             if isinstance(key, str) and len(key) > 3:
                 assert key not in str(caught.value)
     assert cache.stats().round_trips == trips
-    assert cache.stats().errors == errors + len(verbs) * len(BAD_KEYS)
+    assert cache.stats().errors == errors + len(operations) * len(BAD_KEYS)
 
 
 @pytest.mark.depends_on("api", "storage", "near")
@@ -173,16 +173,16 @@ async def test_bad_timeouts(cache: AsyncRedisCache) -> None:
     """What is no timeout, or negative, or longer than ten years, is refused; nothing is stored."""
     await cache.store(None, "key", "old", 50_000)
     trips = cache.stats().round_trips
-    verbs: list[Call] = [
+    operations: list[Call] = [
         lambda timeout: cache.store("t", "key", 1, timeout),
         lambda timeout: cache.store("t", "key", None, timeout),
         lambda timeout: cache.store_many("t", {"key": 1}, timeout),
         lambda timeout: cache.touch("t", "key", timeout),
     ]
     for timeout in BAD_TIMEOUTS:
-        for verb in verbs:
+        for operation in operations:
             with pytest.raises(CacheInputError) as caught:
-                await verb(timeout)
+                await operation(timeout)
             assert (caught.value.code, caught.value.trace_id) == ("BAD_TIMEOUT", "t")
     assert cache.stats().round_trips == trips
     assert await cache.retrieve(None, "key") == "old"
@@ -193,9 +193,9 @@ async def test_invalid_collections_raise(cache: AsyncRedisCache) -> None:
     trips = cache.stats().round_trips
     wrong: Any
     for wrong in (None, 5, object(), "abc", b"abc"):
-        for verb in (cache.store_many, cache.retrieve_many, cache.remove_many):
+        for operation in (cache.store_many, cache.retrieve_many, cache.remove_many):
             with pytest.raises(CacheInputError):
-                await verb(None, wrong)
+                await operation(None, wrong)
     for wrong in ([("a", 1)], iter("ab"), {"a"}):
         with pytest.raises(CacheInputError):
             await cache.store_many(None, wrong)
@@ -204,16 +204,16 @@ async def test_invalid_collections_raise(cache: AsyncRedisCache) -> None:
 
 async def test_errors_bear_the_trace_id(cache: AsyncRedisCache) -> None:
     """A context is an IContext, a trace id or None; the error has the trace id, whatever the context."""
-    verbs: list[Call] = [
+    operations: list[Call] = [
         lambda context: cache.store(context, "", 1),
         lambda context: cache.retrieve(context, ""),
         lambda context: cache.store_many(context, {"": 1}),
         lambda context: cache.retrieve(context=context, key=""),
     ]
     for context, trace_id in CONTEXTS:
-        for verb in verbs:
+        for operation in operations:
             with pytest.raises(CacheError) as caught:
-                await verb(context)
+                await operation(context)
             assert caught.value.trace_id == trace_id
         await cache.store(context, "key", 1)
         assert await cache.retrieve(context, "key") == 1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["contract_fixtures"]
 
 
-def verbs(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
+def operations(cache: AsyncRedisCache) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     """A valid call of each operation with the trace id "t"."""
     return [
         lambda: cache.store("t", "key", 1),
@@ -43,15 +43,15 @@ async def test_every_operation_needs_an_open_cache(new_cache: NewCache) -> None:
     cache = new_cache()
     for _ in range(2):
         errors = cache.stats().errors
-        for verb in verbs(cache):
+        for operation in operations(cache):
             with pytest.raises(CacheStateError) as caught:
-                await verb()
+                await operation()
             assert (caught.value.code, caught.value.trace_id) == ("NOT_OPENED", "t")
-        assert cache.stats().errors == errors + len(verbs(cache))
+        assert cache.stats().errors == errors + len(operations(cache))
         async with cache:
             assert cache.is_open()
-            for verb in verbs(cache):
-                await verb()
+            for operation in operations(cache):
+                await operation()
 
 
 @pytest.mark.depends_on("api", "server", "near")

@@ -52,9 +52,9 @@ async def test_keys_may_come_from_any_iterable(cache: AsyncRedisCache) -> None:
     assert await cache.retrieve_many(None, (key for key in "ab")) == {"a": 1, "b": 2}
     assert await cache.remove_many(None, {"a", "b"}) == 2
     assert await cache.remove_many(None, {"c": 0}.keys()) == 1
-    for verb in (cache.retrieve_many, cache.remove_many):
+    for operation in (cache.retrieve_many, cache.remove_many):
         with pytest.raises(CacheInputError) as caught:
-            await verb(None, "abc")
+            await operation(None, "abc")
         assert caught.value.code == "BAD_KEY"
 
 
@@ -119,9 +119,9 @@ async def test_one_bad_entry_refuses_all(cache: AsyncRedisCache) -> None:
     with pytest.raises(CacheInputError) as caught:
         await cache.store_many(None, {"good": 1}, -1)
     assert caught.value.code == "BAD_TIMEOUT"
-    for verb in (cache.retrieve_many, cache.remove_many):
+    for operation in (cache.retrieve_many, cache.remove_many):
         with pytest.raises(CacheInputError) as caught:
-            await verb(None, ["good", "bad\n"])
+            await operation(None, ["good", "bad\n"])
         assert caught.value.code == "BAD_KEY"
     assert cache.stats().round_trips == trips
     assert await cache.contains(None, "good") is False

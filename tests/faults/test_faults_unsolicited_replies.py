@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.depends_on()
 
 ROUNDS = 100
-# The forms that the answers of all verbs have, each of which another reply could be taken for.
+# The forms that the answers of all operations have, each of which another reply could be taken for.
 STRAYS = [
     b'*1\r\n$7\r\n"wrong"\r\n',
     b'$7\r\n"wrong"\r\n',

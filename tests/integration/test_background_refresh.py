@@ -83,10 +83,10 @@ async def test_hot_key_is_refreshed_without_a_caller_waiting(
     assert loads <= 1.2 * lasted / period + 2
 
 
-@pytest.mark.parametrize("plain_verb", ["store", "remove", "clear"])
+@pytest.mark.parametrize("plain_operation", ["store", "remove", "clear"])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
 async def test_change_supersedes_a_refresh(
-    one: AsyncRedisCache, other: AsyncRedisCache, plain_verb: str, own: bool
+    one: AsyncRedisCache, other: AsyncRedisCache, plain_operation: str, own: bool
 ) -> None:
     """What is loaded anew in the background is not kept where the key was changed meanwhile."""
     origin = Origin()
@@ -95,15 +95,15 @@ async def test_change_supersedes_a_refresh(
     assert await one.retrieve_or_load(None, "key", origin.load, LIFE, **STALE) == 1
     await await_until(lambda: origin.loads == 2)
     changer = one if own else other
-    if plain_verb == "store":
+    if plain_operation == "store":
         await changer.store(None, "key", "new", 60_000)
-    elif plain_verb == "remove":
+    elif plain_operation == "remove":
         await changer.remove(None, "key")
     else:
         await changer.clear(None)
     origin.may_end.set()
     await await_until(lambda: one.stats().superseded_loads == 1)
-    assert await other.retrieve(None, "key") == ("new" if plain_verb == "store" else None)
+    assert await other.retrieve(None, "key") == ("new" if plain_operation == "store" else None)
 
 
 async def test_refresh_loads_whatever_is_stored(

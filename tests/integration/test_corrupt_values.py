@@ -177,7 +177,7 @@ async def test_without_the_signature_code_is_executed(
 
 
 @pytest.mark.parametrize("cache", ["pickle"], indirect=True)
-async def test_other_verbs_execute_nothing_either(cache: AsyncRedisCache, raw: Client) -> None:
+async def test_other_operations_execute_nothing_either(cache: AsyncRedisCache, raw: Client) -> None:
     """28. Removal, and retrieval as a type, check the signature too."""
     executed.clear()
     for number, exploit in enumerate(EXPLOITS):

@@ -221,7 +221,7 @@ def damaged(count: int, now: int) -> Iterator[bytes]:
 
 
 async def _failed(
-    verb: Callable[[str], Awaitable[object]], entries: Mapping[str, bytes]
+    operation: Callable[[str], Awaitable[object]], entries: Mapping[str, bytes]
 ) -> dict[bytes, CacheError]:
     """On which data it did, and how."""
     failed: dict[bytes, CacheError] = {}
@@ -230,7 +230,7 @@ async def _failed(
     async def one(key: str) -> None:
         async with turns:
             try:
-                await verb(key)
+                await operation(key)
             except CacheError as error:
                 failed[entries[key]] = error
 
@@ -244,7 +244,7 @@ async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
     now = int(seconds) * 1000
     count = scaled(600, 20_000)
     entries = {f"{number}": data for number, data in enumerate(damaged(count, now))}
-    verbs: dict[str, Callable[[str], Awaitable[object]]] = {
+    operations: dict[str, Callable[[str], Awaitable[object]]] = {
         "retrieve": lambda key: cache.retrieve(None, key),
         "retrieve_entry": lambda key: cache.retrieve_entry(None, key),
         "contains": lambda key: cache.contains(None, key),
@@ -257,8 +257,8 @@ async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
         "remove": lambda key: cache.remove(None, key),
         "store": lambda key: cache.store(None, key, key),
     }
-    for name, verb in verbs.items():
+    for name, operation in operations.items():
         raw.mset({f"p:{key}": data for key, data in entries.items()})
-        assert await _failed(verb, entries) == {}, name
+        assert await _failed(operation, entries) == {}, name
     assert await cache.retrieve_many(None, entries) == {key: key for key in entries}
-    report(28, f"{len(verbs)} methods on {count} damaged heads, none failed")
+    report(28, f"{len(operations)} methods on {count} damaged heads, none failed")

@@ -19,7 +19,7 @@ from async_redis_cache import CacheError, CacheStateError, RedisCache
 from harness import Server, StartServer
 from harness.contention import Contention
 from harness.figures import in_time, report
-from harness.operations import STEPS, VERBS
+from harness.operations import OPERATIONS, STEPS
 from harness.run_length import scaled
 from harness.waiting import wait_until
 
@@ -119,15 +119,15 @@ async def test_call_succeeds_on_a_thread_with_a_running_loop(
         assert await asyncio.to_thread(cache.retrieve, None, "key") is None
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *STEPS])
+@pytest.mark.parametrize("operation", [*OPERATIONS, *STEPS])
 @pytest.mark.depends_on
-def test_call_on_the_private_loop_raises(verb: str, server: Server, key_prefix: str) -> None:
+def test_call_on_the_private_loop_raises(operation: str, server: Server, key_prefix: str) -> None:
     """24. On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
 
         async def load() -> list[str | None]:
             try:
-                (VERBS | STEPS)[verb](cache)
+                (OPERATIONS | STEPS)[operation](cache)
             except CacheStateError as error:
                 return [threading.current_thread().name, error.code, error.trace_id]
             return []
@@ -137,9 +137,9 @@ def test_call_on_the_private_loop_raises(verb: str, server: Server, key_prefix: 
         assert cache.is_open()
 
 
-@pytest.mark.parametrize("verb", [*VERBS])
+@pytest.mark.parametrize("operation", [*OPERATIONS])
 @pytest.mark.depends_on
-def test_serializer_may_use_its_cache(verb: str, server: Server, key_prefix: str) -> None:
+def test_serializer_may_use_its_cache(operation: str, server: Server, key_prefix: str) -> None:
     """A serializer runs in the calling thread, and may make any call of the cache itself."""
     serializer = Calling()
     url = server.url
@@ -147,7 +147,7 @@ def test_serializer_may_use_its_cache(verb: str, server: Server, key_prefix: str
 
         def once() -> None:
             serializer.call = lambda: None
-            VERBS[verb](cache)
+            OPERATIONS[operation](cache)
 
         for call in (
             lambda: cache.store(None, "other", 1),

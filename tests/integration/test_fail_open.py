@@ -11,7 +11,7 @@ import pytest
 from async_redis_cache import CacheEntry, CacheError, CacheInputError, CacheUnavailable
 from harness import StartServer, await_until
 from harness.apis import Api, configured
-from harness.operations import VERBS
+from harness.operations import OPERATIONS
 
 pytest_plugins = ["near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
@@ -29,7 +29,7 @@ OTHERWISE: dict[str, Any] = {
     "touch": False,
     "time_to_live": None,
 }
-RAISE = sorted({*VERBS} - {*OTHERWISE})
+RAISE = sorted({*OPERATIONS} - {*OTHERWISE})
 
 
 async def load() -> str:
@@ -47,13 +47,13 @@ async def test_calls_fail_open_with_always(
         await cache.store(None, "key", 1)
         server.stop()
         for name, expected in OTHERWISE.items():
-            assert await VERBS[name](cache) == expected
+            assert await OPERATIONS[name](cache) == expected
         entry = await cache.retrieve_entry(None, "key")
         assert entry == CacheEntry(None, "missing", None, None)
         assert await cache.retrieve_or_load(None, "key", load) == "loaded"
         for name in RAISE:
             with pytest.raises(CacheError):
-                await VERBS[name](cache)
+                await OPERATIONS[name](cache)
         with pytest.raises(CacheInputError):
             await cache.retrieve(None, "")
         assert cache.stats().open_circuits

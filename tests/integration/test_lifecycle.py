@@ -19,7 +19,7 @@ from harness import Client, Server, StartProxy, StartServer
 from harness.figures import report
 from harness.leaks import open_descriptors, tasks_left
 from harness.loop_lag import GRACE_SECONDS, Guard
-from harness.operations import VERBS
+from harness.operations import OPERATIONS
 from harness.run_length import scaled
 from harness.waiting import await_until, wait_until
 
@@ -59,7 +59,7 @@ async def ends_of_calls(cache: AsyncRedisCache) -> list[tuple[object, float]]:
     async def call(number: int) -> None:
         guard = Guard(LIMIT + GRACE_SECONDS)
         try:
-            await [*VERBS.values()][number % len(VERBS)](cache)
+            await [*OPERATIONS.values()][number % len(OPERATIONS)](cache)
         except CacheError as error:
             assert not guard.fired
             ends.append((error.code, loop.time() - started))
@@ -229,16 +229,16 @@ async def test_embedded_open_that_is_cancelled_leaves_no_server() -> None:
     await await_until(lambda: children() <= before)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-async def test_use_after_close_is_refused(verb: str, server: Server, key_prefix: str) -> None:
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_use_after_close_is_refused(operation: str, server: Server, key_prefix: str) -> None:
     """26. A closed cache refuses every operation with NOT_OPENED and the trace id."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:
-            await VERBS[verb](cache)
+            await OPERATIONS[operation](cache)
         assert (caught.value.code, caught.value.trace_id) == ("NOT_OPENED", "trace")
         async with cache:
-            await VERBS[verb](cache)
+            await OPERATIONS[operation](cache)
 
 
 @pytest.mark.not_with(
@@ -292,19 +292,19 @@ def test_reopening_the_facade_100_times_leaves_nothing(
 
 
 @pytest.mark.usefixtures("private_loop")
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.depends_on
 def test_use_of_the_facade_after_close_is_refused(
-    verb: str, server: Server, key_prefix: str
+    operation: str, server: Server, key_prefix: str
 ) -> None:
     """26. A closed `RedisCache` refuses every operation with NOT_OPENED and the trace id."""
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:
-            VERBS[verb](cache)
+            OPERATIONS[operation](cache)
         assert (caught.value.code, caught.value.trace_id) == ("NOT_OPENED", "trace")
         with cache:
-            VERBS[verb](cache)
+            OPERATIONS[operation](cache)
 
 
 @pytest.mark.usefixtures("private_loop")

@@ -15,7 +15,7 @@ from async_redis_cache import AsyncRedisCache, CacheStateError
 from harness import Client, Server
 from harness.figures import report
 from harness.leaks import open_descriptors
-from harness.operations import STEPS, VERBS
+from harness.operations import OPERATIONS, STEPS
 from harness.programs import PrivateLoop
 from harness.run_length import scaled
 from harness.waiting import wait_until
@@ -79,7 +79,7 @@ def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str)
     async def other() -> set[object]:
         seen: set[object] = set()
         for _ in range(20):
-            seen |= await refusals(cache, VERBS | STEPS)
+            seen |= await refusals(cache, OPERATIONS | STEPS)
             assert cache.is_open()
             assert cache.stats().hits >= 0
         return seen
@@ -158,7 +158,7 @@ def test_one_run_after_another_without_close(
     async def job(number: int) -> None:
         if number:
             assert cache.is_open()
-            assert await refusals(cache, VERBS) == {("WRONG_LOOP", "trace")}
+            assert await refusals(cache, OPERATIONS) == {("WRONG_LOOP", "trace")}
         await cache.open(None)
         await cache.store(None, "key", number)
         assert await asyncio.gather(*(cache.retrieve(None, "key") for _ in range(20))) == (

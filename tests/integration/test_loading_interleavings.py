@@ -89,14 +89,14 @@ def gated(cache: AsyncRedisCache, gate: Gate, actor: str, patch: pytest.MonkeyPa
     batcher = cache._lifecycle.ready().engine._batcher
     ask = batcher.execute
 
-    def stepped(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        if verb is TIME:  # Asked from time to time, and not for the load.
-            return ask(verb, *args, **kwargs)
+    def stepped(operation: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        if operation is TIME:  # Asked from time to time, and not for the load.
+            return ask(operation, *args, **kwargs)
 
         async def go() -> Any:
             await gate.step(actor)
             try:
-                return await ask(verb, *args, **kwargs)
+                return await ask(operation, *args, **kwargs)
             finally:
                 gate.done()
 

@@ -455,12 +455,12 @@ async def test_lease_may_expire_between_two_commands(
         batcher = cache._lifecycle.ready().engine._batcher
         ask = batcher.execute
 
-        def torn(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-            if verb in {PTTL, PEXPIRE}:
+        def torn(operation: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            if operation in {PTTL, PEXPIRE}:
                 torn = asyncio.get_running_loop().create_future()
                 torn.set_result((1, b""))
                 return torn
-            return ask(verb, *args, **kwargs)
+            return ask(operation, *args, **kwargs)
 
         monkeypatch.setattr(batcher, "execute", torn)
         assert await cache.contains(None, "key") is is_there

@@ -90,10 +90,10 @@ async def test_load_returns_its_value_when_the_server_is_killed(
 
 
 @pytest.mark.parametrize(
-    "verb", ["retrieve_or_load", "retrieve_or_load_many", "retrieve_or_load_entry"]
+    "operation", ["retrieve_or_load", "retrieve_or_load_many", "retrieve_or_load_entry"]
 )
 async def test_value_of_another_process_is_returned(
-    server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, verb: str
+    server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """A caller that waited for the load of another process gets its value, even if the server fails just then."""
     asked = 0
@@ -110,22 +110,22 @@ async def test_value_of_another_process_is_returned(
         gate = asyncio.Event()
         loading = asyncio.create_task(one.retrieve_or_load(None, "key", gate.wait))
         await await_until(lambda: one.stats().loads == 1)
-        if verb == "retrieve_or_load_many":
+        if operation == "retrieve_or_load_many":
             waiting = asyncio.create_task(other.retrieve_or_load_many(None, ["key"], dict.fromkeys))
         else:
-            waiting = asyncio.create_task(getattr(other, verb)(None, "key", lambda: "loaded"))
+            waiting = asyncio.create_task(getattr(other, operation)(None, "key", lambda: "loaded"))
         await await_until(lambda: other.stats().misses == 1)
         monkeypatch.setattr(Engine, "time_to_live", gone)
         await one.store(None, "key", "stored")
         given: object = await waiting
         gate.set()
         await loading
-    if verb == "retrieve_or_load_entry":
+    if operation == "retrieve_or_load_entry":
         assert given == CacheEntry("stored", "hit", None, None)
     else:
-        assert given == ("stored" if verb == "retrieve_or_load" else {"key": "stored"})
+        assert given == ("stored" if operation == "retrieve_or_load" else {"key": "stored"})
     # What nobody wants to know is not asked for.
-    assert asked == (verb == "retrieve_or_load_entry")
+    assert asked == (operation == "retrieve_or_load_entry")
 
 
 async def test_permission_error_is_raised(private_server: StartServer, api: Api) -> None:

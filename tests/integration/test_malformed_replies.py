@@ -33,7 +33,7 @@ NONSENSE = [
     b"*1\r\n*1\r\n$1\r\na\r\n",
     b"*3\r\n:1\r\n:2\r\n:3\r\n",
 ]
-VERBS: dict[str, Ask] = {
+OPERATIONS: dict[str, Ask] = {
     "MGET": lambda cache: cache.retrieve(None, "key"),
     "MGET many": lambda cache: cache.retrieve_many(None, ["key", "other"]),
     "SET": lambda cache: cache.store(None, "key", 1),
@@ -45,8 +45,8 @@ VERBS: dict[str, Ask] = {
     "PTTL": lambda cache: cache.time_to_live(None, "key"),
     "SCAN": lambda cache: cache.clear(None),
 }
-BOUNDED_VERBS: dict[str, Ask] = {
-    name: VERBS[name] for name in ("SET", "SET many", "GETDEL", "UNLINK", "PEXPIRE")
+BOUNDED_OPERATIONS: dict[str, Ask] = {
+    name: OPERATIONS[name] for name in ("SET", "SET many", "GETDEL", "UNLINK", "PEXPIRE")
 }
 CHANGES = {"SET", "SET many", "GETDEL", "UNLINK", "PEXPIRE"}
 NO_ANSWER_TO: dict[str, list[bytes]] = {
@@ -90,7 +90,7 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
             server.answers[command] = reply
             before, asked = server.connections, server.asked(command)
             with pytest.raises((CacheServerError, CacheOutcomeUnknown)) as caught:
-                await VERBS[name](cache)
+                await OPERATIONS[name](cache)
             unknown = "OUTCOME_UNKNOWN" if name in CHANGES else "PROTOCOL_ERROR"
             assert caught.value.code == unknown
             assert caught.value.__cause__ is caught.value.__context__ is None
@@ -100,7 +100,7 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
             assert server.connections <= before + 2
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", OPERATIONS)
 async def test_malformed_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,7 +114,7 @@ async def test_malformed_reply_raises_a_typed_error(
     assert {record.name for record in caplog.records} <= {"async_redis_cache"}
 
 
-@pytest.mark.parametrize("name", BOUNDED_VERBS)
+@pytest.mark.parametrize("name", BOUNDED_OPERATIONS)
 async def test_malformed_script_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

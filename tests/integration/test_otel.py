@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from async_redis_cache import AsyncRedisCache, CacheError, CacheStats, RedisCache
 from harness import Server
 from harness.apis import APIS, Api, configured
-from harness.operations import STEPS, VERBS
+from harness.operations import OPERATIONS, STEPS
 from harness.sentinels import Sentinels
 from harness.telemetry import said_of
 
@@ -36,7 +36,7 @@ def api(request: pytest.FixtureRequest) -> Api:
     return chosen
 
 
-def verbs_of_class() -> set[str]:
+def operations_of_class() -> set[str]:
     """The operations of a cache besides its lifecycle and configuration."""
     other = {"configure", "set_references", "from_url", "is_open", "stats", *STEPS}
     return {name for name in dir(AsyncRedisCache) if not name.startswith("_")} - other
@@ -46,7 +46,7 @@ async def test_each_call_is_a_span(server: Server, api: Api, telemetry: Telemetr
     """A client span named after the operation, with system, database and server."""
     async with configured(server.url, api, key_prefix="otel:") as cache:
         telemetry.of(cache)
-        for name, call in VERBS.items():
+        for name, call in OPERATIONS.items():
             await call(cache)
             (span,) = telemetry.spans()
             assert (span.name, span.kind) == (f"{name} 0", SpanKind.CLIENT)
@@ -66,7 +66,7 @@ def test_every_operation_has_a_span(telemetry: Telemetry) -> None:
     """Each method that asks the server or loads is wrapped, of both classes."""
     for cache in (AsyncRedisCache(), RedisCache()):
         telemetry.of(cache)
-        assert set(vars(cache)) & set(dir(cache.__class__)) == verbs_of_class()
+        assert set(vars(cache)) & set(dir(cache.__class__)) == operations_of_class()
 
 
 async def test_several_keys(server: Server, api: Api, telemetry: Telemetry) -> None:

@@ -241,11 +241,11 @@ async def test_value_read_during_the_flush_is_not_returned(
     with pytest.MonkeyPatch.context() as patch:
         # Or, on a busy machine, what is removed in the background would be late, and wait for itself.
         patch.setattr("async_redis_cache._engine.pending_invalidations._FIRST_PAUSE", 60.0)
-        for verb in READS.values():
+        for operation in READS.values():
             await cache.store(None, "key", "old")
             engine.writes.failed((key,), CacheUnavailable("CONNECTION_LOST", ""))
             monkeypatch.setattr(engine._batcher, "execute", late)
-            found = await verb(cache)
+            found = await operation(cache)
             assert "old" not in str(found)
             assert found in (None, False, {}, "new", {"key": "new"}) or found.status == "missing"
 

@@ -200,9 +200,9 @@ async def test_queued_bytes_are_counted(server: Server, monkeypatch: pytest.Monk
         ask = batcher.execute
         spare: list[int] = []
 
-        def counted(verb: Command, argument: Any, size: int, **options: Any) -> Any:
+        def counted(operation: Command, argument: Any, size: int, **options: Any) -> Any:
             spare.append(size - weight(argument))
-            return ask(verb, argument, size, **options)
+            return ask(operation, argument, size, **options)
 
         monkeypatch.setattr(batcher, "execute", counted)
         key, value = "k" * 500, bytes(100_000)

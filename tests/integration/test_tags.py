@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["loading_fixtures"]
 pytestmark = pytest.mark.depends_on("storage", "near")
 
-VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
+OPERATIONS: dict[str, Callable[[AsyncRedisCache], Any]] = {
     "retrieve": lambda cache: cache.retrieve(None, "key"),
     "retrieve_many": lambda cache: cache.retrieve_many(None, ["key"]),
     "retrieve_entry": lambda cache: cache.retrieve_entry(None, "key"),
@@ -44,21 +44,21 @@ VERBS: dict[str, Callable[[AsyncRedisCache], Any]] = {
 NOTHING: list[Any] = [None, {}, CacheEntry(None, "missing", None, None), False]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 async def test_tagged_value_is_gone_for_every_method(
-    verb: str, one: AsyncRedisCache, other: AsyncRedisCache
+    operation: str, one: AsyncRedisCache, other: AsyncRedisCache
 ) -> None:
     """Until then it is a value like any; then it is none, in the other process too."""
     for reader in (one, other):
         await one.store(None, "key", 1, 60_000, tags=("red", "round"))
-        assert await VERBS[verb](reader) not in NOTHING
+        assert await OPERATIONS[operation](reader) not in NOTHING
         await one.store(None, "key", 1, 60_000, tags=("red", "round"))
         assert await reader.retrieve(None, "key") == 1
         await one.invalidate_tags(None, "square")
         assert await reader.retrieve(None, "key") == 1
         await one.invalidate_tags(None, "blue", "round")
         await until_gone(reader, "key")
-        assert await VERBS[verb](reader) in NOTHING
+        assert await OPERATIONS[operation](reader) in NOTHING
 
 
 @pytest.mark.depends_on("server", "storage", "near")
@@ -505,9 +505,9 @@ async def test_two_questions_have_one_deadline(
         raise CacheTimeout("TIMEOUT", "")
 
     monkeypatch.setattr(engine.freshness, "_fetch_many", never)
-    for verb in ("retrieve", "retrieve_many", "contains", "time_to_live", "retrieve_entry"):
+    for operation in ("retrieve", "retrieve_many", "contains", "time_to_live", "retrieve_entry"):
         with pytest.raises(CacheTimeout) as caught:
-            await VERBS[verb](one)
+            await OPERATIONS[operation](one)
         assert caught.value.code == "TIMEOUT"
     with pytest.raises(CacheOutcomeUnknown):
         await one.remove(None, "key")

@@ -48,7 +48,7 @@ async def cache(
         yield cache
 
 
-async def test_every_verb(cache: AsyncRedisCache) -> None:
+async def test_every_operation(cache: AsyncRedisCache) -> None:
     """Keys of all nodes in one call, and one after the other."""
     values = {f"key{number}": number for number in range(300)}
     await cache.store_many(None, values, 60_000)

@@ -169,10 +169,10 @@ class World:
             self._executed[wire] = self.server.execute(wire.commands)
             exchange: Any = wire._errand
             replies = iter(self._executed[wire])
-            for verb, calls, _, count, _ in exchange._shares:
+            for operation, calls, _, count, _ in exchange._shares:
                 own = list(itertools.islice(replies, count))
                 for call, reply in zip(calls, own, strict=False):
-                    if verb is not GET:
+                    if operation is not GET:
                         self._asked[call.future].executed.append(reply)
         return self._executed[wire]
 

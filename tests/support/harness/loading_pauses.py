@@ -59,11 +59,11 @@ class Stops:
         batcher = self.engine._batcher
         ask = batcher.execute
 
-        def held(verb: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-            stop = self.reading if verb in {GET, GET_WITH_TTL} else self.asking
-            if stop is self.asking and verb is not LEASE:
-                return ask(verb, *args, **kwargs)
-            holding = stop.hold(lambda: ask(verb, *args, **kwargs))
+        def held(operation: Command, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            stop = self.reading if operation in {GET, GET_WITH_TTL} else self.asking
+            if stop is self.asking and operation is not LEASE:
+                return ask(operation, *args, **kwargs)
+            holding = stop.hold(lambda: ask(operation, *args, **kwargs))
             return asyncio.get_running_loop().create_task(holding)
 
         patch.setattr(batcher, "execute", held)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERBS: dict[str, Callable[[Any], Any]] = {
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "store": lambda cache: cache.store("trace", "key", 1),
     "retrieve": lambda cache: cache.retrieve("trace", "key"),
     "remove": lambda cache: cache.remove("trace", "key"),

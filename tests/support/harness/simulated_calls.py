@@ -46,7 +46,7 @@ class Calls:
     async def made(
         self,
         process: Process,
-        verb: str,
+        operation: str,
         keys: tuple[str, ...],
         asked: Callable[[], Awaitable[Any]],
         *,
@@ -54,12 +54,12 @@ class Calls:
     ) -> tuple[Call, Any]:
         """A call and what it gave; it ends in time, and in nothing but what is promised."""
         wire_keys = tuple(f"{PREFIX}{key}".encode() for key in keys)
-        call = Call(verb, wire_keys, self.loop.time(), loads=loads, stale=process.stale)
+        call = Call(operation, wire_keys, self.loop.time(), loads=loads, stale=process.stale)
         process.judge.begins(call)
         owed = process.engine._pending
         call.was_owed = any(key in owed.keys or key in owed.flushes for key in wire_keys)
         result = None
-        asking = f"{process.name} {verb} {keys} since {call.begin}"
+        asking = f"{process.name} {operation} {keys} since {call.begin}"
         came_late = process.ended
         self.under_way.add(asking)
         process.calls.add(call)
@@ -88,7 +88,7 @@ class Calls:
                 )
         if came_late and not isinstance(call.error, CacheStateError):
             raise ViolationError(f"{process.name}: {call} was answered by a cache that is closed")
-        said = f"{call.begin:.6f} {call.end:.6f} {process.name} {verb} {keys} {result!r} {call.error!r}"
+        said = f"{call.begin:.6f} {call.end:.6f} {process.name} {operation} {keys} {result!r} {call.error!r}"
         self.outcomes.append(said)
         return call, result
 

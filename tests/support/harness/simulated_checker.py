@@ -31,7 +31,7 @@ _OWED: Final = (CacheUnavailable, CacheTimeout, CacheOutcomeUnknown)
 class Call:
     """One call of one process, that has ended."""
 
-    verb: str
+    operation: str
     keys: tuple[bytes, ...]
     begin: float
     end: float = math.inf
@@ -75,9 +75,9 @@ class Judge:
 
     def begins(self, call: Call) -> None:
         """A call has."""
-        if call.verb in _CHANGES:
+        if call.operation in _CHANGES:
             self._begun.append(call)
-        if call.verb in _OVERTAKING:
+        if call.operation in _OVERTAKING:
             self._overtaking.append(call)
 
     def changed(self, call: Call) -> None:
@@ -153,7 +153,7 @@ class Judge:
     def _overtakes(self, change: Call, origin: Origin) -> bool:
         # Any tag may be one that its loader will give it.
         return change.end >= origin.begun and (
-            origin.key in change.keys or change.verb in _OF_ANY_KEY
+            origin.key in change.keys or change.operation in _OF_ANY_KEY
         )
 
     def _floor(self, key: bytes, begin: float) -> float:

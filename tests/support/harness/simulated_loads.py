@@ -139,7 +139,7 @@ class Loads(Calls):
         return Source(self, process, takes, end, tags=self.some_tags(), **about)
 
     async def _one(
-        self, source: Source, key: str, verb: str, method: Any, loader: Any = None
+        self, source: Source, key: str, operation: str, method: Any, loader: Any = None
     ) -> None:
         process = source.process
 
@@ -147,7 +147,7 @@ class Loads(Calls):
             return await source.one(key, load)
 
         asked = partial(method, None, key, loader or load, self.life(), tags=source.tags)
-        call, value = await self.made(process, verb, (key,), asked, loads=True)
+        call, value = await self.made(process, operation, (key,), asked, loads=True)
         self._judge_all(process, call, {key: value}, (key,))
 
     def _judge_all(
