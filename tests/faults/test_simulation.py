@@ -3,7 +3,7 @@
 Callers store, remove, invalidate, read and load, one key and many; meanwhile caches are closed, opened again
 and replaced, and processes are killed.
 
-`ARC_SEED=17 pytest tests/test_simulation.py` replays a seed; `ARC_LONG=1` runs 10,000 of them.
+`ARC_SEED=17 pytest tests/faults/test_simulation.py` replays a seed; `ARC_LONG=1` runs 10,000 of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def test_promises_hold_for_every_seed(part: int) -> None:
     That holds for who is closed in mid-run too, and for those who wait for a process that was killed.
     """
     broken = first_broken(SEEDS[part::4])
-    assert broken is None, f"ARC_SEED={broken.seed} pytest tests/test_simulation.py: {broken}"
+    assert broken is None, f"ARC_SEED={broken.seed} pytest tests/faults/test_simulation.py: {broken}"
 
 
 def test_run_is_determined_by_its_seed() -> None:

@@ -124,7 +124,7 @@ def replay(seed: int) -> list[str]:
             with patch.object(_single, "Connector", partial(SimulatedDialer, world.network)):
                 loop.run_until_complete(world.run())
         except Exception as error:
-            error.add_note(f"replay it: ARC_SEED={seed} pytest tests/test_simulation.py")
+            error.add_note(f"replay it: ARC_SEED={seed} pytest tests/faults/test_simulation.py")
             raise
         finally:
             for task in asyncio.all_tasks(loop):
