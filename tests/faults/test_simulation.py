@@ -22,7 +22,9 @@ def test_promises_hold_for_every_seed(part: int) -> None:
     That holds for who is closed in mid-run too, and for those who wait for a process that was killed.
     """
     broken = first_broken(SEEDS[part::4])
-    assert broken is None, f"ARC_SEED={broken.seed} pytest tests/faults/test_simulation.py: {broken}"
+    assert broken is None, (
+        f"ARC_SEED={broken.seed} pytest tests/faults/test_simulation.py: {broken}"
+    )
 
 
 def test_run_is_determined_by_its_seed() -> None:

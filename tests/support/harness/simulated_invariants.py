@@ -53,7 +53,9 @@ async def at_rest(clients: Clients, store: Store, process: Process) -> None:
     end = clients.loop.time() + _REARMED
     while not near.is_connected():
         if clients.loop.time() > end:
-            raise ViolationError(f"{process.name}: nothing near is trusted though all is well")
+            raise ViolationError(
+                f"{process.name}: the near cache is not connected though all is well"
+            )
         await asyncio.sleep(0.02)
     for key, entry in near._entries.items():
         held = store.data.get(key)
