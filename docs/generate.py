@@ -11,7 +11,8 @@ from typing import Any
 
 from marked_places import filled, put
 
-from async_redis_cache._common.options import HOUR, Options, path_of
+from async_redis_cache._common.durations import HOUR
+from async_redis_cache._common.options import Options, path_of
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 

@@ -72,7 +72,7 @@ def test_duration_may_be_a_timedelta(field: Field) -> None:
     """A timedelta is taken as its milliseconds, rounded up, and refused outside of the same range."""
     assert given(field.name, timedelta(seconds=2)) == 2_000
     assert given(field.name, timedelta(seconds=2, microseconds=1)) == 2_001
-    assert "whole number of ms from" in refusal(field.name, timedelta(seconds=-1))
+    assert "whole number of milliseconds from" in refusal(field.name, timedelta(seconds=-1))
 
 
 def test_timedelta_is_no_number_of_values() -> None:

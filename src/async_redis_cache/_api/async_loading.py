@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, Final, TypeVar, Unpack, overload
 
-from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.durations import SECOND, Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheStateError
-from async_redis_cache._common.options import SECOND
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult

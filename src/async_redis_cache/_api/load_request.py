@@ -17,9 +17,8 @@ from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheInputError
-from async_redis_cache._common.options import LONGEST, SECOND
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy

@@ -1,6 +1,6 @@
-"""Addresses that servers name, and which of them may be connected to.
+"""Addresses that servers send, and the hosts that may be connected to.
 
-A MOVED or ASK reply, CLUSTER SLOTS and sentinels name the hosts to go on to, and the login is sent there.
+MOVED and ASK replies, CLUSTER SLOTS and sentinels name other hosts, and the cache logs in there.
 """
 
 from __future__ import annotations
@@ -13,80 +13,80 @@ from typing import Final
 __all__ = ["AllowedHosts", "parse_address", "parse_port_number"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
-"""A host as servers name it: a name in ASCII, or an address."""
+"""A host as servers send it: an ASCII name or an IP address."""
 _PORT: Final = re.compile(r"[0-9]{1,5}")
-_PATTERN: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_NAME: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 def parse_address(host: object, port: object) -> tuple[str, int]:
-    """An address that a server names, as it came: nothing but an address, so it may stand in a log.
+    """Validate an address from a server's reply. The result contains nothing else, so it can be logged.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an address.
     """
-    name = _text(host)
+    name = _decode(host)
     if not _HOST.fullmatch(name):
-        raise ValueError("no host")
+        raise ValueError("not a host")
     return name, parse_port_number(port)
 
 
 def parse_port_number(port: object) -> int:
-    """A port that a server names, as a number or as digits.
+    """Validate a port from a server's reply, which is an integer or digits.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a port.
     """
-    digits = str(port) if type(port) is int else _text(port)
+    digits = str(port) if type(port) is int else _decode(port)
     if not (_PORT.fullmatch(digits) and 0 < int(digits) < 65536):
-        raise ValueError("no port")
+        raise ValueError("not a port")
     return int(digits)
 
 
-def _text(said: object) -> str:
-    if isinstance(said, bytes):
-        return said.decode("ascii")
-    if not isinstance(said, str):
-        raise ValueError("no text")  # noqa: TRY004  it is what a server says, and not a mistake of ours
-    return said
+def _decode(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if not isinstance(value, str):
+        raise ValueError("not text")  # noqa: TRY004  a wrong reply, not a wrong argument
+    return value
 
 
 class AllowedHosts:
-    """Hosts, and networks of them.
+    """The hosts of `options.allowed_hosts`.
 
     Args:
-        text: host names, `*.` and a domain, addresses, and networks as `10.0.0.0/8`, separated by commas or
-            spaces; empty for all hosts.
+        text: host names, `*.` followed by a domain, IP addresses, and networks such as `10.0.0.0/8`, separated by
+            commas or spaces; empty for all hosts.
 
     Raises:
-        ValueError: a part is none of these.
+        ValueError: an item is none of these.
     """
 
     def __init__(self, text: str) -> None:
         self._names: set[str] = set()
         self._domains: list[str] = []
         self._networks: list[IPv4Network | IPv6Network] = []
-        for part in re.split(r"[,\s]+", text.strip().lower()):
+        for item in re.split(r"[,\s]+", text.strip().lower()):
             try:
-                self._networks.append(ip_network(part, strict=False))
+                self._networks.append(ip_network(item, strict=False))
             except ValueError:
-                if part and not _PATTERN.fullmatch(part):
+                if item and not _NAME.fullmatch(item):
                     raise
-                if part.startswith("*"):
-                    self._domains.append(part[1:])
-                elif part:
-                    self._names.add(part)
-        self._is_open = not (self._names or self._domains or self._networks)
+                if item.startswith("*"):
+                    self._domains.append(item[1:])
+                elif item:
+                    self._names.add(item)
+        self._allows_all = not (self._names or self._domains or self._networks)
 
     def admit(self, host: str) -> bool:
-        """Whether a host may be connected to. A name is compared as a name, and not resolved."""
-        if self._is_open:
+        """Whether a host may be connected to. Names are compared as names, without resolving them."""
+        if self._allows_all:
             return True
         try:
             address = ip_address(host)
         except ValueError:
             name = host.lower().removesuffix(".")
-            # A resolver may read more out of what is no name, such as the scope of an address.
-            is_name = _PATTERN.fullmatch(name) is not None
+            # Only plain names: a resolver may interpret other text, such as an address with a scope.
+            is_name = _NAME.fullmatch(name) is not None
             return is_name and (name in self._names or name.endswith(tuple(self._domains)))
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
@@ -95,5 +95,5 @@ class AllowedHosts:
     @staticmethod
     @lru_cache(maxsize=64)
     def of(text: str) -> AllowedHosts:
-        """Those of an option; made once for all connections."""
+        """The allowed hosts of an option, cached for all connections."""
         return AllowedHosts(text)

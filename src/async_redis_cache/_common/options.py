@@ -1,4 +1,4 @@
-"""Every option of a cache: its default, its unit, its limits; read and validated once."""
+"""The options of a cache, with their defaults, units and limits. They are read and validated once."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
 from .hosts import AllowedHosts
 
-__all__ = ["CONTROL", "HOUR", "LONGEST", "MOST_TAGS", "SECOND", "SECTIONS", "Options", "path_of"]
+__all__ = ["CONTROL", "MOST_TAGS", "SECTIONS", "Options", "nearest_option", "path_of"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-SECOND: Final = 1000
-"""In milliseconds."""
-HOUR: Final = 3600 * SECOND
-"""In milliseconds: the longest load."""
-LONGEST: Final = 10 * 365 * 24 * HOUR
-"""Ten years in milliseconds, the maximum TTL. Redis rejects what overflows its clock; a TTL that is
-longer than this is a mistake of units long before."""
 _LARGEST: Final = 2**53 - 1
-"""The largest number of values, bytes and the like: up to here Lua on the server counts exactly."""
+"""The maximum of options that count values, bytes and the like: the largest integer that Lua represents exactly."""
 MOST_TAGS: Final = 64
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What neither a key nor a prefix may hold: control characters, so that the library's own keys can
-hold them, and lone surrogates, which UTF-8 cannot."""
+"""Characters that neither a key nor a prefix may contain: control characters, which are reserved for the library's own
+keys, and lone surrogates, which have no UTF-8 encoding."""
 SECTIONS: Final = ("loading", "near_cache")
-"""Of a configuration, beside `options`."""
+"""The sections of a configuration besides `options`."""
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
 _NAME_CHARACTERS: Final = 64
+_SYNONYMS: Final = {"ttl": "timeout", "expire": "timeout", "namespace": "key_prefix"}
+"""Names in other libraries that are not similar to the name of the option."""
 
 
 def _option(
@@ -63,7 +59,7 @@ def _option(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of one cache. The configuration table of the documentation is made from these."""
+    """The options of one cache. The table in `docs/reference/configuration.md` is generated from them."""
 
     timeout: int = _option(
         60_000, "TTL of a value that is stored without a timeout of its own", unit="ms", least=1
@@ -287,41 +283,43 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        """Refuse combinations that cannot work.
+        """Validate combinations of options, and the content of texts.
 
         Raises:
             CacheConfigError: BAD_OPTION.
         """
-        self._refuse_serialization()
+        self._validate_serialization()
         if self.signing_key and len(self.signing_key) < 16:
             raise _bad(_FIELDS["signing_key"], "must have at least 16 characters")
         try:
             AllowedHosts.of(self.allowed_hosts)
         except ValueError:
-            problem = "must name hosts, addresses or networks, separated by commas"
+            problem = "must list host names, addresses or networks, separated by commas"
             raise _bad(_FIELDS["allowed_hosts"], problem) from None
         if CONTROL.search(self.key_prefix):
-            raise _bad(_FIELDS["key_prefix"], "must not hold control characters or surrogates")
+            raise _bad(
+                _FIELDS["key_prefix"], "must not contain control characters or lone surrogates"
+            )
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:
             raise _bad(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
         if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
-            problem = f"must have at most {_NAME_CHARACTERS} characters, all of them printable"
+            problem = f"must have at most {_NAME_CHARACTERS} characters, all printable"
             raise _bad(_FIELDS["name"], problem)
-        for whose in ("", "sentinel_"):
-            certificate, key = f"{whose}tls_certificate_file", f"{whose}tls_key_file"
+        for prefix in ("", "sentinel_"):
+            certificate, key = f"{prefix}tls_certificate_file", f"{prefix}tls_key_file"
             if getattr(self, key) and not getattr(self, certificate):
-                raise _bad(_FIELDS[key], f"needs options.{certificate}")
+                raise _bad(_FIELDS[key], f"requires options.{certificate}")
 
-    def _refuse_serialization(self) -> None:
+    def _validate_serialization(self) -> None:
         if self.serializer == "pickle" and not self.signing_key:
             raise _bad(
                 _FIELDS["serializer"],
-                "is pickle, which is only read when options.signing_key is set",
+                "is pickle, which requires options.signing_key",
             )
         if self.foreign_readers and (
             self.serializer != "json" or self.compression != "none" or self.signing_key
         ):
-            problem = "needs options.serializer json, without compression and signing_key"
+            problem = "requires options.serializer json, without compression and signing_key"
             raise _bad(_FIELDS["foreign_readers"], problem)
 
     @property
@@ -351,39 +349,48 @@ class Options:
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Options:
-        """Options from configuration values, which are text when they come from a file.
+        """Create options from configuration values, which are text if they come from a file.
 
         Args:
             given: the values, by the names of `names`.
 
         Raises:
-            CacheConfigError: BAD_OPTION for an unknown name (the message suggests the nearest
-                one) or a value that cannot be taken (the message never quotes it).
+            CacheConfigError: BAD_OPTION, for an unknown name (the message suggests the nearest one) or an invalid
+                value (the message never contains it).
         """
         fields = _FIELDS
-        for name in given.keys() - fields.keys():
-            path = name if name.partition(".")[0] in SECTIONS else f"options.{name}"
-            section, _, last = path.partition(".")
-            known = {
-                path_of(field).removeprefix(f"{section}."): field
-                for field in fields.values()
-                if section in {"options", field.metadata["section"]}
-            }
-            alike = difflib.get_close_matches(last, known, n=1)
-            hint = f"; did you mean {path_of(known[alike[0]])}?" if alike else ""
-            raise CacheConfigError("BAD_OPTION", f"{path} is not an option of this cache{hint}")
+        for name in given:
+            if name not in fields:
+                nearest = nearest_option(name)
+                hint = f"; did you mean `{nearest}`?" if nearest else ""
+                raise CacheConfigError("BAD_OPTION", f"unknown option `{name}`{hint}")
         return cls(
             **{fields[name].name: _read(fields[name], value) for name, value in given.items()}
         )
 
     @classmethod
     def names(cls) -> frozenset[str]:
-        """The names that `parse` knows."""
+        """The names that `parse` accepts; in a section both `near_cache.timeout` and `near_cache_timeout`."""
         return frozenset(_FIELDS)
 
 
+def nearest_option(name: str) -> str | None:
+    """The name that an unknown name most likely means: `section.name` in a section, otherwise a keyword."""
+    section, dot, last = name.partition(".")
+    is_in_section = bool(dot) and section in SECTIONS
+    start, last = (section + dot, last) if is_in_section else ("", name)
+    known = {
+        other.removeprefix(start): other
+        for other in _FIELDS
+        if other.startswith(start) and ("." in other) is is_in_section
+    }
+    synonym = _SYNONYMS.get(last)
+    similar = [synonym] if synonym in known else difflib.get_close_matches(last, known, n=1)
+    return known[similar[0]] if similar else None
+
+
 def path_of(field: dataclasses.Field[Any]) -> str:
-    """Where an option stands in a configuration, as `options.timeout`."""
+    """The path of an option in a configuration, such as `options.timeout`."""
     section = field.metadata["section"]
     return f"{section}.{field.name.removeprefix(f'{section}_')}"
 
@@ -391,7 +398,7 @@ def path_of(field: dataclasses.Field[Any]) -> str:
 _FIELDS: Final = {
     name: field
     for field in dataclasses.fields(Options)
-    # In a section of its own, or among the options, as the keywords of `from_url` are.
+    # By its path in a section, and by its keyword of `from_url`.
     for name in (field.name, path_of(field).removeprefix("options."))
 }
 
@@ -416,14 +423,16 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
 def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     unit, least, most = (field.metadata[name] for name in ("unit", "least", "most"))
     if unit == "ms" and isinstance(value, timedelta):
-        # Rounded up, as the timeout of a call is.
+        # Rounded up, as timeouts of calls are.
         value = -(value // -timedelta(milliseconds=1))
-    # By type, as in calls: of numbers only int, and text, since configuration files have nothing else.
-    is_taken = isinstance(value, (int, str)) and not isinstance(value, bool)
-    digits = str(value).strip() if is_taken else ""
+    # Of the number types only int, as in calls; and text, because configuration files contain nothing else.
+    is_accepted = isinstance(value, (int, str)) and not isinstance(value, bool)
+    digits = str(value).strip() if is_accepted else ""
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
     if not least <= number <= most:
-        raise _bad(field, f"must be a whole number{unit and f' of {unit}'} from {least} to {most}")
+        units = "milliseconds" if unit == "ms" else unit
+        problem = f"must be a whole number{units and f' of {units}'} from {least} to {most}"
+        raise _bad(field, problem)
     return number
 
 
@@ -440,5 +449,5 @@ def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
 
 
 def _bad(field: dataclasses.Field[Any], problem: str) -> CacheConfigError:
-    # No chained cause: the value that could not be read may be a secret in the wrong place.
+    # Never with a cause: the invalid value may be a secret in the wrong place.
     return CacheConfigError("BAD_OPTION", f"{path_of(field)} {problem}")

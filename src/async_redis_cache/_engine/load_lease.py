@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, NamedTuple, Protocol
 
+from async_redis_cache._common.durations import SECOND
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
-from async_redis_cache._common.options import SECOND
 from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import GET
 from async_redis_cache._protocol.lease_scripts import LEASE, RELEASE, RENEW, ReleaseMode

@@ -9,9 +9,9 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypedDict
 
-from async_redis_cache._common.durations import milliseconds
+from async_redis_cache._common.durations import HOUR, LONGEST, milliseconds
 from async_redis_cache._common.errors import CacheInputError
-from async_redis_cache._common.options import HOUR, LONGEST, Options
+from async_redis_cache._common.options import Options
 from async_redis_cache._protocol.record import (
     CLOCK_SLACK,
     HEADER_BYTES,
@@ -196,7 +196,7 @@ _MAXIMUM: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
 
 def _read(name: str, value: Any) -> Any:
     if name in _DURATIONS:
-        return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST)
+        return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST, name=name)
     if name == "in_thread":
         if not isinstance(value, bool) and value != "caller":
             raise CacheInputError("BAD_LOAD_OPTION", "in_thread must be True, False or 'caller'")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Final
 
-from async_redis_cache._common.options import SECOND
+from async_redis_cache._common.durations import SECOND
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.command import Executor
 from async_redis_cache._protocol.commands import GET, GET_WITH_TTL, MGET_WITH_TTL

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
+from async_redis_cache._common.durations import SECOND
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.failures import TIMED_OUT
-from async_redis_cache._common.options import SECOND
 from async_redis_cache._protocol.command import Executor
 from async_redis_cache._protocol.commands import TIME
 

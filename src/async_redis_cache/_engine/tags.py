@@ -22,8 +22,8 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from async_redis_cache._common.durations import HOUR
 from async_redis_cache._common.failures import ServerReply
-from async_redis_cache._common.options import HOUR
 from async_redis_cache._protocol.command import Executor, Script, UnexpectedReplyError, expect_parts
 
 from .bulk import send_all

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, get_args
 
-from async_redis_cache._common.durations import Timeout, milliseconds
+from async_redis_cache._common.durations import LONGEST, Timeout, milliseconds
 from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
-from async_redis_cache._common.options import CONTROL, LONGEST, MOST_TAGS, Options
+from async_redis_cache._common.options import CONTROL, MOST_TAGS, Options
 from async_redis_cache._common.stats import CacheStats
 
 from .decoders import decoder_after, json_decoder_of, msgpack_decoder_of
