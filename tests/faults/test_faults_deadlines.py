@@ -249,7 +249,7 @@ async def test_timed_out_store_is_executed_without_a_reset(
     """5, the proof: when the connection is closed and not aborted, the store is applied later."""
 
     def close(wire: Any) -> None:
-        wire._errand = None
+        wire._handler = None
         wire._transport.close()
 
     monkeypatch.setattr(RedisConnection, "abort", close)

@@ -108,7 +108,7 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
     wires = Wires(budget=1.0)
     calls = [read(wires, b"a"), read(wires, b"b")]
     await turns()
-    wires.pool.exchanges[0].received = 0
+    wires.pool.exchanges[0].received_bytes = 0
     cast_loop: Any = wires.loop
     assert isinstance(cast_loop, VirtualTimeLoop)
     cast_loop.pass_time(1.0)

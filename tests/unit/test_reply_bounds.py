@@ -110,7 +110,7 @@ def test_reply_passes_when_it_is_within_the_bounds(reply: Any, cuts: list[int]) 
         bounds.feed(piece)
         found = bounds.gets()
     assert found == reply
-    assert bounds.received == len(data)
+    assert bounds.received_bytes == len(data)
 
 
 def test_bytes_are_refused_when_they_are_too_many() -> None:

@@ -232,7 +232,7 @@ class Batcher:
     def _on_replies(self, exchange: Pipeline, refused: list[tuple[Request, Failure]]) -> None:
         wire = self._in_flight[exchange]
         if exchange.is_read_only:
-            self._queue.observe_reply_size(wire.received / exchange.keys)
+            self._queue.observe_reply_size(wire.received_bytes / exchange.keys)
         if self._may_move and any(failure.code == _DEMOTED for _, failure in refused):
             # It is no master any more. What it refused to change can be tried on the one that is, and what
             # others ask is not to be asked of it.
@@ -347,7 +347,7 @@ class Batcher:
                 if call.deadline <= now and not call.is_done():
                     call.maybe_executed = call.command.is_write
                     self._fail(call, TIMED_OUT)
-                    is_unanswered |= not wire.received
+                    is_unanswered |= not wire.received_bytes
             if exchange.deadline <= now:
                 # Nobody waits for it any more: end it, so that the server gets no more of it.
                 # While somebody does, it may be well and only have begun late.

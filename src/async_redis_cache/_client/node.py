@@ -101,10 +101,10 @@ class Node:
             lifetime=_lifetime_of(options),
             counters=counters,
             backoff=RetryBackoff(loop.time, random.random),
-            ready=self.batcher.ready,
-            unreachable=self._unreachable,
+            on_available=self.batcher.ready,
+            on_unreachable=self._unreachable,
             health=health,
-            bytes_a_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
+            max_bytes_per_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
             check_budget=min(options.command_seconds * _CHECK_SHARE, _CHECK_SECONDS),
         )
         self.batcher.use_pool(self.pool)

@@ -213,7 +213,7 @@ class Pipeline:
             self._shares.append((verb, calls, arguments, len(commands), script))
             if verb.reply_limit is not more:
                 more = max(more, verb.reply_limit)
-        wire.send(b"".join(packed), len(packed), self, keys=self.keys, more=more)
+        wire.send(b"".join(packed), len(packed), self, keys=self.keys, extra=more)
 
     def on_replies(self, replies: list[Any]) -> bool:
         """Deal the replies to the calls, unless they cannot be replies to these commands."""

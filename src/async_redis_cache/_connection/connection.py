@@ -1,8 +1,8 @@
-"""One connection, driven by callbacks: bytes out, replies in, one exchange at a time.
+"""One connection to the server, driven by callbacks, with one pipeline in flight at a time.
 
-redis-py connects, encrypts and logs in; then a protocol of ours takes over the connection's
-transport. So no task ever owns a connection, a caller that is cancelled has nothing to leave
-behind, and a dead peer is noticed when it dies and not when it is next used.
+redis-py connects, negotiates TLS and logs in; then a protocol of this module takes over the transport. So no task owns
+a connection, a cancelled caller cannot leave one in an undefined state, and a connection that the peer closes is
+noticed at once instead of at its next use.
 """
 
 from __future__ import annotations
@@ -41,23 +41,22 @@ __all__ = [
 pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 NOTHING_YET: Final = object()
-"""What the reader gives when a reply is not whole."""
+"""Returned by the parser while a reply is incomplete."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class RespProtocol(asyncio.Protocol):
-    """The transport of a connection, and a reader of replies.
+    """The transport of a connection and the parser of its replies.
 
     Args:
-        connection: connected and logged in by redis-py, and idle.
-        is_exact: see `ReplyBounds`.
+        underlying: the connection of redis-py, logged in and idle.
+        is_exact: see `ReplyLimits`.
     """
 
-    def __init__(self, connection: Connection, *, is_exact: bool = False) -> None:
-        self.connection = connection
-        # redis-py has no public way to the transport; the range of its versions in pyproject.toml
-        # is the range that this was tested on.
-        writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    def __init__(self, underlying: Connection, *, is_exact: bool = False) -> None:
+        self.underlying = underlying
+        # redis-py has no public access to the transport. Every version that pyproject.toml allows was tested.
+        writer: Any = underlying._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._transport: Any = writer.transport
         self._stream: asyncio.BaseProtocol = self._transport.get_protocol()
         reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
@@ -69,83 +68,82 @@ class RespProtocol(asyncio.Protocol):
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host and port of the server, as they were dialed."""
-        connection: Any = self.connection
-        return getattr(connection, "host", ""), getattr(connection, "port", 0)
+        """The host and port of the server, as given to redis-py."""
+        underlying: Any = self.underlying
+        return getattr(underlying, "host", ""), getattr(underlying, "port", 0)
 
     def is_closing(self) -> bool:
-        """Whether it has ended, or is about to."""
+        """Whether the connection is closed or closing."""
         return bool(self._transport.is_closing())
 
     def has_unread(self) -> bool:
-        """Whether the socket holds something that the loop has not read yet."""
+        """Whether the socket has data that the event loop has not read yet."""
         return bool(self._poll.poll(0))
 
     def abort(self) -> None:
-        """End the connection now. What is not yet on its way is never sent, by the kernel neither.
+        """Reset the connection now, so that unsent data is discarded by the kernel too.
 
-        A polite close would send it later: a write that has timed out could then overwrite a
-        newer one.
+        An orderly close would still send it, and a write that has timed out could overwrite a newer one.
         """
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._transport.abort()
 
     def abandon(self) -> None:
-        """End the connection though the loop is closed, which alone could close the transport."""
-        # uvloop has closed its transports with the loop, and has neither of these. asyncio's keeps
-        # the descriptor until it is collected, and has no other way to close it; nor has TLS above.
+        """Close the socket when the event loop is already closed, and cannot close the transport."""
+        # uvloop closes its transports with the loop, and its sockets have neither method. asyncio's transports, TLS
+        # included, keep the descriptor open until they are collected, and offer no other way to close it.
         with contextlib.suppress(OSError, TypeError):
             self._socket.shutdown(socket.SHUT_RDWR)
         if (descriptor := getattr(self._socket, "_sock", None)) is not None:
             descriptor.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        """Let redis-py's stream know, or whoever closes it waits for ever; called by the loop."""
-        # Without the reason, which nobody asks the stream for: asyncio would log that it was not.
+        """Notify the stream of redis-py, or closing it would wait forever. Called by the event loop."""
+        # Without the exception: nothing retrieves it from the stream, and asyncio would log that.
         self._stream.connection_lost(None)
 
 
 class ReplyHandler(Protocol):
-    """What a wire is sent with, and whom it tells how it went: one of the two, once."""
+    """Receives the outcome of one pipeline: exactly one of the two methods is called, once."""
 
     def on_replies(self, replies: list[Any]) -> bool:
-        """All replies are here, in the order of the commands. Says whether they make sense."""
+        """Take all replies, in the order of the commands; return False if they do not fit the commands."""
         ...
 
     def on_connection_lost(self, failure: Failure) -> None:
-        """The connection ended first. What was sent may have been executed."""
+        """The connection ended before all replies were read. The commands may have been executed."""
         ...
 
 
 class RedisConnection(RespProtocol):
-    """A connection to the server that carries one exchange at a time.
+    """A connection that carries one pipeline at a time.
 
     Args:
-        connection: see `Takeover`.
-        freed: called when an exchange has ended well and the next may begin.
-        lost: called once, when the connection is gone.
-        bytes_a_key: most bytes of replies for each key that an exchange is about.
+        underlying: see `RespProtocol`.
+        on_free: called when a pipeline has succeeded and the next may be sent.
+        on_lost: called once, when the connection has ended.
+        max_bytes_per_key: limit on the bytes of replies, for each key of a pipeline.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        freed: Callable[[RedisConnection], None],
-        lost: Callable[[RedisConnection], None],
+        underlying: Connection,
+        on_free: Callable[[RedisConnection], None],
+        on_lost: Callable[[RedisConnection], None],
         *,
-        bytes_a_key: int,
+        max_bytes_per_key: int,
     ) -> None:
-        super().__init__(connection, is_exact=True)
+        super().__init__(underlying, is_exact=True)
         self.has_served = False
         self.retires_at = math.inf
-        """From when on nothing more is sent on it, by the loop's clock."""
-        self.received = 0
-        """Bytes of replies to the last exchange."""
-        self._bytes_a_key = bytes_a_key
-        self._freed = freed
-        self._lost = lost
-        self._errand: ReplyHandler | None = None
+        """Time on the event loop's clock from which the connection is not used any more."""
+        self.received_bytes = 0
+        """Bytes of replies to the last pipeline."""
+        self._max_bytes_per_key = max_bytes_per_key
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._handler: ReplyHandler | None = None
         self._expected = 0
         self._replies: list[Any] = []
 
@@ -153,45 +151,45 @@ class RedisConnection(RespProtocol):
         self,
         payload: bytes,
         expected: int,
-        errand: ReplyHandler,
+        handler: ReplyHandler,
         *,
         keys: int,
-        more: tuple[int, int],
+        extra: tuple[int, int],
     ) -> None:
-        """Send commands that have `expected` replies in all, and report to `errand`.
+        """Send a pipeline.
 
         Args:
-            payload: the commands.
-            expected: how many replies they have.
-            errand: who is told.
-            keys: how many keys they are about.
-            more: how many bytes, and elements, the replies may have beside those of the keys.
+            payload: the encoded commands.
+            expected: number of replies.
+            handler: receives the outcome.
+            keys: number of keys in the commands.
+            extra: bytes and elements that the replies may have in addition to those of the keys.
         """
-        self._errand = errand
+        self._handler = handler
         self._expected = expected
         self._replies = []
-        self.received = 0
-        most_bytes, elements = more
-        self._reader.expect(keys * self._bytes_a_key + most_bytes, 2 * keys + elements)
+        self.received_bytes = 0
+        extra_bytes, extra_elements = extra
+        self._reader.expect(keys * self._max_bytes_per_key + extra_bytes, 2 * keys + extra_elements)
         self._transport.write(payload)
 
     def abort(self) -> None:
-        """End the connection now; nobody is told of what was under way."""
-        self._errand = None
+        """Reset the connection without calling the handler of the pipeline in flight."""
+        self._handler = None
         super().abort()
 
     def drop(self) -> None:
-        """End the connection now, as if the server had: whoever waits for it is told."""
+        """Reset the connection as if the server had: the handler of the pipeline in flight is called."""
         super().abort()
 
     def data_received(self, data: bytes) -> None:
-        """Collect replies; called by the loop."""
-        errand = self._errand
-        if errand is None:
-            # A reply that nobody has asked for: it would be taken for the next one's.
+        """Collect replies. Called by the event loop."""
+        handler = self._handler
+        if handler is None:
+            # An unsolicited reply: it would be taken for the first reply to the next pipeline.
             self.abort()
             return
-        self.received += len(data)
+        self.received_bytes += len(data)
         failure = UNEXPECTED_REPLY
         reader = self._reader
         replies = self._replies
@@ -203,24 +201,24 @@ class RedisConnection(RespProtocol):
                 if reply is NOTHING_YET:
                     return
                 replies.append(reply)
-            whole = not reader.has_data()
+            is_complete = not reader.has_data()
         except ReplyTooLargeError:
-            whole, failure = False, TOO_LARGE
-        except Exception:  # noqa: BLE001  hiredis has errors of its own, and lets Python's through, of a key without a hash
-            whole = False
-        self._errand = None
+            is_complete, failure = False, TOO_LARGE
+        except Exception:  # noqa: BLE001  errors of hiredis, and Python's for an unhashable key
+            is_complete = False
+        self._handler = None
         self._replies = []
-        if whole and errand.on_replies(replies):
-            self._freed(self)
+        if is_complete and handler.on_replies(replies):
+            self._on_free(self)
         else:
-            # Whose replies these are is not known any more, nor whose the next would be.
+            # Replies can no longer be assigned to commands on this connection.
             self.abort()
-            errand.on_connection_lost(failure)
+            handler.on_connection_lost(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report what is left undone; called by the loop, once."""
+        """Report the end to the owner and to the pipeline in flight. Called by the event loop, once."""
         super().connection_lost(exc)
-        errand, self._errand = self._errand, None
-        self._lost(self)
-        if errand is not None:
-            errand.on_connection_lost(LOST)
+        handler, self._handler = self._handler, None
+        self._on_lost(self)
+        if handler is not None:
+            handler.on_connection_lost(LOST)

@@ -1,4 +1,4 @@
-"""The connections of one cache: idle ones to send on, more when they are needed, none left behind."""
+"""The connection pool."""
 
 from __future__ import annotations
 
@@ -22,42 +22,44 @@ __all__ = ["ConnectionPool"]
 
 _PING: Final = pack((b"PING",))
 _REPLY_BYTES: Final = 1024
-"""More than a server says to that."""
+"""Limit on the reply to PING, error texts included."""
 
 
 class _Check(ReplyHandler):
-    """A PING on an idle connection, which is given up unless it answers in time."""
+    """A PING on an idle connection, which the pool closes unless a reply arrives in time."""
 
-    def __init__(self, wire: RedisConnection, unproven: set[RedisConnection]) -> None:
-        self._wire = wire
-        self._unproven = unproven
-        unproven.add(wire)
-        wire.send(_PING, 1, self, keys=0, more=(_REPLY_BYTES, 1))
+    def __init__(self, connection: RedisConnection, being_checked: set[RedisConnection]) -> None:
+        self._connection = connection
+        self._being_checked = being_checked
+        being_checked.add(connection)
+        connection.send(_PING, 1, self, keys=0, extra=(_REPLY_BYTES, 1))
 
     def on_replies(self, replies: list[Any]) -> bool:
-        """It is alive, whatever the server thinks of being asked."""
-        self._unproven.discard(self._wire)
+        """The connection is alive, even if the server refuses the command."""
+        self._being_checked.discard(self._connection)
         return replies == [b"PONG"] or isinstance(replies[0], ServerReply)
 
-    def on_connection_lost(self, failure: Failure) -> None:  # noqa: ARG002  it is lost, for whatever reason
-        """It has ended."""
-        self._unproven.discard(self._wire)
+    def on_connection_lost(self, failure: Failure) -> None:  # noqa: ARG002  the reason does not matter
+        """The connection has ended by itself."""
+        self._being_checked.discard(self._connection)
 
 
 class ConnectionPool:
-    """Lends wires. Connects when all are busy, one attempt at a time, up to `max_connections`.
+    """The connections to one server.
+
+    Opens a connection when all are busy: one attempt at a time, up to `max_connections`.
 
     Args:
-        dialer: makes the connections.
-        max_connections: most wires at once.
-        lifetime: gives the seconds that a new wire is used for.
-        counters: where connections are counted.
+        connector: opens the connections.
+        max_connections: limit on open connections.
+        lifetime: returns the seconds for which a new connection is used.
+        counters: counts the connections opened.
         backoff: the pauses between attempts to connect.
-        ready: called when a wire can be had that could not before.
-        unreachable: called when there is no wire and an attempt to connect has failed.
-        told: where that is told, and when there is a wire again.
-        bytes_a_key: see `Wire`.
-        check_budget: seconds that an idle connection has to answer a check.
+        on_available: called when a connection becomes available after `checkout` returned None.
+        on_unreachable: called when an attempt to connect fails and no connection is open.
+        health: records when the server becomes unreachable, and reachable again.
+        max_bytes_per_key: see `RedisConnection`.
+        check_budget: seconds within which an idle connection has to reply to a check.
     """
 
     def __init__(
@@ -68,10 +70,10 @@ class ConnectionPool:
         lifetime: Callable[[], float],
         counters: CacheStats,
         backoff: RetryBackoff,
-        ready: Callable[[], None],
-        unreachable: Callable[[Failure], None],
+        on_available: Callable[[], None],
+        on_unreachable: Callable[[Failure], None],
         health: Condition,
-        bytes_a_key: int,
+        max_bytes_per_key: int,
         check_budget: float = 0.25,
     ) -> None:
         self._counters = counters
@@ -80,14 +82,14 @@ class ConnectionPool:
         self._max_connections = max_connections
         self._lifetime = lifetime
         self._loop = asyncio.get_running_loop()
-        self._ready = ready
-        self._unreachable = unreachable
+        self._on_available = on_available
+        self._on_unreachable = on_unreachable
         self._health = health
-        self._bytes_a_key = bytes_a_key
+        self._max_bytes_per_key = max_bytes_per_key
         self._check_budget = check_budget
         self._check: asyncio.TimerHandle | None = None
-        self._unchecked: set[RedisConnection] = set()
-        """Idle connections that are being checked."""
+        self._being_checked: set[RedisConnection] = set()
+        """Formerly idle connections whose reply to a check is pending."""
         self._idle: list[RedisConnection] = []
         self._connections: set[RedisConnection] = set()
         self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -95,28 +97,27 @@ class ConnectionPool:
         self._closed = False
 
     def __repr__(self) -> str:
-        dialing = ", dialing" if self._connecting else ""
-        return f"<Transport {len(self._connections)} wires, {len(self._idle)} idle{dialing}>"
+        connecting = ", connecting" if self._connecting else ""
+        return f"<ConnectionPool {len(self._connections)} open, {len(self._idle)} idle{connecting}>"
 
     def checkout(self) -> RedisConnection | None:
-        """A wire to send on now, or None.
+        """An idle connection, or None.
 
-        After None follows `ready`, or `unreachable` when it was tried to connect and failed.
+        After None, `on_available` is called, or `on_unreachable` if an attempt to connect fails.
         """
         while self._idle:
-            # The one used last: the others stay idle and show how many are needed.
-            wire = self._idle.pop()
-            if wire.is_closing():
+            # The most recently used: the others stay idle, and show how many are needed.
+            connection = self._idle.pop()
+            if connection.is_closing():
                 continue
-            if wire.retires_at <= self._loop.time():
-                wire.abort()
+            if connection.retires_at <= self._loop.time():
+                connection.abort()
                 continue
-            # On an idle connection that may be a reply that nobody has asked for, which would be
-            # taken for the next one's, or the peer's farewell, or, under TLS, just a session
-            # ticket. When the loop has read it, we know.
-            if not wire.has_unread():
-                return wire
-            self._loop.call_soon(self._check_unread, wire, context=Context())
+            # Unread data on an idle connection is an unsolicited reply, which would be taken for the next
+            # pipeline's, the end of the stream, or, with TLS, a session ticket. The event loop has to read it first.
+            if not connection.has_unread():
+                return connection
+            self._loop.call_soon(self._check_unread, connection, context=Context())
         if (
             self._connecting is None
             and len(self._connections) < self._max_connections
@@ -127,88 +128,88 @@ class ConnectionPool:
             )
         return None
 
-    def release(self, wire: RedisConnection) -> None:
-        """Return a wire that was not used after all."""
-        self._idle.append(wire)
+    def release(self, connection: RedisConnection) -> None:
+        """Return a connection that was not used."""
+        self._idle.append(connection)
 
-    def drop_address(self, place: Address) -> None:
-        """Drop every connection that leads there."""
-        for wire in tuple(self._connections):
-            if wire.address == place:
-                wire.drop()
+    def drop_address(self, address: Address) -> None:
+        """Close every connection to this address."""
+        for connection in tuple(self._connections):
+            if connection.address == address:
+                connection.drop()
 
-    def drop_other_addresses(self, place: Address | None) -> None:
-        """Drop every connection that leads elsewhere, or all: who waits for one is told that it was lost."""
-        for wire in tuple(self._connections):
-            if wire.address != place:
-                wire.drop()
+    def drop_other_addresses(self, address: Address | None) -> None:
+        """Close every connection to another address, or all for None; pipelines in flight fail as lost."""
+        for connection in tuple(self._connections):
+            if connection.address != address:
+                connection.drop()
         if isinstance(self._connecting, asyncio.Task):
-            # To where it leads may take long to answer, or never do.
+            # The old address may take long to answer, or never do.
             self._connecting.cancel()
 
     def check_idle(self) -> None:
-        """See whether the idle connections are alive, since one that was used has proven not to be.
+        """Check that the idle connections are alive, after one in use turned out to be dead.
 
-        A middlebox that forgets connections forgets many at once. None of these is used before it has answered;
-        meanwhile others are made.
+        A middlebox that drops idle connections drops many at once. None of them is used before it has replied;
+        meanwhile new ones are opened.
         """
         if self._check is not None or self._closed:
-            # What is idle has answered, or was made, since the check began.
+            # Each idle connection has replied or was opened since the check began.
             return
         self._check = self._loop.call_later(self._check_budget, self._end_check, context=Context())
         idle, self._idle = self._idle, []
-        for wire in idle:
-            if wire.is_closing() or wire.has_unread():
-                # It has ended, or something has come: `checkout` sees to both.
-                self._idle.append(wire)
+        for connection in idle:
+            if connection.is_closing() or connection.has_unread():
+                # `checkout` handles both.
+                self._idle.append(connection)
             else:
-                _Check(wire, self._unchecked)
+                _Check(connection, self._being_checked)
 
     def _end_check(self) -> None:
         self._check = None
-        unproven, self._unchecked = self._unchecked, set()
-        for wire in unproven:
-            wire.abort()
+        dead, self._being_checked = self._being_checked, set()
+        for connection in dead:
+            connection.abort()
 
     def stop(self) -> None:
-        """Drop every connection, and make no more."""
+        """Close every connection, and open no more."""
         self._closed = True
         self._idle.clear()
         for handle in (self._connecting, self._check):
             if handle is not None:
                 handle.cancel()
-        for wire in tuple(self._connections):
-            wire.abort()
+        for connection in tuple(self._connections):
+            connection.abort()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of them."""
-        # Aborted transports report in the loop's next turn, and only then hang up.
+        """Wait until every socket is closed and every task has ended."""
+        # An aborted transport calls connection_lost in the next iteration of the loop, before it closes the socket.
         while self._connections or self._tasks:
             await (self._tasks.wait() if self._tasks else asyncio.sleep(0))
         await self._connector.close_idle()
-        # What was aborted last closes its socket in one turn more.
+        # The socket of the last one is closed one iteration later.
         await asyncio.sleep(0)
 
     def abandon(self) -> None:
-        """Drop every connection though the event loop is closed."""
-        for wire in self._connections:
-            wire.abandon()
+        """Close every socket although the event loop is closed."""
+        for connection in self._connections:
+            connection.abandon()
 
-    def _check_unread(self, wire: RedisConnection) -> None:
-        """Use a wire again when the loop has read what was there, and it was nothing."""
-        if wire.is_closing() or self._closed:
+    def _check_unread(self, connection: RedisConnection) -> None:
+        """Return the connection to the idle ones once the loop has read its data without closing it."""
+        if connection.is_closing() or self._closed:
             return
-        if wire.has_unread():
-            self._loop.call_soon(self._check_unread, wire, context=Context())
+        if connection.has_unread():
+            self._loop.call_soon(self._check_unread, connection, context=Context())
         else:
-            self.release(wire)
-            self._ready()
+            self.release(connection)
+            self._on_available()
 
     def _start_connecting(self) -> None:
-        dialing = self._tasks.spawn(self._connect())
-        # An eager task may be done already, and what it has left stays.
-        if not dialing.done():
-            self._connecting = dialing
+        attempt = self._tasks.spawn(self._connect())
+        # An eager task may be done already, and has then set `_connecting` itself.
+        if not attempt.done():
+            self._connecting = attempt
 
     async def _connect(self) -> None:
         try:
@@ -217,44 +218,46 @@ class ConnectionPool:
             self._connecting = None
             if not self._closed:
                 self._tasks.spawn(self._connector.close_idle())
-                self._ready()
+                self._on_available()
             raise
         self._connecting = None
         if not isinstance(outcome, Failure):
             self._adopt(outcome)
             return
         self._backoff.failed()
-        # Where there is a wire, it was only not possible to have another.
+        # With an open connection the server is reachable: only one more could not be opened.
         if not self._connections:
             self._health.down(outcome.code)
-            self._unreachable(outcome)
+            self._on_unreachable(outcome)
 
-    def _adopt(self, connection: Connection) -> None:
-        wire = RedisConnection(connection, self._freed, self._lost, bytes_a_key=self._bytes_a_key)
-        wire.retires_at = self._loop.time() + self._lifetime()
-        self._connections.add(wire)
+    def _adopt(self, underlying: Connection) -> None:
+        connection = RedisConnection(
+            underlying, self._on_free, self._on_lost, max_bytes_per_key=self._max_bytes_per_key
+        )
+        connection.retires_at = self._loop.time() + self._lifetime()
+        self._connections.add(connection)
         if self._closed:
-            wire.abort()
+            connection.abort()
             return
         self._counters.connects += 1
         self._health.up()
-        self._idle.append(wire)
-        self._ready()
+        self._idle.append(connection)
+        self._on_available()
 
-    def _freed(self, wire: RedisConnection) -> None:
-        wire.has_served = True
+    def _on_free(self, connection: RedisConnection) -> None:
+        connection.has_served = True
         self._backoff.succeeded()
-        self._idle.append(wire)
-        self._ready()
+        self._idle.append(connection)
+        self._on_available()
 
-    def _lost(self, wire: RedisConnection) -> None:
-        # One that has reached its age is given up on purpose.
-        if not wire.has_served and self._loop.time() < wire.retires_at:
-            # It was as good as none, and the next may be no better.
+    def _on_lost(self, connection: RedisConnection) -> None:
+        # A connection at the end of its lifetime was closed by the pool.
+        if not connection.has_served and self._loop.time() < connection.retires_at:
+            # It was lost before its first reply, and the next one may be too.
             self._backoff.failed()
-        self._connections.discard(wire)
-        if wire in self._idle:
-            self._idle.remove(wire)
-        self._tasks.spawn(self._connector.discard_connection(wire.connection))
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._tasks.spawn(self._connector.discard_connection(connection.underlying))
         if not self._closed:
-            self._ready()
+            self._on_available()

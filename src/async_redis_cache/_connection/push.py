@@ -1,8 +1,8 @@
-"""Links on which a server says what has happened: a connection of its own that is kept alive.
+"""Push connections: connections of their own on which a server sends notifications.
 
-A link is believed only while it is proven alive: it is asked for a sign of life with each heartbeat, and
-the answer proves that all news from before the question is here. After two heartbeats without proof it is
-given up, and another is made.
+A push connection is valid only while it is proven alive. Each heartbeat sends a probe; its reply proves that every
+notification sent before the probe has arrived. After two heartbeats without a reply the connection is closed, and
+another is opened.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ __all__ = [
 ]
 
 _SPREAD: Final = 0.05
-"""Seconds over which the processes that have lost a server come back to it."""
+"""Seconds over which the reconnections of many processes to one server are spread."""
 _LONG_PAUSE: Final = 1.0
-"""Seconds to leave a server alone that loads its data, for the calls ask it often enough, or that refuses
-us, for that is not mended within less."""
+"""Seconds before the next attempt at a server that is loading its data, which requests try often enough, or that
+refuses the connection, which does not change sooner."""
 _BACKLOG_BYTES: Final = 1024 * 1024
-"""Most bytes of one message: one that is longer names some ten thousand keys, all changed in one
-turn of the server. To drop everything costs less, and memory and the loop's time stay bounded."""
+"""Limit on the bytes of one message. A longer one names some ten thousand keys that changed at once: dropping all local
+entries costs less, and bounds memory and the time in the event loop."""
 
 _BACKLOG_ELEMENTS: Final = 128 * 1024
-"""The same of elements: keys have some bytes."""
+"""Limit on its elements; each key has several bytes."""
 
 
 class Probe(NamedTuple):
-    """What a server is asked, and the sign of life is that it answers.
+    """Commands whose replies prove that a connection is alive.
 
     Attributes:
         commands: sent together.
-        heed: takes the replies, one to each; why they are no answer, where they are none.
-        subscription: a command in front of them that is answered by messages alone.
+        on_reply: called with one reply for each; returns a failure if they are not acceptable.
+        subscription: a command sent first, to which the server replies with push messages only.
     """
 
     commands: Sequence[tuple[bytes, ...]]
@@ -70,99 +70,99 @@ class Probe(NamedTuple):
 
 
 def expecting(answer: bytes, *command: bytes) -> Probe:
-    """A question that has one right answer."""
+    """Return a probe of one command with one acceptable reply."""
 
-    def heed(replies: Sequence[Any]) -> Failure | None:
+    def check(replies: Sequence[Any]) -> Failure | None:
         return None if [answer] == replies else refusal_in(replies) or UNEXPECTED_REPLY
 
-    return Probe((command,), heed)
+    return Probe((command,), check)
 
 
 def refusal_in(replies: Sequence[Any]) -> Failure | None:
-    """Why the server refuses a command, if it does."""
+    """Return the failure of the first error among these replies, or None."""
     return next((failure_of(reply) for reply in replies if isinstance(reply, ServerReply)), None)
 
 
 class PushHandler(Protocol):
-    """Who is told what a link brings."""
+    """Receives what arrives on a push connection."""
 
     probe: Probe
-    """What is asked with each heartbeat."""
+    """Sent with each heartbeat."""
 
     def on_event(self, message: list[Any]) -> None:
-        """A message of the server that nobody asked for.
+        """Process a push message.
 
         Raises:
-            LookupError, TypeError, ValueError: it makes no sense. The link is given up.
+            LookupError, TypeError, ValueError: the message is malformed; the connection is closed.
         """
         ...
 
     def on_reply(self, moment: float) -> None:
-        """Everything that has happened has been told; by that moment this will be said again."""
+        """Every notification sent before the probe has arrived; the connection is valid until `moment`."""
         ...
 
     def on_lost(self) -> None:
-        """From now on nothing is told."""
+        """Notifications may be lost from now on. May be called more than once."""
         ...
 
 
 class PushConnection(RespProtocol):
-    """One connection, from before it is armed until it is lost.
+    """One push connection, from the login until it is lost.
 
     Args:
-        connection: see `Takeover`.
-        hearer: who is told.
+        underlying: see `RespProtocol`.
+        handler: receives the messages.
         clock: seconds.
-        patience: how many of them a sign of life is good for.
-        armed: called once, with the first sign of life.
-        lost: called once, when the connection is gone, with the reason.
+        proof_lifetime: seconds for which the reply to a probe proves that the connection is alive.
+        on_active: called once, with the first reply to a probe.
+        on_lost: called once, with the reason, when the connection has ended.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        underlying: Connection,
         handler: PushHandler,
         clock: Callable[[], float],
-        patience: float,
+        proof_lifetime: float,
         *,
-        active: Callable[[PushConnection], None],
-        lost: Callable[[PushConnection, Failure], None],
+        on_active: Callable[[PushConnection], None],
+        on_lost: Callable[[PushConnection, Failure], None],
     ) -> None:
-        super().__init__(connection)
+        super().__init__(underlying)
         self._handler = handler
         self._clock = clock
-        self._patience = patience
-        self._active = active
+        self._proof_lifetime = proof_lifetime
+        self._on_active = on_active
         self._is_active = False
-        self._lost = lost
+        self._on_lost = on_lost
         self._failure = LOST
-        self._alive_until = clock() + patience
-        self._asked: deque[tuple[float, Probe]] = deque()
+        self._alive_until = clock() + proof_lifetime
+        self._unanswered: deque[tuple[float, Probe]] = deque()
         self._replies: list[Any] = []
-        """To the question that was asked first, as far as they are here."""
+        """Replies to the oldest unanswered probe that have arrived."""
         self._reader.expect(_BACKLOG_BYTES, _BACKLOG_ELEMENTS)
 
-    def send_probe(self, question: Probe) -> None:
-        """Ask for a sign of life."""
-        self._asked.append((self._clock(), question))
-        commands = filter(None, (question.subscription, *question.commands))
+    def send_probe(self, probe: Probe) -> None:
+        """Send commands whose replies prove that the connection is alive."""
+        self._unanswered.append((self._clock(), probe))
+        commands = filter(None, (probe.subscription, *probe.commands))
         self._transport.write(b"".join(map(pack, commands)))
 
     def is_overdue(self) -> bool:
-        """Whether the last sign of life is too old to believe in it."""
+        """Whether the last reply is too old to prove that the connection is alive."""
         return self._clock() >= self._alive_until
 
     def has_unread(self) -> bool:
-        """Whether something has come that has not been passed on, half a message included."""
-        return self._reader.received > 0 or super().has_unread()
+        """Whether data has arrived that the handler has not received, including an incomplete message."""
+        return self._reader.received_bytes > 0 or super().has_unread()
 
     def abort(self) -> None:
-        """End the link now: what it would have told is not told any more."""
+        """Reset the connection now; pending messages are discarded."""
         self._handler.on_lost()
         super().abort()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what is told; called by the loop."""
+        """Pass on messages and replies. Called by the event loop."""
         reader = self._reader
         try:
             reader.feed(data)
@@ -171,52 +171,52 @@ class PushConnection(RespProtocol):
                 if isinstance(message, PushNotification):
                     self._handler.on_event(message)
                 else:
-                    self._answered(message)
+                    self._collect_reply(message)
         except ReplyTooLargeError:
             self.abort()
-        except Exception:  # noqa: BLE001  whatever a server says, it must not end in the loop's own log
+        except Exception:  # noqa: BLE001  no reply may cause an exception in the event loop
             self._failure = UNEXPECTED_REPLY
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop, once."""
+        """Report the end. Called by the event loop, once."""
         super().connection_lost(exc)
         self._handler.on_lost()
-        self._lost(self, self._failure)
+        self._on_lost(self, self._failure)
 
-    def _answered(self, reply: object) -> None:
+    def _collect_reply(self, reply: object) -> None:
         self._replies.append(reply)
-        asked_at, question = self._asked[0]
-        if len(self._replies) < len(question.commands):
+        sent_at, probe = self._unanswered[0]
+        if len(self._replies) < len(probe.commands):
             return
-        self._asked.popleft()
+        self._unanswered.popleft()
         replies, self._replies = self._replies, []
-        failure = question.on_reply(replies)
+        failure = probe.on_reply(replies)
         if failure is not None:
             self._failure = failure
             self.abort()
         elif self.is_overdue():
-            # Late: what was given meanwhile was rightly withheld, and begins anew.
+            # Too late: the handler has treated the connection as down since, and a new one starts clean.
             self.abort()
         else:
-            # From when it was asked, not from when we came to read the answer: that may be long
-            # after, when the process was stopped or its loop was busy.
-            self._alive_until = asked_at + self._patience
+            # Counted from when the probe was sent. The reply may be read long after it arrived, if the process was
+            # suspended or its event loop busy.
+            self._alive_until = sent_at + self._proof_lifetime
             self._handler.on_reply(self._alive_until)
             if not self._is_active:
                 self._is_active = True
-                self._active(self)
+                self._on_active(self)
 
 
 class KeepalivePolicy(NamedTuple):
-    """How a link is kept.
+    """How a push connection is kept alive.
 
     Attributes:
-        heartbeat: seconds between two signs of life.
-        timeout: seconds for an attempt, connecting included.
-        lifetime: gives the seconds that a new link is kept for.
+        heartbeat: seconds between two probes.
+        timeout: seconds for an attempt: connect, login and the first reply.
+        lifetime: returns the seconds for which a new connection is kept.
         random: numbers from 0 to 1.
-        clock: seconds; the same as the hearer's.
+        clock: seconds; the same clock as the handler's.
     """
 
     heartbeat: float
@@ -227,14 +227,14 @@ class KeepalivePolicy(NamedTuple):
 
 
 class PushChannel:
-    """Keeps a link alive, and makes another when it is lost.
+    """Keeps a push connection open, and reconnects when it is lost.
 
     Args:
-        dialer: makes connections that speak RESP3.
-        hearer: who is told.
-        order: what the server is asked first, to let it tell.
-        pace: how the link is kept.
-        told: where it is told when it is lost, and armed again.
+        connector: opens connections that speak RESP3.
+        handler: receives the messages.
+        subscription: the first probe, which makes the server send notifications.
+        policy: how the connection is kept alive.
+        health: records when it goes down and up.
     """
 
     def __init__(
@@ -263,18 +263,18 @@ class PushChannel:
         self._tasks = OwnedTasks()
         self._stopped = False
         self.failure: Failure | None = None
-        """Why the last attempt failed, or the link was lost; None while it is armed."""
+        """Why the last attempt failed or the connection was lost; None while it is active."""
 
     def start(self) -> None:
-        """Begin, and go on until `stop`."""
+        """Connect, and reconnect until `stop`."""
         self._connecting = self._tasks.spawn(self._connect())
 
     async def first_attempt(self) -> Failure | None:
-        """How the first attempt ended; None when the link is armed."""
+        """Wait for the first attempt; return its failure, or None if the connection is active."""
         return await asyncio.shield(self._first_attempt)
 
     def stop(self) -> None:
-        """Give up the link at once."""
+        """Close the connection and stop reconnecting."""
         self._stopped = True
         self._cancel_timer()
         if self._connecting is not None:
@@ -283,31 +283,31 @@ class PushChannel:
             self._connection.abort()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of it."""
-        # An aborted transport reports in the loop's next turn, and only then hangs up.
+        """Wait until the socket is closed and every task has ended."""
+        # An aborted transport calls connection_lost in the next iteration of the loop, before it closes the socket.
         while self._connection is not None or self._tasks:
             await (self._tasks.wait() if self._tasks else asyncio.sleep(0))
         await self._connector.close_idle()
-        # What was aborted last closes its socket in one turn more.
+        # The socket is closed one iteration later.
         await asyncio.sleep(0)
 
     def has_unread(self) -> bool:
-        """Whether there is news that has come, and has not been passed on."""
+        """Whether data has arrived that the handler has not received."""
         return self._connection is not None and self._connection.has_unread()
 
     def abandon(self) -> None:
-        """Give up the link though the event loop is closed."""
+        """Close the socket although the event loop is closed."""
         self._handler.on_lost()
         if self._connection is not None:
             self._connection.abandon()
 
-    def drop_other_addresses(self, place: Address | None) -> None:
-        """Give up a link that leads elsewhere, or wherever it leads, and make another."""
+    def drop_other_addresses(self, address: Address | None) -> None:
+        """Reconnect if connected to another address, or in any case for None."""
         if self._connection is not None:
-            if self._connection.address != place:
+            if self._connection.address != address:
                 self._connection.abort()
         elif self._connecting is not None and not self._connecting.done():
-            # To where it leads may take long to answer, or never do.
+            # The old address may take long to answer, or never do.
             self._connecting.cancel()
             self.start()
 
@@ -317,21 +317,21 @@ class PushChannel:
         if isinstance(outcome, Failure):
             self._ended(outcome)
             return
-        patience = 2 * self._policy.heartbeat
-        self._connection = link = PushConnection(
+        proof_lifetime = 2 * self._policy.heartbeat
+        self._connection = connection = PushConnection(
             outcome,
             self._handler,
             self._clock,
-            patience,
-            active=self._on_active,
-            lost=self._on_lost,
+            proof_lifetime,
+            on_active=self._on_active,
+            on_lost=self._on_lost,
         )
-        link.send_probe(self._subscription)
+        connection.send_probe(self._subscription)
         self._next = self._loop.call_later(
-            max(0.0, deadline - self._clock()), link.abort, context=Context()
+            max(0.0, deadline - self._clock()), connection.abort, context=Context()
         )
 
-    def _on_active(self, link: PushConnection) -> None:
+    def _on_active(self, connection: PushConnection) -> None:
         self._cancel_timer()
         self._backoff.succeeded()
         self.failure = None
@@ -339,22 +339,22 @@ class PushChannel:
         self._health.up()
         self._retires_at = self._clock() + self._policy.lifetime()
         self._next = self._loop.call_later(
-            self._policy.heartbeat, self._send_heartbeat, link, context=Context()
+            self._policy.heartbeat, self._send_heartbeat, connection, context=Context()
         )
 
-    def _send_heartbeat(self, link: PushConnection) -> None:
-        if link.is_overdue() or self._clock() >= self._retires_at:
-            link.abort()
+    def _send_heartbeat(self, connection: PushConnection) -> None:
+        if connection.is_overdue() or self._clock() >= self._retires_at:
+            connection.abort()
         else:
-            link.send_probe(self._handler.probe)
+            connection.send_probe(self._handler.probe)
             self._next = self._loop.call_later(
-                self._policy.heartbeat, self._send_heartbeat, link, context=Context()
+                self._policy.heartbeat, self._send_heartbeat, connection, context=Context()
             )
 
-    def _on_lost(self, link: PushConnection, failure: Failure) -> None:
+    def _on_lost(self, connection: PushConnection, failure: Failure) -> None:
         self._connection = None
         self._cancel_timer()
-        self._tasks.spawn(self._connector.discard_connection(link.connection))
+        self._tasks.spawn(self._connector.discard_connection(connection.underlying))
         self._ended(failure)
 
     def _ended(self, failure: Failure) -> None:
@@ -362,13 +362,13 @@ class PushChannel:
         self._end_first_attempt(failure)
         self._backoff.failed()
         if not self._stopped:
-            # One that has reached its age is given up on purpose; its successor may fail.
+            # A connection at the end of its lifetime was closed on purpose; a failure of the next one is recorded.
             if self._clock() < self._retires_at:
                 self._health.down(failure.code)
             self._retires_at = math.inf
             is_long = failure.code == "LOADING" or not failure.retryable
-            least = _LONG_PAUSE if is_long else 0.0
-            pause = max(self._backoff.remaining(), least + _SPREAD * self._policy.random())
+            shortest = _LONG_PAUSE if is_long else 0.0
+            pause = max(self._backoff.remaining(), shortest + _SPREAD * self._policy.random())
             self._next = self._loop.call_later(pause, self.start, context=Context())
 
     def _end_first_attempt(self, failure: Failure | None) -> None:

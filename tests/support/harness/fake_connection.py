@@ -23,7 +23,7 @@ class FakeWire:
     def __init__(self, transport: FakeTransport) -> None:
         self.commands: list[tuple[bytes, ...]] = []
         """Those under way, as words."""
-        self.received = 0
+        self.received_bytes = 0
         self._pool = transport
         self._errand: ReplyHandler | None = None
 
@@ -48,7 +48,7 @@ class FakeWire:
 
     def answer(self, *replies: Any, received: int = 10) -> None:
         """Give the replies to the exchange under way; text is an error of the server."""
-        self.received = received
+        self.received_bytes = received
         errand = self._end()
         read = [ServerReply(reply) if isinstance(reply, str) else reply for reply in replies]
         if errand.on_replies(read):

@@ -231,7 +231,7 @@ def _hash_of_flight(flight: InFlightLoad) -> int:
 
 
 def _hash_of_wire(wire: Any) -> int:
-    number: int = wire.connection.number
+    number: int = wire.underlying.number
     return number
 
 
