@@ -1,4 +1,4 @@
-"""Sockets: the name of a server looked up in a thread that nobody has to wait for, and TLS."""
+"""Sockets: name resolution in a thread that can be abandoned, connecting, and TLS."""
 
 from __future__ import annotations
 
@@ -27,65 +27,73 @@ from async_redis_cache._common.options import Options
 __all__ = ["AddressList", "ResolvingConnection", "TLSConfig", "TLSConnection"]
 
 _Address = tuple[int, Any]
-"""A family, and what a socket of it connects to."""
+"""An address family, and an address of it."""
 _Connected = tuple[socket.socket, Any]
 _IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
 _DELAY: Final = 0.25
-"""Seconds after which the next address is tried beside one that has not answered."""
+"""Seconds after which the next address is tried in parallel."""
 _TURNS_TO_READ: Final = 3
-"""Of the loop: it looks what has come, reads it, and tells the stream."""
+"""Iterations of the event loop: poll, read, pass on to the stream."""
 
 _under_way: Final[dict[tuple[str, int], Future[list[_Address]]]] = {}
-"""At most one look-up of a name, however often it is asked for meanwhile."""
-# A child has none of the threads that would end them.
+"""At most one look-up of each name at a time, shared by all callers."""
+# The threads of the look-ups do not exist in a forked child.
 os.register_at_fork(after_in_child=_under_way.clear)
 
 
 class AddressList:
-    """Which addresses of a name have connected and not served, as a server that hangs does: they come last.
+    """Remembers which addresses of a name accept connections but do not reply, as a hung server does.
 
-    Of one `Dialer`, which makes one connection at a time.
+    These are tried last. Belongs to one `Connector`, which opens one connection at a time.
     """
 
     def __init__(self) -> None:
         self._failed: set[Any] = set()
-        self._taken: Any = None
-        self._left = 0
-        self._limit: asyncio.Timeout | None = None
+        self._current: Any = None
+        self._untried = 0
+        self._timeout: asyncio.Timeout | None = None
 
-    def begin(self, limit: asyncio.Timeout) -> None:
-        """A connection is made, within this time."""
-        self._limit, self._taken = limit, None
+    def begin(self, timeout: asyncio.Timeout) -> None:
+        """Start an attempt to connect.
+
+        Args:
+            timeout: of the attempt; shortened while other addresses are left to try.
+        """
+        self._timeout, self._current = timeout, None
 
     def ordered(self, addresses: list[_Address]) -> list[_Address]:
-        """In the order in which they are to be tried."""
+        """Sort addresses into the order in which to try them."""
         self._failed.intersection_update(address for _, address in addresses)
-        self._left = len({address for _, address in addresses} - self._failed)
-        return sorted(addresses, key=lambda one: one[1] in self._failed)
+        self._untried = len({address for _, address in addresses} - self._failed)
+        return sorted(addresses, key=lambda entry: entry[1] in self._failed)
 
     def connected(self, address: Any) -> None:
-        """One has connected: where there are others, it has half of the time to serve."""
-        self._taken = address
-        # One that has failed before is taken when no other can be connected to.
-        self._left = 0 if address in self._failed else self._left - 1
-        if self._left > 0 and self._limit is not None and (end := self._limit.when()) is not None:
+        """Record that an address accepted a connection; if others are left, it has half of the remaining time to reply."""
+        self._current = address
+        # An address that failed before is used only if no other accepts a connection.
+        self._untried = 0 if address in self._failed else self._untried - 1
+        if (
+            self._untried > 0
+            and self._timeout is not None
+            and (end := self._timeout.when()) is not None
+        ):
             now = asyncio.get_running_loop().time()
-            self._limit.reschedule(now + (end - now) / 2)
+            self._timeout.reschedule(now + (end - now) / 2)
 
-    def has_others(self) -> bool:
-        """Whether there are some to be tried, now that the one that has connected did not serve."""
-        if self._taken is None or self._left <= 0:
+    def skip_current(self) -> bool:
+        """Record that the connected address did not reply; return whether other addresses are left to try."""
+        if self._current is None or self._untried <= 0:
             self._failed.clear()
             return False
-        self._failed.add(self._taken)
+        self._failed.add(self._current)
         return True
 
 
 class ResolvingConnection(Connection):
-    """Looks its name up anew each time, and takes the first address that answers.
+    """Resolves its host name for each attempt, and uses the first address that accepts a connection.
 
-    The event loop's own look-up takes threads of the executor, which may all be busy; and a loop
-    that ends, or an interpreter, waits for these, whatever became of the deadline of who asked.
+    The event loop would resolve names in the threads of its executor, which may all be busy. Besides, a closing loop and
+    the exiting interpreter wait for these threads, regardless of the deadline of the attempt.
     """
 
     def __init__(self, *, addresses: AddressList | None = None, **options: Any) -> None:
@@ -96,7 +104,7 @@ class ResolvingConnection(Connection):
     async def _connect(self) -> None:
         found = _interleaved(await _addresses_of(self.host, self.port))
         addresses = self._addresses.ordered(found)
-        # The last one has half of the time at least.
+        # The last address is left with half of the time at least.
         share = float(self.socket_connect_timeout or inf) / (2 * len(addresses))
         connected, address = await _first_connected(addresses, min(share, _DELAY))
         self._addresses.connected(address)
@@ -116,8 +124,8 @@ class ResolvingConnection(Connection):
 async def _addresses_of(host: str, port: int) -> list[_Address]:
     with contextlib.suppress(ValueError):
         ip_address(host)
-        return _look_up(host, port)  # Numbers, for which nobody is asked.
-    look_up = _under_way.get((host, port)) or _begin(host, port)
+        return _look_up(host, port)  # Numeric: does not block.
+    look_up = _under_way.get((host, port)) or _start_look_up(host, port)
     return await asyncio.wrap_future(look_up)
 
 
@@ -127,7 +135,7 @@ def _look_up(host: str, port: int) -> list[_Address]:
 
 
 def _interleaved(addresses: list[_Address]) -> list[_Address]:
-    """In their order, and of each family in turn: a network that lacks one is found out by the first."""
+    """Alternate between address families, in order, so that a family without a network costs one attempt only."""
     families: dict[int, list[_Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -136,13 +144,13 @@ def _interleaved(addresses: list[_Address]) -> list[_Address]:
 
 
 async def _first_connected(addresses: list[_Address], delay: float) -> _Connected:
-    """A socket that is connected to the first of these addresses that answers, and which that is.
+    """Connect to the first of these addresses that accepts; return the socket and the address.
 
-    Each is tried when the one before has failed, or has not answered for so many seconds, and then beside it
-    (RFC 8305, "Happy Eyeballs"): an address that swallows everything must not cost all of the time.
+    The next address is tried when the one before has failed, or, in parallel, when it has not answered for `delay`
+    seconds (RFC 8305, "Happy Eyeballs"), so that an address that drops packets does not use up the time limit.
 
     Raises:
-        OSError: what the last of them had to say, where all have failed.
+        OSError: the last error, if all addresses fail.
     """
     loop = asyncio.get_running_loop()
     waiting = deque(addresses)
@@ -151,7 +159,7 @@ async def _first_connected(addresses: list[_Address], delay: float) -> _Connecte
     try:
         while waiting or attempts:
             if waiting:
-                attempts.add(loop.create_task(_connected_to(*waiting.popleft())))
+                attempts.add(loop.create_task(_open_socket(*waiting.popleft())))
             done, attempts = await asyncio.wait(
                 attempts,
                 timeout=delay if waiting else None,
@@ -180,12 +188,12 @@ async def _first_connected(addresses: list[_Address], delay: float) -> _Connecte
 
 
 def _close(attempt: asyncio.Task[_Connected]) -> None:
-    """Close what was connected all the same."""
+    """Close the socket of an attempt that succeeded although it was cancelled."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result()[0].close()
 
 
-async def _connected_to(family: int, address: Any) -> _Connected:
+async def _open_socket(family: int, address: Any) -> _Connected:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         await _connect(connecting, address)
@@ -198,15 +206,15 @@ async def _connected_to(family: int, address: Any) -> _Connected:
 async def _connect(connecting: socket.socket, address: Any) -> None:
     """Connect a socket.
 
-    Not by `loop.sock_connect`: uvloop's looks the address up in threads of libuv, though it is numeric. A forked
-    child lacks them, and crashes as it ends.
+    `loop.sock_connect` of uvloop resolves even numeric addresses in threads of libuv. These do not exist in a forked
+    child, which crashes when it exits.
     """
     connecting.setblocking(False)
     code = connecting.connect_ex(address)
     if code in _IN_PROGRESS:
         loop = asyncio.get_running_loop()
         writable = loop.create_future()
-        loop.add_writer(connecting, _set, writable)
+        loop.add_writer(connecting, _set_done, writable)
         try:
             await writable
         finally:
@@ -216,20 +224,20 @@ async def _connect(connecting: socket.socket, address: Any) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _set(future: asyncio.Future[None]) -> None:
+def _set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _begin(host: str, port: int) -> Future[list[_Address]]:
+def _start_look_up(host: str, port: int) -> Future[list[_Address]]:
     look_up = Future[list[_Address]]()
-    # Who is cancelled does not cancel it for others.
+    # A cancelled caller must not cancel it for the others.
     look_up.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             found = _look_up(host, port)
-        except Exception as error:  # noqa: BLE001  it is raised where it was asked for
+        except Exception as error:  # noqa: BLE001  raised to the callers
             del _under_way[host, port]
             look_up.set_exception(error)
         else:
@@ -241,14 +249,14 @@ def _begin(host: str, port: int) -> Future[list[_Address]]:
     try:
         thread.start()
     except RuntimeError:
-        # No thread can be started (now).
+        # The process cannot start a thread at present.
         del _under_way[host, port]
         raise
     return look_up
 
 
 class _TLSFile(NamedTuple):
-    """A file in PEM form, and the option that names it."""
+    """A PEM file, and the option that names it."""
 
     option: str
     path: str
@@ -256,14 +264,14 @@ class _TLSFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TLSConfig:
-    """Whom we trust, and who we are to them.
+    """The files and checks of TLS connections.
 
     Attributes:
-        authorities: trusted in place of the system's, where a file is named.
-        certificate: ours, where a file is named.
-        key_file: its private key, where that is not in the same file.
-        check_hostname: whether a certificate must bear the host's name.
-        verify: whether certificates are verified at all.
+        authorities: certificate authorities; those of the system if the path is empty.
+        certificate: the client certificate; none if the path is empty.
+        key_file: its private key, if that is in another file.
+        check_hostname: whether the certificate of the server must match the host name.
+        verify: whether the certificate of the server is verified at all.
     """
 
     authorities: _TLSFile
@@ -274,7 +282,7 @@ class TLSConfig:
 
     @classmethod
     def of(cls, options: Options, *, sentinels: bool = False) -> TLSConfig:
-        """For the servers with the data; for sentinels the same but for the files of their own."""
+        """Read the options for data servers, or those for Sentinels, which default to the same."""
         authorities = _TLSFile("tls_ca_file", options.tls_ca_file)
         certificate = _TLSFile("tls_certificate_file", options.tls_certificate_file)
         key_file = options.tls_key_file
@@ -290,20 +298,19 @@ class TLSConfig:
         )
 
     def context(self) -> ssl.SSLContext:
-        """What is asked of a connection; the files are read anew each time, as they are renewed."""
-        # The authorities of the system where no others are named.
+        """Return a new context. The files are read each time, as certificates are renewed."""
         context = ssl.create_default_context(cafile=self.authorities.path or None)
-        self._show(context)
+        self._load_certificate(context)
         context.check_hostname = self.check_hostname and self.verify
         if not self.verify:
             context.verify_mode = ssl.CERT_NONE
         return context
 
     def check(self) -> None:
-        """Find out now what would later be a connection that failed.
+        """Read the files, to report a problem before the first connection.
 
         Raises:
-            CacheConfigError: BAD_OPTION, when a file cannot be read.
+            CacheConfigError: BAD_OPTION, if a file cannot be read.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         file, problem = self.authorities, ""
@@ -311,28 +318,28 @@ class TLSConfig:
             if file.path:
                 context.load_verify_locations(file.path)
             file = self.certificate
-            self._show(context)
+            self._load_certificate(context)
         except ssl.SSLError:
-            problem = "and its like do not hold what they should, in PEM form and unencrypted"
+            problem = "does not hold an unencrypted certificate or key in PEM form that fits the other TLS files"
         except (OSError, ValueError) as error:
             problem = f"cannot be read: {type(error).__name__}"
         if problem:
             raise CacheConfigError("BAD_OPTION", f"options.{file.option} {problem}")
 
-    def _show(self, context: ssl.SSLContext) -> None:
+    def _load_certificate(self, context: ssl.SSLContext) -> None:
         if self.certificate.path:
-            # A password, or OpenSSL would ask the terminal for one.
+            # Without a password, OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(self.certificate.path, self.key_file or None, password="")
 
 
 class TLSConnection(ResolvingConnection):
-    """Begins TLS on a connection that is there, and ends without a good-bye.
+    """Starts TLS on a connected socket, and closes without close_notify.
 
-    Where both begin in one step, asyncio forgets to close a connection that is given up just then; and
-    a good-bye leaves one open until the peer has answered it.
+    Connecting and starting TLS in one step would leave the socket open if it is cancelled in between, because of asyncio;
+    and close_notify keeps a connection open until the peer has replied.
 
     Args:
-        new_context: reads whom to trust, and who we are; for each connection, as files are renewed.
+        new_context: returns the TLS context, for each connection, as files are renewed.
         options: of redis-py.
     """
 
@@ -341,25 +348,25 @@ class TLSConnection(ResolvingConnection):
         self._new_context = new_context
 
     async def _connect(self) -> None:
-        # To read the authorities of a system takes tens of milliseconds.
+        # Reading the certificate authorities of the system takes tens of milliseconds.
         context = await anyio.to_thread.run_sync(self._new_context)
         await super()._connect()
         writer = cast("asyncio.StreamWriter", self._writer)
         try:
             await writer.start_tls(context, server_hostname=self.host)
         except BaseException:
-            # asyncio closes it, and uvloop not always; and neither tells a stream so that has not got its
-            # TLS: who waited for the end would do so in vain.
+            # asyncio closes the transport, uvloop not always; and neither notifies the stream before TLS is established:
+            # waiting for it to close would never end.
             writer.transport.abort()
             self._reader = self._writer = None
             raise
-        # Our certificate is judged after that. Where it is refused, and the connection closed, whoever
-        # writes first learns of the closing alone, and not why: what has come is to be read first.
+        # The server verifies the client certificate only now. If it refuses and closes, a write would fail without the
+        # reason, so the alert has to be read first.
         for _ in range(_TURNS_TO_READ):
             await asyncio.sleep(0)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Called by redis-py, too, for what has failed or was given up."""
+        """Reset the connection. Called by redis-py too, after a failure or a cancellation."""
         if self._writer is not None and not self._writer.transport.is_closing():
             self._writer.transport.abort()
         await super().disconnect(*args, **kwargs)
