@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import socket
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -52,13 +53,33 @@ async def test_message_names_server(
     assert f"BREAKER_OPEN {place}: the circuit is open" in said
     nowhere = configured("redis://carol:PASSWORD@127.0.0.1:1", api)
     said = await message_of(nowhere.open(None))
-    assert said.startswith("CONNECT_FAILED 127.0.0.1:1: could not connect: ConnectionRefusedError")
+    assert said.startswith("CONNECT_FAILED could not connect to 127.0.0.1:1: connection refused;")
     refused = configured(server.login_url("carol", "s3cret"), api)
     said = await message_of(refused.open(None))
     assert said == (
         f"BAD_CREDENTIALS {server.host}:{server.port}: the server refuses the login: check user and "
         "password"
     )
+
+
+async def test_unknown_host_name_is_named(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    """Where name resolution fails, the error says so, with the host and port."""
+
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = await message_of(configured("redis://carol:PASSWORD@cache.example:6379", api).open(None))
+    assert said == "CONNECT_FAILED could not connect to cache.example:6379: name not known"
+
+
+async def test_missing_database_is_named(private_server: StartServer, api: Api) -> None:
+    """A database number that the server does not have is named with the server."""
+    server = private_server(password="PASSWORD")
+    said = await message_of(
+        configured(server.login_url("", "PASSWORD", database=99), api).open(None)
+    )
+    assert said == f"BAD_OPTION database 99 does not exist on {server.host}:{server.port}"
 
 
 async def test_overloaded_names_options(private_server: StartServer) -> None:

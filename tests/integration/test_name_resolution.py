@@ -88,7 +88,7 @@ async def test_a_name_is_looked_up_for_each_connection(server: Server, names: Na
     names.answers.set()
     names.addresses.clear()
     cache = AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT)
-    with pytest.raises(CacheUnavailable, match="gaierror"):
+    with pytest.raises(CacheUnavailable, match="name not known"):
         await cache.open(None)
     names.addresses.append("127.0.0.1")
     async with cache:
@@ -103,7 +103,7 @@ async def test_addresses_are_tried_in_their_order(server: Server, names: Names) 
     async with AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT) as cache:
         assert await cache.store(None, "key", 1) == 1
     names.addresses[:] = [NOBODY, "127.0.0.3"]
-    with pytest.raises(CacheUnavailable, match="ConnectionRefusedError"):
+    with pytest.raises(CacheUnavailable, match="connection refused"):
         await AsyncRedisCache.from_url(url_of(server)).open(None)
 
 

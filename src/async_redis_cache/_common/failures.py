@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 
+_SERVER: Final = "{server}"
+"""In a message, where to put the address; without it, the address precedes the message."""
+
+
 class Failure(NamedTuple):
     """A failure, before it becomes an error.
 
@@ -57,7 +61,11 @@ class Failure(NamedTuple):
 
     def error(self) -> CacheError:
         """A new error that says this."""
-        message = f"{self.server}: {self.message}" if self.server else self.message
+        message = self.message
+        if _SERVER in message:
+            message = message.replace(_SERVER, self.server or "the server")
+        elif self.server:
+            message = f"{self.server}: {message}"
         # One line: a name that a server gave must not look like a record of its own in a log.
         return self.kind(self.code, message if message.isprintable() else ascii(message)[1:-1])
 

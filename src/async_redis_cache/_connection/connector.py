@@ -1,9 +1,10 @@
-"""How a connection is made: the pool of redis.asyncio, built explicitly, and what its errors mean."""
+"""Open connections with redis.asyncio, and translate its errors."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -49,42 +50,43 @@ _KEEPALIVE: Final = {
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
-"""Seconds of silence, seconds between probes, and probes."""
+"""Seconds of idleness, seconds between probes, and number of probes."""
 _UNAVAILABLE: Final = {
     BusyLoadingError: "LOADING",
     MasterDownError: "MASTERDOWN",
     ClusterDownError: "CLUSTERDOWN",
 }
+_NO_NAME: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 class SupportsConnect(Protocol):
-    """Makes connections."""
+    """Opens and closes connections."""
 
     async def open_connection(self) -> AbstractConnection | Failure:
-        """A connection that is logged in and idle, or why there is none."""
+        """Open a connection and log in; return a failure if that is not possible."""
         ...
 
     async def close_idle(self) -> None:
-        """Close what is kept of attempts that came to nothing."""
+        """Close the connections that failed attempts have left."""
         ...
 
     async def discard_connection(self, connection: AbstractConnection) -> None:
-        """Give back a connection that is not to be used again."""
+        """Close a connection."""
         ...
 
 
 class Connector:
-    """Connects to one server and logs in, one attempt a call. Owns the pool of redis.asyncio.
+    """Connects to one server and logs in, one attempt at a time. Owns a pool of redis.asyncio.
 
     Args:
-        endpoint: where to, and as whom.
+        endpoint: address and login.
         options: time limits and TLS.
-        protocol: which version of RESP the connections speak.
-        trust: whom we trust and who we are, over TLS; by default as to the server.
-        see: asks a new connection whether it will do; by default whether it answers.
+        protocol: version of RESP.
+        tls: certificates and checks; by default those for data servers.
+        verify: checks a new connection; by default, that the server replies.
 
     Raises:
-        CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
+        CacheConfigError: BAD_OPTION, if a TLS file cannot be read.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Connector:
         verify: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._verify = verify or _verify_serving
+        self._database = endpoint.database
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_seconds
         self._addresses = AddressList()
@@ -105,17 +108,17 @@ class Connector:
             connection_class=_connection_class(endpoint),
             max_connections=options.max_connections,
             parser_class=HandshakeParser,
-            # With notifications on, the pool no longer looks for replies that nobody has read.
+            # With maintenance notifications, the pool would no longer check for unread replies.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             db=endpoint.database,
             username=endpoint.username,
             password=endpoint.password,
             protocol=protocol,
-            # Deadlines are ours. redis-py's make two timers a call, and on Python 3.11 its write
-            # timeout swallows cancellations.
+            # Deadlines are enforced here. Those of redis-py cost two timers a call, and on Python 3.11 its write timeout
+            # swallows cancellations.
             socket_timeout=None,
             socket_connect_timeout=self._timeout,
-            # CLIENT SETINFO would double the round trips of a connect.
+            # CLIENT SETINFO would double the round trips of a connection attempt.
             driver_info=None,
             **_address(endpoint, self._addresses),
             **_tls(endpoint, tls or TLSConfig.of(options)),
@@ -123,11 +126,11 @@ class Connector:
 
     @cached_property
     def _pool(self) -> ConnectionPool:
-        # Made when it is needed: a reply of a cluster may name a thousand nodes at once.
+        # Created on first use: a cluster may name a thousand nodes at once.
         return self._make_pool()
 
     async def open_connection(self) -> AbstractConnection | Failure:
-        """A connection that is logged in and idle, or why there is none."""
+        """Open a connection and log in; return a failure if that is not possible."""
         if self._refusal is not None:
             return self._refusal
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -136,53 +139,54 @@ class Connector:
             if not isinstance(outcome, Failure) or outcome.kind is not CacheUnavailable:
                 return outcome
             is_late = asyncio.get_running_loop().time() >= deadline
-            if not self._addresses.has_others() or is_late:
+            if not self._addresses.skip_current() or is_late:
                 return outcome
 
     async def _attempt(self, deadline: float) -> AbstractConnection | Failure:
         try:
-            # redis-py bounds neither the login nor the name look-up.
-            async with asyncio.timeout_at(deadline) as limit:
-                self._addresses.begin(limit)
+            # redis-py limits neither the login nor name resolution.
+            async with asyncio.timeout_at(deadline) as timeout:
+                self._addresses.begin(timeout)
                 connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     await self._verify(connection)
                     if await connection.can_read():
-                        # One reply more than was asked for: the next would be taken for another's.
-                        raise ConnectionError  # noqa: TRY301  the connection is given back below
+                        # An unsolicited reply: it would be taken for the first reply to the next command.
+                        raise ConnectionError  # noqa: TRY301  the connection is closed below
                 except BaseException:
                     await self.discard_connection(connection)
                     raise
                 return connection
-        except Exception as error:  # noqa: BLE001  the one border: a reset can raise AttributeError
-            failure = _failure_of(error)
+        except Exception as error:  # noqa: BLE001  redis-py may raise anything: a reset, AttributeError
+            failure = _failure_of(error, self._database)
         await self.close_idle()
         return failure
 
     async def close_idle(self) -> None:
-        """Close what the pool keeps of attempts that came to nothing, connected as it may be."""
+        """Close the connections that failed attempts have left in the pool, connected or not."""
         if "_pool" not in vars(self):
             return
         with contextlib.suppress(Exception):
             await self._pool.disconnect(inuse_connections=False)
 
     async def discard_connection(self, connection: AbstractConnection) -> None:
-        """Give back a connection that is not to be used again, without a good-bye."""
+        """Reset a connection and remove it from the pool of redis-py."""
         writer: Any = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        # A transport that is closing has lost what abort would touch.
+        # The abort of a closing transport would fail.
         if writer is not None and not writer.transport.is_closing():
             writer.transport.abort()
         try:
             await connection.disconnect(nowait=True)
         finally:
-            # Or the pool would count it for ever, and at max_connections make no more.
+            # Otherwise the pool counts the connection forever, and opens no more at max_connections.
             await self._pool.release(connection)
 
 
 async def _verify_serving(connection: AbstractConnection) -> None:
-    """Ask something, once: accepted is not served.
+    """Send a PING: an accepted connection may still be refused.
 
-    A server without room, or that is loading, says so only then; here no call is lost on it.
+    A server that has reached maxclients, or is loading its data, replies with an error only then; at this point no
+    request is affected.
     """
     await connection.send_command("PING")
     try:
@@ -190,16 +194,16 @@ async def _verify_serving(connection: AbstractConnection) -> None:
     except (NoPermissionError, ClusterDownError):
         raise
     except ResponseError:
-        # In trouble of another kind, as with MISCONF, but it answers; so will it the calls.
+        # Errors such as MISCONF: the server replies, so requests will get their own errors.
         return
     if reply != b"PONG":
         raise ConnectionError("no reply to PING")
 
 
 async def verify_master(connection: AbstractConnection) -> None:
-    """Ask whether it serves, and as a master.
+    """Check that the server replies, and is a master.
 
-    By HELLO, which is nobody's to forbid; ROLE is @dangerous and @admin, and answered while data is loaded.
+    Uses HELLO, which no ACL can forbid; ROLE is in @dangerous and @admin, and also works while the server is loading.
     """
     await _verify_serving(connection)
     await connection.send_command("HELLO")
@@ -208,14 +212,14 @@ async def verify_master(connection: AbstractConnection) -> None:
 
 
 def fields_of(reply: Any) -> dict[bytes, Any]:
-    """The fields of a reply by name; they come in a row where the connection speaks RESP2."""
+    """Return the fields of a map reply, which RESP2 sends as a flat list."""
     if isinstance(reply, dict):
         return cast("dict[bytes, Any]", reply)
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _refusal_of(endpoint: Endpoint, options: Options) -> Failure | None:
-    """Why the login must not be sent there, if it must not."""
+    """Return a failure if the login must not be sent to this host."""
     hosts = AllowedHosts.of(options.allowed_hosts)
     if not endpoint.is_named_by_server or hosts.admit(endpoint.host):
         return None
@@ -239,8 +243,7 @@ def _address(endpoint: Endpoint, addresses: AddressList) -> dict[str, Any]:
         "host": endpoint.host,
         "port": endpoint.port,
         "addresses": addresses,
-        # Middleboxes do not forget what speaks now and then, and a peer that is gone is noticed. redis-py 8 does
-        # so by itself, and others not.
+        # Keeps middleboxes from dropping idle connections, and detects dead peers. The default of redis-py 8 only.
         "socket_keepalive": True,
         "socket_keepalive_options": _KEEPALIVE,
     }
@@ -253,11 +256,11 @@ def _tls(endpoint: Endpoint, tls: TLSConfig) -> dict[str, Any]:
     return {"new_context": tls.context}
 
 
-def _failure_of(error: Exception) -> Failure:
-    # On a Unix socket redis-py logs in while it connects, and wraps what comes of it.
+def _failure_of(error: Exception, database: int) -> Failure:
+    # On a Unix socket redis-py logs in while it connects, and wraps the error of the login.
     while type(error) is ConnectionError and isinstance(error.__cause__, RedisError):
         error = error.__cause__
-    # Who is refused comes first: for redis-py that is a ConnectionError too, to be tried again.
+    # Refusals first: to redis-py these are ConnectionErrors too, to be retried.
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
         problem = "the server refuses the login: check user and password"
         return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
@@ -267,20 +270,51 @@ def _failure_of(error: Exception) -> Failure:
         if isinstance(error, kind):
             return failure_of(ServerReply(word))
     if isinstance(error, ResponseError):
-        failure = failure_of(ServerReply(f"ERR {error}"))
-        problem = (
-            "the server refuses the number of the database in the URI, or the way of the login"
-        )
-        unsupported = failure.kind is CacheUnsupported
-        return failure if unsupported else Failure(CacheConfigError, "BAD_OPTION", problem)
+        return _refused_login(str(error), database)
     root: BaseException = error
     while isinstance(root.__context__, OSError):
         root = root.__context__
-    said = f"{root.reason} {root}".upper() if isinstance(root, ssl.SSLError) else ""
-    if "CERTIFICATE" in said or "UNKNOWN_CA" in said:
-        problem = "a certificate was refused, the server's by us or ours by the server"
+    if isinstance(root, ssl.SSLError) and (problem := _certificate_problem(root)):
         return Failure(CacheLoginError, "BAD_CERTIFICATE", problem)
-    problem = (
-        f"could not connect: {type(root).__name__}; check that it runs, its address and the network"
-    )
+    problem = f"could not connect to {{server}}: {_reason_of(root)}"
     return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)
+
+
+def _refused_login(text: str, database: int) -> Failure:
+    failure = failure_of(ServerReply(f"ERR {text}"))
+    if failure.kind is CacheUnsupported:
+        return failure
+    if "DB index" in text:
+        problem = f"database {database} does not exist on {{server}}"
+    elif "cluster mode" in text:
+        problem = f"{{server}} is a node of a cluster, and has no database {database}"
+    else:
+        problem = "the server refuses HELLO, AUTH or SELECT: check the user and the database number in the URI"
+    return Failure(CacheConfigError, "BAD_OPTION", problem)
+
+
+def _certificate_problem(error: ssl.SSLError) -> str:
+    """Describe which side refused a certificate; empty if none did."""
+    text = f"{error.reason} {error}".upper()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the server is not trusted: {error.verify_message}"
+    if "CERTIFICATE" in text or "UNKNOWN_CA" in text:
+        return f"the server refuses the client certificate: {error.reason}"
+    return ""
+
+
+def _reason_of(error: BaseException) -> str:
+    """Describe why a connection could not be opened, without the texts of peers."""
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or type(error).__name__
+        return f"the TLS handshake failed ({reason}); check that the server expects TLS"
+    if isinstance(error, TimeoutError):
+        return "timed out; check the address, the network and the server"
+    if isinstance(error, socket.gaierror):
+        return "name not known" if error.errno in _NO_NAME else "the name look-up failed"
+    if isinstance(error, OSError) and error.errno:
+        return f"{os.strerror(error.errno).lower()}; check that the server runs, its address and the network"
+    return (
+        "no valid reply to the login; check that a Redis or Valkey server listens there, and whether it "
+        "expects TLS"
+    )

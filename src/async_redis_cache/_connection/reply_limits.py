@@ -198,7 +198,7 @@ class _HeaderParser:
         self._rest = data[at:]
         self._skip = max(0, at - len(data))
         if len(self._rest) > _LINE_BYTES:
-            raise ValueError("line too long")
+            raise ValueError("line without an end")
 
 
 class HandshakeParser(DefaultParser):  # type: ignore[misc,valid-type]
