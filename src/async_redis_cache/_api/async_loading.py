@@ -147,19 +147,19 @@ class AsyncLoading(Openable):
                     if value is not None:
                         self._counters.hits += 1
                         return value
-                asked = LoadRequest(
+                request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
                 )
-                found = await self._lookup(asked, data)
+                found = await self._lookup(request, data)
             except SERVER_FAILURES as error:
-                asked = LoadRequest(
+                request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
                 )
-                return result_value(asked, await self._without_server(asked, error))
+                return result_value(request, await self._without_server(request, error))
             if found.status is None:
-                return result_value(asked, await self._load(asked, data, found))
+                return result_value(request, await self._load(request, data, found))
         except CacheError as error:
             self._record_error(error, context)
             raise
@@ -227,19 +227,21 @@ class AsyncLoading(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         try:
-            asked = self._load_request(key, loader, timeout, type, loading)
+            request = self._load_request(key, loader, timeout, type, loading)
             try:
-                asked.engine.check_circuit(asked.wire_key)
-                data = await asked.engine.reads.fetch(asked.wire_key)
+                request.engine.check_circuit(request.wire_key)
+                data = await request.engine.reads.fetch(request.wire_key)
                 found = (
-                    NO_LOOKUP if data is None else await valid_lookup(asked, lookup(asked, data))
+                    NO_LOOKUP
+                    if data is None
+                    else await valid_lookup(request, lookup(request, data))
                 )
             except SERVER_FAILURES as error:
-                result = await self._without_server(asked, error)
+                result = await self._without_server(request, error)
                 # What is stored could be read again once the server answers.
-                asked.engine.writes.failed((asked.wire_key,), error, is_raised=False)
-                return result_value(asked, result)
-            return result_value(asked, await run_load(asked, data or b"", found, force=True))
+                request.engine.writes.failed((request.wire_key,), error, is_raised=False)
+                return result_value(request, result)
+            return result_value(request, await run_load(request, data or b"", found, force=True))
         except CacheError as error:
             self._record_error(error, context)
             raise
@@ -282,22 +284,22 @@ class AsyncLoading(Openable):
             CacheError: as for `retrieve_or_load`.
         """
         try:
-            asked = self._load_request(key, loader, timeout, type, loading)
+            request = self._load_request(key, loader, timeout, type, loading)
             try:
-                asked.engine.check_circuit(asked.wire_key)
-                data, is_near = await asked.engine.reads.fetch_with_source(asked.wire_key)
-                found = await self._lookup(asked, data)
+                request.engine.check_circuit(request.wire_key)
+                data, is_near = await request.engine.reads.fetch_with_source(request.wire_key)
+                found = await self._lookup(request, data)
             except SERVER_FAILURES as error:
-                read_by = asked.engine.loop.time()
-                result = await self._without_server(asked, error)
+                read_by = request.engine.loop.time()
+                result = await self._without_server(request, error)
             else:
-                read_by = asked.engine.loop.time()
+                read_by = request.engine.loop.time()
                 result = _with_origin(found, is_near=is_near)
                 if found.status is None:
-                    result = await self._load(asked, data, found)
+                    result = await self._load(request, data, found)
             # The time limit of a load is not part of that of the commands.
-            took = asked.engine.loop.time() - read_by
-            return await result_entry(asked._replace(since=asked.since + took), result)
+            took = request.engine.loop.time() - read_by
+            return await result_entry(request._replace(since=request.since + took), result)
         except CacheError as error:
             self._record_error(error, context)
             raise
@@ -323,7 +325,7 @@ class AsyncLoading(Openable):
         try:
             opened = self._lifecycle.ready()
             engine, codec = opened.engine, opened.codec
-            asked = LoadRequest(
+            request = LoadRequest(
                 engine,
                 codec,
                 opened.policies.default,
@@ -335,15 +337,17 @@ class AsyncLoading(Openable):
                 (),
                 engine.loop.time(),
             )
-            data, is_near = await asked.engine.reads.fetch_with_source(asked.wire_key)
-            found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
+            data, is_near = await request.engine.reads.fetch_with_source(request.wire_key)
+            found = (
+                NO_LOOKUP if data is None else await with_valid_tags(request, lookup(request, data))
+            )
             if found.status == "hit":
                 self._counters.hits += 1
             else:
                 self._counters.misses += 1
             if found.status is None:
                 return CacheEntry(None, "missing", None, None)
-            return await lookup_entry(asked, _with_origin(found, is_near=is_near))
+            return await lookup_entry(request, _with_origin(found, is_near=is_near))
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise
@@ -372,16 +376,16 @@ class AsyncLoading(Openable):
         )
 
     async def _without_server(
-        self, asked: LoadRequest, error: CacheError
+        self, request: LoadRequest, error: CacheError
     ) -> LoadResult | Lookup | None:
         """Load a value without the server, and store nothing."""
-        asked.engine.continue_without_server(error)
+        request.engine.continue_without_server(error)
         self._counters.misses += 1
-        return await run_load(asked, None, None)
+        return await run_load(request, None, None)
 
-    async def _lookup(self, asked: LoadRequest, data: bytes | None) -> Lookup:
+    async def _lookup(self, request: LoadRequest, data: bytes | None) -> Lookup:
         """Look up what was read, and begin a refresh in the background if one is due."""
-        found = NO_LOOKUP if data is None else await with_valid_tags(asked, lookup(asked, data))
+        found = NO_LOOKUP if data is None else await with_valid_tags(request, lookup(request, data))
         if found.status == "hit":
             self._counters.hits += 1
         elif found.status is None and found.value is not None:
@@ -392,27 +396,27 @@ class AsyncLoading(Openable):
         if (
             record is not None
             and data is not None
-            and asked.policy.may_refresh
+            and request.policy.may_refresh
             and found.status is not None
-            and asked.policy.is_due_for_refresh(record, found.now, random.random)
+            and request.policy.is_due_for_refresh(record, found.now, random.random)
         ):
-            asked.engine.single_flight.refresh_in_background(
-                asked.wire_key, load_spec(asked, data, found)
+            request.engine.single_flight.refresh_in_background(
+                request.wire_key, load_spec(request, data, found)
             )
         return found
 
     async def _load(
-        self, asked: LoadRequest, data: bytes | None, found: Lookup
+        self, request: LoadRequest, data: bytes | None, found: Lookup
     ) -> LoadResult | Lookup | None:
         """Load a value; if there is a stale one, return that when the load fails or takes longer than `soft_timeout`."""
         if found.value is None or found.record is None:
-            return await run_load(asked, data or b"", found)
+            return await run_load(request, data or b"", found)
         record, now = found.record, found.now
         is_leased = record.leased_until > now
-        if asked.policy.soft_timeout and (record.is_held or not is_leased):
-            patience = asked.policy.soft_timeout / SECOND
+        if request.policy.soft_timeout and (record.is_held or not is_leased):
+            patience = request.policy.soft_timeout / SECOND
             try:
-                result = await run_load(asked, data or b"", found, patience=patience)
+                result = await run_load(request, data or b"", found, patience=patience)
             except CacheStateError:
                 raise
             except Exception:  # noqa: BLE001  whatever the loader raises, the stale value is returned
@@ -420,10 +424,10 @@ class AsyncLoading(Openable):
             if result is not None:
                 return result
         elif is_leased:
-            asked.decided()
+            request.on_decided()
         else:
-            asked.engine.single_flight.refresh_in_background(
-                asked.wire_key, load_spec(asked, data, found)
+            request.engine.single_flight.refresh_in_background(
+                request.wire_key, load_spec(request, data, found)
             )
         self._counters.stale_hits += 1
         return found._replace(status="stale")

@@ -32,7 +32,7 @@ from .load_request import (
     result_value,
     run_load,
 )
-from .loaders import Load, LoaderWrapper, name_of, run, threads_of
+from .loaders import Load, NamedLoader, name_of, run, threads_of
 
 __all__ = ["AsyncBatchLoading", "Batch", "BatchLoader", "CoalescingLoader"]
 
@@ -47,7 +47,7 @@ _END_OF_TURN: Final = ""
 """Stands for the end of the event loop's iteration among the undecided keys of a batch; no key is empty."""
 
 
-class Batch(LoaderWrapper):
+class Batch(NamedLoader):
     """Calls a loader once for those keys of a call that have to be loaded here.
 
     The loader is called when each key is decided: to be loaded here, found, or being loaded elsewhere. The batch does
@@ -80,7 +80,12 @@ class Batch(LoaderWrapper):
         self._node = LoadNode(None, self._waiting)
         self._tasks = OwnedTasks()
 
-    def decided(self, key: str) -> None:
+    @property
+    def function_name(self) -> str:
+        """The name of the loader of many keys, as `module.qualified_name`."""
+        return name_of(self._loader)
+
+    def decide(self, key: str) -> None:
         """Note that a key is decided; call the loader if it was the last."""
         self._undecided.discard(key)
         if self._waiters and not self._undecided:
@@ -108,7 +113,7 @@ class Batch(LoaderWrapper):
             for waiting_key, future in waiters.items():
                 future.add_done_callback(partial(finish, waiting_key))
 
-    def idle(self, key: str) -> float:
+    def idle_time(self, key: str) -> float:
         """Seconds for which a loaded key waited for the others to be decided."""
         return self._idle[key]
 
@@ -123,7 +128,7 @@ class Batch(LoaderWrapper):
         self._idle[key] = -loop.time()
         self._waiting[future] = current_load()
         try:
-            self.decided(key)
+            self.decide(key)
             value = await future
         finally:
             del self._waiting[future]
@@ -138,9 +143,7 @@ class Batch(LoaderWrapper):
             if isinstance(values, Mapping):
                 return values  # pyright: ignore[reportUnknownVariableType]
             returned = type(values).__name__
-            problem = (
-                f"{name_of(self._loader)} returned {returned}, expected a mapping of keys to values"
-            )
+            problem = f"the loader `{self.function_name}` returned `{returned}`, expected a mapping"
             raise CacheInputError("NOT_SERIALIZABLE", problem)  # noqa: TRY301
         except BaseException as error:  # noqa: BLE001  passed to the waiters as data, see `CapturedError`
             return CapturedError(error)
@@ -164,7 +167,7 @@ class _Collecting(NamedTuple):
     keys: set[str]
 
 
-class CoalescingLoader(LoaderWrapper, Generic[T]):
+class CoalescingLoader(NamedLoader, Generic[T]):
     """A loader of one key that calls a loader of many keys, once for all keys missed at the same time.
 
     Pass it to the calls that load one key. One call of the loader loads all the keys that they miss in the same
@@ -203,6 +206,11 @@ class CoalescingLoader(LoaderWrapper, Generic[T]):
     def __repr__(self) -> str:
         return f"<CoalescingLoader of {self._loader!r}>"
 
+    @property
+    def function_name(self) -> str:
+        """The name of the loader of many keys, as `module.qualified_name`."""
+        return name_of(self._loader)
+
     async def __call__(self, load: Load[T]) -> T | None:
         """Load the key of this load; return its value, or None if there is none.
 
@@ -231,7 +239,7 @@ class CoalescingLoader(LoaderWrapper, Generic[T]):
     def _close_batch(self, collecting: _Collecting) -> None:
         if self._collecting is collecting:
             self._collecting = None
-        collecting.batch.decided(_END_OF_TURN)
+        collecting.batch.decide(_END_OF_TURN)
 
 
 Result = LoadResult | Lookup | None
@@ -308,8 +316,8 @@ class AsyncBatchLoading(AsyncLoading):
                     wire_key=first.codec.wire_key(key),
                     policy=policy,
                     loader=partial(batch.value, key),
-                    decided=partial(first.engine.on_loop, batch.decided, key),
-                    idle=partial(batch.idle, key),
+                    on_decided=partial(first.engine.on_loop, batch.decide, key),
+                    idle_time=partial(batch.idle_time, key),
                 )
                 for key in unique
             ]
@@ -367,5 +375,5 @@ class AsyncBatchLoading(AsyncLoading):
 
 async def _found(request: LoadRequest, found: Lookup) -> Result:
     """Return what was found; its key is decided."""
-    request.decided()
+    request.on_decided()
     return found

@@ -1,12 +1,12 @@
-"""The asynchronous API, stepped by a thread that waits: the synchronous one is no second implementation.
+"""The asynchronous API, run by a calling thread: the synchronous API is no second implementation.
 
-A coroutine of `AsyncRedisCache` awaits nothing but calls of its engine. So a calling thread can step it
-itself, where these calls are made on the private loop and waited for. Keys, serializers and types are then
-worked on in the calling thread, with its context and its thread-locals, and hold up nobody else; and
-whatever the loop does, each call has a deadline of its own.
+A coroutine of `AsyncRedisCache` awaits only calls of its engine. So the calling thread can step the coroutine itself: it
+makes these calls on the private event loop and waits for them. Keys, serializers and types are handled in the calling
+thread, with its context and its thread-locals, and do not block other callers. Each call has a deadline even if the
+event loop is blocked.
 
-What a load needs of its caller, the loop lets the calling thread do while that waits for the load: see
-`LoadSide`.
+A load runs on the event loop. Work that belongs to its caller, such as serializing, is done by the calling thread while it
+waits for the load: see `LoadEngine`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ from async_redis_cache._values.serializers import Serializer
 
 from .async_cache import AsyncRedisCache
 
-__all__ = ["CallerCache"]
+__all__ = ["NOT_OPEN", "CallerCache"]
 
 T = TypeVar("T")
 
+NOT_OPEN: Final = "the cache is not open: call `cache.open(...)` or use `with`"
+
 
 class LoadEngine:
-    """The engine as a load sees it whose caller is another thread: on the loop.
+    """The engine for a load whose caller is another thread. The load runs on the event loop.
 
-    What a load needs of its caller, serializers and a loader that is to run there, is done by the
-    caller's thread, which waits for the load; by a worker thread with the caller's context, once it does
-    not wait any more.
+    The calling thread, which waits for the load, runs the serializer and, with `in_thread="caller"`, the loader. Once it
+    does not wait any more, a worker thread runs them, with the caller's context.
     """
 
     def __init__(self, engine: Engine, queue: PortalQueue) -> None:
@@ -60,8 +61,8 @@ class LoadEngine:
         self._queue = queue
 
     async def aside(self, function: Callable[[], T]) -> T:
-        """What this gives, called in the caller's thread."""
-        # It knows which load asks, should it ask for its own key.
+        """Call a function in the caller's thread and return its result."""
+        # In the context of this load, to detect a load cycle if the function requests the key of the load.
         call = partial(copy_context().run, function)
         caller_task = _CallerTask(call, self._queue.portal, self.loop.create_future())
         if self._queue.offer(caller_task):
@@ -74,7 +75,7 @@ class LoadEngine:
             if outcome is not _ABANDONED:
                 return cast("T", outcome)
             if caller_task.has_started:
-                # Of an interrupt, or of what the loader raised: that is for its caller alone.
+                # The thread was interrupted, or its loader ended it: only the caller gets that exception.
                 raise CallerLeftError
         return cast("T", await self.threads.run(function))
 
@@ -83,7 +84,7 @@ _ABANDONED: Final = object()
 
 
 class _CallerTask:
-    """What a load has its caller's thread do."""
+    """Work of a load for the thread of its caller."""
 
     __slots__ = ("_function", "_portal", "has_started", "outcome")
 
@@ -94,7 +95,7 @@ class _CallerTask:
         self.has_started = False
 
     def run(self) -> None:
-        """Do it; called by the caller's thread."""
+        """Call the function. Runs in the caller's thread."""
         self.has_started = True
         try:
             outcome = self._function()
@@ -103,7 +104,7 @@ class _CallerTask:
         self._portal.post(self._set_outcome, outcome)
 
     def abandon(self) -> None:
-        """The caller waits no more."""
+        """End the work: the caller waits no more."""
         self._portal.post(self._set_outcome, _ABANDONED)
 
     def _set_outcome(self, outcome: Any) -> None:
@@ -112,12 +113,14 @@ class _CallerTask:
 
 
 class _Clock:
-    """The loop's clock, of which uvloop tells other threads an old time."""
+    """The clock of the event loop. `loop.time()` of uvloop is outdated in other threads."""
 
     time = staticmethod(time.monotonic)
 
 
 class _Freshness:
+    """The freshness checks of an engine, called on the private event loop."""
+
     def __init__(self, engine: Engine) -> None:
         freshness = engine.freshness
         self.known_now = freshness.known_now
@@ -131,7 +134,7 @@ class _Freshness:
 
 
 class _Reads:
-    """The reads of an engine, called on the private loop."""
+    """The reads of an engine, called on the private event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self.fetch = partial(LoopCall, engine.reads.fetch)
@@ -140,7 +143,7 @@ class _Reads:
 
 
 class _Writes:
-    """The writes of an engine, called on the private loop. Those that are given up before they begin fail there."""
+    """The writes of an engine, called on the private event loop. One that times out before it starts fails there."""
 
     def __init__(self, engine: Engine) -> None:
         self._writes = engine.writes
@@ -170,31 +173,31 @@ class _Writes:
 
 
 class _SingleFlight:
-    """The loads of an engine, called on the private loop."""
+    """The loads of an engine, called on the private event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._single_flight = engine.single_flight
 
     async def load(
-        self, key: bytes, wanted: LoadSpec, patience: float | None = None
+        self, key: bytes, spec: LoadSpec, patience: float | None = None
     ) -> LoadResult | StoredValue | None:
         """See `SingleFlight`."""
         # In a task, for the load to have the caller's context.
         load = self._single_flight.load
         task = partial(_in_task, copy_context())
-        outcome = await LoopLoad(wanted.longest, task, load, key, wanted, patience)
+        outcome = await LoopLoad(spec.longest, task, load, key, spec, patience)
         if isinstance(outcome, CapturedError):
             raise outcome.error()
         loaded: LoadResult | StoredValue | None = outcome
         return loaded
 
-    def refresh_in_background(self, key: bytes, wanted: LoadSpec) -> None:
+    def refresh_in_background(self, key: bytes, spec: LoadSpec) -> None:
         """See `SingleFlight`."""
-        _call_on_loop(copy_context().run, self._single_flight.refresh_in_background, key, wanted)
+        _call_on_loop(copy_context().run, self._single_flight.refresh_in_background, key, spec)
 
 
 class CallerEngine:
-    """The engine as a calling thread sees it: each call of it is made on the private loop."""
+    """The engine for calling threads, which makes each call on the private event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -205,7 +208,7 @@ class CallerEngine:
         self.single_flight = _SingleFlight(engine)
         self.strict = engine.strict
         self.fails_open = engine.fails_open
-        # They only look.
+        # Called in the calling thread: these only read state, count and log.
         self.open_circuits_of = engine.open_circuits_of
         self.check_circuit = engine.check_circuit
         self.continue_without_server = engine.continue_without_server
@@ -271,43 +274,43 @@ def _call_on_loop(function: Callable[..., object], *args: Any) -> None:
 def _in_task(
     context: Context, function: Callable[..., Awaitable[T]], *args: Any
 ) -> asyncio.Task[T | CapturedError]:
-    """A task of what this gives, whose exceptions are data: asyncio raises some of them out of its loop."""
+    """Run a coroutine function in a task. Exceptions are returned, since asyncio raises some out of its event loop."""
     return asyncio.get_running_loop().create_task(capture(function(*args)), context=context)
 
 
 class CallerLifecycle(Lifecycle):
-    """The lifecycle of a cache on a private loop, as calling threads see it."""
+    """The lifecycle of a cache on a private event loop, for calling threads."""
 
     def __init__(self, serializer: Serializer | None, counters: CacheStats) -> None:
         super().__init__(serializer, counters)
-        self._seen: tuple[Opened, Opened] | None = None
-        """What is open, and the same as threads see it."""
+        self._wrapped: tuple[Opened, Opened] | None = None
+        """The parts of the open cache, and the same with a `CallerEngine`."""
 
     async def close(self) -> None:
-        """Close, unless it is."""
+        """Close the cache if it is open."""
         try:
             await super().close()
         finally:
-            self._seen = None
+            self._wrapped = None
 
     def ready(self) -> Opened:
-        """What is open, to be used by threads.
+        """Return the parts of the cache, which has to be open, for calling threads.
 
         Raises:
             CacheStateError: NOT_OPENED.
         """
-        opened, seen = self._opened, self._seen
+        opened, wrapped = self._opened, self._wrapped
         if opened is None:
-            raise CacheStateError("NOT_OPENED", "the cache is not open")
-        if seen is None or seen[0] is not opened:
-            # What the API needs of an engine, it has.
+            raise CacheStateError("NOT_OPENED", NOT_OPEN)
+        if wrapped is None or wrapped[0] is not opened:
+            # It has all members of `Engine` that the API uses.
             engine = cast("Engine", CallerEngine(opened.engine))
-            seen = self._seen = opened, opened._replace(engine=engine)
-        return seen[1]
+            wrapped = self._wrapped = opened, opened._replace(engine=engine)
+        return wrapped[1]
 
 
 class CallerCache(AsyncRedisCache):
-    """`AsyncRedisCache` whose methods, but for those that open and close it, are for `drive`."""
+    """`AsyncRedisCache` whose coroutines, except those of `open` and `close`, are run by `drive`."""
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
         super().__init__(serializer=serializer)

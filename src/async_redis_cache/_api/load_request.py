@@ -1,4 +1,4 @@
-"""What one caller of a loading call asks for, what he finds, and what a load makes of it."""
+"""A loading call: its request, its lookup of the stored data, its load and its result."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ T = TypeVar("T")
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The default callback."""
 
 
 class LoadRequest(NamedTuple):
-    """What one caller of a loading call asks for."""
+    """The arguments of a loading call for one key, and what they resolve to."""
 
     engine: Engine
     codec: Codec
@@ -78,25 +78,25 @@ class LoadRequest(NamedTuple):
     timeout: Timeout
     tags: Iterable[str]
     since: float
-    """When it was asked, by the loop's clock."""
-    decided: Callable[[], None] = _nothing
+    """When the call began, by the clock of the event loop."""
+    on_decided: Callable[[], None] = _nothing
     """See `LoadSource.on_decided`."""
-    idle: Callable[[], float] = float
+    idle_time: Callable[[], float] = float
     """See `LoadSource.idle_time`."""
     kind: Any = None
-    """The type of the value, where the caller says one."""
+    """The type of the value (`type=`), or None."""
 
 
 class Lookup(NamedTuple):
-    """What stands on the server, as one caller sees it.
+    """The stored data of a key, as one call decodes it.
 
     Attributes:
-        value: None where there is none, or it does not suit.
-        payload: of the value.
-        record: what it stood in, if in one.
-        status: `missing` where there is none, and that is known.
-        now: the server's time, where it was needed.
-        since: since when the load has asked that found it, where one did.
+        value: the decoded value; None if there is none, or if it does not have the type of the call.
+        payload: the serialized value.
+        record: the record that contained it, if it was in one.
+        status: `hit`, or `missing` for a negatively cached key; None if a load is needed.
+        now: the server's time, if it was needed.
+        since: when the load that found the data began; None if no load did.
     """
 
     value: Any = None
@@ -111,34 +111,35 @@ NO_LOOKUP: Final = Lookup()
 
 
 def no_loader() -> None:
-    """Where nothing is loaded, or by another way."""
+    """The loader of a call that loads nothing, or of which each key gets another."""
 
 
 def check_keys(keys: Iterable[str]) -> Iterable[str]:
-    """Several keys, and not one that could be taken for them.
+    """Return the keys, unless they are a single str, which is an iterable too.
 
     Raises:
         CacheInputError: BAD_KEY.
     """
     if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CacheInputError("BAD_KEY", "several keys are taken, as a list")
+        problem = f"expected a list or another iterable of keys, got `{type(keys).__name__}`"
+        raise CacheInputError("BAD_KEY", problem)
     return keys
 
 
 def policy_and_decoder(
     opened: Opened, kind: Any, timeout: Timeout, loading: LoadOptions
 ) -> tuple[LoadPolicy, Decoder]:
-    """The policy and the decoder of a call that loads, its tags aside.
+    """Check the options of a loading call except tags; return its policy and its decoder.
 
     Raises:
         CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
-        CacheUnsupported: `options.foreign_readers` is true.
+        CacheUnsupported: `options.foreign_readers` is set.
     """
     codec = opened.codec
     if codec.foreign_readers:
         codec.refuse_loads()
     decode = codec.decode_untyped if kind is None else codec.decoder(kind)
-    # As `Codec.life` does, without a call for most: caches do this all day.
+    # What `Codec.ttl` checks, without the call for valid milliseconds: this runs on every hit.
     if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
         codec.ttl(timeout)
     return (opened.policies.of(loading) if loading else opened.policies.default), decode
@@ -146,95 +147,97 @@ def policy_and_decoder(
 
 async def for_each_key(
     engine: Engine,
-    judge: Callable[[T], Awaitable[R]],
+    check: Callable[[T], Awaitable[R]],
     items: Sequence[T],
     data: Sequence[bytes | None],
 ) -> list[R]:
-    """What is said of each item, of which this data was read: at once, where the server is asked."""
-    if any(one is not None and has_tags(one) for one in data):
-        return raise_first(await engine.gather_outcomes(map(judge, items)))
-    return [await judge(item) for item in items]
+    """Call `check` for each item; concurrently if some of the data has tags, which takes a round trip."""
+    if any(read is not None and has_tags(read) for read in data):
+        return raise_first(await engine.gather_outcomes(map(check, items)))
+    return [await check(item) for item in items]
 
 
-def lookup(asked: LoadRequest, data: bytes) -> Lookup:
-    """What this data is, its time aside."""
+def lookup(request: LoadRequest, data: bytes) -> Lookup:
+    """Decode stored data, without checking its tags and whether it has expired."""
     record = record_of(data) if is_record(data) else None
     if record is None:
-        value = asked.codec.loads(asked.wire_key, data, asked.decode)
+        value = request.codec.loads(request.wire_key, data, request.decode)
         return NO_LOOKUP if value is None else Lookup(value, data, None, "hit")
     if record.kind == PLACEHOLDER:
         return NO_LOOKUP
     if record.kind == MISSING:
         return Lookup(None, b"", record, "missing")
-    value = asked.codec.loads(asked.wire_key, record.payload, asked.decode)
+    value = request.codec.loads(request.wire_key, record.payload, request.decode)
     return NO_LOOKUP if value is None else Lookup(value, record.payload, record, "hit")
 
 
-async def valid_lookup(asked: LoadRequest, found: Lookup) -> Lookup:
-    """What was found, its time aside, unless one of its tags was invalidated."""
+async def valid_lookup(request: LoadRequest, found: Lookup) -> Lookup:
+    """Return the lookup, or `NO_LOOKUP` if one of its tags has been invalidated. Does not check whether it has expired."""
     record = found.record
     if record is None or not record.tags:
         return found
     return (
-        found if await asked.engine.freshness.tags_are_current(record, asked.since) else NO_LOOKUP
+        found
+        if await request.engine.freshness.tags_are_current(record, request.since)
+        else NO_LOOKUP
     )
 
 
-async def with_valid_tags(asked: LoadRequest, found: Lookup) -> Lookup:
-    """What was found, now: where its time is over, its status is None, and it may have a value."""
-    found = await valid_lookup(asked, found)
+async def with_valid_tags(request: LoadRequest, found: Lookup) -> Lookup:
+    """Check the tags and the age of a lookup. The status of a stale value is None."""
+    found = await valid_lookup(request, found)
     record = found.record
     if record is None:
         return found
     now = 0
-    if asked.policy.may_refresh or not record.is_lasting:
-        now = await asked.engine.freshness.now(asked.since)
+    if request.policy.may_refresh or not record.is_lasting:
+        now = await request.engine.freshness.now(request.since)
     if record.is_fresh(now):
         return found._replace(now=now)
     if (
         record.kind == VALUE
         and not record.is_from_the_future(now)
-        and now < record.fresh_until + asked.policy.stale_timeout
+        and now < record.fresh_until + request.policy.stale_timeout
     ):
         return found._replace(now=now, status=None)
     return NO_LOOKUP
 
 
 async def run_load(
-    asked: LoadRequest,
+    request: LoadRequest,
     data: bytes | None,
     found: Lookup | None,
     *,
     patience: float | None = None,
     force: bool = False,
 ) -> LoadResult | Lookup | None:
-    """What was loaded, or what another has stored meanwhile; None where patience ended first."""
+    """Load a value, or use what another process has stored meanwhile; None if `patience` seconds passed first."""
     found = found or NO_LOOKUP
-    result = await asked.engine.single_flight.load(
-        asked.wire_key, load_spec(asked, data, found, force=force), patience
+    result = await request.engine.single_flight.load(
+        request.wire_key, load_spec(request, data, found, force=force), patience
     )
     if not isinstance(result, StoredValue):
         return result
-    stored = lookup(asked, result)
+    stored = lookup(request, result)
     if stored.status is None:
-        # A load that another caller began, for another type, was answered by what had been stored.
-        raise _bad_type()
+        # The load of another call, for another type, has accepted what was stored.
+        raise _bad_shared_type(request)
     return stored._replace(since=result.since)
 
 
 def load_spec(
-    asked: LoadRequest, data: bytes | None, found: Lookup, *, force: bool = False
+    request: LoadRequest, data: bytes | None, found: Lookup, *, force: bool = False
 ) -> LoadSpec:
-    """How to load what this call requests, of which the server has this data."""
-    tags = asked.codec.tags(asked.tags)
+    """Describe the load of a call to the engine; `data` is what was read."""
+    tags = request.codec.tags(request.tags)
     return LoadSpec(
-        RequestSource(asked, found, tags),
+        RequestSource(request, found, tags),
         data,
-        asked.policy.hard_timeout / SECOND,
+        request.policy.hard_timeout / SECOND,
         force=force,
-        tags=asked.codec.wire_tags(tags),
-        strict=asked.engine.strict,
-        since=asked.since,
+        tags=request.codec.wire_tags(tags),
+        strict=request.engine.strict,
+        since=request.since,
     )
 
 
@@ -242,55 +245,55 @@ class RequestSource:
     """The `LoadSource` of a loading call.
 
     Args:
-        asked: the call.
-        found: what is stored, for a loader that returns `Load.not_modified()`.
-        tags: those of the call, checked.
+        request: the call.
+        found: the stored data, which is kept if the loader returns `Load.not_modified()`.
+        tags: the checked tags of the call.
     """
 
-    __slots__ = ("_asked", "_found", "_tags")
+    __slots__ = ("_found", "_request", "_tags")
 
-    def __init__(self, asked: LoadRequest, found: Lookup, tags: Iterable[str]) -> None:
-        # A load runs on the loop, whichever thread its caller runs in.
-        self._asked = asked._replace(engine=asked.engine.load_engine())
+    def __init__(self, request: LoadRequest, found: Lookup, tags: Iterable[str]) -> None:
+        # A load runs on the event loop, whichever thread its caller runs in.
+        self._request = request._replace(engine=request.engine.load_engine())
         self._found = found
         self._tags = tags
 
     async def call_loader(self) -> LoadResult:
         """See `LoadSource`."""
-        asked = self._asked
-        loader: Callable[..., Any] = asked.loader
-        steering = Load(asked.key, self._found.value, asked.timeout, self._tags)
-        steering._threads = asked.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        call = partial(loader, steering) if takes_load(loader) else loader
-        loaded = await call_of(asked.engine, call, in_thread=asked.policy.in_thread)
-        make_result = partial(_load_result, asked, self._found, steering, loaded)
-        return await asked.engine.aside(make_result)
+        request = self._request
+        loader: Callable[..., Any] = request.loader
+        load = Load(request.key, self._found.value, request.timeout, self._tags)
+        load._threads = request.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        call = partial(loader, load) if takes_load(loader) else loader
+        loaded = await call_of(request.engine, call, in_thread=request.policy.in_thread)
+        make_result = partial(_load_result, request, self._found, load, loaded)
+        return await request.engine.aside(make_result)
 
     async def accepts(self, data: bytes, since: float) -> bool:
         """See `LoadSource`."""
-        asked = self._asked
-        found = await asked.engine.aside(partial(lookup, asked, data))
-        return (await with_valid_tags(asked._replace(since=since), found)).status is not None
+        request = self._request
+        found = await request.engine.aside(partial(lookup, request, data))
+        return (await with_valid_tags(request._replace(since=since), found)).status is not None
 
     def may_change_tags(self) -> bool:
         """See `LoadSource`."""
-        return takes_load(self._asked.loader)
+        return takes_load(self._request.loader)
 
     def on_decided(self) -> None:
         """See `LoadSource`."""
-        self._asked.decided()
+        self._request.on_decided()
 
     def idle_time(self) -> float:
         """See `LoadSource`."""
-        return self._asked.idle()
+        return self._request.idle_time()
 
     def loader_name(self) -> str:
         """See `LoadSource`."""
-        return name_of(self._asked.loader)
+        return name_of(self._request.loader)
 
 
 async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | Caller) -> Any:
-    """What a loader gives, called in the thread that the policy says."""
+    """Call a loader in the thread that the policy says, and await its result if that is awaitable."""
     if in_thread != "caller":
         return await run(call, engine.threads if in_thread else None)
     if inspect.iscoroutinefunction(call):
@@ -299,39 +302,58 @@ async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | 
     return await loaded if inspect.isawaitable(loaded) else loaded
 
 
-def _load_result(asked: LoadRequest, found: Lookup, steering: Load[Any], loaded: Any) -> LoadResult:
-    codec, policy, wire_key = asked.codec, asked.policy, asked.wire_key
+def _load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: Any) -> LoadResult:
+    """Serialize the result of a loader.
+
+    Raises:
+        CacheInputError: BAD_TYPE, NOT_SERIALIZABLE, BAD_TAG, BAD_TIMEOUT.
+    """
+    codec, policy, wire_key = request.codec, request.policy, request.wire_key
     if loaded is None:
-        bears = codec.wire_tags(steering.tags)
-        keep = steering.cached and policy.missing_timeout > 0
-        return LoadResult(MISSING, b"", policy.missing_timeout, 0, is_kept=keep, tags=bears)
+        tags = codec.wire_tags(load.tags)
+        keep = load.cached and policy.missing_timeout > 0
+        return LoadResult(MISSING, b"", policy.missing_timeout, 0, is_kept=keep, tags=tags)
     if loaded is NOT_MODIFIED:
         payload = found.payload
     else:
         try:
             payload = codec.dumps(wire_key, loaded)
         except CacheInputError as error:
-            _refuse_single_use(loaded)
+            _refuse_single_use(request, loaded)
             not_kept = NotStorable(loaded)
-            _not_stored_as(asked, not_kept)
-            asked.engine.result_not_stored(name_of(asked.loader), error.code)
-            bears = codec.wire_tags(steering.tags)
-            return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=bears, not_kept=not_kept)
-        if codec.loaded(wire_key, payload, asked.decode) is None:
-            raise _bad_type()
-    life = policy.ttl_with_jitter(codec.ttl(steering.timeout), random.random)
-    bears = codec.wire_tags(steering.tags)
-    return LoadResult(
-        VALUE, payload, life, policy.stale_timeout, is_kept=steering.cached, tags=bears
+            _unstored_value(request, not_kept)
+            request.engine.result_not_stored(name_of(request.loader), error.code)
+            tags = codec.wire_tags(load.tags)
+            return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, not_kept=not_kept)
+        if codec.loaded(wire_key, payload, request.decode) is None:
+            raise _bad_type(request, loaded)
+    ttl = policy.ttl_with_jitter(codec.ttl(load.timeout), random.random)
+    tags = codec.wire_tags(load.tags)
+    return LoadResult(VALUE, payload, ttl, policy.stale_timeout, is_kept=load.cached, tags=tags)
+
+
+def _bad_type(request: LoadRequest, loaded: Any) -> CacheInputError:
+    returned, name = type(loaded).__name__, name_of(request.loader)
+    problem = f"the loader `{name}` returned `{returned}`, expected {_expected(request)}"
+    return CacheInputError("BAD_TYPE", problem)
+
+
+def _bad_shared_type(request: LoadRequest) -> CacheInputError:
+    problem = (
+        f"the load shared with another call has no value of the type expected: {_expected(request)}"
     )
+    return CacheInputError("BAD_TYPE", problem)
 
 
-def _bad_type() -> CacheInputError:
-    return CacheInputError("BAD_TYPE", "what was loaded does not fit the type")
+def _expected(request: LoadRequest) -> str:
+    kind = request.kind
+    if kind is None:
+        return "a value that is not null"
+    return f"`{kind.__qualname__ if isinstance(kind, type) else kind}`"
 
 
-def _refuse_single_use(loaded: Any) -> None:
-    """Refuse what only one caller could use, and only once: several may get it.
+def _refuse_single_use(request: LoadRequest, loaded: Any) -> None:
+    """Refuse a result that can be used only once, since several callers may get it.
 
     Raises:
         CacheInputError: NOT_SERIALIZABLE.
@@ -340,26 +362,27 @@ def _refuse_single_use(loaded: Any) -> None:
     if isinstance(loaded, (Awaitable, Iterator, AsyncIterator)):
         if isinstance(loaded, Coroutine):
             loaded.close()
-        problem = f"a loader's result is a {kind}, which can be used only once"
+        name = name_of(request.loader)
+        problem = f"the loader `{name}` returned `{kind}`, which can be used only once"
         raise CacheInputError("NOT_SERIALIZABLE", problem)
 
 
-def _not_stored_as(asked: LoadRequest, not_kept: NotStorable) -> Any:
-    """A result that cannot be stored, if it fits the type as far as an object can show that.
+def _unstored_value(request: LoadRequest, not_kept: NotStorable) -> Any:
+    """Return a result that cannot be stored, after checking its type as far as `isinstance` can.
 
     Raises:
         CacheInputError: BAD_TYPE.
     """
-    if not _may_be(not_kept.value, asked.kind):
-        raise _bad_type()
+    if not _may_be(not_kept.value, request.kind):
+        raise _bad_type(request, not_kept.value)
     return not_kept.value
 
 
 def _may_be(value: Any, kind: Any) -> bool:
-    """Whether an object may be of this type: the parts of a container are not looked at."""
+    """Return whether an object may be of a type. The items of a container are not checked."""
     origin = get_origin(kind)
     if origin is Union or origin is UnionType:
-        return any(_may_be(value, one) for one in get_args(kind))
+        return any(_may_be(value, member) for member in get_args(kind))
     if origin is Annotated:
         return _may_be(value, get_args(kind)[0])
     kind = origin or kind
@@ -368,51 +391,51 @@ def _may_be(value: Any, kind: Any) -> bool:
             value, (kind, int) if kind is float else kind
         )
     except TypeError:
-        # A TypedDict, or a protocol that says of no object whether it is one.
+        # A TypedDict, or a protocol that is not checkable at run time.
         return True
 
 
-def result_value(asked: LoadRequest, result: LoadResult | Lookup | None) -> Any:
-    """The value that a call returns.
+def result_value(request: LoadRequest, result: LoadResult | Lookup | None) -> Any:
+    """Return the value for the caller.
 
     Raises:
-        CacheInputError: BAD_TYPE: a load that another caller began gave what does not fit the type.
+        CacheInputError: BAD_TYPE, if the load of another call returned a value of another type.
     """
     if not isinstance(result, LoadResult):
         return None if result is None else result.value
     if result.kind != VALUE:
         return None
     if result.not_kept is not None:
-        return _not_stored_as(asked, result.not_kept)
-    value = asked.codec.loaded(asked.wire_key, result.payload, asked.decode)
+        return _unstored_value(request, result.not_kept)
+    value = request.codec.loaded(request.wire_key, result.payload, request.decode)
     if value is None:
-        raise _bad_type()
+        raise _bad_shared_type(request)
     return value
 
 
-async def result_entry(asked: LoadRequest, result: LoadResult | Lookup | None) -> CacheEntry[Any]:
-    """What a call that loads gives, with all that is known about it."""
+async def result_entry(request: LoadRequest, result: LoadResult | Lookup | None) -> CacheEntry[Any]:
+    """Return the entry for the caller of a loading call."""
     if isinstance(result, Lookup):
         if result.since is not None:
-            asked = asked._replace(since=result.since)
+            request = request._replace(since=result.since)
         try:
-            return await lookup_entry(asked, result)
+            return await lookup_entry(request, result)
         except SERVER_FAILURES as error:
-            asked.engine.continue_without_server(error)
-            # There is a value to give, and only the server could tell the rest.
+            request.engine.continue_without_server(error)
+            # The value can be returned, but its age and remaining time are on the server.
             return CacheEntry(result.value, result.status or "missing", None, None)
-    value = result_value(asked, result)
+    value = result_value(request, result)
     if result is None or value is None:
         return CacheEntry(None, "missing", 0, (result and result.ttl) or None)
     return CacheEntry(value, "loaded", 0, result.ttl if result.is_kept else 0)
 
 
-async def lookup_entry(asked: LoadRequest, found: Lookup) -> CacheEntry[Any]:
-    """What was found, with all that is known about it."""
+async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
+    """Return the entry of a lookup."""
     status = found.status or "missing"
     record = found.record
     if record is None:
-        left = await asked.engine.time_to_live(asked.wire_key, asked.since)
-        return CacheEntry(found.value, status, None, left)
-    now = found.now or await asked.engine.freshness.now(asked.since)
+        remaining = await request.engine.time_to_live(request.wire_key, request.since)
+        return CacheEntry(found.value, status, None, remaining)
+    now = found.now or await request.engine.freshness.now(request.since)
     return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)

@@ -27,7 +27,6 @@ __all__ = [
     "DataLoader",
     "Load",
     "Loader",
-    "LoaderWrapper",
     "NamedLoader",
     "ValueLoader",
     "name_of",
@@ -136,7 +135,7 @@ def takes_load(loader: Loader) -> bool:
 
 
 class NamedLoader:
-    """Base class of loaders that name the function they call, as those of a cached function."""
+    """Base class of loaders that stand for a function: they name it in spans, log records and errors."""
 
     __slots__ = ()
 
@@ -146,12 +145,6 @@ class NamedLoader:
         raise NotImplementedError
 
 
-class LoaderWrapper:
-    """A loader that calls another one; spans and log records have the name of that one."""
-
-    _loader: Callable[..., Any]
-
-
 def name_of(loader: Callable[..., Any]) -> str:
     """The name of a loader for spans and log records, as `module.qualified_name`, of at most 200 characters.
 
@@ -159,21 +152,12 @@ def name_of(loader: Callable[..., Any]) -> str:
     coalescing loader that of the function they call, and any other callable that of its class.
     """
     function: Any = loader
-    while (inner := _wrapped(function)) is not None:
-        function = inner
-    if isinstance(function, NamedLoader):
-        return function.function_name
+    while isinstance(function, partial):
+        function = function.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    owner: Any = getattr(function, "__self__", function)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(owner, NamedLoader):
+        return owner.function_name
     kind: type[Any] = type(function)  # pyright: ignore[reportUnknownVariableType]
-    named: Any = function if hasattr(function, "__qualname__") else kind
+    named: Any = function if hasattr(function, "__qualname__") else kind  # pyright: ignore[reportUnknownArgumentType]
     name = f"{named.__module__}.{named.__qualname__}"
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
-
-
-def _wrapped(function: Any) -> Any:
-    """The function that a callable wraps; None if it wraps none."""
-    if isinstance(function, partial):
-        return function.func
-    if isinstance(function, LoaderWrapper):
-        return function._loader  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    owner = getattr(function, "__self__", None)
-    return owner if isinstance(owner, LoaderWrapper) else None

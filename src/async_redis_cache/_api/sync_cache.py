@@ -30,7 +30,7 @@ from async_redis_cache._runtime.stepping import drive
 from async_redis_cache._values.serializers import Serializer
 
 from .async_cache import AsyncRedisCache
-from .calling_thread import CallerCache
+from .calling_thread import NOT_OPEN, CallerCache
 from .sync_loading import SyncLoading
 
 __all__ = ["DefaultRedisFactory", "RedisCache"]
@@ -281,7 +281,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
                     return self._open(reopen)
         portal = self._portal
         if portal is None:
-            raise PortalRefusedError("NOT_OPENED", _NOT_OPEN)
+            raise PortalRefusedError("NOT_OPENED", NOT_OPEN)
         return portal
 
     def _forget_parent(self) -> None:
@@ -304,7 +304,6 @@ def _forget_parents() -> None:
         cache._forget_parent()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
-_NOT_OPEN: Final = "the cache is not open: call `cache.open(...)` or use `with`"
 _GRACE: Final = 0.05
 """Seconds that a call may take beyond its deadline, to reach the private loop and to return."""
 _CLOSE_TIMEOUT: Final = 5.0
