@@ -220,6 +220,21 @@ async def test_result_that_cannot_be_stored_and_is_of_another_type_is_bad_type(
     assert cache.stats().uncacheable_results == 0
 
 
+async def load_point() -> dict[str, str]:
+    """Not a point."""
+    return {"x": "secret"}
+
+
+async def test_bad_type_names_the_loader_and_both_types(cache: AsyncRedisCache) -> None:
+    """The message says which function returned which type, and which was expected, without the value."""
+    loader = f"the loader `{__name__}.load_point` returned `dict`"
+    for kind, expected in ((Point, "Point"), (list[int], "list[int]")):
+        with pytest.raises(CacheInputError) as caught:
+            await cache.retrieve_or_load(None, "a", load_point, type=kind)
+        assert caught.value.code == "BAD_TYPE"
+        assert caught.value.message == f"{loader}, expected `{expected}`"
+
+
 async def test_background_failure_is_logged_once_per_function(
     cache: AsyncRedisCache, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,7 +33,7 @@ from async_redis_cache._protocol.record import (
     record_of,
 )
 from async_redis_cache._runtime.lifecycle import Opened
-from async_redis_cache._values.codec import Codec, Decoder
+from async_redis_cache._values.codec import Codec, Decoder, type_name
 
 from .cache_entry import CacheEntry, Status
 from .loaders import NOT_MODIFIED, Load, Loader, name_of, run, takes_load
@@ -346,10 +346,7 @@ def _bad_shared_type(request: LoadRequest) -> CacheInputError:
 
 
 def _expected(request: LoadRequest) -> str:
-    kind = request.kind
-    if kind is None:
-        return "a value that is not null"
-    return f"`{kind.__qualname__ if isinstance(kind, type) else kind}`"
+    return "a value that is not null" if request.kind is None else f"`{type_name(request.kind)}`"
 
 
 def _refuse_single_use(request: LoadRequest, loaded: Any) -> None:
