@@ -1,4 +1,4 @@
-"""A cache that an aiohttp application opens when it starts, hands to its handlers and closes.
+"""aiohttp integration: a cache that the application opens at startup, passes to its handlers, and closes.
 
 Needs the extra `aiohttp`: `pip install 'async-redis-cache[aiohttp]'`.
 
@@ -7,7 +7,7 @@ Needs the extra `aiohttp`: `pip install 'async-redis-cache[aiohttp]'`.
     async def user(request: web.Request) -> web.Response:
         cache = get_cache(request)
 
-Several caches live side by side under keys of your own:
+For several caches, use application keys of your own:
 
     CARTS = web.AppKey("carts", AsyncRedisCache)
     app.cleanup_ctx.append(cache_context(carts, CARTS))
@@ -30,24 +30,28 @@ from async_redis_cache import AsyncRedisCache
 __all__ = ["CACHE", "cache_context", "get_cache"]
 
 CACHE = web.AppKey("CACHE", AsyncRedisCache)
-"""Where an application keeps its cache unless `cache_context` was given another key."""
+"""The default application key of the cache."""
 
 
 def cache_context(
     cache: AsyncRedisCache, key: web.AppKey[AsyncRedisCache] = CACHE
 ) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Open the cache with the application and close it with it: for `app.cleanup_ctx`.
+    """Return a cleanup context that opens the cache when the application starts, and closes it at cleanup.
 
-    An application whose cache cannot be opened does not start; with `require_connection` false it
-    starts, and the cache connects as soon as it can.
+    If the cache cannot be opened, the application does not start. With `require_connection` false it starts, and
+    the cache connects as soon as the server is reachable.
+
+    Args:
+        cache: not open.
+        key: the application key under which `get_cache` finds the cache.
 
     Raises:
-        RuntimeError: when the application starts, if it has another cache under this key already.
+        RuntimeError: when the application starts, if it already has a cache under this key.
     """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         if key in app:
-            raise RuntimeError(f"this application has a cache under {key} already")
+            raise RuntimeError(f"this application already has a cache under {key}: use another key")
         async with cache:
             app[key] = cache
             yield
@@ -56,9 +60,9 @@ def cache_context(
 
 
 def get_cache(request: web.Request, key: web.AppKey[AsyncRedisCache] = CACHE) -> AsyncRedisCache:
-    """The cache of the application that serves this request, or of one it is mounted in.
+    """Return the cache of the application that serves this request, or of one that it is mounted in.
 
     Raises:
-        KeyError: if no `cache_context` with this key has run.
+        KeyError: no `cache_context` with this key has started.
     """
     return request.config_dict[key]

@@ -1,4 +1,4 @@
-"""A cache that a FastAPI application opens when it starts, hands to its handlers and closes.
+"""FastAPI integration: a cache that the application opens at startup, passes to its handlers, and closes.
 
 Needs the extra `fastapi`: `pip install 'async-redis-cache[fastapi]'`.
 
@@ -7,7 +7,7 @@ Needs the extra `fastapi`: `pip install 'async-redis-cache[fastapi]'`.
     @app.get("/users/{user_id}")
     async def user(user_id: int, cache: CacheDep) -> User: ...
 
-Inside a lifespan of your own, and for several caches, each under a name of its own:
+With a lifespan of your own, and for several caches, each with a name:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -16,15 +16,15 @@ Inside a lifespan of your own, and for several caches, each under a name of its 
 
     CartCache = Annotated[AsyncRedisCache, Depends(cache_named("carts"))]
 
-An application that is mounted in another, by `app.mount`, has the caches of the other too. Starlette does not run the
-lifespan of a mounted application: enter its `cache_lifespan` in the lifespan of the outer one.
+An application that is mounted in another with `app.mount` can use the caches of the outer one. Starlette does not run
+the lifespan of a mounted application: enter its `cache_lifespan` in the lifespan of the outer one.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache as remembered
+from functools import cache as memoize
 from typing import Annotated, Final
 
 try:
@@ -48,21 +48,27 @@ _IN_SCOPE: Final = "async_redis_caches"
 def cache_lifespan(
     cache: AsyncRedisCache, *, name: str = _DEFAULT
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Open the cache with the application and close it with it.
+    """Return a lifespan that opens the cache when the application starts, and closes it at shutdown.
 
-    What you get is a lifespan: give it to `FastAPI(lifespan=...)` as it is, or enter it inside your
-    own. An application whose cache cannot be opened does not start; with `require_connection`
-    false it starts, and the cache connects as soon as it can.
+    Pass it to `FastAPI(lifespan=...)`, or enter it in a lifespan of your own. If the cache cannot be
+    opened, the application does not start. With `require_connection` false it starts, and the cache
+    connects as soon as the server is reachable.
+
+    Args:
+        cache: not open.
+        name: the name by which `cache_named` finds the cache.
 
     Raises:
-        RuntimeError: when the application starts, if it has another cache of this name already.
+        RuntimeError: when the application starts, if it already has a cache with this name.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         caches = _caches_of(app)
         if name in caches:
-            raise RuntimeError(f"this application has a cache named {name!r} already")
+            raise RuntimeError(
+                f"this application already has a cache named {name!r}: pass another name="
+            )
         async with cache:
             caches[name] = cache
             try:
@@ -73,26 +79,26 @@ def cache_lifespan(
     return lifespan
 
 
-@remembered
+@memoize
 def cache_named(name: str) -> Callable[[HTTPConnection], Awaitable[AsyncRedisCache]]:
-    """Name a cache that a handler depends on, where an application has several.
+    """Return the dependency for the cache with this name, for applications with several caches.
 
-    The same name gives the same dependency, so it can stand in `app.dependency_overrides` too. It
-    serves HTTP handlers and WebSocket handlers alike. Of an application and those it is mounted in, the
-    innermost that has a cache of this name has its way.
+    It works in HTTP and WebSocket handlers. The same name returns the same function, which can
+    therefore be a key of `app.dependency_overrides`. If an application and one that it is mounted in
+    both have a cache with this name, the handler gets the cache of the inner one.
 
     Raises:
-        LookupError: in the request, if no `cache_lifespan` of this name is running.
+        LookupError: during the request, if no `cache_lifespan` with this name is running.
     """
 
-    # Asynchronous although it awaits nothing: FastAPI sends plain functions through its threads.
+    # A coroutine function although it awaits nothing: FastAPI calls plain functions in a worker thread.
     async def find_cache(connection: HTTPConnection) -> AsyncRedisCache:
         try:
             cache: AsyncRedisCache = connection.scope[_IN_SCOPE][name]
         except KeyError:
             raise LookupError(
-                f"no cache named {name!r} is open: is cache_lifespan in the lifespan of this application, "
-                "or of one that it is mounted in?"
+                f"no cache named {name!r} is open: enter cache_lifespan in the lifespan of this application, "
+                "or of one that it is mounted in"
             ) from None
         return cache
 
@@ -100,18 +106,17 @@ def cache_named(name: str) -> Callable[[HTTPConnection], Awaitable[AsyncRedisCac
 
 
 get_cache: Callable[[HTTPConnection], Awaitable[AsyncRedisCache]] = cache_named(_DEFAULT)
-"""The dependency behind `CacheDep`; tests put a cache of their own in its place by it:
-`app.dependency_overrides[get_cache] = lambda: cache`."""
+"""The dependency of `CacheDep`. Tests replace the cache with `app.dependency_overrides[get_cache] = lambda: cache`."""
 
 CacheDep = Annotated[AsyncRedisCache, Depends(get_cache)]
-"""The application's cache, as the parameter of a handler: `async def page(cache: CacheDep)`."""
+"""The type of a handler's parameter that receives the cache: `async def page(cache: CacheDep)`."""
 
 
 def _caches_of(app: FastAPI) -> dict[str, AsyncRedisCache]:
     caches: dict[str, AsyncRedisCache] | None = getattr(app.state, "async_redis_caches", None)
     if caches is None:
         caches = app.state.async_redis_caches = {}
-        # What is mounted in this application sees the scope of the request, and not this application.
+        # A mounted application has no reference to this one, but receives the scope of the request.
         app.middleware_stack = _Provider(
             app.middleware_stack or app.build_middleware_stack(), caches
         )
@@ -119,7 +124,10 @@ def _caches_of(app: FastAPI) -> dict[str, AsyncRedisCache]:
 
 
 class _Provider:
-    """Puts the open caches of an application into the scope of each request, over those that are there."""
+    """Middleware that adds the open caches of an application to the scope of each request.
+
+    They replace caches of outer applications with the same name.
+    """
 
     def __init__(self, app: ASGIApp, caches: dict[str, AsyncRedisCache]) -> None:
         self._app = app

@@ -1,12 +1,12 @@
-"""Spans and metrics of OpenTelemetry, named after its semantic conventions for database clients.
+"""OpenTelemetry spans and metrics, named by the semantic conventions for database clients.
 
-Needs the extra `otel`: `pip install 'async-redis-cache[otel]'`, and an SDK with an exporter of your choice.
+Needs the extra `otel`: `pip install 'async-redis-cache[otel]'`, and an SDK with an exporter.
 
     stop = instrument(cache, name="products")
 
-Each call of a cache is a span, and is in the histogram `db.client.operation.duration`. What `stats()` counts is
-read when metrics are collected, and costs the calls nothing. A span says
-where the value came from, and which function it was for. No key, no value and no login is in any of it.
+Each call of a cache is a span, and is recorded in the histogram `db.client.operation.duration`. Attributes of the span
+say where the value came from, and which function loads it. The counters of `stats()` are read when metrics are
+collected, and cost the calls nothing. Spans and metrics contain no key, value or login.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Attributes = dict[str, str | int | bool]
 _SCOPE: Final = "async_redis_cache"
 _DURATION: Final = "db.client.operation.duration"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-"""In seconds: those that the semantic conventions ask for."""
+"""In seconds, as recommended by the semantic conventions."""
 
 _CALLS: Final = (
     *("store", "retrieve", "remove", "store_many", "retrieve_many", "remove_many"),
@@ -64,13 +64,13 @@ _MANY: Final = {
     "remove_many": "keys",
     "retrieve_or_load_many": "keys",
 }
-"""By call, the parameter that holds what there are several of."""
+"""For each method of several keys, the parameter with the keys."""
 _LOADING: Final = frozenset(
     {"retrieve_or_load", "retrieve_or_load_entry", "retrieve_or_load_many", "refresh"}
 )
 _READING: Final = _LOADING | {"retrieve", "retrieve_entry", "retrieve_many"}
 _LOADER: Final = 2
-"""Which argument of a loading call is the loader."""
+"""The position of the loader among the arguments of a loading method."""
 _HTTP_SERVER_ERROR: Final = 500
 _UNITS: Final = {
     "stores": "{value}",
@@ -78,7 +78,7 @@ _UNITS: Final = {
     "evictions": "{value}",
     "errors": "{call}",
     "unreadable": "{value}",
-    "round_trips": "{exchange}",
+    "round_trips": "{round_trip}",
     "batched_calls": "{call}",
     "retries": "{call}",
     "connects": "{connection}",
@@ -94,7 +94,7 @@ _UNITS: Final = {
     "near_bytes": "By",
     "near_connected": "1",
 }
-"""Of what is not counted in keys."""
+"""Units of the counters; "{key}" for those that are not listed."""
 
 
 def instrument(
@@ -104,106 +104,117 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> Callable[[], None]:
-    """Make spans and metrics of what this cache does, until the function that you get is called.
+    """Create spans and metrics for a cache.
 
     Args:
-        cache: open or not.
-        name: what tells its spans and metrics from those of other caches, `async_redis_cache.name`; by
-            default `options.name`, or the `key_prefix`.
-        tracer_provider: in place of the global one.
-        meter_provider: in place of the global one.
+        cache: the cache, open or not.
+        name: the attribute `async_redis_cache.name` of its spans and metrics; by default `options.name`, or the
+            `key_prefix`.
+        tracer_provider: used instead of the global one.
+        meter_provider: used instead of the global one.
+
+    Returns:
+        A function that removes the instrumentation.
 
     Raises:
-        ValueError: the cache is instrumented already.
+        ValueError: the cache is already instrumented.
     """
     if any(call in vars(cache) for call in _CALLS):
-        raise ValueError("this cache is instrumented already")
+        raise ValueError(
+            "this cache is already instrumented: call the function that instrument() returned first"
+        )
     meters = _Metrics.of(meter_provider or metrics.get_meter_provider())
-    watched = _Watched(cache, name, trace.get_tracer(_SCOPE, tracer_provider=tracer_provider))
+    instrumented = _InstrumentedCache(
+        cache, name, trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
+    )
     for call in _CALLS:
-        # On the instance: a cache that is not instrumented does not know that this exists.
-        setattr(cache, call, watched.wrapped(call, meters.duration))
-    watched.count(_Counts)
-    meters.watched.add(watched)
+        # On the instance, so that caches without instrumentation have no overhead.
+        setattr(cache, call, instrumented.wrapped(call, meters.duration))
+    instrumented.count_with(_Counts)
+    meters.instrumented.add(instrumented)
 
     def stop() -> None:
-        if watched in meters.watched:
-            meters.watched.discard(watched)
-            watched.count(CacheStats)
+        if instrumented in meters.instrumented:
+            meters.instrumented.discard(instrumented)
+            instrumented.count_with(CacheStats)
             for call in _CALLS:
                 delattr(cache, call)
 
     return stop
 
 
-class _Watched:
-    """A cache that is instrumented."""
+class _InstrumentedCache:
+    """Creates the spans of one cache, and provides the attributes of its metrics."""
 
     def __init__(self, cache: Cache, name: str, tracer: trace.Tracer) -> None:
         self._cache = cache
         self._tracer = tracer
         self._name = name
-        self._known: tuple[Endpoint | None, Address | None] = (None, None)
-        self._about = _where(None, None)
+        self._server: tuple[Endpoint | None, Address | None] = (None, None)
+        self._attributes = _server_attributes(None, None)
 
     def stats(self) -> tuple[CacheStats, Attributes]:
-        """What it counts, and what these counts are of."""
-        return self._cache.stats(), self.about()
+        """Return the counters of the cache, and the attributes of its metrics."""
+        return self._cache.stats(), self.attributes()
 
     @property
     def _core(self) -> AsyncRedisCache:
         cache = self._cache
         return cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
-    def count(self, kind: type[CacheStats]) -> None:
-        """Let the cache count in this kind of counters, which holds what it has counted so far."""
+    def count_with(self, kind: type[CacheStats]) -> None:
+        """Change the class of the cache's counters, which keep their values."""
         self._core._counters.__class__ = kind  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
-    def about(self) -> Attributes:
-        """The cache's name, and the server, as far as it is known."""
+    def attributes(self) -> Attributes:
+        """Return the name of the cache, and the server if it is known."""
         lifecycle = self._core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         engine = lifecycle.engine()
-        known = lifecycle.endpoint(), None if engine is None else engine.master
-        if known != self._known or engine is None:
+        server = lifecycle.endpoint(), None if engine is None else engine.master
+        if server != self._server or engine is None:
             name = self._name or lifecycle.name
-            self._known = known
-            self._about = _where(*known) | ({"async_redis_cache.name": name} if name else {})
-        return self._about
+            self._server = server
+            self._attributes = _server_attributes(*server) | (
+                {"async_redis_cache.name": name} if name else {}
+            )
+        return self._attributes
 
     def wrapped(self, call: str, duration: metrics.Histogram) -> Callable[..., Any]:
-        """A method of the cache, each call of which is a span."""
+        """Return a method of the cache that creates a span for each call."""
         method: Callable[..., Any] = getattr(self._cache, call)
 
         @wraps(method)
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
+        async def traced_coroutine(*args: Any, **kwargs: Any) -> Any:
             with self._span(call, duration, args, kwargs) as outcome:
-                outcome.given = await method(*args, **kwargs)
-                return outcome.given
+                outcome.returned = await method(*args, **kwargs)
+                return outcome.returned
 
         @wraps(method)
-        def called(*args: Any, **kwargs: Any) -> Any:
+        def traced(*args: Any, **kwargs: Any) -> Any:
             with self._span(call, duration, args, kwargs) as outcome:
-                outcome.given = method(*args, **kwargs)
-                return outcome.given
+                outcome.returned = method(*args, **kwargs)
+                return outcome.returned
 
-        return awaited if inspect.iscoroutinefunction(method) else called
+        return traced_coroutine if inspect.iscoroutinefunction(method) else traced
 
     @contextmanager
     def _span(
         self, call: str, duration: metrics.Histogram, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Generator[_Outcome]:
-        about: Attributes = {**self.about(), "db.operation.name": call}
+        attributes: Attributes = {**self.attributes(), "db.operation.name": call}
         if call in _LOADING:
-            about["async_redis_cache.function"] = _function_of(args, kwargs)
+            attributes["async_redis_cache.function"] = _function_of(args, kwargs)
         size = _size(call, args, kwargs)
         outcome = _Outcome(call)
-        counted = _COUNTED.set(outcome.counted)
-        began = time.perf_counter()
+        token = _COUNTED.set(outcome.counted)
+        started = time.perf_counter()
         with self._tracer.start_as_current_span(
-            f"{call} {about['db.namespace']}" if "db.namespace" in about else call,
+            f"{call} {attributes['db.namespace']}" if "db.namespace" in attributes else call,
             kind=trace.SpanKind.CLIENT,
-            attributes=about if size is None else {**about, "db.operation.batch.size": size},
-            # Its message and its stack are the caller's: of a loader, they may hold anything.
+            attributes=attributes
+            if size is None
+            else {**attributes, "db.operation.batch.size": size},
+            # The message and the stack of a loader's exception may contain anything.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -211,36 +222,36 @@ class _Watched:
                 yield outcome
             except Exception as error:
                 failed = outcome.failed(error)
-                about |= failed
+                attributes |= failed
                 span.set_attributes(failed)
                 if "error.type" in failed:
                     span.set_status(trace.StatusCode.ERROR)
                 raise
             else:
                 result = outcome.result()
-                about |= result
+                attributes |= result
                 span.set_attributes(result | outcome.counts())
             finally:
-                _COUNTED.reset(counted)
-                duration.record(time.perf_counter() - began, about)
+                _COUNTED.reset(token)
+                duration.record(time.perf_counter() - started, attributes)
 
 
-_SEEN: Final = (
+_PER_CALL: Final = (
     *("hits", "misses", "stale_hits", "load_failures", "near_hits", "near_misses", "errors"),
 )
-"""What is counted for each call."""
+"""The counters that are also counted for each call."""
 
 
 class _Outcome:
-    """What became of one call: by what it counted, and by what it gave."""
+    """The outcome of one call, from what it counted and what it returned."""
 
     def __init__(self, call: str) -> None:
         self._call = call
-        self.counted = dict.fromkeys(_SEEN, 0)
-        self.given: Any = None
+        self.counted = dict.fromkeys(_PER_CALL, 0)
+        self.returned: Any = None
 
     def result(self) -> Attributes:
-        """Where the value of a call about one key came from, and whether an error is kept from its caller."""
+        """Return where the value of a single key came from, and whether the call failed open."""
         result: Attributes = {}
         if self.counted["errors"]:
             result["async_redis_cache.failed_open"] = True
@@ -251,9 +262,9 @@ class _Outcome:
     def _result(self) -> Status:
         counted = self.counted
         if self._call.endswith("_entry"):
-            entry: CacheEntry[Any] = self.given
+            entry: CacheEntry[Any] = self.returned
             return entry.status
-        if self.given is None:
+        if self.returned is None:
             return "missing"
         if counted["stale_hits"]:
             return "stale"
@@ -262,10 +273,10 @@ class _Outcome:
         return "near" if counted["near_hits"] and not counted["near_misses"] else "hit"
 
     def counts(self) -> Attributes:
-        """Of a call about several keys, how many of them came from where."""
+        """Return, for a call of several keys, how many values came from where."""
         if self._call not in _READING or self._call not in _MANY:
             return {}
-        counted, values = self.counted, len(self.given)
+        counted, values = self.counted, len(self.returned)
         hits, stale = counted["hits"], counted["stale_hits"]
         near = min(counted["near_hits"], hits)
         loaded = max(0, values - hits - stale)
@@ -279,7 +290,7 @@ class _Outcome:
         return {f"async_redis_cache.result.{name}": count for name, count in counts.items()}
 
     def failed(self, error: Exception) -> Attributes:
-        """What a call ended in instead."""
+        """Return the attributes of a call that raised."""
         is_load = self._call in _LOADING and self._is_of_load(error)
         failed: Attributes = {"async_redis_cache.failure": "load" if is_load else "cache"}
         status = _http_status(error) if is_load else None
@@ -297,7 +308,8 @@ class _Outcome:
 
     def _is_of_load(self, error: Exception) -> bool:
         if isinstance(error, CacheError):
-            # A loader may use another cache; what it gave may not suit this one, which is no failure of it.
+            # After a failed load it is the loader's, which may use another cache. An input error is about the result
+            # of the loader, and is raised by this cache.
             is_input = isinstance(error, CacheInputError)
             return error.code.startswith("LOAD_") or (
                 self.counted["load_failures"] > 0 and not is_input
@@ -306,19 +318,19 @@ class _Outcome:
 
 
 class _Counts(CacheStats):
-    """The counters of a cache that is instrumented: they tell each call what was counted for it.
+    """The counters of an instrumented cache: they also count for the current call.
 
-    A cache that is not instrumented counts in a plain `CacheStats`, and pays nothing for this.
+    A cache without instrumentation uses a plain `CacheStats`, which has no overhead.
     """
 
     __slots__ = ()
 
     def snapshot(self) -> CacheStats:
-        """As it is now."""
+        """Return a copy as a plain `CacheStats`."""
         return CacheStats(**{field.name: getattr(self, field.name) for field in fields(CacheStats)})
 
 
-def _told(name: str) -> property:
+def _counter(name: str) -> property:
     slot = getattr(CacheStats, name)
 
     def get(self: _Counts) -> int:
@@ -335,18 +347,17 @@ def _told(name: str) -> property:
 
 
 _COUNTED: Final[ContextVar[dict[str, int] | None]] = ContextVar("async_redis_cache", default=None)
-"""What is counted for the call that is under way. A load and a refresh run in the context of the call that
-began them."""
-for _name in _SEEN:
-    setattr(_Counts, _name, _told(_name))
+"""The counters of the current call. A load or refresh runs in the context of the call that started it."""
+for _name in _PER_CALL:
+    setattr(_Counts, _name, _counter(_name))
 
 
 class _Metrics:
-    """The instruments of one provider, for all caches that are instrumented with it."""
+    """The instruments of one meter provider, shared by all caches that are instrumented with it."""
 
     def __init__(self, provider: metrics.MeterProvider) -> None:
-        # A cache that is given up without a word is not held here.
-        self.watched: WeakSet[_Watched] = WeakSet()
+        # Weak references: a cache that is dropped without being closed can be collected.
+        self.instrumented: WeakSet[_InstrumentedCache] = WeakSet()
         meter = provider.get_meter(_SCOPE)
         self.duration = meter.create_histogram(
             _DURATION,
@@ -357,20 +368,20 @@ class _Metrics:
         names = {field.name: field.name for field in fields(CacheStats)}
         deprecated = {old: new for new, old in DEPRECATED_NAMES.items()}
         for name, field in (names | deprecated).items():
-            about = (
+            arguments = (
                 f"{_SCOPE}.{name}",
                 (partial(self._observe, field),),
                 _UNITS.get(field, "{key}"),
                 f"Deprecated: use {_SCOPE}.{field}" if name in deprecated else f"stats().{field}",
             )
             if field in LEVELS:
-                meter.create_observable_up_down_counter(*about)
+                meter.create_observable_up_down_counter(*arguments)
             else:
-                meter.create_observable_counter(*about)
+                meter.create_observable_counter(*arguments)
 
     @classmethod
     def of(cls, provider: metrics.MeterProvider) -> _Metrics:
-        """Those of this provider: a second set of the same names would be refused."""
+        """Return the instruments of a provider, which refuses a second set with the same names."""
         with _LOCK:
             if provider not in _METRICS:
                 _METRICS[provider] = cls(provider)
@@ -379,32 +390,32 @@ class _Metrics:
     def _observe(
         self, field: str, _options: metrics.CallbackOptions
     ) -> Iterable[metrics.Observation]:
-        for watched in tuple(self.watched):
-            stats, about = watched.stats()
-            yield metrics.Observation(int(getattr(stats, field)), about)
+        for instrumented in tuple(self.instrumented):
+            stats, attributes = instrumented.stats()
+            yield metrics.Observation(int(getattr(stats, field)), attributes)
 
 
 _LOCK: Final = threading.Lock()
 _METRICS: Final[WeakKeyDictionary[metrics.MeterProvider, _Metrics]] = WeakKeyDictionary()
 
 
-def _where(endpoint: Endpoint | None, master: Address | None) -> Attributes:
-    where: Attributes = {"db.system.name": "redis"}
+def _server_attributes(endpoint: Endpoint | None, master: Address | None) -> Attributes:
+    attributes: Attributes = {"db.system.name": "redis"}
     if endpoint is None:
-        return where
+        return attributes
     if endpoint.topology != "cluster":
-        where["db.namespace"] = str(endpoint.database)
+        attributes["db.namespace"] = str(endpoint.database)
     if master is not None:
         endpoint = endpoint.at(master)
     if endpoint.topology == "single":
-        where["server.address"] = endpoint.path or endpoint.host
+        attributes["server.address"] = endpoint.path or endpoint.host
         if not endpoint.path and endpoint.port != DEFAULT_PORTS["single"]:
-            where["server.port"] = endpoint.port
-    return where
+            attributes["server.port"] = endpoint.port
+    return attributes
 
 
 def _size(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """How many keys a call is about, where there are several, and it can be told."""
+    """Return the number of keys of a call, if it has several and their number is known."""
     if call not in _MANY:
         return None
     many = args[1] if len(args) > 1 else kwargs.get(_MANY[call])
@@ -412,13 +423,13 @@ def _size(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | Non
 
 
 def _function_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The function that a call is to load with."""
+    """Return the name of the loader of a call."""
     loader = args[2] if len(args) > _LOADER else kwargs.get("loader")
     return name_of(loader) if callable(loader) else ""
 
 
 def _http_status(error: Exception) -> int | None:
-    """The status of an `HTTPException`, of whichever framework."""
+    """Return the status of an `HTTPException` of any framework; None for other exceptions."""
     if not any(kind.__name__ == "HTTPException" for kind in type(error).__mro__):
         return None
     for name in ("status_code", "status", "code"):

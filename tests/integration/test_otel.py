@@ -223,7 +223,7 @@ async def test_stop(server: Server, api: Api, telemetry: Telemetry) -> None:
     async with configured(server.url, api) as cache:
         before = dict(vars(getattr(cache, "blocking", cache)))
         stop = telemetry.of(cache)
-        with pytest.raises(ValueError, match="instrumented already"):
+        with pytest.raises(ValueError, match="already instrumented"):
             telemetry.of(cache)
         stop()
         stop()
