@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from random import Random
 from struct import Struct
 from typing import TYPE_CHECKING, Any, cast
@@ -242,8 +243,16 @@ def test_call_options_override_the_configuration() -> None:
     with pytest.raises(CacheInputError):
         policies.of({"hard_timeout": 3_600_001})
     assert policies.of({"stale_timeout": 3_600_001}).stale_timeout == 3_600_001
-    with pytest.raises(TypeError, match="unknown load option `jitters`; did you mean `jitter`"):
-        policies.of(cast("LoadOptions", {"jitters": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("jitters", "; did you mean `jitter`?"), ("ttl", "; did you mean `timeout`?"), ("zzz", "")],
+)
+def test_unknown_load_option_is_named_with_the_likely_one(option: str, hint: str) -> None:
+    """An option that does not exist is a TypeError, as an unknown argument is."""
+    with pytest.raises(TypeError, match=f"^unknown load option `{option}`{re.escape(hint)}$"):
+        LoadPolicies(Options()).of(cast("LoadOptions", {option: 1.0}))
 
 
 def test_policies_are_remembered_and_few() -> None:
