@@ -42,7 +42,7 @@ async def test_message_names_server(
     async with configured(url, api, command_timeout=100, fail_open="never") as cache:
         network.black_hole("to_client")
         assert await message_of(cache.retrieve(None, "s3cret")) == (
-            f"TIMEOUT {place}: no answer by the deadline of the call"
+            f"TIMEOUT {place}: no reply within the deadline of the call"
         )
         said = await message_of(cache.store(None, "s3cret", "s3cret"))
         assert said.startswith((f"OUTCOME_UNKNOWN {place}: ", f"TIMEOUT {place}: "))
@@ -57,7 +57,7 @@ async def test_message_names_server(
     refused = configured(server.login_url("carol", "s3cret"), api)
     said = await message_of(refused.open(None))
     assert said == (
-        f"BAD_CREDENTIALS {server.host}:{server.port}: the server refuses the login: check user and "
+        f"BAD_CREDENTIALS {server.host}:{server.port}: the server rejected the login: check user and "
         "password"
     )
 

@@ -129,10 +129,10 @@ async def test_open_raises_when_max_size_cannot_be_kept(
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        ("GETDEL", "remove_many does without"),
+        ("GETDEL", "remove_many does not"),
         ("UNLINK", "Redis 4"),
         ("SCAN", "clear needs it"),
-        ("EVAL", "use store and retrieve alone"),
+        ("EVAL", "use only store and retrieve"),
     ],
 )
 @pytest.mark.depends_on("server")
@@ -202,11 +202,11 @@ def said(text: str, *commands: CommandArgs) -> Failure:
         ("NOPERM No permissions to access a key", "the key of a command"),
         (
             "NOPERM this user has no permissions to access one of the channels used as arguments",
-            "grant it with &CHANNEL",
+            "grant &CHANNEL",
         ),
-        ("NOPERM No permissions to access a channel", "grant it with &CHANNEL"),
-        ("NOPERM No permissions to access database", "grant it with db=NUMBER"),
-        ("NOPERM something new", "see ACL LOG"),
+        ("NOPERM No permissions to access a channel", "grant &CHANNEL"),
+        ("NOPERM No permissions to access database", "grant db=NUMBER"),
+        ("NOPERM something new", "check ACL LOG"),
         (
             "ERR ACL failure in script: User s has no permissions to run the 'set' command",
             "may not run SET: grant +set",

@@ -201,17 +201,22 @@ async def test_bad_uris(api: Api, uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("secret", "must begin with one of redis://, rediss://, "),
-        ("redis://h#secret", "must not hold '#'; write %23"),
-        ("unix://secret.sock", "must name an absolute path"),
-        ("fake://secret:1", "takes nothing behind fake://"),
-        ("redis://h:secret", "has a port that is no number"),
-        ("redis://h:65536", "has a port outside 1 to 65535"),
-        ("redis://h/secret", "has a database that is no number"),
-        ("redis://h?db=secret", "has a database that is no number"),
-        ("redis://h?password=secret", "takes no parameter but db"),
-        ("redis://[::1", "has an IPv6 address that is not closed by ']'"),
-        ("redis://:6379", "names no host"),
+        ("secret", "must start with one of redis://, rediss://, "),
+        ("redis://h#secret", "must not contain '#': write %23"),
+        ("unix://secret.sock", "must contain an absolute path"),
+        ("fake://secret:1", "must be fake:// alone"),
+        ("redis://h:secret", "has a port that is not a number"),
+        ("redis://h:65536", "has a port that is not between 1 and 65535"),
+        ("redis://h/secret", "has a database that is not a number"),
+        ("redis://h?db=secret", "has a database that is not a number"),
+        ("redis://h?password=secret", "has a parameter other than `db`"),
+        (
+            "redis://h?ttl=secret",
+            "has a parameter other than `db`; `timeout` is a keyword of from_url",
+        ),
+        ("redis://:a?secret@h", "has a parameter other than `db`"),
+        ("redis://[::1", "has an IPv6 address without a closing ']'"),
+        ("redis://:6379", "has no host"),
     ],
 )
 def test_message_says_what_is_wrong(uri: str, why: str) -> None:

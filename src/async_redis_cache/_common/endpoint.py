@@ -1,4 +1,7 @@
-"""Where the server is. A parser of our own, since others quote the password when they complain."""
+"""The address of a server and the login there.
+
+URIs are parsed here, because the errors of other parsers can contain the password.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from .errors import CacheConfigError
+from .options import nearest_option
 
 __all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
 
@@ -16,7 +20,7 @@ Address = tuple[str, int]
 """A host and a port."""
 
 DEFAULT_PORTS: Final[dict[Topology, int]] = {"single": 6379, "sentinel": 26379, "cluster": 6379}
-"""Of the servers that an address names: with sentinels, of these."""
+"""The default ports of the servers that a URI names: for a topology with sentinels, of the sentinels."""
 _TCP: Final = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 _SCHEMES: Final[dict[str, tuple[Kind, bool, Topology]]] = {
     **{name: ("tcp", tls, "single") for name, tls in _TCP.items()},
@@ -30,21 +34,21 @@ _SCHEMES: Final[dict[str, tuple[Kind, bool, Topology]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the server is, and who we are there. Its repr shows neither user nor password.
+    """The address of a server and the login there. The repr contains neither user nor password.
 
     Attributes:
-        kind: how it is reached.
-        topology: whether it is one, or who knows which it is.
-        host: of a single server.
-        port: likewise.
-        seeds: who knows: sentinels, or nodes of a cluster.
-        master: the name that the sentinels know it by.
-        path: of a unix socket.
-        is_named_by_server: whether a sentinel or a node has named the host, and not the configuration.
-        tls: whether the connection is encrypted; that to a sentinel is an option of its own.
-        database: its number.
-        username: of the login.
-        password: of the login.
+        kind: the transport, or a server that the library starts itself.
+        topology: a single server, or sentinels or cluster nodes that name the servers.
+        host: the host of a single server.
+        port: the port of a single server.
+        seeds: the sentinels, or some nodes of the cluster.
+        master: the name of the master, as configured in the sentinels.
+        path: the path of a unix socket.
+        is_named_by_server: whether the host comes from a sentinel or a node, rather than from the configuration.
+        tls: whether the connection uses TLS; connections to sentinels have an option of their own.
+        database: the number of the database.
+        username: the user of the login.
+        password: the password of the login.
     """
 
     kind: Kind = "tcp"
@@ -61,7 +65,7 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
 
     def with_login(self, username: str | None, password: str | None) -> Endpoint:
-        """The same server with this login; what is None stays as it is."""
+        """The same endpoint with another login; a part that is None is kept."""
         return replace(
             self,
             username=self.username if username is None else username,
@@ -69,7 +73,7 @@ class Endpoint:
         )
 
     def at(self, address: Address) -> Endpoint:
-        """The single server at this address."""
+        """The single server at this address, with the same login, database and TLS."""
         host, port = address
         return replace(
             self,
@@ -83,50 +87,50 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """What it is called where people read it; the login is no part of that."""
+        """The name in messages and log records, without the login."""
         if self.kind == "tcp":
-            places = self.seeds or ((self.host, self.port),)
-            return self.master or ",".join(map(name_of, places))
+            addresses = self.seeds or ((self.host, self.port),)
+            return self.master or ",".join(map(name_of, addresses))
         return self.path or self.kind
 
 
 def name_of(address: Address) -> str:
-    """An address as people write it."""
+    """An address as text; an IPv6 address is in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_uri(uri: str) -> Endpoint:
-    """Read `scheme://[user[:password]@]host[:port][/database]`, or a `unix://` path.
+    """Parse `scheme://[user[:password]@]host[:port][/database]`, or a `unix://` path.
 
-    Where sentinels or a cluster are named, several `host[:port]`, separated by commas; with
-    sentinels, `/master[/database]` behind them. User and password are percent-encoded; the database may also be given as `?db=`. Nothing
-    else is taken from a query: a URI cannot switch off the verification of a certificate.
+    For sentinels and clusters there may be several `host[:port]`, separated by commas; for sentinels,
+    `/master[/database]` follows. User and password are percent-encoded. The database may also be given as `?db=`.
+    There are no other parameters, so that a URI cannot disable the verification of certificates.
 
     Raises:
-        CacheConfigError: BAD_URI; the message never quotes the URI.
+        CacheConfigError: BAD_URI. The message never contains a part of the URI.
     """
     scheme, separator, rest = uri.strip().partition("://")
     if not separator or scheme.lower() not in _SCHEMES:
-        raise _bad("must begin with one of " + ", ".join(f"{name}://" for name in _SCHEMES))
+        raise _bad("must start with one of " + ", ".join(f"{name}://" for name in _SCHEMES))
     if "#" in rest:
-        raise _bad("must not hold '#'; write %23")
+        raise _bad("must not contain '#': write %23")
     kind, tls, topology = _SCHEMES[scheme.lower()]
     rest, _, query = rest.partition("?")
-    login, _, place = _split_login(rest)
+    login, location = _split_login(rest)
     username, _, password = login.partition(":")
     endpoint = Endpoint(
         kind=kind, tls=tls, topology=topology, database=_database_of(query)
     ).with_login(unquote(username) or None, unquote(password) or None)
     if kind == "unix":
-        if not place.startswith("/"):
-            raise _bad("must name an absolute path, as in unix:///run/redis.sock")
-        return replace(endpoint, path=unquote(place))
+        if not location.startswith("/"):
+            raise _bad("must contain an absolute path, such as unix:///run/redis.sock")
+        return replace(endpoint, path=unquote(location))
     if kind != "tcp":
         if rest or query:
-            raise _bad(f"takes nothing behind {kind}://")
+            raise _bad(f"must be {kind}:// alone")
         return endpoint
-    address, _, path = place.partition("/")
+    address, _, path = location.partition("/")
     if topology == "sentinel":
         master, _, path = path.partition("/")
         endpoint = replace(endpoint, master=unquote(master))
@@ -135,49 +139,53 @@ def parse_uri(uri: str) -> Endpoint:
     default = DEFAULT_PORTS[topology]
     if topology == "single":
         return endpoint.at(_split_address(address, default))
-    seeds = tuple(_split_address(one, default) for one in address.split(","))
+    seeds = tuple(_split_address(seed, default) for seed in address.split(","))
     return replace(endpoint, seeds=seeds)
 
 
-def parse_number(text: str, what: str) -> int:
-    """A database number.
+def parse_number(text: str, name: str) -> int:
+    """Parse the number of a database or port.
+
+    Args:
+        text: the digits.
+        name: what it is, for the message.
 
     Raises:
-        CacheConfigError: BAD_URI, without the text.
+        CacheConfigError: BAD_URI. The message does not contain the text.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 5):
-        raise _bad(f"has a {what} that is no number")
+        raise _bad(f"has a {name} that is not a number")
     return int(text)
 
 
 def parse_port(text: str) -> int:
-    """A TCP port.
+    """Parse a TCP port.
 
     Raises:
-        CacheConfigError: BAD_URI, without the text.
+        CacheConfigError: BAD_URI. The message does not contain the text.
     """
     port = parse_number(text, "port")
     if not 0 < port < 65536:
-        raise _bad("has a port outside 1 to 65535")
+        raise _bad("has a port that is not between 1 and 65535")
     return port
 
 
-def _split_login(rest: str) -> tuple[str, str, str]:
+def _split_login(rest: str) -> tuple[str, str]:
     authority, slash, path = rest.partition("/")
-    login, at, address = authority.rpartition("@")
-    return login, at, address + slash + path
+    login, _, address = authority.rpartition("@")
+    return login, address + slash + path
 
 
 def _split_address(address: str, default: int) -> Address:
     if address.startswith("["):
         host, closed, port = address[1:].partition("]")
         if not closed or (port and not port.startswith(":")):
-            raise _bad("has an IPv6 address that is not closed by ']'")
+            raise _bad("has an IPv6 address without a closing ']'")
         port = port[1:]
     else:
         host, _, port = address.partition(":")
     if not host:
-        raise _bad("names no host")
+        raise _bad("has no host")
     return unquote(host), parse_port(port) if port else default
 
 
@@ -186,7 +194,14 @@ def _database_of(query: str) -> int:
     for part in query.split("&") if query else ():
         name, _, value = part.partition("=")
         if name != "db":
-            raise _bad("takes no parameter but db")
+            # Never the name itself: an unencoded password can contain a question mark.
+            option = nearest_option(name)
+            hint = (
+                f"; `{option}` is a keyword of from_url, and an option of `configure`"
+                if option
+                else ""
+            )
+            raise _bad(f"has a parameter other than `db`{hint}")
         database = parse_number(value, "database")
     return database
 

@@ -1,7 +1,7 @@
-"""Why an exchange failed, said once; each caller who waited for it then gets an error of its own.
+"""Failures of pipelines, from which each waiting caller gets an error of its own.
 
-The texts of the server's errors quote keys and values: of them only the first word is kept, and the names of
-commands that the library itself sends.
+Error replies can quote keys and values. Of their text only the first word is kept, and the names of commands that the
+library itself sends.
 """
 
 from __future__ import annotations
@@ -44,47 +44,47 @@ _SERVER: Final = "{server}"
 
 
 class Failure(NamedTuple):
-    """A failure, before it becomes an error.
+    """A failure, from which errors are created.
 
-    Errors are made of it one by one, never shared: each bears its caller's trace id and traceback.
+    Callers never share an error, because it has the trace id and the traceback of one call.
     """
 
     kind: type[CacheError]
     code: str
     message: str
     retryable: bool = False
-    """Whether the same call may succeed a moment later, on this server."""
+    """Whether the same request may succeed on this server a moment later."""
     address: Address | None = None
-    """The node of the cluster that would have been right; without a host, on the same."""
+    """The cluster node to which the reply redirects; an empty host is the host of the replying node."""
     server: str = ""
-    """Where it happened, as people read it; without a login."""
+    """The name of the server for the message, without a login."""
 
     def error(self) -> CacheError:
-        """A new error that says this."""
+        """Create an error."""
         message = self.message
         if _SERVER in message:
             message = message.replace(_SERVER, self.server or "the server")
         elif self.server:
             message = f"{self.server}: {message}"
-        # One line: a name that a server gave must not look like a record of its own in a log.
+        # One line: a name supplied by a server must not be able to forge a log record.
         return self.kind(self.code, message if message.isprintable() else ascii(message)[1:-1])
 
 
 class ServerReply(Exception):
-    """An error reply as it came. Its text may quote keys and values: it stays in here."""
+    """An error reply of the server. Its text can quote keys and values, and must not be shown or logged."""
 
 
-TIMED_OUT: Final = Failure(CacheTimeout, "TIMEOUT", "no answer by the deadline of the call")
+TIMED_OUT: Final = Failure(CacheTimeout, "TIMEOUT", "no reply within the deadline of the call")
 LOST: Final = Failure(
     CacheUnavailable,
     "CONNECTION_LOST",
-    "the connection was lost before the answer came",
+    "the connection was lost before the reply arrived",
     retryable=True,
 )
 UNEXPECTED_REPLY: Final = Failure(
     CacheServerError,
     "PROTOCOL_ERROR",
-    "the answer is not one to this call: check that a Redis or Valkey server listens there",
+    "the reply does not fit the command: check that a Redis or Valkey server listens at this address",
     retryable=True,
 )
 TOO_LARGE: Final = Failure(
@@ -95,13 +95,13 @@ TOO_LARGE: Final = Failure(
 UNKNOWN: Final = Failure(
     CacheOutcomeUnknown,
     "OUTCOME_UNKNOWN",
-    "a change was sent and its answer was lost: it may have been made, or may be made yet",
+    "a write was sent and no reply arrived: it may have been executed, or may still be",
 )
 
 CIRCUIT_OPEN: Final = Failure(
     CacheUnavailable,
     "BREAKER_OPEN",
-    "the circuit is open: the server has not answered the last calls",
+    "the circuit is open: the server did not reply to the last calls",
 )
 
 Commands = Iterable[tuple[bytes | int, ...]]
@@ -110,49 +110,49 @@ _REDIRECTS: Final = {"MOVED", "ASK"}
 _REDIRECTION: Final = re.compile(r"[A-Z]+ (?P<slot>[0-9]{1,5}) (?P<host>.*):(?P<port>[0-9]{1,5})")
 _SLOTS: Final = 16384
 _TEXT: Final = 1024
-"""Characters of an error that are read: what it is about stands at its beginning."""
+"""The number of characters of an error reply that are parsed; all that matters is at its beginning."""
 _UNAVAILABLE: Final = {
-    "LOADING": "the server is loading its data, and answers when it has done that",
+    "LOADING": "the server is loading its data: it serves requests when that is done",
     "MASTERDOWN": "the server is a replica that has lost its master: check the link between them",
     "CLUSTERDOWN": "the cluster does not serve this slot: check that each slot has a master",
     "TRYAGAIN": "the server is moving the keys of this slot to another node",
 }
 _SERVER_ERRORS: Final = {
     "OOM": "the server is out of memory: set its maxmemory-policy to one that evicts, or raise maxmemory",
-    "MISCONF": "the server cannot save its data and refuses changes: see its log and its disk",
-    "READONLY": "the server is a replica and refuses changes: connect to its master",
-    "NOREPLICAS": "the server has fewer replicas than its min-replicas-to-write, and refuses changes",
+    "MISCONF": "the server cannot save its data and rejects writes: check its log and its disk",
+    "READONLY": "the server is a replica and rejects writes: connect to its master",
+    "NOREPLICAS": "the server has fewer replicas than its min-replicas-to-write, and rejects writes",
     "BUSY": "a script blocks the server: see SCRIPT KILL",
-    "WRONGTYPE": "another program keeps something other than a string under the key: remove it there, "
-    "or use another options.key_prefix",
+    "WRONGTYPE": "the key holds something other than a string, stored by another program: remove it there, "
+    "or set another options.key_prefix",
     "CROSSSLOT": "the server is a node of a cluster: set options.topology to cluster",
 }
 _WITHOUT: Final = {
     "EVAL": "options.max_size, tags and the methods that load need scripts: set options.max_size to 0, and "
-    "use store and retrieve alone",
-    "GETDEL": "remove needs Redis 6.2 or newer: remove_many does without",
+    "use only store and retrieve",
+    "GETDEL": "remove needs Redis 6.2 or newer; remove_many does not",
     "UNLINK": "removals need Redis 4 or newer",
-    "SCAN": "clear needs it, where options.key_prefix is set",
+    "SCAN": "clear needs it if options.key_prefix is set",
     "TIME": "the methods that load, and options.max_size, need it",
     "GETRANGE": "contains, touch and the methods that load need it",
     "PTTL": "time_to_live and near_cache.enabled need it",
     "HELLO": "options.topology sentinel and near_cache.enabled need Redis 6 or newer",
-    "CLIENT": "near_cache.enabled needs CLIENT TRACKING, of Redis 6 or newer: set it to false",
-    "CLUSTER": "options.topology cluster needs a node of a cluster: set it to single",
-    "SENTINEL": "options.topology sentinel needs sentinels: set it to single",
+    "CLIENT": "near_cache.enabled needs CLIENT TRACKING of Redis 6 or newer: set it to false",
+    "CLUSTER": "options.topology cluster needs a cluster node: set it to single",
+    "SENTINEL": "options.topology sentinel needs a Sentinel: set it to single",
     "SUBSCRIBE": "options.topology sentinel needs it: set it to single",
-    "SELECT": "a database other than 0 needs it: take the number out of the URI",
+    "SELECT": "a database other than 0 needs it: remove the number from the URI",
     **dict.fromkeys(
         ("ZADD", "ZREM", "ZCARD", "ZRANGE", "ZPOPMIN", "ZREMRANGEBYSCORE", "PEXPIREAT"),
         "options.max_size needs it, and Redis 5 or newer: set it to 0",
     ),
 }
-"""By command, what needs it, and the option that avoids it."""
+"""By command, what needs it, and how to avoid it."""
 _OURS: Final = {
     *_WITHOUT,
     *("EVALSHA", "PING", "AUTH", "ASKING", "MGET", "EXISTS", "SET", "PEXPIRE", "GET", "SETRANGE"),
 }
-"""Every command that is sent: no other word of a server's text is repeated."""
+"""All commands that are sent. No other word of an error reply is repeated in a message."""
 
 _NAME: Final = r"[`']([A-Za-z]{2,20})((?:\|[a-z-]{2,20})?)[`']"
 _MAY_NOT_RUN: Final = re.compile(rf"permissions to run the (?:{_NAME})?")
@@ -172,15 +172,15 @@ _CALLED: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
 _IN_OLD_SCRIPT: Final = re.compile(
     r"ERR Error running script .*: -((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN)\b.*)", re.DOTALL
 )
-"""As Redis before 7.0 wraps the refusal of a command in a script."""
+"""The error of a command in a script, as Redis before 7.0 wraps it."""
 
 
 def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> Failure:
-    """What an error reply means, by its first word; its text is dropped (see `ServerReply`).
+    """Classify an error reply by its first word; its text is dropped (see `ServerReply`).
 
     Args:
-        reply: the error.
-        commands: gives those that it answers, where the server does not say which.
+        reply: the error reply.
+        commands: returns the commands that it is a reply to, for messages where the server does not name one.
     """
     text = str(reply)[:_TEXT]
     if inner := _IN_OLD_SCRIPT.match(text):
@@ -189,12 +189,12 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
     if word in _UNAVAILABLE:
         return Failure(CacheUnavailable, word, _UNAVAILABLE[word], retryable=True)
     if word in {"NOAUTH", "WRONGPASS"}:
-        problem = "the server refuses the login: check user and password"
+        problem = "the server rejected the login: check user and password"
         return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
-    if word == "NOPERM" or any(sign in text for sign in _IN_SCRIPT):
+    if word == "NOPERM" or any(phrase in text for phrase in _IN_SCRIPT):
         return may_not_run(text, commands)
     if text.startswith("ERR max number of clients"):
-        problem = "the server has no room for another connection: raise its maxclients"
+        problem = "the server has reached its connection limit: raise its maxclients"
         return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)
     if unknown := _UNKNOWN.match(text):
         found = _ours(unknown)
@@ -202,11 +202,11 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
     code = (
         word if word.isascii() and word.isalpha() and word.isupper() and len(word) < 33 else "ERR"
     )
-    place = _address_in(text) if word in _REDIRECTS else None
-    problem = _SERVER_ERRORS.get(code, f"the server answered with the error {code}: see its log")
-    if place is not None:
-        problem = "the key is on another node of a cluster, and options.topology is not cluster"
-    return Failure(CacheServerError, code, problem, address=place)
+    address = _address_in(text) if word in _REDIRECTS else None
+    problem = _SERVER_ERRORS.get(code, f"the server replied with the error {code}: check its log")
+    if address is not None:
+        problem = "the key is on another cluster node: set options.topology to cluster, or check that its nodes agree"
+    return Failure(CacheServerError, code, problem, address=address)
 
 
 def is_script_unknown(reply: ServerReply) -> bool:
@@ -220,38 +220,38 @@ def refuses_evalsha(reply: ServerReply) -> bool:
 
 
 def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:
-    """What the user may not do, by what the server says of it, and the ACL rule that allows it."""
+    """Classify a permission error. The message names what the user may not do, and the ACL rule that grants it."""
     named = _MAY_NOT_RUN.search(text)
-    # Commands first: that text may hold the user's name, and so any word.
+    # Commands first: the text can contain the user's name, and so the words below.
     if named is not None or _MAY_NOT_RUN_IN_SCRIPT in text:
         found = _ours(named)
         names = [found] if found else _names_in(commands())
         rules = " ".join(f"+{name.lower()}" for name in names)
         problem = f"the user may not run {_one_of(names)}" + (rules and f": grant {rules}")
     elif "database" in text:
-        problem = "the user may not use this database: grant it with db=NUMBER"
+        problem = "the user may not use this database: grant db=NUMBER"
     elif "channel" in text:
         problem = (
-            "the user may not use a channel: grant it with &CHANNEL (of sentinels: &+switch-master "
+            "the user may not use a channel: grant &CHANNEL (on sentinels: &+switch-master "
             "&+promoted-slave)"
         )
     elif "key" in text:
         using = ", ".join(_names_in(commands(), in_scripts=False)) or "a command"
         problem = (
             f"the user may not read or write the key of {using}: grant the keys of options.key_prefix, "
-            "as ~PREFIX*"
+            "such as ~PREFIX*"
         )
     else:
-        problem = "the user may not do this: see ACL LOG on the server"
+        problem = "the user may not do this: check ACL LOG on the server"
     return Failure(CachePermissionError, "NOPERM", problem)
 
 
 def _lacking(names: Iterable[str]) -> Failure:
-    """The server lacks a command, or one of several."""
+    """The failure of a server that lacks a command, or one of several."""
     names = list(names)
     problem = f"the server lacks {_one_of(names)}"
     reasons = dict.fromkeys(
-        _WITHOUT[name] for one in names if (name := one.partition("|")[0]) in _WITHOUT
+        _WITHOUT[command] for name in names if (command := name.partition("|")[0]) in _WITHOUT
     )
     if len(reasons) == 1:
         problem += f"; {next(iter(reasons))}"
@@ -267,23 +267,23 @@ def _one_of(names: list[str]) -> str:
 
 
 def _ours(match: re.Match[str] | None) -> str:
-    """The command that a text names, if it is one that the library sends."""
+    """The command that a matched text names, if the library sends it; otherwise empty."""
     if match is None or match[1] is None or match[1].upper() not in _OURS:
         return ""
     return (match[1] + match[2]).upper()
 
 
 def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
-    """The commands that these are, with those that their scripts run."""
+    """The names of these commands. Those that a script runs replace EVAL."""
     names: dict[str, None] = {}
     for name, *arguments in commands:
         words = [str(name, "ascii")] if isinstance(name, bytes) else []
         if words == ["EVAL"] and in_scripts:
             source, *_ = arguments
             called = _CALLED.findall(source) if isinstance(source, bytes) else []
-            # Some scripts are given the command to run.
-            given = [one for one in arguments[1:] if one in {b"GETDEL", b"UNLINK"}]
-            words = [str(one, "ascii") for one in (*called, *given) if isinstance(one, bytes)]
+            # Some scripts run a command that is an argument.
+            passed = [word for word in arguments[1:] if word in {b"GETDEL", b"UNLINK"}]
+            words = [str(word, "ascii") for word in (*called, *passed) if isinstance(word, bytes)]
         names.update(dict.fromkeys(word for word in words if word in _OURS))
     return [name for name in names if name != "ASKING"]
 

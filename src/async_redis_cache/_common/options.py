@@ -29,8 +29,16 @@ _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
 _NAME_CHARACTERS: Final = 64
-_SYNONYMS: Final = {"ttl": "timeout", "expire": "timeout", "namespace": "key_prefix"}
+_SYNONYMS: Final = {
+    "ttl": "timeout",
+    "expire": "timeout",
+    "namespace": "key_prefix",
+    "ssl": "tls",
+    "socket_timeout": "command_timeout",
+}
 """Names in other libraries that are not similar to the name of the option."""
+_SIMILARITY: Final = 0.65
+"""Enough to suggest `retries` for `retry`, and not `sentinel_password` for `password`."""
 
 
 def _option(
@@ -385,7 +393,9 @@ def nearest_option(name: str) -> str | None:
         if other.startswith(start) and ("." in other) is is_in_section
     }
     synonym = _SYNONYMS.get(last)
-    similar = [synonym] if synonym in known else difflib.get_close_matches(last, known, n=1)
+    similar = (
+        [synonym] if synonym in known else difflib.get_close_matches(last, known, 1, _SIMILARITY)
+    )
     return known[similar[0]] if similar else None
 
 

@@ -262,7 +262,7 @@ def _failure_of(error: Exception, database: int) -> Failure:
         error = error.__cause__
     # Refusals first: to redis-py these are ConnectionErrors too, to be retried.
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
-        problem = "the server refuses the login: check user and password"
+        problem = "the server rejected the login: check user and password"
         return Failure(CacheLoginError, "BAD_CREDENTIALS", problem)
     if isinstance(error, NoPermissionError):
         return may_not_run(str(error))
