@@ -271,7 +271,7 @@ class AsyncRedisCache(AsyncBatchLoading):
     async def contains(self, context: Context, key: str) -> bool:
         """Return whether the key has a value, that is, whether `retrieve` would return one.
 
-        A stored `null` and an unreadable value do not count; to tell, the value itself is fetched.
+        A stored `null` and an unreadable value do not count. The value is fetched to check that.
 
         Raises:
             CacheError: as for `retrieve`.
@@ -285,7 +285,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             return False
 
     async def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
-        """Set the TTL of a value anew, from now on; return whether there is a value, as `contains` does.
+        """Set the TTL of a value to `timeout`, from now on; return whether there is one, as `contains` does.
 
         Args:
             context: as for `store`.

@@ -180,7 +180,7 @@ class CoalescingLoader(NamedLoader, Generic[T]):
         in_thread: call a plain loader in a worker thread.
 
     The loader runs in a copy of the context (`contextvars`) in which the `CoalescingLoader` was created, not in
-    that of a caller, since it loads for several. Anything about a caller that it needs belongs into the key.
+    that of a caller, since it loads for several. Anything about a caller that it needs has to be part of the key.
 
     Example:
         ```python

@@ -88,12 +88,12 @@ class Openable(IConfigurable, IReferenceable):
         Raises:
             CacheConfigError: BAD_OPTION. `open` raises the error of a bad URL.
         """
-        given: dict[str, Any] = {"max_size": 0, **options}
+        values: dict[str, Any] = {"max_size": 0, **options}
         if isinstance(serializer, str):
-            given["serializer"], serializer = serializer, None
+            values["serializer"], serializer = serializer, None
         cache = cls(serializer=serializer)
         config = ConfigParams.from_tuples("connection.uri", url)
-        for name, value in given.items():
+        for name, value in values.items():
             config[f"options.{name}"] = value
         cache.configure(config)
         return cache

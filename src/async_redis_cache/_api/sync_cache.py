@@ -209,7 +209,7 @@ class RedisCache(SyncLoading, ICache, IConfigurable, IReferenceable, IOpenable):
         return self._call(context, self._cache.contains(context, key))
 
     def touch(self, context: Context, key: str, timeout: Timeout = None) -> bool:
-        """Set the TTL of a value anew, from now on; return whether there is a value, as `contains` does."""
+        """Set the TTL of a value to `timeout`, from now on; return whether there is one, as `contains` does."""
         return self._call(context, self._cache.touch(context, key, timeout))
 
     def time_to_live(self, context: Context, key: str) -> int | None:

@@ -88,9 +88,9 @@ class SyncLoading(ABC):
         A plain loader runs in a worker thread, or with `in_thread="caller"` in the calling thread. A
         coroutine function runs on the private event loop. Each runs in a copy of the caller's context.
         """
-        given: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load
-        return self._call(context, load(context, key, loader, timeout, type=type, **given))
+        return self._call(context, load(context, key, loader, timeout, type=type, **options))
 
     @overload
     def retrieve_or_load_entry(
@@ -125,9 +125,9 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]:
         """Do what `retrieve_or_load` does, and return the value with its status, age and remaining time."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_entry
-        return self._call(context, load(context, key, loader, timeout, type=type, **given))
+        return self._call(context, load(context, key, loader, timeout, type=type, **options))
 
     @overload
     def retrieve_entry(self, context: Context, key: str, *, type: type[T]) -> CacheEntry[T]: ...
@@ -172,9 +172,9 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]:
         """Return the values of many keys as a dict in the order of the keys, and load those that are missing."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.retrieve_or_load_many
-        return self._call(context, load(context, keys, loader, timeout, type=type, **given))
+        return self._call(context, load(context, keys, loader, timeout, type=type, **options))
 
     @overload
     def refresh(
@@ -231,6 +231,6 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> Any:
         """Load a value now, even if one is stored or being loaded; store and return it."""
-        given: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": True, **loading}
         load: Any = self._cache.refresh
-        return self._call(context, load(context, key, loader, timeout, type=type, **given))
+        return self._call(context, load(context, key, loader, timeout, type=type, **options))

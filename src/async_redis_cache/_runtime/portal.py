@@ -72,7 +72,7 @@ class Portal:
             PortalRefusedError: IN_EVENT_LOOP.
         """
         if local.thread.serves:
-            problem = "blocking call on the private event loop of a cache: use AsyncRedisCache in coroutines"
+            problem = "blocking call on the private event loop of a cache, such as in a coroutine loader: call it on another thread"
             raise PortalRefusedError("IN_EVENT_LOOP", problem)
 
     def start(self) -> None:

@@ -170,7 +170,7 @@ class PortalQueue:
         self._closed = True
         items = self._items
         while items:
-            # Where the loop takes one back, it is left to it.
+            # `offer` may remove the same item at the same time.
             with contextlib.suppress(IndexError):
                 items.pop(0).abandon()
         if self._offered:
