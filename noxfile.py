@@ -125,7 +125,7 @@ SEEN_WITHOUT_A_SERVER = (
         "_protocol.record",
         "_engine.server_clock",
         "_engine.sieve",
-        "_client.tracking_group",
+        "_client.tracking",
         "_common.endpoint",
     ),
 )

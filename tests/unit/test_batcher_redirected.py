@@ -27,17 +27,17 @@ class TwoServers:
         self.hops: list[int] = []
         self._known = known
 
-    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
+    def follow_redirect(self, sender: Batcher, request: Request, failure: Failure) -> bool:
         self.refused_at.append(failure.address)
-        call.redirects += 1
-        self.hops.append(call.redirects)
+        request.redirects += 1
+        self.hops.append(request.redirects)
         if failure.address is None or failure.address[0] != self._known:
             return False
         to = self.other if sender is self.one.batcher else self.one
-        to.batcher.enqueue(call)
+        to.batcher.enqueue(request)
         return True
 
-    def owner_of(self, call: Request) -> Batcher:
+    def owner_of(self, request: Request) -> Batcher:
         return self.other.batcher
 
 
@@ -120,7 +120,7 @@ async def test_failing_router_costs_no_more_than_the_deadline() -> None:
     """Whatever the router does, no call waits for ever."""
 
     class Broken(TwoServers):
-        def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
+        def follow_redirect(self, sender: Batcher, request: Request, failure: Failure) -> bool:
             raise LookupError
 
     servers = Broken()

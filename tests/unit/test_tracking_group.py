@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from async_redis_cache._client.tracking_group import TrackingGroup
+from async_redis_cache._client.tracking import TrackingGroup
 from harness.near_clock import Near
 
 ONE, OTHER, THIRD = ("10.0.0.1", 7001), ("10.0.0.1", 7002), ("10.0.0.2", 7001)

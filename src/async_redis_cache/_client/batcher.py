@@ -42,14 +42,14 @@ _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
 class Router(Protocol):
-    """Knows which server a call is for, where there are several."""
+    """Finds the node of a request, in a cluster."""
 
-    def redirected(self, sender: Batcher, call: Request, failure: Failure) -> bool:
-        """Whether a call that was refused was passed on to the server that the refusal names."""
+    def follow_redirect(self, sender: Batcher, request: Request, failure: Failure) -> bool:
+        """Send a request to the node that its MOVED or ASK error names. Return False where that is not possible."""
         ...
 
-    def owner_of(self, call: Request) -> Batcher:
-        """Who is to try a call again."""
+    def owner_of(self, request: Request) -> Batcher:
+        """Return the batcher for the next attempt of a request."""
         ...
 
 
@@ -281,7 +281,7 @@ class Batcher:
     def _is_redirected(self, call: Request, failure: Failure) -> bool:
         if failure.address is None or self._router is None or call.is_done():
             return False
-        return self._router.redirected(self, call, failure)
+        return self._router.follow_redirect(self, call, failure)
 
     def _on_connection_lost(self, exchange: Pipeline, failure: Failure) -> None:
         self._forget_pipeline(exchange)

@@ -1,4 +1,4 @@
-"""One server: the calls that wait for it, and the connections on which they travel."""
+"""One server: its requests, its connections and its circuit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from async_redis_cache._common.backoff import RetryBackoff
-from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.failures import LOST, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.options import Options
@@ -24,41 +23,38 @@ from .circuit_breaker import CircuitBreaker, CircuitBreakers
 from .demotion import Demotion
 from .request_queue import RequestQueue
 
-__all__ = ["UNKNOWN_ADDRESS", "Node", "keepalive_policy"]
+__all__ = ["Node", "keepalive_policy"]
 
-UNKNOWN_ADDRESS: Final[Address] = ("", 0)
-_VALUES_A_KEY: Final = 2
-"""How many values of `max_value_size` the reply for one key may be as long as: another process may have stored it
-by a larger limit."""
+_VALUES_PER_KEY: Final = 2
+"""Maximum length of the reply for one key, in values of `max_value_size`: another process may have stored the value
+under a higher limit."""
 _OVERHEAD_BYTES: Final = 128 * 1024
-"""Bytes that may stand beside a value: its header, at most 64 KiB of tags, its envelope."""
-_SPREAD: Final = 0.1
-"""Share of their age by which connections end sooner, by chance."""
+"""Maximum length of what is stored with a value: its header, with up to 64 KiB of tags, and its envelope."""
+_AGE_SPREAD: Final = 0.1
+"""Fraction by which the age of connections is reduced at random."""
 _CHECK_SHARE: Final = 0.25
-"""Of what a call may take: for so long an idle connection is waited for that may have been cut."""
+"""Fraction of `command_timeout` to wait for an idle connection that may have been cut off."""
 _CHECK_SECONDS: Final = 0.25
-"""The same, at the most."""
+"""Maximum of that time."""
 _PROBE_SECONDS: Final = 0.4
-"""How long a server that was away has to answer a probe: so that it is found back within a second."""
+"""Maximum time for a probe: short enough to notice within a second that the server responds again."""
 
 
 class Node:
-    """A server that is asked.
+    """One server.
 
     Args:
-        dialer: connects to it.
+        connector: connects to it.
         options: of the cache.
         counters: of the cache.
-        told: where it is told when there is no connection to it, and when there is one again.
+        health: logs when the server is down and up.
         breakers: of the cache.
-        alone: where it is told when it is left alone, and when it is asked again. Without that it
-            never is left alone.
-        heard: told when it has answered.
-        lost: told when it cannot be reached, or does not answer.
-        unanswered: told when a call got no answer by its deadline: connections may have been cut in silence.
-        may_move: whether another connection may lead to another server, as sentinels say.
-        demoted: drops all connections to a server that is no master, where no sentinels say who is.
-        router: who knows the other servers, where there are some.
+        circuit_health: logs when the circuit is opened and closed.
+        on_lost: called when the server cannot be reached or does not reply.
+        on_timeout: called when a request has timed out without any reply: its connection may have been cut off silently.
+        has_sentinels: whether another connection may lead to another server.
+        on_demoted: closes all connections to a server that is no longer a master, where there is no Sentinel.
+        router: finds the node of a request, in a cluster.
     """
 
     def __init__(
@@ -72,7 +68,7 @@ class Node:
         circuit_health: Condition,
         on_lost: Callable[[], None] = lambda: None,
         on_timeout: Callable[[], None] = lambda: None,
-        may_move: bool = False,
+        has_sentinels: bool = False,
         on_demoted: Callable[[], None] | None = None,
         router: Router | None = None,
     ) -> None:
@@ -90,7 +86,7 @@ class Node:
             retries=options.retries,
             queue=RequestQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=RetryBackoff(loop.time, random.random),
-            may_move=may_move,
+            may_move=has_sentinels,
             demotion=on_demoted and Demotion(loop.time, options.command_seconds, on_demoted),
             router=router,
             server=health.server,
@@ -104,7 +100,7 @@ class Node:
             on_available=self.batcher.ready,
             on_unreachable=self._unreachable,
             health=health,
-            max_bytes_per_key=_VALUES_A_KEY * options.max_value_size + _OVERHEAD_BYTES,
+            max_bytes_per_key=_VALUES_PER_KEY * options.max_value_size + _OVERHEAD_BYTES,
             check_budget=min(options.command_seconds * _CHECK_SHARE, _CHECK_SECONDS),
         )
         self.batcher.use_pool(self.pool)
@@ -113,28 +109,28 @@ class Node:
         return f"{self.batcher!r} {self.pool!r}"
 
     def is_circuit_open(self) -> bool:
-        """Whether it does not answer, and is not to be asked."""
+        """Whether the circuit is open: the server has not responded to several requests."""
         return self._breaker.is_open
 
     def retire(self) -> None:
-        """What waits for it is asked elsewhere, and so is everything from now on."""
+        """Use the server no longer. Its requests fail, so that the router sends them to other nodes."""
         self._breaker.stop()
-        self.pool.drop_other_addresses(UNKNOWN_ADDRESS)
+        self.pool.drop_other_addresses(None)
         self.batcher.unreachable(LOST)
         self.pool.stop()
 
     def stop(self) -> None:
-        """End every call, and every connection."""
+        """Fail every request and close every connection."""
         self._breaker.stop()
         self.batcher.close()
         self.pool.stop()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of them."""
+        """Wait until all connections are closed."""
         await self.pool.stopped()
 
     def abandon(self) -> None:
-        """Drop every connection though the event loop is closed."""
+        """Close every connection although the event loop is closed."""
         self._breaker.stop()
         self.pool.abandon()
 
@@ -147,12 +143,16 @@ class Node:
 
 
 def keepalive_policy(options: Options, heartbeat: float) -> KeepalivePolicy:
-    """How a link is kept whose heart beats once in so many seconds."""
-    timeout = options.connect_seconds
-    return KeepalivePolicy(heartbeat, timeout, _lifetime_of(options), random.random, time.monotonic)
+    """Return the policy of a push channel with this heartbeat, in seconds."""
+    return KeepalivePolicy(
+        heartbeat, options.connect_seconds, _lifetime_of(options), random.random, time.monotonic
+    )
 
 
 def _lifetime_of(options: Options) -> Callable[[], float]:
-    """Gives for how many seconds a connection is used: not all end at once that began at once."""
+    """Return a function that gives the lifetime of a new connection in seconds.
+
+    It is random, so that connections that were made together are not replaced together.
+    """
     age = options.connection_age_seconds
-    return lambda: age * (1 - _SPREAD * random.random())  # noqa: S311  no secret
+    return lambda: age * (1 - _AGE_SPREAD * random.random())  # noqa: S311  no secret

@@ -1,8 +1,8 @@
-"""Sentinels: who knows which server is the master, and tells when it is another.
+"""Sentinel: finds the current master, and reports when another server becomes master.
 
-A master that was cut off, or has given way, goes on to acknowledge writes which nobody will ever see again,
-and only they know. Any of them may not know yet, or not any more. So all of them are listened to all the
-time; each says whom it holds to be the master, and of which election, and the latest election counts.
+A master that is partitioned, or was demoted, goes on acknowledging writes that will be lost, and only the Sentinels
+know. Any of them can be out of date. So the cache subscribes to all of them all the time. Each reports a master
+and the epoch of its election; the latest election counts.
 """
 
 from __future__ import annotations
@@ -18,141 +18,155 @@ from async_redis_cache._common.failures import UNEXPECTED_REPLY, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
-from async_redis_cache._connection.connector import Connector, fields_of
+from async_redis_cache._connection.connection import Connection
+from async_redis_cache._connection.connector import Connector, fields_of, verify_master
 from async_redis_cache._connection.push import KeepalivePolicy, Probe, PushChannel, refusal_in
 from async_redis_cache._connection.sockets import TLSConfig
 
-__all__ = ["UNKNOWN", "Sentinels", "sentinel_connectors"]
+__all__ = ["MasterConnector", "Sentinels"]
 
-_OTHERS_SECONDS: Final = 0.1
-"""How long the others are waited for at first, when one has said who is the master."""
+_GRACE_SECONDS: Final = 0.1
+"""At first, how long to wait for further Sentinels after one has reported a master."""
 _SWITCHED: Final = b"+switch-master"
 _PROMOTED: Final = b"+promoted-slave"
-"""What the sentinel that leads a failover says first; until the other replicas follow, it says no more."""
+"""Announced first, by the Sentinel that leads a failover. `+switch-master` follows once the other replicas have
+been reconfigured."""
 
-UNKNOWN: Final = Failure(
+_UNKNOWN_MASTER: Final = Failure(
     CacheUnavailable,
     "CONNECT_FAILED",
-    "no sentinel can be asked, or knows a server that will do",
+    "no Sentinel could be reached that knows the master",
     retryable=True,
 )
-_UNNAMED: Final = Failure(
-    CacheConfigError, "BAD_OPTION", "the sentinels know no master by options.sentinel_master"
+_WRONG_NAME: Final = Failure(
+    CacheConfigError,
+    "BAD_OPTION",
+    "the Sentinels monitor no master with the name options.sentinel_master",
 )
 
 
-class _Claim(NamedTuple):
-    """Whom a sentinel holds to be the master."""
+class _Report(NamedTuple):
+    """The master according to one Sentinel. Reports order by epoch."""
 
     epoch: int
-    """Of the election: each later one has a higher number."""
-    place: Address
+    """Number of the election; each later one has a higher number."""
+    master: Address
 
 
 class Sentinels:
-    """All of them, and whom they hold to be the master.
+    """A push channel to each Sentinel, and the master by their latest report.
 
     Args:
-        endpoint: where they are, and the master's name.
-        options: time limits, TLS, and who we are to them.
-        moved: called with where the master is now.
-        pace: how the links to them are kept.
-        told: gives, for each, where it is told when the link to it is lost, and armed again.
+        endpoint: addresses of the Sentinels, and the name of the master.
+        options: time limits, TLS, and the login at the Sentinels.
+        on_master_changed: called with the address of the new master.
+        policy: heartbeat and lifetime of the channels.
+        health_of: returns the log condition of the channel to a Sentinel.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         options: Options,
-        moved: Callable[[Address], None],
-        pace: KeepalivePolicy,
-        told: Callable[[Address], Condition],
+        on_master_changed: Callable[[Address], None],
+        policy: KeepalivePolicy,
+        health_of: Callable[[Address], Condition],
     ) -> None:
-        self._on_master_changed = moved
-        # What it has said counts when its link is lost too: no election is undone.
-        self._claims: dict[Address, _Claim] = {}
-        self.place: Address | None = None
-        """Where everybody was led."""
+        self._on_master_changed = on_master_changed
+        # The report of a Sentinel that is down still counts: an election cannot be undone.
+        self._reports: dict[Address, _Report] = {}
+        self.master: Address | None = None
+        """The master that connections were made to last; None before the first."""
         self.channels: list[PushChannel] = []
-        dialers = sentinel_connectors(endpoint, options, protocol=3)
-        for sentinel, dialer in zip(endpoint.seeds, dialers, strict=True):
-            witness = _SentinelWatcher(endpoint.master.encode(), partial(self._on_claim, sentinel))
+        login = Endpoint(
+            tls=options.sentinel_tls,
+            username=options.sentinel_username or None,
+            password=options.sentinel_password or None,
+        )
+        tls = TLSConfig.of(options, sentinels=True)
+        for address in endpoint.seeds:
+            watcher = _SentinelWatcher(endpoint.master.encode(), partial(self._on_report, address))
             self.channels.append(
                 PushChannel(
-                    dialer,
-                    witness,
-                    subscription=witness.subscription,
-                    policy=pace,
-                    health=told(sentinel),
+                    Connector(login.at(address), options, protocol=3, tls=tls),
+                    watcher,
+                    subscription=watcher.subscription,
+                    policy=policy,
+                    health=health_of(address),
                 )
             )
 
-    async def master(self) -> Address | Failure:
-        """Where the master is; why nobody says so, where all that were asked have not.
+    async def find_master(self) -> Address | Failure:
+        """Return the address of the master, or why it is unknown.
 
-        At first all are waited for, and for a short time only when one has spoken.
+        The first call waits until all Sentinels have replied or failed, but only 0.1 s once one has reported a master.
         """
-        if self.place is None:
-            await self._all_answered()
-        if not self._claims:
-            return self._refusal()
-        self.place = max(self._claims.values()).place
-        return self.place
+        if self.master is None:
+            await self._first_reports()
+        if not self._reports:
+            return self._failure()
+        self.master = max(self._reports.values()).master
+        return self.master
 
-    async def _all_answered(self) -> None:
-        pending = {asyncio.ensure_future(link.first_attempt()) for link in self.channels}
+    async def _first_reports(self) -> None:
+        pending = {asyncio.ensure_future(channel.first_attempt()) for channel in self.channels}
         try:
             while pending:
-                grace = _OTHERS_SECONDS if self._claims else None
-                ended, pending = await asyncio.wait(
+                grace = _GRACE_SECONDS if self._reports else None
+                done, pending = await asyncio.wait(
                     pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended:
+                if not done:
                     break
         finally:
-            for one in pending:
-                one.cancel()
+            for attempt in pending:
+                attempt.cancel()
             if pending:
                 await asyncio.wait(pending)
 
-    def _refusal(self) -> Failure:
-        failures = [link.failure for link in self.channels if link.failure is not None]
-        # What somebody has to mend says more than that one of them is away.
-        return next((failure for failure in failures if not failure.retryable), UNKNOWN)
+    def _failure(self) -> Failure:
+        failures = [channel.failure for channel in self.channels if channel.failure is not None]
+        # A permanent failure, such as a refused login, says more than that one of them is unreachable.
+        return next((failure for failure in failures if not failure.retryable), _UNKNOWN_MASTER)
 
-    def _on_claim(self, sentinel: Address, said: _Claim) -> None:
-        self._claims[sentinel] = said
-        latest = max(self._claims.values()).place
-        if self.place not in {None, latest}:
-            self.place = latest
+    def _on_report(self, sentinel: Address, report: _Report) -> None:
+        self._reports[sentinel] = report
+        latest = max(self._reports.values()).master
+        if self.master not in {None, latest}:
+            self.master = latest
             self._on_master_changed(latest)
 
 
 class _SentinelWatcher:
-    """Reads what one sentinel says.
+    """Reads the announcements and replies of one Sentinel.
 
     Args:
-        master: its name.
-        heard: called with what it says of it.
+        name: name of the master.
+        on_report: called with each report about this master.
     """
 
-    def __init__(self, master: bytes, heard: Callable[[_Claim], None]) -> None:
-        self._master = master
-        self._on_claim = heard
+    def __init__(self, name: bytes, on_report: Callable[[_Report], None]) -> None:
+        self._name = name
+        self._on_report = on_report
         self._epoch = 0
-        # In this order: when they are answered apart, the place is newer than its epoch, and not older.
-        # The second names a master from its promotion on, the first only when all replicas follow it.
+        # In this order: if a failover comes between the replies, the address is newer than the epoch, not older.
+        # GET-MASTER-ADDR-BY-NAME returns the new master from its promotion on, MASTER only after all replicas
+        # have been reconfigured.
         self.probe = Probe(
             (
-                (b"SENTINEL", b"MASTER", master),
-                (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master),
+                (b"SENTINEL", b"MASTER", name),
+                (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name),
             ),
             self._on_master_reply,
         )
         self.subscription = self.probe._replace(subscription=(b"SUBSCRIBE", _SWITCHED, _PROMOTED))
 
     def on_event(self, message: list[Any]) -> None:
-        """Pass on where the master is now, if it is ours."""
+        """Report the new master if the announcement concerns the configured one.
+
+        Raises:
+            LookupError, TypeError, ValueError: the announcement is malformed.
+        """
         if message[0] != b"message":
             return
         _, channel, text = message
@@ -160,47 +174,94 @@ class _SentinelWatcher:
         if channel == _SWITCHED:
             name, _, _, host, port = words
         else:
-            # It is the replica that is named first, then the one that was the master.
+            # The promoted replica, followed by its former master.
             _, _, host, port, _, name, *_ = words
-        if name == self._master:
-            # Which election it was will be asked; it was a later one than the last.
-            self._claim(self._epoch + 1, host, port)
+        if name == self._name:
+            # An announcement has no epoch. It is a later election than the last one; the next probe reads its number.
+            self._report(self._epoch + 1, host, port)
 
     def on_reply(self, moment: float) -> None:
-        """It was asked, and has answered."""
+        """Do nothing: `_on_master_reply` has read the reply."""
 
     def on_lost(self) -> None:
-        """The others tell."""
+        """Do nothing: the other Sentinels report."""
 
     def _on_master_reply(self, replies: Sequence[Any]) -> Failure | None:
         fields, address = replies
         if address is None:
-            return _UNNAMED
+            return _WRONG_NAME
         if (refusal := refusal_in(replies)) is not None:
             return refusal
         try:
-            self._claim(int(fields_of(fields)[b"config-epoch"]), *address)
+            self._report(int(fields_of(fields)[b"config-epoch"]), *address)
         except (AttributeError, LookupError, TypeError, ValueError):
             return UNEXPECTED_REPLY
         return None
 
-    def _claim(self, epoch: int, host: bytes, port: bytes) -> None:
-        place = parse_address(host, port)
+    def _report(self, epoch: int, host: bytes, port: bytes) -> None:
+        master = parse_address(host, port)
         self._epoch = epoch
-        self._on_claim(_Claim(epoch, place))
+        self._on_report(_Report(epoch, master))
 
 
-def sentinel_connectors(
-    endpoint: Endpoint, options: Options, *, protocol: int = 2
-) -> list[Connector]:
-    """Who connects to each of the sentinels."""
-    sentinel = Endpoint(
-        tls=options.sentinel_tls,
-        username=options.sentinel_username or None,
-        password=options.sentinel_password or None,
-    )
-    trust = TLSConfig.of(options, sentinels=True)
-    return [
-        Connector(sentinel.at(place), options, protocol=protocol, tls=trust)
-        for place in endpoint.seeds
-    ]
+class MasterConnector:
+    """Connects to the current master.
+
+    Args:
+        sentinels: know the address.
+        endpoint: login at the data servers.
+        options: time limits and TLS.
+        protocol: RESP version of the connections.
+    """
+
+    def __init__(
+        self, sentinels: Sentinels, endpoint: Endpoint, options: Options, *, protocol: int = 2
+    ) -> None:
+        self._sentinels = sentinels
+        self._endpoint = endpoint
+        self._options = options
+        self._protocol = protocol
+        self._timeout = options.connect_seconds
+        self._current: tuple[Address, Connector] | None = None
+        """The address of the master, and the connector for it."""
+        self._connectors: dict[Connection, Connector] = {}
+        """By connection, the connector that made it, which also has to close it."""
+
+    async def open_connection(self) -> Connection | Failure:
+        """Return a connection to the master, or why there is none."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                address = await self._sentinels.find_master()
+                if isinstance(address, Failure):
+                    return address
+                connector = self._connector_for(address)
+                # When the master changes, the caller of this method cancels it: see `drop_other_addresses`.
+                outcome = await connector.open_connection()
+                if not isinstance(outcome, Failure):
+                    self._connectors[outcome] = connector
+                return outcome
+        except TimeoutError:
+            return _UNKNOWN_MASTER
+
+    async def close_idle(self) -> None:
+        """Close connections whose login failed or was cancelled."""
+        connectors = set(self._connectors.values())
+        if self._current is not None:
+            connectors.add(self._current[1])
+        for connector in connectors:
+            await connector.close_idle()
+
+    async def discard_connection(self, connection: Connection) -> None:
+        """Close a connection that will not be used again."""
+        await self._connectors.pop(connection).discard_connection(connection)
+
+    def _connector_for(self, address: Address) -> Connector:
+        if self._current is None or self._current[0] != address:
+            connector = Connector(
+                self._endpoint.at(address),
+                self._options,
+                protocol=self._protocol,
+                verify=verify_master,
+            )
+            self._current = address, connector
+        return self._current[1]

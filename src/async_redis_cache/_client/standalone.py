@@ -1,4 +1,4 @@
-"""One server, or the one that the sentinels call the master; and the links on which they tell."""
+"""A single server, or the master that Sentinel names, with its invalidation channel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from async_redis_cache._protocol.commands import PING
 
 from .circuit_breaker import CircuitBreakers
 from .node import Node, keepalive_policy
-from .sentinel import Sentinels
-from .sentinel_connector import MasterConnector
+from .sentinel import MasterConnector, Sentinels
 from .tracking import InvalidationListener, TrackingChannel
 
 __all__ = ["Standalone"]
@@ -33,15 +32,15 @@ _SENTINEL_HEARTBEAT: Final = 1.0
 
 
 class Standalone:
-    """A server.
+    """The only server, or the only master, of a cache.
 
     Args:
-        endpoint: where it is, or the sentinels are.
+        endpoint: address of the server, or of the Sentinels.
         options: of the cache.
         counters: of the cache.
         breakers: of the cache.
-        health_log: records the changes of state.
-        listener: told what changes, where somebody wants to know.
+        health_log: logs changes of state.
+        listener: receives invalidations, if there is a near cache.
     """
 
     def __init__(
@@ -56,9 +55,9 @@ class Standalone:
     ) -> None:
         self._health_log = health_log
         self._name = endpoint.name
-        by_sentinels = endpoint.topology == "sentinel"
+        has_sentinels = endpoint.topology == "sentinel"
         self._sentinels: Sentinels | None = None
-        if by_sentinels:
+        if has_sentinels:
             self._sentinels = Sentinels(
                 endpoint,
                 options,
@@ -73,9 +72,9 @@ class Standalone:
             health=health_log.condition(SERVER),
             breakers=breakers,
             circuit_health=health_log.condition(CIRCUIT),
-            may_move=by_sentinels,
             on_timeout=self._check_idle,
-            on_demoted=None if by_sentinels else partial(self._drop_other_addresses, None),
+            has_sentinels=has_sentinels,
+            on_demoted=None if has_sentinels else partial(self._drop_other_addresses, None),
         )
         self._tracking: TrackingChannel | None = None
         if listener is not None:
@@ -83,90 +82,89 @@ class Standalone:
                 self._connector(endpoint, options, protocol=3),
                 listener,
                 prefix=options.key_prefix.encode(),
-                pace=keepalive_policy(options, options.heartbeat_seconds),
-                told=health_log.condition(INVALIDATION_CHANNEL),
+                policy=keepalive_policy(options, options.heartbeat_seconds),
+                health=health_log.condition(INVALIDATION_CHANNEL),
             )
-        for link in self._links():
-            link.start()
+        for channel in self._channels():
+            channel.start()
 
     def __repr__(self) -> str:
         return repr(self._node)
 
     @property
     def master(self) -> Address | None:
-        """Where the sentinels have led everybody, if there are any."""
-        return None if self._sentinels is None else self._sentinels.place
+        """The address of the master that Sentinel names; None without Sentinel, or before it is known."""
+        return None if self._sentinels is None else self._sentinels.master
 
     @property
     def executor(self) -> Executor:
-        """Who asks it."""
+        """Runs commands on the server."""
         return self._node.batcher
 
     @property
     def executors(self) -> Sequence[Executor]:
-        """Who asks each server that has keys."""
+        """One executor for each server that has keys: a single one."""
         return (self.executor,)
 
     async def moves(self, deadline: float) -> int:
-        """How often keys were seen to have moved from one server to another."""
+        """Return 0: keys do not move between servers."""
         return 0
 
     def is_circuit_open(self, key: bytes) -> bool:
-        """See `Node.is_left_alone`."""
+        """Whether the circuit of the server is open."""
         return self._node.is_circuit_open()
 
     async def connect(self, budget: float, opening: Command = PING) -> None:
-        """Connect, log in and ask for a first sign of life: one attempt, within so many seconds.
+        """Connect, log in and run one command: one attempt, within so many seconds.
 
         Raises:
-            CacheUnsupported: the server, or the user, cannot do what an option needs.
-            CacheError: whatever else came of the attempt.
+            CacheUnsupported: the server, or the user, lacks something that an option needs.
+            CacheError: the attempt failed otherwise.
         """
         await self.executor.execute(opening, (), 0, budget=budget, retries=0)
         if self._tracking is not None:
-            failure = await self._tracking.first()
+            failure = await self._tracking.first_attempt()
             if failure is not None:
                 raise failure._replace(server=self._name).error()
 
     def has_unread(self) -> bool:
-        """Whether there is news of changes that has come, and has not been passed on."""
+        """Whether invalidations have arrived that have not been applied yet."""
         return self._tracking is not None and self._tracking.has_unread()
 
     def stop(self) -> None:
-        """End every call, every connection and every link."""
+        """Fail every request and close every connection and channel."""
         self._node.stop()
-        for link in self._links():
-            link.stop()
+        for channel in self._channels():
+            channel.stop()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of them."""
+        """Wait until all of them are closed."""
         await self._node.stopped()
-        for link in self._links():
-            await link.stopped()
+        for channel in self._channels():
+            await channel.stopped()
 
     def abandon(self) -> None:
-        """Drop every connection though the event loop is closed."""
+        """Close every connection although the event loop is closed."""
         self._node.abandon()
-        for link in self._links():
-            link.abandon()
+        for channel in self._channels():
+            channel.abandon()
 
-    def _links(self) -> list[PushChannel]:
-        links = [] if self._sentinels is None else self._sentinels.channels
-        return links if self._tracking is None else [*links, self._tracking]
+    def _channels(self) -> list[PushChannel]:
+        channels = [] if self._sentinels is None else self._sentinels.channels
+        return channels if self._tracking is None else [*channels, self._tracking]
 
     def _check_idle(self) -> None:
-        """A call got no answer: what has cut its connection may have cut others."""
+        # A request has timed out: what cut off its connection may have cut off idle ones too.
         self._node.pool.check_idle()
 
-    def _on_master_changed(self, place: Address) -> None:
-        """The master is now there: what was said to another is not to be relied on."""
-        self._health_log.master_changed(name_of(place))
-        self._drop_other_addresses(place)
+    def _on_master_changed(self, master: Address) -> None:
+        self._health_log.master_changed(name_of(master))
+        self._drop_other_addresses(master)
 
-    def _drop_other_addresses(self, place: Address | None) -> None:
-        self._node.pool.drop_other_addresses(place)
+    def _drop_other_addresses(self, address: Address | None) -> None:
+        self._node.pool.drop_other_addresses(address)
         if self._tracking is not None:
-            self._tracking.drop_other_addresses(place)
+            self._tracking.drop_other_addresses(address)
 
     def _connector(
         self, endpoint: Endpoint, options: Options, *, protocol: int = 2

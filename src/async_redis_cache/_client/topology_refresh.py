@@ -1,4 +1,4 @@
-"""Whose the slots are, by what the nodes of a cluster say: asked when that has proven wrong, and every so often."""
+"""Refresh of a cluster's slot map: on demand, and periodically."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from .cluster_nodes import ClusterNodes, SlotMap
 __all__ = ["TopologyRefresh"]
 
 _BUDGET_SECONDS: Final = 0.5
-"""How long a node has to tell what it knows of the slots."""
-_OTHERS_SECONDS: Final = 0.1
-"""How long they are waited for when one has told."""
+"""Time for a node to return its slot map."""
+_GRACE_SECONDS: Final = 0.1
+"""Time to wait for further nodes after one has replied."""
 _PAUSE_SECONDS: Final = 0.1
-"""Between two looks that were asked for."""
+"""Minimum time between two refreshes on demand."""
 _INTERVAL_SECONDS: Final = 10.0
-"""Between two looks that nobody has asked for: a node that is cut off from the others does not know."""
-_LOST_INTERVAL_SECONDS: Final = 0.5
-"""The same, while the link to a master is lost."""
-_LOST: Final = Failure(
-    CacheUnavailable, "CONNECT_FAILED", "no node of the cluster answers", retryable=True
+"""Time between two periodic refreshes: a node that is cut off from the others does not report changes."""
+_DISCONNECTED_INTERVAL_SECONDS: Final = 0.5
+"""The same, while the invalidation channel of a master is down."""
+_NO_REPLY: Final = Failure(
+    CacheUnavailable, "CONNECT_FAILED", "no node of the cluster replied", retryable=True
 )
 
 
 class TopologyRefresh:
-    """Asks the nodes, and lets the members go by what most of them say.
+    """Queries the nodes, and applies the slot map that most of them return.
 
     Args:
-        members: of the cluster.
-        is_whole: whether no master's link is lost: one may have been replaced.
+        nodes: of the cluster.
+        is_whole: whether the invalidation channels of all masters are up. One that is down may have been replaced.
     """
 
     def __init__(self, nodes: ClusterNodes, is_whole: Callable[[], bool]) -> None:
@@ -50,40 +50,40 @@ class TopologyRefresh:
         self._nodes = nodes
         self._is_whole = is_whole
         self._next: asyncio.TimerHandle | None = None
-        # Not all of uvloop's timers say when they are due.
+        # Some timers of uvloop do not know when they are due.
         self._next_at = inf
         self._ended_at = self._loop.time()
         self._task: asyncio.Task[CacheError | None] | None = None
         self._stopped = False
 
     def refresh_soon(self) -> None:
-        """Look as soon as that is not too often."""
+        """Begin a refresh as soon as the pause after the last one is over. Without effect during a refresh."""
         if self._task is None and not self._stopped:
             self._refresh_at(max(self._loop.time(), self._ended_at + _PAUSE_SECONDS))
 
     def refresh(self, budget: float = _BUDGET_SECONDS) -> asyncio.Task[CacheError | None]:
-        """The look that is under way, or one from now on: why the slots are not known, where they are not."""
+        """Return the refresh in progress, or begin one. Its result is the error if no slot map was returned."""
         return self._task or self._begin(budget)
 
     async def refresh_by(self, deadline: float) -> None:
-        """Look, from now on.
+        """Wait for a refresh that begins after this call.
 
         Raises:
-            CacheTimeout: by the deadline nobody had answered.
-            CacheError: nobody says whose the slots are.
+            CacheTimeout: no node replied by the deadline.
+            CacheError: no node returned a slot map.
         """
         if self._task is not None:
-            # It may have asked them before what its caller has just done.
+            # Its replies may be older than what the caller has just done.
             await asyncio.wait((self._task,), timeout=deadline - self._loop.time())
-        look = self.refresh()
-        await asyncio.wait((look,), timeout=deadline - self._loop.time())
-        if not look.done():
+        refresh = self.refresh()
+        await asyncio.wait((refresh,), timeout=deadline - self._loop.time())
+        if not refresh.done():
             raise TIMED_OUT.error()
-        if not look.cancelled() and (failure := look.result()) is not None:
+        if not refresh.cancelled() and (failure := refresh.result()) is not None:
             raise failure
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the refresh in progress, and begin no more."""
         self._stopped = True
         if self._next is not None:
             self._next.cancel()
@@ -91,12 +91,12 @@ class TopologyRefresh:
             self._task.cancel()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left."""
+        """Wait until the refresh has ended."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
     def abandon(self) -> None:
-        """Look no more, though the event loop is closed."""
+        """Begin no more refreshes although the event loop is closed."""
         self._stopped = True
 
     def _refresh_at(self, moment: float) -> None:
@@ -112,66 +112,70 @@ class TopologyRefresh:
             self._next.cancel()
             self._next = None
         self._next_at = inf
-        self._task = look = self._loop.create_task(self._query_nodes(budget), context=Context())
-        look.add_done_callback(self._end)
-        return look
+        task = self._loop.create_task(self._query_nodes(budget), context=Context())
+        self._task = task
+        task.add_done_callback(self._on_ended)
+        return task
 
-    def _end(self, _: object) -> None:
+    def _on_ended(self, _: object) -> None:
         self._task = None
         self._ended_at = self._loop.time()
         if not self._stopped:
-            interval = _INTERVAL_SECONDS if self._is_whole() else _LOST_INTERVAL_SECONDS
+            interval = _INTERVAL_SECONDS if self._is_whole() else _DISCONNECTED_INTERVAL_SECONDS
             self._refresh_at(self._ended_at + interval)
 
     async def _query_nodes(self, budget: float) -> CacheError | None:
         failures: list[CacheError] = []
-        for informants in (self._nodes.masters, self._nodes.others):
-            asked: list[asyncio.Future[SlotMap]] = []
-            for place in informants:
-                batcher = self._nodes.at(place).batcher
+        for addresses in (self._nodes.masters, self._nodes.others):
+            queries: list[asyncio.Future[SlotMap]] = []
+            for address in addresses:
+                batcher = self._nodes.node_at(address).batcher
                 try:
-                    asked.append(
-                        batcher.execute(CLUSTER_SLOTS, place[0], 16, budget=budget, retries=0)
+                    queries.append(
+                        batcher.execute(CLUSTER_SLOTS, address[0], 16, budget=budget, retries=0)
                     )
                 except CacheError as error:
-                    # Its queue is full: the others may know.
+                    # The queue of this node is full; others may reply.
                     failures.append(error)
-            views = await _slot_maps_of(asked, failures)
-            if views:
-                # Most of them: one may be cut off from the others, and not know.
-                self._nodes.apply_slot_map(views.most_common(1)[0][0])
+            slot_maps = await _replies_of(queries, failures)
+            if slot_maps:
+                # The most frequent one: a node may be cut off from the others and out of date.
+                self._nodes.apply_slot_map(slot_maps.most_common(1)[0][0])
                 return None
         if any(isinstance(failure, CacheServerError) for failure in failures):
             problem = (
-                "CLUSTER SLOTS is refused, which options.topology cluster needs: the server is no node of a "
-                "cluster. Set it to single"
+                "options.topology cluster needs CLUSTER SLOTS, which the server refuses: it is not a node of a "
+                "cluster. Set options.topology to single"
             )
             return CacheUnsupported("UNSUPPORTED", problem)
-        return failures[0] if failures else _LOST.error()
+        return failures[0] if failures else _NO_REPLY.error()
 
 
-async def _slot_maps_of(
-    asked: Collection[asyncio.Future[SlotMap]], failures: list[CacheError]
+async def _replies_of(
+    queries: Collection[asyncio.Future[SlotMap]], failures: list[CacheError]
 ) -> Counter[SlotMap]:
-    """What they say, and how many of them; who is slow is not waited for when others have answered."""
-    views = Counter[SlotMap]()
-    pending = set(asked)
+    """Count the slot maps that are returned, and add errors to `failures`.
+
+    Once one node has replied, the others have 0.1 s.
+    """
+    slot_maps = Counter[SlotMap]()
+    pending = set(queries)
     try:
         while pending:
             done, pending = await asyncio.wait(
                 pending,
-                timeout=_OTHERS_SECONDS if views else None,
+                timeout=_GRACE_SECONDS if slot_maps else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not done:
                 break
-            for one in done:
-                error = one.exception()
-                if error is None and one.result():
-                    views[one.result()] += 1
+            for query in done:
+                error = query.exception()
+                if error is None and query.result():
+                    slot_maps[query.result()] += 1
                 elif isinstance(error, CacheError):
                     failures.append(error)
     finally:
-        for one in pending:
-            one.cancel()
-    return views
+        for query in pending:
+            query.cancel()
+    return slot_maps

@@ -1,12 +1,16 @@
-"""The link on which the server says what has changed: CLIENT TRACKING in broadcast mode, RESP3.
+"""Client-side caching: the channel on which a server sends invalidations (CLIENT TRACKING in broadcast mode, RESP3).
 
-It is a connection of its own, so that no exchange delays the news and no news is taken for a reply.
+The channel has a connection of its own. So a pipeline cannot delay invalidations, and an invalidation cannot be
+mistaken for a reply.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.errors import (
     CacheConfigError,
     CachePermissionError,
@@ -18,85 +22,85 @@ from async_redis_cache._common.health_log import Condition
 from async_redis_cache._connection.connector import SupportsConnect
 from async_redis_cache._connection.push import KeepalivePolicy, PushChannel, expecting
 
-__all__ = ["InvalidationListener", "TrackingChannel"]
+__all__ = ["InvalidationListener", "TrackingChannel", "TrackingGroup"]
 
-_REFUSED: Final = Failure(
+_UNSUPPORTED: Final = Failure(
     CacheUnsupported,
     "UNSUPPORTED",
     "near_cache.enabled needs HELLO 3 and CLIENT TRACKING, of Redis 6 or newer, which the server lacks: set "
     "it to false, or use another server",
 )
-_MAY_NOT: Final = Failure(
+_NOT_PERMITTED: Final = Failure(
     CacheUnsupported,
     "UNSUPPORTED",
     "near_cache.enabled needs CLIENT TRACKING, which the user may not run: grant +client|tracking, or set it "
     "to false",
 )
-_REFUSED_CODES: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
-"""What a server that has just served another connection says to RESP3 or to tracking."""
+_REFUSALS: Final = (CacheConfigError, CachePermissionError, CacheServerError, CacheUnsupported)
+"""Errors that mean that RESP3 or tracking was refused, as the server has just served another connection."""
 
 
 class InvalidationListener(Protocol):
-    """Who is told what has changed."""
+    """Receives invalidations: the near cache."""
 
     def changed(self, keys: list[bytes]) -> None:
-        """These keys have, whoever changed them: stored, removed, expired or evicted."""
+        """Handle keys that any client stored or removed, or that expired or were evicted."""
         ...
 
     def flush(self) -> None:
-        """All keys may have."""
+        """Handle a change of all keys, as by FLUSHDB."""
         ...
 
     def connected_until(self, moment: float) -> None:
-        """Everything that changed has been told; by that moment this will be said again."""
+        """All changes so far have been received. The next keepalive reply is due by that moment."""
         ...
 
     def disconnected(self) -> None:
-        """From now on nobody tells."""
+        """Changes from now on are not received."""
         ...
 
 
 class TrackingChannel(PushChannel):
-    """A link to one server, that tells which of its keys have changed.
+    """The invalidation channel of one server.
 
     Args:
-        dialer: makes connections that speak RESP3.
-        listener: who is told.
-        prefix: of the keys that matter.
-        pace: how the link is kept.
-        told: where it is told when it is lost, and armed again.
+        connector: makes connections that speak RESP3.
+        listener: receives the invalidations.
+        prefix: prefix of the keys to track.
+        policy: heartbeat and lifetime of the connection.
+        health: logs when the channel is down and up.
     """
 
     def __init__(
         self,
-        dialer: SupportsConnect,
+        connector: SupportsConnect,
         listener: InvalidationListener,
         *,
         prefix: bytes,
-        pace: KeepalivePolicy,
-        told: Condition,
+        policy: KeepalivePolicy,
+        health: Condition,
     ) -> None:
-        order: tuple[bytes, ...] = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
+        command: tuple[bytes, ...] = (b"CLIENT", b"TRACKING", b"ON", b"BCAST")
         if prefix:
-            order += (b"PREFIX", prefix)
+            command += (b"PREFIX", prefix)
         super().__init__(
-            dialer,
+            connector,
             _InvalidationHandler(listener),
-            subscription=expecting(b"OK", *order),
-            policy=pace,
-            health=told,
+            subscription=expecting(b"OK", *command),
+            policy=policy,
+            health=health,
         )
 
-    async def first(self) -> Failure | None:
-        """How the first attempt ended; None when the link is armed."""
+    async def first_attempt(self) -> Failure | None:
+        """Return how the first attempt ended; None if the channel is active."""
         failure = await super().first_attempt()
-        if failure is None or failure.kind not in _REFUSED_CODES:
+        if failure is None or failure.kind not in _REFUSALS:
             return failure
-        return _MAY_NOT if failure.kind is CachePermissionError else _REFUSED
+        return _NOT_PERMITTED if failure.kind is CachePermissionError else _UNSUPPORTED
 
 
 class _InvalidationHandler:
-    """Reads the messages about keys."""
+    """Reads the push messages of a `TrackingChannel`."""
 
     probe = expecting(b"PONG", b"PING")
 
@@ -106,7 +110,12 @@ class _InvalidationHandler:
         self.on_lost = listener.disconnected
 
     def on_event(self, message: list[Any]) -> None:
-        """Pass on which keys have changed."""
+        """Pass the keys of an `invalidate` message to the listener; ignore other messages.
+
+        Raises:
+            TypeError: a key is not bytes.
+            ValueError: the message has another number of elements.
+        """
         if message[0] != b"invalidate":
             return
         _, keys = message
@@ -116,3 +125,72 @@ class _InvalidationHandler:
             self._listener.changed(keys)
         else:
             raise TypeError("keys are bytes")
+
+
+class TrackingGroup:
+    """The invalidation channels of all masters of a cluster. It is connected while all of them are.
+
+    Args:
+        listener: receives the invalidations of all channels.
+        on_lost: called when one of the channels is down.
+    """
+
+    def __init__(self, listener: InvalidationListener, on_lost: Callable[[], None]) -> None:
+        self._listener = listener
+        self._on_lost = on_lost
+        self._connected_until: dict[Address, float] = {}
+        """By node, when its next keepalive reply is due; minus infinity while its channel is down."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all channels are connected."""
+        return -math.inf not in self._connected_until.values()
+
+    def add(self, address: Address) -> InvalidationListener:
+        """Return the listener for the channel of another node. The group is disconnected until that channel is up."""
+        self._connected_until[address] = -math.inf
+        self._listener.disconnected()
+        return _NodeListener(self, address, self._listener)
+
+    def remove(self, address: Address) -> None:
+        """Do not depend on the channel of this node any more."""
+        self._connected_until.pop(address, None)
+        self._extend()
+
+    def node_connected_until(self, address: Address, moment: float) -> None:
+        """Record a keepalive reply of one node. Without effect after `remove`."""
+        if address in self._connected_until:
+            self._connected_until[address] = moment
+            self._extend()
+
+    def node_disconnected(self, address: Address) -> None:
+        """Record that the channel of one node is down. Without effect after `remove`."""
+        if address in self._connected_until:
+            self._connected_until[address] = -math.inf
+            self._listener.disconnected()
+            self._on_lost()
+
+    def _extend(self) -> None:
+        moment = min(self._connected_until.values(), default=-math.inf)
+        if moment > -math.inf:
+            self._listener.connected_until(moment)
+
+
+class _NodeListener:
+    """The listener of one channel of a group. Invalidations pass through it unchanged."""
+
+    def __init__(
+        self, group: TrackingGroup, address: Address, listener: InvalidationListener
+    ) -> None:
+        self._group = group
+        self._address = address
+        self.changed = listener.changed
+        self.flush = listener.flush
+
+    def connected_until(self, moment: float) -> None:
+        """Report it to the group."""
+        self._group.node_connected_until(self._address, moment)
+
+    def disconnected(self) -> None:
+        """Report it to the group."""
+        self._group.node_disconnected(self._address)
