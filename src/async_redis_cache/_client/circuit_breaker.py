@@ -1,7 +1,7 @@
-"""A server that does not answer is left alone, until it does again.
+"""Circuit breaker: loads do not wait for a server that has stopped responding.
 
-Without this each call that goes on without the server would first wait for it: for as long as a call
-may take, which is most of what a caller has.
+With a closed circuit, each load would first wait for the server until `command_timeout`, which may be most of the
+time that its caller has.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from async_redis_cache._common.stats import CacheStats
 __all__ = ["CircuitBreaker", "CircuitBreakers"]
 
 _FAILURES: Final = 3
-"""In a row, after which it opens."""
+"""Consecutive failures that open a circuit."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 """Seconds between two probes."""
 
 
 class CircuitBreakers:
-    """What those of all servers have in common.
+    """What the circuit breakers of all servers of a cache share.
 
     Args:
-        counters: where it is counted how many are open.
-        random: numbers from 0 to 1.
+        counters: `open_circuits` is the number of open circuits.
+        random: returns numbers from 0 to 1.
     """
 
     def __init__(self, counters: CacheStats, random: Callable[[], float]) -> None:
         self.counters = counters
         self.random = random
         self.enabled = False
-        """Whether there are calls that go on without the server. Before there are, none opens."""
+        """Whether failures are counted: since the first call that can continue without the server."""
         counters.open_circuits = 0
 
 
 class CircuitBreaker:
-    """That of one server: closed while it answers, open from some failures in a row to the next answer.
+    """The circuit breaker of one server. The circuit is open from the third consecutive failure to the next reply.
 
     Args:
-        probe: asks the server for a sign of life.
-        breakers: all of them.
-        told: where it is told when it opens and closes.
+        probe: sends a PING to the server.
+        breakers: of the cache.
+        health: logs when the circuit is opened and closed.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class CircuitBreaker:
         self._health = health
         self._failures = 0
         self.is_open = False
-        """Whether the server is to be left alone."""
-        self._is_over = False
+        """Whether loads are to skip the server."""
+        self._stopped = False
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=breakers.random)
         self._next: asyncio.TimerHandle | None = None
 
     def succeeded(self) -> None:
-        """The server has answered."""
+        """Close the circuit: the server has replied."""
         self._failures = 0
         if self.is_open:
             self._close()
             self._health.up()
 
     def failed(self, code: str) -> None:
-        """It has not, and a call has ended in this."""
+        """Count a request that failed with this error code because the server did not reply."""
         self._failures += self._breakers.enabled
-        if self._failures >= _FAILURES and not (self.is_open or self._is_over):
+        if self._failures >= _FAILURES and not (self.is_open or self._stopped):
             self.is_open = True
             self._breakers.counters.open_circuits += 1
             self._health.down(code)
@@ -82,8 +82,8 @@ class CircuitBreaker:
             self._probe_later()
 
     def stop(self) -> None:
-        """Be closed from now on, and probe no more."""
-        self._is_over = True
+        """Close the circuit for good, and send no more probes."""
+        self._stopped = True
         if self.is_open:
             self._close()
 
@@ -101,14 +101,15 @@ class CircuitBreaker:
     def _probe(self) -> None:
         self._next = None
         try:
-            self._send_probe().add_done_callback(self._probed)
+            self._send_probe().add_done_callback(self._on_probed)
         except CacheError:
-            # So many calls wait that there is no room for one more.
+            # The queue is full.
             self._probe_later()
 
-    def _probed(self, probe: asyncio.Future[Any]) -> None:
+    def _on_probed(self, probe: asyncio.Future[Any]) -> None:
         if probe.cancelled() or probe.exception() is not None:
-            # Others may have found it back meanwhile, and lost it again: that has its own probes.
+            # Meanwhile another reply may have closed the circuit and failures opened it again, which started
+            # probes of its own.
             if self.is_open and self._next is None:
                 self._probe_later()
         else:
