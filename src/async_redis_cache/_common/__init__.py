@@ -1,1 +1,1 @@
-"""What every layer uses: errors, options, addresses, counters, log records."""
+"""Errors, options, addresses, statistics and log records, which all packages use."""

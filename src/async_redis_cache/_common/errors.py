@@ -1,6 +1,6 @@
-"""What goes wrong, as types. Each error is a `CacheError` and the Pip.Services exception that fits.
+"""The errors of the library. Each is a `CacheError` and the matching Pip.Services exception.
 
-No message holds a value, a password or a whole key: errors end in logs.
+Errors are logged, so no message contains a value, a password or a whole key.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ __all__ = [
 
 
 class CacheError(ApplicationException):
-    """Anything this library raises. Catch it to go on without the cache.
+    """The base class of all errors of this library. Catch it to continue without the cache.
 
     Attributes:
-        code: what happened, for programs: `TIMEOUT`, `NOT_OPENED`, `BAD_KEY` ...
+        code: the cause, for programs, such as `TIMEOUT`, `NOT_OPENED` or `BAD_KEY`.
         trace_id: the trace id of the call's context, or None.
-        message: what happened, for people.
+        message: the cause and what to do, for people.
     """
 
     def __init__(self, code: str, message: str) -> None:
-        # The next in line is one of the framework's errors: (trace_id, code, message).
+        # The next class in the MRO is a framework error, with the arguments (trace_id, code, message).
         super().__init__(None, code, message)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        # The framework fills this with the traceback of whatever is being handled, which may be
-        # a driver's error that quotes the caller's data.
+        # The framework sets this to the traceback of the exception being handled, which can be an error of the
+        # driver that quotes the caller's data.
         self.stack_trace = ""
 
     def traced(self, context: Context) -> Self:
-        """This error, bearing the trace id of the call that it ends."""
+        """Set the trace id to that of the call's context, and return this error."""
         self.trace_id: str | None = trace_id_of(context)
         return self
 
@@ -66,91 +66,93 @@ class CacheError(ApplicationException):
 
 
 class CacheConfigError(CacheError, ConfigException, ValueError):
-    """An option, a URI or a file named by one is missing or wrong.
+    """An option, a URI, or a file that an option names, is missing or invalid.
 
     Codes: NO_CONNECTION, BAD_URI, BAD_OPTION, CANNOT_RESOLVE.
     """
 
 
 class CacheStateError(CacheError, InvalidStateException, RuntimeError):
-    """The cache cannot serve this caller in its present state.
+    """The cache cannot serve the caller in its current state.
 
-    Codes: NOT_OPENED (also: closed while the call was waiting), WRONG_LOOP (opened on another
-    event loop, or before a fork), IN_EVENT_LOOP (the synchronous cache, called on its own loop).
+    Codes: NOT_OPENED (not open, or closed while the call was waiting), WRONG_LOOP (opened on another event loop,
+    or before a fork), IN_EVENT_LOOP (the synchronous cache was called on its own event loop).
     """
 
 
 class CacheInputError(CacheError, BadRequestException, ValueError):
-    """A key, timeout or value that cannot be taken. Nothing was sent.
+    """A key, tag, timeout, type or value is invalid. Nothing was sent.
 
-    Codes: BAD_KEY, BAD_LOAD_OPTION, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+    Codes: BAD_KEY, BAD_LOAD_OPTION, BAD_TAG, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
     """
 
 
 class CacheLoadError(CacheError, InvocationException, RuntimeError):
-    """A load could not end as loads do, because of what its loader did. Other calls go on.
+    """A load failed because of its loader. Other calls are not affected.
 
-    Codes: LOAD_CANCELLED (the loader was cancelled, or raised `CancelledError`, which is the cause
-    of this error; the caller was not cancelled); LOAD_CYCLE (a loader asks for the key that it
-    loads, itself or through another load).
+    Codes: LOAD_CANCELLED (the loader was cancelled, or raised `CancelledError`, which is the cause of this error;
+    the caller was not cancelled), LOAD_CYCLE (a loader requests the key that it loads, directly or through another
+    load).
     """
 
 
 class CacheUnavailable(CacheError, ConnectionException):
-    """The server cannot be reached or does not serve at the moment. Nothing was changed.
+    """The server is unreachable, or does not serve requests at the moment. Nothing was changed.
 
-    Codes: CONNECT_FAILED, CONNECTION_LOST, HOST_NOT_ALLOWED, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN;
-    BREAKER_OPEN, which no method raises.
+    Codes: CONNECT_FAILED, CONNECTION_LOST, HOST_NOT_ALLOWED, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and
+    BREAKER_OPEN, which only loading methods raise, if `options.fail_open` is `never`.
     """
 
 
 class CacheTimeout(CacheError, ConnectionException, TimeoutError):
-    """The call's deadline passed before anything was sent that could change the server.
+    """The deadline of the call passed, and nothing was sent that could change data.
 
-    Codes: TIMEOUT; LOAD_TIMEOUT for a load that took too long.
+    Codes: TIMEOUT, LOAD_TIMEOUT (a load took longer than its `hard_timeout`).
     """
 
 
 class CacheOutcomeUnknown(CacheError, InvocationException):
-    """A change was sent and its answer did not come: it may have happened, or may yet.
+    """A write was sent and no reply arrived: it may have been executed, or may still be.
 
-    Code: OUTCOME_UNKNOWN. What is stored expires in any case; `remove` again to be sure.
+    Code: OUTCOME_UNKNOWN. The cache removes the key as soon as the server accepts that; a stored value expires in any
+    case.
     """
 
 
 class CacheOverloaded(CacheError, ConnectionException):
-    """More calls wait than `options.max_waiting_calls` or `max_waiting_bytes` allow, or more loaders run.
+    """A limit on waiting calls or running loaders is reached. Nothing was sent.
 
-    Codes: OVERLOADED, raised at once; nothing was sent. TOO_MANY_THREADS: a load was refused, since as
-    many threads as `loading.max_threads` allows run loaders, or no thread can be started.
+    Codes: OVERLOADED (`options.max_waiting_calls` or `max_waiting_bytes`), TOO_MANY_THREADS (`loading.max_threads`
+    threads run loaders, or the process cannot start one).
     """
 
 
 class CacheAuthError(CacheError):
-    """The server refuses this user: `CacheLoginError` or `CachePermissionError`. Never retried."""
+    """The server rejected the user: `CacheLoginError` or `CachePermissionError`. Never retried."""
 
 
 class CacheLoginError(CacheAuthError, ConfigException):
-    """Wrong or missing login, or a certificate that does not verify.
+    """The login is wrong or missing, or a certificate was rejected.
 
     Codes: BAD_CREDENTIALS, BAD_CERTIFICATE.
     """
 
 
 class CachePermissionError(CacheAuthError, UnauthorizedException):
-    """The user may not run this command or touch this key. Code: NOPERM."""
+    """The user may not run a command, or access a key, channel or database. Code: NOPERM."""
 
 
 class CacheServerError(CacheError, InvocationException):
-    """The server answered with an error. The code is the server's own word.
+    """The server replied with an error, or with an invalid reply.
 
-    Codes: OOM, MISCONF, READONLY, NOREPLICAS, BUSY, WRONGTYPE, CROSSSLOT ...; PROTOCOL_ERROR for a reply
-    that cannot be one to what was sent, and REPLY_TOO_LARGE for one that is longer than it can be.
+    Codes: the first word of the error reply, such as OOM, MISCONF, READONLY, NOREPLICAS, BUSY, WRONGTYPE or
+    CROSSSLOT; PROTOCOL_ERROR (the reply does not fit the command), REPLY_TOO_LARGE (it is longer than the command
+    allows).
     """
 
 
 class CacheUnsupported(CacheError, UnsupportedException):
-    """The server, or the cache's configuration, lacks what the call needs. Code: UNSUPPORTED."""
+    """The server or the configuration lacks something that the call needs. Code: UNSUPPORTED."""
 
 
 UNANSWERED: Final = (CacheUnavailable, CacheTimeout)

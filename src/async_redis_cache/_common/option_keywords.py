@@ -1,4 +1,4 @@
-"""The options as keywords, for type checkers: a name that is none, or a value of another type, is found before it runs."""
+"""The options as keywords of `from_url`, so that type checkers find unknown names and wrong types."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SerializerName = Literal["json", "msgpack", "raw", "pickle"]
 
 
 class CacheOptions(TypedDict, total=False):
-    """What `from_url` takes as keywords: `options.*` by name, and those of the other sections after theirs.
+    """The keywords of `from_url`: options by name, and those of other sections with the section's name in front.
 
-    The defaults, and what each means, are in the table of the configuration. A duration is an int, in
+    The table in `docs/reference/configuration.md` describes them, with their defaults. A duration is an int, in
     milliseconds, or a `timedelta`.
     """
 

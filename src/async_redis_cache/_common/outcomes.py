@@ -1,9 +1,8 @@
-"""Exceptions of loaders, carried to the callers of a load as data.
+"""Exceptions of loaders, passed to the callers of a load as data.
 
-A load is shared by callers that know nothing of each other, and it runs in a task. An exception cannot be
-left to that task: asyncio raises SystemExit and KeyboardInterrupt out of the event loop, a CancelledError
-would cancel callers that nothing has cancelled, and one exception object raised by several callers would
-collect the tracebacks and contexts of all of them.
+A load runs in a task, and independent callers share it. The task must not raise the loader's exception: asyncio
+propagates SystemExit and KeyboardInterrupt out of the event loop, a CancelledError would look like a cancellation of
+the callers, and an exception object that several callers raise collects the tracebacks and contexts of all of them.
 """
 
 from __future__ import annotations
@@ -30,32 +29,31 @@ E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 
 _FIELDS: Final = (MemberDescriptorType, GetSetDescriptorType)
-"""What the fields of a class are that has them in C or in slots: `OSError.errno`, `ImportError.name`."""
+"""The descriptors of attributes in C structures or slots, such as `OSError.errno` and `ImportError.name`."""
 
 
 class CallerLeftError(Exception):
-    """A load has ended because the thread that ran its loader was interrupted, or its loader ended that thread."""
+    """A load ended because the calling thread, which ran its loader, was interrupted or ended by the loader."""
 
 
 class CapturedError:
-    """An exception of a loader, for any number of callers.
+    """An exception of a loader, which any number of callers can raise.
 
     Args:
-        error: the exception. A loader's own CancelledError becomes LOAD_CANCELLED, with that as its
-            cause.
+        error: the exception. A CancelledError of the loader becomes the cause of a LOAD_CANCELLED.
     """
 
-    __slots__ = ("_error", "_is_given")
+    __slots__ = ("_error", "_is_raised")
 
     def __init__(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
             cause, error = error, load_cancelled()
             error.__cause__ = cause
         self._error = error
-        self._is_given = False
+        self._is_raised = False
 
     def __repr__(self) -> str:
-        return f"<Raised {type(self._error).__name__}>"
+        return f"<CapturedError {type(self._error).__name__}>"
 
     @property
     def kind(self) -> type[BaseException]:
@@ -63,30 +61,30 @@ class CapturedError:
         return type(self._error)
 
     def error(self) -> BaseException:
-        """The exception for one more caller: itself for the first, an equal copy for each other.
+        """The exception for one more caller: the original for the first, and an equal copy for every other.
 
-        One that cannot be copied is shared. Otherwise nothing of what a caller's frames add to its
-        exception is held here, or seen by another.
+        An exception that cannot be copied is shared. Otherwise, nothing that one caller's frames add to the exception
+        is kept here or visible to another caller.
         """
         error = self._error
         try:
             copy = _copy_of(error)
-        except Exception:  # noqa: BLE001  its type may do anything
+        except Exception:  # noqa: BLE001  its type is foreign code
             return error
-        if self._is_given:
+        if self._is_raised:
             return copy
-        self._is_given, self._error = True, copy
+        self._is_raised, self._error = True, copy
         return error
 
 
 def load_cancelled() -> CacheLoadError:
-    """A new error for callers that nothing has cancelled."""
+    """Create the error for callers that were not cancelled themselves."""
     problem = "the loader was cancelled, or raised CancelledError"
     return CacheLoadError("LOAD_CANCELLED", problem)
 
 
 def outcome_of(task: asyncio.Task[T]) -> T | CapturedError:
-    """What a task that has ended gave or raised."""
+    """The result or the exception of a task that has ended."""
     if task.cancelled():
         return CapturedError(asyncio.CancelledError())
     error = task.exception()
@@ -94,29 +92,29 @@ def outcome_of(task: asyncio.Task[T]) -> T | CapturedError:
 
 
 async def capture(awaitable: Awaitable[T]) -> T | CapturedError:
-    """The result, or what was raised; a cancellation of this task passes."""
+    """Await and return the result or the exception. A cancellation of the current task is raised."""
     try:
         return await awaitable
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001  see the module
+    except BaseException as error:  # noqa: BLE001  see the docstring of the module
         return CapturedError(error)
 
 
 async def gather_outcomes(awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
-    """What each gives or raises, each awaited in a task of its own, when all have ended."""
-    awaited = list(awaitables)
+    """Await each in a task of its own, and return the results and exceptions when all have ended."""
+    awaitables = list(awaitables)
     try:
-        return await asyncio.gather(*map(capture, awaited))
+        return await asyncio.gather(*map(capture, awaitables))
     finally:
-        for one in awaited:
-            # Its task may have been cancelled before it began.
-            if isinstance(one, Coroutine):
-                one.close()
+        for awaitable in awaitables:
+            # Its task may have been cancelled before it started the coroutine.
+            if isinstance(awaitable, Coroutine):
+                awaitable.close()
 
 
 def raise_first(outcomes: Iterable[T | CapturedError]) -> list[T]:
-    """The results, where nothing was raised; otherwise the first error is raised."""
+    """Return the results, or raise the first exception if there is one."""
     results: list[T] = []
     for outcome in outcomes:
         if isinstance(outcome, CapturedError):
@@ -126,7 +124,7 @@ def raise_first(outcomes: Iterable[T | CapturedError]) -> list[T]:
 
 
 def _copy_of(error: E) -> E:
-    """A copy that `__init__` has not seen: what an exception was made of is often not in its `args`."""
+    """Copy an exception without `__init__`, whose arguments are often not in `args`."""
     kind = type(error)
     copy: E = kind.__new__(kind, *error.args)
     if type(copy) is not kind or copy is error:
@@ -134,7 +132,7 @@ def _copy_of(error: E) -> E:
     for parent in kind.__mro__:
         for name, field in vars(parent).items():
             if isinstance(field, _FIELDS) and name not in {"__dict__", "__weakref__"}:
-                # A field that is not set, or that only `__new__` sets.
+                # The attribute is not set, or only `__new__` can set it.
                 with suppress(AttributeError, TypeError):
                     field.__set__(copy, field.__get__(error, kind))
     if hasattr(error, "__dict__"):

@@ -1,8 +1,8 @@
-"""The border to the Pip.Services packages: the only module that imports them.
+"""The only module that imports the Pip.Services packages.
 
-They ship no type information, and `pip_services4_components.run` cannot be the first of them that
-a process imports (its imports run in a circle): `config` and `context` go first here, once, which
-is why the sorting of imports is switched off.
+They contain no type information. `pip_services4_components.run` cannot be the first of them that a process imports,
+because it is part of an import cycle: `config` and `context` must be imported before it, so the sorting of imports is
+disabled here.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ __all__ = [
 ]
 
 Context = IContext | str | None
-"""What every verb takes first: a context of the framework, a trace id, or nothing."""
+"""The first argument of every method: a context of the framework, a trace id, or None."""
 
 
 def trace_id_of(context: Context) -> str | None:
-    """The trace id that an error carries to the caller's log; None where there is none."""
+    """The trace id of a context, for errors; None if there is none."""
     if context is None or isinstance(context, str):
         return context
     try:
         return ContextResolver.get_trace_id(context) or None
-    except Exception:  # noqa: BLE001  asked while an error is reported, which must not be lost
+    except Exception:  # noqa: BLE001  runs while an error is reported, which must not be lost
         return None

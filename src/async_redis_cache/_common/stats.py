@@ -1,8 +1,8 @@
-"""What a cache counts about itself.
+"""The statistics of a cache.
 
-Threads that share a `RedisCache` count side by side, without a lock: the interpreter gives way to another
-thread where a function is called or a loop goes round, and in `counters.hits += 1`, of a slot and an int,
-there is neither. Without the global interpreter lock a count could be too low, and nothing else be wrong.
+Threads that share a `RedisCache` increment the fields without a lock: the interpreter switches threads at function calls
+and loop iterations, and `counters.hits += 1`, with a slot and an int, contains neither. Without the global interpreter
+lock a count could be too low, which would affect nothing else.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class _DeprecatedName(Generic[_T]):
 
 @dataclass(slots=True, kw_only=True)
 class CacheStats:
-    """What a cache has done since it was created, in this process alone.
+    """The counters and levels of a cache since it was created, in this process alone.
 
-    All fields count up, and `close` does not reset them, except those that say "now". They move when the
-    thing they count has happened; reading them costs nothing.
+    Counters only grow, and `close` does not reset them; fields that say "now" hold a current level. A counter is
+    incremented after the event that it counts.
     """
 
     hits: int = 0
@@ -153,5 +153,5 @@ class CacheStats:
     near_trusted = _DeprecatedName[bool]()
 
     def snapshot(self) -> CacheStats:
-        """As it is now."""
+        """Return a copy."""
         return replace(self)
