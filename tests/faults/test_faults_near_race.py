@@ -41,7 +41,7 @@ def keeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         near._pending_fills.pop(lease.key, None)
         if data is not None:
             lease.data = data
-            lease.expires = lease.requested_at + (near._longest if left < 0 else left / 1000)
+            lease.expires = lease.requested_at + (near._max_ttl if left < 0 else left / 1000)
             lease.size = len(data)
             near._keep(lease)
 

@@ -73,7 +73,7 @@ async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
         async def load() -> str:
             flights = cache._lifecycle.ready().engine.single_flight._in_flight
             # As if the clock had been set by so much since the load began.
-            flights[f"{PREFIX}key".encode()].lease._got -= jump
+            flights[f"{PREFIX}key".encode()].lease._granted_at -= jump
             await other.invalidate_tags(None, "tag")
             if jump > HOUR:
                 # What is remembered of it has expired by then.

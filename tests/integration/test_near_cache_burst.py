@@ -165,7 +165,7 @@ def test_more_keys_than_are_held(any_server: Server, key_prefix: str) -> None:
 def test_reported_memory_is_the_memory_used(size: int) -> None:
     """`near_bytes` is within a quarter of what Python allocates, for small data and for large."""
     counters = CacheStats()
-    near = NearCache(counters, max_size=10_000, max_bytes=1 << 30, longest=60, clock=lambda: 1.0)
+    near = NearCache(counters, max_size=10_000, max_bytes=1 << 30, max_ttl=60, clock=lambda: 1.0)
     near.connected_until(2.0)
     gc.collect()
     tracemalloc.start()

@@ -76,7 +76,7 @@ def serve_what_is_overtaken(patch: pytest.MonkeyPatch) -> None:
 
 def give_late_what_is_invalid(patch: pytest.MonkeyPatch) -> None:
     """Loading: return the result to all joiners, whatever happened to its tags."""
-    patch.setattr(InFlightLoad, "good_below", property(lambda _: math.inf, do_nothing))
+    patch.setattr(InFlightLoad, "serves_below", property(lambda _: math.inf, do_nothing))
 
 
 def forget_what_failed(patch: pytest.MonkeyPatch) -> None:

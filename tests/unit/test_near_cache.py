@@ -155,7 +155,7 @@ def test_nothing_is_returned_before_it_is_connected() -> None:
     """Nothing is stored until the channel is connected."""
     near = Near()
     near.cache = NearCache(
-        near.counters, max_size=9, max_bytes=ROOM, longest=60, clock=lambda: near.now
+        near.counters, max_size=9, max_bytes=ROOM, max_ttl=60, clock=lambda: near.now
     )
     assert not near.counters.near_connected
     asked = near.cache.begin_fill(b"a")

@@ -53,7 +53,7 @@ class Model(RuleBasedStateMachine):
             self.counters,
             max_size=max_size,
             max_bytes=max_bytes,
-            longest=LONGEST,
+            max_ttl=LONGEST,
             clock=lambda: self.now,
         )
         self.versions = 0

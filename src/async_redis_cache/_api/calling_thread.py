@@ -185,7 +185,7 @@ class _SingleFlight:
         # In a task, for the load to have the caller's context.
         load = self._single_flight.load
         task = partial(_in_task, copy_context())
-        outcome = await LoopLoad(spec.longest, task, load, key, spec, patience)
+        outcome = await LoopLoad(spec.hard_timeout, task, load, key, spec, patience)
         if isinstance(outcome, CapturedError):
             raise outcome.error()
         loaded: LoadResult | StoredValue | None = outcome

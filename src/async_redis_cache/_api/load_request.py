@@ -324,7 +324,7 @@ def _load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: A
             _unstored_value(request, not_kept)
             request.engine.result_not_stored(name_of(request.loader), error.code)
             tags = codec.wire_tags(load.tags)
-            return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, not_kept=not_kept)
+            return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, uncacheable=not_kept)
         if codec.loaded(wire_key, payload, request.decode) is None:
             raise _bad_type(request, loaded)
     ttl = policy.ttl_with_jitter(codec.ttl(load.timeout), random.random)
@@ -402,8 +402,8 @@ def result_value(request: LoadRequest, result: LoadResult | Lookup | None) -> An
         return None if result is None else result.value
     if result.kind != VALUE:
         return None
-    if result.not_kept is not None:
-        return _unstored_value(request, result.not_kept)
+    if result.uncacheable is not None:
+        return _unstored_value(request, result.uncacheable)
     value = request.codec.loaded(request.wire_key, result.payload, request.decode)
     if value is None:
         raise _bad_shared_type(request)

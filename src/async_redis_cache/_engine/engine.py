@@ -92,7 +92,7 @@ class Engine:
                 counters,
                 max_size=options.near_cache_max_size,
                 max_bytes=options.near_cache_max_bytes,
-                longest=options.near_cache_seconds,
+                max_ttl=options.near_cache_seconds,
                 clock=time.monotonic,
             )
         kind = Cluster if endpoint.topology == "cluster" else Standalone

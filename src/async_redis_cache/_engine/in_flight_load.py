@@ -66,13 +66,13 @@ class InFlightLoad:
         "expired",
         "finished",
         "force",
-        "good_below",
         "holds_lease",
         "invalidated",
         "is_background",
         "lease",
         "node",
         "renewal",
+        "serves_below",
         "source",
         "tags",
         "task",
@@ -104,7 +104,7 @@ class InFlightLoad:
         """Whether this cache has cancelled it, and not its loader."""
         self.force = spec.force
         """Whether it replaces a stored value, whatever that is."""
-        self.good_below = inf
+        self.serves_below = inf
         """Serves the callers that joined when `lease.requests` was below this; the others have to try again."""
 
     def serves(self, spec: LoadSpec) -> bool:

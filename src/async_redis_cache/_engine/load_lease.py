@@ -112,9 +112,9 @@ class LoadLease:
         self.requests = 0
         """How often the lease, or the tag versions of the result, have been requested."""
         self.since = since
-        self._got = 0
+        self._granted_at = 0
         """When the lease was granted, in microseconds of the server's clock."""
-        self._got_after = self._got_by = 0.0
+        self._granted_after = self._granted_before = 0.0
         """Earliest and latest time of that by the loop's clock."""
         self._loop = asyncio.get_running_loop()
 
@@ -157,8 +157,8 @@ class LoadLease:
                     return StoredValue.of(reply, self.since)
                 seen = reply
             elif reply < 0:
-                self._got = -reply
-                self._got_after, self._got_by = sent_at, self._loop.time()
+                self._granted_at = -reply
+                self._granted_after, self._granted_before = sent_at, self._loop.time()
                 return True
             elif waits():
                 began = self._loop.time()
@@ -222,8 +222,10 @@ class LoadLease:
         ttl = max(1, result.ttl + result.stale_ttl)
         sent_at = self._loop.time()
         fetched = await self._context.tags.fetch_versions(result.tags, ttl, self._remaining())
-        shortest, longest = sent_at - self._got_by, self._loop.time() - self._got_after
-        if fetched.is_before(self._got) and fetched.follows(self._got, shortest, longest):
+        shortest, longest = sent_at - self._granted_before, self._loop.time() - self._granted_after
+        if fetched.is_before(self._granted_at) and fetched.follows(
+            self._granted_at, shortest, longest
+        ):
             return packed_tags(fetched.versions)
         return None
 

@@ -32,7 +32,7 @@ class LoadResult(NamedTuple):
         is_kept: whether to store it.
         load_duration: microseconds that the loader took.
         tags: tags of the value, as on the server.
-        not_kept: the result itself if it cannot be stored; the payload is then empty.
+        uncacheable: the result itself if it cannot be stored; the payload is then empty.
     """
 
     kind: bytes
@@ -42,7 +42,7 @@ class LoadResult(NamedTuple):
     is_kept: bool
     load_duration: int = 0
     tags: tuple[bytes, ...] = ()
-    not_kept: NotStorable | None = None
+    uncacheable: NotStorable | None = None
 
 
 class StoredValue(bytes):
@@ -111,7 +111,7 @@ class LoadSpec(NamedTuple):
         source: the call that loads.
         read: data that the caller has read and that `source` does not accept; empty if there was none; None
             if the server was not reachable.
-        longest: seconds that the load may take, and that a caller waits for it.
+        hard_timeout: seconds that the load may take, and that a caller waits for it.
         force: whether to load regardless of what is stored and of other loads.
         tags: tags that the caller has given the value.
         strict: whether to fail if the server cannot grant a lease.
@@ -120,7 +120,7 @@ class LoadSpec(NamedTuple):
 
     source: LoadSource
     read: bytes | None
-    longest: float
+    hard_timeout: float
     force: bool = False
     tags: tuple[bytes, ...] = ()
     strict: bool = False

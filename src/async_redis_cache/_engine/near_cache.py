@@ -58,7 +58,7 @@ class NearCache:
         counters: counts hits, misses, invalidations and evictions, and holds the gauges of its size.
         max_size: maximum number of entries.
         max_bytes: maximum memory, including the objects that Python needs for the entries.
-        longest: maximum seconds for which an entry is kept.
+        max_ttl: maximum seconds for which an entry is kept.
         clock: seconds; must advance while the event loop is busy.
     """
 
@@ -68,13 +68,13 @@ class NearCache:
         *,
         max_size: int,
         max_bytes: int,
-        longest: float,
+        max_ttl: float,
         clock: Callable[[], float],
     ) -> None:
         self._counters = counters
         self._max_size = max_size
         self._max_bytes = max_bytes
-        self._longest = longest
+        self._max_ttl = max_ttl
         self._clock = clock
         self._connected_until = -math.inf
         self._current_until = -math.inf
@@ -143,7 +143,7 @@ class NearCache:
         del self._pending_fills[key]
         if data is None or (left <= 0 and left != _NO_EXPIRY):
             return
-        stay = self._longest if left == _NO_EXPIRY else min(self._longest, left / SECOND)
+        stay = self._max_ttl if left == _NO_EXPIRY else min(self._max_ttl, left / SECOND)
         # Counted from before the request, so that the entry never outlives the value on the server.
         pending.expires = pending.requested_at + stay
         pending.data = data

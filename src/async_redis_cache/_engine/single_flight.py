@@ -114,7 +114,7 @@ class SingleFlight:
         requests = load.lease.requests
         outcome = await self._wait_for(key, load, patience)
         if not _has_lost_its_caller(outcome) and (
-            outcome is None or isinstance(outcome, CapturedError) or requests < load.good_below
+            outcome is None or isinstance(outcome, CapturedError) or requests < load.serves_below
         ):
             return outcome
         while True:
@@ -127,24 +127,24 @@ class SingleFlight:
                 since = None if spec.since is None else spec.since + waited
                 load = self._start(key, spec._replace(since=since))
             remaining = None if patience is None else patience - waited
-            outcome = await self._wait_for(key, load, remaining, spec.longest - waited)
+            outcome = await self._wait_for(key, load, remaining, spec.hard_timeout - waited)
             # A load that ended because its own caller left has to be started again by another.
             if is_own or not _has_lost_its_caller(outcome):
                 return outcome
 
     async def _wait_for(
-        self, key: bytes, load: InFlightLoad, patience: float | None, longest: float = inf
+        self, key: bytes, load: InFlightLoad, patience: float | None, timeout: float = inf
     ) -> Outcome:
         """Wait for a load; return None after `patience`.
 
-        After `longest` seconds the outcome is a captured LOAD_TIMEOUT.
+        After `timeout` seconds the outcome is a captured LOAD_TIMEOUT.
         """
         future = self._loop.create_future()
         load.waiting[future] = current_load()
         limit = (
             None
-            if longest == inf
-            else self._loop.call_later(longest, _time_out, future, context=Context())
+            if timeout == inf
+            else self._loop.call_later(timeout, _time_out, future, context=Context())
         )
         try:
             # Again: with an eager task factory the loader has begun, and made requests, before any caller waited.
@@ -216,7 +216,7 @@ class SingleFlight:
         self._in_flight[key] = load
         load.task = task = self._tasks.spawn(self._run(key, load, spec), copy_context())
         self._running.add(load)
-        limit = self._loop.call_later(spec.longest, self._expire, key, load, context=Context())
+        limit = self._loop.call_later(spec.hard_timeout, self._expire, key, load, context=Context())
 
         def end(task: asyncio.Task[Outcome]) -> None:
             limit.cancel()
@@ -273,7 +273,7 @@ class SingleFlight:
                     self._forget(key, load)
                     return None
                 # The stored value, or the tags of the result, may be invalid for callers that join later.
-                load.good_below = lease.requests
+                load.serves_below = lease.requests
                 if isinstance(acquired, StoredValue):
                     return acquired
                 load.holds_lease = True
@@ -309,7 +309,7 @@ class SingleFlight:
         try:
             versions = await lease.fetch_tag_versions(result) if result.tags else b""
             if versions is not None:
-                load.good_below = lease.requests if result.tags else inf
+                load.serves_below = lease.requests if result.tags else inf
                 if (
                     result.is_kept
                     and not load.invalidated
@@ -340,7 +340,7 @@ class SingleFlight:
         if (
             load.force
             and not load.invalidated
-            and (result.is_kept or result.kind == MISSING or result.not_kept)
+            and (result.is_kept or result.kind == MISSING or result.uncacheable)
         ):
             self._add_pending((key,), error)
 
@@ -383,7 +383,7 @@ def _has_lost_its_caller(outcome: Outcome) -> bool:
 
 def _release_mode_of(load: InFlightLoad, result: LoadResult) -> ReleaseMode:
     """Return how to release the lease of a load whose result is not published."""
-    if result.not_kept is not None:
+    if result.uncacheable is not None:
         # `refresh` removes the value that it could not replace; after other loads it stays until it expires.
         return ReleaseMode.WITH_VALUE if load.force else ReleaseMode.AFTER_FAILURE
     is_removed = result.kind == MISSING and not result.is_kept

@@ -22,7 +22,7 @@ class Near:
             self.counters,
             max_size=max_size,
             max_bytes=max_bytes,
-            longest=longest,
+            max_ttl=longest,
             clock=lambda: self.now,
         )
         self.cache.connected_until(self.now + 1_000_000)
