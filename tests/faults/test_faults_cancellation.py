@@ -148,7 +148,7 @@ async def test_cancelled_callers_affect_no_other(cache: AsyncRedisCache, raw: Cl
     await await_until(lambda: "<Batcher 0 waiting, 0 under way>" in repr(cache))
     wires = len(raw.client_list()) - 1
     assert 1 <= wires <= 4
-    assert f"<Transport {wires} wires, {wires} idle>" in repr(cache)
+    assert f"<ConnectionPool {wires} open, {wires} idle>" in repr(cache)
 
 
 async def test_cancelled_call_is_not_sent_from_the_queue(

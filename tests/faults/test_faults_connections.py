@@ -31,7 +31,7 @@ async def connect_all(cache: AsyncRedisCache, raw: Client) -> None:
     stores: list[Awaitable[Any]] = []
     for number in range(1, CONNECTIONS + 1):
         stores.append(asyncio.ensure_future(cache.store(None, f"filler{number}", number)))
-        await await_state(cache, f"<Transport {number} wires, 0 idle>")
+        await await_state(cache, f"<ConnectionPool {number} open, 0 idle>")
     raw.client_unpause()
     await asyncio.gather(*stores)
 
@@ -52,7 +52,7 @@ async def test_closed_idle_connections_fail_no_call(
         await cache.store_many(None, values)
         network.cut(ending)
         if noticed:
-            await await_state(cache, "<Transport 0 wires")
+            await await_state(cache, "<ConnectionPool 0 open")
         # Not one after the other, and none of them may be asked twice.
         found = await asyncio.gather(
             *(cache.retrieve(None, key) for key in list(values)[:50]),

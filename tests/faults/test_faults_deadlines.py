@@ -126,7 +126,7 @@ class Stop:
     async def connect(self) -> list[Awaitable[Any]]:
         """The kernel accepts connections; the login is not answered."""
         self.raw.client_kill_filter(_type="normal", skipme=True)
-        await await_until(lambda: "<Transport 0 wires" in repr(self.cache))
+        await await_until(lambda: "<ConnectionPool 0 open" in repr(self.cache))
         self.server.freeze()
         return []
 

@@ -59,7 +59,7 @@ async def test_calls_end_at_maxclients_and_succeed_afterwards(
             with ExitStack() as crowd:
                 raw.client_kill_filter(_type="normal", skipme=True)
                 fill(server, crowd)
-                await await_until(lambda: "<Transport 0 wires" in repr(cache))
+                await await_until(lambda: "<ConnectionPool 0 open" in repr(cache))
                 fill(server, crowd)
                 customers.run(group)
                 await await_until(lambda: customers.codes.total() >= 3 * TASKS)
