@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheLoginError, CacheUnavailable
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheConfigError,
+    CacheLoginError,
+    CacheUnavailable,
+    CacheUnsupported,
+)
 from harness import await_until
 from harness.figures import in_time, report
 from harness.near import near_of, trusted
@@ -17,7 +23,7 @@ from harness.sentinels import MASTER_NAME, Sentinels
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness import Flavour, Server
+    from harness import Flavour, Server, StartServer
 
 pytestmark = pytest.mark.depends_on()
 
@@ -120,6 +126,15 @@ async def test_unknown_master_name_raises(sentinels: Sentinels) -> None:
     sentinels.client(sentinels.sentinels[1]).execute_command("SENTINEL", "REMOVE", MASTER_NAME)
     async with AsyncRedisCache.from_url(sentinels.uri, **OPTIONS) as cache:
         assert await cache.store(None, "key", 1) == 1
+
+
+async def test_server_that_is_no_sentinel_is_named(private_server: StartServer) -> None:
+    """An ordinary server in the place of a Sentinel is reported with its address."""
+    server = private_server()
+    uri = f"redis+sentinel://{server.host}:{server.port}/{MASTER_NAME}/0"
+    with pytest.raises(CacheUnsupported) as caught:
+        await AsyncRedisCache.from_url(uri, **OPTIONS).open(None)
+    assert f"{server.host}:{server.port} answers, but is no Sentinel" in caught.value.message
 
 
 async def test_user_without_role_command_raises(sentinels: Sentinels) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from async_redis_cache._common.endpoint import Address, Endpoint
-from async_redis_cache._common.errors import CacheConfigError, CacheUnavailable
+from async_redis_cache._common.endpoint import Address, Endpoint, name_of
+from async_redis_cache._common.errors import CacheConfigError, CacheUnavailable, CacheUnsupported
 from async_redis_cache._common.failures import UNEXPECTED_REPLY, Failure
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.hosts import parse_address
@@ -85,7 +85,9 @@ class Sentinels:
         )
         tls = TLSConfig.of(options, sentinels=True)
         for address in endpoint.seeds:
-            watcher = _SentinelWatcher(endpoint.master.encode(), partial(self._on_report, address))
+            watcher = _SentinelWatcher(
+                address, endpoint.master.encode(), partial(self._on_report, address)
+            )
             self.channels.append(
                 PushChannel(
                     Connector(login.at(address), options, protocol=3, tls=tls),
@@ -141,11 +143,13 @@ class _SentinelWatcher:
     """Reads the announcements and replies of one Sentinel.
 
     Args:
+        address: of the Sentinel.
         name: name of the master.
         on_report: called with each report about this master.
     """
 
-    def __init__(self, name: bytes, on_report: Callable[[_Report], None]) -> None:
+    def __init__(self, address: Address, name: bytes, on_report: Callable[[_Report], None]) -> None:
+        self._address = address
         self._name = name
         self._on_report = on_report
         self._epoch = 0
@@ -191,6 +195,12 @@ class _SentinelWatcher:
         if address is None:
             return _WRONG_NAME
         if (refusal := refusal_in(replies)) is not None:
+            if refusal.kind is CacheUnsupported:
+                problem = (
+                    f"{name_of(self._address)} answers, but is no Sentinel: check the addresses in the "
+                    "URI, or set options.topology to single"
+                )
+                return refusal._replace(message=problem)
             return refusal
         try:
             self._report(int(fields_of(fields)[b"config-epoch"]), *address)
