@@ -1,4 +1,4 @@
-"""The Redis cache for asyncio services, and for the synchronous ones beside them."""
+"""A Redis cache for asyncio services, with a synchronous API on the same core."""
 
 from ._api.async_cache import AsyncRedisCache
 from ._api.batch_loading import CoalescingLoader
@@ -62,6 +62,6 @@ __all__ = [
     "cached",
 ]
 
-# Where users import them from: pickled errors and tracebacks outlive a move inside the package.
+# The module that users import from: pickled errors and tracebacks stay valid when a class moves inside the package.
 for _public in map(globals().__getitem__, __all__):
     _public.__module__ = __name__

@@ -53,9 +53,9 @@ class _Decorator:
             raise TypeError(
                 f"cached decorates functions, not a {type(function).__name__}: a property is put above it"
             )
-        own = getattr(type(function), "__call__", None)  # noqa: B004  not whether, but which
-        for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-            if kind(function) or kind(own):
+        own = getattr(type(function), "__call__", None)  # noqa: B004  the method itself is needed
+        for is_generator in (inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+            if is_generator(function) or is_generator(own):
                 raise TypeError(
                     f"{describe(function)} is a generator function, whose result can be read only once: "
                     "return a list"
