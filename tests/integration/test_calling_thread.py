@@ -394,7 +394,7 @@ def test_engine_of_threads_has_all_that_the_api_asks_for(
     with RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
         engine = cache._cache._lifecycle.ready().engine
         # In a load it is another: what that asks for, it gets on the loop.
-        in_loads = {"aside", "threads", "result_not_stored"}
+        in_loads = {"run_in_caller", "threads", "result_not_stored"}
         for path in asked - in_loads:
             seen: object = engine
             for name in path.split("."):

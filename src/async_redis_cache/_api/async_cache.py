@@ -370,7 +370,7 @@ def _readable(engine: Engine, codec: Codec) -> IsReadable:
     async def is_readable(key: bytes, payload: bytes) -> bool:
         run: Any = context.copy().run
         read: Callable[[], bool] = partial(run, codec.is_readable, key, payload)
-        return await load_engine.aside(read)
+        return await load_engine.run_in_caller(read)
 
     return is_readable
 

@@ -316,7 +316,7 @@ class AsyncBatchLoading(AsyncLoading):
                     wire_key=first.codec.wire_key(key),
                     policy=policy,
                     loader=partial(batch.value, key),
-                    on_decided=partial(first.engine.on_loop, batch.decide, key),
+                    on_decided=partial(first.engine.call_on_loop, batch.decide, key),
                     idle_time=partial(batch.idle_time, key),
                 )
                 for key in unique

@@ -60,7 +60,7 @@ class LoadEngine:
         self.threads = engine.threads
         self._queue = queue
 
-    async def aside(self, function: Callable[[], T]) -> T:
+    async def run_in_caller(self, function: Callable[[], T]) -> T:
         """Call a function in the caller's thread and return its result."""
         # In the context of this load, to detect a load cycle if the function requests the key of the load.
         call = partial(copy_context().run, function)
@@ -251,7 +251,7 @@ class CallerEngine:
         unsent = partial(self._engine.writes.failed, keys)
         return LoopWrite(function, what, unsent=unsent)
 
-    def on_loop(self, function: Callable[..., object], *args: Any) -> None:
+    def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """See `Engine`."""
         _call_on_loop(function, *args)
 

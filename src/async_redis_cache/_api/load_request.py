@@ -267,12 +267,12 @@ class RequestSource:
         call = partial(loader, load) if takes_load(loader) else loader
         loaded = await call_of(request.engine, call, in_thread=request.policy.in_thread)
         make_result = partial(_load_result, request, self._found, load, loaded)
-        return await request.engine.aside(make_result)
+        return await request.engine.run_in_caller(make_result)
 
     async def accepts(self, data: bytes, since: float) -> bool:
         """See `LoadSource`."""
         request = self._request
-        found = await request.engine.aside(partial(lookup, request, data))
+        found = await request.engine.run_in_caller(partial(lookup, request, data))
         return (await with_valid_tags(request._replace(since=since), found)).status is not None
 
     def may_change_tags(self) -> bool:
@@ -298,7 +298,7 @@ async def call_of(engine: Engine, call: Callable[[], Any], *, in_thread: bool | 
         return await run(call, engine.threads if in_thread else None)
     if inspect.iscoroutinefunction(call):
         return await call()
-    loaded = await engine.aside(call)
+    loaded = await engine.run_in_caller(call)
     return await loaded if inspect.isawaitable(loaded) else loaded
 
 

@@ -1,7 +1,7 @@
-"""The corridor: the one place that knows which part does what, and in which order.
+"""The engine of an open cache: puts its parts together, and owns the order of operations.
 
-Here everything is bytes: keys as they stand on the server, data as it is stored there, None for
-"no such key". Values, contexts and types are the doors' business.
+From here down everything is bytes: keys and data as the server stores them, and None for a key that does not exist.
+Values, contexts and types are handled by `_api` and `_values`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _SERVERS_SKEW: Final = 100_000
 
 
 class Engine:
-    """An open cache, on the event loop that is running.
+    """An open cache, on the running event loop.
 
-    Every awaitable ends by the deadline `command_timeout`, in an answer or a `CacheError`.
+    Every awaitable ends by the deadline `command_timeout`, with a result or a `CacheError`.
 
     Raises:
         CacheConfigError: BAD_OPTION, when a TLS file cannot be read.
@@ -80,9 +80,9 @@ class Engine:
         self._server = endpoint.name
         self._bounded = options.max_size > 0
         self.fails_open = options.fail_open == "always"
-        """Whether every call does as if there were no cache while the server is away."""
+        """Whether every call behaves as with an empty cache while the server is unreachable."""
         self.strict = options.fail_open == "never"
-        """Whether calls that load need the server too."""
+        """Whether calls that load fail while the server is unreachable."""
         self._index = options.key_prefix.encode() + INDEX_SUFFIX
         self._commands = WriteCommands.of(self._index, options.max_size, self._evicted)
         self._breakers = CircuitBreakers(counters, random.random)
@@ -107,7 +107,7 @@ class Engine:
         )
         remover = PendingRemover(self._batcher, self._commands.delete, self._tags, self._near)
         self._pending = PendingInvalidations(
-            remover.remove,
+            remover.remove_pending,
             counters,
             random.random,
             health_log.condition(PENDING_INVALIDATIONS),
@@ -137,7 +137,7 @@ class Engine:
             tags=self._tags,
             freshness=self.freshness,
         )
-        rights = LeaseContext(
+        leases = LeaseContext(
             self._batcher,
             self._commands.publish,
             self._tags,
@@ -148,7 +148,7 @@ class Engine:
         )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
         self.single_flight = SingleFlight(
-            rights, counters, self._pending.add, self._background_failed
+            leases, counters, self._pending.add, self._background_failed
         )
         self.writes = Writes(
             self._batcher,
@@ -165,26 +165,26 @@ class Engine:
 
     @property
     def master(self) -> Address | None:
-        """Where the server is that the sentinels name."""
+        """The address of the master that the Sentinels report; None without Sentinels."""
         return self._servers.master
 
     async def connect(self) -> None:
-        """Connect, log in and ping: one attempt, within `connect_timeout`.
+        """Connect, log in and ping, in one attempt within `connect_timeout`.
 
         Raises:
-            CacheUnsupported: the server, or the user, cannot do what an option needs.
-            CacheError: whatever else came of the attempt.
+            CacheUnsupported: an option needs what the server, or the user's permissions, do not offer.
+            CacheError: the attempt failed.
         """
         opening = Opening(self._index) if self._bounded else PING
         await self._servers.connect(self._connect_timeout, opening)
 
     def abandon(self) -> None:
-        """Drop every connection though the event loop is closed."""
+        """Close every connection after the event loop was closed."""
         self._servers.abandon()
 
     async def close(self) -> None:
-        """End every call and drop every connection. Whoever is cancelled here leaves nothing."""
-        # What is dropped here is logged; what ends later is meant to.
+        """End every call and close every connection. A cancelled call leaves nothing open."""
+        # Invalidations dropped here are logged; connections that close afterwards are not.
         self._pending.stop()
         self._health_log.end()
         self.single_flight.stop()
@@ -193,79 +193,82 @@ class Engine:
         await self._pending.stopped()
         await self._servers.stopped()
 
-    def on_loop(self, function: Callable[..., object], *args: Any) -> None:
-        """Call this on the loop: this engine is used nowhere else. `_caller` has one that is."""
+    def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function on the loop. See `CallerEngine`, which is used by other threads."""
         function(*args)
 
     def load_engine(self) -> Engine:
-        """This engine as a load sees it."""
+        """Return the engine that a load uses, which runs on the loop."""
         return self
 
-    async def aside(self, function: Callable[[], T]) -> T:
-        """What this gives, called in its caller's thread, which is the loop's."""
+    async def run_in_caller(self, function: Callable[[], T]) -> T:
+        """Call a function in the caller's thread, which is the loop's; return its result."""
         return function()
 
     async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
-        """What each gives or raises, when all have ended."""
+        """Await all; return the result or the exception of each."""
         return await gather_outcomes(awaitables)
 
     def result_not_stored(self, function: str, code: str) -> None:
-        """Count a result that cannot be stored, and log once which function returns such."""
+        """Count a result that cannot be stored, and log it once for each function that returned one."""
         self._counters.uncacheable_results += 1
         self._health_log.once(NOT_CACHED, function, code)
 
     def open_circuits_of(self, keys: Iterable[bytes]) -> Collection[bytes]:
-        """Those of them whose server does not answer, and is not to be asked."""
+        """Return those keys for whose server the circuit is open, and let circuits open from now on."""
         self._breakers.enabled = True
         if not self._counters.open_circuits:
             return ()
         return {key for key in keys if self._servers.is_circuit_open(key)}
 
     def check_circuit(self, key: bytes) -> None:
-        """To be called by a call that loads, before the server of its key is asked.
+        """Check the circuit of a key's server, before a call that loads sends a request.
 
         Raises:
-            CacheUnavailable: BREAKER_OPEN, it is left alone.
+            CacheUnavailable: BREAKER_OPEN.
         """
-        # As `left_alone` does, for less: caches do this all day.
+        # As `open_circuits_of`, but faster: this is a hot path.
         self._breakers.enabled = True
         if self._counters.open_circuits and self._servers.is_circuit_open(key):
             raise self.circuit_open()
 
     def circuit_open(self) -> CacheError:
-        """What a call ends in whose server is left alone."""
+        """Return the error of a call whose server has an open circuit."""
         return CIRCUIT_OPEN._replace(server=self._server).error()
 
     def failed_open(self, code: str) -> None:
-        """To be called where a call gives what an empty cache would, though it has failed with this."""
+        """Log, once for each error code, that a failed call returns what it would with an empty cache."""
         self._health_log.once(FAILED_OPEN, code=code)
 
     def continue_without_server(self, error: CacheError) -> None:
-        """To be called where the server has not answered a call that loads; it raises, or is to load."""
+        """Raise the error of a call that loads, if it may not load without the server."""
         if self.strict:
             raise error
 
     async def get_and_delete(self, key: bytes) -> bytes | None:
-        """Remove one key: what it held."""
+        """Remove a key; return the payload of its value, or None where there was no value.
+
+        Raises:
+            CacheOutcomeUnknown: the key was removed, but whether its value was still valid is not known.
+        """
         since = self.loop.time()
-        data: bytes | None = (await self.writes.remove(self._commands.get_and_delete, (key,)))[0]
+        data: bytes | None = (await self.writes.delete(self._commands.get_and_delete, (key,)))[0]
         try:
             payload = await self.freshness.payload(data, since)
         except CacheError:
-            # It is removed, and nobody knows whether it was valid.
             raise UNKNOWN.error() from None
         self._counters.removals += payload is not None
         return payload
 
     async def delete_counted(self, keys: Sequence[bytes]) -> int:
-        """Remove keys: how many there were."""
-        removed: int = sum(await self.writes.remove(self._commands.delete_counted, keys))
+        """Remove keys; return how many existed."""
+        removed: int = sum(await self.writes.delete(self._commands.delete_counted, keys))
         self._counters.removals += removed
         return removed
 
     async def delete(self, keys: Sequence[bytes]) -> None:
-        """Remove keys, whether they were there or not."""
-        self._counters.removals += sum(await self.writes.remove(self._commands.delete, keys))
+        """Remove keys, whether they exist or not."""
+        self._counters.removals += sum(await self.writes.delete(self._commands.delete, keys))
 
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
         """Return whether the key has a value that can be read."""
@@ -295,17 +298,19 @@ class Engine:
         return await self._read_recovered(key, query, since)
 
     async def ping(self) -> None:
-        """One round trip that does nothing."""
+        """Make one round trip to the server."""
         await self._batcher.execute(PING, (), 16)
 
     async def clear(self) -> int:
-        """Remove this cache's keys and no others, within the deadline; how many there were.
+        """Remove this cache's keys and no others; return how many existed.
 
         Raises:
-            CacheUnsupported: nothing tells which keys are this cache's.
+            CacheUnsupported: there is neither a key prefix nor a bound to recognize the cache's keys by.
         """
         if not (self._prefix or self._bounded):
-            problem = "clear needs options.key_prefix or options.max_size to know its keys by"
+            problem = (
+                "`clear` needs options.key_prefix or options.max_size to recognize the cache's keys"
+            )
             raise CacheUnsupported("UNSUPPORTED", problem)
         budget = self._command_timeout
         try:
@@ -334,14 +339,20 @@ class Engine:
         self._health_log.once(EVICTIONS)
 
     def _check_circuits(self, keys: Iterable[bytes]) -> None:
-        """To be called by the other calls before servers are asked; it raises where one is left alone."""
+        """Check the circuits of the keys' servers, before a call that does not load sends a request.
+
+        Only where every call fails open: the other calls send their requests even while the circuit is open.
+
+        Raises:
+            CacheUnavailable: BREAKER_OPEN.
+        """
         if self.fails_open and self.open_circuits_of(keys):
             raise self.circuit_open()
 
     async def _read_recovered(
         self, key: bytes, read: Callable[[], Awaitable[T]], since: float | None = None
     ) -> T | None:
-        """Read something about a key; return None where the key was pending invalidation, and is now removed."""
+        """Read something about a key; return None if the key was pending invalidation, and is removed by now."""
         budget = self._command_timeout if since is None else self.freshness.remaining(since)
         result, pending = await self._recovery.read((key,), read, budget)
         return None if pending else result

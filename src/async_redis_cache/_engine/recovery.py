@@ -170,7 +170,7 @@ class PendingRemover:
         self._tags = tags
         self._near = near
 
-    async def remove(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
+    async def remove_pending(self, keys: Sequence[bytes]) -> Mapping[bytes, CacheError]:
         """Remove values, and invalidate tags, which loads in flight have to notice.
 
         Returns:

@@ -107,7 +107,7 @@ class Writes:
         keys = [key for key, _, _ in entries]
         await self._write(keys, partial(self._send_entries, tags), entries)
 
-    async def remove(self, command: Command, keys: Sequence[bytes]) -> list[Any]:
+    async def delete(self, command: Command, keys: Sequence[bytes]) -> list[Any]:
         """Remove keys with a command; return its replies."""
         return await self._write(keys, partial(self._send_removals, command), keys)
 
