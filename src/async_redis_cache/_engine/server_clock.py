@@ -1,8 +1,8 @@
-"""What time it is on the server, without asking each time.
+"""The server's time, without a request each time.
 
-The wall clocks of two hosts may be an hour apart; the server's is the one that all can ask. It is asked
-at most once a second, and only by those who read what may be stale; between, the monotonic clock goes
-on from there.
+The wall clocks of two hosts may be an hour apart; the server's clock is the one that all processes can read. It is
+sampled at most once a second, and only for reads of values that may be stale; in between, the monotonic clock is added
+to the last sample.
 """
 
 from __future__ import annotations
@@ -22,79 +22,81 @@ from async_redis_cache._protocol.commands import TIME
 
 __all__ = ["ServerClock"]
 
-_OFTEN: Final = 1.0
-"""Seconds after which it is asked again, while nobody waits for the answer."""
-_TOO_OLD: Final = 10.0
-"""Seconds after which who wants to know waits for the answer."""
+_SAMPLE_INTERVAL: Final = 1.0
+"""Seconds after which the clock is sampled again in the background."""
+_MAX_SAMPLE_AGE: Final = 10.0
+"""Seconds after which a call waits for a new sample."""
 _DRIFT: Final = 0.01
-"""How much more uncertain each second makes it: far more than clocks drift, so that a good sample is
-replaced by one that is nearly as good soon."""
+"""Seconds of uncertainty that each second adds to a sample: far more than clocks drift, so that a good sample is soon
+replaced by one that is nearly as good."""
 
 
 class ServerClock:
-    """The server's clock, as far as it is known here.
+    """An estimate of the server's clock.
 
     Args:
-        batcher: asks the server.
-        clock: seconds, monotonic.
+        executor: sends the requests.
+        clock: returns seconds, monotonic.
     """
 
-    def __init__(self, batcher: Executor, clock: Callable[[], float]) -> None:
-        self._batcher = batcher
+    def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
+        self._executor = executor
         self._clock = clock
-        self._ahead = 0.0
-        """Seconds that the server's clock is ahead of ours."""
+        self._offset = 0.0
+        """Seconds by which the server's clock is ahead of `clock`."""
         self._uncertainty = math.inf
         self._sampled = -math.inf
         self._query: asyncio.Future[float] | None = None
 
     async def now(self, budget: float | None = None) -> int:
-        """Milliseconds since the epoch.
+        """Return the server's time, in milliseconds since the epoch.
 
         Args:
-            budget: seconds to wait for the server at the most, where that has to be asked.
+            budget: the most seconds to wait for a new sample, where one is needed.
 
         Raises:
-            CacheError: the server has not said for too long, and does not now.
+            CacheError: the last sample is too old, and there is no new one.
         """
         age = self._clock() - self._sampled
-        if age > _TOO_OLD:
+        if age > _MAX_SAMPLE_AGE:
             sample = self._sample()
             await asyncio.wait((sample,), timeout=budget)
             if not sample.done():
                 raise TIMED_OUT.error()
             sample.result()
-        elif age > _OFTEN:
-            # Where it cannot be asked, what is known will do for a while.
+        elif age > _SAMPLE_INTERVAL:
+            # If the request fails, the last sample remains good enough for a while.
             with contextlib.suppress(CacheError):
                 self._sample()
-        return int((self._clock() + self._ahead) * SECOND)
+        return int((self._clock() + self._offset) * SECOND)
 
     def known(self) -> int | None:
-        """Milliseconds since the epoch, where that is known well enough to ask nobody."""
+        """Return the server's time in milliseconds since the epoch; None where a new sample is due."""
         now = self._clock()
-        return None if now - self._sampled > _OFTEN else int((now + self._ahead) * SECOND)
+        return (
+            None if now - self._sampled > _SAMPLE_INTERVAL else int((now + self._offset) * SECOND)
+        )
 
     def _sample(self) -> asyncio.Future[float]:
         if self._query is None:
-            asked_at = self._clock()
-            self._query = self._batcher.execute(TIME, (), 16)
+            sent_at = self._clock()
+            self._query = self._executor.execute(TIME, (), 16)
             self._query.add_done_callback(
-                lambda asked: self._record_sample(asked, asked_at), context=Context()
+                lambda query: self._record_sample(query, sent_at), context=Context()
             )
         return self._query
 
-    def _record_sample(self, asked: asyncio.Future[float], asked_at: float) -> None:
+    def _record_sample(self, query: asyncio.Future[float], sent_at: float) -> None:
         self._query = None
-        if asked.cancelled() or asked.exception() is not None:
+        if query.cancelled() or query.exception() is not None:
             return
-        answered_at = self._clock()
-        uncertainty = (answered_at - asked_at) / 2
-        ahead = asked.result() - (asked_at + answered_at) / 2
-        known = self._uncertainty + _DRIFT * (answered_at - self._sampled)
-        # The better of the two, unless they contradict each other: then the clock was set.
-        if uncertainty <= known or abs(ahead - self._ahead) > uncertainty + known:
-            self._ahead, self._uncertainty = ahead, uncertainty
+        received_at = self._clock()
+        uncertainty = (received_at - sent_at) / 2
+        offset = query.result() - (sent_at + received_at) / 2
+        known = self._uncertainty + _DRIFT * (received_at - self._sampled)
+        # Keep the better of the two, unless they contradict each other: then the server's clock was set.
+        if uncertainty <= known or abs(offset - self._offset) > uncertainty + known:
+            self._offset, self._uncertainty = offset, uncertainty
         else:
             self._uncertainty = known
-        self._sampled = answered_at
+        self._sampled = received_at

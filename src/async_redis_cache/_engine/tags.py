@@ -1,18 +1,18 @@
-"""Tags: what many entries have in common, so that one write makes all of them invalid.
+"""Tags: names that many entries share, so that one write invalidates all of them.
 
-A tag is a key of its own that holds a version: the moment at which the tag was last invalidated, by the
-server's clock, and a nonce. An entry bears the versions that its tags had when it was stored, and is valid
-for as long as they have them still. So nothing has to know which entries bear a tag, and nothing is left
-over: a tag lives a while longer than the last entry that bears it, and a tag that is gone has no version
-that could be right.
+A tag is a key of its own that holds a version: the time at which the tag was last invalidated, by the server's clock,
+and a nonce. An entry contains the versions that its tags had when it was stored, and is valid as long as these are the
+current ones. So no index of the entries of a tag is needed, and none can be left over: a tag expires a while after the
+last entry that has it, and a missing tag has no version that an entry could match.
 
-Whoever stores asks for the versions first. If a tag is invalidated between that and the store, what is
-stored is invalid from the beginning. A load asks when it has ended, for only then its tags are known; the
-moments in the versions say whether one was invalidated since it began.
+A store fetches the versions first. If a tag is invalidated between the fetch and the store, the stored entry is invalid
+from the beginning. A load fetches them at its end, since its tags are known only then; the times in the versions show
+whether a tag was invalidated since the load began.
 
-The server's clock may be set meanwhile. A moment that is yet to come was said by a clock that was set back since: the
-tag is invalidated anew, by the present one, so that one load is not kept, and not all until that moment. And where the
-clock has not gone on as ours has since the load began, nobody can say what was sooner: that load is not kept.
+The server's clock may be set meanwhile. A time in the future comes from a clock that was set back since: the tag is
+invalidated again, at the current time, so that the result of one load is not stored, rather than those of all loads
+until that time. And if the server's clock has not advanced as the local one has since the load began, the order of the
+two events is unknown: the result is not stored.
 """
 
 from __future__ import annotations
@@ -31,43 +31,44 @@ from .bulk import send_all
 __all__ = ["TagVersions", "Tags"]
 
 _NAME: Final = b"\x00tag:"
-"""Behind the prefix, before a tag. No key of a user can hold a control character."""
-_MOMENT: Final = slice(16)
+"""After the key prefix, before the tag. No key of a user can contain a control character."""
+_TIME: Final = slice(16)
 _NONCE_BYTES: Final = 8
 _SCRIPT_BYTES: Final = 500
-_REMEMBERED: Final = 2 * HOUR
-"""Milliseconds for which it is known when a tag was invalidated: longer than any load takes."""
+_INVALIDATED_TTL: Final = 2 * HOUR
+"""Milliseconds for which the time of an invalidation is kept: longer than any load takes."""
 
 _MICROSECONDS: Final = 1_000_000
 _TOLERANCE: Final = 0.1
-"""Seconds by which a clock may be set without being noticed."""
+"""Seconds by which a clock may be set without the result of a load being refused."""
 _DRIFT: Final = 0.01
-"""And how much more for each second that has passed: clocks are adjusted by going faster or slower."""
+"""Seconds that are tolerated in addition for each second that has passed: clocks are adjusted by running faster or
+slower."""
 
 _NOW: Final = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 """
-# A moment that is yet to come: see above. It is remembered for as long as one that a caller asked for.
-# A tag lives twice as long as it must, for most stores not to change it: whoever has it near is told
-# of each change.
-_STAMP: Final = (
+# For a time in the future, see the module's docstring; it is kept for as long as an invalidation by a caller.
+# The TTL of a tag is twice what is needed, so that most stores do not change it: each change sends an invalidation
+# to the processes that hold the tag in their near cache.
+_FETCH_SOURCE: Final = (
     _NOW
     + b"""
-local version, life = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
+local version, ttl = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
 if not version or #version ~= 24 then
   version = string.rep('0', 16) .. ARGV[1]
-  redis.call('SET', KEYS[1], version, 'PX', 2 * life)
+  redis.call('SET', KEYS[1], version, 'PX', 2 * ttl)
 elseif (tonumber(string.sub(version, 1, 16)) or 0) > now then
   version = string.format('%016.0f', now) .. ARGV[1]
-  redis.call('SET', KEYS[1], version, 'PX', math.max(2 * life, 7200000))
-elseif redis.call('PTTL', KEYS[1]) < life then
-  redis.call('PEXPIRE', KEYS[1], 2 * life)
+  redis.call('SET', KEYS[1], version, 'PX', math.max(2 * ttl, 7200000))
+elseif redis.call('PTTL', KEYS[1]) < ttl then
+  redis.call('PEXPIRE', KEYS[1], 2 * ttl)
 end
 return {version, now}
 """
 )
-_INVALIDATE: Final = (
+_INVALIDATE_SOURCE: Final = (
     _NOW
     + b"""
 redis.call('SET', KEYS[1], string.format('%016.0f', now) .. ARGV[1], 'PX', ARGV[2])
@@ -77,25 +78,25 @@ return 1
 
 
 class _VersionScript(Script):
-    """(key, nonce, milliseconds that it is to live at least): its version, and what time it is."""
+    """Takes (key, nonce, least TTL in milliseconds); returns the tag's version and the server's time."""
 
     def __init__(self) -> None:
-        super().__init__(_STAMP, (list,))
+        super().__init__(_FETCH_SOURCE, (list,))
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         for reply in replies:
             if not isinstance(reply, ServerReply):
-                version, now = expect_parts(reply, 2, _STAMPED)
+                version, now = expect_parts(reply, 2, _REPLY_TYPES)
                 if not (isinstance(version, bytes) and isinstance(now, int) and 0 <= now < _LATEST):
                     raise UnexpectedReplyError
         return replies
 
 
-_STAMPED: Final = frozenset({bytes, int})
+_REPLY_TYPES: Final = frozenset({bytes, int})
 _LATEST: Final = 1 << 62
-"""Microseconds: what stands in a head has a place for no more, and no clock is so far ahead."""
+"""Microseconds: the most that a record's header can hold, and far more than any clock shows."""
 _FETCH_VERSIONS: Final = _VersionScript()
-_INVALIDATE_TAGS: Final = Script(_INVALIDATE)
+_INVALIDATE_TAGS: Final = Script(_INVALIDATE_SOURCE)
 
 
 class TagVersions(NamedTuple):
@@ -103,9 +104,9 @@ class TagVersions(NamedTuple):
 
     Attributes:
         versions: by tag.
-        now: what time it was on the server, in microseconds.
-        skew: microseconds by which the clocks may differ that are compared.
-        earliest: the time on the server whose clock was behind those of the others.
+        now: the server's time in microseconds; of several servers, the latest.
+        skew: microseconds by which the compared clocks may differ.
+        earliest: the earliest time of several servers, in microseconds.
     """
 
     versions: Mapping[bytes, bytes]
@@ -113,18 +114,21 @@ class TagVersions(NamedTuple):
     skew: int = 0
     earliest: int = 0
 
-    def is_before(self, moment: int) -> bool:
-        """Whether surely none of the tags was invalidated at this moment or since."""
+    def is_before(self, time: int) -> bool:
+        """Return whether it is certain that none of the tags was invalidated at this time or later."""
         return all(
-            version[_MOMENT].isdigit() and int(version[_MOMENT]) + self.skew < moment
+            version[_TIME].isdigit() and int(version[_TIME]) + self.skew < time
             for version in self.versions.values()
         )
 
-    def follows(self, moment: int, least: float, most: float) -> bool:
-        """Whether so many seconds have passed since a moment by the servers' clocks too: none was set meanwhile."""
+    def follows(self, time: int, least: float, most: float) -> bool:
+        """Return whether `least` to `most` seconds have passed since a time by the servers' clocks too.
+
+        Otherwise a clock was set meanwhile.
+        """
         tolerance = _TOLERANCE + _DRIFT * most + self.skew / _MICROSECONDS
-        shortest = (self.earliest - moment) / _MICROSECONDS
-        longest = (self.now - moment) / _MICROSECONDS
+        shortest = (self.earliest - time) / _MICROSECONDS
+        longest = (self.now - time) / _MICROSECONDS
         return least - tolerance <= shortest and longest <= most + tolerance
 
 
@@ -143,49 +147,54 @@ class Tags:
         self._skew = skew
 
     def keys(self, tags: Collection[bytes]) -> list[bytes]:
-        """Under which their versions stand."""
+        """Return the keys that hold the versions of tags."""
         return [self._prefix + tag for tag in tags]
 
     async def fetch_versions(
-        self, tags: Collection[bytes], life: int, budget: float | None = None
+        self, tags: Collection[bytes], ttl: int, budget: float | None = None
     ) -> TagVersions:
-        """Their versions, for an entry that is to live for so many milliseconds.
+        """Return the versions of tags, and create those that are missing.
+
+        Args:
+            tags: of an entry that is to be stored.
+            ttl: milliseconds until that entry expires.
+            budget: seconds; None for `command_timeout`.
 
         Raises:
-            CacheError: the server could not be asked.
+            CacheError: a request failed.
         """
-        answers = await self._execute(_FETCH_VERSIONS, self.keys(tags), life, budget)
-        versions = {tag: version for tag, (version, _) in zip(tags, answers, strict=True)}
-        times = [now for _, now in answers]
+        replies = await self._execute(_FETCH_VERSIONS, self.keys(tags), ttl, budget)
+        versions = {tag: version for tag, (version, _) in zip(tags, replies, strict=True)}
+        times = [now for _, now in replies]
         return TagVersions(versions, max(times, default=0), self._skew, min(times, default=0))
 
     def is_key(self, key: bytes) -> bool:
-        """Whether this is the key of a tag."""
+        """Return whether this is the key of a tag."""
         return key.startswith(self._prefix)
 
     async def invalidate_keys(self, keys: Collection[bytes], budget: float | None = None) -> None:
-        """Make invalid what bears any of the tags of these keys.
+        """Invalidate the entries that have any of the tags of these keys.
 
         Raises:
-            CacheError: of some, nobody may know.
+            CacheError: some of the tags may not be invalidated.
         """
-        await self._execute(_INVALIDATE_TAGS, keys, _REMEMBERED, budget)
+        await self._execute(_INVALIDATE_TAGS, keys, _INVALIDATED_TTL, budget)
 
     async def _execute(
-        self, script: Script, keys: Collection[bytes], life: int, budget: float | None = None
+        self, script: Script, keys: Collection[bytes], ttl: int, budget: float | None = None
     ) -> list[Any]:
-        """Ask for each; wait for the last, then raise the first error there was."""
-        asked = send_all(
+        """Run a script for each key; wait for all, then raise the first error."""
+        requests = send_all(
             self._executor.execute(
                 script,
-                (key, secrets.token_bytes(_NONCE_BYTES), life),
+                (key, secrets.token_bytes(_NONCE_BYTES), ttl),
                 len(key) + _SCRIPT_BYTES,
                 budget=budget,
             )
             for key in keys
         )
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers
+        replies = await asyncio.gather(*requests, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies

@@ -82,7 +82,7 @@ class Witness(Executed):
     def __post_init__(self) -> None:
         # Looked up now, since a test may have planted a defect in one.
         self._publications = frozenset({_leases._PUBLISH, _leases._PUBLISH_BOUNDED})
-        touches = {_commands._TOUCH_SCRIPT, _bounded._TOUCH, _tags._STAMP}
+        touches = {_commands._TOUCH_SCRIPT, _bounded._TOUCH, _tags._FETCH_SOURCE}
         rights = {_leases._LEASE, _leases._RENEW, _leases._RELEASE}
         self._lease = _leases._LEASE
         self._no_changes = self._publications | touches | rights
