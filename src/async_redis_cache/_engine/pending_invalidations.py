@@ -1,13 +1,12 @@
-"""Changes that failed: the values that they should have replaced are not returned again.
+"""Pending invalidations: the keys of failed writes, to be removed from the server.
 
-Whether the server was unreachable, did not answer, or refused the change (NOREPLICAS, READONLY, MISCONF, OOM),
-it still holds what was to be replaced or removed. So the keys are remembered as pending; they are removed
-as soon as the server takes that, and whoever reads one sooner has it removed, and is given nothing. A removal
-too many costs a miss, also where another process has stored a new value meanwhile.
+Whether the server was unreachable, did not reply, or refused the write (NOREPLICAS, READONLY, MISCONF, OOM), it still
+holds the value that the write should have replaced or removed. So the keys are pending invalidation: they are removed
+as soon as the server accepts that, and a read of a pending key removes it first and returns nothing. A superfluous
+removal costs a miss, even where another process has stored a new value meanwhile.
 
-A process that ends takes its memory along, and other processes do not know of it. So the one who made the
-change is told by an error all the same, unless `fail_open` is `always`: then a call may only report success
-where its change is pending.
+Pending invalidations are lost when the process ends, and other processes do not see them. So the write raises its error
+all the same, unless `fail_open` is `always`: then a call reports success only if its keys are pending.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ from async_redis_cache._common.tasks import OwnedTasks
 
 __all__ = ["PendingInvalidations", "is_pending_failure"]
 
-_MOST: Final = 10_000
-"""Keys that are remembered; of more, only the latest."""
-_AT_ONCE: Final = 256
+_MAX_KEYS: Final = 10_000
+"""Keys that may be pending; of more, the latest are kept."""
+_BATCH_KEYS: Final = 256
+"""Keys that are removed at once in the background."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 """Seconds between two attempts."""
-_NOT_MADE: Final = (
+_WRITE_FAILURES: Final = (
     CacheUnavailable,
     CacheTimeout,
     CacheOutcomeUnknown,
@@ -50,31 +50,31 @@ _NOT_MADE: Final = (
     CacheLoginError,
     CacheServerError,
 )
-_FOREIGN: Final = "WRONGTYPE"
-"""Another program's data is in the way: there is no old value of ours that could be read."""
+_WRONG_TYPE: Final = "WRONGTYPE"
+"""The key holds another program's data: there is no old value of this cache to be read."""
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
 def is_pending_failure(failure: CacheError) -> bool:
-    """Whether a change that ends in this error is pending from then on.
+    """Return whether the keys of a write that fails with this error become pending.
 
-    Errors of the caller, and a lack of permission, are not: the same removal would be refused as well.
+    Not after errors of the caller, nor without permission: the removal would be refused as well.
     """
-    return isinstance(failure, _NOT_MADE) and failure.code != _FOREIGN
+    return isinstance(failure, _WRITE_FAILURES) and failure.code != _WRONG_TYPE
 
 
 class PendingInvalidations:
-    """Keys that must not be given before they were removed.
+    """Keys whose values must not be returned before the keys were removed.
 
-    A key is not changed anew while it is being removed: the removal could come after that. While it is being
-    changed anew, it is pending still: another caller must not read what that change is to replace.
+    A key is not written while it is being removed: the removal could be executed after the write. While it is being
+    written, it stays pending: another caller must not read the value that the write replaces.
 
     Args:
-        remove: removes keys; gives the error of each that could not be removed.
-        counters: where it is seen how many there are.
-        random: numbers from 0 to 1.
-        told: where it is told when there are some, and when there are none any more.
-        dropped: called when some are given up, because there are too many or the cache is closed.
+        remove: removes keys; returns the error of each key that was not removed.
+        counters: count the pending keys and those that were dropped.
+        random: returns numbers from 0 to 1.
+        health: down while keys are pending.
+        dropped: called when keys are dropped, because there are too many or the cache is closed.
     """
 
     def __init__(
@@ -91,20 +91,20 @@ class PendingInvalidations:
         self._random = random
         self._health = health
         self._dropped = dropped
-        # By key the change that failed: another may fail while the first is made good.
-        self.keys: dict[bytes, object] = {}
+        self.keys: Final[dict[bytes, object]] = {}
+        """The pending keys, each with its failed write: another may fail during the flush after the first."""
         self.flushes: dict[bytes, asyncio.Task[Mapping[bytes, CacheError]]] = {}
-        """By key its removal that is under way."""
-        self._changes: dict[bytes, set[asyncio.Future[None]]] = {}
-        """By key that is pending the ends of the changes of it that are under way."""
-        self._tried: set[bytes] = set()
-        """Those that cannot be removed for now: the others go first."""
+        """By key, its removal in flight."""
+        self._writes: dict[bytes, set[asyncio.Future[None]]] = {}
+        """By pending key, the futures that end with its writes in flight."""
+        self._refused: set[bytes] = set()
+        """Keys that could not be removed the last time: the others are tried first."""
         self._flushing: asyncio.Task[None] | None = None
         self._tasks = OwnedTasks()
         self._stopped = False
 
     def add(self, keys: Iterable[bytes], failure: CacheError) -> None:
-        """A change of these keys has failed."""
+        """Make the keys of a failed write pending, unless its error has no need of that."""
         if self._stopped or not is_pending_failure(failure):
             return
         self._add(dict.fromkeys(keys, object()))
@@ -112,85 +112,86 @@ class PendingInvalidations:
 
     @contextmanager
     def writing(self, keys: Iterable[bytes]) -> Generator[None]:
-        """While these keys are changed anew: those that were pending are not, once that has succeeded.
+        """Keep keys from being removed while they are written; after a success they are no longer pending.
 
-        Until then they are pending still, as the change may fail as well. They are not removed meanwhile.
+        Until then they stay pending, since the write may fail as well.
         """
         pending = {key: self.keys[key] for key in keys if key in self.keys}
         ended = self._loop.create_future()
         for key in pending:
-            self._changes.setdefault(key, set()).add(ended)
+            self._writes.setdefault(key, set()).add(ended)
         try:
             yield
-            for key, change in pending.items():
-                if self.keys.get(key) is change:
+            for key, failed_write in pending.items():
+                if self.keys.get(key) is failed_write:
                     del self.keys[key]
             self._count()
         finally:
             for key in pending:
-                self._changes[key].discard(ended)
-                if not self._changes[key]:
-                    del self._changes[key]
+                self._writes[key].discard(ended)
+                if not self._writes[key]:
+                    del self._writes[key]
             ended.set_result(None)
 
-    def _add(self, changes: Mapping[bytes, object]) -> None:
-        for key, change in changes.items():
+    def _add(self, failed_writes: Mapping[bytes, object]) -> None:
+        for key, failed_write in failed_writes.items():
+            # As the latest.
             self.keys.pop(key, None)
-            self.keys[key] = change
-        self._drop(max(0, len(self.keys) - _MOST))
+            self.keys[key] = failed_write
+        self._drop(max(0, len(self.keys) - _MAX_KEYS))
         self._counters.pending_invalidations = len(self.keys)
         if self._flushing is None:
             self._flushing = self._tasks.spawn(self._flush_until_done())
 
     async def wait_for_flush(self, keys: Sequence[bytes], budget: float) -> None:
-        """Wait until none of these keys is being removed, for so many seconds at the most.
+        """Wait until none of these keys is being removed.
 
         Raises:
-            CacheTimeout: TIMEOUT.
+            CacheTimeout: TIMEOUT, after `budget` seconds.
         """
         deadline = self._loop.time() + budget
-        # Whoever woke up sooner may have begun another.
-        while payments := self._flushes_of(keys):
-            await _ended(payments, deadline - self._loop.time())
+        # A caller that resumed earlier may have started another removal.
+        while removals := self._flushes_of(keys):
+            await _wait_for(removals, deadline - self._loop.time())
 
     async def flush(self, keys: Sequence[bytes], budget: float) -> None:
-        """Remove those that are owed, within so many seconds. Who wants the same waits together.
+        """Remove those keys that are pending, within `budget` seconds. Concurrent callers share a removal.
 
         Raises:
-            CacheError: the server does not take it, so that they cannot be given.
+            CacheError: a key was not removed, so its value cannot be read.
         """
         deadline = self._loop.time() + budget
-        # What a change under way has stored is not to be removed. Those that begin later are not waited for.
-        await _ended({end for key in keys for end in self._changes.get(key, ())}, budget)
-        owed = [key for key in keys if key in self.keys and key not in self.flushes]
-        if owed:
-            self._flush_keys(owed)
+        # The values of writes in flight must not be removed. Writes that begin later are not waited for.
+        await _wait_for({end for key in keys for end in self._writes.get(key, ())}, budget)
+        pending = [key for key in keys if key in self.keys and key not in self.flushes]
+        if pending:
+            self._flush_keys(pending)
         removals = {key: self.flushes[key] for key in keys if key in self.flushes}
-        await _ended({*removals.values()}, deadline - self._loop.time())
-        for key, payment in removals.items():
-            if payment.cancelled():
+        await _wait_for({*removals.values()}, deadline - self._loop.time())
+        for key, removal in removals.items():
+            if removal.cancelled():
                 raise _CLOSED.error()
-            failure = payment.result().get(key)
+            failure = removal.result().get(key)
             if isinstance(failure, CacheOutcomeUnknown):
-                # A read has no outcome that could be unknown.
+                # The caller is a read, which has no unknown outcome.
                 raise LOST.error()
             if failure is not None:
-                # One for each reader: an error bears the trace id of its call.
+                # A new error for each caller: it carries the trace id of its call.
                 raise type(failure)(failure.code, failure.message)
 
     def stop(self) -> None:
-        """Try no more."""
+        """Drop all pending keys, and add none from now on."""
         self._stopped = True
         self._drop(len(self.keys))
         self._counters.pending_invalidations = 0
         self._tasks.cancel()
 
     async def stopped(self) -> None:
-        """Wait until nothing is left of it."""
+        """Wait until its tasks have ended."""
         await self._tasks.wait()
 
     def _drop(self, count: int) -> None:
-        """Give up the earliest."""
+        """Drop the earliest keys."""
         for key in tuple(islice(self.keys, count)):
             del self.keys[key]
         if count:
@@ -207,59 +208,59 @@ class PendingInvalidations:
         return {self.flushes[key] for key in keys if key in self.flushes}
 
     def _flush_keys(self, keys: Sequence[bytes]) -> asyncio.Task[Mapping[bytes, CacheError]]:
-        """Remove keys none of which is being removed."""
-        payment = self._tasks.spawn(self._removed(keys, [self.keys[key] for key in keys]))
-        self.flushes.update(dict.fromkeys(keys, payment))
+        """Start to remove keys, none of which is being removed."""
+        removal = self._tasks.spawn(self._remove_keys(keys, [self.keys[key] for key in keys]))
+        self.flushes.update(dict.fromkeys(keys, removal))
 
         def end(_: object) -> None:
             for key in keys:
                 del self.flushes[key]
-            if not payment.cancelled():
-                payment.exception()  # Seen, though nobody may be left to see it.
+            if not removal.cancelled():
+                removal.exception()  # Retrieved here: there may be no caller left to retrieve it.
 
-        payment.add_done_callback(end)
-        return payment
+        removal.add_done_callback(end)
+        return removal
 
-    async def _removed(
-        self, keys: Sequence[bytes], changes: Sequence[object]
+    async def _remove_keys(
+        self, keys: Sequence[bytes], failed_writes: Sequence[object]
     ) -> Mapping[bytes, CacheError]:
-        """Remove keys: the error of each that could not be removed."""
+        """Remove keys; return the error of each key that was not removed."""
         failures = await self._remove(keys)
-        for key, change in zip(keys, changes, strict=True):
-            if key not in failures and self.keys.get(key) is change:
+        for key, failed_write in zip(keys, failed_writes, strict=True):
+            if key not in failures and self.keys.get(key) is failed_write:
                 del self.keys[key]
         self._count()
         return failures
 
     def _next_batch(self) -> list[bytes]:
-        """Some that were not tried since all were: a server that refuses its keys holds up no other's."""
-        pending = [key for key in self.keys if key not in self.flushes and key not in self._changes]
-        untried = [key for key in pending if key not in self._tried]
+        """Return keys to remove next. A server that refuses its keys does not hold up the keys of others."""
+        pending = [key for key in self.keys if key not in self.flushes and key not in self._writes]
+        untried = [key for key in pending if key not in self._refused]
         if not untried:
-            self._tried.clear()
-        return (untried or pending)[:_AT_ONCE]
+            self._refused.clear()
+        return (untried or pending)[:_BATCH_KEYS]
 
     async def _flush_until_done(self) -> None:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random=self._random)
         try:
             while self.keys:
                 await asyncio.sleep(backoff.next_pause())
-                owed = self._next_batch()
-                if owed:
-                    failures = await self._flush_keys(owed)
-                    self._tried.update(failures)
-                    if len(failures) < len(owed):
+                batch = self._next_batch()
+                if batch:
+                    failures = await self._flush_keys(batch)
+                    self._refused.update(failures)
+                    if len(failures) < len(batch):
                         backoff.reset()
         finally:
-            self._tried.clear()
+            self._refused.clear()
             self._flushing = None
 
 
-async def _ended(futures: set[asyncio.Future[Any]], budget: float) -> None:
-    """Wait for their ends, for so many seconds at the most.
+async def _wait_for(futures: set[asyncio.Future[Any]], budget: float) -> None:
+    """Wait until the futures are done.
 
     Raises:
-        CacheTimeout: TIMEOUT.
+        CacheTimeout: TIMEOUT, after `budget` seconds.
     """
     if futures:
         _, pending = await asyncio.wait(futures, timeout=budget)
