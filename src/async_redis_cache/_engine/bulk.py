@@ -1,4 +1,4 @@
-"""Calls about many keys: cut into parts that are few enough, and small enough, to be one call each."""
+"""Requests about many keys, split into parts of limited number and size."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from async_redis_cache._protocol.command import Command, Executor
 
 __all__ = ["execute_in_parts", "read_in_parts", "send_all"]
 
-_BYTES_A_CALL: Final = 256 * 1024
+_PART_BYTES: Final = 256 * 1024
 
 
 async def execute_in_parts(
-    batcher: Executor, verb: Command, items: Sequence[Any], *, budget: float | None = None
+    executor: Executor, command: Command, items: Sequence[Any], *, budget: float | None = None
 ) -> list[Any]:
-    """The answers to all parts, asked for at once.
+    """Send a command in parts, all at once, and return the result of each part.
 
-    Waits for the last, then raises the first error there was.
+    Waits for all parts, then raises the first error.
 
     Args:
-        batcher: who is asked.
-        verb: whose argument is a sequence of items.
+        executor: sends the requests.
+        command: takes a sequence of items.
         items: keys, or entries.
-        budget: seconds that it may take, where that is not the budget of every call.
+        budget: seconds; None for `command_timeout`.
     """
-    parts = list(_parts(items, batcher.max_keys_per_request))
+    parts = list(_parts(items, executor.max_keys_per_request))
     if len(parts) == 1:
-        # Most have one part, and nothing to give up.
+        # The usual case, which needs no gathering.
         part, size = parts[0]
-        return [await batcher.execute(verb, part, size, keys=len(part), budget=budget)]
-    asked = send_all(
-        batcher.execute(verb, part, size, keys=len(part), budget=budget) for part, size in parts
+        return [await executor.execute(command, part, size, keys=len(part), budget=budget)]
+    requests = send_all(
+        executor.execute(command, part, size, keys=len(part), budget=budget) for part, size in parts
     )
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return answers
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 async def read_in_parts(
-    asker: Executor,
+    executor: Executor,
     command: Command,
     keys: Sequence[bytes],
     *,
@@ -52,40 +52,40 @@ async def read_in_parts(
     absent: Any,
     oversized: Callable[[], None],
 ) -> list[Any]:
-    """The answer for each key, in their order, within so many seconds.
+    """Return the result for each key, in the order of the keys.
 
-    Where the reply is too large, the keys are read in halves, until one key is left that has too much. A reply
-    is given up at its bound, so that costs twice the bytes of one at most.
+    If a reply is too large, the keys are read in halves, until the key with the too large value is alone. Reading a
+    reply stops at its limit, so this costs at most twice the bytes of one reply.
 
     Args:
-        asker: sends the requests.
+        executor: sends the requests.
         command: reads several keys.
         keys: to read.
         budget: seconds.
-        absent: the answer for a key whose value is too large, where others are read with it.
+        absent: the result for a key whose value is too large, where it is read together with others.
         oversized: called for each of these.
 
     Raises:
-        CacheServerError: REPLY_TOO_LARGE, for the only key.
+        CacheServerError: REPLY_TOO_LARGE, where there is one key only.
     """
     if len(keys) == 1:
-        # There is nothing to halve, and no deadline to keep: a value with one tag is read so.
-        return list((await execute_in_parts(asker, command, keys, budget=budget))[0])
+        # Nothing to halve, and no deadline to compute: this path reads the tag of a value with one tag.
+        return list((await execute_in_parts(executor, command, keys, budget=budget))[0])
     loop = asyncio.get_running_loop()
     deadline = loop.time() + budget
     try:
-        parts = await execute_in_parts(asker, command, keys, budget=budget)
+        parts = await execute_in_parts(executor, command, keys, budget=budget)
     except CacheServerError as error:
         if error.code != TOO_LARGE.code:
             raise
     else:
-        return [answer for part in parts for answer in part]
-    answers: list[Any] = []
+        return [result for part in parts for result in part]
+    results: list[Any] = []
     middle = len(keys) // 2
     for half in (keys[:middle], keys[middle:]):
         try:
-            answers += await read_in_parts(
-                asker,
+            results += await read_in_parts(
+                executor,
                 command,
                 half,
                 budget=deadline - loop.time(),
@@ -96,17 +96,17 @@ async def read_in_parts(
             if error.code != TOO_LARGE.code:
                 raise
             oversized()
-            answers.append(absent)
-    return answers
+            results.append(absent)
+    return results
 
 
 def send_all(requests: Iterable[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
-    """The futures of several requests; where one is refused, those before it are given up.
+    """Return the futures of several requests; if one is refused at once, cancel those before it.
 
-    Left to themselves, they would fail with an error that nothing retrieves.
+    Otherwise these could fail with an exception that is never retrieved.
 
     Raises:
-        CacheError: a request was refused at once, as where the queue is full.
+        CacheError: a request was refused at once, for example because the queue is full.
     """
     sent: list[asyncio.Future[Any]] = []
     try:
@@ -118,16 +118,16 @@ def send_all(requests: Iterable[asyncio.Future[Any]]) -> list[asyncio.Future[Any
     return sent
 
 
-def _parts(items: Sequence[Any], most: int) -> Iterator[tuple[Sequence[Any], int]]:
-    """Parts that are few enough, and small enough, to be one call each, with their sizes."""
+def _parts(items: Sequence[Any], max_items: int) -> Iterator[tuple[Sequence[Any], int]]:
+    """Split items into parts for one request each; yield each part with its size in bytes."""
     part: list[Any] = []
     size = 0
     for item in items:
-        more = len(item) + 16 if isinstance(item, bytes) else len(item[0]) + len(item[1]) + 48
-        if part and (len(part) == most or size + more > _BYTES_A_CALL):
+        item_bytes = len(item) + 16 if isinstance(item, bytes) else len(item[0]) + len(item[1]) + 48
+        if part and (len(part) == max_items or size + item_bytes > _PART_BYTES):
             yield part, size
             part, size = [], 0
         part.append(item)
-        size += more
+        size += item_bytes
     if part:
         yield part, size

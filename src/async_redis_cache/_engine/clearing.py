@@ -1,4 +1,4 @@
-"""Removing all keys of one cache, and no others."""
+"""`clear`: removes all keys of one cache, and no others."""
 
 from __future__ import annotations
 
@@ -20,80 +20,80 @@ _GLOB: Final = str.maketrans({character: f"\\{character}" for character in "*?[]
 
 
 class Servers(Protocol):
-    """Those that have the keys."""
+    """The servers that hold the keys."""
 
     @property
     def executor(self) -> Executor:
-        """Who asks the right one."""
+        """Sends each request to the server that holds its key."""
         ...
 
     @property
     def executors(self) -> Sequence[Executor]:
-        """Who asks each."""
+        """One for each server."""
         ...
 
     async def moves(self, deadline: float) -> int:
-        """How often keys were seen to have moved from one to another, now that all were asked.
+        """Return how many times keys have moved from one server to another, after asking all servers.
 
         Raises:
-            CacheError: that could not be found out by the deadline.
+            CacheError: a server did not reply by the deadline.
         """
         ...
 
 
-async def clear_prefix(servers: Servers, budget: float, prefix: str, discard: Command) -> int:
-    """Remove the keys that begin with a prefix; how many there were.
+async def clear_prefix(servers: Servers, budget: float, prefix: str, delete: Command) -> int:
+    """Remove the keys that begin with a prefix; return how many existed.
 
     Args:
-        servers: each is scanned for the keys that it has.
-        budget: seconds that it may take in all.
+        servers: each is scanned for its keys.
+        budget: seconds for everything.
         prefix: not empty.
-        discard: how keys are removed.
+        delete: removes keys, and returns how many existed.
     """
     deadline = asyncio.get_running_loop().time() + budget
     pattern = prefix.translate(_GLOB).encode() + b"*"
     removed, seen = 0, await servers.moves(deadline)
     while True:
         for server in servers.executors:
-            removed += await _clear_server(server, servers.executor, deadline, pattern, discard)
+            removed += await _clear_server(server, servers.executor, deadline, pattern, delete)
         before, seen = seen, await servers.moves(deadline)
         if seen == before:
             return removed
-        # What has moved from a server that was yet to be scanned to one that had been was missed.
+        # Keys that moved from a server not yet scanned to one already scanned were missed: scan again.
 
 
 async def _clear_server(
-    server: Executor, all_servers: Executor, deadline: float, pattern: bytes, discard: Command
+    server: Executor, all_servers: Executor, deadline: float, pattern: bytes, delete: Command
 ) -> int:
     removed, cursor = 0, b""
     while cursor != b"0":
         scan = (cursor or b"0", b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
         cursor, keys = await _execute_by(deadline, server, SCAN, scan)
-        # Without the index, or with it gone while others store, the bound would not hold; and
-        # loads under way have to know which tags were invalidated. No key of a user holds a NUL.
+        # Not the index, without which the bound would not hold while other callers store; nor the tags, from
+        # which loads in flight see what was invalidated. No key of a user contains a NUL.
         values = [key for key in keys if b"\0" not in key]
-        left = deadline - asyncio.get_running_loop().time()
-        removed += sum(await execute_in_parts(all_servers, discard, values, budget=left))
+        remaining = deadline - asyncio.get_running_loop().time()
+        removed += sum(await execute_in_parts(all_servers, delete, values, budget=remaining))
     return removed
 
 
-async def clear_index(batcher: Executor, budget: float, index: bytes) -> int:
-    """Remove the keys in an index; how many there were.
+async def clear_index(executor: Executor, budget: float, index: bytes) -> int:
+    """Remove the keys in the index of a bounded cache; return how many existed.
 
     Args:
-        batcher: who asks the server.
-        budget: seconds that it may take in all.
-        index: of a bounded cache.
+        executor: sends the requests.
+        budget: seconds for everything.
+        index: the key of the index.
     """
     deadline = asyncio.get_running_loop().time() + budget
     sweep = Sweep(index)
     removed, left = 0, 1
     while left:
-        gone, left = await _execute_by(deadline, batcher, sweep, _SWEEP_KEYS)
-        removed += gone
+        count, left = await _execute_by(deadline, executor, sweep, _SWEEP_KEYS)
+        removed += count
     return removed
 
 
-async def _execute_by(deadline: float, batcher: Executor, verb: Command, argument: Any) -> Any:
-    left = deadline - asyncio.get_running_loop().time()
-    return await batcher.execute(verb, argument, 64, budget=left)
+async def _execute_by(deadline: float, executor: Executor, command: Command, argument: Any) -> Any:
+    remaining = deadline - asyncio.get_running_loop().time()
+    return await executor.execute(command, argument, 64, budget=remaining)

@@ -1,4 +1,4 @@
-"""The verbs that say of a value whether it is there, how long, and for how long more."""
+"""Metadata of values: whether a key has one, its TTL, and a new TTL."""
 
 from __future__ import annotations
 
@@ -16,114 +16,117 @@ from .tags import Tags
 __all__ = ["IsReadable", "Metadata"]
 
 IsReadable = Callable[[bytes, bytes], Awaitable[bool]]
-"""Whether a payload under a key is a value, as `retrieve` would say."""
+"""Returns whether the payload of a key can be read, as `retrieve` would."""
 
 _WITH_TAGS: Final = 2
 
 
 class Metadata:
-    """Asks about values. Whether one can be read only the whole of it tells, so it is fetched for that.
+    """The operations that read or change the metadata of a value.
+
+    Whether a value can be read depends on all of its data, so these operations fetch it.
 
     Args:
-        batcher: asks the server.
-        touch: the verb that gives a new life.
-        bounded: whether that says of records too all that there is to say.
+        executor: sends the requests.
+        touch: the command that sets a TTL.
+        bounded: whether the cache is bounded; then `touch` handles records as well.
         tags: of the cache.
-        freshness: judges.
+        freshness: decides whether data is a value.
     """
 
     def __init__(
-        self, batcher: Executor, touch: Command, *, bounded: bool, tags: Tags, freshness: Freshness
+        self, executor: Executor, touch: Command, *, bounded: bool, tags: Tags, freshness: Freshness
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._batcher = batcher
+        self._executor = executor
         self._touch = touch
         self._bounded = bounded
         self._tags = tags
         self._freshness = freshness
 
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
-        """Whether the key has a value: it is read, as only the whole of it tells that."""
+        """Return whether the key has a value that can be read."""
         since = self._loop.time()
-        data = await self._ask(GET, key, since)
+        data = await self._execute(GET, key, since)
         return await self._is_value(key, data, since, is_readable)
 
     async def time_to_live(
         self, key: bytes, since: float, is_readable: IsReadable | None = None
     ) -> int | None:
-        """Milliseconds that its value has left; None when there is none or it never expires.
+        """Return the milliseconds until the value expires; None where there is none or it never expires.
 
         Args:
             key: of the value.
-            since: when the call began.
-            is_readable: whether a payload is a value; None where that is known.
+            since: when the call began, in seconds of the loop's clock.
+            is_readable: whether a payload is a value; None where the caller has read it.
         """
-        left, data = UNKNOWN_TTL, b""
+        ttl, data = UNKNOWN_TTL, b""
         if is_readable is not None:
-            data, left = await self._ask(GET_WITH_TTL, key, since)
+            data, ttl = await self._execute(GET_WITH_TTL, key, since)
             if data is None or not await self._is_value(key, data, since, is_readable):
                 return None
-        if left == UNKNOWN_TTL:
-            # Asked for by itself, it is told, or the error is.
-            left, data = await self._ask(PTTL, (key,), since)
-            if left == UNKNOWN_TTL or not await self._is_there(key, data, since):
+        if ttl == UNKNOWN_TTL:
+            # A request for the TTL alone returns it or the error.
+            ttl, data = await self._execute(PTTL, (key,), since)
+            if ttl == UNKNOWN_TTL or not await self._has_value(key, data, since):
                 return None
         if is_record(data):
-            left = max(0, left - stale_ttl_of(data))
-        return left if left >= 0 else None
+            ttl = max(0, ttl - stale_ttl_of(data))
+        return ttl if ttl >= 0 else None
 
-    async def touch(self, key: bytes, life: int, is_readable: IsReadable) -> bool:
-        """Give the key a new life, in milliseconds; whether it had a value."""
+    async def touch(self, key: bytes, ttl: int, is_readable: IsReadable) -> bool:
+        """Give the key a new TTL, in milliseconds; return whether it had a value that can be read."""
         since = self._loop.time()
         if self._bounded:
-            # In one round trip: what is no value may live longer by this, and stays none.
-            touched, data = await self._ask(self._touch, (key, life), since)
+            # In one round trip. Data that is no value may get a longer TTL by this; it stays no value.
+            touched, data = await self._execute(self._touch, (key, ttl), since)
             if touched == _WITH_TAGS:
-                return await self._retagged(key, life, since, is_readable)
+                return await self._touch_tags(key, ttl, since, is_readable)
             return bool(touched) and await self._is_value(key, data, since, is_readable)
-        # Looked at first: what is no value, such as somebody's right to load, must not end sooner.
-        data = await self._ask(GET, key, since)
+        # Read first: data that is no value, such as the lease of a load, must not expire earlier.
+        data = await self._execute(GET, key, since)
         if data is None or not (
             has_tags(data) or await self._is_value(key, data, since, is_readable)
         ):
             return False
         if not is_record(data):
-            touched, _ = await self._ask(self._touch, (key, life), since)
+            touched, _ = await self._execute(self._touch, (key, ttl), since)
             return bool(touched)
-        touched = await self._ask(TOUCH_RECORD, (key, life), since)
+        touched = await self._execute(TOUCH_RECORD, (key, ttl), since)
         if touched and has_tags(data):
-            return await self._retagged(key, life, since, is_readable)
+            return await self._touch_tags(key, ttl, since, is_readable)
         return bool(touched)
 
-    async def _retagged(self, key: bytes, life: int, since: float, is_readable: IsReadable) -> bool:
-        """Let the tags of a key live with it; whether it is valid."""
-        data = await self._ask(GET, key, since)
+    async def _touch_tags(
+        self, key: bytes, ttl: int, since: float, is_readable: IsReadable
+    ) -> bool:
+        """Keep the tags of a touched value for as long as the value; return whether it is valid."""
+        data = await self._execute(GET, key, since)
         record = record_of(data) if has_tags(data or b"") else None
         if record is None or not await self._freshness.tags_are_current(record, since):
             return False
-        stays = life + record.stale_ttl
-        stamp = await self._tags.fetch_versions(
-            record.tags.keys(), stays, self._freshness.remaining(since)
+        current = await self._tags.fetch_versions(
+            record.tags.keys(), ttl + record.stale_ttl, self._freshness.remaining(since)
         )
-        return stamp.versions == record.tags and await is_readable(key, record.payload)
+        return current.versions == record.tags and await is_readable(key, record.payload)
 
-    async def _is_there(self, key: bytes, head: bytes, since: float) -> bool:
-        data: bytes | None = head
-        if not head or has_tags(head):
-            # Which tags it has, the head does not say. And one that is empty is of an empty value, or
-            # of what was taken away between two commands, such as somebody's right to load.
-            data = await self._ask(GET, key, since)
+    async def _has_value(self, key: bytes, header: bytes, since: float) -> bool:
+        data: bytes | None = header
+        if not header or has_tags(header):
+            # The header does not contain the tags. And an empty one belongs to an empty value, or to data
+            # that was removed between two commands, such as the lease of a load.
+            data = await self._execute(GET, key, since)
         return await self._freshness.payload(data, since) is not None
 
     async def _is_value(
         self, key: bytes, data: bytes | None, since: float, is_readable: IsReadable
     ) -> bool:
-        """Whether this is a value, neither stale nor invalid, that can be read."""
+        """Return whether the data is a value that can be read, and neither stale nor invalid."""
         payload = await self._freshness.payload(data, since)
         return payload is not None and await is_readable(key, payload)
 
-    def _ask(self, verb: Command, argument: Any, since: float) -> asyncio.Future[Any]:
+    def _execute(self, command: Command, argument: Any, since: float) -> asyncio.Future[Any]:
         key = argument if isinstance(argument, bytes) else argument[0]
-        return self._batcher.execute(
-            verb, argument, len(key) + 32, budget=self._freshness.remaining(since)
+        return self._executor.execute(
+            command, argument, len(key) + 32, budget=self._freshness.remaining(since)
         )

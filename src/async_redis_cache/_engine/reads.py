@@ -14,38 +14,38 @@ __all__ = ["PlainReads", "Reads"]
 
 
 class Reads(Protocol):
-    """Who reads keys."""
+    """Reads the data of keys; None for a key that does not exist."""
 
     def fetch(self, key: bytes) -> Awaitable[bytes | None]:
-        """The data of one key."""
+        """Return the data of one key."""
         ...
 
     async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
-        """The data of one key, and whether it was near."""
+        """Return the data of one key, and whether it came from the near cache."""
         ...
 
     def fetch_many(
         self, keys: Sequence[bytes], budget: float
     ) -> Coroutine[Any, Any, list[bytes | None]]:
-        """The data of each key, in their order, within so many seconds."""
+        """Return the data of each key, in the order of the keys, within some seconds."""
         ...
 
 
 class PlainReads:
-    """Reads of what a server has.
+    """Reads without a near cache.
 
     Args:
-        asker: asks it.
-        oversized: called for each value that is too large to be read with others.
+        executor: sends the requests.
+        oversized: called for each value that is too large to be read together with others.
     """
 
     def __init__(self, executor: Executor, oversized: Callable[[], None]) -> None:
         self._executor = executor
         self._oversized = oversized
 
-    def fetch(self, key: bytes, budget: float | None = None) -> Awaitable[bytes | None]:
-        """The data of one key, within so many seconds."""
-        return self._executor.execute(GET, key, len(key) + 16, budget=budget)
+    def fetch(self, key: bytes) -> Awaitable[bytes | None]:
+        """See `Reads`."""
+        return self._executor.execute(GET, key, len(key) + 16)
 
     async def fetch_with_source(self, key: bytes) -> tuple[bytes | None, bool]:
         """See `Reads`."""
