@@ -109,5 +109,7 @@ def test_freshness_agrees(server: Server, key_prefix: str, *, near: bool) -> Non
     milliseconds = {kind: f"{seconds * 1000:.1f} ms" for kind, seconds in closest.items()}
     report(29, f"clocks an hour apart: {milliseconds} apart at most")
     # What the processes saw proves no more than that: their own calls took longer on a busy machine.
-    assert max(furthest.values()) <= LIMIT_SECONDS, furthest
+    assert in_time(max(furthest.values()), LIMIT_SECONDS), furthest
+    # Where times are not judged: clocks that are an hour apart would show in hours.
+    assert max(furthest.values()) < 10 * LIMIT_SECONDS, furthest
     assert in_time(max(closest.values()), LIMIT_SECONDS), closest
