@@ -223,7 +223,10 @@ def _encoded(name: str, what: str) -> bytes:
     if not name.isprintable() and CONTROL.search(name):
         raise _bad(what, "must not contain control characters")
     if len(encoded) > _KEY_BYTES:
-        raise _bad(what, f"must not exceed {_KEY_BYTES} bytes in UTF-8, and has {len(encoded)}")
+        raise _bad(
+            what,
+            f"must not exceed {_KEY_BYTES} bytes in UTF-8, and this one has {len(encoded)}: use a hash of it",
+        )
     return encoded
 
 
