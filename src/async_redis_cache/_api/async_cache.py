@@ -12,7 +12,7 @@ from async_redis_cache._common.errors import CacheError, CacheInputError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.metadata import IsReadable
+from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_at_once
 from async_redis_cache._values.codec import Codec, Decoder

@@ -29,7 +29,7 @@ from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, c
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, StoredValue
-from async_redis_cache._engine.metadata import IsReadable
+from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, local

@@ -40,10 +40,9 @@ from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
 from .load_lease import LeaseContext, NullNotifier
 from .loader_threads import LoaderThreads
-from .metadata import IsReadable, Metadata
 from .near_cache import NearCache, NearReads
 from .pending_invalidations import PendingInvalidations
-from .reads import PlainReads, Reads
+from .reads import IsReadable, Metadata, PlainReads, Reads
 from .recovery import PendingRemover, RecoveringReads, Recovery
 from .server_clock import ServerClock
 from .single_flight import SingleFlight
