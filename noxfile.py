@@ -136,7 +136,8 @@ TESTS_WITHOUT_A_SERVER = (
 )
 # With one server and API, and two storage formats.
 SEEN_ON_A_SERVER = (
-    *("_api.batch_loading", "_engine.writes", "_engine.pending_invalidations", "_values.envelope"),
+    *("_api.batch_loading", "_engine.writes", "_engine.pending_invalidations", "_engine.recovery"),
+    "_values.envelope",
     *("_engine.in_flight_load", "_engine.single_flight", "_engine.load_lease", "_engine.tags"),
 )
 TESTS_ON_A_SERVER = (
