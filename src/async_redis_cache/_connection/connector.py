@@ -224,8 +224,8 @@ def _refusal_of(endpoint: Endpoint, options: Options) -> Failure | None:
     if not endpoint.is_named_by_server or hosts.admit(endpoint.host):
         return None
     problem = (
-        f"the server refers to the host {endpoint.host}, which is not in options.allowed_hosts: "
-        "nothing was sent there"
+        f"the server redirects to the host {endpoint.host}, which is not in options.allowed_hosts; nothing "
+        "was sent there"
     )
     return Failure(CacheUnavailable, "HOST_NOT_ALLOWED", problem)
 
