@@ -80,7 +80,9 @@ def new_cache(setup: Setup, request: pytest.FixtureRequest) -> NewCache:
             client.flushall()
 
     def new(**options: object) -> AsyncRedisCache:
-        return configured(url, setup.api, **(STORAGES[setup.storage] | options))
+        # Contract tests are not about deadlines: on a busy machine the default of a second may be short.
+        patient = {"command_timeout": 30_000}
+        return configured(url, setup.api, **(patient | STORAGES[setup.storage] | options))
 
     return new
 
