@@ -193,9 +193,11 @@ async def test_lost_replies_raise_what_is_known(
 ) -> None:
     """After its retries a read fails; a change raises that it may have been executed."""
     async with AsyncRedisCache.from_url(network.url, max_size=bound, retries=2) as cache:
-        prepare(raw)
-        network.forget()
-        assert await ended(question, cache) == "right"
+        for _ in range(2):
+            # The first time a script is sent with its source, then by its digest.
+            prepare(raw)
+            network.forget()
+            assert await ended(question, cache) == "right"
         # Some look at what is stored besides.
         command = "PEXPIRE" if "PEXPIRE" in network.counts else next(iter(network.counts))
         prepare(raw)
