@@ -141,10 +141,10 @@ def _with_fields(name: str, known: frozenset[str], fields: tuple[str, ...], valu
     parameters = _state(value, known)
     parts = [f"{field}:{text_of(getattr(value, field, _UNSET))}" for field in fields]
     # In addition to fields, pydantic models may have extra fields and private attributes.
-    for more in _PYDANTIC_STATE:
-        held = getattr(value, more, None)
-        if held:
-            parts.append(f"{more}:{text_of(dict(held))}")
+    for attribute in _PYDANTIC_STATE:
+        state = getattr(value, attribute, None)
+        if state:
+            parts.append(f"{attribute}:{text_of(dict(state))}")
     return f"{name}{parameters}({','.join(parts)})"
 
 
@@ -183,10 +183,10 @@ def _state(value: Any, known: frozenset[str]) -> str:
         UnstableError: it has attributes that are not in `known`.
     """
     parameters = ""
-    for attribute, held in getattr(value, "__dict__", _NOTHING).items():
+    for attribute, content in getattr(value, "__dict__", _NOTHING).items():
         kind = cast("Any", type(value))
         if attribute == "__orig_class__":
-            parameters = f"[{_listed(get_args(held))}]"
+            parameters = f"[{_listed(get_args(content))}]"
         elif attribute not in known and not isinstance(
             getattr(kind, attribute, None), functools.cached_property
         ):
@@ -217,7 +217,7 @@ def _listed(values: Iterable[Any]) -> str:
 
 
 def _mapped(value: Mapping[Any, Any]) -> Iterable[str]:
-    return starmap("{}:{}".format, ((text_of(key), text_of(held)) for key, held in value.items()))
+    return starmap("{}:{}".format, ((text_of(key), text_of(part)) for key, part in value.items()))
 
 
 def _dict(value: Mapping[Any, Any]) -> str:

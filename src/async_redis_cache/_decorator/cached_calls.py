@@ -159,9 +159,9 @@ class Calls:
             and len(args) <= len(names)
             and kwargs.keys().isdisjoint(names[: len(args)])
         ):
-            given = {**self._defaults, **dict(zip(names, args, strict=False)), **kwargs}
-            if given.keys() == self.signature.parameters.keys():
-                return [given[name] for name in names]
+            arguments = {**self._defaults, **dict(zip(names, args, strict=False)), **kwargs}
+            if arguments.keys() == self.signature.parameters.keys():
+                return [arguments[name] for name in names]
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         # `bind` accepts a positional-only argument by name if the function takes `**kwargs`.

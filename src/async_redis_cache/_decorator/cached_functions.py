@@ -146,11 +146,11 @@ class _Cached(Generic[P, T]):
         function: Any = config.function
         vars(self).update(__name__=type(function).__name__, __qualname__=config.calls.name)
         update_wrapper(cast("Any", self), function, updated=())
-        own = dir(type(self))
+        reserved = dir(type(self))
         vars(self).update(
             (name, value)
             for name, value in getattr(function, "__dict__", {}).items()
-            if name not in own and name not in vars(self)
+            if name not in reserved and name not in vars(self)
         )
 
     def __repr__(self) -> str:

@@ -53,14 +53,16 @@ class _Decorator:
             raise TypeError(
                 f"cached decorates functions, not a {type(function).__name__}: a property is put above it"
             )
-        own = getattr(type(function), "__call__", None)  # noqa: B004  the method itself is needed
+        call_method = getattr(type(function), "__call__", None)  # noqa: B004  the method itself is needed
         for is_generator in (inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-            if is_generator(function) or is_generator(own):
+            if is_generator(function) or is_generator(call_method):
                 raise TypeError(
                     f"{describe(function)} is a generator function, whose result can be read only once: "
                     "return a list"
                 )
-        is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(own)
+        is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            call_method
+        )
         if isinstance(self._cache, RedisCache if is_coroutine else AsyncRedisCache):
             kind, other = ("coroutine", "plain") if is_coroutine else ("plain", "coroutine")
             needed = AsyncRedisCache if is_coroutine else RedisCache
