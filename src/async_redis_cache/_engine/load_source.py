@@ -1,6 +1,6 @@
 """What the API gives a load, and what a load gives back.
 
-Loads run in the engine, which knows bytes only. `LoadSource` is what a load needs of the layer above: the
+Loads run in the engine, which handles bytes only. `LoadSource` is what a load needs of the layer above: the
 loader, and a judgement about stored data.
 """
 

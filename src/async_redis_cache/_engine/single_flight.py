@@ -184,7 +184,7 @@ class SingleFlight:
         self.supersede(tuple(self._in_flight))
 
     def detach_all(self) -> None:
-        """Let nobody join the loads in flight, as any key may have changed; publishing finds out whether it has."""
+        """Let no caller join the loads in flight: any key may have changed, which publishing finds out."""
         self._in_flight.clear()
 
     def supersede_tags(self, tags: Collection[bytes]) -> None:
@@ -251,7 +251,7 @@ class SingleFlight:
         load.abort(_TOO_LONG)
 
     def _forget(self, key: bytes, load: InFlightLoad) -> None:
-        """Let nobody join a load any more."""
+        """Let no further caller join a load."""
         if self._in_flight.get(key) is load:
             del self._in_flight[key]
 
