@@ -34,7 +34,7 @@ class Recovery:
 
     Args:
         pending: the keys whose last write failed.
-        check_circuits: called with the keys of every read and write before the server is asked; it may raise.
+        check_circuits: called with the keys of every read and write before a request is sent; it may raise.
         command_timeout: seconds that a call may take.
         fails_open: whether a write that fails is reported as successful.
     """
@@ -83,7 +83,7 @@ class Recovery:
 
         Args:
             keys: all that are written.
-            write: writes them, within the seconds that it is given.
+            write: writes them, within the seconds passed to it.
 
         Raises:
             CacheError: the write failed, or the removal of a key took too long. The caller then calls `failed`.

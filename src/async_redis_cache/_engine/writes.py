@@ -72,7 +72,7 @@ class Writes:
         near: the near cache, where there is one.
         recovery: runs the writes of keys that are pending invalidation.
         tags: of the cache.
-        check_circuits: called with the keys of a write before the server is asked; it may raise.
+        check_circuits: called with the keys of a write before a request is sent; it may raise.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Writes:
 
         Args:
             keys: all that are written.
-            send: sends the requests for an argument, to be answered within some seconds.
+            send: sends the requests for an argument, which end within some seconds.
             argument: what `send` takes.
         """
         self._single_flight.supersede(keys)
