@@ -60,8 +60,8 @@ def attributes(
 
 async def arguments(cache: AsyncRedisCache, plain: RedisCache) -> None:
     """Of both caches."""
-    await cache.retrieve(1, "key")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    plain.retrieve(1, "key")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await cache.retrieve(1, "key")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    plain.retrieve(1, "key")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await cache.store(None, "key")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.store(None, 1, "value")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await cache.store(None, "key", "value", "60")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
