@@ -63,7 +63,7 @@ def trust_a_lost_link(patch: pytest.MonkeyPatch) -> None:
 
 def publish_anyway(patch: pytest.MonkeyPatch) -> None:
     """Loading: publish though the right to load is gone."""
-    check = b"if not holds(head_of(key), token) then return nil end"
+    check = b"if not holds(header_of(key), token) then return nil end"
     assert check in _leases._PUBLISH
     for name in ("_PUBLISH", "_PUBLISH_BOUNDED"):
         patch.setattr(_leases, name, getattr(_leases, name).replace(check, b""))
@@ -180,16 +180,16 @@ def wait_until_told(patch: pytest.MonkeyPatch) -> None:
 
 def hold_the_right_for_ever(patch: pytest.MonkeyPatch) -> None:
     """Death: let the lease of a dead process last."""
-    ends = b"local ends = now() + life"
+    ends = b"local ends = now() + ttl"
     assert ends in _leases._LEASE
-    endless = _leases._LEASE.replace(ends, b"life = 1000 * life " + ends)
+    endless = _leases._LEASE.replace(ends, b"ttl = 1000 * ttl " + ends)
     patch.setattr(_leases, "_LEASE", endless)
     patch.setattr(_leases.LEASE, "_source", endless)
 
 
 def grant_the_right_to_two(patch: pytest.MonkeyPatch) -> None:
     """Loading: grant the right to load though another holds it."""
-    held = b"if not force and left > 0 and held then return left end"
+    held = b"if not force and remaining > 0 and held then return remaining end"
     assert held in _leases._LEASE
     generous = _leases._LEASE.replace(held, b"")
     patch.setattr(_leases, "_LEASE", generous)

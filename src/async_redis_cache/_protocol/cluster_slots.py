@@ -1,4 +1,4 @@
-"""The slots of a cluster: which one a key is in, whose they are, and what is said while they move."""
+"""The slots of a cluster: the slot of a key, the nodes that serve the slots, and ASKING while slots move."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["CLUSTER_SLOTS", "MOST_NODES", "SLOTS", "Asking", "SlotRange", "has_h
 
 SLOTS: Final = 16384
 MOST_NODES: Final = 1000
-"""As many as a cluster is meant to have. Each is given connections, so one reply must not name any number."""
+"""The recommended maximum of a cluster. Each node gets connections, so the number in a reply is limited."""
 
 
 class SlotRange(NamedTuple):
-    """Slots that one master has.
+    """A range of slots that one master serves.
 
     Attributes:
-        first: the first of them.
-        last: the last of them.
-        master: where it is.
-        replicas: where those are that have copies.
+        first: the first slot.
+        last: the last slot.
+        master: the address of the master.
+        replicas: the addresses of its replicas.
     """
 
     first: int
@@ -36,17 +36,17 @@ class SlotRange(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """The number of slots."""
         return self.last + 1 - self.first
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of a key: of what stands between its first braces, if anything does."""
+    """The slot of a key: of the hash tag between its first braces, if there is one."""
     return crc_hqx(_hashed(key), 0) % SLOTS
 
 
 def has_hash_tag(prefix: bytes) -> bool:
-    """Whether all keys that begin so are in one slot."""
+    """Whether all keys with this prefix are in one slot."""
     return _hashed(prefix) != prefix
 
 
@@ -60,14 +60,14 @@ def _hashed(key: bytes) -> bytes:
 
 
 class _ClusterSlots(Command):
-    """What a node knows of the slots. The argument is the host that it was dialed at."""
+    """The slots and their nodes, as one node reports them. The argument is the host that it was connected at."""
 
     is_write = False
-    # As many ranges as there are slots, each with some nodes.
+    # Up to one range per slot, each with some nodes.
     reply_limit = (4 * 1024 * 1024, 400_000)
 
     def key(self, argument: str) -> None:
-        """Any node may be asked."""
+        """None: any node can reply."""
 
     def encode(self, arguments: Sequence[str]) -> list[CommandArgs]:
         return [(b"CLUSTER", b"SLOTS")] * len(arguments)
@@ -83,27 +83,27 @@ class _ClusterSlots(Command):
 
 
 def _ranges(reply: Any, host: str) -> tuple[SlotRange, ...]:
-    """What a node says, if that can be: each slot is said to be at one place at the most."""
+    """Validate a reply: each slot must be in at most one range."""
     ranges: list[SlotRange] = []
-    places: set[Address] = set()
-    free = 0
+    addresses: set[Address] = set()
+    next_slot = 0
     try:
         for first, last, *nodes in sorted(reply):
-            if not (type(first) is type(last) is int and free <= first <= last < SLOTS):
+            if not (type(first) is type(last) is int and next_slot <= first <= last < SLOTS):
                 raise UnexpectedReplyError
-            free = last + 1
+            next_slot = last + 1
             master, *replicas = (_address(node, host) for node in nodes)
-            places.update((master, *replicas))
+            addresses.update((master, *replicas))
             ranges.append(SlotRange(first, last, master, tuple(replicas)))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise UnexpectedReplyError from error
-    if len(places) > MOST_NODES:
+    if len(addresses) > MOST_NODES:
         raise UnexpectedReplyError
     return tuple(ranges)
 
 
 def _address(node: Sequence[Any], host: str) -> Address:
-    """Where a node is; where it does not say, at the host that was asked."""
+    """The address of a node; if the reply does not contain the host, it is the host of the replying node."""
     name, port = node[0], node[1]
     return (
         (host, parse_port_number(port)) if name in {None, b"", b"?"} else parse_address(name, port)
@@ -111,32 +111,32 @@ def _address(node: Sequence[Any], host: str) -> Address:
 
 
 class Asking(Command):
-    """A verb for a node that a slot is being moved to, which has it not yet but for who says ASKING.
+    """A command for a node that is importing the key's slot, which serves it only after ASKING.
 
     Args:
-        plain: the verb.
+        wrapped: the command.
     """
 
-    def __init__(self, plain: Command) -> None:
-        self.wrapped = plain
-        self.is_write = plain.is_write
-        self.reply_limit = plain.reply_limit
-        self.script = plain.script
+    def __init__(self, wrapped: Command) -> None:
+        self.wrapped = wrapped
+        self.is_write = wrapped.is_write
+        self.reply_limit = wrapped.reply_limit
+        self.script = wrapped.script
 
     def key(self, argument: Any) -> bytes | None:
-        """As of the verb."""
+        """The key of the wrapped command."""
         return self.wrapped.key(argument)
 
     def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
-        """Each command of the verb with that in front, which holds for one alone."""
-        return [command for plain in self.wrapped.encode(arguments) for command in (_ASKING, plain)]
+        """ASKING before each command, since it applies only to the next one."""
+        return [part for command in self.wrapped.encode(arguments) for part in (_ASKING, command)]
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """As of the verb."""
+        """The answers of the wrapped command."""
         return self.wrapped.parse_replies(arguments, replies[1::2])
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """As of the verb."""
+        """As for the wrapped command."""
         return self.wrapped.retry_safe(argument, answer)
 
 

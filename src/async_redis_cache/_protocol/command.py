@@ -1,6 +1,6 @@
-"""What is said to the server: how calls become commands, and replies become answers.
+"""Commands: how requests are encoded, and how replies become answers.
 
-A verb sees the calls of one exchange that are of its kind, so it can merge them.
+A command encodes all requests of its kind in a pipeline at once, so that it can merge them.
 """
 
 from __future__ import annotations
@@ -26,65 +26,65 @@ __all__ = [
 
 CommandArgs = tuple[bytes | int, ...]
 StoreItem = tuple[bytes, bytes, int]
-"""A key, its data, and its life in milliseconds."""
+"""A key, its data, and its TTL in milliseconds."""
 
 
 class UnexpectedReplyError(Exception):
-    """A reply that cannot be one to what was asked: the connection is out of step."""
+    """A reply that does not fit the command: replies and requests no longer match on this connection."""
 
 
 class Command(Protocol):
-    """One kind of call. Its functions are pure: nothing here does I/O or keeps state."""
+    """A kind of request. Its methods are pure functions, without I/O and state."""
 
     is_write: bool
-    """Whether it changes the server, so that a lost reply leaves the outcome unknown."""
+    """Whether it changes data, so that the outcome is unknown if the reply is lost."""
     coalesces: bool = False
-    """Whether calls with the same argument may share one answer."""
+    """Whether requests with the same argument may share an answer."""
     reply_limit: tuple[int, int] = (64 * 1024, 64)
-    """Most bytes, and elements, that its replies may have in an exchange, beside a value, and two elements, for
-    each key."""
+    """The maximum number of bytes and of elements in all replies of a pipeline, in addition to a value and two elements
+    for each key."""
     merges: bool = False
-    """Whether calls share a command, so that what one is refused for is refused to all."""
+    """Whether requests share a Redis command, so that an error for one of them is the error of all."""
 
     script: bytes | None = None
-    """The Lua source of the EVALs among its commands, which may be sent as EVALSHA instead."""
+    """The Lua source of its EVALs, which may then be sent as EVALSHA; None to send every command as it is."""
 
     def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
-        """The commands for all these calls; each has one reply."""
+        """Encode all these requests as Redis commands; each has one reply."""
         ...
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """An answer, or a `ServerReply`, for each call.
+        """Return an answer or a `ServerReply` for each request.
 
         Raises:
-            MisreadError: the replies are not of the form that these commands have.
+            UnexpectedReplyError: the replies do not fit the commands.
         """
         ...
 
     def key(self, argument: Any) -> bytes | None:
-        """A key that a call is about, by which its server is found; None where any server will do."""
+        """A key of the request, which determines the cluster node; None if any node can reply."""
         while argument and not isinstance(argument, bytes):
             argument = argument[0]
         return argument or None
 
     @property
     def per_key(self) -> Command:
-        """The same, for calls whose keys may be in different slots of a cluster."""
+        """The variant that does not merge requests, whose keys may be in different slots of a cluster."""
         return self
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """Whether the answer is right although an earlier try, whose reply was lost, may have run."""
+        """Whether the answer is correct even if an earlier attempt, whose reply was lost, was executed."""
         ...
 
 
 class Script(Command):
-    """A script on one key, one call each. A second run of the same call does no more than the first.
+    """A script on one key, called once for each request. It must be idempotent.
 
-    The argument is (key, what the script takes ...).
+    The argument is (key, arguments of the script ...).
 
     Args:
-        source: in Lua.
-        kinds: of replies that it can give.
+        source: the Lua source.
+        kinds: the types that its reply can have.
     """
 
     is_write = True
@@ -94,26 +94,26 @@ class Script(Command):
         self._kinds = kinds
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        """One EVAL a call."""
+        """One EVAL for each request."""
         return [(b"EVAL", self._source, 1, *argument) for argument in arguments]
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """The replies as they are."""
+        """The replies, if they have one of the types."""
         for reply in replies:
             if not isinstance(reply, (ServerReply, *self._kinds)):
                 raise UnexpectedReplyError
         return replies
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """Which of two runs has answered makes no difference."""
+        """The script is idempotent."""
         return True
 
 
 class Executor(Protocol):
-    """Who asks the server."""
+    """Sends requests to the server, or to the cluster node that has the key."""
 
     max_keys_per_request: int
-    """Most keys that one call may be about."""
+    """The maximum number of keys of one request."""
 
     def execute(
         self,
@@ -125,15 +125,15 @@ class Executor(Protocol):
         budget: float | None = None,
         retries: int | None = None,
     ) -> asyncio.Future[Any]:
-        """See `Batcher.ask`."""
+        """See `Batcher.execute`."""
         ...
 
 
 def expect_parts(reply: Any, count: int, kinds: frozenset[type]) -> Sequence[Any]:
-    """The reply, if it is a list of so many, all of these types.
+    """Return the reply if it is a list of this length with elements of these types.
 
     Raises:
-        MisreadError: it is not.
+        UnexpectedReplyError: it is not.
     """
     if not isinstance(reply, list):
         raise UnexpectedReplyError
@@ -153,5 +153,5 @@ def as_evalsha(command: CommandArgs) -> CommandArgs:
 
 @cache
 def _digest_of(source: bytes) -> bytes:
-    # SHA-1 is what EVALSHA takes: the name of a script, and no protection.
+    # EVALSHA requires SHA-1. It identifies the script, and protects nothing.
     return sha1(source, usedforsecurity=False).hexdigest().encode()

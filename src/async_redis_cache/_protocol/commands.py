@@ -1,4 +1,4 @@
-"""The verbs of every cache that do not read data, and those that change a cache without a bound."""
+"""The commands of all caches that read, and those of caches without a size limit that write."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 
 
 UNKNOWN_TTL: Final = -2
-"""What PTTL says of a key that is not there, and we of one whose life it would not tell."""
+"""The reply of PTTL for a key that does not exist; also used if PTTL fails."""
 _TOUCH_SCRIPT: Final = HEADER_SCRIPT + b"return (touched(KEYS[1], tonumber(ARGV[1])))"
 
 
 class _Get(Command):
-    """Single keys, merged into one MGET, which also tells a stray reply from an answer."""
+    """Get single keys, merged into one MGET, whose reply can be distinguished from that of another command."""
 
     is_write = False
     coalesces = True
@@ -61,7 +61,7 @@ class _Get(Command):
 
 
 class _GetPerKey(_Get):
-    """Single keys, each with an MGET of its own."""
+    """Get single keys, each with an MGET of its own."""
 
     merges = False
 
@@ -76,7 +76,7 @@ class _GetPerKey(_Get):
 
 
 class _Mget(Command):
-    """Several keys of one caller, in one MGET of its own."""
+    """Get several keys of one caller, with an MGET of its own."""
 
     is_write = False
 
@@ -96,7 +96,7 @@ class _Mget(Command):
 
 
 class _GetWithTtl(_Get):
-    """Single keys, each with the milliseconds that it has left, as PTTL says it."""
+    """Get single keys with their TTLs in milliseconds, as PTTL replies."""
 
     def encode(self, arguments: Sequence[bytes]) -> list[CommandArgs]:
         return [(b"MGET", *arguments), *((b"PTTL", key) for key in arguments)]
@@ -111,7 +111,7 @@ class _GetWithTtl(_Get):
 
 
 class _GetWithTtlPerKey(_GetWithTtl):
-    """Single keys, each with an MGET of its own, and with the milliseconds that it has left."""
+    """Get single keys with their TTLs in milliseconds, each with an MGET of its own."""
 
     merges = False
 
@@ -120,13 +120,13 @@ class _GetWithTtlPerKey(_GetWithTtl):
 
     def parse_replies(self, arguments: Sequence[bytes], replies: Sequence[Any]) -> Sequence[Any]:
         return [
-            _with_ttl(_GET_PER_KEY.parse_replies([key], [data]), [left])[0]
-            for key, data, left in zip(arguments, replies[::2], replies[1::2], strict=True)
+            _with_ttl(_GET_PER_KEY.parse_replies([key], [data]), [ttl])[0]
+            for key, data, ttl in zip(arguments, replies[::2], replies[1::2], strict=True)
         ]
 
 
 class _MgetWithTtl(_Mget):
-    """Several keys of one caller, each with the milliseconds that it has left."""
+    """Get several keys of one caller with their TTLs in milliseconds."""
 
     def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
         return [command for keys in arguments for command in GET_WITH_TTL.encode(keys)]
@@ -138,22 +138,22 @@ class _MgetWithTtl(_Mget):
         start = 0
         for keys in arguments:
             (data,) = super().parse_replies([keys], replies[start : start + 1])
-            left = replies[start + 1 : start + 1 + len(keys)]
-            refused = isinstance(data, ServerReply)
-            answers.append(data if refused else _with_ttl(data, left))
+            ttls = replies[start + 1 : start + 1 + len(keys)]
+            is_error = isinstance(data, ServerReply)
+            answers.append(data if is_error else _with_ttl(data, ttls))
             start += 1 + len(keys)
         return answers
 
 
 class _Scan(Command):
-    """Steps of a scan: [the next cursor, the keys found]."""
+    """One step of a scan. The answer is [next cursor, keys]."""
 
     is_write = False
-    # A thousand keys at a time, or some more, and their names.
+    # About a thousand keys of up to some hundred bytes.
     reply_limit = (4 * 1024 * 1024, 64 * 1024)
 
     def key(self, argument: Sequence[Any]) -> None:
-        """A server is scanned."""
+        """None: a scan is about a server, not a key."""
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(b"SCAN", *argument) for argument in arguments]
@@ -162,7 +162,7 @@ class _Scan(Command):
         for reply in replies:
             if not isinstance(reply, ServerReply):
                 cursor, keys = expect_parts(reply, 2, _STEP)
-                # The cursor goes back to the server as it is.
+                # The cursor is sent back to the server unchanged.
                 if not (isinstance(cursor, bytes) and _CURSOR.fullmatch(cursor)):
                     raise UnexpectedReplyError
                 expect_parts(keys, len(keys), _KEYS)
@@ -173,20 +173,20 @@ class _Scan(Command):
 
 
 class _SimpleCommand(Command):
-    """Calls that are not merged: the argument holds the command's arguments, the reply answers.
+    """A Redis command for each request. The argument contains its arguments, and the reply is the answer.
 
     Args:
-        name: the command.
-        can_be: whether a reply can be one to this argument.
-        changes: see `Verb`.
+        name: the Redis command.
+        is_valid: whether a reply is valid for an argument.
+        is_write: see `Command`.
     """
 
     def __init__(
-        self, name: bytes, can_be: Callable[[Sequence[Any], Any], bool], *, changes: bool
+        self, name: bytes, is_valid: Callable[[Sequence[Any], Any], bool], *, is_write: bool
     ) -> None:
-        self.is_write = changes
+        self.is_write = is_write
         self._name = name
-        self._can_be = can_be
+        self._is_valid = is_valid
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [(self._name, *argument) for argument in arguments]
@@ -195,7 +195,7 @@ class _SimpleCommand(Command):
         self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         for argument, reply in zip(arguments, replies, strict=True):
-            if not (isinstance(reply, ServerReply) or self._can_be(argument, reply)):
+            if not (isinstance(reply, ServerReply) or self._is_valid(argument, reply)):
                 raise UnexpectedReplyError
         return replies
 
@@ -204,50 +204,50 @@ class _SimpleCommand(Command):
 
 
 class _GetDel(_SimpleCommand):
-    """Removal that answers with what was removed, which only the first try can."""
+    """Remove a key and answer with its value, which only the first attempt can."""
 
     def retry_safe(self, argument: Sequence[Any], answer: Any) -> bool:
         return answer is not None
 
 
 class _UnlinkCount(_SimpleCommand):
-    """Removal that counts, which only the first try can."""
+    """Remove keys and answer with their number, which only the first attempt can."""
 
     def retry_safe(self, argument: Sequence[Any], answer: Any) -> bool:
         return bool(answer == len(argument))
 
 
 class _CommandWithHeader(_SimpleCommand):
-    """One whose answer is for a value, together with the head of what stands there.
+    """A command about a key, together with the header of its record.
 
-    An answer is (what the command says, the first bytes of the data).
+    The answer is (reply of the command, first bytes of the data).
     """
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        heads: list[CommandArgs] = [
+        headers: list[CommandArgs] = [
             (b"GETRANGE", key, 0, HEADER_BYTES - 1) for key, *_ in arguments
         ]
-        return [*super().encode(arguments), *heads]
+        return [*super().encode(arguments), *headers]
 
     def parse_replies(
         self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
     ) -> Sequence[Any]:
         answers = super().parse_replies(arguments, replies[: len(arguments)])
-        heads = replies[len(arguments) :]
-        if not _HEADER.issuperset(map(type, heads)):
+        headers = replies[len(arguments) :]
+        if not _HEADER.issuperset(map(type, headers)):
             raise UnexpectedReplyError
         return [
             answer
             if isinstance(answer, ServerReply)
-            else head
-            if isinstance(head, ServerReply) and failure_of(head).address is not None
-            else (answer, _WRONG_TYPE if isinstance(head, ServerReply) else head)
-            for answer, head in zip(answers, heads, strict=True)
+            else header
+            if isinstance(header, ServerReply) and failure_of(header).address is not None
+            else (answer, _WRONG_TYPE if isinstance(header, ServerReply) else header)
+            for answer, header in zip(answers, headers, strict=True)
         ]
 
 
 class _Time(_SimpleCommand):
-    """The server's time, in seconds since the epoch."""
+    """Get the server's time, in seconds since the epoch."""
 
     def parse_replies(
         self, arguments: Sequence[Sequence[Any]], replies: Sequence[Any]
@@ -259,22 +259,22 @@ class _Time(_SimpleCommand):
 
 
 class _TouchRecord(_SimpleCommand):
-    """A new life for a record: for how many milliseconds it stays, 0 where there is no value."""
+    """Set the TTL of a record. The answer is how many milliseconds it then remains on the server; 0 without a value."""
 
     script = _TOUCH_SCRIPT
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        return [(b"EVAL", _TOUCH_SCRIPT, 1, key, life) for key, life in arguments]
+        return [(b"EVAL", _TOUCH_SCRIPT, 1, key, ttl) for key, ttl in arguments]
 
 
 class _Set(Command):
-    """Entries, each with its expiry: one SET an entry."""
+    """Store values, each with a SET of its own."""
 
     is_write = True
 
     def encode(self, arguments: Sequence[Sequence[StoreItem]]) -> list[CommandArgs]:
         return [
-            (b"SET", key, data, b"PX", life) for entries in arguments for key, data, life in entries
+            (b"SET", key, data, b"PX", ttl) for entries in arguments for key, data, ttl in entries
         ]
 
     def parse_replies(
@@ -284,7 +284,7 @@ class _Set(Command):
         answers: list[Any] = []
         for entries in arguments:
             own = [_expect_ok(next(pending)) for _ in entries]
-            answers.append(next((one for one in own if one is not None), None))
+            answers.append(next((error for error in own if error is not None), None))
         return answers
 
     def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
@@ -294,26 +294,26 @@ class _Set(Command):
 _DATA: Final[frozenset[type]] = frozenset({bytes, type(None)})
 _TTL: Final[frozenset[type]] = frozenset({int, ServerReply})
 _MOMENT: Final = re.compile(rb"[0-9]{1,12}")
-"""A number of seconds, or of microseconds: a clock that is ahead by thousands of years is none."""
+"""Seconds or microseconds; more digits would be a clock that is thousands of years ahead."""
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _WRONG_TYPE: Final = b"?"
-"""Stands for the head of what another program keeps there and is no string: it is there, and no record."""
+"""Stands for the header of data that is not a string: the key exists, and holds no record."""
 _HEADER: Final[frozenset[type]] = frozenset({bytes, ServerReply})
 _STEP: Final[frozenset[type]] = frozenset({bytes, list})
 _KEYS: Final[frozenset[type]] = frozenset({bytes})
 
 
-def _with_ttl(data: Sequence[Any], left: Sequence[Any]) -> list[Any]:
-    """Pairs of data and milliseconds; a `ServerReply` instead of a pair where there is no data."""
-    if not _TTL.issuperset(map(type, left)):
+def _with_ttl(data: Sequence[Any], ttls: Sequence[Any]) -> list[Any]:
+    """Pairs of data and TTL, or the `ServerReply` for data that could not be read."""
+    if not _TTL.issuperset(map(type, ttls)):
         raise UnexpectedReplyError
     if isinstance(data[0], ServerReply):
         return list(data)
-    if ServerReply in map(type, left):
-        left = [UNKNOWN_TTL if isinstance(life, ServerReply) else life for life in left]
-    if min(left) < UNKNOWN_TTL:
+    if ServerReply in map(type, ttls):
+        ttls = [UNKNOWN_TTL if isinstance(ttl, ServerReply) else ttl for ttl in ttls]
+    if min(ttls) < UNKNOWN_TTL:
         raise UnexpectedReplyError
-    return list(zip(data, left, strict=True))
+    return list(zip(data, ttls, strict=True))
 
 
 def _expect_ok(reply: Any) -> ServerReply | None:
@@ -337,7 +337,7 @@ def _is_count(keys: Sequence[Any], reply: Any) -> bool:
 
 
 def _is_time(_: Sequence[Any], reply: Any) -> bool:
-    # -1: it never expires; -2: there is none.
+    # -1: the key does not expire; -2: it does not exist.
     return _is_number(reply, -2, math.inf)
 
 
@@ -364,12 +364,12 @@ MGET: Final[Command] = _Mget()
 GET_WITH_TTL: Final[Command] = _GetWithTtl()
 MGET_WITH_TTL: Final[Command] = _MgetWithTtl()
 SET: Final[Command] = _Set()
-GETDEL: Final[Command] = _GetDel(b"GETDEL", _is_data, changes=True)
-UNLINK_COUNT: Final[Command] = _UnlinkCount(b"UNLINK", _is_count, changes=True)
-UNLINK: Final[Command] = _SimpleCommand(b"UNLINK", _is_count, changes=True)
-PEXPIRE: Final[Command] = _CommandWithHeader(b"PEXPIRE", _is_flag, changes=True)
-PTTL: Final[Command] = _CommandWithHeader(b"PTTL", _is_time, changes=False)
-TOUCH_RECORD: Final[Command] = _TouchRecord(b"EVAL", _is_time, changes=True)
-TIME: Final[Command] = _Time(b"TIME", _is_moment, changes=False)
+GETDEL: Final[Command] = _GetDel(b"GETDEL", _is_data, is_write=True)
+UNLINK_COUNT: Final[Command] = _UnlinkCount(b"UNLINK", _is_count, is_write=True)
+UNLINK: Final[Command] = _SimpleCommand(b"UNLINK", _is_count, is_write=True)
+PEXPIRE: Final[Command] = _CommandWithHeader(b"PEXPIRE", _is_flag, is_write=True)
+PTTL: Final[Command] = _CommandWithHeader(b"PTTL", _is_time, is_write=False)
+TOUCH_RECORD: Final[Command] = _TouchRecord(b"EVAL", _is_time, is_write=True)
+TIME: Final[Command] = _Time(b"TIME", _is_moment, is_write=False)
 SCAN: Final[Command] = _Scan()
-PING: Final[Command] = _SimpleCommand(b"PING", _is_pong, changes=False)
+PING: Final[Command] = _SimpleCommand(b"PING", _is_pong, is_write=False)

@@ -1,10 +1,9 @@
-"""The right to load a key, held on the server, in the key itself.
+"""The load lease of a key, stored on the server in the key itself.
 
-Where nothing is stored, whoever loads puts a placeholder; where a value is, the right stands in its
-head (see `_records`). Only while that very right stands there may the loaded value take its place,
-checked and done in one script. So whatever happens to the key meanwhile, from whichever program, voids
-the right without knowing of it: a store overwrites it, a removal takes it away. No other verb pays for
-that.
+If the key has no value, the load stores a placeholder; otherwise the lease is written into the header of the value (see
+`record`). A script compares the lease and publishes the loaded value atomically. So any change of the key by any
+program invalidates the lease without knowing about it: a store overwrites it, and a removal removes it. This costs
+other commands nothing.
 """
 
 from __future__ import annotations
@@ -21,66 +20,67 @@ __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "ReleaseMod
 
 
 class ReleaseMode(IntEnum):
-    """How a right is given back."""
+    """What else releasing a lease does."""
 
     BACK = 0
+    """Nothing: the stored value, if any, is kept."""
     WITH_VALUE = 1
-    """The value is removed as well: there is none any more."""
+    """The value is removed as well, because the origin no longer has it."""
     AFTER_FAILURE = 2
-    """Who can do without a load is told to wait until the right would have ended."""
+    """Callers that can use the stored value do not load until the lease would have expired."""
 
 
-# A record keeps its place for as long as somebody loads it again: it must not go from under the right.
+# A record must not expire before the lease that it contains.
 _HOLD: Final = (
     HEADER_SCRIPT
     + b"""
-local NOBODY, FOREVER = string.rep('\\0', 16), 315360000000
-local function holds(head, token) return string.sub(head, 1, 2) == MARK and string.sub(head, 4, 19) == token end
--- The version of a head that was put before a plain value, by which it is known again.
+local NO_HOLDER, FOREVER = string.rep('\\0', 16), 315360000000
+local function holds(header, token) return string.sub(header, 1, 2) == MARK and string.sub(header, 4, 19) == token end
+-- The version in a header that was added to a plain value, by which it is recognized.
 local function plain(token) return string.sub(token, 1, 8) end
-local function hold(key, head, kind, token, life)
-  local ends = now() + life
+local function hold(key, header, kind, token, ttl)
+  local ends = now() + ttl
   if kind ~= 'v' and kind ~= 'm' then
-    redis.call('SET', key, MARK .. 'l' .. token .. packed(ends), 'PX', life)
+    redis.call('SET', key, MARK .. 'l' .. token .. packed(ends), 'PX', ttl)
     return
   end
   redis.call('SETRANGE', key, 3, token .. packed(ends))
-  local left = redis.call('PTTL', key)
-  if left >= 0 and left < life then
-    redis.call('SETRANGE', key, 51, packed(math.max(slack(head), ends - fresh_until(head))))
-    redis.call('PEXPIRE', key, life)
+  local remaining = redis.call('PTTL', key)
+  if remaining >= 0 and remaining < ttl then
+    redis.call('SETRANGE', key, 51, packed(math.max(stale_ttl(header), ends - fresh_until(header))))
+    redis.call('PEXPIRE', key, ttl)
   end
 end
 """
 )
 
-# Granted: the time, less than zero. What is stored, where that is not what the caller has seen: it may
-# do, also while another holds the right. Held by another: for how many milliseconds more. Reading the
-# head of something that is no string is refused, as it should be.
-# Who forces it takes it from another, and a value without a head gets one, to be readable meanwhile.
+# Replies with the negated time if the lease is granted; with the stored data if that is not what the caller has
+# read, since it may be usable, even if another load holds the lease; or with the milliseconds for which another load
+# holds it. Data of another type than string is an error of GETRANGE.
+# `force` takes the lease from another load. A plain value gets a header then, to remain readable meanwhile.
 _LEASE: Final = (
     _HOLD
     + b"""
-local key, token, life, seen, force = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
-local head, kind = head_of(key)
+local key, token, ttl, seen, force = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
+local header, kind = header_of(key)
 if kind ~= '' then
-  local left = leased_until(head) - now()
-  local held = string.sub(head, 4, 19) ~= NOBODY and not holds(head, token)
-  if not force and kind ~= 'l' and string.sub(head, 28, 35) ~= seen then return redis.call('GET', key) end
-  if not force and left > 0 and held then return left end
+  local remaining = leased_until(header) - now()
+  local held = string.sub(header, 4, 19) ~= NO_HOLDER and not holds(header, token)
+  if not force and kind ~= 'l' and string.sub(header, 28, 35) ~= seen then return redis.call('GET', key) end
+  if not force and remaining > 0 and held then return remaining end
 elseif redis.call('EXISTS', key) == 1 then
   local stored = redis.call('GET', key)
   if not force and stored ~= seen then return stored end
   if force then
-    local time, left = now(), redis.call('PTTL', key)
-    local ends = time + (left < 0 and FOREVER or left)
-    head = MARK .. 'v' .. NO_RIGHT .. plain(token) .. packed(time) .. packed(ends) .. packed(0)
+    local time, remaining = now(), redis.call('PTTL', key)
+    local ends = time + (remaining < 0 and FOREVER or remaining)
+    header = MARK .. 'v' .. NO_LEASE .. plain(token) .. packed(time) .. packed(ends) .. packed(0)
       .. '\\0\\0' .. packed(0)
     kind = 'v'
-    redis.call('SET', key, head .. stored, 'PX', ends - time)
+    redis.call('SET', key, header .. stored, 'PX', ends - time)
   end
 end
-hold(key, head, kind, token, life)
+hold(key, header, kind, token, ttl)
 local granted = redis.call('TIME')
 return -(granted[1] * 1000000 + granted[2])
 """
@@ -89,9 +89,9 @@ return -(granted[1] * 1000000 + granted[2])
 _RENEW: Final = (
     _HOLD
     + b"""
-local head, kind = head_of(KEYS[1])
-if not holds(head, ARGV[1]) then return 0 end
-hold(KEYS[1], head, kind, ARGV[1], tonumber(ARGV[2]))
+local header, kind = header_of(KEYS[1])
+if not holds(header, ARGV[1]) then return 0 end
+hold(KEYS[1], header, kind, ARGV[1], tonumber(ARGV[2]))
 return 1
 """
 )
@@ -99,17 +99,17 @@ return 1
 _RELEASE: Final = (
     _HOLD
     + b"""
-local head, kind = head_of(KEYS[1])
-if not holds(head, ARGV[1]) then return 0 end
-local left = kind ~= 'l' and fresh_until(head) - now() or 0
-local was_plain = kind == 'v' and string.sub(head, 28, 35) == plain(ARGV[1])
-if kind == 'l' or ARGV[2] == '1' or (was_plain and left <= 0) then
+local header, kind = header_of(KEYS[1])
+if not holds(header, ARGV[1]) then return 0 end
+local remaining = kind ~= 'l' and fresh_until(header) - now() or 0
+local was_plain = kind == 'v' and string.sub(header, 28, 35) == plain(ARGV[1])
+if kind == 'l' or ARGV[2] == '1' or (was_plain and remaining <= 0) then
   return redis.call('UNLINK', KEYS[1])
 elseif was_plain then
-  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 69, -1), 'PX', left)
+  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 69, -1), 'PX', remaining)
   return 1
 end
-redis.call('SETRANGE', KEYS[1], 3, ARGV[2] == '2' and NOBODY or NO_RIGHT)
+redis.call('SETRANGE', KEYS[1], 3, ARGV[2] == '2' and NO_HOLDER or NO_LEASE)
 return 1
 """
 )
@@ -117,11 +117,11 @@ return 1
 _PUBLISHED: Final = (
     _HOLD
     + b"""
-local function record(key, token, kind, version, life, slack, extent, cost, payload)
-  if not holds(head_of(key), token) then return nil end
+local function record(key, token, kind, version, ttl, stale_ttl, tag_bytes, load_duration, payload)
+  if not holds(header_of(key), token) then return nil end
   local time = now()
-  return MARK .. kind .. NO_RIGHT .. version .. packed(time) .. packed(time + life) .. packed(slack)
-    .. string.sub(packed(extent), 7) .. packed(cost) .. payload
+  return MARK .. kind .. NO_LEASE .. version .. packed(time) .. packed(time + ttl) .. packed(stale_ttl)
+    .. string.sub(packed(tag_bytes), 7) .. packed(load_duration) .. payload
 end
 """
 )
@@ -153,23 +153,23 @@ return 1 + store()
 
 
 class Publish(Script):
-    """The loaded value where the right to load stands: 1, or 0 where that is not there any more.
+    """Store a loaded value if the key still has the lease. The answer is 1, or 0 if it has not.
 
-    The argument is (key, token, kind, version, life, slack, bytes of tags, cost, tags and payload).
+    The argument is (key, token, kind, version, TTL, stale TTL, bytes of tags, load duration, tags and payload).
     """
 
     def __init__(self) -> None:
         super().__init__(_PUBLISH)
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """A first try that did publish leaves no right for the second."""
+        """Not 0: an earlier attempt that was executed has published the value and ended the lease."""
         return bool(answer)
 
 
 class BoundedPublish(Publish):
-    """The same in a bounded cache, with its index and the eviction of what is too much.
+    """The same in a bounded cache: update the index, and evict values beyond the bound.
 
-    The answer is 1 more than the number of evicted values; see `BoundedStore`.
+    The answer is the number of evicted values plus 1. The arguments are those of `BoundedStore`.
     """
 
     def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
@@ -194,10 +194,11 @@ class BoundedPublish(Publish):
 
 
 LEASE: Final[Command] = Script(_LEASE, (int, bytes))
-"""(key, token, milliseconds, the version that is known not to do, 1 to take it in any case): when
-granted, what time it is, in microseconds, less than zero; for how many milliseconds another holds it; or
-what is stored."""
+"""Acquire a lease: (key, token, milliseconds, version of the unusable value, 1 to take it from another load).
+
+The answer is the server's time in microseconds, negated, if the lease is granted; the number of milliseconds for which
+another load holds it; or the stored data, if its version is another one."""
 RENEW: Final[Command] = Script(_RENEW)
-"""(key, token, milliseconds): 1, or 0 where the right is void."""
+"""Renew a lease: (key, token, milliseconds). The answer is 1, or 0 if the key no longer has the lease."""
 RELEASE: Final[Command] = Script(_RELEASE)
-"""(key, token, how as in `Giving`): 1, or 0 where the right was void."""
+"""Release a lease: (key, token, `ReleaseMode`). The answer is 1, or 0 if the key no longer had the lease."""

@@ -1,14 +1,12 @@
-"""The verbs of a cache that is bounded in size: the bound is kept on the server, atomically.
+"""Commands of a cache with a size limit, which the server enforces atomically.
 
-Beside the values stands an index, a sorted set of this cache's keys scored by the moment they
-expire, in milliseconds of the server's clock, with fractions that keep what was stored first in
-front of what was stored next. Whatever changes a value changes the index in the
-same script, so the bound holds whenever nobody is inside one, whoever stores from wherever. One
-script serves all calls of an exchange: a script a value would cost the server more than twice.
+The index is a sorted set of this cache's keys. Scores are the expiry times in milliseconds, by the server's clock, with
+fractions that order values of one store. Every command that changes a value changes the index in the same script, so
+the limit holds between scripts, whichever processes store values. One script executes all requests of a pipeline: a
+script for each value would cost the server more than twice as much.
 
-A key that something else removed (another program, the server's own eviction) stays in the index
-until it would have expired, and counts until then: there may be fewer values than the bound, never
-more.
+A key that was removed otherwise, by another program or by the server's own eviction, remains in the index until it would
+have expired, and counts until then. So there may be fewer values than the limit allows, and never more.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ __all__ = [
 ]
 
 INDEX_SUFFIX: Final = b"\x00index"
-"""Behind the prefix, the index's key. No key of a user can hold a control character."""
+"""The key of the index after the prefix. Keys of callers cannot contain control characters."""
 
-# Each script asks for the index first: were it something else, the error would come after a change.
-# The SETs come before all other changes: when memory is short, the server refuses the first change,
-# and nothing has happened. Lua's unpack takes some thousands of values at the most.
+# Each script reads the index first: if it is not a sorted set, the error must precede all changes. The SETs precede
+# all other changes: if memory is short, the server rejects the first one, and nothing has changed. Lua's unpack is
+# limited to some thousands of values.
 STORE_SCRIPT: Final = b"""
 local index, bound, n = KEYS[1], tonumber(ARGV[1]), #KEYS - 1
 redis.call('ZCARD', index)
@@ -47,9 +45,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local members = {}
 for i = 1, n do
-  local life = ARGV[2 * i]
-  redis.call('SET', KEYS[i + 1], ARGV[2 * i + 1], 'PX', life)
-  members[2 * i - 1] = now + life + i / 1000
+  local ttl = ARGV[2 * i]
+  redis.call('SET', KEYS[i + 1], ARGV[2 * i + 1], 'PX', ttl)
+  members[2 * i - 1] = now + ttl + i / 1000
   members[2 * i] = KEYS[i + 1]
 end
 for i = 1, #members, 1000 do
@@ -93,7 +91,7 @@ return answers
 """
 )
 
-# Called without arguments none of them does anything: the error tells whether there is such a command.
+# Without arguments, none of the commands does anything: the error shows whether the command exists.
 _LACKS: Final = b"""
 local lacking = {}
 for name in string.gmatch(ARGV[1], '%a+') do
@@ -112,13 +110,13 @@ return {removed, redis.call('ZCARD', KEYS[1])}
 
 
 class BoundedStore(Command):
-    """Entries, their index and the eviction of what is too much, in one script.
+    """Store values, update the index, and evict values beyond the limit, in one script.
 
     Args:
-        index: the index's key.
-        bound: most values.
-        evicted: called with the number of values that a script evicted. The reply is all that
-            knows, and its calls may have been cancelled.
+        index: the key of the index.
+        bound: the maximum number of values.
+        evicted: called with the number of values that a script evicted. The callers may have been cancelled by
+            then, so their answers cannot report it.
     """
 
     script = STORE_SCRIPT
@@ -131,16 +129,16 @@ class BoundedStore(Command):
         self._evicted = evicted
 
     def encode(self, arguments: Sequence[Sequence[StoreItem]]) -> list[CommandArgs]:
-        """One script for the entries of all calls."""
+        """One script for the values of all requests."""
         entries = list(chain.from_iterable(arguments))
         keys = [entry[0] for entry in entries]
-        flat: Iterable[bytes | int] = chain.from_iterable((life, data) for _, data, life in entries)
+        flat: Iterable[bytes | int] = chain.from_iterable((ttl, data) for _, data, ttl in entries)
         return [(b"EVAL", STORE_SCRIPT, len(keys) + 1, self._index, *keys, self._bound, *flat)]
 
     def parse_replies(
         self, arguments: Sequence[Sequence[StoreItem]], replies: Sequence[Any]
     ) -> Sequence[Any]:
-        """None for each call, or why it failed."""
+        """None for each request, or the error reply."""
         (reply,) = replies
         if isinstance(reply, ServerReply):
             return [reply] * len(arguments)
@@ -151,17 +149,17 @@ class BoundedStore(Command):
         return [None] * len(arguments)
 
     def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
-        """Storing twice is storing."""
+        """Storing is idempotent."""
         return True
 
 
 class BoundedRemove(Command):
-    """Keys out of the cache and its index.
+    """Remove keys from the cache and its index.
 
     Args:
-        index: the index's key.
-        command: GETDEL, to answer with the value of each call's only key; UNLINK, to count.
-        heeded: whether the caller cares for the answer, which only the first try can give.
+        index: the key of the index.
+        command: GETDEL, to answer with the value of the only key of each request; UNLINK, to answer with a count.
+        heeded: whether the caller uses the answer, which only the first attempt can give.
     """
 
     script = _REMOVE
@@ -174,14 +172,14 @@ class BoundedRemove(Command):
         self._heeded = heeded
 
     def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
-        """One script for the keys of all calls."""
+        """One script for the keys of all requests."""
         keys = list(chain.from_iterable(arguments))
         return [(b"EVAL", _REMOVE, len(keys) + 1, self._index, *keys, self._command)]
 
     def parse_replies(
         self, arguments: Sequence[Sequence[bytes]], replies: Sequence[Any]
     ) -> Sequence[Any]:
-        """The removed value, or how many were removed, for each call."""
+        """The removed value, or the number of removed keys, for each request."""
         kinds = _DATA if self._command == b"GETDEL" else _NUMBERS
         parts = _parts(replies, sum(map(len, arguments)), kinds)
         if isinstance(parts, ServerReply):
@@ -190,7 +188,7 @@ class BoundedRemove(Command):
         answers: list[Any] = []
         for keys in arguments:
             own = [next(pending) for _ in keys]
-            failed = next((one for one in own if isinstance(one, ServerReply)), None)
+            failed = next((part for part in own if isinstance(part, ServerReply)), None)
             if failed is not None or self._command == b"GETDEL":
                 answers.append(failed or own[0])
             else:
@@ -198,7 +196,7 @@ class BoundedRemove(Command):
         return answers
 
     def retry_safe(self, argument: Sequence[bytes], answer: Any) -> bool:
-        """Only the first try can say what was there."""
+        """Only the first attempt can answer with what it removed."""
         if not self._heeded:
             return True
         if self._command == b"GETDEL":
@@ -207,7 +205,7 @@ class BoundedRemove(Command):
 
 
 class BoundedTouch(Command):
-    """A new life for a value, in the index too, and the data whose life it is."""
+    """Set the TTL of values, in the index too, and read their data."""
 
     script = _TOUCH
     is_write = True
@@ -217,31 +215,31 @@ class BoundedTouch(Command):
         self._index = index
 
     def encode(self, arguments: Sequence[tuple[bytes, int]]) -> list[CommandArgs]:
-        """One script for all calls, and one MGET."""
+        """One script and one MGET for all requests."""
         keys = [key for key, _ in arguments]
-        lives = [life for _, life in arguments]
-        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *lives), (b"MGET", *keys)]
+        ttls = [ttl for _, ttl in arguments]
+        return [(b"EVAL", _TOUCH, len(keys) + 1, self._index, *keys, *ttls), (b"MGET", *keys)]
 
     def parse_replies(
         self, arguments: Sequence[tuple[bytes, int]], replies: Sequence[Any]
     ) -> Sequence[Any]:
-        """For each key: 0 where it was not there, 1, or 2 where it has tags; and its data."""
+        """For each key, 0 if it does not exist, otherwise 1, or 2 if it has tags; and its data."""
         parts = _parts(replies[:1], len(arguments), _NUMBERS)
         data = _parts(replies[1:], len(arguments), _DATA)
         if isinstance(parts, ServerReply) or isinstance(data, ServerReply):
             return [parts if isinstance(parts, ServerReply) else data] * len(arguments)
         return [
-            part if isinstance(part, ServerReply) else (part, one)
-            for part, one in zip(parts, data, strict=True)
+            part if isinstance(part, ServerReply) else (part, stored)
+            for part, stored in zip(parts, data, strict=True)
         ]
 
     def retry_safe(self, argument: tuple[bytes, int], answer: Any) -> bool:
-        """Touching twice is touching."""
+        """Setting a TTL is idempotent."""
         return True
 
 
 class Sweep(Command):
-    """Some of the cache's values, removed through the index: how many, and how many are left."""
+    """Remove some values of the cache through the index: how many were removed, and how many remain."""
 
     script = _SWEEP
     is_write = True
@@ -250,30 +248,30 @@ class Sweep(Command):
         self._index = index
 
     def key(self, argument: int) -> bytes:
-        """The index."""
+        """The key of the index."""
         return self._index
 
     def encode(self, arguments: Sequence[int]) -> list[CommandArgs]:
-        """One script a call."""
-        return [(b"EVAL", _SWEEP, 1, self._index, most) for most in arguments]
+        """One script for each request."""
+        return [(b"EVAL", _SWEEP, 1, self._index, count) for count in arguments]
 
     def parse_replies(self, arguments: Sequence[int], replies: Sequence[Any]) -> Sequence[Any]:
-        """[removed, left] for each call."""
+        """[removed, remaining] for each request."""
         return [
             reply if isinstance(reply, ServerReply) else expect_parts(reply, 2, _NUMBERS)
             for reply in replies
         ]
 
     def retry_safe(self, argument: int, answer: Any) -> bool:
-        """The count is of what this call removed itself."""
+        """The answer is the number that this attempt removed."""
         return True
 
 
 class Opening(Command):
-    """A first sign of life from the server, and whether it has the commands that keep the bound.
+    """The first request to a server: a PING, and a check for the commands that enforce the limit.
 
-    The argument is (). A command that it lacks is answered as if it had been sent. What else is wrong
-    with scripts, such as a user who may not run them, is left to the first store: a program may only read.
+    The argument is (). If the server lacks a command, the answer is the error reply to that command. Other problems with
+    scripts, such as missing permissions, appear with the first store, because a program may only read.
     """
 
     is_write = False
@@ -282,20 +280,20 @@ class Opening(Command):
         self._index = index
 
     def key(self, argument: Any) -> bytes:
-        """The index."""
+        """The key of the index."""
         return self._index
 
     def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
-        """A PING and a script a call."""
+        """A PING and a script for each request. The script is always sent with its source."""
         names = b" ".join(_STORE_COMMANDS)
         return [(b"PING",), (b"EVAL", _LACKS, 1, self._index, names)] * len(arguments)
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """PONG for each call, or what is wrong."""
+        """PONG for each request, or the error reply."""
         return list(map(_opened, replies[::2], replies[1::2]))
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """It changes nothing."""
+        """It is a read."""
         return True
 
 
