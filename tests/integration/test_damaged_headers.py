@@ -23,7 +23,7 @@ from async_redis_cache._protocol.record import (
     has_tags,
     is_record,
     packed_tags,
-    payload_at_once,
+    payload_if_lasting,
     record_of,
     stale_ttl_of,
     untagged_value,
@@ -110,7 +110,7 @@ def test_readers_of_a_header_find_its_fields(
     assert version_of(data) == b"version."
     is_plain = kind == VALUE and not tags
     assert untagged_value(data) == ((leased, stored, fresh, slack, cost) if is_plain else None)
-    assert payload_at_once(data) == (payload if is_plain and not slack else None)
+    assert payload_if_lasting(data) == (payload if is_plain and not slack else None)
     assert record.is_lasting is (kind == VALUE and not slack)
     assert [record.is_fresh(now) for now in (fresh - 1, fresh)] == [True, record.is_lasting]
 
@@ -132,7 +132,7 @@ def test_readers_of_a_header_recognize_a_placeholder() -> None:
         assert record_of(data + more) == Record(PLACEHOLDER, until, is_held=True)
     assert not Record(PLACEHOLDER, until).is_fresh(0)
     assert record_of(data[:-1]) is None
-    assert payload_at_once(data) is None
+    assert payload_if_lasting(data) is None
     assert untagged_value(data) is None
     # It has no version, and nor has what has no whole head: the data itself tells whether it is the same.
     for bare in (data, data + bytes(100), b"x" * 200, b"\xc1\x02v" + bytes(40)):
@@ -171,7 +171,7 @@ def _looked_at(data: bytes, chance: Any) -> bool:
     payload = data if record is None else record.payload
     if is_record(data):
         version_of(data)
-    at_once = payload_at_once(data)
+    at_once = payload_if_lasting(data)
     if at_once is not None:
         assert is_valid
         assert at_once == payload

@@ -14,7 +14,7 @@ from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
-from async_redis_cache._protocol.record import is_record, payload_at_once
+from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
 from .batch_loading import AsyncBatchLoading
@@ -119,7 +119,7 @@ class AsyncRedisCache(AsyncBatchLoading):
             data = await engine.reads.fetch(wire_key)
             payload = None
             if data is not None:
-                payload = payload_at_once(data) or await engine.freshness.payload(data, since)
+                payload = payload_if_lasting(data) or await engine.freshness.payload(data, since)
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise

@@ -10,7 +10,7 @@ from async_redis_cache._common.health_log import CIRCUIT, INVALIDATION_CHANNEL, 
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._connection.connector import Connector
-from async_redis_cache._protocol.cluster_slots import MOST_NODES, SLOTS, SlotRange, slot_of
+from async_redis_cache._protocol.cluster_slots import MAX_NODES, SLOTS, SlotRange, slot_of
 
 from .batcher import Batcher
 from .node import Node, keepalive_policy
@@ -92,7 +92,7 @@ class ClusterNodes:
 
         The number of nodes is limited, as a server could name ever new ones.
         """
-        return not self._stopped and (address in self._nodes or len(self._nodes) < MOST_NODES)
+        return not self._stopped and (address in self._nodes or len(self._nodes) < MAX_NODES)
 
     def record_move(self, key: bytes, node: Node) -> None:
         """Update the slot of this key after a MOVED."""

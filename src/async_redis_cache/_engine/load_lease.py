@@ -253,7 +253,7 @@ class LoadLease:
 
     def release(
         self,
-        mode: ReleaseMode = ReleaseMode.BACK,
+        mode: ReleaseMode = ReleaseMode.KEEP_VALUE,
         on_failure: Callable[[CacheError], None] = _ignore,
     ) -> None:
         """Release the lease if it is still held, without waiting for the reply.

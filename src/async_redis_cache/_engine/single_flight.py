@@ -295,7 +295,7 @@ class SingleFlight:
             is_abandoned = isinstance(error, CallerLeftError) or (
                 load.cancelled and not load.expired
             )
-            lease.release(ReleaseMode.BACK if is_abandoned else ReleaseMode.AFTER_FAILURE)
+            lease.release(ReleaseMode.KEEP_VALUE if is_abandoned else ReleaseMode.AFTER_FAILURE)
             raise
         finally:
             load.renewal.cancel()
@@ -325,7 +325,7 @@ class SingleFlight:
             return
         self._counters.superseded_loads += result.is_kept
         mode = _release_mode_of(load, result)
-        if mode is ReleaseMode.WITH_VALUE:
+        if mode is ReleaseMode.REMOVE_VALUE:
             lease.release(mode, not_replaced)
         else:
             lease.release(mode)
@@ -385,9 +385,9 @@ def _release_mode_of(load: InFlightLoad, result: LoadResult) -> ReleaseMode:
     """Return how to release the lease of a load whose result is not published."""
     if result.uncacheable is not None:
         # `refresh` removes the value that it could not replace; after other loads it stays until it expires.
-        return ReleaseMode.WITH_VALUE if load.force else ReleaseMode.AFTER_FAILURE
+        return ReleaseMode.REMOVE_VALUE if load.force else ReleaseMode.AFTER_FAILURE
     is_removed = result.kind == MISSING and not result.is_kept
-    return ReleaseMode.WITH_VALUE if is_removed else ReleaseMode.BACK
+    return ReleaseMode.REMOVE_VALUE if is_removed else ReleaseMode.KEEP_VALUE
 
 
 def _waits(load: InFlightLoad) -> bool:

@@ -40,23 +40,23 @@ class WriteCommands(NamedTuple):
     publish: Command
 
     @classmethod
-    def of(cls, index: bytes, bound: int, evicted: Callable[[int], None]) -> WriteCommands:
+    def of(cls, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> WriteCommands:
         """Return the commands of a cache.
 
         Args:
             index: the key of the index of a bounded cache.
             bound: the most values that the cache may have; 0 for no bound.
-            evicted: called with the number of values that were evicted to keep the bound.
+            on_evicted: called with the number of values that were evicted to keep the bound.
         """
         if not bound:
             return cls(SET, GETDEL, UNLINK_COUNT, UNLINK, PEXPIRE, Publish())
         return cls(
-            BoundedStore(index, bound, evicted),
+            BoundedStore(index, bound, on_evicted),
             BoundedRemove(index, b"GETDEL"),
             BoundedRemove(index, b"UNLINK"),
-            BoundedRemove(index, b"UNLINK", heeded=False),
+            BoundedRemove(index, b"UNLINK", needs_answer=False),
             BoundedTouch(index),
-            BoundedPublish(index, bound, evicted),
+            BoundedPublish(index, bound, on_evicted),
         )
 
 

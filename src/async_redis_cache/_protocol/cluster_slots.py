@@ -12,10 +12,10 @@ from async_redis_cache._common.hosts import parse_address, parse_port_number
 
 from .command import Command, CommandArgs, UnexpectedReplyError
 
-__all__ = ["CLUSTER_SLOTS", "MOST_NODES", "SLOTS", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
+__all__ = ["CLUSTER_SLOTS", "MAX_NODES", "SLOTS", "Asking", "SlotRange", "has_hash_tag", "slot_of"]
 
 SLOTS: Final = 16384
-MOST_NODES: Final = 1000
+MAX_NODES: Final = 1000
 """The recommended maximum of a cluster. Each node gets connections, so the number in a reply is limited."""
 
 
@@ -97,7 +97,7 @@ def _ranges(reply: Any, host: str) -> tuple[SlotRange, ...]:
             ranges.append(SlotRange(first, last, master, tuple(replicas)))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise UnexpectedReplyError from error
-    if len(addresses) > MOST_NODES:
+    if len(addresses) > MAX_NODES:
         raise UnexpectedReplyError
     return tuple(ranges)
 

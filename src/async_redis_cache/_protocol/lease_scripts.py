@@ -22,9 +22,9 @@ __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "ReleaseMod
 class ReleaseMode(IntEnum):
     """What else releasing a lease does."""
 
-    BACK = 0
-    """Nothing: the stored value, if any, is kept."""
-    WITH_VALUE = 1
+    KEEP_VALUE = 0
+    """Nothing: a stored value is kept."""
+    REMOVE_VALUE = 1
     """The value is removed as well, because the origin no longer has it."""
     AFTER_FAILURE = 2
     """Callers that can use the stored value do not load until the lease would have expired."""
@@ -172,12 +172,12 @@ class BoundedPublish(Publish):
     The answer is the number of evicted values plus 1. The arguments are those of `BoundedStore`.
     """
 
-    def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
+    def __init__(self, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> None:
         super().__init__()
         self.script = _PUBLISH_BOUNDED
         self._index = index
         self._bound = bound
-        self._evicted = evicted
+        self._on_evicted = on_evicted
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
         return [
@@ -189,7 +189,7 @@ class BoundedPublish(Publish):
         answers = super().parse_replies(arguments, replies)
         evicted = sum(answer - 1 for answer in answers if isinstance(answer, int) and answer > 1)
         if evicted:
-            self._evicted(evicted)
+            self._on_evicted(evicted)
         return answers
 
 

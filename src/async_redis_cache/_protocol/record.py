@@ -27,7 +27,7 @@ __all__ = [
     "has_tags",
     "is_record",
     "packed_tags",
-    "payload_at_once",
+    "payload_if_lasting",
     "record_of",
     "stale_ttl_of",
     "untagged_value",
@@ -157,7 +157,7 @@ def is_record(data: bytes) -> bool:
     return data.startswith(RECORD_MARK)
 
 
-def payload_at_once(data: bytes) -> bytes | None:
+def payload_if_lasting(data: bytes) -> bytes | None:
     """The payload of a plain value, or of a record that is lasting and has no tags; otherwise None."""
     if not data.startswith(RECORD_MARK):
         return data

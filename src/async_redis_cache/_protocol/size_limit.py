@@ -115,7 +115,7 @@ class BoundedStore(Command):
     Args:
         index: the key of the index.
         bound: the maximum number of values.
-        evicted: called with the number of values that a script evicted. The callers may have been cancelled by
+        on_evicted: called with the number of values that a script evicted. The callers may have been cancelled by
             then, so their answers cannot report it.
     """
 
@@ -123,10 +123,10 @@ class BoundedStore(Command):
     is_write = True
     merges = True
 
-    def __init__(self, index: bytes, bound: int, evicted: Callable[[int], None]) -> None:
+    def __init__(self, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> None:
         self._index = index
         self._bound = bound
-        self._evicted = evicted
+        self._on_evicted = on_evicted
 
     def encode(self, arguments: Sequence[Sequence[StoreItem]]) -> list[CommandArgs]:
         """One script for the values of all requests."""
@@ -145,7 +145,7 @@ class BoundedStore(Command):
         if type(reply) is not int or reply < 0:
             raise UnexpectedReplyError
         if reply:
-            self._evicted(reply)
+            self._on_evicted(reply)
         return [None] * len(arguments)
 
     def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
@@ -159,17 +159,17 @@ class BoundedRemove(Command):
     Args:
         index: the key of the index.
         command: GETDEL, to answer with the value of the only key of each request; UNLINK, to answer with a count.
-        heeded: whether the caller uses the answer, which only the first attempt can give.
+        needs_answer: whether the caller uses the answer, which only the first attempt can give.
     """
 
     script = _REMOVE
     is_write = True
     merges = True
 
-    def __init__(self, index: bytes, command: bytes, *, heeded: bool = True) -> None:
+    def __init__(self, index: bytes, command: bytes, *, needs_answer: bool = True) -> None:
         self._index = index
         self._command = command
-        self._heeded = heeded
+        self._needs_answer = needs_answer
 
     def encode(self, arguments: Sequence[Sequence[bytes]]) -> list[CommandArgs]:
         """One script for the keys of all requests."""
@@ -197,7 +197,7 @@ class BoundedRemove(Command):
 
     def retry_safe(self, argument: Sequence[bytes], answer: Any) -> bool:
         """Only the first attempt can answer with what it removed."""
-        if not self._heeded:
+        if not self._needs_answer:
             return True
         if self._command == b"GETDEL":
             return answer is not None
