@@ -119,7 +119,7 @@ SEEN_WITHOUT_A_SERVER = (
         "_client.pipeline",
         "_engine.load_options",
         "_engine.near_cache",
-        "_client.request_queue",
+        "_client.request",
     ),
     *(
         "_protocol.record",

@@ -92,7 +92,7 @@ async def test_cancelled_read_leaves_no_pending_fill(
             raw.set(key_prefix + chance.choice(KEYS), str(chance.random()))
             await asyncio.sleep(0.002)
     # What was sent before its caller left may be executed yet.
-    await await_until(lambda: "<Batcher 0 waiting, 0 under way>" in repr(cache))
+    await await_until(lambda: "<Batcher 0 waiting, 0 in flight>" in repr(cache))
     await all_news_is_in(cache, raw, key_prefix)
     stats = cache.stats()
     report(

@@ -142,7 +142,7 @@ async def test_request_without_waiters_is_not_sent() -> None:
     wires.wire.answer([None])
     await turns()
     assert wires.pool.exchanges == []
-    assert repr(wires.batcher) == "<Batcher 0 waiting, 0 under way>"
+    assert repr(wires.batcher) == "<Batcher 0 waiting, 0 in flight>"
     # And the wire can be had.
     read(wires, b"c").cancel()
     assert wires.wire.commands == [(b"MGET", b"c")]
@@ -212,10 +212,10 @@ async def test_requests_left_for_the_next_pipeline_are_counted() -> None:
     # Those whom nobody waits for any more have made room for others.
     assert len(keys) == 1024
     assert keys[:8] == [b"%d" % number for number in (0, 1, 2, 3, 4, 5, 6, 8)]
-    assert repr(wires.batcher) == "<Batcher 165 waiting, 1 under way>"
+    assert repr(wires.batcher) == "<Batcher 165 waiting, 1 in flight>"
     # What has left is asked again, what waits is joined.
     more = [read(wires, b"0"), read(wires, b"1199")]
-    assert repr(wires.batcher) == "<Batcher 166 waiting, 1 under way>"
+    assert repr(wires.batcher) == "<Batcher 166 waiting, 1 in flight>"
     more += [read(wires, b"x%d" % number) for number in range(1_500 - 165 - 2)]
     with pytest.raises(CacheOverloaded):
         read(wires, b"one too many")

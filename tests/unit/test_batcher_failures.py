@@ -468,7 +468,7 @@ async def test_nothing_is_left_after_close() -> None:
     assert unknown == [False, True, False, False, False]
     assert sum(isinstance(error, CacheStateError) for error in errors) == 4
     assert wires.timers == 0
-    assert repr(wires.batcher) == "<Batcher 0 waiting, 0 under way>"
+    assert repr(wires.batcher) == "<Batcher 0 waiting, 0 in flight>"
     for ask in (read, store):
         with pytest.raises(CacheStateError):
             ask(wires, b"e")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_redis_cache import CacheError, CacheOutcomeUnknown, CacheOverloaded, CacheServerError
-from async_redis_cache._client import request_queue as _queue
+from async_redis_cache._client import request as _request
 from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import GET, GETDEL, SET
 from harness.fake_connection import FakeWire, Wires
@@ -169,7 +169,7 @@ class World:
             self._executed[wire] = self.server.execute(wire.commands)
             exchange: Any = wire._errand
             replies = iter(self._executed[wire])
-            for operation, calls, _, count, _ in exchange._shares:
+            for operation, calls, _, count, _ in exchange._sent:
                 own = list(itertools.islice(replies, count))
                 for call, reply in zip(calls, own, strict=False):
                     if operation is not GET:
@@ -207,7 +207,7 @@ async def test_every_call_ends_in_time_with_a_true_result(
     script: list[tuple[Any, ...]], keys_together: int
 ) -> None:
     """A read returns a value that was there meanwhile; a change reported as failed was not executed."""
-    with patch.object(_queue, "_EXCHANGE_KEYS", keys_together):
+    with patch.object(_request, "_PIPELINE_KEYS", keys_together):
         await play(script)
 
 
@@ -224,5 +224,5 @@ async def play(script: list[tuple[Any, ...]]) -> None:
     for call in world.calls:
         call.check()
     assert world.wires.pool.exchanges == []
-    assert repr(world.wires.batcher) == "<Batcher 0 waiting, 0 under way>"
+    assert repr(world.wires.batcher) == "<Batcher 0 waiting, 0 in flight>"
     assert world.wires.timers == 0

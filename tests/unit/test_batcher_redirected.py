@@ -8,7 +8,7 @@ import pytest
 
 from async_redis_cache import CacheServerError, CacheStateError, CacheTimeout
 from async_redis_cache._client.batcher import Batcher
-from async_redis_cache._client.pipeline import Request
+from async_redis_cache._client.request import Request
 from async_redis_cache._common.failures import Failure
 from harness.batcher_requests import busy, read
 from harness.fake_connection import Wires

@@ -1,11 +1,11 @@
-"""Calls that wait leave together. A state machine: callbacks change it, nothing in it awaits.
+"""Batching: requests that wait for the same server are sent together. Callbacks drive it; nothing here awaits.
 
-The life of a call: it waits; it leaves in an exchange with all others that wait; the exchange is
-answered, and so is the call; or the exchange breaks, and the call waits again, or fails. The
-caller holds a future and nothing else, so a caller may be cancelled at any moment.
+A request waits in the queue, is sent in a pipeline with all others that wait, and completes with its reply. If the
+connection of the pipeline ends first, the request waits again, or fails. A caller only holds a future, so it can be
+cancelled at any time.
 
-A lone call goes out at once; calls that come while others wait or are under way leave in the
-loop's next turn or with the next free connection. There is no timer that delays one.
+A request that arrives alone is sent at once. Requests that arrive while others wait or are in flight are sent in the
+next turn of the event loop, or on the next free connection. No timer delays them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,17 @@ from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._connection.pool import ConnectionPool
 from async_redis_cache._protocol.command import Command
 
-from .demotion import Demotion
-from .pipeline import Pipeline, Request, ScriptCache
-from .request_queue import RequestQueue
+from .demotion import DEMOTED, Demotion
+from .pipeline import Pipeline, ScriptCache
+from .request import Request, RequestQueue
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Router"]
 
-_WATCH_INTERVAL: Final = 0.005
-_DEMOTED: Final = "READONLY"
-_NO_MASTER: Final = {_DEMOTED, "MASTERDOWN"}
-_NOT_YET: Final = "TRYAGAIN"
-"""Some of a call's keys have moved to another node, and some have not: nothing was done, and soon will be."""
-_NO_RETRY_SHARE: Final = 0.25
-"""Of a call's time, in which it is not tried again on a server that is no master."""
-_UNTIL_DEADLINE: Final = {_NOT_YET, _DEMOTED}
+_TIMER_RESOLUTION: Final = 0.005
+"""Minimum number of seconds between two runs of the deadline timer."""
+_TRY_AGAIN: Final = "TRYAGAIN"
+"""Some keys of a request have moved to another node, and some have not. Nothing was executed; soon all have moved."""
+_RETRIED_UNTIL_DEADLINE: Final = {_TRY_AGAIN, DEMOTED}
 _CLOSED: Final = Failure(CacheStateError, "NOT_OPENED", "the cache was closed")
 
 
@@ -54,22 +51,22 @@ class Router(Protocol):
 
 
 class Batcher:
-    """The calls that wait for one server, and the exchanges under way.
+    """The requests of one server: those that wait, and those in flight.
 
     Args:
-        counters: where round trips, batched calls and retries are counted.
-        budget: seconds that a call may take in all.
-        retries: how often a call is tried again.
-        waiting: those that wait.
-        heard: told when the server has answered.
-        failed: told, with the code of its error, when a call has ended for want of an answer.
-        silent: told when it has not, for as long as anybody waited.
-        unanswered: told when a call under way has reached its deadline, and no byte has come on its connection.
-        may_move: whether another connection may lead to another server, as sentinels say.
-        demotion: what to do when the server is no master, where no sentinels say who is.
-        router: who knows the other servers, where there are some.
-        server: its name, for the errors.
-        backoff: the pauses after answers that say that the server does not serve for now.
+        counters: `round_trips`, `batched_calls` and `retries` are counted.
+        budget: seconds for a request, retries included.
+        retries: number of retries of a request.
+        queue: the requests that wait.
+        backoff: pauses after replies that say that the server cannot serve requests at present.
+        on_answer: called when the server has replied.
+        on_failure: called with the error code when a request has failed because the server did not reply.
+        on_silence: called when no reply has arrived by the last deadline of a pipeline.
+        on_timeout: called when a request in flight has timed out, and its connection has received nothing.
+        has_sentinels: whether another connection may lead to another server.
+        demotion: handles READONLY, where there is no Sentinel.
+        router: finds the node of a request, in a cluster.
+        server: name of the server, for errors.
     """
 
     max_keys_per_request = 256
@@ -86,7 +83,7 @@ class Batcher:
         on_failure: Callable[[str], None] = lambda _: None,
         on_silence: Callable[[], None] = lambda: None,
         on_timeout: Callable[[], None] = lambda: None,
-        may_move: bool = False,
+        has_sentinels: bool = False,
         demotion: Demotion | None = None,
         router: Router | None = None,
         server: str = "",
@@ -101,7 +98,7 @@ class Batcher:
         self._on_failure = on_failure
         self._on_silence = on_silence
         self._on_timeout = on_timeout
-        self._may_move = may_move
+        self._has_sentinels = has_sentinels
         self._demotion = demotion
         self._router = router
         self._server = server
@@ -115,11 +112,11 @@ class Batcher:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Batcher {len(self._queue)} waiting, {len(self._in_flight)} under way>"
+        return f"<Batcher {len(self._queue)} waiting, {len(self._in_flight)} in flight>"
 
-    def use_pool(self, transport: ConnectionPool) -> None:
-        """Where exchanges go; said once, before the first call."""
-        self._pool = transport
+    def use_pool(self, pool: ConnectionPool) -> None:
+        """Set the connections, before the first request."""
+        self._pool = pool
 
     def execute(
         self,
@@ -131,19 +128,19 @@ class Batcher:
         budget: float | None = None,
         retries: int | None = None,
     ) -> asyncio.Future[Any]:
-        """A future of the answer. It ends by the deadline, in an answer or a `CacheError`.
+        """Return a future of the answer. It completes by the deadline, with the answer or a `CacheError`.
 
         Args:
-            command: what kind of call.
-            argument: what the verb takes.
-            size: about how many bytes will be sent.
-            keys: how many keys it is about.
-            budget: seconds that it may take, where that is not the budget of every call.
-            retries: where they are not those of every call.
+            command: the kind of request.
+            argument: of the command.
+            size: approximate number of bytes to send.
+            keys: number of keys.
+            budget: seconds, if not those of other requests.
+            retries: number of retries, if not that of other requests.
 
         Raises:
-            CacheOverloaded: too many calls are waiting.
-            CacheStateError: NOT_OPENED, when the batcher was closed since its caller looked.
+            CacheOverloaded: too many requests are waiting.
+            CacheStateError: NOT_OPENED, if the cache was closed meanwhile.
         """
         if self._closed:
             raise _CLOSED.error()
@@ -151,55 +148,55 @@ class Batcher:
         if command.coalesces and self._queue.coalesce(command, argument, future):
             return future
         deadline = self._loop.time() + (self._budget if budget is None else budget)
-        tries = self._retries if retries is None else retries
-        call = Request(command, argument, size, keys, deadline, tries, future)
+        retries = self._retries if retries is None else retries
+        request = Request(command, argument, size, keys, deadline, retries, future)
         if budget is not None:
-            call.short_deadline = budget < self._budget
+            request.short_deadline = budget < self._budget
         if deadline < self._timer_at:
             self._set_timer(deadline)
         if self._last_was_single and not self._queue and not self._backoff.has_failed:
-            wire = self._pool.checkout()
-            if wire is not None:
-                self._send(wire, [call])
+            connection = self._pool.checkout()
+            if connection is not None:
+                self._send_pipeline(connection, [request])
                 return future
-        self._queue.append(call)
+        self._queue.append(request)
         if self._scheduled_flush is None:
             self._scheduled_flush = self._loop.call_soon(self._flush, context=Context())
         return future
 
-    def enqueue(self, call: Request) -> None:
-        """Let a call wait here that another server was asked."""
+    def enqueue(self, request: Request) -> None:
+        """Send a request again that this or another server has not executed. It goes to the front of the queue."""
         if self._closed:
-            call.fail(_CLOSED)
+            request.fail(_CLOSED)
             return
-        if call.deadline < self._timer_at:
-            self._set_timer(call.deadline)
-        self._queue.put_back(call)
-        self.ready()
+        if request.deadline < self._timer_at:
+            self._set_timer(request.deadline)
+        self._queue.put_back(request)
+        self.flush_soon()
 
-    def ready(self) -> None:
-        """Let what waits leave in the loop's next turn, after callers just answered have spoken."""
+    def flush_soon(self) -> None:
+        """Send what waits in the next turn of the loop: callers that have just got a reply may add requests first."""
         if self._queue and self._scheduled_flush is None:
             self._scheduled_flush = self._loop.call_soon(self._flush, context=Context())
 
-    def unreachable(self, failure: Failure) -> None:
-        """There is no connection, and none to be had: that was a try of every call that waits."""
+    def on_unreachable(self, failure: Failure) -> None:
+        """Count a failed attempt of every waiting request: no connection could be opened."""
         self._retry(self._queue.take_all(), failure)
 
     def close(self) -> None:
-        """End every call: those that wait, and those under way."""
+        """Fail every request with NOT_OPENED; those in flight with OUTCOME_UNKNOWN if they are writes."""
         self._closed = True
         for handle in (self._scheduled_flush, self._timer):
             if handle is not None:
                 handle.cancel()
-        for exchange, wire in tuple(self._in_flight.items()):
-            self._forget_pipeline(exchange)
-            # Before the connections are closed the loop may run: a reply would find nobody.
-            wire.abort()
-            for call in exchange.requests:
-                call.fail(_CLOSED)
-        for call in self._queue.take_all():
-            call.fail(_CLOSED)
+        for pipeline, connection in tuple(self._in_flight.items()):
+            self._forget_pipeline(pipeline)
+            # At once: until the pool closes the connection, a reply could arrive for the forgotten pipeline.
+            connection.abort()
+            for request in pipeline.requests:
+                request.fail(_CLOSED)
+        for request in self._queue.take_all():
+            request.fail(_CLOSED)
 
     def _flush(self) -> None:
         self._scheduled_flush = None
@@ -209,124 +206,104 @@ class Batcher:
             return
         while self._queue:
             if self._in_flight and self._backoff.has_failed:
-                # One question is enough to see whether the server serves again.
+                # One pipeline is enough to find out whether the server can serve requests again.
                 return
-            wire = self._pool.checkout()
-            if wire is None:
+            connection = self._pool.checkout()
+            if connection is None:
                 return
-            calls = self._queue.take_pipeline()
-            if not calls:
-                self._pool.release(wire)
+            requests = self._queue.take_pipeline()
+            if not requests:
+                self._pool.release(connection)
                 return
-            self._send(wire, calls)
+            self._send_pipeline(connection, requests)
 
-    def _send(self, wire: RedisConnection, calls: list[Request]) -> None:
-        self._last_was_single = len(calls) == 1
-        exchange = Pipeline(calls, self._scripts, self._on_replies, self._on_connection_lost)
-        self._in_flight[exchange] = wire
+    def _send_pipeline(self, connection: RedisConnection, requests: list[Request]) -> None:
+        self._last_was_single = len(requests) == 1
+        pipeline = Pipeline(requests, self._scripts, self._on_replies, self._on_connection_lost)
+        self._in_flight[pipeline] = connection
         self._counters.round_trips += 1
         if not self._last_was_single:
-            self._counters.batched_calls += len(calls)
-        exchange.send_on(wire)
+            self._counters.batched_calls += len(requests)
+        pipeline.send_on(connection)
 
-    def _on_replies(self, exchange: Pipeline, refused: list[tuple[Request, Failure]]) -> None:
-        wire = self._in_flight[exchange]
-        if exchange.is_read_only:
-            self._queue.observe_reply_size(wire.received_bytes / exchange.keys)
-        if self._may_move and any(failure.code == _DEMOTED for _, failure in refused):
-            # It is no master any more. What it refused to change can be tried on the one that is, and what
-            # others ask is not to be asked of it.
-            self._pool.drop_address(wire.address)
-            refused = [(call, failure._replace(retryable=True)) for call, failure in refused]
+    def _on_replies(self, pipeline: Pipeline, refused: list[tuple[Request, Failure]]) -> None:
+        connection = self._in_flight[pipeline]
+        if pipeline.is_read_only:
+            self._queue.observe_reply_size(connection.received_bytes / pipeline.keys)
+        if self._has_sentinels and any(failure.code == DEMOTED for _, failure in refused):
+            # The server is no longer a master: retry on the new one, and read nothing more from this one.
+            self._pool.drop_address(connection.address)
+            refused = [(request, failure._replace(retryable=True)) for request, failure in refused]
         if self._demotion is not None and (refused or not self._demotion.is_over):
-            refused = self._after_demotion(
-                self._demotion,
-                refused,
-                is_change=not (exchange.is_read_only or exchange.not_executed),
+            refused = self._demotion.review(
+                refused, has_writes=not (pipeline.is_read_only or pipeline.not_executed)
             )
-        if refused and any(failure.retryable and not call.isolated for call, failure in refused):
+        if any(failure.retryable and not request.isolated for request, failure in refused):
             self._backoff.failed()
         else:
             self._backoff.succeeded()
             self._on_answer()
-        # The last one first, since each goes to the front.
-        for call, failure in reversed(refused):
-            if not self._is_redirected(call, failure):
-                self._retry([call], failure)
-        # This is no retry: nothing was executed.
-        for call in reversed(exchange.not_executed):
-            if not call.is_done():
-                self.enqueue(call)
-        # Last: where anything above fails, the deadline still finds whoever has no answer yet.
-        del self._in_flight[exchange]
+        # In reverse, as each goes to the front of the queue.
+        for request, failure in reversed(refused):
+            if not self._is_redirected(request, failure):
+                self._retry([request], failure)
+        for request in reversed(pipeline.not_executed):
+            if not request.is_done():
+                self.enqueue(request)
+        # Last: if anything above raises, `_expire` still finds the requests that are not done.
+        del self._in_flight[pipeline]
 
-    def _after_demotion(
-        self, demotion: Demotion, refused: list[tuple[Request, Failure]], *, is_change: bool
-    ) -> list[tuple[Request, Failure]]:
-        """The refused calls, where those that were refused by what is no master may be tried again."""
-        if not refused:
-            demotion.is_over = demotion.is_over or is_change
-        elif any(failure.code in _NO_MASTER for _, failure in refused):
-            again = demotion.refused()
-            # Not shortly before the deadline: if that came amid another try, the outcome would be unknown.
-            until = self._loop.time() + self._budget * _NO_RETRY_SHARE if again else math.inf
-            return [
-                (call, failure._replace(retryable=until < call.deadline))
-                if failure.code == _DEMOTED
-                else (call, failure)
-                for call, failure in refused
-            ]
-        return refused
-
-    def _is_redirected(self, call: Request, failure: Failure) -> bool:
-        if failure.address is None or self._router is None or call.is_done():
+    def _is_redirected(self, request: Request, failure: Failure) -> bool:
+        if failure.address is None or self._router is None or request.is_done():
             return False
-        return self._router.follow_redirect(self, call, failure)
+        return self._router.follow_redirect(self, request, failure)
 
-    def _on_connection_lost(self, exchange: Pipeline, failure: Failure) -> None:
-        self._forget_pipeline(exchange)
-        if failure is TOO_LARGE and len(exchange.requests) > 1:
-            # One key may hold too much for all of them: each is sent once more by itself, which is no retry.
-            for call in exchange.requests:
-                call.isolated = True
-                call.retries += 1
+    def _on_connection_lost(self, pipeline: Pipeline, failure: Failure) -> None:
+        self._forget_pipeline(pipeline)
+        if failure is TOO_LARGE and len(pipeline.requests) > 1:
+            # One value may be too large for all of them. Sending each alone is no retry.
+            for request in pipeline.requests:
+                request.isolated = True
+                request.retries += 1
             failure = failure._replace(retryable=True)
         elif failure is TOO_LARGE:
-            # It was answered: a removal, by the value that it has removed.
-            exchange.requests[0].maybe_executed = False
-        self._retry(exchange.requests, failure)
+            # A reply has arrived, so a write was executed: a GETDEL replies with the value that it has removed.
+            pipeline.requests[0].maybe_executed = False
+        self._retry(pipeline.requests, failure)
 
-    def _forget_pipeline(self, exchange: Pipeline) -> None:
-        del self._in_flight[exchange]
-        for call in exchange.requests:
-            call.maybe_executed = call.command.is_write
+    def _forget_pipeline(self, pipeline: Pipeline) -> None:
+        del self._in_flight[pipeline]
+        for request in pipeline.requests:
+            request.maybe_executed = request.command.is_write
 
-    def _retry(self, calls: list[Request], failure: Failure) -> None:
+    def _retry(self, requests: list[Request], failure: Failure) -> None:
         now = self._loop.time()
-        # In front, in their order: they have waited longest.
-        for call in reversed(calls):
-            if call.is_done():
+        # In reverse, as each goes to the front of the queue.
+        for request in reversed(requests):
+            if request.is_done():
                 continue
-            if call.deadline <= now:
-                self._fail(call, failure)
-            elif failure.retryable and (call.retries > 0 or failure.code in _UNTIL_DEADLINE):
-                call.reason = failure
-                if failure.code == _NOT_YET:
-                    call.redirects = 0
+            if request.deadline <= now:
+                self._fail(request, failure)
+            elif failure.retryable and (
+                request.retries > 0 or failure.code in _RETRIED_UNTIL_DEADLINE
+            ):
+                request.reason = failure
+                if failure.code == _TRY_AGAIN:
+                    request.redirects = 0
                 else:
-                    call.retries -= failure.code != _DEMOTED
+                    request.retries -= failure.code != DEMOTED
                     self._counters.retries += 1
-                home = self if self._router is None else self._router.owner_of(call)
-                home.enqueue(call)
+                owner = self if self._router is None else self._router.owner_of(request)
+                owner.enqueue(request)
             else:
-                self._fail(call, failure)
-        self.ready()
+                self._fail(request, failure)
+        self.flush_soon()
 
-    def _fail(self, call: Request, failure: Failure) -> None:
-        call.fail(failure if failure.server else failure._replace(server=self._server))
-        # Who could wait for less than others says nothing of the server by not having waited longer.
+    def _fail(self, request: Request, failure: Failure) -> None:
+        request.fail(failure if failure.server else failure._replace(server=self._server))
+        # A timeout that is shorter than `command_timeout` does not show that the server fails to reply.
         if issubclass(failure.kind, UNANSWERED) and not (
-            failure is TIMED_OUT and call.short_deadline
+            failure is TIMED_OUT and request.short_deadline
         ):
             self._on_failure(failure.code)
 
@@ -337,37 +314,38 @@ class Batcher:
         self._timer = self._loop.call_at(deadline, self._expire, context=Context())
 
     def _expire(self) -> None:
-        """End what is overdue. The one timer, set for the call that is due first."""
-        # A loop may fire a timer by less than its clock can tell too soon: uvloop counts whole milliseconds.
+        """Fail overdue requests, and set the timer, of which there is one, for the next deadline."""
+        # uvloop counts whole milliseconds, so the timer may fire slightly before its time.
         now = max(self._loop.time(), self._timer_at)
-        due = math.inf
+        next_deadline = math.inf
         is_unanswered = False
-        for exchange, wire in tuple(self._in_flight.items()):
-            for call in exchange.requests:
-                if call.deadline <= now and not call.is_done():
-                    call.maybe_executed = call.command.is_write
-                    self._fail(call, TIMED_OUT)
-                    is_unanswered |= not wire.received_bytes
-            if exchange.deadline <= now:
-                # Nobody waits for it any more: end it, so that the server gets no more of it.
-                # While somebody does, it may be well and only have begun late.
-                self._forget_pipeline(exchange)
-                wire.abort()
+        for pipeline, connection in tuple(self._in_flight.items()):
+            for request in pipeline.requests:
+                if request.deadline <= now and not request.is_done():
+                    request.maybe_executed = request.command.is_write
+                    self._fail(request, TIMED_OUT)
+                    is_unanswered |= not connection.received_bytes
+            if pipeline.deadline <= now:
+                # All of its requests are done. Abort, so that the server does not receive the rest of it. Before
+                # that, the connection may work: the first deadline may have been short.
+                self._forget_pipeline(pipeline)
+                connection.abort()
                 self._on_silence()
             else:
-                due = min(
-                    due, *(call.deadline for call in exchange.requests if call.deadline > now)
+                next_deadline = min(
+                    next_deadline,
+                    *(request.deadline for request in pipeline.requests if request.deadline > now),
                 )
-        for call in self._queue.take_all():
-            if call.deadline <= now:
-                # Where it waits for another try, what the last one met says more.
-                self._fail(call, call.reason or TIMED_OUT)
+        for request in self._queue.take_all():
+            if request.deadline <= now:
+                # The failure of the last attempt says more than a timeout.
+                self._fail(request, request.reason or TIMED_OUT)
             else:
-                self._queue.append(call, is_new=False)
-                due = min(due, call.deadline)
+                self._queue.append(request, is_new=False)
+                next_deadline = min(next_deadline, request.deadline)
         if is_unanswered:
             self._on_timeout()
         self._timer = None
         self._timer_at = math.inf
-        if due < math.inf:
-            self._set_timer(max(due, now + _WATCH_INTERVAL))
+        if next_deadline < math.inf:
+            self._set_timer(max(next_deadline, now + _TIMER_RESOLUTION))

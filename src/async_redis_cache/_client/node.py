@@ -21,7 +21,7 @@ from async_redis_cache._protocol.commands import PING
 from .batcher import Batcher, Router
 from .circuit_breaker import CircuitBreaker, CircuitBreakers
 from .demotion import Demotion
-from .request_queue import RequestQueue
+from .request import RequestQueue
 
 __all__ = ["Node", "keepalive_policy"]
 
@@ -86,7 +86,7 @@ class Node:
             retries=options.retries,
             queue=RequestQueue(options.max_waiting_calls, options.max_waiting_bytes),
             backoff=RetryBackoff(loop.time, random.random),
-            may_move=has_sentinels,
+            has_sentinels=has_sentinels,
             demotion=on_demoted and Demotion(loop.time, options.command_seconds, on_demoted),
             router=router,
             server=health.server,
@@ -97,7 +97,7 @@ class Node:
             lifetime=_lifetime_of(options),
             counters=counters,
             backoff=RetryBackoff(loop.time, random.random),
-            on_available=self.batcher.ready,
+            on_available=self.batcher.flush_soon,
             on_unreachable=self._unreachable,
             health=health,
             max_bytes_per_key=_VALUES_PER_KEY * options.max_value_size + _OVERHEAD_BYTES,
@@ -116,7 +116,7 @@ class Node:
         """Use the server no longer. Its requests fail, so that the router sends them to other nodes."""
         self._breaker.stop()
         self.pool.drop_other_addresses(None)
-        self.batcher.unreachable(LOST)
+        self.batcher.on_unreachable(LOST)
         self.pool.stop()
 
     def stop(self) -> None:
@@ -139,7 +139,7 @@ class Node:
 
     def _unreachable(self, failure: Failure) -> None:
         self._on_lost()
-        self.batcher.unreachable(failure)
+        self.batcher.on_unreachable(failure)
 
 
 def keepalive_policy(options: Options, heartbeat: float) -> KeepalivePolicy:

@@ -14,7 +14,7 @@ from async_redis_cache._protocol.cluster_slots import Asking
 
 from .batcher import Batcher
 from .cluster_nodes import ClusterNodes
-from .pipeline import Request
+from .request import Request
 
 __all__ = ["Redirects"]
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import hiredis
 
 from async_redis_cache._client.batcher import Batcher, Router
-from async_redis_cache._client.request_queue import RequestQueue
+from async_redis_cache._client.request import RequestQueue
 from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.failures import LOST, UNEXPECTED_REPLY, Failure, ServerReply
 from async_redis_cache._common.stats import CacheStats
@@ -110,7 +110,7 @@ class FakeTransport:
     def free(self, wire: FakeWire) -> None:
         """Take it back after an exchange."""
         self._idle.append(wire)
-        self.batcher.ready()
+        self.batcher.flush_soon()
 
     def lose(self, wire: FakeWire) -> None:
         """Forget it."""
@@ -119,11 +119,11 @@ class FakeTransport:
             self._idle.remove(wire)
         if wire in self.exchanges:
             self.exchanges.remove(wire)
-        self.batcher.ready()
+        self.batcher.flush_soon()
 
     def fail(self, failure: Failure) -> None:
         """Let an attempt to connect have failed."""
-        self.batcher.unreachable(failure)
+        self.batcher.on_unreachable(failure)
 
 
 class Wires:
