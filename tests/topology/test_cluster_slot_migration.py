@@ -192,3 +192,24 @@ async def test_local_entries_of_a_new_node_are_invalidated(flavour: Flavour) -> 
             cluster.client(joined).set(key, '"three"')
             await await_until(lambda: key.encode() not in near_of(cache)._entries)
             assert await cache.retrieve(None, key) == "three"
+
+
+async def test_scripts_are_redirected_to_nodes_that_have_forgotten_them(cluster: Cluster) -> None:
+    """A load of a migrated key follows ASK with ASKING, also where the new node replies NOSCRIPT."""
+    source, target, *_ = cluster.masters()
+    slot, known = cluster.slots(source)[0], key_in(cluster.slots(target)[0])
+    async with AsyncRedisCache.from_url(cluster.uri, **OPTIONS) as cache:
+        # Both nodes have executed the scripts of a load.
+        for key in (key_in(slot, ":other"), known):
+            assert await cache.retrieve_or_load(None, key, lambda: 1) == 1
+        move = cluster.moving(target, slot)
+        move.begin()
+        # A key that is on neither node is served by the target.
+        cluster.client(target).script_flush()
+        before = cache.stats()
+        assert await cache.retrieve_or_load(None, key_in(slot, ":new"), lambda: 2) == 2
+        assert cluster.tell(target, ("ASKING",), ("EXISTS", key_in(slot, ":new")))[-1] == 1
+        assert "errorstat_NOSCRIPT" in cluster.client(target).info("errorstats")
+        assert cache.stats().retries == before.retries
+        move.take_keys()
+        move.end()
