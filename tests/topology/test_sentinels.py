@@ -177,7 +177,7 @@ async def test_read_only_master_gets_no_more_writes(sentinels: Sentinels) -> Non
 
 def wires_of(cache: AsyncRedisCache) -> int:
     """How many connections it has to the master."""
-    found = re.search(r"<Transport (\d+) wires", repr(cache))
+    found = re.search(r"<ConnectionPool (\d+) open", repr(cache))
     assert found is not None
     return int(found[1])
 
