@@ -213,7 +213,7 @@ class Batcher:
                 return
             requests = self._queue.take_pipeline()
             if not requests:
-                self._pool.release(connection)
+                self._pool.checkin(connection)
                 return
             self._send_pipeline(connection, requests)
 

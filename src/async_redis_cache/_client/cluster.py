@@ -128,7 +128,7 @@ class Cluster:
     ) -> asyncio.Future[Any]:
         """See `Batcher.execute`."""
         command = command.per_key
-        batcher = self._cluster_nodes.node_of(command.key(argument)).batcher
+        batcher = self._cluster_nodes.node_of(command.routing_key(argument)).batcher
         return batcher.execute(command, argument, size, keys=keys, budget=budget, retries=retries)
 
     def is_circuit_open(self, key: bytes) -> bool:
@@ -152,7 +152,7 @@ class Cluster:
             refused = await channel.first_attempt()
             if refused is not None:
                 raise refused.error()
-        if opening.key(()) is not None:
+        if opening.routing_key(()) is not None:
             left = deadline - asyncio.get_running_loop().time()
             await self.execute(opening, (), 0, budget=left, retries=0)
 

@@ -87,7 +87,7 @@ class ClusterNodes:
         address = self._addresses.get(batcher)
         return "" if address is None else address[0]
 
-    def accepts(self, address: Address) -> bool:
+    def may_redirect_to(self, address: Address) -> bool:
         """Whether a redirection to this address may be followed.
 
         The number of nodes is limited, as a server could name ever new ones.

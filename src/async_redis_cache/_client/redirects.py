@@ -47,12 +47,12 @@ class Redirects:
             return False
         host, port = failure.address
         address = (host or self._nodes.host_of(sender), port)
-        if not self._nodes.accepts(address):
+        if not self._nodes.may_redirect_to(address):
             return False
         node = self._nodes.node_at(address)
         # The node may be new, with no slot but one that is moving, so that no slot map lists it yet.
         self._nodes.track(address)
-        key = request.command.key(request.argument)
+        key = request.command.routing_key(request.argument)
         if failure.code == "ASK":
             self._nodes.moves += 1
             request.command = Asking(request.command)
@@ -66,4 +66,4 @@ class Redirects:
         """Return the batcher of the node that has the slot of the request's key, for its next attempt."""
         if isinstance(request.command, Asking):
             request.command = request.command.wrapped
-        return self._nodes.node_of(request.command.key(request.argument)).batcher
+        return self._nodes.node_of(request.command.routing_key(request.argument)).batcher

@@ -128,7 +128,7 @@ class ConnectionPool:
             )
         return None
 
-    def release(self, connection: RedisConnection) -> None:
+    def checkin(self, connection: RedisConnection) -> None:
         """Return a connection that was not used."""
         self._idle.append(connection)
 
@@ -202,7 +202,7 @@ class ConnectionPool:
         if connection.has_unread():
             self._loop.call_soon(self._check_unread, connection, context=Context())
         else:
-            self.release(connection)
+            self.checkin(connection)
             self._on_available()
 
     def _start_connecting(self) -> None:

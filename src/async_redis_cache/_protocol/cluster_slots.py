@@ -66,7 +66,7 @@ class _ClusterSlots(Command):
     # Up to one range per slot, each with some nodes.
     reply_limit = (4 * 1024 * 1024, 400_000)
 
-    def key(self, argument: str) -> None:
+    def routing_key(self, argument: str) -> None:
         """None: any node can reply."""
 
     def encode(self, arguments: Sequence[str]) -> list[CommandArgs]:
@@ -123,9 +123,9 @@ class Asking(Command):
         self.reply_limit = wrapped.reply_limit
         self.script = wrapped.script
 
-    def key(self, argument: Any) -> bytes | None:
+    def routing_key(self, argument: Any) -> bytes | None:
         """The key of the wrapped command."""
-        return self.wrapped.key(argument)
+        return self.wrapped.routing_key(argument)
 
     def encode(self, arguments: Sequence[Any]) -> list[CommandArgs]:
         """ASKING before each command, since it applies only to the next one."""

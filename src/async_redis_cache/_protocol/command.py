@@ -61,7 +61,7 @@ class Command(Protocol):
         """
         ...
 
-    def key(self, argument: Any) -> bytes | None:
+    def routing_key(self, argument: Any) -> bytes | None:
         """A key of the request, which determines the cluster node; None if any node can reply."""
         while argument and not isinstance(argument, bytes):
             argument = argument[0]

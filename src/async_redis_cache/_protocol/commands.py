@@ -152,7 +152,7 @@ class _Scan(Command):
     # About a thousand keys of up to some hundred bytes.
     reply_limit = (4 * 1024 * 1024, 64 * 1024)
 
-    def key(self, argument: Sequence[Any]) -> None:
+    def routing_key(self, argument: Sequence[Any]) -> None:
         """None: a scan is about a server, not a key."""
 
     def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:

@@ -247,7 +247,7 @@ class Sweep(Command):
     def __init__(self, index: bytes) -> None:
         self._index = index
 
-    def key(self, argument: int) -> bytes:
+    def routing_key(self, argument: int) -> bytes:
         """The key of the index."""
         return self._index
 
@@ -279,7 +279,7 @@ class Opening(Command):
     def __init__(self, index: bytes) -> None:
         self._index = index
 
-    def key(self, argument: Any) -> bytes:
+    def routing_key(self, argument: Any) -> bytes:
         """The key of the index."""
         return self._index
 

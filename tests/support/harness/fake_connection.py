@@ -103,7 +103,7 @@ class FakeTransport:
         """Count that it was asked for."""
         self.checks += 1
 
-    def release(self, wire: FakeWire) -> None:
+    def checkin(self, wire: FakeWire) -> None:
         """Take it back unused."""
         self._idle.append(wire)
 
