@@ -59,7 +59,7 @@ class Batcher:
         retries: number of retries of a request.
         queue: the requests that wait.
         backoff: pauses after replies that say that the server cannot serve requests at present.
-        on_answer: called when the server has replied.
+        on_answer: called when the server replies, for the first time after `on_failure`.
         on_failure: called with the error code when a request has failed because the server did not reply.
         on_silence: called when no reply has arrived by the last deadline of a pipeline.
         on_timeout: called when a request in flight has timed out, and its connection has received nothing.
@@ -95,6 +95,8 @@ class Batcher:
         self._queue = queue
         self._backoff = backoff
         self._on_answer = on_answer
+        self._has_failed = False
+        """Whether a request has failed since the server last replied."""
         self._on_failure = on_failure
         self._on_silence = on_silence
         self._on_timeout = on_timeout
@@ -230,19 +232,19 @@ class Batcher:
         connection = self._in_flight[pipeline]
         if pipeline.is_read_only:
             self._queue.observe_reply_size(connection.received_bytes / pipeline.keys)
-        if self._has_sentinels and any(failure.code == DEMOTED for _, failure in refused):
-            # The server is no longer a master: retry on the new one, and read nothing more from this one.
-            self._pool.drop_address(connection.address)
-            refused = [(request, failure._replace(retryable=True)) for request, failure in refused]
-        if self._demotion is not None and (refused or not self._demotion.is_over):
-            refused = self._demotion.review(
-                refused, has_writes=not (pipeline.is_read_only or pipeline.not_executed)
-            )
-        if any(failure.retryable and not request.isolated for request, failure in refused):
+        if refused or not (self._demotion is None or self._demotion.is_over):
+            refused = self._review(pipeline, connection, refused)
+        if refused and any(
+            failure.retryable and not request.isolated for request, failure in refused
+        ):
             self._backoff.failed()
         else:
-            self._backoff.succeeded()
-            self._on_answer()
+            # Most pipelines follow one that succeeded: they call neither.
+            if self._backoff.has_failed:
+                self._backoff.succeeded()
+            if self._has_failed:
+                self._has_failed = False
+                self._on_answer()
         # In reverse, as each goes to the front of the queue.
         for request, failure in reversed(refused):
             if not self._is_redirected(request, failure):
@@ -252,6 +254,23 @@ class Batcher:
                 self.enqueue(request)
         # Last: if anything above raises, `_expire` still finds the requests that are not done.
         del self._in_flight[pipeline]
+
+    def _review(
+        self,
+        pipeline: Pipeline,
+        connection: RedisConnection,
+        refused: list[tuple[Request, Failure]],
+    ) -> list[tuple[Request, Failure]]:
+        """The refused requests, those as retryable that another master may accept."""
+        if self._has_sentinels and any(failure.code == DEMOTED for _, failure in refused):
+            # The server is no longer a master: retry on the new one, and read nothing more from this one.
+            self._pool.drop_address(connection.address)
+            refused = [(request, failure._replace(retryable=True)) for request, failure in refused]
+        if self._demotion is not None:
+            refused = self._demotion.review(
+                refused, has_writes=not (pipeline.is_read_only or pipeline.not_executed)
+            )
+        return refused
 
     def _is_redirected(self, request: Request, failure: Failure) -> bool:
         if failure.address is None or self._router is None or request.is_done():
@@ -305,6 +324,7 @@ class Batcher:
         if issubclass(failure.kind, UNANSWERED) and not (
             failure is TIMED_OUT and request.short_deadline
         ):
+            self._has_failed = True
             self._on_failure(failure.code)
 
     def _set_timer(self, deadline: float) -> None:

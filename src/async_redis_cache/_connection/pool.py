@@ -246,7 +246,8 @@ class ConnectionPool:
 
     def _on_free(self, connection: RedisConnection) -> None:
         connection.has_served = True
-        self._backoff.succeeded()
+        if self._backoff.has_failed:
+            self._backoff.succeeded()
         self._idle.append(connection)
         self._on_available()
 
