@@ -129,13 +129,12 @@ class AsyncLoading(Openable):
             BaseException: the exception of the loader; each waiting caller gets a copy. It is not cached.
         """
         try:
-            opened = self._lifecycle.ready()
-            _, engine, codec, _, _ = opened
+            _, engine, codec, policies, _ = self._lifecycle.ready()
             tags = loading.pop("tags", _NO_TAGS) if loading else _NO_TAGS
             if tags is not _NO_TAGS:
                 # On a hit too: whether a call is valid does not depend on what is stored.
                 tags = codec.tags(tags)
-            policy, decode = policy_and_decoder(opened, type, timeout, loading)
+            policy, decode = policy_and_decoder(codec, policies, type, timeout, loading)
             since = engine.loop.time()
             wire_key = codec.wire_key(key)
             try:
@@ -359,7 +358,7 @@ class AsyncLoading(Openable):
         opened = self._lifecycle.ready()
         engine, codec = opened.engine, opened.codec
         tags = codec.tags(loading.pop("tags", ()))
-        policy, decode = policy_and_decoder(opened, kind, timeout, loading)
+        policy, decode = policy_and_decoder(codec, opened.policies, kind, timeout, loading)
         wire_key = codec.wire_key(key)
         return LoadRequest(
             engine,

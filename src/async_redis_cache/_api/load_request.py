@@ -21,7 +21,7 @@ from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheInputError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._engine.engine import Engine
-from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicy
+from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicies, LoadPolicy
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, NotStorable, StoredValue
 from async_redis_cache._protocol.record import (
     MISSING,
@@ -32,7 +32,6 @@ from async_redis_cache._protocol.record import (
     is_record,
     record_of,
 )
-from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._values.codec import Codec, Decoder, type_name
 
 from .cache_entry import CacheEntry, Status
@@ -127,7 +126,7 @@ def check_keys(keys: Iterable[str]) -> Iterable[str]:
 
 
 def policy_and_decoder(
-    opened: Opened, kind: Any, timeout: Timeout, loading: LoadOptions
+    codec: Codec, policies: LoadPolicies, kind: Any, timeout: Timeout, loading: LoadOptions
 ) -> tuple[LoadPolicy, Decoder]:
     """Check the options of a loading call except tags; return its policy and its decoder.
 
@@ -135,14 +134,13 @@ def policy_and_decoder(
         CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION, BAD_TYPE.
         CacheUnsupported: `options.foreign_readers` is set.
     """
-    codec = opened.codec
     if codec.foreign_readers:
         codec.refuse_loads()
     decode = codec.decode_untyped if kind is None else codec.decoder(kind)
     # What `Codec.ttl` checks, without the call for valid milliseconds: this runs on every hit.
     if timeout is not None and not (type(timeout) is int and 0 < timeout <= LONGEST):
         codec.ttl(timeout)
-    return (opened.policies.of(loading) if loading else opened.policies.default), decode
+    return (policies.of(loading) if loading else policies.default), decode
 
 
 async def for_each_key(

@@ -79,29 +79,29 @@ class LocalServer:
         except redis.ResponseError as error:
             return ServerReply(str(error))
 
-    def _pool(self, *_: object, ready: Callable[[], None], **__: object) -> LocalTransport:
-        return LocalTransport(self, ready)
+    def _pool(self, *_: object, on_available: Callable[[], None], **__: object) -> LocalTransport:
+        return LocalTransport(self, on_available)
 
 
 class LocalTransport:
     """One wire to it, for one cache; as a `Transport`."""
 
-    def __init__(self, server: LocalServer, ready: Callable[[], None]) -> None:
-        self._ready = ready
+    def __init__(self, server: LocalServer, on_available: Callable[[], None]) -> None:
+        self._on_available = on_available
         self._idle: list[LocalWire] = [LocalWire(server, self)]
 
     def checkout(self) -> LocalWire | None:
         """The wire, where it is idle."""
         return self._idle.pop() if self._idle else None
 
-    def release(self, wire: LocalWire) -> None:
+    def checkin(self, wire: LocalWire) -> None:
         """Take it back unused."""
         self._idle.append(wire)
 
     def free(self, wire: LocalWire) -> None:
         """Take it back after an exchange."""
         self._idle.append(wire)
-        self._ready()
+        self._on_available()
 
     def stop(self) -> None:
         """There is nothing to drop."""
@@ -113,7 +113,7 @@ class LocalTransport:
 class LocalWire:
     """Carries an exchange to the server and back; as a `Wire`."""
 
-    received = 0
+    received_bytes = 0
 
     def __init__(self, server: LocalServer, transport: LocalTransport) -> None:
         self._server = server
