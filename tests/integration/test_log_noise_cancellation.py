@@ -61,6 +61,6 @@ async def test_cancellation_during_the_lease_request_logs_nothing(
         with pytest.raises(asyncio.CancelledError):
             await call
         del call
-        await await_until(lambda: "0 waiting, 0 under way" in repr(cache))
+        await await_until(lambda: "0 waiting, 0 in flight" in repr(cache))
     gc.collect()
     assert caplog.messages == []
