@@ -1,4 +1,4 @@
-"""`python tests/faults/soak.py` serves in bad weather for half an hour, and says what it took of the machine.
+"""Serve traffic under injected faults for half an hour, and report leaks of memory, tasks and connections.
 
 With `--page` the figures are written for docs/explanation/fault-injection.md, which shows them as pictures.
 """

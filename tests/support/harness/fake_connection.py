@@ -25,23 +25,23 @@ class FakeWire:
         """Those under way, as words."""
         self.received_bytes = 0
         self._pool = transport
-        self._errand: ReplyHandler | None = None
+        self._handler: ReplyHandler | None = None
 
-    def send(self, payload: bytes, expected: int, errand: ReplyHandler, **_: int) -> None:
+    def send(self, payload: bytes, expected: int, handler: ReplyHandler, **_: int) -> None:
         """Take commands, as a `Wire` does."""
-        assert self._errand is None, "one exchange at a time"
+        assert self._handler is None, "one exchange at a time"
         assert self in self._pool.wires, "a wire that is gone"
         reader = hiredis.Reader(notEnoughData=None)
         reader.feed(payload)
         while (command := reader.gets()) is not None:
             self.commands.append(tuple(command))
         assert len(self.commands) == expected
-        self._errand = errand
+        self._handler = handler
         self._pool.exchanges.append(self)
 
     def abort(self) -> None:
         """End it, as a `Wire` does: nobody is told of what was under way."""
-        self._errand = None
+        self._handler = None
         if self in self._pool.wires:
             self._pool.aborted += 1
             self._pool.lose(self)
@@ -49,26 +49,26 @@ class FakeWire:
     def answer(self, *replies: Any, received: int = 10) -> None:
         """Give the replies to the exchange under way; text is an error of the server."""
         self.received_bytes = received
-        errand = self._end()
+        handler = self._end()
         read = [ServerReply(reply) if isinstance(reply, str) else reply for reply in replies]
-        if errand.on_replies(read):
+        if handler.on_replies(read):
             self._pool.free(self)
         else:
             self._pool.lose(self)
-            errand.on_connection_lost(UNEXPECTED_REPLY)
+            handler.on_connection_lost(UNEXPECTED_REPLY)
 
     def lose(self) -> None:
         """Let the connection end instead."""
-        errand = self._end()
+        handler = self._end()
         self._pool.lose(self)
-        errand.on_connection_lost(LOST)
+        handler.on_connection_lost(LOST)
 
     def _end(self) -> ReplyHandler:
-        errand, self._errand = self._errand, None
-        assert errand is not None, "nothing is under way"
+        handler, self._handler = self._handler, None
+        assert handler is not None, "nothing is under way"
         self.commands = []
         self._pool.exchanges.remove(self)
-        return errand
+        return handler
 
 
 class FakeTransport:

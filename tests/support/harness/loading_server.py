@@ -119,7 +119,7 @@ class LocalWire:
         self._server = server
         self._pool = transport
 
-    def send(self, payload: bytes, expected: int, errand: ReplyHandler, **_: int) -> None:
+    def send(self, payload: bytes, expected: int, handler: ReplyHandler, **_: int) -> None:
         """Let the server do it all at once, and answer in the loop's next turn."""
         reader = hiredis.Reader(notEnoughData=None)
         reader.feed(payload)
@@ -127,11 +127,11 @@ class LocalWire:
         while (command := cast("list[bytes] | None", reader.gets())) is not None:
             replies.append(self._server.answer(tuple(command)))
         assert len(replies) == expected
-        asyncio.get_running_loop().call_soon(self._arrive, replies, errand)
+        asyncio.get_running_loop().call_soon(self._arrive, replies, handler)
 
     def abort(self) -> None:
         """Nothing is under way that could be ended."""
 
-    def _arrive(self, replies: list[Any], errand: ReplyHandler) -> None:
-        assert errand.on_replies(replies)
+    def _arrive(self, replies: list[Any], handler: ReplyHandler) -> None:
+        assert handler.on_replies(replies)
         self._pool.free(self)
