@@ -167,7 +167,7 @@ class World:
     def _execute(self, wire: FakeWire) -> list[Any]:
         if wire not in self._executed:
             self._executed[wire] = self.server.execute(wire.commands)
-            exchange: Any = wire._errand
+            exchange: Any = wire._handler
             replies = iter(self._executed[wire])
             for operation, calls, _, count, _ in exchange._sent:
                 own = list(itertools.islice(replies, count))
