@@ -154,7 +154,7 @@ class Model(RuleBasedStateMachine):
 
 
 def test_cache_behaves_as_a_dict_with_expiry(server: Server) -> None:
-    """27. In good weather: no divergence from a dict with lives."""
+    """27. Without faults: no divergence from a dict with lives."""
     Model.server, Model.steps = server, 0
     run_state_machine_as_test(
         Model,
@@ -165,4 +165,4 @@ def test_cache_behaves_as_a_dict_with_expiry(server: Server) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
-    report(27, f"in good weather: {Model.steps} steps, 0 divergences")
+    report(27, f"without faults: {Model.steps} steps, 0 divergences")

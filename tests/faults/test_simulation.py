@@ -1,4 +1,4 @@
-"""Processes, a server and bad weather in one event loop, whose every choice is the seed's.
+"""Processes, a server and injected faults in one event loop, whose every choice is the seed's.
 
 Callers store, remove, invalidate, read and load, one key and many; meanwhile caches are closed, opened again
 and replaced, and processes are killed.

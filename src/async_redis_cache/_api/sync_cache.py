@@ -330,6 +330,6 @@ class DefaultRedisFactory(Factory):
     )
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # its annotations are incomplete
+        super().__init__()
         self.register_as_type(self.RedisCacheDescriptor, RedisCache)
         self.register_as_type(self.AsyncRedisCacheDescriptor, AsyncRedisCache)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar, overload
+from typing import ClassVar, Final, Generic, TypeVar, overload
 
 __all__ = ["DEPRECATED_NAMES", "LEVELS", "CacheStats"]
 
@@ -145,12 +145,17 @@ class CacheStats:
     near_connected: bool = False
     """Whether the invalidation channel is active now, so that the near cache may answer."""
 
-    # Without annotations, so that the dataclass does not take them for fields.
-    not_kept = _DeprecatedName[int]()
-    overtaken = _DeprecatedName[int]()
-    owed = _DeprecatedName[int]()
-    breakers_open = _DeprecatedName[int]()
-    near_trusted = _DeprecatedName[bool]()
+    # Class variables, so that the dataclass does not take them for fields.
+    not_kept: ClassVar[_DeprecatedName[int]] = _DeprecatedName()
+    """Deprecated: use `uncacheable_results`."""
+    overtaken: ClassVar[_DeprecatedName[int]] = _DeprecatedName()
+    """Deprecated: use `superseded_loads`."""
+    owed: ClassVar[_DeprecatedName[int]] = _DeprecatedName()
+    """Deprecated: use `pending_invalidations`."""
+    breakers_open: ClassVar[_DeprecatedName[int]] = _DeprecatedName()
+    """Deprecated: use `open_circuits`."""
+    near_trusted: ClassVar[_DeprecatedName[bool]] = _DeprecatedName()
+    """Deprecated: use `near_connected`."""
 
     def snapshot(self) -> CacheStats:
         """Return a copy."""

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from harness.addresses import LOOPBACK, free_port, tcp_url
-from harness.relay import Cut, Direction, Ending, Link, LostReplies, Relay, Weather
+from harness.relay import Cut, Direction, Ending, Link, LostReplies, NetworkFaults, Relay
 from harness.servers import ATTEMPTS_TO_LISTEN
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Proxy:
         self._tls = tls
         self._port: int | None = None
         self._listener: asyncio.Server | None = None
-        self._weather = Weather()
+        self._faults = NetworkFaults()
         self._relays: dict[Relay, asyncio.Task[None]] = {}
         self._opened = 0
         self._loop: asyncio.AbstractEventLoop
@@ -106,22 +106,22 @@ class Proxy:
     @property
     def bytes_to_server(self) -> int:
         """The bytes forwarded to the server since the last `forget`."""
-        return self._weather.to_server.bytes_carried
+        return self._faults.to_server.bytes_carried
 
     @property
     def bytes_to_client(self) -> int:
         """The bytes forwarded to the clients since the last `forget`."""
-        return self._weather.to_client.bytes_carried
+        return self._faults.to_client.bytes_carried
 
     @property
     def commands(self) -> list[Command]:
         """The commands forwarded since the last `forget`, in order."""
-        return list(self._weather.commands)
+        return list(self._faults.commands)
 
     @property
     def counts(self) -> Counter[str]:
         """The number of commands forwarded since the last `forget`, by name."""
-        return Counter(self._weather.counts)
+        return Counter(self._faults.counts)
 
     def forget(self) -> None:
         """Reset all records except `opened` and `open_now`."""
@@ -168,7 +168,7 @@ class Proxy:
 
         With 0, the next reply is dropped whole. Happens once.
         """
-        self._weather.cut = Cut(size, ending)
+        self._faults.cut = Cut(size, ending)
 
     def swallow_replies(
         self, times: int = 1, command: str | None = None, ending: Ending = "fin"
@@ -178,11 +178,11 @@ class Proxy:
         Applies to the next `times` pipelines with `command`, or with any command outside the handshake, once the
         whole pipeline has been executed.
         """
-        self._weather.lost = LostReplies(times, command, b"", ending)
+        self._faults.lost = LostReplies(times, command, b"", ending)
 
     def replace_replies(self, data: bytes, times: int = 1, command: str | None = None) -> None:
         """Like `lose_reply`, but the client gets `data` as the reply and the connection stays open."""
-        self._weather.lost = LostReplies(times, command, data, None)
+        self._faults.lost = LostReplies(times, command, data, None)
 
     def inject(self, data: bytes) -> int:
         """Send `data` to the client on every idle connection; returns their number."""
@@ -221,7 +221,7 @@ class Proxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._opened += 1
-        relay = Relay(self._opened, self._weather, (reader, writer))
+        relay = Relay(self._opened, self._faults, (reader, writer))
         task = self._loop.create_task(relay.run(self._connect))
         self._relays[relay] = task
         task.add_done_callback(lambda _: self._leave(relay))
@@ -248,7 +248,7 @@ class Proxy:
             listener.close()
 
     async def _heal(self) -> None:
-        self._weather.cut = self._weather.lost = None
+        self._faults.cut = self._faults.lost = None
         for link in self._links(None):
             link.heal()
         if self._listener is None:
@@ -265,7 +265,7 @@ class Proxy:
     async def _cut_silently(self) -> None:
         for link in self._links(None):
             link.flowing.clear()
-        self._weather = Weather()
+        self._faults = NetworkFaults()
 
     async def _inject(self, data: bytes) -> int:
         idle = [relay for relay in self._relays if relay.idle]
@@ -274,15 +274,15 @@ class Proxy:
         return len(idle)
 
     async def _forget(self) -> None:
-        self._weather.commands.clear()
-        self._weather.counts.clear()
+        self._faults.commands.clear()
+        self._faults.counts.clear()
         for link in self._links(None):
             link.bytes_carried = 0
 
     # On the way there
 
     def _links(self, direction: Direction | None) -> list[Link]:
-        links = {"to_server": self._weather.to_server, "to_client": self._weather.to_client}
+        links = {"to_server": self._faults.to_server, "to_client": self._faults.to_client}
         return [link for name, link in links.items() if direction in (None, name)]
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:

@@ -78,7 +78,7 @@ class Cut:
 
 
 @dataclass
-class Weather:
+class NetworkFaults:
     """The faults and records that all connections of a proxy share."""
 
     to_server: Link = field(default_factory=Link)
@@ -92,10 +92,10 @@ class Weather:
 class Relay:
     """The two sockets of one connection, and the replies that are still expected."""
 
-    def __init__(self, number: int, weather: Weather, client: Streams) -> None:
+    def __init__(self, number: int, faults: NetworkFaults, client: Streams) -> None:
         self.client_has_left = False
         self.ending: Ending = "rst"
-        self._weather = weather
+        self._faults = faults
         self._client = client
         self._ends = [client]
         self._requests = Requests(number)
@@ -140,7 +140,7 @@ class Relay:
             writer.transport.abort()
 
     async def _carry_both_ways(self, client: Streams, server: Streams) -> Ending:
-        up, down = self._weather.to_server, self._weather.to_client
+        up, down = self._faults.to_server, self._faults.to_client
         ways = [
             asyncio.create_task(self._carry(client[0], server[1], up, self._look_at_request)),
             asyncio.create_task(self._carry(server[0], client[1], down, self._look_at_reply)),
@@ -203,15 +203,15 @@ class Relay:
         await arrivals.put((max(due, clock() + link.latency()), ending))
 
     def _look_at_request(self, data: bytes) -> tuple[bytes, Ending | None]:
-        weather = self._weather
+        faults = self._faults
         for command in self._requests.feed(data):
-            weather.commands.append(command)
-            weather.counts[command.name] += 1
+            faults.commands.append(command)
+            faults.counts[command.name] += 1
             self._owed += 1
             if command.name in TRANSACTION:
                 self._in_transaction = TRANSACTION[command.name]
-            if weather.lost and not self._losing and weather.lost.takes(command.name):
-                self._losing = weather.lost
+            if faults.lost and not self._losing and faults.lost.takes(command.name):
+                self._losing = faults.lost
         return data, None
 
     def _look_at_reply(self, data: bytes) -> tuple[bytes, Ending | None]:
@@ -221,9 +221,9 @@ class Relay:
                 return b"", None
             lost, self._losing = self._losing, None
             return lost.instead, lost.ending
-        cut = self._weather.cut
+        cut = self._faults.cut
         if cut and len(data) >= cut.after_bytes:
-            self._weather.cut = None
+            self._faults.cut = None
             return data[: cut.after_bytes], cut.ending
         if cut:
             cut.after_bytes -= len(data)

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from harness.simulated_network import Connection, Network
     from harness.simulated_server import SimulatedServer
 
-__all__ = ["Weather"]
+__all__ = ["SimulatedFaults"]
 
 _LOADING: Final = b"LOADING Redis is loading the dataset in memory"
 
 
-class Weather:
+class SimulatedFaults:
     """Bad, until it is told to clear up."""
 
     def __init__(self, network: Network, server: SimulatedServer) -> None:

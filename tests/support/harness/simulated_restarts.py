@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Fates"]
 
 _BEGUN: Final = 0.1
-"""Seconds within which a load is begun, or ended, in good weather."""
+"""Seconds within which a load is begun, or ended, without faults."""
 
 _TURNS: Final = 8
 """Of the loop, within which callers hear that their cache was closed, and what they have asked for ends."""

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from async_redis_cache._client import standalone as _single
 from harness.simulated_clients import Clients
-from harness.simulated_faults import Weather
+from harness.simulated_faults import SimulatedFaults
 from harness.simulated_history import ViolationError, Witness
 from harness.simulated_invariants import at_rest, nothing_left
 from harness.simulated_loop import SimulatedLoop, simulated
@@ -52,7 +52,7 @@ class World:
         self.server = SimulatedServer(self.network, self.witness)
         self.network.peer = self.server
         loop.listen_to(self.network)
-        self.weather = Weather(self.network, self.server)
+        self.faults = SimulatedFaults(self.network, self.server)
         self.places: list[Place] = []
         self.clients = Clients(loop, chance, self.witness)
         self.processes = Processes(loop, chance, self.witness)
@@ -72,7 +72,7 @@ class World:
         for _ in range(self.chance.choice((1, 2, 2, 3))):
             process = await self.processes.begun()
             self.places.append(Place(process, deeds_left=self.chance.randint(20, 60)))
-        storm = self.loop.create_task(self.weather.blow())
+        storm = self.loop.create_task(self.faults.blow())
         fates = self.loop.create_task(self.fates.befall(self.places))
         for place in self.places:
             self.fates.move_in(place)
@@ -84,7 +84,7 @@ class World:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self.weather.clear_up()
+        self.faults.clear_up()
         await asyncio.sleep(_QUIET)
         for place in self.places:
             await at_rest(self.clients, self.server.store, place.process)
