@@ -205,12 +205,12 @@ async def test_invalidated_between_the_two_steps_of_a_store(
     tags = one._lifecycle.ready().engine._tags
     stamp = tags.fetch_versions
 
-    async def overtaken(*args: Any) -> Any:
+    async def superseded_first(*args: Any) -> Any:
         stamped = await stamp(*args)
         await other.invalidate_tags(None, "a")
         return stamped
 
-    monkeypatch.setattr(tags, "fetch_versions", overtaken)
+    monkeypatch.setattr(tags, "fetch_versions", superseded_first)
     await one.store(None, "key", 1, tags=["a"])
     assert await other.retrieve(None, "key") is None
     assert await one.retrieve_or_load(None, "key", lambda: 2, tags=["a"]) == 2
@@ -228,7 +228,7 @@ async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
     def ask() -> Any:
         return one.retrieve_or_load(None, "key", lambda: values[0], tags=["a"])
 
-    async def overtaken(*args: Any) -> bool:
+    async def superseded_first(*args: Any) -> bool:
         if not joined:
             values.reverse()
             await other.invalidate_tags(None, "a")
@@ -236,7 +236,7 @@ async def test_joiner_reloads_when_a_tag_is_invalidated_during_the_store(
             await one.retrieve_many(None, ["key", "nothing"])
         return await publish(*args)
 
-    monkeypatch.setattr(LoadLease, "publish", overtaken)
+    monkeypatch.setattr(LoadLease, "publish", superseded_first)
     assert await ask() == "old"
     assert await joined[0] == "new"
 

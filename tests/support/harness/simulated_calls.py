@@ -56,8 +56,8 @@ class Calls:
         wire_keys = tuple(f"{PREFIX}{key}".encode() for key in keys)
         call = Call(operation, wire_keys, self.loop.time(), loads=loads, stale=process.stale)
         process.judge.begins(call)
-        owed = process.engine._pending
-        call.was_owed = any(key in owed.keys or key in owed.flushes for key in wire_keys)
+        pending = process.engine._pending
+        call.was_pending = any(key in pending.keys or key in pending.flushes for key in wire_keys)
         result = None
         asking = f"{process.name} {operation} {keys} since {call.begin}"
         came_late = process.ended

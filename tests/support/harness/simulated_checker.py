@@ -36,7 +36,7 @@ class Call:
     begin: float
     end: float = math.inf
     error: BaseException | None = None
-    was_owed: bool = False
+    was_pending: bool = False
     loads: bool = False
     stale: float = 0.0
 
@@ -105,7 +105,7 @@ class Judge:
 
     def missed(self, call: Call, key: bytes) -> None:
         """None was given where nothing is loaded."""
-        if call.was_owed or any(call.begin <= end <= call.end for _, end in self._failed[key]):
+        if call.was_pending or any(call.begin <= end <= call.end for _, end in self._failed[key]):
             return
         # What is near may be a placeholder, or that there is none, a little longer.
         at = self._floor(key, call.begin)

@@ -1,7 +1,7 @@
-"""A program that nobody tells what a name means, and that forks: `name_lookup.py <port> <connect_timeout>`.
+"""Fork and exit while the look-up of a host name hangs: `name_lookup.py <port> <connect_timeout>`.
 
-Prints the code that `open` gives, what a child gets that is told, and "exiting" when its last line has
-run, with the look-up still under way.
+Prints the error code of `open`, the value that a child reads once its own look-up succeeds, and "exiting"
+after the last line, with the look-up still in progress.
 """
 
 from __future__ import annotations
