@@ -3,6 +3,8 @@
 from ._api.async_cache import AsyncRedisCache
 from ._api.batch_loading import CoalescingLoader
 from ._api.cache_entry import CacheEntry
+from ._api.cached_functions import CachedCoroutine, CachedFunction
+from ._api.decorator import cached
 from ._api.loaders import Load
 from ._api.openable import IAsyncCache
 from ._api.sync_cache import DefaultRedisFactory, RedisCache
@@ -24,8 +26,6 @@ from ._common.errors import (
 )
 from ._common.option_keywords import CacheOptions
 from ._common.stats import CacheStats
-from ._decorator.cached_functions import CachedCoroutine, CachedFunction
-from ._decorator.decorator import cached
 from ._engine.load_options import LoadOptions
 from ._values.serializers import Serializer
 

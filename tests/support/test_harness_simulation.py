@@ -10,11 +10,11 @@ import pytest
 
 from async_redis_cache._api.batch_loading import AsyncBatchLoading
 from async_redis_cache._api.load_request import NO_LOOKUP, LoadRequest, Lookup, lookup
+from async_redis_cache._calls import cached_calls as _calls
 from async_redis_cache._client.batcher import Batcher
 from async_redis_cache._client.request import Request
 from async_redis_cache._common.failures import Failure
 from async_redis_cache._connection.pool import ConnectionPool
-from async_redis_cache._decorator import cached_calls as _calls
 from async_redis_cache._engine import single_flight as _loading
 from async_redis_cache._engine.in_flight_load import InFlightLoad
 from async_redis_cache._engine.load_lease import LoadLease

@@ -5,17 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from async_redis_cache._api.async_cache import AsyncRedisCache
-from async_redis_cache._api.sync_cache import RedisCache
+from async_redis_cache._calls.cached_calls import Calls, LongKeys, describe
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.decoders import check_type
 
-from .cached_calls import Calls, LongKeys, describe
-from .cached_functions import AnyCache, CachedCoroutine, CachedFunction, CallConfig, configs_of
+from .batch_loading import AsyncBatchLoading
+from .cached_functions import (
+    CACHE_NAMES,
+    AnyCache,
+    CachedCoroutine,
+    CachedFunction,
+    CallConfig,
+    configs_of,
+)
+from .sync_loading import SyncLoading
+
+if TYPE_CHECKING:
+    from .async_cache import AsyncRedisCache
+    from .sync_cache import RedisCache
 
 __all__ = ["cached"]
 
@@ -63,12 +74,12 @@ class _Decorator:
         is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             call_method
         )
-        if isinstance(self._cache, RedisCache if is_coroutine else AsyncRedisCache):
+        if isinstance(self._cache, SyncLoading if is_coroutine else AsyncBatchLoading):
             kind, other = ("coroutine", "plain") if is_coroutine else ("plain", "coroutine")
-            needed = AsyncRedisCache if is_coroutine else RedisCache
+            needed = AsyncBatchLoading if is_coroutine else SyncLoading
             raise TypeError(
                 f"{describe(function)} is a {kind} function, and {type(self._cache).__name__} caches {other} "
-                f"functions: use {needed.__name__}"
+                f"functions: use {CACHE_NAMES[needed]}"
             )
         configs = list(configs_of(function))
         calls = self._calls(configs[-1].function if configs else function)
@@ -81,9 +92,9 @@ class _Decorator:
                 f"{calls.name} is cached twice in one cache under one key: pass another key= to one of the decorators"
             )
         if is_coroutine:
-            config = CallConfig(self._cache, AsyncRedisCache, function, calls, self._options)
+            config = CallConfig(self._cache, AsyncBatchLoading, function, calls, self._options)
             return CachedCoroutine[..., Any](config, binding)
-        config = CallConfig(self._cache, RedisCache, function, calls, self._options)
+        config = CallConfig(self._cache, SyncLoading, function, calls, self._options)
         return CachedFunction[..., Any](config, binding)
 
 

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial, update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-from async_redis_cache._api.async_cache import AsyncRedisCache
-from async_redis_cache._api.loaders import NamedLoader
-from async_redis_cache._api.sync_cache import RedisCache
+from async_redis_cache._calls.cached_calls import Calls
+from async_redis_cache._calls.uncacheable import refuse_result
 
-from .cached_calls import Calls
-from .uncacheable import refuse_result
+from .batch_loading import AsyncBatchLoading
+from .loaders import NamedLoader
+from .sync_loading import SyncLoading
 
-__all__ = ["AnyCache", "CachedCoroutine", "CachedFunction", "CallConfig", "configs_of"]
+__all__ = [
+    "CACHE_NAMES",
+    "AnyCache",
+    "CachedCoroutine",
+    "CachedFunction",
+    "CallConfig",
+    "configs_of",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
 
-AnyCache = AsyncRedisCache | RedisCache
+AnyCache = AsyncBatchLoading | SyncLoading
+"""A cache: `AsyncRedisCache` or `RedisCache`, by the base class that its methods come from."""
+CACHE_NAMES: Final[Mapping[type, str]] = {
+    AsyncBatchLoading: "AsyncRedisCache",
+    SyncLoading: "RedisCache",
+}
+"""The class that error messages name, by base class."""
 
 
 class _Tags(Iterable[str]):
@@ -41,7 +54,7 @@ class CallConfig:
 
     Args:
         cache: the cache, or a function that returns it at each call.
-        kind: the class that the cache must have.
+        kind: the base class that the cache must have.
         function: the function.
         calls: derives keys, tags and the result type.
         options: the timeout and the load options of the calls.
@@ -78,7 +91,7 @@ class CallConfig:
         cache = self.provider()
         if not isinstance(cache, self._kind):
             raise TypeError(
-                f"{self.calls.name} needs an instance of {self._kind.__name__} as its cache; the provider "
+                f"{self.calls.name} needs an instance of {CACHE_NAMES[self._kind]} as its cache; the provider "
                 f"returned an instance of {type(cache).__name__}"
             )
         return cache

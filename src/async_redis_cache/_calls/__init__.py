@@ -1,0 +1,1 @@
+"""The keys, tags and result types of the calls of functions."""

@@ -1,1 +1,0 @@
-"""The decorator `cached`, and the keys and tags of function calls."""
