@@ -7,16 +7,15 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Final
 
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
 from .hosts import AllowedHosts
+from .option_values import bad_option, path_of, read_option
 
 __all__ = ["CONTROL", "MOST_TAGS", "SECTIONS", "Options", "nearest_option", "path_of"]
 
-_WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _LARGEST: Final = 2**53 - 1
 """The maximum of options that count values, bytes and the like: the largest integer that Lua represents exactly."""
 MOST_TAGS: Final = 64
@@ -25,8 +24,6 @@ CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 keys, and lone surrogates, which have no UTF-8 encoding."""
 SECTIONS: Final = ("loading", "near_cache")
 """The sections of a configuration besides `options`."""
-_DIGITS: Final = re.compile(r"[0-9]{1,18}")
-_DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 _PREFIX_BYTES: Final = 256
 _NAME_CHARACTERS: Final = 64
 _SYNONYMS: Final = {
@@ -298,29 +295,29 @@ class Options:
         """
         self._validate_serialization()
         if self.signing_key and len(self.signing_key) < 16:
-            raise _bad(_FIELDS["signing_key"], "must have at least 16 characters")
+            raise bad_option(_FIELDS["signing_key"], "must have at least 16 characters")
         try:
             AllowedHosts.of(self.allowed_hosts)
         except ValueError:
             problem = "must list host names, addresses or networks, separated by commas"
-            raise _bad(_FIELDS["allowed_hosts"], problem) from None
+            raise bad_option(_FIELDS["allowed_hosts"], problem) from None
         if CONTROL.search(self.key_prefix):
-            raise _bad(
+            raise bad_option(
                 _FIELDS["key_prefix"], "must not contain control characters or lone surrogates"
             )
         if len(self.key_prefix.encode()) > _PREFIX_BYTES:
-            raise _bad(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
+            raise bad_option(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
         if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
             problem = f"must have at most {_NAME_CHARACTERS} characters, all printable"
-            raise _bad(_FIELDS["name"], problem)
+            raise bad_option(_FIELDS["name"], problem)
         for prefix in ("", "sentinel_"):
             certificate, key = f"{prefix}tls_certificate_file", f"{prefix}tls_key_file"
             if getattr(self, key) and not getattr(self, certificate):
-                raise _bad(_FIELDS[key], f"requires options.{certificate}")
+                raise bad_option(_FIELDS[key], f"requires options.{certificate}")
 
     def _validate_serialization(self) -> None:
         if self.serializer == "pickle" and not self.signing_key:
-            raise _bad(
+            raise bad_option(
                 _FIELDS["serializer"],
                 "is pickle, which requires options.signing_key",
             )
@@ -328,7 +325,7 @@ class Options:
             self.serializer != "json" or self.compression != "none" or self.signing_key
         ):
             problem = "requires options.serializer json, without compression and signing_key"
-            raise _bad(_FIELDS["foreign_readers"], problem)
+            raise bad_option(_FIELDS["foreign_readers"], problem)
 
     @property
     def command_seconds(self) -> float:
@@ -373,7 +370,7 @@ class Options:
                 hint = f"; did you mean `{nearest}`?" if nearest else ""
                 raise CacheConfigError("BAD_OPTION", f"unknown option `{name}`{hint}")
         return cls(
-            **{fields[name].name: _read(fields[name], value) for name, value in given.items()}
+            **{fields[name].name: read_option(fields[name], value) for name, value in given.items()}
         )
 
     @classmethod
@@ -399,65 +396,9 @@ def nearest_option(name: str) -> str | None:
     return known[similar[0]] if similar else None
 
 
-def path_of(field: dataclasses.Field[Any]) -> str:
-    """The path of an option in a configuration, such as `options.timeout`."""
-    section = field.metadata["section"]
-    return f"{section}.{field.name.removeprefix(f'{section}_')}"
-
-
 _FIELDS: Final = {
     name: field
     for field in dataclasses.fields(Options)
     # By its path in a section, and by its keyword of `from_url`.
     for name in (field.name, path_of(field).removeprefix("options."))
 }
-
-
-def _read(field: dataclasses.Field[Any], value: Any) -> Any:
-    if isinstance(field.default, bool):
-        word = value if isinstance(value, bool) else _WORDS.get(str(value).strip().lower())
-        if word is None:
-            raise _bad(field, "must be true or false")
-        return word
-    if isinstance(field.default, int):
-        return _read_number(field, value)
-    if isinstance(field.default, float):
-        return _read_share(field, value)
-    text = "" if value is None else str(value)
-    choices = field.metadata["choices"]
-    if choices and text not in choices:
-        raise _bad(field, f"must be one of {', '.join(choices)}")
-    return text
-
-
-def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
-    unit, least, most = (field.metadata[name] for name in ("unit", "least", "most"))
-    if unit == "ms" and isinstance(value, timedelta):
-        # Rounded up, as timeouts of calls are.
-        value = -(value // -timedelta(milliseconds=1))
-    # Of the number types only int, as in calls; and text, because configuration files contain nothing else.
-    is_accepted = isinstance(value, (int, str)) and not isinstance(value, bool)
-    digits = str(value).strip() if is_accepted else ""
-    number = int(digits) if _DIGITS.fullmatch(digits) else -1
-    if not least <= number <= most:
-        units = "milliseconds" if unit == "ms" else unit
-        problem = f"must be a whole number{units and f' of {units}'} from {least} to {most}"
-        raise _bad(field, problem)
-    return number
-
-
-def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
-    most = field.metadata["most"]
-    number = -1.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = value
-    elif isinstance(value, str) and _DECIMAL.fullmatch(text := value.strip()):
-        number = float(text)
-    if not 0 <= number <= most:
-        raise _bad(field, f"must be a number from 0 to {most}, such as 0.5")
-    return float(number)
-
-
-def _bad(field: dataclasses.Field[Any], problem: str) -> CacheConfigError:
-    # Never with a cause: the invalid value may be a secret in the wrong place.
-    return CacheConfigError("BAD_OPTION", f"{path_of(field)} {problem}")

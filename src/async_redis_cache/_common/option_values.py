@@ -1,0 +1,78 @@
+"""Reads the value of one option: text from a configuration file, or the type itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from datetime import timedelta
+from typing import Any, Final
+
+from .errors import CacheConfigError
+
+__all__ = ["bad_option", "path_of", "read_option"]
+
+_WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
+
+
+def path_of(field: dataclasses.Field[Any]) -> str:
+    """The path of an option in a configuration, such as `options.timeout`."""
+    section = field.metadata["section"]
+    return f"{section}.{field.name.removeprefix(f'{section}_')}"
+
+
+def read_option(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Convert the configured value of an option, which is text if it comes from a file.
+
+    Raises:
+        CacheConfigError: BAD_OPTION. The message never contains the value.
+    """
+    if isinstance(field.default, bool):
+        word = value if isinstance(value, bool) else _WORDS.get(str(value).strip().lower())
+        if word is None:
+            raise bad_option(field, "must be true or false")
+        return word
+    if isinstance(field.default, int):
+        return _read_number(field, value)
+    if isinstance(field.default, float):
+        return _read_share(field, value)
+    text = "" if value is None else str(value)
+    choices = field.metadata["choices"]
+    if choices and text not in choices:
+        raise bad_option(field, f"must be one of {', '.join(choices)}")
+    return text
+
+
+def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
+    unit, least, most = (field.metadata[name] for name in ("unit", "least", "most"))
+    if unit == "ms" and isinstance(value, timedelta):
+        # Rounded up, as timeouts of calls are.
+        value = -(value // -timedelta(milliseconds=1))
+    # Of the number types only int, as in calls; and text, because configuration files contain nothing else.
+    is_accepted = isinstance(value, (int, str)) and not isinstance(value, bool)
+    digits = str(value).strip() if is_accepted else ""
+    number = int(digits) if _DIGITS.fullmatch(digits) else -1
+    if not least <= number <= most:
+        units = "milliseconds" if unit == "ms" else unit
+        problem = f"must be a whole number{units and f' of {units}'} from {least} to {most}"
+        raise bad_option(field, problem)
+    return number
+
+
+def _read_share(field: dataclasses.Field[Any], value: Any) -> float:
+    most = field.metadata["most"]
+    number = -1.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and _DECIMAL.fullmatch(text := value.strip()):
+        number = float(text)
+    if not 0 <= number <= most:
+        raise bad_option(field, f"must be a number from 0 to {most}, such as 0.5")
+    return float(number)
+
+
+def bad_option(field: dataclasses.Field[Any], problem: str) -> CacheConfigError:
+    """Create the error for an option with an invalid value."""
+    # Never with a cause: the invalid value may be a secret in the wrong place.
+    return CacheConfigError("BAD_OPTION", f"{path_of(field)} {problem}")
