@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -88,6 +89,8 @@ def test_keywords_for_type_checkers_are_the_table() -> None:
         kind: Any = field.default.__class__
         if field.metadata["choices"]:
             kind = Literal[field.metadata["choices"]]
+        elif field.metadata["is_map"]:
+            kind = str | Mapping[str, str]
         elif field in DURATIONS:
             kind = int | timedelta
         expected[field.name] = kind

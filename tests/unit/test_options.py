@@ -98,6 +98,7 @@ def test_defaults() -> None:
         "sentinel_tls_key_file": "",
         "max_connections": 4,
         "allowed_hosts": "",
+        "address_map": "",
         "key_prefix": "",
         "name": "",
         "serializer": "json",

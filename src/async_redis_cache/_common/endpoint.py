@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import unquote
 
+from .address_map import AddressMap
 from .errors import CacheConfigError
 from .options import nearest_option
 
@@ -45,6 +46,8 @@ class Endpoint:
         master: the name of the master, as configured in the sentinels.
         path: the path of a unix socket.
         is_named_by_server: whether the host comes from a sentinel or a node, rather than from the configuration.
+        address_map: `options.address_map`, which replaces the addresses that sentinels and nodes announce.
+        is_mapped: whether host and port are from the address map.
         tls: whether the connection uses TLS; connections to sentinels have an option of their own.
         database: the number of the database.
         username: the user of the login.
@@ -59,6 +62,8 @@ class Endpoint:
     master: str = ""
     path: str = ""
     is_named_by_server: bool = False
+    address_map: str = ""
+    is_mapped: bool = False
     tls: bool = False
     database: int = 0
     username: str | None = field(default=None, repr=False)
@@ -73,8 +78,13 @@ class Endpoint:
         )
 
     def at(self, address: Address) -> Endpoint:
-        """The single server at this address, with the same login, database and TLS."""
-        host, port = address
+        """The single server at this address, with the same login, database and TLS.
+
+        An address that is in the address map is replaced, here and nowhere else: everything else, such as the slot
+        map, log records and redirections, knows a server by the address that it announces.
+        """
+        mapped = AddressMap.of(self.address_map).find(address)
+        host, port = mapped or address
         return replace(
             self,
             topology="single",
@@ -82,7 +92,9 @@ class Endpoint:
             port=port,
             seeds=(),
             master="",
-            is_named_by_server=bool(self.seeds) and host not in dict(self.seeds),
+            is_named_by_server=mapped is None and bool(self.seeds) and host not in dict(self.seeds),
+            address_map="",
+            is_mapped=mapped is not None,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal, TypedDict
 
@@ -33,6 +34,7 @@ class CacheOptions(TypedDict, total=False):
     sentinel_tls_certificate_file: str
     sentinel_tls_key_file: str
     allowed_hosts: str
+    address_map: str | Mapping[str, str]
     max_connections: int
     max_connection_age: int | timedelta
     max_waiting_calls: int

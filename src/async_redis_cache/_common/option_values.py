@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from .address_map import AddressMap
 from .errors import CacheConfigError
 
 __all__ = ["bad_option", "path_of", "read_option"]
@@ -37,6 +39,8 @@ def read_option(field: dataclasses.Field[Any], value: Any) -> Any:
         return _read_number(field, value)
     if isinstance(field.default, float):
         return _read_share(field, value)
+    if field.metadata["is_map"] and isinstance(value, Mapping):
+        value = AddressMap.text_of(cast("Mapping[object, object]", value))
     text = "" if value is None else str(value)
     choices = field.metadata["choices"]
     if choices and text not in choices:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .address_map import AddressMap
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
 from .hosts import AllowedHosts
@@ -47,6 +48,7 @@ def _option(
     most: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    is_map: bool = False,
     section: str = "options",
 ) -> Any:
     if most is None:
@@ -58,6 +60,7 @@ def _option(
         "most": most,
         "choices": choices,
         "section": section,
+        "is_map": is_map,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=about)
 
@@ -120,6 +123,13 @@ class Options:
         "its login: names, `*.example.com`, addresses, and networks such as `10.0.0.0/8`, "
         "separated by commas or spaces; empty for all. The hosts of `connection` are always "
         "allowed",
+    )
+    address_map: str = _option(
+        "",
+        "for a cluster, or servers that Sentinel monitors, behind network address translation: announced "
+        "addresses and those to connect to instead, such as `10.0.0.1:7000=localhost:17000, "
+        "10.0.0.2=203.0.113.7`; in `from_url` also a mapping. The addresses to connect to are always allowed",
+        is_map=True,
     )
     max_connections: int = _option(
         4,
@@ -301,6 +311,14 @@ class Options:
         except ValueError:
             problem = "must list host names, addresses or networks, separated by commas"
             raise bad_option(_FIELDS["allowed_hosts"], problem) from None
+        try:
+            AddressMap.of(self.address_map)
+        except ValueError:
+            problem = (
+                "must list pairs of addresses, such as 10.0.0.1:7000=localhost:17000, separated by commas; "
+                "each announced address once, and a port to connect to only with an announced port"
+            )
+            raise bad_option(_FIELDS["address_map"], problem) from None
         if CONTROL.search(self.key_prefix):
             raise bad_option(
                 _FIELDS["key_prefix"], "must not contain control characters or lone surrogates"

@@ -29,7 +29,7 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.endpoint import Endpoint, name_of
 from async_redis_cache._common.errors import (
     CacheConfigError,
     CacheLoginError,
@@ -99,7 +99,7 @@ class Connector:
         verify: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
         self._verify = verify or _verify_serving
-        self._database = endpoint.database
+        self._endpoint = endpoint
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_seconds
         self._addresses = AddressList()
@@ -158,7 +158,7 @@ class Connector:
                     raise
                 return connection
         except Exception as error:  # noqa: BLE001  redis-py may raise anything: a reset, AttributeError
-            failure = _failure_of(error, self._database)
+            failure = _failure_of(error, self._endpoint)
         await self.close_idle()
         return failure
 
@@ -256,7 +256,7 @@ def _tls(endpoint: Endpoint, tls: TLSConfig) -> dict[str, Any]:
     return {"new_context": tls.context}
 
 
-def _failure_of(error: Exception, database: int) -> Failure:
+def _failure_of(error: Exception, endpoint: Endpoint) -> Failure:
     # On a Unix socket redis-py logs in while it connects, and wraps the error of the login.
     while type(error) is ConnectionError and isinstance(error.__cause__, RedisError):
         error = error.__cause__
@@ -270,13 +270,16 @@ def _failure_of(error: Exception, database: int) -> Failure:
         if isinstance(error, kind):
             return failure_of(ServerReply(word))
     if isinstance(error, ResponseError):
-        return _refused_login(str(error), database)
+        return _refused_login(str(error), endpoint.database)
     root: BaseException = error
     while isinstance(root.__context__, OSError):
         root = root.__context__
     if isinstance(root, ssl.SSLError) and (problem := _certificate_problem(root)):
         return Failure(CacheLoginError, "BAD_CERTIFICATE", problem)
-    problem = f"could not connect to {{server}}: {_reason_of(root)}"
+    mapped = f" at {name_of((endpoint.host, endpoint.port))} (options.address_map)"
+    problem = (
+        f"could not connect to {{server}}{mapped if endpoint.is_mapped else ''}: {_reason_of(root)}"
+    )
     return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)
 
 

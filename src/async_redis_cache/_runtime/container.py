@@ -135,6 +135,8 @@ class Settings:
             if not endpoint.master:
                 problem = "Sentinel needs a master: set options.sentinel_master, or name it in connection.uri"
                 raise CacheConfigError("BAD_OPTION", problem)
+        if endpoint.topology != "single":
+            endpoint = replace(endpoint, address_map=self.options.address_map)
         return endpoint
 
     def _look_up(
