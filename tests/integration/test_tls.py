@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from async_redis_cache import AsyncRedisCache, CacheAuthError, CacheConfigError, CacheError
 from harness import Certificates, needs_redis
@@ -99,6 +105,47 @@ async def test_another_hosts_certificate(
     error = await _refused(network.url, api, tls_ca_file=ca)
     assert error.code == "BAD_CERTIFICATE"
     await _opens(network.url, api, tls_ca_file=ca, tls_check_hostname=False)
+
+
+async def test_name_in_the_certificate_is_configured(
+    server: Server, proxy: StartProxy, strangers: Certificates
+) -> None:
+    """`tls_server_name` is sent and verified instead of the host; what is no name is BAD_OPTION."""
+    context, names = strangers.server_context(), list[str | None]()
+    context.sni_callback = lambda _, name, __: names.append(name)
+    network = proxy(server, tls=context)
+    ca = str(strangers.ca_file)
+    await _opens(network.url, "async", tls_ca_file=ca, tls_server_name=FOREIGN_NAME)
+    assert set(names) == {FOREIGN_NAME}
+    error = await _refused(network.url, "async", tls_ca_file=ca, tls_server_name="other.example")
+    assert error.code == "BAD_CERTIFICATE"
+    with pytest.raises(CacheConfigError, match=r"tls_server_name must be a host name"):
+        configured(network.url, tls_server_name="https://a b")
+
+
+async def test_passphrase_of_the_key(
+    server: Server, proxy: StartProxy, certificates: Certificates, tmp_path: Path
+) -> None:
+    """An encrypted key is shown with `tls_key_password`; a wrong or missing one is BAD_OPTION, which names it."""
+    network = proxy(server, tls=certificates.server_context(require_client=True))
+    key = load_pem_private_key(certificates.client_key_file.read_bytes(), None)
+    files = _client(certificates) | {"tls_ca_file": str(certificates.ca_file)}
+    for number, encoding in enumerate((PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL)):
+        encrypted = tmp_path / f"key-{number}.pem"
+        cipher = BestAvailableEncryption(b"hunter2")
+        encrypted.write_bytes(key.private_bytes(Encoding.PEM, encoding, cipher))
+        files["tls_key_file"] = str(encrypted)
+        await _opens(network.url, "async", tls_key_password="hunter2", **files)
+        opened = network.opened
+        for wrong in ("hunter3", ""):
+            error = await _refused(network.url, "async", tls_key_password=wrong, **files)
+            assert isinstance(error, CacheConfigError)
+            assert error.code == "BAD_OPTION"
+            assert "options.tls_key_password does not decrypt the private key" in str(error)
+            assert "hunter" not in f"{error} {error!r}"
+        assert network.opened == opened
+    cache = configured(network.url, tls_key_password="hunter2", **files)
+    assert "hunter2" not in f"{cache!r} {cache._lifecycle.settings.options!r}"  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_verification_switched_off(network: Proxy, api: Api) -> None:

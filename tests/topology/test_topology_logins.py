@@ -6,6 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheError, CacheLoginError
 from code_blocks import ROOT, blocks_of
@@ -174,6 +180,41 @@ async def test_files_of_the_sentinels(certificates: Certificates, tmp_path: Path
             assert code == "BAD_CERTIFICATE"
         with pytest.raises(CacheConfigError, match=r"sentinel_tls_ca_file cannot be read"):
             await new(sentinel_tls_ca_file="/nowhere").open(None)
+
+
+@says_who_speaks_tls
+@needs_redis
+async def test_name_and_passphrase_of_the_sentinels(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    """Sentinels whose certificate has another name, and that require a certificate with an encrypted key."""
+    theirs = Certificates.create(tmp_path, "sentinel.example")
+    key = load_pem_private_key(theirs.client_key_file.read_bytes(), None)
+    cipher = BestAvailableEncryption(b"hunter2")
+    encrypted = tmp_path / "encrypted.pem"
+    encrypted.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
+    watch: ServerOptions = {"certificates": theirs, "config": {"tls-auth-clients": "yes"}}
+    with Sentinels("redis", sentinels=watch) as sentinels:
+        right: dict[str, Any] = {
+            **OPTIONS,
+            "connect_timeout": PATIENCE,
+            "tls_ca_file": str(certificates.ca_file),
+            "sentinel_tls": True,
+            "sentinel_tls_ca_file": str(theirs.ca_file),
+            "sentinel_tls_certificate_file": str(theirs.client_certificate_file),
+            "sentinel_tls_key_file": str(encrypted),
+            "sentinel_tls_key_password": "hunter2",
+            "sentinel_tls_server_name": "sentinel.example",
+        }
+        async with AsyncRedisCache.from_url(sentinels.uri, **right) as cache:
+            await use(cache)
+        wrong: dict[str, Any] = right | {"sentinel_tls_server_name": ""}
+        with pytest.raises(CacheLoginError) as caught:
+            await AsyncRedisCache.from_url(sentinels.uri, **wrong).open(None)
+        assert caught.value.code == "BAD_CERTIFICATE"
+        wrong = right | {"sentinel_tls_key_password": "hunter3"}
+        with pytest.raises(CacheConfigError, match=r"sentinel_tls_key_password does not decrypt"):
+            await AsyncRedisCache.from_url(sentinels.uri, **wrong).open(None)
 
 
 @says_who_speaks_tls

@@ -10,10 +10,11 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-__all__ = ["AllowedHosts", "parse_address", "parse_port_number"]
+__all__ = ["AllowedHosts", "is_host", "parse_address", "parse_port_number"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 """A host as servers send it: an ASCII name or an IP address."""
+_LONGEST_NAME: Final = 253
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
@@ -40,6 +41,19 @@ def parse_port_number(port: object) -> int:
     if not (_PORT.fullmatch(digits) and 0 < int(digits) < 65536):
         raise ValueError("not a port")
     return int(digits)
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is a host name or an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return (
+            len(text) <= _LONGEST_NAME
+            and _NAME.fullmatch(text.lower()) is not None
+            and text[0] != "*"
+        )
+    return True
 
 
 def _decode(value: object) -> str:

@@ -33,6 +33,8 @@ class CacheOptions(TypedDict, total=False):
     sentinel_tls_ca_file: str
     sentinel_tls_certificate_file: str
     sentinel_tls_key_file: str
+    sentinel_tls_key_password: str
+    sentinel_tls_server_name: str
     allowed_hosts: str
     address_map: str | Mapping[str, str]
     max_connections: int
@@ -50,6 +52,8 @@ class CacheOptions(TypedDict, total=False):
     tls_ca_file: str
     tls_certificate_file: str
     tls_key_file: str
+    tls_key_password: str
+    tls_server_name: str
     tls_check_hostname: bool
     tls_verify: bool
     loading_refresh_at: float

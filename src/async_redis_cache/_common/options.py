@@ -12,7 +12,7 @@ from typing import Any, Final
 from .address_map import AddressMap
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
-from .hosts import AllowedHosts
+from .hosts import AllowedHosts, is_host
 from .option_values import bad_option, path_of, read_option
 
 __all__ = ["CONTROL", "MOST_TAGS", "SECTIONS", "Options", "nearest_option", "path_of"]
@@ -117,6 +117,10 @@ class Options:
         "PEM file of the client certificate for the sentinels, instead of `tls_certificate_file`",
     )
     sentinel_tls_key_file: str = _option("", "PEM file of the private key of that certificate")
+    sentinel_tls_key_password: str = _option("", "passphrase of that private key", secret=True)
+    sentinel_tls_server_name: str = _option(
+        "", "name in the certificates of the sentinels, instead of `tls_server_name`"
+    )
     allowed_hosts: str = _option(
         "",
         "hosts to which MOVED, ASK, CLUSTER SLOTS and sentinels may redirect the cache, and so "
@@ -192,6 +196,14 @@ class Options:
     )
     tls_certificate_file: str = _option("", "PEM file of the client certificate")
     tls_key_file: str = _option("", "PEM file of the private key of the client certificate")
+    tls_key_password: str = _option(
+        "", "passphrase of the private key, if it is encrypted", secret=True
+    )
+    tls_server_name: str = _option(
+        "",
+        "name that is sent to the server (SNI) and must match its certificate, instead of the host; in a cluster, "
+        "for all nodes",
+    )
     tls_check_hostname: bool = _option(True, "whether the certificate must match the host name")
     tls_verify: bool = _option(
         True, "whether the certificate of the server is verified; a URI cannot disable it"
@@ -328,10 +340,17 @@ class Options:
         if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
             problem = f"must have at most {_NAME_CHARACTERS} characters, all printable"
             raise bad_option(_FIELDS["name"], problem)
+        self._validate_tls()
+
+    def _validate_tls(self) -> None:
         for prefix in ("", "sentinel_"):
-            certificate, key = f"{prefix}tls_certificate_file", f"{prefix}tls_key_file"
-            if getattr(self, key) and not getattr(self, certificate):
-                raise bad_option(_FIELDS[key], f"requires options.{certificate}")
+            certificate = f"{prefix}tls_certificate_file"
+            for key in (f"{prefix}tls_key_file", f"{prefix}tls_key_password"):
+                if getattr(self, key) and not getattr(self, certificate):
+                    raise bad_option(_FIELDS[key], f"requires options.{certificate}")
+            name = f"{prefix}tls_server_name"
+            if getattr(self, name) and not is_host(getattr(self, name)):
+                raise bad_option(_FIELDS[name], "must be a host name or an IP address")
 
     def _validate_serialization(self) -> None:
         if self.serializer == "pickle" and not self.signing_key:

@@ -253,7 +253,7 @@ def _tls(endpoint: Endpoint, tls: TLSConfig) -> dict[str, Any]:
     if not endpoint.tls:
         return {}
     tls.check()
-    return {"new_context": tls.context}
+    return {"new_context": tls.context, "server_name": tls.server_name}
 
 
 def _failure_of(error: Exception, endpoint: Endpoint) -> Failure:

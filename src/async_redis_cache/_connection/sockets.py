@@ -12,10 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import zip_longest
 from math import inf
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import anyio.to_thread
@@ -32,6 +33,7 @@ _Connected = tuple[socket.socket, Any]
 _IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
 _DELAY: Final = 0.25
 """Seconds after which the next address is tried in parallel."""
+_MISMATCH: Final = "KEY_VALUES_MISMATCH"
 _TURNS_TO_READ: Final = 3
 """Iterations of the event loop: poll, read, pass on to the stream."""
 
@@ -272,6 +274,8 @@ class TLSConfig:
         key_file: its private key, if that is in another file.
         check_hostname: whether the certificate of the server must match the host name.
         verify: whether the certificate of the server is verified at all.
+        server_name: the name to send and to verify, instead of the host; empty for the host.
+        key_password: the passphrase of the private key.
     """
 
     authorities: _TLSFile
@@ -279,13 +283,16 @@ class TLSConfig:
     key_file: str
     check_hostname: bool
     verify: bool
+    server_name: str
+    key_password: str = field(repr=False)
 
     @classmethod
     def of(cls, options: Options, *, sentinels: bool = False) -> TLSConfig:
         """Read the options for data servers, or those for Sentinels, which default to the same."""
         authorities = _TLSFile("tls_ca_file", options.tls_ca_file)
         certificate = _TLSFile("tls_certificate_file", options.tls_certificate_file)
-        key_file = options.tls_key_file
+        key_file, key_password = options.tls_key_file, options.tls_key_password
+        server_name = options.tls_server_name
         if sentinels and options.sentinel_tls_ca_file:
             authorities = _TLSFile("sentinel_tls_ca_file", options.sentinel_tls_ca_file)
         if sentinels and options.sentinel_tls_certificate_file:
@@ -293,8 +300,17 @@ class TLSConfig:
                 "sentinel_tls_certificate_file", options.sentinel_tls_certificate_file
             )
             key_file = options.sentinel_tls_key_file
+            key_password = options.sentinel_tls_key_password
+        if sentinels and options.sentinel_tls_server_name:
+            server_name = options.sentinel_tls_server_name
         return cls(
-            authorities, certificate, key_file, options.tls_check_hostname, options.tls_verify
+            authorities,
+            certificate,
+            key_file,
+            options.tls_check_hostname,
+            options.tls_verify,
+            server_name,
+            key_password,
         )
 
     def context(self) -> ssl.SSLContext:
@@ -313,23 +329,34 @@ class TLSConfig:
             CacheConfigError: BAD_OPTION, if a file cannot be read.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        file, problem = self.authorities, ""
+        file, option, problem = self.authorities, "", ""
         try:
             if file.path:
                 context.load_verify_locations(file.path)
             file = self.certificate
             self._load_certificate(context)
-        except ssl.SSLError:
-            problem = "does not hold an unencrypted certificate or key in PEM form that fits the other TLS files"
+        except ssl.SSLError as error:
+            if file is self.certificate and error.reason != _MISMATCH and self._is_key_encrypted():
+                option = file.option.replace("certificate_file", "key_password")
+                problem = "does not decrypt the private key"
+            else:
+                problem = (
+                    "does not hold a certificate or key in PEM form that fits the other TLS files"
+                )
         except (OSError, ValueError) as error:
             problem = f"cannot be read: {type(error).__name__}"
         if problem:
-            raise CacheConfigError("BAD_OPTION", f"options.{file.option} {problem}")
+            raise CacheConfigError("BAD_OPTION", f"options.{option or file.option} {problem}")
 
     def _load_certificate(self, context: ssl.SSLContext) -> None:
         if self.certificate.path:
-            # Without a password, OpenSSL would prompt for one on the terminal.
-            context.load_cert_chain(self.certificate.path, self.key_file or None, password="")
+            # Without a password, even an empty one, OpenSSL would prompt for one on the terminal.
+            key_file = self.key_file or None
+            context.load_cert_chain(self.certificate.path, key_file, password=self.key_password)
+
+    def _is_key_encrypted(self) -> bool:
+        # "BEGIN ENCRYPTED PRIVATE KEY" of PKCS#8, or "Proc-Type: 4,ENCRYPTED" of the older format.
+        return b"ENCRYPTED" in Path(self.key_file or self.certificate.path).read_bytes()
 
 
 class TLSConnection(ResolvingConnection):
@@ -340,11 +367,15 @@ class TLSConnection(ResolvingConnection):
 
     Args:
         new_context: returns the TLS context, for each connection, as files are renewed.
+        server_name: the name to send and to verify; empty for the host.
         options: of redis-py.
     """
 
-    def __init__(self, *, new_context: Callable[[], ssl.SSLContext], **options: Any) -> None:
+    def __init__(
+        self, *, new_context: Callable[[], ssl.SSLContext], server_name: str, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._server_name = server_name
         self._new_context = new_context
 
     async def _connect(self) -> None:
@@ -353,7 +384,7 @@ class TLSConnection(ResolvingConnection):
         await super()._connect()
         writer = cast("asyncio.StreamWriter", self._writer)
         try:
-            await writer.start_tls(context, server_hostname=self.host)
+            await writer.start_tls(context, server_hostname=self._server_name or self.host)
         except BaseException:
             # asyncio closes the transport, uvloop not always; and neither notifies the stream before TLS is established:
             # waiting for it to close would never end.
