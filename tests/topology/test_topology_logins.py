@@ -118,6 +118,28 @@ async def test_users_in_a_cluster(flavour: Flavour) -> None:
             await AsyncRedisCache.from_url(uri.replace("PASSWORD", "x"), max_size=0).open(None)
 
 
+async def test_sentinels_that_refuse_hello(flavour: Flavour) -> None:
+    """They are queried over RESP2 after AUTH, and a failover is noticed; a wrong password is BAD_CREDENTIALS."""
+    rules = SENTINEL.replace(" &+switch-master &+promoted-slave", "").replace(" +subscribe", "")
+    watch: ServerOptions = {"acl": {"shop": rules}, "config": {"rename-command": 'HELLO ""'}}
+    with Sentinels(flavour, sentinels=watch) as sentinels:
+        options: dict[str, Any] = OPTIONS | {
+            "sentinel_username": "shop",
+            "sentinel_password": "PASSWORD",
+            "connect_timeout": PATIENCE,
+        }
+        async with AsyncRedisCache.from_url(sentinels.uri, **options) as cache:
+            await use(cache)
+            old = sentinels.master()
+            await asyncio.to_thread(sentinels.fail_over)
+            await use(cache)
+            assert sentinels.master() is not old
+        wrong: dict[str, Any] = options | {"sentinel_password": "x"}
+        with pytest.raises(CacheLoginError) as caught:
+            await AsyncRedisCache.from_url(sentinels.uri, **wrong).open(None)
+        assert caught.value.code == "BAD_CREDENTIALS"
+
+
 @says_who_speaks_tls
 @needs_redis
 @pytest.mark.parametrize("encrypted", ["data", "sentinels", "both"])

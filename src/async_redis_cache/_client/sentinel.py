@@ -23,6 +23,8 @@ from async_redis_cache._connection.connector import Connector, fields_of, verify
 from async_redis_cache._connection.push import KeepalivePolicy, Probe, PushChannel, refusal_in
 from async_redis_cache._connection.sockets import TLSConfig
 
+from .sentinel_connector import SentinelConnector
+
 __all__ = ["MasterConnector", "Sentinels"]
 
 _GRACE_SECONDS: Final = 0.1
@@ -88,15 +90,16 @@ class Sentinels:
             watcher = _SentinelWatcher(
                 address, endpoint.master.encode(), partial(self._on_report, address)
             )
-            self.channels.append(
-                PushChannel(
-                    Connector(login.at(address), options, protocol=3, tls=tls),
-                    watcher,
-                    subscription=watcher.subscription,
-                    policy=policy,
-                    health=health_of(address),
-                )
+            connector = SentinelConnector(partial(_connector_to, login.at(address), options, tls))
+            channel = PushChannel(
+                connector,
+                watcher,
+                subscription=watcher.subscription,
+                policy=policy,
+                health=health_of(address),
             )
+            connector.on_protocol = partial(_subscribe_or_poll, channel, watcher)
+            self.channels.append(channel)
 
     async def find_master(self) -> Address | Failure:
         """Return the address of the master, or why it is unknown.
@@ -137,6 +140,15 @@ class Sentinels:
         if self.master not in {None, latest}:
             self.master = latest
             self._on_master_changed(latest)
+
+
+def _connector_to(endpoint: Endpoint, options: Options, tls: TLSConfig, protocol: int) -> Connector:
+    return Connector(endpoint, options, protocol=protocol, tls=tls)
+
+
+def _subscribe_or_poll(channel: PushChannel, watcher: _SentinelWatcher, protocol: int) -> None:
+    """Choose the first commands of the next connection by its RESP version."""
+    channel.subscription = watcher.subscription if protocol == 3 else watcher.probe
 
 
 class _SentinelWatcher:

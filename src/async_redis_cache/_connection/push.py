@@ -248,7 +248,8 @@ class PushChannel:
     ) -> None:
         self._connector = connector
         self._handler = handler
-        self._subscription = subscription
+        self.subscription = subscription
+        """Sent first on the next connection."""
         self._policy = policy
         self._health = health
         self._clock = policy.clock
@@ -326,7 +327,7 @@ class PushChannel:
             on_active=self._on_active,
             on_lost=self._on_lost,
         )
-        connection.send_probe(self._subscription)
+        connection.send_probe(self.subscription)
         self._next = self._loop.call_later(
             max(0.0, deadline - self._clock()), connection.abort, context=Context()
         )
