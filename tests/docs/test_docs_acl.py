@@ -133,6 +133,46 @@ async def test_stale_reads_need_the_time_command(account: Account, raw: Client) 
     raw.flushdb()
 
 
+async def test_calls_without_scripts(account: Account) -> None:
+    """A user without scripts may use everything that the page lists; the errors of the rest name EVAL and the option."""
+    account.grant("reset", "on", ">PASSWORD", "~shop:*", "&*", "+@all", "-@scripting")
+    calls = 0
+
+    def load() -> int:
+        nonlocal calls
+        calls += 1
+        return 1
+
+    async with account.cache(Use([], near=True)) as cache:
+        await cache.store(None, "a", 1)
+        await cache.store_many(None, {"b": 2, "c": 3})
+        assert await cache.retrieve_many(None, ["a", "b"]) == {"a": 1, "b": 2}
+        assert (await cache.retrieve_entry(None, "a")).value == 1
+        assert await cache.contains(None, "a")
+        assert await cache.touch(None, "a")
+        assert await cache.time_to_live(None, "a")
+        assert await cache.retrieve_or_load(None, "a", load) == 1
+        assert await cache.remove(None, "a") == 1
+        assert await cache.remove_many(None, ["b"]) == 1
+        await cache.ping(None)
+        assert await cache.clear(None) == 1
+        for refused_call in (
+            cache.store(None, "a", 1, tags=("t",)),
+            cache.invalidate_tags(None, "t"),
+            cache.retrieve_or_load(None, "a", load),
+            cache.refresh(None, "a", load),
+        ):
+            with pytest.raises(CachePermissionError, match=r"EVAL.*options\.max_size to 0"):
+                await refused_call
+        assert await cache.retrieve(None, "a") is None
+    assert calls == 0
+    async with account.cache(Use([], max_size=2)) as cache:
+        assert await cache.retrieve(None, "a") is None
+        for refused_call in (cache.store(None, "a", 1), cache.remove(None, "a")):
+            with pytest.raises(CachePermissionError, match=r"EVAL.*options\.max_size to 0"):
+                await refused_call
+
+
 async def test_another_database_needs_select(account: Account) -> None:
     """The user needs SELECT for a database other than 0, and for nothing else."""
     account.grant(*PLAIN)

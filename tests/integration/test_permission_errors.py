@@ -132,7 +132,7 @@ async def test_open_raises_when_max_size_cannot_be_kept(
         ("GETDEL", "remove_many does not"),
         ("UNLINK", "Redis 4"),
         ("SCAN", "clear needs it"),
-        ("EVAL", "use only store and retrieve"),
+        ("EVAL", "use store, retrieve and remove without tags"),
     ],
 )
 @pytest.mark.depends_on("server")

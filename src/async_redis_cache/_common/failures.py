@@ -128,8 +128,8 @@ _SERVER_ERRORS: Final = {
     "CROSSSLOT": "the server is a node of a cluster: set options.topology to cluster",
 }
 _WITHOUT: Final = {
-    "EVAL": "options.max_size, tags and the methods that load need scripts: set options.max_size to 0, and "
-    "use only store and retrieve",
+    "EVAL": "options.max_size, tags and the methods that load need scripts. Without them, set options.max_size "
+    "to 0 and use store, retrieve and remove without tags",
     "GETDEL": "remove needs Redis 6.2 or newer; remove_many does not",
     "UNLINK": "removals need Redis 4 or newer",
     "SCAN": "clear needs it if options.key_prefix is set",
@@ -228,6 +228,8 @@ def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:
         names = [found] if found else _names_in(commands())
         rules = " ".join(f"+{name.lower()}" for name in names)
         problem = f"the user may not run {_one_of(names)}" + (rules and f": grant {rules}")
+        if names in (["EVAL"], ["EVALSHA"]):
+            problem += f"; {_WITHOUT['EVAL']}"
     elif "database" in text:
         problem = "the user may not use this database: grant db=NUMBER"
     elif "channel" in text:
