@@ -133,7 +133,7 @@ async def test_stale_reads_need_the_time_command(account: Account, raw: Client) 
     raw.flushdb()
 
 
-async def test_calls_without_scripts(account: Account) -> None:
+async def test_calls_without_scripts(account: Account, caplog: pytest.LogCaptureFixture) -> None:
     """A user without scripts may use everything that the page lists; the errors of the rest name EVAL and the option."""
     account.grant("reset", "on", ">PASSWORD", "~shop:*", "&*", "+@all", "-@scripting")
     calls = 0
@@ -166,7 +166,9 @@ async def test_calls_without_scripts(account: Account) -> None:
                 await refused_call
         assert await cache.retrieve(None, "a") is None
     assert calls == 0
+    assert not caplog.records
     async with account.cache(Use([], max_size=2)) as cache:
+        assert [record.getMessage() for record in caplog.records if "NOPERM" in record.getMessage()]
         assert await cache.retrieve(None, "a") is None
         for refused_call in (cache.store(None, "a", 1), cache.remove(None, "a")):
             with pytest.raises(CachePermissionError, match=r"EVAL.*options\.max_size to 0"):

@@ -22,6 +22,7 @@ __all__ = [
     "FAILED_OPEN",
     "NOT_CACHED",
     "REFRESH_FAILED",
+    "SCRIPTS_REFUSED",
     "UNREADABLE",
     "Condition",
     "Event",
@@ -148,6 +149,12 @@ EVICTIONS: Final = Event(
     "options.max_size is reached on {server}: the values that expire first are evicted. "
     "Raise it if hits matter more than memory",
 )
+SCRIPTS_REFUSED: Final = Event(
+    "scripts_refused",
+    logging.WARNING,
+    "the user may not run scripts ({code}), which options.max_size needs: calls that write will fail. "
+    "Grant +eval +evalsha, or set options.max_size to 0",
+)
 UNREADABLE: Final = Event(
     "unreadable_values",
     logging.WARNING,
@@ -174,6 +181,7 @@ EVENTS: Final = (
     REFRESH_FAILED,
     NOT_CACHED,
     EVICTIONS,
+    SCRIPTS_REFUSED,
     UNREADABLE,
 )
 """Every event that is logged."""

@@ -27,6 +27,7 @@ from async_redis_cache._common.health_log import (
     NOT_CACHED,
     PENDING_INVALIDATIONS,
     REFRESH_FAILED,
+    SCRIPTS_REFUSED,
     UNREADABLE,
     HealthLog,
 )
@@ -174,8 +175,11 @@ class Engine:
             CacheUnsupported: an option needs what the server, or the user's permissions, do not offer.
             CacheError: the attempt failed.
         """
-        opening = Opening(self._index) if self._bounded else PING
+        opening = Opening(self._index, self._scripts_refused) if self._bounded else PING
         await self._servers.connect(self._connect_timeout, opening)
+
+    def _scripts_refused(self) -> None:
+        self._health_log.once(SCRIPTS_REFUSED, code="NOPERM")
 
     def abandon(self) -> None:
         """Close every connection after the event loop was closed."""

@@ -271,13 +271,18 @@ class Opening(Command):
     """The first request to a server: a PING, and a check for the commands that enforce the limit.
 
     The argument is (). If the server lacks a command, the answer is the error reply to that command. Other problems with
-    scripts, such as missing permissions, appear with the first store, because a program may only read.
+    scripts, such as missing permissions, fail the first store and not this request, because a program may only read.
+
+    Args:
+        index: the key of the index.
+        on_scripts_refused: called if the user may not run scripts.
     """
 
     is_write = False
 
-    def __init__(self, index: bytes) -> None:
+    def __init__(self, index: bytes, on_scripts_refused: Callable[[], None]) -> None:
         self._index = index
+        self._on_scripts_refused = on_scripts_refused
 
     def routing_key(self, argument: Any) -> bytes:
         """The key of the index."""
@@ -290,6 +295,9 @@ class Opening(Command):
 
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         """PONG for each request, or the error reply."""
+        for lacking in replies[1::2]:
+            if isinstance(lacking, ServerReply) and failure_of(lacking).code == "NOPERM":
+                self._on_scripts_refused()
         return list(map(_opened, replies[::2], replies[1::2]))
 
     def retry_safe(self, argument: Any, answer: Any) -> bool:
