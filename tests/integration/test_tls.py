@@ -144,6 +144,8 @@ async def test_passphrase_of_the_key(
             assert "options.tls_key_password does not decrypt the private key" in str(error)
             assert "hunter" not in f"{error} {error!r}"
         assert network.opened == opened
+    with pytest.raises(CacheConfigError, match=r"options\.tls_key_password must have at most 1024"):
+        configured(network.url, tls_key_password="x" * 1025, **files)
     cache = configured(network.url, tls_key_password="hunter2", **files)
     assert "hunter2" not in f"{cache!r} {cache._lifecycle.settings.options!r}"  # pyright: ignore[reportPrivateUsage]
 

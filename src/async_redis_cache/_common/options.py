@@ -27,6 +27,8 @@ SECTIONS: Final = ("loading", "near_cache")
 """The sections of a configuration besides `options`."""
 _PREFIX_BYTES: Final = 256
 _NAME_CHARACTERS: Final = 64
+_PASSPHRASE_BYTES: Final = 1024
+"""The limit of OpenSSL."""
 _SYNONYMS: Final = {
     "ttl": "timeout",
     "expire": "timeout",
@@ -348,6 +350,10 @@ class Options:
             for key in (f"{prefix}tls_key_file", f"{prefix}tls_key_password"):
                 if getattr(self, key) and not getattr(self, certificate):
                     raise bad_option(_FIELDS[key], f"requires options.{certificate}")
+            password = f"{prefix}tls_key_password"
+            if len(getattr(self, password).encode(errors="replace")) > _PASSPHRASE_BYTES:
+                problem = f"must have at most {_PASSPHRASE_BYTES} bytes"
+                raise bad_option(_FIELDS[password], problem)
             name = f"{prefix}tls_server_name"
             if getattr(self, name) and not is_host(getattr(self, name)):
                 raise bad_option(_FIELDS[name], "must be a host name or an IP address")
