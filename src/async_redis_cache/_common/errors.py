@@ -21,6 +21,7 @@ from .pip_services import (
 )
 
 __all__ = [
+    "CONNECTION_FAILURES",
     "SERVER_FAILURES",
     "UNANSWERED",
     "CacheAuthError",
@@ -134,7 +135,8 @@ class CacheAuthError(CacheError):
 class CacheLoginError(CacheAuthError, ConfigException):
     """The login is wrong or missing, or a certificate was rejected.
 
-    Codes: BAD_CREDENTIALS, BAD_CERTIFICATE.
+    Codes: BAD_CREDENTIALS, BAD_CERTIFICATE. `open` raises it. Once the cache is open, calls that load continue without
+    the server, as if it were unreachable.
     """
 
 
@@ -156,9 +158,11 @@ class CacheUnsupported(CacheError, UnsupportedException):
 
 
 UNANSWERED: Final = (CacheUnavailable, CacheTimeout)
-"""Errors of a server that cannot be reached or does not reply. They open its circuit."""
+"""Errors of a server that cannot be reached or does not reply."""
+CONNECTION_FAILURES: Final = (*UNANSWERED, CacheLoginError)
+"""Errors of a server that no request can be sent to, or that does not reply. They open its circuit."""
 SERVER_FAILURES: Final = (
-    *UNANSWERED,
+    *CONNECTION_FAILURES,
     CacheOverloaded,
     CacheOutcomeUnknown,
     CacheServerError,

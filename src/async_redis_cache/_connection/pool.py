@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.endpoint import Address
+from async_redis_cache._common.errors import CacheLoginError
 from async_redis_cache._common.failures import Failure, ServerReply
 from async_redis_cache._common.health_log import Condition
 from async_redis_cache._common.stats import CacheStats
@@ -23,6 +24,9 @@ __all__ = ["ConnectionPool"]
 _PING: Final = pack((b"PING",))
 _REPLY_BYTES: Final = 1024
 """Limit on the reply to PING, error texts included."""
+_REFUSED_PAUSE: Final = 0.5
+"""Seconds before the next attempt after a refused login or certificate, as between two probes of an open circuit. Each
+attempt is an entry in the log of the server, which may lock the user out after too many."""
 
 
 class _Check(ReplyHandler):
@@ -93,6 +97,8 @@ class ConnectionPool:
         self._idle: list[RedisConnection] = []
         self._connections: set[RedisConnection] = set()
         self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._refusal: Failure | None = None
+        """The failure of the last attempt if the login or a certificate was refused."""
         self._tasks = OwnedTasks()
         self._closed = False
 
@@ -123,9 +129,14 @@ class ConnectionPool:
             and len(self._connections) < self._max_connections
             and not self._closed
         ):
-            self._connecting = self._loop.call_later(
-                self._backoff.remaining(), self._start_connecting, context=Context()
-            )
+            pause = self._backoff.remaining()
+            if pause and self._refusal is not None:
+                # Waiting requests would most likely be refused as well.
+                self._loop.call_soon(self._report_unreachable, self._refusal, context=Context())
+            else:
+                self._connecting = self._loop.call_later(
+                    pause, self._start_connecting, context=Context()
+                )
         return None
 
     def checkin(self, connection: RedisConnection) -> None:
@@ -222,13 +233,22 @@ class ConnectionPool:
             raise
         self._connecting = None
         if not isinstance(outcome, Failure):
+            self._refusal = None
             self._adopt(outcome)
             return
-        self._backoff.failed()
+        if outcome.kind is CacheLoginError:
+            self._refusal = outcome
+            self._backoff.failed(_REFUSED_PAUSE)
+        else:
+            self._refusal = None
+            self._backoff.failed()
+        self._report_unreachable(outcome)
+
+    def _report_unreachable(self, failure: Failure) -> None:
         # With an open connection the server is reachable: only one more could not be opened.
-        if not self._connections:
-            self._health.down(outcome.code)
-            self._on_unreachable(outcome)
+        if not self._connections and not self._closed:
+            self._health.down(failure.code)
+            self._on_unreachable(failure)
 
     def _adopt(self, underlying: Connection) -> None:
         connection = RedisConnection(

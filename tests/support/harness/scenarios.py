@@ -50,6 +50,7 @@ TITLES = {
     36: "name moved",
     37: "idle connections cut",
     38: "several addresses",
+    39: "login refused at run time",
     40: "impossible replies",
     41: "server's clock set",
 }
