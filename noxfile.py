@@ -110,6 +110,27 @@ VALUES = [
     for name in ("serializers", "stored_bytes", "values_as_types", "values_equal", "values_json")
 ]
 
+# The oldest and the newest release of each major of redis-py; the newest of 8 is that of all other sessions.
+REDIS_PY = ("5.0.8", "5.3.1", "6.0.0", "6.4.0", "7.0.1", "7.4.1", "8.0.0")
+
+# What depends on redis-py: connecting, logging in, the parser, and what happens when a connection fails.
+OF_REDIS_PY = [
+    "tests/contract",
+    "tests/unit/test_protocol_violations.py",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            *("idle_connections", "lifecycle", "log_noise_cancellation", "login_refused_at_run_time"),
+            *("logins", "name_resolution", "near_cache_apis", "near_cache_invalidation", "tls"),
+        )
+    ),
+    *(f"tests/topology/test_{name}.py" for name in ("cluster", "sentinels")),
+    *(
+        f"tests/faults/test_faults_{name}.py"
+        for name in ("cancellation", "connections", "unsolicited_replies")
+    ),
+]
+
 # The mutated modules and their tests. A mutant may wait for ever, so the time limit of a test is short.
 SEEN_WITHOUT_A_SERVER = (
     *(
@@ -203,6 +224,16 @@ def oldest(session: nox.Session) -> None:
     install(session, "test")
     session.install("msgspec==0.19.0", "pydantic==2.8.0")
     session.run("pytest", *(session.posargs or [*WORKERS, *VALUES]))
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("release", REDIS_PY)
+def redis(session: nox.Session, release: str) -> None:
+    """Run the tests that depend on redis-py on one of its releases; before 8 with the oldest supported hiredis."""
+    install(session, "test")
+    hiredis = () if release.startswith("8") else ("hiredis==3.2.0",)
+    session.install(f"redis=={release}", *hiredis)
+    session.run("pytest", *(session.posargs or [*WORKERS, *OF_REDIS_PY]))
 
 
 @nox.session

@@ -27,6 +27,7 @@ from async_redis_cache._common.failures import (
     ServerReply,
 )
 
+from .redis_py import release_streams
 from .reply_limits import ReplyLimits, ReplyTooLargeError
 
 __all__ = [
@@ -97,6 +98,7 @@ class RespProtocol(asyncio.Protocol):
             self._socket.shutdown(socket.SHUT_RDWR)
         if (descriptor := getattr(self._socket, "_sock", None)) is not None:
             descriptor.close()
+        release_streams(self.underlying)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Notify the stream of redis-py, or closing it would wait forever. Called by the event loop."""

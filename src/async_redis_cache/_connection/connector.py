@@ -27,7 +27,6 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.maint_notifications import MaintNotificationsConfig
 
 from async_redis_cache._common.endpoint import Endpoint, name_of
 from async_redis_cache._common.errors import (
@@ -40,6 +39,7 @@ from async_redis_cache._common.failures import Failure, ServerReply, failure_of,
 from async_redis_cache._common.hosts import AllowedHosts
 from async_redis_cache._common.options import Options
 
+from .redis_py import POOL_OPTIONS, can_read, get_connection
 from .reply_limits import HandshakeParser
 from .sockets import AddressList, ResolvingConnection, TLSConfig, TLSConnection
 
@@ -108,8 +108,6 @@ class Connector:
             connection_class=_connection_class(endpoint),
             max_connections=options.max_connections,
             parser_class=HandshakeParser,
-            # With maintenance notifications, the pool would no longer check for unread replies.
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
             db=endpoint.database,
             username=endpoint.username,
             password=endpoint.password,
@@ -118,8 +116,7 @@ class Connector:
             # swallows cancellations.
             socket_timeout=None,
             socket_connect_timeout=self._timeout,
-            # CLIENT SETINFO would double the round trips of a connection attempt.
-            driver_info=None,
+            **POOL_OPTIONS,
             **_address(endpoint, self._addresses),
             **_tls(endpoint, tls or TLSConfig.of(options)),
         )
@@ -147,10 +144,10 @@ class Connector:
             # redis-py limits neither the login nor name resolution.
             async with asyncio.timeout_at(deadline) as timeout:
                 self._addresses.begin(timeout)
-                connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                connection = await get_connection(self._pool)
                 try:
                     await self._verify(connection)
-                    if await connection.can_read():
+                    if await can_read(connection):
                         # An unsolicited reply: it would be taken for the first reply to the next command.
                         raise ConnectionError  # noqa: TRY301  the connection is closed below
                 except BaseException:
