@@ -301,7 +301,8 @@ class Batcher:
         for request in reversed(requests):
             if request.is_done():
                 continue
-            if request.deadline <= now:
+            is_final = request.maybe_executed and request.command.runs_once
+            if request.deadline <= now or is_final:
                 self._fail(request, failure)
             elif failure.retryable and (
                 request.retries > 0 or failure.code in _RETRIED_UNTIL_DEADLINE

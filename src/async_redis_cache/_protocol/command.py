@@ -45,6 +45,8 @@ class Command(Protocol):
     for each key."""
     merges: bool = False
     """Whether requests share a Redis command, so that an error for one of them is the error of all."""
+    runs_once: bool = False
+    """Whether it is never sent again after an attempt that may have been executed."""
 
     script: bytes | None = None
     """The Lua source of its EVALs, which may then be sent as EVALSHA; None to send every command as it is."""
