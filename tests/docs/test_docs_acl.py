@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
 from harness import Client, Server
-from harness.documented_users import BOUNDED, BOUNDED_CLEAR, LOADING, NEAR, PLAIN
+from harness.documented_users import BOUNDED, BOUNDED_CLEAR, COUNTING, LOADING, NEAR, PLAIN
 
 
 class Use(NamedTuple):
@@ -20,6 +20,7 @@ class Use(NamedTuple):
     clear: bool = False
     near: bool = False
     loading: bool = False
+    counting: bool = False
 
 
 USES = {
@@ -28,6 +29,8 @@ USES = {
     "clear": Use(BOUNDED_CLEAR, max_size=2, clear=True),
     "loading": Use([*PLAIN, *LOADING], loading=True),
     "bounded, loading": Use([*BOUNDED, *LOADING[3:]], max_size=2, loading=True),
+    "counting": Use([*PLAIN, *COUNTING], counting=True),
+    "bounded, counting": Use([*BOUNDED, *COUNTING[2:]], max_size=2, counting=True),
     "near": Use([*PLAIN, *NEAR], near=True),
 }
 
@@ -57,7 +60,9 @@ def account(server: Server, raw: Client) -> Iterator[Account]:
     raw.execute_command("ACL", "DELUSER", "shop")
 
 
-async def refused(cache: AsyncRedisCache, *, clear: bool, loading: bool = False) -> set[str]:
+async def refused(
+    cache: AsyncRedisCache, *, clear: bool, loading: bool = False, counting: bool = False
+) -> set[str]:
     """The methods that fail."""
     failed: set[str] = set()
 
@@ -87,6 +92,12 @@ async def refused(cache: AsyncRedisCache, *, clear: bool, loading: bool = False)
         await call("refresh", cache.refresh(None, "new", lambda: 2))
         # Loads, so that the next run does too.
         await call("remove loaded", cache.remove_many(None, ["new", "other type"]))
+    if counting:
+        await call("add", cache.add(None, "added", 1))
+        await call("incr", cache.incr(None, "count"))
+        await call("incr again", cache.incr(None, "count"))
+        await call("decr", cache.decr(None, "count"))
+        await call("remove counted", cache.remove_many(None, ["added", "count"]))
     if clear:
         await call("clear", cache.clear(None))
     await cache.close(None)
@@ -98,7 +109,12 @@ async def test_documented_user_may_use_the_whole_cache(account: Account, use: st
     """Every method works for the user of the documentation."""
     used = USES[use]
     account.grant(*used.rules)
-    assert await refused(account.cache(used), clear=used.clear, loading=used.loading) == set()
+    assert (
+        await refused(
+            account.cache(used), clear=used.clear, loading=used.loading, counting=used.counting
+        )
+        == set()
+    )
 
 
 @pytest.mark.parametrize("use", USES)
@@ -112,7 +128,9 @@ async def test_documented_user_needs_every_rule(account: Account, use: str) -> N
     spare: list[str] = []
     for command in commands:
         account.grant(*used.rules, f"-{command[1:]}")
-        if not await refused(account.cache(used), clear=used.clear, loading=used.loading):
+        if not await refused(
+            account.cache(used), clear=used.clear, loading=used.loading, counting=used.counting
+        ):
             spare.append(command)
     assert commands
     assert spare == [command for command in commands if command == "+evalsha"]

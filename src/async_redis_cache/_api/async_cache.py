@@ -17,7 +17,7 @@ from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .batch_loading import AsyncBatchLoading
+from .atomic import AsyncAtomic
 from .load_request import check_keys, for_each_key
 
 __all__ = ["AsyncRedisCache"]
@@ -25,7 +25,7 @@ __all__ = ["AsyncRedisCache"]
 T = TypeVar("T")
 
 
-class AsyncRedisCache(AsyncBatchLoading):
+class AsyncRedisCache(AsyncAtomic):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Any number of tasks may call it at once, and each call may be cancelled at any time. Concurrent calls

@@ -172,6 +172,14 @@ class _Writes:
         current().portal.post(partial(self._writes.failed, keys, failure, is_raised=is_raised))
 
 
+class _AtomicWrites:
+    """The atomic writes of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.add = partial(LoopWrite, engine.atomic.add)
+        self.increment = partial(LoopWrite, engine.atomic.increment)
+
+
 class _SingleFlight:
     """The loads of an engine, called on the private event loop."""
 
@@ -205,6 +213,7 @@ class CallerEngine:
         self.freshness = _Freshness(engine)
         self.reads = _Reads(engine)
         self.writes = _Writes(engine)
+        self.atomic = _AtomicWrites(engine)
         self.single_flight = _SingleFlight(engine)
         self.strict = engine.strict
         self.fails_open = engine.fails_open

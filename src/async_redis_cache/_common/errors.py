@@ -84,7 +84,7 @@ class CacheStateError(CacheError, InvalidStateException, RuntimeError):
 class CacheInputError(CacheError, BadRequestException, ValueError):
     """A key, tag, timeout, type or value is invalid. Nothing was sent.
 
-    Codes: BAD_KEY, BAD_LOAD_OPTION, BAD_TAG, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
+    Codes: BAD_AMOUNT, BAD_KEY, BAD_LOAD_OPTION, BAD_TAG, BAD_TIMEOUT, BAD_TYPE, NOT_SERIALIZABLE, VALUE_TOO_LARGE.
     """
 
 
@@ -148,7 +148,7 @@ class CacheServerError(CacheError, InvocationException):
     """The server replied with an error, or with an invalid reply.
 
     Codes: the first word of the error reply, such as OOM, MISCONF, READONLY, NOREPLICAS, BUSY, WRONGTYPE or
-    CROSSSLOT; PROTOCOL_ERROR (the reply does not fit the command), REPLY_TOO_LARGE (it is longer than the command
+    CROSSSLOT; OVERFLOW (of a counter); PROTOCOL_ERROR (the reply does not fit the command), REPLY_TOO_LARGE (it is longer than the command
     allows).
     """
 

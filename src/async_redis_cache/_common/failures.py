@@ -150,7 +150,19 @@ _WITHOUT: Final = {
 """By command, what needs it, and how to avoid it."""
 _OURS: Final = {
     *_WITHOUT,
-    *("EVALSHA", "PING", "AUTH", "ASKING", "MGET", "EXISTS", "SET", "PEXPIRE", "GET", "SETRANGE"),
+    *(
+        "EVALSHA",
+        "INCRBY",
+        "PING",
+        "AUTH",
+        "ASKING",
+        "MGET",
+        "EXISTS",
+        "SET",
+        "PEXPIRE",
+        "GET",
+        "SETRANGE",
+    ),
 }
 """All commands that are sent. No other word of an error reply is repeated in a message."""
 

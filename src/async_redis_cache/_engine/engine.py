@@ -37,6 +37,7 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.commands import PING
 from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
+from .atomic_writes import AtomicWrites
 from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
 from .load_lease import LeaseContext, NullNotifier
@@ -158,6 +159,18 @@ class Engine:
             recovery=self._recovery,
             tags=self._tags,
             check_circuits=self._check_circuits,
+        )
+
+        self.atomic = AtomicWrites(
+            self._batcher,
+            index=self._index,
+            bound=options.max_size,
+            on_evicted=self._evicted,
+            single_flight=self.single_flight,
+            near=self._near,
+            recovery=self._recovery,
+            check_circuits=self._check_circuits,
+            counters=counters,
         )
 
     def __repr__(self) -> str:

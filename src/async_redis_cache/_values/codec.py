@@ -123,6 +123,16 @@ class Codec:
         if self.foreign_readers:
             raise _needs_header("a load")
 
+    def refuse_counters(self) -> None:
+        """Refuse counters where the bytes that the server writes for an integer are not those of the integer.
+
+        Raises:
+            CacheUnsupported: values are signed, or the serializer does not decode decimal digits.
+        """
+        if self._signed or self.loaded(b"", b"-12", self._serializer.loads) not in (-12, b"-12"):
+            problem = "counters need the serializer json or raw, and no options.signing_key"
+            raise CacheUnsupported("UNSUPPORTED", problem)
+
     def dumps(self, key: bytes, value: Any) -> bytes:
         """Return the bytes to store for a value: serialized, and in an envelope if it needs one.
 
