@@ -120,7 +120,12 @@ OF_REDIS_PY = [
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            *("idle_connections", "lifecycle", "log_noise_cancellation", "login_refused_at_run_time"),
+            *(
+                "idle_connections",
+                "lifecycle",
+                "log_noise_cancellation",
+                "login_refused_at_run_time",
+            ),
             *("logins", "name_resolution", "near_cache_apis", "near_cache_invalidation", "tls"),
         )
     ),

@@ -13,7 +13,8 @@ from redis.asyncio.connection import AbstractConnection
 
 __all__ = ["POOL_OPTIONS", "can_read", "get_connection", "release_streams"]
 
-_OF_CONNECTION: Final = inspect.signature(AbstractConnection.__init__).parameters
+_CONNECTION_CLASS: Final[Any] = AbstractConnection
+_OF_CONNECTION: Final = inspect.signature(_CONNECTION_CLASS.__init__).parameters
 _OF_GET_CONNECTION: Final = inspect.signature(ConnectionPool.get_connection).parameters
 
 
@@ -46,7 +47,8 @@ _HAS_CAN_READ: Final = hasattr(AbstractConnection, "can_read")
 
 async def get_connection(pool: ConnectionPool) -> AbstractConnection:
     """Get a connection that is logged in."""
-    connection: AbstractConnection = await pool.get_connection(*_GET_CONNECTION)
+    untyped: Any = pool
+    connection: AbstractConnection = await untyped.get_connection(*_GET_CONNECTION)
     return connection
 
 
