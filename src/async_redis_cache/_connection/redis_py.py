@@ -67,7 +67,10 @@ async def can_read(connection: AbstractConnection) -> bool:
 def release_streams(connection: AbstractConnection) -> None:
     """Make redis-py forget the transport of a connection whose event loop is closed.
 
-    Otherwise the finalizer of redis-py 5 to 7 would close the transport, which fails without its loop.
+    Otherwise the finalizer of redis-py 5 to 7 would close the transport, which fails without its loop. That of redis-py 8
+    does not.
     """
+    if _HAS_CAN_READ:
+        return
     parts: Any = connection
     parts._reader = parts._writer = None  # noqa: SLF001
