@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from async_redis_cache._common.failures import ServerReply
 
-from .command import CommandArgs, Script, UnexpectedReplyError
+from .command import Script, UnexpectedReplyError
 from .record import HEADER_SCRIPT
-from .size_limit import STORE_SCRIPT
+from .size_limit import STORE_SCRIPT, BoundedScript
 
 __all__ = ["NOT_AN_INTEGER", "OVERFLOW", "Add", "BoundedAdd", "BoundedIncrement", "Increment"]
 
@@ -106,43 +106,14 @@ class Add(_OnceScript):
         super().__init__(_ADD)
 
 
-class BoundedAdd(_OnceScript):
-    """The same in a bounded cache: update the index, and evict values beyond the bound.
-
-    The answer is the number of evicted values plus 1, or 0. The arguments are those of `BoundedStore`.
-    """
+class BoundedAdd(_OnceScript, BoundedScript):
+    """The same in a bounded cache. The answer is the number of evicted values plus 1, or 0."""
 
     def __init__(self, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> None:
-        super().__init__(_ADD_BOUNDED)
-        self._index = index
-        self._bound = bound
-        self._on_evicted = on_evicted
-
-    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        """One EVAL for each request."""
-        return [
-            (b"EVAL", _ADD_BOUNDED, 2, self._index, key, self._bound, *rest)
-            for key, *rest in arguments
-        ]
-
-    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """The replies; evictions are reported."""
-        answers = super().parse_replies(arguments, replies)
-        evicted = sum(answer - 1 for answer in answers if isinstance(answer, int) and answer > 1)
-        if evicted:
-            self._on_evicted(evicted)
-        return answers
+        super().__init__(_ADD_BOUNDED, index, bound, on_evicted)
 
 
-class Increment(_OnceScript):
-    """Add to an integer: (key, TTL of a new one, amount).
-
-    The answer is [the result as text, evicted values], `NOT_AN_INTEGER` or `OVERFLOW`.
-    """
-
-    def __init__(self, source: bytes = _INCREMENT) -> None:
-        super().__init__(source, (int, list))
-
+class _IncrementScript(_OnceScript):
     def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
         """The replies, if they fit."""
         for reply in replies:
@@ -153,30 +124,25 @@ class Increment(_OnceScript):
                     pass
                 case _:
                     raise UnexpectedReplyError
-        return replies
+        return super().parse_replies(arguments, replies)
 
 
-class BoundedIncrement(Increment):
+class Increment(_IncrementScript):
+    """Add to an integer: (key, TTL of a new one, amount).
+
+    The answer is [the result as text, evicted values], `NOT_AN_INTEGER` or `OVERFLOW`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_INCREMENT, (int, list))
+
+
+class BoundedIncrement(_IncrementScript, BoundedScript):
     """The same in a bounded cache: a new integer is added to the index, and values beyond the bound are evicted."""
 
     def __init__(self, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> None:
-        super().__init__(_INCREMENT_BOUNDED)
-        self._index = index
-        self._bound = bound
-        self._on_evicted = on_evicted
+        super().__init__(_INCREMENT_BOUNDED, index, bound, on_evicted, (int, list))
 
-    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        """One EVAL for each request."""
-        return [
-            (b"EVAL", _INCREMENT_BOUNDED, 2, self._index, key, self._bound, *rest)
-            for key, *rest in arguments
-        ]
-
-    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        """The replies, if they fit; evictions are reported."""
-        answers = super().parse_replies(arguments, replies)
-        lists: list[list[Any]] = [answer for answer in answers if isinstance(answer, list)]
-        evicted = sum(answer[1] for answer in lists)
-        if evicted:
-            self._on_evicted(evicted)
-        return answers
+    def _evicted_by(self, answer: Any) -> int:
+        # Without a list, nothing was stored.
+        return 0 if isinstance(answer, (int, ServerReply)) else int(answer[1])

@@ -8,13 +8,13 @@ other commands nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final
 
-from .command import Command, CommandArgs, Script
+from .command import Command, Script
 from .record import HEADER_SCRIPT
-from .size_limit import STORE_SCRIPT
+from .size_limit import STORE_SCRIPT, BoundedScript
 
 __all__ = ["LEASE", "RELEASE", "RENEW", "BoundedPublish", "Publish", "ReleaseMode"]
 
@@ -152,7 +152,13 @@ return 1 + store()
 )
 
 
-class Publish(Script):
+class _PublishScript(Script):
+    def retry_safe(self, argument: Any, answer: Any) -> bool:
+        """Not 0: an earlier attempt that was executed has published the value and ended the lease."""
+        return bool(answer)
+
+
+class Publish(_PublishScript):
     """Store a loaded value if the key still has the lease. The answer is 1, or 0 if it has not.
 
     The argument is (key, token, kind, version, TTL, stale TTL, bytes of tags, load duration, tags and payload).
@@ -161,36 +167,12 @@ class Publish(Script):
     def __init__(self) -> None:
         super().__init__(_PUBLISH)
 
-    def retry_safe(self, argument: Any, answer: Any) -> bool:
-        """Not 0: an earlier attempt that was executed has published the value and ended the lease."""
-        return bool(answer)
 
-
-class BoundedPublish(Publish):
-    """The same in a bounded cache: update the index, and evict values beyond the bound.
-
-    The answer is the number of evicted values plus 1. The arguments are those of `BoundedStore`.
-    """
+class BoundedPublish(_PublishScript, BoundedScript):
+    """The same in a bounded cache. The arguments are those of `BoundedStore`."""
 
     def __init__(self, index: bytes, bound: int, on_evicted: Callable[[int], None]) -> None:
-        super().__init__()
-        self.script = _PUBLISH_BOUNDED
-        self._index = index
-        self._bound = bound
-        self._on_evicted = on_evicted
-
-    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
-        return [
-            (b"EVAL", _PUBLISH_BOUNDED, 2, self._index, key, self._bound, *rest)
-            for key, *rest in arguments
-        ]
-
-    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
-        answers = super().parse_replies(arguments, replies)
-        evicted = sum(answer - 1 for answer in answers if isinstance(answer, int) and answer > 1)
-        if evicted:
-            self._on_evicted(evicted)
-        return answers
+        super().__init__(_PUBLISH_BOUNDED, index, bound, on_evicted)
 
 
 LEASE: Final[Command] = Script(_LEASE, (int, bytes))

@@ -19,13 +19,14 @@ from typing import Any, Final
 from async_redis_cache._common.errors import CacheUnsupported
 from async_redis_cache._common.failures import ServerReply, failure_of
 
-from .command import Command, CommandArgs, StoreItem, UnexpectedReplyError, expect_parts
+from .command import Command, CommandArgs, Script, StoreItem, UnexpectedReplyError, expect_parts
 from .record import HEADER_SCRIPT
 
 __all__ = [
     "INDEX_SUFFIX",
     "STORE_SCRIPT",
     "BoundedRemove",
+    "BoundedScript",
     "BoundedStore",
     "BoundedTouch",
     "Opening",
@@ -151,6 +152,51 @@ class BoundedStore(Command):
     def retry_safe(self, argument: Sequence[StoreItem], answer: Any) -> bool:
         """Storing is idempotent."""
         return True
+
+
+class BoundedScript(Script):
+    """A script on one key of a bounded cache, which also updates the index and evicts values beyond the limit.
+
+    Its keys are those of the index and of the request; its arguments are the limit and those of the request. The
+    answer is the number of evicted values plus 1, or another integer if nothing was stored.
+
+    Args:
+        source: as for `Script`.
+        index: as for `BoundedStore`.
+        bound: as for `BoundedStore`.
+        on_evicted: as for `BoundedStore`.
+        kinds: as for `Script`.
+    """
+
+    def __init__(
+        self,
+        source: bytes,
+        index: bytes,
+        bound: int,
+        on_evicted: Callable[[int], None],
+        kinds: tuple[type, ...] = (int,),
+    ) -> None:
+        super().__init__(source, kinds)
+        self._index = index
+        self._bound = bound
+        self._on_evicted = on_evicted
+
+    def encode(self, arguments: Sequence[Sequence[Any]]) -> list[CommandArgs]:
+        """One EVAL for each request."""
+        return [
+            (b"EVAL", self._source, 2, self._index, key, self._bound, *rest)
+            for key, *rest in arguments
+        ]
+
+    def parse_replies(self, arguments: Sequence[Any], replies: Sequence[Any]) -> Sequence[Any]:
+        """The replies, if they fit; evictions are reported."""
+        answers = super().parse_replies(arguments, replies)
+        if evicted := sum(map(self._evicted_by, answers)):
+            self._on_evicted(evicted)
+        return answers
+
+    def _evicted_by(self, answer: Any) -> int:
+        return answer - 1 if isinstance(answer, int) and answer > 1 else 0
 
 
 class BoundedRemove(Command):
