@@ -1,4 +1,4 @@
-"""A login that the server refuses at run time is handled as an unreachable server."""
+"""A login or a certificate that is refused at run time is handled as an unreachable server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import CacheLoginError
-from harness import await_until
+from harness import Certificates, await_until
 from harness.apis import APIS, Api, configured
 from harness.figures import report
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from ssl import SSLContext, SSLObject, SSLSocket
+
     from harness import Client, StartProxy, StartServer
 
 WINDOW = 1.5
@@ -103,3 +106,36 @@ async def test_calls_fail_open_while_the_login_is_refused(
             await await_until(lambda: cache.stats().connects == 1)
             assert await cache.store(None, "key", 2) == 2
             assert await cache.retrieve(None, "key") is None
+
+
+async def test_loads_succeed_while_the_certificate_is_refused(
+    private_server: StartServer,
+    proxy: StartProxy,
+    certificates: Certificates,
+    tmp_path: Path,
+    api: Api,
+) -> None:
+    """A certificate that is replaced by an unknown one opens the circuit; the right one closes it."""
+    trusted = certificates.server_context()
+    presented = trusted
+
+    def choose(ssl_object: SSLObject | SSLSocket, _name: str | None, _context: SSLContext) -> None:
+        ssl_object.context = presented
+
+    trusted.sni_callback = choose
+    server = private_server()
+    network = proxy(server, tls=trusted)
+    options = {"tls_ca_file": str(certificates.ca_file)}
+    with server.client() as raw:
+        async with configured(network.url, api, **options) as cache:
+            await cache.store(None, "key", 1)
+            presented = Certificates.create(tmp_path, "elsewhere.example").server_context()
+            raw.client_kill_filter(_type="normal", skipme=True)
+            loads = 0
+            while cache.stats().open_circuits == 0:
+                assert await cache.retrieve_or_load(None, f"key-{loads}", lambda: 7) == 7
+                loads += 1
+            # Without an attempt to connect, since the circuit is open.
+            assert await cache.retrieve_or_load(None, "key", lambda: 8) == 8
+            presented = trusted
+            await await_until(lambda: cache.stats().open_circuits == 0)
