@@ -56,18 +56,8 @@ _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _CALLS: Final = (
     *("store", "retrieve", "remove", "store_many", "retrieve_many", "remove_many"),
     *("retrieve_entry", "retrieve_or_load", "retrieve_or_load_entry", "retrieve_or_load_many"),
-    *(
-        "add",
-        "incr",
-        "decr",
-        "refresh",
-        "contains",
-        "touch",
-        "time_to_live",
-        "invalidate_tags",
-        "clear",
-        "ping",
-    ),
+    *("add", "incr", "decr", "refresh", "contains", "touch", "time_to_live", "invalidate_tags"),
+    *("clear", "ping"),
 )
 _MANY: Final = {
     "store_many": "mapping",

@@ -131,7 +131,7 @@ async def test_server_down_and_up_are_logged(
         "WARNING",
         (
             f"[{place}] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
-            "Check the server and the network"
+            "Check the server, the network and the login"
         ),
     )
     assert (found.levelname, found.getMessage()) == (

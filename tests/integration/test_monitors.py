@@ -85,7 +85,7 @@ async def test_loggers_get_messages(private_server: StartServer, api: Api) -> No
                 LogLevel.Warn,
                 (
                     f"[products] no connection to {place}: CONNECT_FAILED; calls that need it fail. "
-                    "Check the server and the network"
+                    "Check the server, the network and the login"
                 ),
             ),
             (LogLevel.Info, f"[products] connected to {place} again"),

@@ -78,7 +78,7 @@ def _subject(down: tuple[str, str], up: tuple[str, str]) -> Subject:
 SERVER: Final = _subject(
     (
         "server_down",
-        "no connection to {server}: {code}; calls that need it fail. Check the server and the network",
+        "no connection to {server}: {code}; calls that need it fail. Check the server, the network and the login",
     ),
     ("server_up", "connected to {server} again"),
 )
