@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheStateError
+from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -313,7 +314,7 @@ _FINAL_TIMEOUT: Final = 0.5
 _CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
 _INHERITED: Final[list[object]] = []
 """Portals of the parent process, never collected: closing them would disturb its event loop."""
-os.register_at_fork(after_in_child=_forget_parents)
+after_fork_in_child(_forget_parents)
 
 
 class DefaultRedisFactory(Factory):

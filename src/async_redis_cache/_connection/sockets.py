@@ -23,6 +23,7 @@ import anyio.to_thread
 from redis.asyncio.connection import Connection
 
 from async_redis_cache._common.errors import CacheConfigError
+from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.options import Options
 
 __all__ = ["AddressList", "ResolvingConnection", "TLSConfig", "TLSConnection"]
@@ -40,7 +41,7 @@ _TURNS_TO_READ: Final = 3
 _under_way: Final[dict[tuple[str, int], Future[list[_Address]]]] = {}
 """At most one look-up of each name at a time, shared by all callers."""
 # The threads of the look-ups do not exist in a forked child.
-os.register_at_fork(after_in_child=_under_way.clear)
+after_fork_in_child(_under_way.clear)
 
 
 class AddressList:

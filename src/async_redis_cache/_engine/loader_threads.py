@@ -8,7 +8,6 @@ mean waiting for a loader that itself waits for this load.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from async_redis_cache._common.errors import CacheOverloaded
+from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.outcomes import CapturedError
 from async_redis_cache._common.stats import CacheStats
 
@@ -34,7 +34,7 @@ class _Lock:
         cls.held = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_Lock.renew)
+after_fork_in_child(_Lock.renew)
 
 
 class LoaderThreads:
