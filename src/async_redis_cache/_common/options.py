@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -432,6 +431,8 @@ def nearest_option(name: str) -> str | None:
         for other in _FIELDS
         if other.startswith(start) and ("." in other) is is_in_section
     }
+    import difflib  # noqa: PLC0415  for errors only
+
     synonym = _SYNONYMS.get(last)
     similar = (
         [synonym] if synonym in known else difflib.get_close_matches(last, known, 1, _SIMILARITY)

@@ -7,6 +7,8 @@ disabled here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 # isort: off
 from pip_services4_components.config import ConfigParams, IConfigurable
 from pip_services4_components.context import ContextResolver, IContext
@@ -25,9 +27,11 @@ from pip_services4_commons.errors import (
     UnauthorizedException,
     UnsupportedException,
 )
-from pip_services4_config.auth import CredentialParams, CredentialResolver
-from pip_services4_config.connect import ConnectionParams, ConnectionResolver
 from pip_services4_logic.cache import ICache
+
+if TYPE_CHECKING:
+    from pip_services4_config.auth import CredentialParams, CredentialResolver
+    from pip_services4_config.connect import ConnectionParams, ConnectionResolver
 
 __all__ = [
     "ApplicationException",
@@ -52,6 +56,8 @@ __all__ = [
     "InvocationException",
     "UnauthorizedException",
     "UnsupportedException",
+    "new_connection_resolver",
+    "new_credential_resolver",
     "trace_id_of",
 ]
 
@@ -67,3 +73,18 @@ def trace_id_of(context: Context) -> str | None:
         return ContextResolver.get_trace_id(context) or None
     except Exception:  # noqa: BLE001  runs while an error is reported, which must not be lost
         return None
+
+
+# Imported by the first cache that is created: a program that only imports the package needs neither.
+def new_connection_resolver(config: ConfigParams | None = None) -> ConnectionResolver:
+    """Create the framework's resolver of connections, which may use a discovery service."""
+    from pip_services4_config.connect import ConnectionResolver  # noqa: PLC0415  see above
+
+    return ConnectionResolver() if config is None else ConnectionResolver(config)
+
+
+def new_credential_resolver(config: ConfigParams | None = None) -> CredentialResolver:
+    """Create the framework's resolver of credentials, which may use a credential store."""
+    from pip_services4_config.auth import CredentialResolver  # noqa: PLC0415  see above
+
+    return CredentialResolver() if config is None else CredentialResolver(config)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any, Final, Literal, TypedDict
 
 from async_redis_cache._common.durations import HOUR, LONGEST, milliseconds
@@ -202,10 +201,12 @@ def _read(name: str, value: Any) -> Any:
             raise CacheInputError("BAD_LOAD_OPTION", "in_thread must be True, False or 'caller'")
         return value
     if name not in _MAXIMUM:
+        import difflib  # noqa: PLC0415  for errors only
+
         known = (
             ["timeout"]
             if name == "ttl"
-            else get_close_matches(name, LoadOptions.__annotations__, 1)
+            else difflib.get_close_matches(name, LoadOptions.__annotations__, 1)
         )
         hint = f"; did you mean `{known[0]}`?" if known else ""
         raise TypeError(f"unknown load option `{name}`{hint}")

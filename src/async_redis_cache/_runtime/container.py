@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import anyio
 import anyio.to_thread
@@ -28,16 +28,17 @@ from async_redis_cache._common.health_log import Record
 from async_redis_cache._common.options import SECTIONS, Options
 from async_redis_cache._common.pip_services import (
     ConfigParams,
-    ConnectionParams,
-    ConnectionResolver,
     Context,
-    CredentialParams,
-    CredentialResolver,
     Descriptor,
     IReferences,
+    new_connection_resolver,
+    new_credential_resolver,
     trace_id_of,
 )
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, CacheStats
+
+if TYPE_CHECKING:
+    from async_redis_cache._common.pip_services import ConnectionParams, CredentialParams
 
 __all__ = ["Monitors", "MonitorsOf", "Settings"]
 
@@ -56,8 +57,8 @@ class Settings:
     def __init__(self, *, has_serializer: bool = False) -> None:
         self._has_serializer = has_serializer
         self.options = Options()
-        self._connections = ConnectionResolver()
-        self._credentials = CredentialResolver()
+        self._connections = new_connection_resolver()
+        self._credentials = new_credential_resolver()
         self._references: IReferences | None = None
 
     def configure(self, config: ConfigParams) -> None:
@@ -78,8 +79,8 @@ class Settings:
             raise CacheConfigError("BAD_OPTION", problem)
         self.options = options
         # New resolvers, since the framework's would add to their previous configuration.
-        self._connections = ConnectionResolver(_in_section(config, "connection", _CONNECTION))
-        self._credentials = CredentialResolver(_in_section(config, "credential", _CREDENTIAL))
+        self._connections = new_connection_resolver(_in_section(config, "connection", _CONNECTION))
+        self._credentials = new_credential_resolver(_in_section(config, "credential", _CREDENTIAL))
         if self._references is not None:
             self.set_references(self._references)
 

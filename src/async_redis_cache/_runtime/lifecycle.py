@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import importlib
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from async_redis_cache._common.errors import (
     CacheStateError,
     CacheUnavailable,
 )
+from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.health_log import UNREADABLE, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.pip_services import Context
@@ -39,14 +39,9 @@ from async_redis_cache._values.codec import Codec
 from async_redis_cache._values.serializers import Serializer
 
 from .container import Monitors, Settings
+from .deferred_imports import import_deferred
 
 __all__ = ["Lifecycle", "Opened", "PrivateServer", "start_server"]
-
-
-# Imported here, since anyio and the event loop would import these modules at their first use: in `open`, which
-# would block the event loop for tens of milliseconds.
-for _name in ("anyio._backends._asyncio", "encodings.idna"):
-    importlib.import_module(_name)
 
 
 class Opened(NamedTuple):
@@ -150,6 +145,7 @@ class Lifecycle:
                     await _stop_in_thread(opened.server)
 
     async def _open(self, context: Context) -> Opened:
+        await import_deferred()
         options = self.settings.options
         endpoint = await anyio.to_thread.run_sync(self.settings.resolve, context)
         server: PrivateServer | None = None
@@ -264,7 +260,7 @@ def _after_fork() -> None:
         lifecycle._after_fork()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 async def _start_in_thread(kind: str) -> PrivateServer:
