@@ -41,7 +41,7 @@ from async_redis_cache import (
 from async_redis_cache._api.cache_entry import Status
 from async_redis_cache._api.loaders import name_of
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
-from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS
+from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, Counters
 
 __all__ = ["instrument"]
 
@@ -137,7 +137,7 @@ def instrument(
     def stop() -> None:
         if instrumented in meters.instrumented:
             meters.instrumented.discard(instrumented)
-            instrumented.count_with(CacheStats)
+            instrumented.count_with(Counters)
             for call in _CALLS:
                 delattr(cache, call)
 
@@ -163,7 +163,7 @@ class _InstrumentedCache:
         cache = self._cache
         return cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
-    def count_with(self, kind: type[CacheStats]) -> None:
+    def count_with(self, kind: type[Counters]) -> None:
         """Change the class of the cache's counters, which keep their values."""
         self._core._counters.__class__ = kind  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
@@ -318,17 +318,13 @@ class _Outcome:
         return True
 
 
-class _Counts(CacheStats):
+class _Counts(Counters):
     """The counters of an instrumented cache: they also count for the current call.
 
-    A cache without instrumentation uses a plain `CacheStats`, which has no overhead.
+    A cache without instrumentation uses a plain `Counters`, which has no overhead.
     """
 
     __slots__ = ()
-
-    def snapshot(self) -> CacheStats:
-        """Return a copy as a plain `CacheStats`."""
-        return CacheStats(**{field.name: getattr(self, field.name) for field in fields(CacheStats)})
 
 
 def _counter(name: str) -> property:

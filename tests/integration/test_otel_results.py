@@ -26,6 +26,7 @@ from async_redis_cache import (
     cached,
 )
 from async_redis_cache._api.loaders import name_of
+from async_redis_cache._common.stats import Counters
 from async_redis_cache.otel import instrument
 from harness import Server, await_until
 from harness.apis import Api, configured
@@ -389,11 +390,11 @@ def test_spans_of_threads_have_their_own_parents(server: Server, telemetry: Tele
 
 
 def test_counters_are_plain_without_instrument() -> None:
-    """A cache that is not instrumented counts in a plain `CacheStats`; so does one that was."""
+    """A cache that is not instrumented counts in a plain `Counters`; so does one that was."""
     cache = AsyncRedisCache()
     counters: Any = cache._counters
-    assert type(counters) is CacheStats
+    assert type(counters) is Counters
     stop = instrument(cache)
-    assert type(counters) is not CacheStats
+    assert type(counters) is not Counters
     stop()
-    assert type(counters) is CacheStats
+    assert type(counters) is Counters

@@ -14,7 +14,7 @@ from async_redis_cache._common.pip_services import (
     IReferenceable,
     IReferences,
 )
-from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._common.stats import CacheStats, Counters
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
@@ -66,7 +66,7 @@ class Openable(IConfigurable, IReferenceable):
     """
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._counters = CacheStats()
+        self._counters = Counters()
         self._lifecycle = Lifecycle(serializer, self._counters)
 
     @classmethod

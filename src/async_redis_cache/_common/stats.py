@@ -8,10 +8,10 @@ lock a count could be too low, which would affect nothing else.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Final, Generic, TypeVar, overload
 
-__all__ = ["DEPRECATED_NAMES", "LEVELS", "CacheStats"]
+__all__ = ["COUNTED_BY_PART", "DEPRECATED_NAMES", "LEVELS", "CacheStats", "Counters"]
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,10 @@ LEVELS: Final = frozenset(
     }
 )
 """The fields that hold a current level. All other fields only grow."""
+
+COUNTED_BY_PART: Final = ("hits", "misses", "stores", "stale_hits", "errors", "unreadable")
+"""The fields that are counted where a call is made: for a namespace, or a cached function, by its own counters."""
+_MOST_PARTS: Final = 1000
 
 DEPRECATED_NAMES: Final = {
     "uncacheable_results": "not_kept",
@@ -160,3 +164,39 @@ class CacheStats:
     def snapshot(self) -> CacheStats:
         """Return a copy."""
         return replace(self)
+
+
+class Counters(CacheStats):
+    """The counters of a cache while it counts, with those of its parts: namespaces and cached functions.
+
+    A part counts what its own calls do; `snapshot` adds that. What the parts' loads do is counted by the cache, and
+    by the part too, so it is not added.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[str, Counters] = {}
+
+    def part(self, name: str) -> Counters:
+        """Return the counters of the part with this name; those of the whole once there are 1000 parts.
+
+        Names may come from data, such as those of tenants, and parts are kept.
+        """
+        part = self.parts.get(name)
+        if part is None:
+            if len(self.parts) >= _MOST_PARTS:
+                return self
+            # Two threads that create the same part get the same one.
+            part = self.parts.setdefault(name, Counters())
+        return part
+
+    def snapshot(self) -> CacheStats:
+        """Return a copy, with what the parts have counted."""
+        copy = CacheStats(**{field.name: getattr(self, field.name) for field in fields(CacheStats)})
+        for part in tuple(self.parts.values()):
+            counted = part.snapshot()
+            for name in COUNTED_BY_PART:
+                setattr(copy, name, getattr(copy, name) + getattr(counted, name))
+        return copy
