@@ -8,13 +8,16 @@ from typing import Final
 
 from .errors import CacheInputError
 
-__all__ = ["HOUR", "LONGEST", "SECOND", "Timeout", "milliseconds"]
+__all__ = ["HOUR", "LONGEST", "SECOND", "Timeout", "Ttl", "milliseconds", "ttl_milliseconds"]
 
 Timeout = int | timedelta | None
 """Milliseconds, or a timedelta; None and 0 for the configured default.
 
 Floats, bools, text and numbers of other libraries are refused, even where their value is a whole number.
 """
+
+Ttl = float | timedelta | None
+"""Seconds, as an int or a float, or a timedelta; None for the default. The methods of namespaces take it."""
 
 SECOND: Final = 1000
 """In milliseconds."""
@@ -51,3 +54,26 @@ def milliseconds(timeout: object, *, most: int = LONGEST, name: str = "timeout")
         problem = f"`{name}` must be between 0 milliseconds and {limit}"
         raise CacheInputError("BAD_TIMEOUT", problem)
     return int(timeout)
+
+
+def ttl_milliseconds(ttl: Ttl) -> int | None:
+    """A TTL of a namespace as a whole number of milliseconds, at least 1; None for the default.
+
+    Raises:
+        CacheInputError: BAD_TIMEOUT.
+    """
+    if ttl is None:
+        return None
+    if isinstance(ttl, timedelta):
+        exact = ttl / _MILLISECOND
+    elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):  # type: ignore[redundant-expr]  # pyright: ignore[reportUnnecessaryIsInstance]
+        exact = ttl * SECOND
+    else:
+        kind = type(ttl).__name__
+        problem = f"`ttl` must be a number of seconds or a timedelta, not `{kind}`"
+        raise CacheInputError("BAD_TIMEOUT", problem)
+    # False for NaN too.
+    if not 0 < exact <= LONGEST:
+        problem = "`ttl` must be more than 0 seconds and at most ten years"
+        raise CacheInputError("BAD_TIMEOUT", problem)
+    return math.ceil(exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,16 @@ class LoadPolicies:
         """The policy of a call without load options."""
         self._known: dict[tuple[Any, ...], LoadPolicy] = {}
         """By the options of a call: a program uses few combinations."""
+
+    def with_defaults(self, given: LoadOptions) -> LoadPolicies:
+        """Return policies whose default has these options, over those of this default.
+
+        Raises:
+            CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
+        """
+        policies = copy.copy(self)
+        vars(policies).update(default=self.of(given), _known={})
+        return policies
 
     def of(self, given: LoadOptions) -> LoadPolicy:
         """Return the policy of a call with these options, its tags excepted.

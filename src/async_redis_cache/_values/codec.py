@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from async_redis_cache._common.durations import LONGEST, Timeout, milliseconds
-from async_redis_cache._common.errors import CacheInputError, CacheUnsupported
+from async_redis_cache._common.errors import CacheConfigError, CacheInputError, CacheUnsupported
+from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import CONTROL, MOST_TAGS, Options
 from async_redis_cache._common.stats import CacheStats
 
@@ -15,12 +18,16 @@ from .envelope import MARK, Envelope
 from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 
-__all__ = ["Codec", "Decoder", "type_name"]
+__all__ = ["Codec", "Decoder", "LongKeys", "type_name"]
 
 Decoder = Callable[[bytes], Any]
+LongKeys = Literal["raise", "hash"]
+"""What becomes of keys that are too long, empty or contain control characters: BAD_KEY, or their hash is the key."""
 _KEY_BYTES: Final = 512
 _SHORT_KEY: Final = _KEY_BYTES // 4
 """Characters that never exceed the limit: UTF-8 needs at most four bytes for each."""
+_HASH_BYTES: Final = 129
+"""Of "#" and a SHA-512 hash in hexadecimal digits: longer than a short key, of which nothing is checked but letters."""
 _MAX_DECODERS: Final = 256
 _MAX_TYPE_NAME: Final = 200
 
@@ -51,6 +58,7 @@ class Codec:
         self._decoders: dict[Any, tuple[Any, Decoder]] = {}
         """The type and its decoder, by type: programs use few types, and making a decoder is slow."""
         self._signed = bool(options.signing_key)
+        self._hashes_long = False
         self.foreign_readers: Final = options.foreign_readers
         """Whether only plain values, without a header, may be stored."""
         self.decode_untyped: Final[Decoder] = self._serializer.loads
@@ -62,6 +70,64 @@ class Codec:
             purpose="custom" if serializer else options.serializer,
         )
 
+    def of_namespace(
+        self,
+        prefix: str,
+        counters: CacheStats,
+        *,
+        timeout: Timeout,
+        serializer: Serializer | SerializerName | None,
+        long_keys: LongKeys,
+    ) -> Self:
+        """Return a codec for the keys of a namespace.
+
+        Args:
+            prefix: of the namespace, which follows that of this codec.
+            counters: count unreadable values.
+            timeout: the default TTL; None for that of this codec.
+            serializer: used instead of that of this codec; None for that.
+            long_keys: "hash" to replace keys that would raise BAD_KEY by their hash.
+
+        Raises:
+            CacheInputError: BAD_TIMEOUT.
+            CacheConfigError: BAD_OPTION, the serializer cannot be used with the options of the cache.
+        """
+        codec = copy.copy(self)
+        vars(codec).update(
+            _counters=counters,
+            _prefix=self._prefix + prefix.encode(),
+            _timeout=self.ttl(timeout),
+            _hashes_long=long_keys == "hash",
+        )
+        if serializer is not None:
+            vars(codec).update(self._serializing_with(serializer))
+        return codec
+
+    def _serializing_with(self, serializer: Serializer | SerializerName) -> dict[str, Any]:
+        """The attributes of a codec with another serializer."""
+        if self.foreign_readers and serializer != "json":
+            problem = (
+                "options.foreign_readers cannot be combined with the serializer of a namespace"
+            )
+            raise CacheConfigError("BAD_OPTION", problem)
+        if serializer == "pickle" and not self._signed:
+            problem = "the serializer of a namespace is pickle, which requires options.signing_key"
+            raise CacheConfigError("BAD_OPTION", problem)
+        purpose = "custom"
+        if isinstance(serializer, str):
+            purpose, serializer = serializer, SERIALIZERS[serializer]()
+        return {
+            "_serializer": serializer,
+            "_decoders": {},
+            "decode_untyped": serializer.loads,
+            "_envelope": self._envelope.with_purpose(purpose),
+        }
+
+    @property
+    def prefix(self) -> bytes:
+        """The prefix of the keys."""
+        return self._prefix
+
     def wire_key(self, key: str) -> bytes:
         """Return the key as stored on the server: with the prefix, in UTF-8.
 
@@ -72,7 +138,7 @@ class Codec:
         # which UTF-8 cannot encode.
         if type(key) is str and key.isprintable() and 0 < len(key) <= _SHORT_KEY:
             return self._prefix + key.encode()
-        return self._prefix + _encoded(key, "key")
+        return self._prefix + (_hashed(key) if self._hashes_long else _encoded(key, "key"))
 
     def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the tags in UTF-8, without duplicates.
@@ -214,6 +280,23 @@ class Codec:
     def is_readable(self, key: bytes, data: bytes) -> bool:
         """Whether stored bytes are a value: readable, and not null."""
         return self.loads(key, data, self._serializer.loads) is not None
+
+
+def _hashed(key: str) -> bytes:
+    """Encode a key, or its hash if the key is too long, empty or contains control characters.
+
+    A key that looks like a hash is hashed too, since a caller may imitate one.
+
+    Raises:
+        CacheInputError: BAD_KEY, if it is not a str.
+    """
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _bad("key", f"must be a str, not {type(key).__name__}")
+    encoded = key.encode(errors="surrogatepass")
+    is_like_hash = key.startswith("#") and len(encoded) == _HASH_BYTES
+    if 0 < len(encoded) <= _KEY_BYTES and key.isprintable() and not is_like_hash:
+        return encoded
+    return b"#" + hashlib.sha512(encoded).hexdigest().encode()
 
 
 def _encoded(name: str, what: str) -> bytes:

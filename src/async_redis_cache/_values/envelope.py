@@ -7,6 +7,7 @@ a byte that cannot begin JSON, UTF-8 text or MessagePack, followed by a version,
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import hmac
 import struct
@@ -55,6 +56,12 @@ class Envelope:
         self._purpose = purpose
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(_Header).decode
+
+    def with_purpose(self, purpose: str) -> Envelope:
+        """Return the same for another serializer."""
+        envelope = copy.copy(self)
+        vars(envelope)["_purpose"] = purpose
+        return envelope
 
     def wrap(self, key: bytes, payload: bytes) -> bytes:
         """Return the bytes to store for this payload under this key."""
