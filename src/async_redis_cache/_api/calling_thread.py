@@ -227,9 +227,20 @@ class CallerEngine:
         self.ping = partial(LoopCall, engine.ping)
         self.touch = partial(LoopWrite, engine.touch)
         self.clear = partial(LoopWrite, engine.clear)
+        self.clear_keys = partial(LoopWrite, engine.clear_keys)
+        self.next_keys = partial(LoopCall, engine.next_keys)
 
     def __repr__(self) -> str:
         return repr(self._engine)
+
+    @property
+    def has_near(self) -> bool:
+        """See `Engine`."""
+        return self._engine.has_near
+
+    def without_near(self) -> CallerEngine:
+        """See `Engine`."""
+        return CallerEngine(self._engine.without_near())
 
     @property
     def master(self) -> Any:

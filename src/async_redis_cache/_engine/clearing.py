@@ -12,7 +12,7 @@ from async_redis_cache._protocol.size_limit import Sweep
 
 from .bulk import execute_in_parts
 
-__all__ = ["clear_index", "clear_prefix"]
+__all__ = ["Servers", "clear_index", "clear_prefix", "pattern_of"]
 
 _SWEEP_KEYS: Final = 500
 _SCAN_KEYS: Final = 1000
@@ -51,7 +51,7 @@ async def clear_prefix(servers: Servers, budget: float, prefix: str, delete: Com
         delete: removes keys, and returns how many existed.
     """
     deadline = asyncio.get_running_loop().time() + budget
-    pattern = prefix.translate(_GLOB).encode() + b"*"
+    pattern = pattern_of(prefix.encode())
     removed, seen = 0, await servers.moves(deadline)
     while True:
         for server in servers.executors:
@@ -60,6 +60,11 @@ async def clear_prefix(servers: Servers, budget: float, prefix: str, delete: Com
         if seen == before:
             return removed
         # Keys that moved from a server not yet scanned to one already scanned were missed: scan again.
+
+
+def pattern_of(prefix: bytes) -> bytes:
+    """Return the glob that matches the keys with a prefix and no others."""
+    return prefix.decode().translate(_GLOB).encode() + b"*"
 
 
 async def _clear_server(

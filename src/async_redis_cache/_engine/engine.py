@@ -7,6 +7,7 @@ Values, contexts and types are handled by `_api` and `_values`.
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import random
 import time
@@ -40,6 +41,7 @@ from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 from .atomic_writes import AtomicWrites
 from .clearing import clear_index, clear_prefix
 from .freshness import Freshness
+from .key_scan import KeyScan
 from .load_lease import LeaseContext, NullNotifier
 from .loader_threads import LoaderThreads
 from .near_cache import NearCache, NearReads
@@ -209,6 +211,17 @@ class Engine:
         await self._pending.stopped()
         await self._servers.stopped()
 
+    def without_near(self) -> Engine:
+        """Return this engine, except that it reads every value from the server."""
+        engine = copy.copy(self)
+        engine.reads = RecoveringReads(PlainReads(self._batcher, self._oversized), self._recovery)
+        return engine
+
+    @property
+    def has_near(self) -> bool:
+        """Whether there is a near cache."""
+        return self._near is not None
+
     def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the loop. See `CallerEngine`, which is used by other threads."""
         function(*args)
@@ -342,6 +355,25 @@ class Engine:
         self.writes.invalidate_all()
         self._counters.removals += removed
         return removed
+
+    async def clear_keys(self, prefix: bytes) -> int:
+        """Remove the keys with a prefix and no others; return how many existed.
+
+        Loads of these keys are superseded. Those of other processes hold a lease, whose placeholder is removed.
+        """
+        self.writes.invalidate_prefix(prefix)
+        try:
+            removed = await clear_prefix(
+                self._servers, self._command_timeout, prefix.decode(), self._commands.delete_counted
+            )
+        finally:
+            self.writes.invalidate_prefix(prefix)
+        self._counters.removals += removed
+        return removed
+
+    async def next_keys(self, scan: KeyScan, prefix: bytes) -> list[bytes] | None:
+        """Return the next page of a scan for the keys with a prefix; None after the last."""
+        return await scan.next_page(self._servers, prefix, self._command_timeout)
 
     def _background_failed(self, function: str, error: str) -> None:
         self._health_log.once(REFRESH_FAILED, function, error)

@@ -180,6 +180,11 @@ class NearCache:
                 for on_change in self._watchers.get(key, ()):
                     on_change()
 
+    def invalidate_prefix(self, prefix: bytes) -> None:
+        """Drop the entries of the keys with a prefix, and cancel their pending fills."""
+        known = {*self._entries, *self._pending_fills, *self._watchers}
+        self.invalidate([key for key in known if key.startswith(prefix)])
+
     def changed(self, keys: Sequence[bytes]) -> None:
         """Invalidate keys that the server reports as changed."""
         self._counters.near_invalidations += len(keys)

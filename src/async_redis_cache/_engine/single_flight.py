@@ -179,6 +179,10 @@ class SingleFlight:
                 if load is not None:
                     load.invalidated = True
 
+    def supersede_prefix(self, prefix: bytes) -> None:
+        """Invalidate the loads of keys with a prefix."""
+        self.supersede([key for key in self._in_flight if key.startswith(prefix)])
+
     def supersede_all(self) -> None:
         """Invalidate all loads, as every key is being changed."""
         self.supersede(tuple(self._in_flight))

@@ -144,6 +144,12 @@ class Writes:
         self._single_flight.supersede_all()
         self.invalidate_unknown()
 
+    def invalidate_prefix(self, prefix: bytes) -> None:
+        """Supersede the loads of the keys with a prefix, which are removed, and drop their local entries."""
+        self._single_flight.supersede_prefix(prefix)
+        if self._near is not None:
+            self._near.invalidate_prefix(prefix)
+
     def invalidate_unknown(self) -> None:
         """Keep callers from joining loads in flight, and drop all local entries: any key may have been removed."""
         self._single_flight.detach_all()
