@@ -6,8 +6,10 @@ from ._api.cache_entry import CacheEntry
 from ._api.cached_functions import CachedCoroutine, CachedFunction
 from ._api.decorator import cached
 from ._api.loaders import Load
+from ._api.namespace import Namespace
 from ._api.openable import IAsyncCache
 from ._api.sync_cache import DefaultRedisFactory, RedisCache
+from ._api.sync_namespace import SyncNamespace
 from ._common.errors import (
     CacheAuthError,
     CacheConfigError,
@@ -57,8 +59,10 @@ __all__ = [
     "IAsyncCache",
     "Load",
     "LoadOptions",
+    "Namespace",
     "RedisCache",
     "Serializer",
+    "SyncNamespace",
     "cached",
 ]
 

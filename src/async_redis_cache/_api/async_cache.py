@@ -17,15 +17,15 @@ from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .atomic import AsyncAtomic
 from .load_request import check_keys, for_each_key
+from .namespaces import AsyncNamespaces
 
 __all__ = ["AsyncRedisCache"]
 
 T = TypeVar("T")
 
 
-class AsyncRedisCache(AsyncAtomic):
+class AsyncRedisCache(AsyncNamespaces):
     """A distributed cache in Redis or Valkey, for asyncio services.
 
     Any number of tasks may call it at once, and each call may be cancelled at any time. Concurrent calls

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .async_cache import AsyncRedisCache
     from .sync_cache import RedisCache
 
-__all__ = ["cached"]
+__all__ = ["CoroutineDecorator", "FunctionDecorator", "cached"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,13 +98,13 @@ class _Decorator:
         return CachedFunction[..., Any](config, binding)
 
 
-class _CoroutineDecorator(Protocol):
+class CoroutineDecorator(Protocol):
     """The type of `cached(cache)` for an `AsyncRedisCache`."""
 
     def __call__(self, function: Callable[P, Awaitable[T]], /) -> CachedCoroutine[P, T]: ...
 
 
-class _FunctionDecorator(Protocol):
+class FunctionDecorator(Protocol):
     """The type of `cached(cache)` for a `RedisCache`."""
 
     def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
@@ -119,7 +119,7 @@ def cached(
     type: Any = None,
     long_keys: LongKeys = "raise",
     **loading: Unpack[LoadOptions],
-) -> _CoroutineDecorator: ...
+) -> CoroutineDecorator: ...
 @overload
 def cached(
     cache: RedisCache,
@@ -129,7 +129,7 @@ def cached(
     type: Any = None,
     long_keys: LongKeys = "raise",
     **loading: Unpack[LoadOptions],
-) -> _FunctionDecorator: ...
+) -> FunctionDecorator: ...
 @overload
 def cached(
     cache: Callable[[], AnyCache],

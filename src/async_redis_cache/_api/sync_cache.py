@@ -32,7 +32,7 @@ from async_redis_cache._values.serializers import Serializer
 
 from .async_cache import AsyncRedisCache
 from .calling_thread import NOT_OPEN, CallerCache
-from .sync_atomic import SyncAtomic
+from .sync_namespaces import SyncNamespaces
 
 __all__ = ["DefaultRedisFactory", "RedisCache"]
 
@@ -40,7 +40,7 @@ __all__ = ["DefaultRedisFactory", "RedisCache"]
 T = TypeVar("T")
 
 
-class RedisCache(SyncAtomic, ICache, IConfigurable, IReferenceable, IOpenable):
+class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenable):
     """`AsyncRedisCache` for synchronous callers: the same methods, which block until their result is there.
 
     Any number of threads may share a cache; their concurrent calls are sent in one pipeline. An open cache

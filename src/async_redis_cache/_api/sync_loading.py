@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 
-from .async_cache import AsyncRedisCache
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
+
+if TYPE_CHECKING:
+    from .async_cache import AsyncRedisCache
 
 __all__ = ["SyncLoading"]
 

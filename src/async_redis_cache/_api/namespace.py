@@ -1,0 +1,462 @@
+"""`Namespace`: the values of one kind in an `AsyncRedisCache`, by short names and with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+
+from async_redis_cache._calls.cached_calls import LongKeys
+from async_redis_cache._common.durations import SECOND, Ttl, ttl_milliseconds
+from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._engine.key_scan import KeyScan
+from async_redis_cache._engine.load_options import LoadOptions
+
+from .batch_loading import BatchLoader
+from .cache_entry import CacheEntry
+from .decorator import CoroutineDecorator, cached
+from .loaders import DataLoader, Loader, ValueLoader
+from .namespace_defaults import Defaults
+from .view import clear_keys, next_keys, view_of
+
+if TYPE_CHECKING:
+    from .async_cache import AsyncRedisCache
+
+__all__ = ["Namespace"]
+
+D = TypeVar("D")
+T = TypeVar("T")
+
+
+class Namespace(Generic[T]):
+    """The values of one kind in an `AsyncRedisCache`: their keys begin with the name of the namespace.
+
+    `AsyncRedisCache.namespace` creates it, before or after the cache is opened. It is open while its cache is. Its
+    methods do what those of the cache do, with the namespace's defaults. `ttl` is in seconds, or a timedelta; the load
+    options, and the fields of a `CacheEntry`, are in milliseconds as in the methods of the cache.
+
+    Each method takes `trace_id`, for the errors that it raises.
+    """
+
+    def __init__(self, cache: Any, defaults: Defaults) -> None:
+        self._defaults = defaults
+        self._type = defaults.type
+        self._tags = defaults.tags
+        self._cache = cache
+        self._view: Any = view_of(cache, defaults.name, defaults.view)
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self.name!r} of {self._cache!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name, with which the keys begin."""
+        return self._defaults.name
+
+    @overload
+    async def get(self, key: str, *, trace_id: str | None = None) -> T | None: ...
+    @overload
+    async def get(self, key: str, default: D, *, trace_id: str | None = None) -> T | D: ...
+    async def get(self, key: str, default: Any = None, *, trace_id: str | None = None) -> Any:
+        """Return the value of a key; `default` if there is none, or if it has expired.
+
+        Args:
+            key: text of 1 to 512 bytes in UTF-8, without control characters.
+            default: returned where there is no value.
+            trace_id: for errors.
+
+        Raises:
+            CacheInputError: BAD_KEY, BAD_TYPE.
+            CacheError: the key could not be read.
+        """
+        value = await self._view.retrieve(trace_id, key, type=self._type)
+        return default if value is None else value
+
+    async def set(
+        self,
+        key: str,
+        value: T,
+        ttl: Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        trace_id: str | None = None,
+    ) -> None:
+        """Store a value. Storing None removes the key.
+
+        Args:
+            key: as for `get`.
+            value: any value that the serializer accepts.
+            ttl: seconds until the value expires, or a timedelta; None for the default of the namespace.
+            tags: tags to invalidate the value by, added to those of the namespace.
+            trace_id: for errors.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.store`.
+        """
+        timeout = None if ttl is None else ttl_milliseconds(ttl)
+        await self._view.store(trace_id, key, value, timeout, tags=self._all_tags(tags))
+
+    async def add(
+        self, key: str, value: T, ttl: Ttl = None, *, trace_id: str | None = None
+    ) -> bool:
+        """Store a value if the key has none, and return whether it was stored. The value has no tags.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.add`.
+        """
+        added: bool = await self._view.add(trace_id, key, value, ttl_milliseconds(ttl))
+        return added
+
+    async def incr(
+        self, key: str, amount: int = 1, ttl: Ttl = None, *, trace_id: str | None = None
+    ) -> int:
+        """Add to the integer of a key atomically, and return the result; `ttl` is that of a new value.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.incr`.
+        """
+        result: int = await self._view.incr(trace_id, key, amount, ttl_milliseconds(ttl))
+        return result
+
+    async def decr(
+        self, key: str, amount: int = 1, ttl: Ttl = None, *, trace_id: str | None = None
+    ) -> int:
+        """Subtract from the integer of a key atomically, and return the result. See `incr`.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.incr`.
+        """
+        result: int = await self._view.decr(trace_id, key, amount, ttl_milliseconds(ttl))
+        return result
+
+    async def delete(self, key: str, *, trace_id: str | None = None) -> bool:
+        """Remove a key; return whether it existed.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.remove`.
+        """
+        removed: int = await self._view.remove_many(trace_id, (key,))
+        return removed > 0
+
+    async def get_many(self, keys: Iterable[str], *, trace_id: str | None = None) -> dict[str, T]:
+        """Return the values of many keys as a dict in the order of the keys, without the keys that have none.
+
+        Raises:
+            CacheError: as for `get`.
+        """
+        values: dict[str, T] = await self._view.retrieve_many(trace_id, keys, type=self._type)
+        return values
+
+    async def set_many(
+        self,
+        mapping: Mapping[str, T],
+        ttl: Ttl = None,
+        *,
+        tags: Iterable[str] = (),
+        trace_id: str | None = None,
+    ) -> None:
+        """Store many values, all with the same TTL and tags. This is not a transaction.
+
+        Raises:
+            CacheError: as for `set`; some values may have been stored.
+        """
+        timeout = ttl_milliseconds(ttl)
+        await self._view.store_many(trace_id, mapping, timeout, tags=self._all_tags(tags))
+
+    async def delete_many(self, keys: Iterable[str], *, trace_id: str | None = None) -> int:
+        """Remove many keys; return how many of them existed.
+
+        Raises:
+            CacheError: as for `delete`; some keys may have been removed.
+        """
+        removed: int = await self._view.remove_many(trace_id, keys)
+        return removed
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: DataLoader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: ValueLoader[T],
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T | None: ...
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """Return the value of a key; if there is none, call the loader, store its result and return that.
+
+        Concurrent callers share one load, in this process and in others.
+
+        Args:
+            key: as for `get`.
+            loader: a function or a coroutine function that returns the value, or None if there is none. If it has a
+                required parameter, it is called with a `Load`, whose `key` is that of the namespace.
+            ttl: as for `set`, of the loaded value.
+            trace_id: for errors.
+            **loading: see `LoadOptions`; the other ones are as in the namespace. Tags are added to those of the
+                namespace.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.retrieve_or_load`.
+            BaseException: the exception of the loader.
+        """
+        timeout = None if ttl is None else ttl_milliseconds(ttl)
+        if not (self._tags or loading):
+            # Without a dict of options, which would cost more than the rest of this method.
+            return await self._view.retrieve_or_load(
+                trace_id, key, loader, timeout, type=self._type
+            )
+        loading = self._defaults.with_tags(loading)
+        return await self._view.retrieve_or_load(
+            trace_id, key, loader, timeout, type=self._type, **loading
+        )
+
+    async def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        loader: BatchLoader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> dict[str, T]:
+        """Return the values of many keys as a dict in the order of the keys, and load those that are missing.
+
+        Args:
+            keys: as for `get`.
+            loader: a function of a list of keys that returns a mapping of keys to values, or an awaitable of one. A
+                key that is not in the mapping has no value.
+            ttl: as for `set`.
+            trace_id: for errors.
+            **loading: as for `get_or_load`.
+
+        Raises:
+            CacheError: as for `get_or_load`.
+            Exception: the exception of the loader, if a key has no value because of it.
+        """
+        values: dict[str, T] = await self._view.retrieve_or_load_many(
+            trace_id,
+            keys,
+            loader,
+            ttl_milliseconds(ttl),
+            type=self._type,
+            **self._defaults.with_tags(loading),
+        )
+        return values
+
+    async def get_entry(self, key: str, *, trace_id: str | None = None) -> CacheEntry[T]:
+        """Do what `get` does, and return the value with its status, age and remaining time in milliseconds.
+
+        Raises:
+            CacheError: as for `get`.
+        """
+        entry: CacheEntry[T] = await self._view.retrieve_entry(trace_id, key, type=self._type)
+        return entry
+
+    async def get_or_load_entry(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CacheEntry[T]:
+        """Do what `get_or_load` does, and return the value with its status, age and remaining time in milliseconds.
+
+        Raises:
+            CacheError: as for `get_or_load`.
+        """
+        entry: CacheEntry[T] = await self._view.retrieve_or_load_entry(
+            trace_id,
+            key,
+            loader,
+            ttl_milliseconds(ttl),
+            type=self._type,
+            **self._defaults.with_tags(loading),
+        )
+        return entry
+
+    @overload
+    async def refresh(
+        self,
+        key: str,
+        loader: DataLoader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def refresh(
+        self,
+        key: str,
+        loader: ValueLoader[T],
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T: ...
+    @overload
+    async def refresh(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> T | None: ...
+    async def refresh(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: Ttl = None,
+        *,
+        trace_id: str | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> Any:
+        """Load a value now, even if one is stored or being loaded; store and return it.
+
+        Raises:
+            CacheError: as for `get_or_load`.
+        """
+        return await self._view.refresh(
+            trace_id,
+            key,
+            loader,
+            ttl_milliseconds(ttl),
+            type=self._type,
+            **self._defaults.with_tags(loading),
+        )
+
+    async def touch(self, key: str, ttl: Ttl = None, *, trace_id: str | None = None) -> bool:
+        """Set the TTL of a value, from now on; return whether there is one, as `contains` does.
+
+        Raises:
+            CacheError: as for `set`.
+        """
+        touched: bool = await self._view.touch(trace_id, key, ttl_milliseconds(ttl))
+        return touched
+
+    async def ttl(self, key: str, *, trace_id: str | None = None) -> float | None:
+        """Return the seconds until a value expires, or None if there is no value or it never expires.
+
+        Raises:
+            CacheError: as for `get`.
+        """
+        left: int | None = await self._view.time_to_live(trace_id, key)
+        return None if left is None else left / SECOND
+
+    async def contains(self, key: str, *, trace_id: str | None = None) -> bool:
+        """Return whether the key has a value. The value is fetched to check that it is readable.
+
+        Raises:
+            CacheError: as for `get`.
+        """
+        contained: bool = await self._view.contains(trace_id, key)
+        return contained
+
+    async def clear(self, *, trace_id: str | None = None) -> int:
+        """Remove all values of this namespace and no others; return how many keys were removed.
+
+        The keys of the server are scanned for those of the namespace, so it takes time in proportion to all keys of
+        the server. What is being loaded meanwhile, in any process, is returned to its callers and not stored.
+
+        Raises:
+            CacheError: some values may have been removed.
+        """
+        return await clear_keys(self._view, trace_id)
+
+    async def scan(self, *, trace_id: str | None = None) -> AsyncIterator[str]:
+        """Yield the keys of this namespace, without its name. For tools: all keys of the server are scanned.
+
+        A key that exists all the time is yielded at least once; one that is stored or removed meanwhile may be
+        yielded or not. Keys that are being loaded, and those of values that are stale or invalidated, are included.
+
+        Raises:
+            CacheError: the server did not reply.
+        """
+        scan = KeyScan()
+        while (page := await next_keys(self._view, scan, trace_id)) is not None:
+            for key in page:
+                yield key
+
+    async def invalidate_tags(self, *tags: str, trace_id: str | None = None) -> None:
+        """Invalidate all values that have any of these tags. Tags belong to the cache, so those of others too.
+
+        Raises:
+            CacheError: as for `AsyncRedisCache.invalidate_tags`.
+        """
+        await self._view.invalidate_tags(trace_id, *tags)
+
+    def cached(
+        self,
+        key: str | None = None,
+        *,
+        ttl: Ttl = None,
+        type: Any = None,
+        long_keys: LongKeys | None = None,
+        **loading: Unpack[LoadOptions],
+    ) -> CoroutineDecorator:
+        """Cache the results of a coroutine function in this namespace, as `cached` does.
+
+        Args:
+            key: a template over the arguments, such as "{product_id}"; by default the name of the function and its
+                arguments.
+            ttl: as for `set`, of the results.
+            type: the type that results are validated as; by default the annotated return type.
+            long_keys: as for the namespace, for this function.
+            **loading: as for `get_or_load`. Tags are templates.
+
+        Raises:
+            TypeError, ValueError, CacheInputError: as for `cached`.
+        """
+        view: AsyncRedisCache = self._view
+        return cached(
+            view,
+            timeout=ttl_milliseconds(ttl),
+            key=key,
+            type=type,
+            long_keys=long_keys or self._defaults.view.long_keys,
+            **self._defaults.with_tags(loading),
+        )
+
+    def stats(self) -> CacheStats:
+        """Return a snapshot of what the calls of this namespace have counted in this process.
+
+        Counted are hits, misses, stale hits, stores, errors and unreadable values; the other fields are 0. The
+        namespaces of one name in a cache share their counters, and `stats()` of the cache includes them.
+        """
+        stats: CacheStats = self._view.stats()
+        return stats
+
+    def _all_tags(self, tags: Iterable[str]) -> Iterable[str]:
+        return self._defaults.all_tags(tags) if self._tags else tags

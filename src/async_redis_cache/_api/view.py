@@ -1,0 +1,206 @@
+"""Views: caches that share the engine of another one, and have keys, defaults and counters of their own.
+
+A view of an open cache runs the methods of the cache with another codec and other load policies. So what a namespace
+does is what the cache does, and a cache pays nothing for having namespaces.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from async_redis_cache._common.endpoint import Endpoint
+from async_redis_cache._common.errors import CacheConfigError, CacheError, CacheInputError
+from async_redis_cache._common.option_keywords import SerializerName
+from async_redis_cache._common.options import CONTROL
+from async_redis_cache._common.pip_services import Context
+from async_redis_cache._common.stats import Counters
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.key_scan import KeyScan
+from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
+from async_redis_cache._values.codec import LongKeys
+from async_redis_cache._values.serializers import SERIALIZERS, Serializer
+
+from .openable import Openable
+
+__all__ = [
+    "SEPARATOR",
+    "ViewOptions",
+    "check_name",
+    "check_serializer",
+    "clear_keys",
+    "next_keys",
+    "view_of",
+]
+
+C = TypeVar("C", bound=Openable)
+
+SEPARATOR: Final = ":"
+"""Between the name of a namespace and a key."""
+_NAME_BYTES: Final = 64
+
+
+_NO_OPTIONS: Final[LoadOptions] = {}
+
+
+class ViewOptions(NamedTuple):
+    """In what a view differs from its cache.
+
+    Attributes:
+        prefix: of its keys, after the `key_prefix` of the cache.
+        timeout: the default TTL in milliseconds; None for that of the cache.
+        serializer: None for that of the cache.
+        near: whether values are read from the near cache; None for "if there is one".
+        long_keys: what becomes of keys that the cache refuses.
+        loading: the default load options, except tags.
+    """
+
+    prefix: str = ""
+    timeout: int | None = None
+    serializer: Serializer | SerializerName | None = None
+    near: bool | None = None
+    long_keys: LongKeys = "raise"
+    loading: LoadOptions = _NO_OPTIONS
+
+
+class _ViewLifecycle:
+    """The lifecycle of a view: open while its cache is.
+
+    It has all members of `Lifecycle` that are used after `open`.
+    """
+
+    def __init__(self, parent: Lifecycle, options: ViewOptions, counters: Counters) -> None:
+        self._parent = parent
+        self._options = options
+        self._counters = counters
+        self._derived: tuple[Opened | None, Opened | None] = (None, None)
+        """The parts of the open cache, and those of the view. One attribute, since several threads replace it."""
+
+    def __repr__(self) -> str:
+        return f"{self._options.prefix!r} of {self._parent!r}"
+
+    @property
+    def name(self) -> str:
+        """The name of the cache."""
+        return self._parent.name
+
+    def is_open(self) -> bool:
+        """Return whether the cache is open."""
+        return self._parent.is_open()
+
+    def engine(self) -> Engine | None:
+        """Return the engine if the cache is open."""
+        return self._parent.engine()
+
+    def endpoint(self) -> Endpoint | None:
+        """Return the endpoint if the cache is open."""
+        return self._parent.endpoint()
+
+    def ready(self) -> Opened:
+        """Return the parts of the view; the cache has to be open.
+
+        Raises:
+            CacheStateError: NOT_OPENED, WRONG_LOOP.
+            CacheConfigError: BAD_OPTION, the cache has been configured so that it cannot have this view.
+        """
+        opened = self._parent.ready()
+        parent, derived = self._derived
+        if derived is None or parent is not opened:
+            derived = self._derive(opened)
+            self._derived = opened, derived
+        return derived
+
+    def _derive(self, opened: Opened) -> Opened:
+        options = self._options
+        engine = opened.engine
+        if options.near and not engine.has_near:
+            problem = "near=True of a namespace requires options.near_cache_enabled"
+            raise CacheConfigError("BAD_OPTION", problem)
+        codec = opened.codec.of_namespace(
+            options.prefix,
+            self._counters,
+            timeout=options.timeout,
+            serializer=options.serializer,
+            long_keys=options.long_keys,
+        )
+        return opened._replace(
+            engine=engine.without_near() if options.near is False else engine,
+            codec=codec,
+            policies=opened.policies.with_defaults(options.loading),
+        )
+
+
+def view_of(cache: C, name: str, options: ViewOptions) -> C:
+    """Return a view of a cache, with the counters that views of this name share.
+
+    The view is no instance that anything may open or close: its cache does that.
+    """
+    view: Any = object.__new__(type(cache))
+    whole: Any = cache
+    counters = whole._counters.part(name)  # noqa: SLF001
+    view._counters = counters  # noqa: SLF001
+    view._lifecycle = cast("Lifecycle", _ViewLifecycle(whole._lifecycle, options, counters))  # noqa: SLF001
+    return cast("C", view)
+
+
+async def clear_keys(view: Any, context: Context) -> int:
+    """Remove all keys of a view; return how many there were.
+
+    Raises:
+        CacheError: some may have been removed.
+    """
+    try:
+        opened: Opened = view._lifecycle.ready()  # noqa: SLF001
+        return await opened.engine.clear_keys(opened.codec.prefix)
+    except CacheError as error:
+        view._record_error(error, context)  # noqa: SLF001
+        raise
+
+
+async def next_keys(view: Any, scan: KeyScan, context: Context) -> list[str] | None:
+    """Return the next keys of a scan of a view, without its prefix; None after the last.
+
+    Raises:
+        CacheError: the server did not reply.
+    """
+    try:
+        opened: Opened = view._lifecycle.ready()  # noqa: SLF001
+        prefix = opened.codec.prefix
+        keys = await opened.engine.next_keys(scan, prefix)
+    except CacheError as error:
+        view._record_error(error, context)  # noqa: SLF001
+        raise
+    return None if keys is None else [key[len(prefix) :].decode(errors="replace") for key in keys]
+
+
+def check_name(name: str) -> str:
+    """Return the name of a namespace.
+
+    Raises:
+        CacheInputError: BAD_KEY, since the name begins the keys: it is not text of 1 to 64 bytes, or contains ":" or
+            control characters. Without ":" in names, no key of a namespace begins with the name of another.
+    """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        problem = f"the name of a namespace must be a str, not {type(name).__name__}"
+    elif not 0 < len(name.encode(errors="replace")) <= _NAME_BYTES:
+        problem = f"the name of a namespace must have 1 to {_NAME_BYTES} bytes"
+    elif SEPARATOR in name or CONTROL.search(name) or not name.isprintable():
+        problem = 'the name of a namespace must not contain ":" or control characters'
+    else:
+        return name
+    raise CacheInputError("BAD_KEY", problem)
+
+
+def check_serializer(serializer: Any) -> None:
+    """Refuse what is neither the name of a serializer nor a serializer.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if serializer is None or (isinstance(serializer, str) and serializer in SERIALIZERS):
+        return
+    for method in ("dumps", "loads"):
+        if isinstance(serializer, str) or not callable(getattr(serializer, method, None)):
+            raise TypeError(
+                f"serializer must be one of {', '.join(SERIALIZERS)}, or an object with dumps and loads"
+            )
