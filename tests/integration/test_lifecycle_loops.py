@@ -157,9 +157,9 @@ def test_one_run_after_another_without_close(
 
     async def job(number: int) -> None:
         if number:
-            assert cache.is_open()
             assert await refusals(cache, OPERATIONS) == {("WRONG_LOOP", "trace")}
-        await cache.open(None)
+        if not cache.is_open():
+            await cache.open(None)
         await cache.store(None, "key", number)
         assert await asyncio.gather(*(cache.retrieve(None, "key") for _ in range(20))) == (
             [number] * 20

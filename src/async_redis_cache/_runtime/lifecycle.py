@@ -81,8 +81,13 @@ class Lifecycle:
         return self.settings.options.name or self.settings.options.key_prefix
 
     def is_open(self) -> bool:
-        """Return whether the cache was opened and not closed since."""
-        return self._opened is not None
+        """Return whether the cache was opened and not closed since, on an event loop that exists in this process."""
+        opened = self._opened
+        return (
+            opened is not None
+            and not opened.engine.loop.is_closed()
+            and opened.engine.pid == os.getpid()
+        )
 
     def ready(self) -> Opened:
         """Return the parts of the cache, which has to be open on the running event loop.
@@ -96,6 +101,11 @@ class Lifecycle:
         if opened.engine.loop is not asyncio.get_running_loop():
             raise CacheStateError("WRONG_LOOP", _WRONG_LOOP)
         return opened
+
+    @property
+    def opened(self) -> Opened | None:
+        """The parts of the cache, wherever it is open."""
+        return self._opened
 
     def engine(self) -> Engine | None:
         """Return the engine if the cache is open."""
