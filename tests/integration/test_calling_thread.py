@@ -338,7 +338,7 @@ def test_interrupt_after_a_loader_keeps_no_other_caller_waiting(
         RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache,
         ThreadPoolExecutor(1) as threads,
     ):
-        portal = cache._portal
+        portal = cache._core.portal
         assert portal is not None
         post, interrupts = portal.post, [KeyboardInterrupt]
 
@@ -475,7 +475,7 @@ def test_write_that_may_have_been_sent_is_unknown(any_server: Server, key_prefix
         RedisCache.from_url(url, key_prefix=key_prefix, command_timeout=200) as cache,
         ThreadPoolExecutor(1) as threads,
     ):
-        portal = cache._portal
+        portal = cache._core.portal
         assert portal is not None
         # The loop takes the write, and is blocked before it reads the reply.
         send = portal._receive

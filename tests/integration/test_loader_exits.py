@@ -134,7 +134,7 @@ def test_cache_whose_loop_has_ended_refuses_and_opens_again(
     """33. Whatever ends the private loop, calls raise NOT_OPENED at once, and `open` opens it again."""
     cache = RedisCache.from_url(any_server.url, key_prefix=key_prefix)
     cache.open(None)
-    portal = cache._portal
+    portal = cache._core.portal
     assert portal is not None
     assert portal._loop is not None
     with ThreadPoolExecutor(1) as threads:

@@ -250,6 +250,9 @@ class FixedSource:
     def on_decided(self) -> None:
         pass
 
+    def waits_for_others(self) -> bool:
+        return False
+
     def idle_time(self) -> float:
         return 0.0
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from async_redis_cache import CacheStateError, RedisCache
-from async_redis_cache._api import sync_cache
+from async_redis_cache._runtime import private_core
 from harness import Server
 from harness.waiting import wait_until
 
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """`close` waits for next to nothing."""
-    monkeypatch.setattr(sync_cache, "_CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(private_core, "_CLOSE_TIMEOUT", 0.05)
 
 
 def opened(server: Server, key_prefix: str) -> RedisCache:
@@ -53,7 +53,7 @@ def test_close_returns_while_a_loader_blocks_the_private_loop(
     with ThreadPoolExecutor(1) as threads:
         loading = threads.submit(cache.retrieve_or_load, None, "key", block)
         assert entered.wait(PATIENCE_SECONDS)
-        cache._patience = 0.05
+        cache._core.patience = 0.05
         cache.close(None)
         assert not gate.is_set()
         assert not cache.is_open()
@@ -63,7 +63,7 @@ def test_close_returns_while_a_loader_blocks_the_private_loop(
             cache.retrieve(None, "key")
         gate.set()
         assert isinstance(loading.exception(PATIENCE_SECONDS), CacheStateError)
-    ending = cache._ending
+    ending = cache._core.ending
     assert ending is not None
     wait_until(lambda: ending.close(0))
     cache.open(None)
@@ -90,7 +90,7 @@ def test_close_returns_while_a_thread_of_a_loader_hangs(
     with ThreadPoolExecutor(1) as threads:
         loading = threads.submit(cache.retrieve_or_load, None, "key", load)
         assert entered.wait(PATIENCE_SECONDS)
-        cache._patience = 0.05
+        cache._core.patience = 0.05
         cache.close(None)
         assert isinstance(loading.exception(PATIENCE_SECONDS), CacheStateError)
         cache.open(None)

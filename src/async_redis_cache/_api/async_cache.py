@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheInputError
@@ -17,8 +17,12 @@ from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
+from .any_loop import AnyLoopLifecycle
 from .load_request import check_keys, for_each_key
 from .namespaces import AsyncNamespaces
+
+if TYPE_CHECKING:
+    from .sync_cache import RedisCache
 
 __all__ = ["AsyncRedisCache"]
 
@@ -38,6 +42,8 @@ class AsyncRedisCache(AsyncNamespaces):
 
     Args:
         serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
+        any_loop: run the engine on a private event loop in a thread, so that coroutines of the cache can be awaited
+            from any event loop of any thread. Without it, a cache belongs to the event loop that opens it.
 
     Example:
         ```python
@@ -339,6 +345,22 @@ class AsyncRedisCache(AsyncNamespaces):
         except CacheError as error:
             self._record_error(error, context)
             raise
+
+    def as_sync(self) -> RedisCache:
+        """Return a `RedisCache` on the same core, for synchronous callers.
+
+        Both share the configuration, the connections, the near cache, the loads in flight and the counters. Opening or
+        closing either opens or closes both.
+
+        Raises:
+            TypeError: this cache was not created with `any_loop=True`.
+        """
+        from .sync_cache import RedisCache  # noqa: PLC0415  it imports this module
+
+        lifecycle: object = self._lifecycle
+        if not isinstance(lifecycle, AnyLoopLifecycle):
+            raise TypeError("as_sync needs a cache that was created with any_loop=True")
+        return RedisCache._on_core(lifecycle.core, self._counters)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def ping(self, context: Context) -> None:
         """Send a PING to the server and wait for its reply.

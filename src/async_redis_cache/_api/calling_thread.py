@@ -36,9 +36,7 @@ from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, lo
 from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from async_redis_cache._values.serializers import Serializer
 
-from .async_cache import AsyncRedisCache
-
-__all__ = ["NOT_OPEN", "CallerCache"]
+__all__ = ["NOT_OPEN", "CallerLifecycle"]
 
 T = TypeVar("T")
 
@@ -327,11 +325,3 @@ class CallerLifecycle(Lifecycle):
             engine = cast("Engine", CallerEngine(opened.engine))
             wrapped = self._wrapped = opened, opened._replace(engine=engine)
         return wrapped[1]
-
-
-class CallerCache(AsyncRedisCache):
-    """`AsyncRedisCache` whose coroutines, except those of `open` and `close`, are run by `drive`."""
-
-    def __init__(self, *, serializer: Serializer | None = None) -> None:
-        super().__init__(serializer=serializer)
-        self._lifecycle = CallerLifecycle(serializer, self._counters)

@@ -281,6 +281,10 @@ class RequestSource:
         """See `LoadSource`."""
         self._request.on_decided()
 
+    def waits_for_others(self) -> bool:
+        """See `LoadSource`."""
+        return self._request.on_decided is not _nothing
+
     def idle_time(self) -> float:
         """See `LoadSource`."""
         return self._request.idle_time()

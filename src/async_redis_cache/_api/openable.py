@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol, Self, Unpack, runtime_checkable
+from typing import Any, Protocol, Self, Unpack, cast, runtime_checkable
 
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
@@ -17,7 +17,11 @@ from async_redis_cache._common.pip_services import (
 from async_redis_cache._common.stats import CacheStats, Counters
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
 from async_redis_cache._runtime.lifecycle import Lifecycle
+from async_redis_cache._runtime.private_core import PrivateCore
 from async_redis_cache._values.serializers import Serializer
+
+from .any_loop import AnyLoopLifecycle
+from .calling_thread import CallerLifecycle
 
 __all__ = ["IAsyncCache", "Openable"]
 
@@ -63,11 +67,22 @@ class Openable(IConfigurable, IReferenceable):
 
     Args:
         serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
+        any_loop: run the engine on a private event loop in a thread, so that coroutines of the cache can be
+            awaited from any event loop of any thread.
     """
 
-    def __init__(self, *, serializer: Serializer | None = None) -> None:
+    def __init__(self, *, serializer: Serializer | None = None, any_loop: bool = False) -> None:
         self._counters = Counters()
         self._lifecycle = Lifecycle(serializer, self._counters)
+        if any_loop:
+            core = PrivateCore(CallerLifecycle(serializer, self._counters))
+            self._share(AnyLoopLifecycle(core), self._counters)
+
+    def _share(self, lifecycle: Lifecycle | AnyLoopLifecycle, counters: Counters) -> None:
+        """Use the lifecycle and the counters of another cache."""
+        # One for any loop has all members that the API uses.
+        self._lifecycle = cast("Lifecycle", lifecycle)
+        self._counters = counters
 
     @classmethod
     def from_url(
@@ -75,6 +90,7 @@ class Openable(IConfigurable, IReferenceable):
         url: str,
         *,
         serializer: Serializer | SerializerName | None = None,
+        any_loop: bool = False,
         **options: Unpack[CacheOptions],
     ) -> Self:
         """Create and configure a cache for a server; it is not yet open.
@@ -82,6 +98,7 @@ class Openable(IConfigurable, IReferenceable):
         Args:
             url: as for `connection.uri`, such as `redis://user:password@host:6379/0`.
             serializer: an object, as for the class, or a name, as for `options.serializer`.
+            any_loop: as for the class.
             **options: the options of `CacheOptions` by name, such as `key_prefix="shop:"`. Unlike with
                 `configure`, `max_size` defaults to 0: no bound.
 
@@ -91,7 +108,9 @@ class Openable(IConfigurable, IReferenceable):
         values: dict[str, Any] = {"max_size": 0, **options}
         if isinstance(serializer, str):
             values["serializer"], serializer = serializer, None
-        cache = cls(serializer=serializer)
+        # Not passed without need: `__init__` of a subclass may not have it.
+        kind = {"any_loop": True} if any_loop else {}
+        cache = cls(serializer=serializer, **kind)
         config = ConfigParams.from_tuples("connection.uri", url)
         for name, value in values.items():
             config[f"options.{name}"] = value
@@ -118,7 +137,10 @@ class Openable(IConfigurable, IReferenceable):
         self._lifecycle.settings.set_references(references)
 
     def is_open(self) -> bool:
-        """Return whether the cache was opened and not closed since. The server may be unreachable."""
+        """Return whether the cache was opened and not closed since. The server may be unreachable.
+
+        It is false once the event loop of the cache is closed.
+        """
         return self._lifecycle.is_open()
 
     async def open(self, context: Context) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheStateError
-from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -25,19 +20,29 @@ from async_redis_cache._common.pip_services import (
     IReferenceable,
     IReferences,
 )
-from async_redis_cache._common.stats import CacheStats
+from async_redis_cache._common.stats import CacheStats, Counters
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
+from async_redis_cache._runtime.private_core import PrivateCore
 from async_redis_cache._runtime.stepping import drive
 from async_redis_cache._values.serializers import Serializer
 
+from .any_loop import AnyLoopLifecycle
 from .async_cache import AsyncRedisCache
-from .calling_thread import NOT_OPEN, CallerCache
+from .calling_thread import NOT_OPEN, CallerLifecycle
 from .sync_namespaces import SyncNamespaces
 
 __all__ = ["DefaultRedisFactory", "RedisCache"]
 
 
 T = TypeVar("T")
+
+
+class CallerCache(AsyncRedisCache):
+    """`AsyncRedisCache` whose coroutines, except those of `open` and `close`, are run by `drive`."""
+
+    def __init__(self, *, serializer: Serializer | None = None) -> None:
+        super().__init__(serializer=serializer)
+        self._lifecycle = CallerLifecycle(serializer, self._counters)
 
 
 class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenable):
@@ -62,16 +67,7 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
     """
 
     def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._cache: AsyncRedisCache = CallerCache(serializer=serializer)
-        self._portal: Portal | None = None
-        self._patience = 0.0
-        """Seconds that a call may take without its loads, even if the private loop is blocked."""
-        self._ending: Portal | None = None
-        """A portal that is being opened or closed, or was when an interrupt came; ended before the next is opened."""
-        self._finalizer: weakref.finalize[Any, RedisCache] | None = None
-        self._lock = threading.Lock()
-        self._forked = False
-        _CACHES.add(self)
+        self._begin(CallerCache(serializer=serializer))
 
     @classmethod
     def from_url(
@@ -83,7 +79,31 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
     ) -> Self:
         """Create and configure a cache for a server; it is not yet open. See `AsyncRedisCache.from_url`."""
         cache = cls()
-        cache._cache = CallerCache.from_url(url, serializer=serializer, **options)
+        cache._begin(CallerCache.from_url(url, serializer=serializer, **options))
+        return cache
+
+    def _begin(self, cache: CallerCache, core: PrivateCore | None = None) -> None:
+        self._cache: AsyncRedisCache = cache
+        self._core = core or PrivateCore(cache._lifecycle)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    def as_async(self) -> AsyncRedisCache:
+        """Return an `AsyncRedisCache` on the same core, whose coroutines can be awaited from any event loop.
+
+        Both share the configuration, the connections, the near cache, the loads in flight and the counters. Opening or
+        closing either opens or closes both.
+        """
+        counters = self._cache._counters  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        cache = AsyncRedisCache()
+        cache._share(AnyLoopLifecycle(self._core), counters)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return cache
+
+    @classmethod
+    def _on_core(cls, core: PrivateCore, counters: Counters) -> Self:
+        """Create a cache on the core of an `AsyncRedisCache`."""
+        inner = CallerCache()
+        inner._share(core.lifecycle, counters)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        cache = cls()
+        cache._begin(inner, core)
         return cache
 
     def __repr__(self) -> str:
@@ -99,8 +119,7 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
 
     def is_open(self) -> bool:
         """Return whether the cache was opened and not closed since, and its private event loop runs."""
-        portal = self._portal
-        return self._forked or (portal is not None and not portal.is_closed)
+        return self._core.is_open()
 
     def open(self, context: Context) -> None:
         """Start the private event loop and open the cache on it.
@@ -111,12 +130,7 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
             CacheError: as for `AsyncRedisCache.open`.
         """
         try:
-            # Before the lock: a thread that holds it may be waiting for this one.
-            Portal.refuse_in_event_loop()
-            with self._lock:
-                if self._portal is None or self._portal.is_closed:
-                    self._ending, self._portal = self._portal or self._ending, None
-                    self._open(partial(self._cache.open, context))
+            self._core.open(context, self._cache.open)
         except PortalRefusedError as refusal:
             raise self._refused(refusal, context) from None
 
@@ -127,14 +141,9 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
         longer. The connections are closed once the loader returns.
         """
         try:
-            Portal.refuse_in_event_loop()
+            self._core.close()
         except PortalRefusedError as refusal:
             raise self._refused(refusal, context) from None
-        with self._lock:
-            self._forked = False
-            if self._portal is not None:
-                self._ending, self._portal = self._portal, None
-            self._end_portal()
 
     def __enter__(self) -> Self:
         self.open(None)
@@ -231,7 +240,8 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
 
     def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            return drive(self._portal or self._reopened(), coroutine, self._patience)
+            core = self._core
+            return drive(core.portal or self._reopened(), coroutine, core.patience)
         except BaseException as error:
             # It may not have been started.
             coroutine.close()
@@ -239,82 +249,16 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
                 raise self._refused(error, context) from None
             raise
 
-    def _refused(self, refusal: PortalRefusedError, context: Context) -> CacheStateError:
-        error = CacheStateError(refusal.code, refusal.problem)
-        self._cache._record_error(error, context)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        return error
-
-    def _open(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> Portal:
-        if not self._end_portal():
-            problem = "a loader still blocks the private event loop of this cache, which was closed"
-            raise PortalRefusedError("NOT_OPENED", problem)
-        options = self._cache._lifecycle.settings.options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._patience = options.command_seconds + _GRACE
-        portal = self._ending = Portal(partial(self._cache.close, None), name=options.name)
-        try:
-            portal.start()
-            portal.run(opening)
-        except BaseException:
-            self._end_portal()
-            raise
-        self._ending, self._portal = None, portal
-        self._forked = False
-        # Runs when the interpreter ends or the cache is collected, if it was not closed.
-        self._finalizer = weakref.finalize(self, _finalize, portal, os.getpid())
-        return portal
-
-    def _end_portal(self) -> bool:
-        """End a portal that is being opened or closed; return whether it has ended within the time limit."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        if self._ending is not None:
-            if not self._ending.close(max(self._patience, _CLOSE_TIMEOUT)):
-                return False
-            self._ending = None
-        return True
-
     def _reopened(self) -> Portal:
-        """Return the portal, which is opened again if this process was forked while the cache was open."""
-        if self._forked:
-            with self._lock:
-                if self._forked:
-                    reopen = self._cache._reopen  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                    return self._open(reopen)
-        portal = self._portal
+        portal = self._core.reopened()
         if portal is None:
             raise PortalRefusedError("NOT_OPENED", NOT_OPEN)
         return portal
 
-    def _forget_parent(self) -> None:
-        """Replace the lock and the portal in a forked child, where the threads that used them do not exist."""
-        self._lock = threading.Lock()
-        if self._portal is not None:
-            _INHERITED.append((self._portal, self._ending))
-            self._portal = self._ending = None
-            self._forked = True
-
-
-def _finalize(portal: Portal, pid: int) -> None:
-    # A forked child inherits this finalizer, but not the thread of the portal.
-    if pid == os.getpid():
-        portal.close(_FINAL_TIMEOUT)
-
-
-def _forget_parents() -> None:
-    for cache in tuple(_CACHES):
-        cache._forget_parent()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-_GRACE: Final = 0.05
-"""Seconds that a call may take beyond its deadline, to reach the private loop and to return."""
-_CLOSE_TIMEOUT: Final = 5.0
-"""Least seconds to wait for the private loop to end, which a loader may block."""
-_FINAL_TIMEOUT: Final = 0.5
-"""Seconds to wait for the private loop when the interpreter ends."""
-_CACHES: Final[weakref.WeakSet[RedisCache]] = weakref.WeakSet()
-_INHERITED: Final[list[object]] = []
-"""Portals of the parent process, never collected: closing them would disturb its event loop."""
-after_fork_in_child(_forget_parents)
+    def _refused(self, refusal: PortalRefusedError, context: Context) -> CacheStateError:
+        error = CacheStateError(refusal.code, refusal.problem)
+        self._cache._record_error(error, context)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return error
 
 
 class DefaultRedisFactory(Factory):

@@ -95,6 +95,10 @@ class LoadSource(Protocol):
         """
         ...
 
+    def waits_for_others(self) -> bool:
+        """Return whether `on_decided` has an effect: whether this key is one of a batch."""
+        ...
+
     def idle_time(self) -> float:
         """Return the seconds of `call_loader` that passed before the loader was called."""
         ...

@@ -64,6 +64,10 @@ class Portal:
         """Whether the portal refuses calls: it was closed, or its event loop has ended."""
         return self._closed
 
+    def is_in_this_process(self) -> bool:
+        """Return whether this process runs the portal, and is no fork of that."""
+        return self._pid == os.getpid()
+
     @staticmethod
     def refuse_in_event_loop() -> None:
         """Refuse a blocking call on the thread of any portal, since two portals could wait for each other.
@@ -152,9 +156,13 @@ class Portal:
         """Do what `call` does, in a task with the caller's context, which time limits and worker threads need."""
         context = copy_context()
 
+        async def captured() -> T | CapturedError:
+            # Called in the task, which may be cancelled before it starts.
+            return await capture(function(*args, **kwargs))
+
         async def in_task() -> T:
             # Captured, since a SystemExit of a task would be raised out of the event loop and end it.
-            outcome = await self._tasks.spawn(capture(function(*args, **kwargs)), context)
+            outcome = await self._tasks.spawn(captured(), context)
             if isinstance(outcome, CapturedError):
                 raise outcome.error()
             return outcome
@@ -247,7 +255,7 @@ class Portal:
         Raises:
             PortalRefusedError: NOT_OPENED in a forked child process, where the portal's thread does not exist.
         """
-        if self._pid != os.getpid():
+        if not self.is_in_this_process():
             raise PortalRefusedError("NOT_OPENED", "the process was forked during the call")
         self._wake()
         if self._closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, UNKNOWN, Failure
@@ -13,9 +13,27 @@ from async_redis_cache._common.outcomes import CapturedError
 from .portal import Portal
 from .portal_queue import PortalCall, PortalQueue, PortalRefusedError, Work, local
 
-__all__ = ["Gathered", "LoopCall", "LoopLoad", "LoopWrite", "current", "drive"]
+__all__ = [
+    "Gathered",
+    "LoopCall",
+    "LoopLoad",
+    "LoopWrite",
+    "current",
+    "drive",
+    "give_up",
+    "raised",
+]
 
 T = TypeVar("T")
+
+
+class TimedCall(Protocol):
+    """A call with what `give_up` needs of it."""
+
+    timeout_failure: Failure
+    """The error of a call that times out after it has started."""
+    unsent: Callable[[CacheError], None] | None
+    """Called on the event loop with the error, if the call times out before it has started."""
 
 
 class LoopCall(PortalCall):
@@ -141,9 +159,9 @@ def _stepped_through(
                 item.run()
                 item = queue.wait()
             if item is None:
-                awaited = coroutine.throw(_time_out(portal, awaited))
+                awaited = coroutine.throw(give_up(portal, awaited))
             elif awaited.error is not None:
-                awaited = coroutine.throw(_raised(awaited, awaited.error))
+                awaited = coroutine.throw(raised(awaited, awaited.error))
             else:
                 awaited = coroutine.send(awaited.result)
     except StopIteration as stop:
@@ -151,7 +169,7 @@ def _stepped_through(
     return _Driver(portal, queue).run(coroutine, awaited)
 
 
-def _raised(call: LoopCall, error: BaseException) -> BaseException:
+def raised(call: PortalCall, error: BaseException) -> BaseException:
     """The exception of a call, to which the call keeps no reference."""
     call.error = None
     return (
@@ -161,9 +179,9 @@ def _raised(call: LoopCall, error: BaseException) -> BaseException:
     )
 
 
-def _time_out(portal: Portal, call: LoopCall) -> CacheError:
+def give_up(portal: Portal, call: TimedCall) -> CacheError:
     """Give up a call that has timed out, and return its error."""
-    has_started = portal.withdraw(call)
+    has_started = portal.withdraw(cast("PortalCall", call))
     error = (call.timeout_failure if has_started else TIMED_OUT).error()
     if call.unsent is not None and not has_started:
         portal.post(call.unsent, error)
@@ -296,7 +314,7 @@ class _Driver:
             self._begin(coroutine, partial(ended, index))
 
     def _resume(self, stepped: _Stepped, call: LoopCall) -> None:
-        error = None if call.error is None else _raised(call, call.error)
+        error = None if call.error is None else raised(call, call.error)
         try:
             self._step(stepped, call.result, error)
         finally:
@@ -307,4 +325,4 @@ class _Driver:
         """Give up all calls in flight."""
         for call in tuple(self._in_flight):
             stepped, loop_call = self._in_flight.pop(call)
-            self._step(stepped, None, _time_out(self._portal, loop_call))
+            self._step(stepped, None, give_up(self._portal, loop_call))

@@ -1,0 +1,408 @@
+"""The engine and the lifecycle of an `AsyncRedisCache` whose coroutines can be awaited from any event loop.
+
+The engine runs on a private event loop, as that of `RedisCache` does. Keys, serializers, types and loaders are handled on
+the event loop of the caller, with its context. A load runs on the private event loop and calls its loader on that of the
+caller that has started it. If that event loop ends, another waiting caller loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+
+from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.failures import UNKNOWN
+from async_redis_cache._common.outcomes import (
+    CallerLeftError,
+    CapturedError,
+    capture,
+    gather_outcomes,
+    load_cancelled,
+)
+from async_redis_cache._common.pip_services import Context as CallContext
+from async_redis_cache._engine.engine import Engine
+from async_redis_cache._engine.load_source import LoadResult, LoadSource, LoadSpec, StoredValue
+from async_redis_cache._engine.reads import IsReadable
+from async_redis_cache._protocol.command import StoreItem
+from async_redis_cache._protocol.record import Record
+from async_redis_cache._runtime.any_loop import (
+    AnyLoopCall,
+    Bridge,
+    LoopMailbox,
+    call_on_caller_loop,
+    mailbox,
+)
+from async_redis_cache._runtime.lifecycle import Opened
+from async_redis_cache._runtime.portal import Portal, PortalRefusedError
+from async_redis_cache._runtime.private_core import Attempt, PrivateCore
+
+__all__ = ["AnyLoopLifecycle"]
+
+T = TypeVar("T")
+
+
+class _Clock:
+    """The clock of the private event loop. `loop.time()` of uvloop is outdated in other threads."""
+
+    time = staticmethod(time.monotonic)
+
+
+def _write(
+    bridge: Bridge,
+    unsent: Callable[[CacheError], None] | None,
+    function: Callable[..., Awaitable[Any]],
+    *args: Any,
+) -> AnyLoopCall:
+    """A call that may have changed data on the server when it times out."""
+    call = AnyLoopCall(bridge, function, *args)
+    call.timeout_failure, call.unsent = UNKNOWN, unsent
+    return call
+
+
+class _Freshness:
+    """The freshness checks of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self._freshness = engine.freshness
+        self.known_now = engine.freshness.known_now
+        self._bridge = bridge
+
+    def now(self, since: float) -> AnyLoopCall:
+        """See `Freshness`."""
+        return self._call(since, self._freshness.now, since)
+
+    def tags_are_current(self, record: Record, since: float) -> AnyLoopCall:
+        """See `Freshness`."""
+        return self._call(since, self._freshness.tags_are_current, record, since)
+
+    def payload(self, data: bytes | None, since: float) -> AnyLoopCall:
+        """See `Freshness`."""
+        return self._call(since, self._freshness.payload, data, since)
+
+    def _call(
+        self, since: float, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> AnyLoopCall:
+        call = AnyLoopCall(self._bridge, function, *args)
+        call.deadline = since + self._bridge.patience
+        return call
+
+
+class _Reads:
+    """The reads of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self.fetch = partial(AnyLoopCall, bridge, engine.reads.fetch)
+        self.fetch_with_source = partial(AnyLoopCall, bridge, engine.reads.fetch_with_source)
+        self.fetch_many = partial(AnyLoopCall, bridge, engine.reads.fetch_many)
+
+
+class _Writes:
+    """The writes of an engine, called on the private event loop. One that times out before it starts fails there."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self._writes = engine.writes
+        self._bridge = bridge
+
+    def store(self, key: bytes, data: bytes, ttl: int) -> AnyLoopCall:
+        """See `Writes`."""
+        writes = self._writes
+        return _write(self._bridge, partial(writes.failed, (key,)), writes.store, key, data, ttl)
+
+    def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> AnyLoopCall:
+        """See `Writes`."""
+        writes = self._writes
+        unsent = partial(writes.failed, [key for key, _, _ in entries])
+        return _write(self._bridge, unsent, writes.store_many, entries, tags)
+
+    def invalidate_tags(self, tags: Collection[bytes]) -> AnyLoopCall:
+        """See `Writes`."""
+        writes = self._writes
+        unsent = partial(writes.invalidate_tags_failed, tags)
+        return _write(self._bridge, unsent, writes.invalidate_tags, tags)
+
+    def failed(
+        self, keys: Collection[bytes], failure: CacheError, *, is_raised: bool = True
+    ) -> None:
+        """See `Writes`."""
+        self._bridge.portal.post(partial(self._writes.failed, keys, failure, is_raised=is_raised))
+
+
+class _AtomicWrites:
+    """The atomic writes of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self.add = partial(_write, bridge, None, engine.atomic.add)
+        self.increment = partial(_write, bridge, None, engine.atomic.increment)
+
+
+class _CallerSource:
+    """A `LoadSource` whose loader and checks run on the event loop of the caller."""
+
+    def __init__(self, bridge: Bridge, box: LoopMailbox, source: LoadSource) -> None:
+        self._on_caller_loop = partial(call_on_caller_loop, bridge, box)
+        self._box = box
+        self._source = source
+        self._is_decided = False
+        self.may_change_tags = source.may_change_tags
+        self.waits_for_others = source.waits_for_others
+        self.idle_time = source.idle_time
+        self.loader_name = source.loader_name
+
+    async def call_loader(self) -> LoadResult:
+        """See `LoadSource`."""
+        result: LoadResult = await self._on_caller_loop(self._source.call_loader)
+        return result
+
+    async def accepts(self, data: bytes, since: float) -> bool:
+        """See `LoadSource`."""
+        accepts = partial(self._source.accepts, data, since)
+        return bool(await self._on_caller_loop(accepts))
+
+    def on_decided(self) -> None:
+        """See `LoadSource`."""
+        if not self._is_decided:
+            self._is_decided = True
+            if self.waits_for_others():
+                self._box.put(_Decision(self._source))
+
+
+class _Decision:
+    """That a key is decided, on its way to the event loop of the caller."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: LoadSource) -> None:
+        self._source = source
+
+    def arrive(self) -> None:
+        """Tell the source."""
+        self._source.on_decided()
+
+
+class _SingleFlight:
+    """The loads of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self._single_flight = engine.single_flight
+        self._bridge = bridge
+
+    async def load(
+        self, key: bytes, spec: LoadSpec, patience: float | None = None
+    ) -> LoadResult | StoredValue | None:
+        """See `SingleFlight`."""
+        # In a task, for the load to have the caller's context.
+        task = partial(_in_task, copy_context())
+        call = AnyLoopCall(
+            self._bridge, task, self._single_flight.load, key, self._on_caller_loop(spec), patience
+        )
+        call.deadline = time.monotonic() + self._bridge.patience + spec.hard_timeout
+        outcome: LoadResult | StoredValue | CapturedError | None = await call
+        if isinstance(outcome, CapturedError):
+            # The loader's task was cancelled, and this caller was not.
+            is_left = outcome.kind is CallerLeftError
+            raise load_cancelled() if is_left else outcome.error()
+        return outcome
+
+    def refresh_in_background(self, key: bytes, spec: LoadSpec) -> None:
+        """See `SingleFlight`. It ends with the event loop of the caller."""
+        refresh = self._single_flight.refresh_in_background
+        self._bridge.portal.post(copy_context().run, refresh, key, self._on_caller_loop(spec))
+
+    def _on_caller_loop(self, spec: LoadSpec) -> LoadSpec:
+        return spec._replace(source=_CallerSource(self._bridge, mailbox(), spec.source))
+
+
+class AnyLoopEngine:
+    """The engine for callers on any event loop, which makes each call on the private one."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self._engine = engine
+        self._bridge = bridge
+        self.loop = _Clock
+        self.freshness = _Freshness(engine, bridge)
+        self.reads = _Reads(engine, bridge)
+        self.writes = _Writes(engine, bridge)
+        self.atomic = _AtomicWrites(engine, bridge)
+        self.single_flight = _SingleFlight(engine, bridge)
+        self.threads = engine.threads
+        self.strict = engine.strict
+        self.fails_open = engine.fails_open
+        # Called in the calling thread: these only read state, count and log.
+        self.open_circuits_of = engine.open_circuits_of
+        self.check_circuit = engine.check_circuit
+        self.continue_without_server = engine.continue_without_server
+        self.failed_open = engine.failed_open
+        self.circuit_open = engine.circuit_open
+        self.result_not_stored = engine.result_not_stored
+        self.ping = partial(AnyLoopCall, bridge, engine.ping)
+        self.clear = partial(_write, bridge, None, engine.clear)
+
+    def __repr__(self) -> str:
+        return repr(self._engine)
+
+    def contains(self, key: bytes, is_readable: IsReadable) -> AnyLoopCall:
+        """See `Engine`."""
+        return AnyLoopCall(self._bridge, self._engine.contains, key, self._checked(is_readable))
+
+    def touch(self, key: bytes, ttl: int, is_readable: IsReadable) -> AnyLoopCall:
+        """See `Engine`."""
+        checked = self._checked(is_readable)
+        return _write(self._bridge, None, self._engine.touch, key, ttl, checked)
+
+    def time_to_live(
+        self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
+    ) -> AnyLoopCall:
+        """See `Engine`."""
+        checked = None if is_readable is None else self._checked(is_readable)
+        call = AnyLoopCall(self._bridge, self._engine.time_to_live, key, since, checked)
+        if since is not None:
+            call.deadline = since + self._bridge.patience
+        return call
+
+    def get_and_delete(self, key: bytes) -> AnyLoopCall:
+        """See `Engine`."""
+        return self._removal(self._engine.get_and_delete, key, [key])
+
+    def delete_counted(self, keys: Sequence[bytes]) -> AnyLoopCall:
+        """See `Engine`."""
+        return self._removal(self._engine.delete_counted, keys, keys)
+
+    def delete(self, keys: Sequence[bytes]) -> AnyLoopCall:
+        """See `Engine`."""
+        return self._removal(self._engine.delete, keys, keys)
+
+    def _removal(
+        self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
+    ) -> AnyLoopCall:
+        return _write(self._bridge, partial(self._engine.writes.failed, keys), function, what)
+
+    def _checked(self, is_readable: IsReadable) -> IsReadable:
+        """Return a check that the private event loop awaits, and the caller's runs."""
+        bridge, box = self._bridge, mailbox()
+
+        async def checked(key: bytes, payload: bytes) -> bool:
+            return await call_on_caller_loop(bridge, box, partial(is_readable, key, payload))
+
+        return checked
+
+    def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
+        """See `Engine`. The loop is the caller's."""
+        function(*args)
+
+    def load_engine(self) -> AnyLoopEngine:
+        """Return the engine for what a load does on the event loop of its caller."""
+        return self
+
+    async def run_in_caller(self, function: Callable[[], T]) -> T:
+        """Call a function on the event loop of the caller, which runs this; return its result."""
+        return function()
+
+    async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
+        """See `Engine`."""
+        return await gather_outcomes(awaitables)
+
+
+def _in_task(
+    context: Context, function: Callable[..., Awaitable[T]], *args: Any
+) -> asyncio.Task[T | CapturedError]:
+    """Run a coroutine function in a task. Exceptions are returned, since asyncio raises some out of its event loop."""
+
+    async def captured() -> T | CapturedError:
+        # Called in the task, which may be cancelled before it starts.
+        return await capture(function(*args))
+
+    return asyncio.get_running_loop().create_task(captured(), context=context)
+
+
+class AnyLoopLifecycle:
+    """The lifecycle of a cache that can be used from any event loop. It has the methods of `Lifecycle` for the API.
+
+    Args:
+        core: may be shared with other caches.
+    """
+
+    def __init__(self, core: PrivateCore) -> None:
+        self.core = core
+        self._ready: tuple[Portal, Opened] | None = None
+        """The portal of the open core, and its parts with an `AnyLoopEngine`."""
+        self.settings = core.lifecycle.settings
+        self.engine = core.lifecycle.engine
+        self.endpoint = core.lifecycle.endpoint
+        self.is_open = core.is_open
+
+    def __repr__(self) -> str:
+        return repr(self.core.lifecycle)
+
+    @property
+    def name(self) -> str:
+        """See `Lifecycle`."""
+        return self.core.lifecycle.name
+
+    def ready(self) -> Opened:
+        """Return the parts of the cache, which has to be open.
+
+        In a forked process, the first call opens the core again, without connecting.
+
+        Raises:
+            CacheStateError: NOT_OPENED.
+        """
+        ready, portal = self._ready, self.core.portal
+        if ready is None or ready[0] is not portal:
+            ready = self._ready = self._bridged()
+        return ready[1]
+
+    def _bridged(self) -> tuple[Portal, Opened]:
+        core = self.core
+        try:
+            portal = core.portal or core.reopened()
+        except PortalRefusedError as refusal:
+            raise CacheStateError(refusal.code, refusal.problem) from None
+        opened = core.lifecycle.opened
+        if portal is None or opened is None:
+            problem = "the cache is not open: `await cache.open(...)` or use `async with`"
+            raise CacheStateError("NOT_OPENED", problem)
+        # It has all members of `Engine` that the API uses.
+        engine = cast("Engine", AnyLoopEngine(opened.engine, Bridge(portal, core.patience)))
+        return portal, opened._replace(engine=engine)
+
+    async def open(self, context: CallContext) -> None:
+        """Open the core, if it is not open.
+
+        Raises:
+            CacheStateError: NOT_OPENED, if a loader still blocks the private loop of a previous `open`.
+        """
+        if self.core.portal is None or self.core.portal.is_closed:
+            attempt = Attempt()
+            await _in_thread(partial(self.core.open, context, None, attempt), attempt.cancel)
+
+    async def close(self) -> None:
+        """Close the core, for all caches that share it."""
+        self._ready = None
+        await _in_thread(self.core.close, lambda: None)
+
+    async def reopen(self) -> None:
+        """Do nothing: the first call of a forked process opens the core again."""
+
+
+async def _in_thread(function: Callable[[], None], cancel: Callable[[], None]) -> None:
+    """Call a blocking function in a worker thread. If this is cancelled, `cancel` makes the function end."""
+    running = asyncio.ensure_future(
+        anyio.to_thread.run_sync(function, limiter=anyio.CapacityLimiter(1))
+    )
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        cancel()
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await running
+        raise
+    except PortalRefusedError as refusal:
+        raise CacheStateError(refusal.code, refusal.problem) from None
