@@ -38,7 +38,8 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 def operations_of_class() -> set[str]:
     """The operations of a cache besides its lifecycle and configuration."""
-    other = {"configure", "set_references", "from_url", "is_open", "stats", "namespace", *STEPS}
+    configuring = {"configure", "set_references", "from_url", "as_sync", "namespace"}
+    other = configuring | {"is_open", "stats", *STEPS}
     return {name for name in dir(AsyncRedisCache) if not name.startswith("_")} - other
 
 
