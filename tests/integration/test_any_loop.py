@@ -235,9 +235,10 @@ def test_cancelled_caller_cancels_its_loader(cache: AsyncRedisCache, run: Run) -
     """The cancellation of the only caller reaches the loader; one that others wait for continues."""
 
     async def calls() -> None:
-        ended, go = asyncio.Event(), asyncio.Event()
+        entered, ended, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def load() -> str:
+            entered.set()
             try:
                 await go.wait()
             finally:
@@ -245,11 +246,15 @@ def test_cancelled_caller_cancels_its_loader(cache: AsyncRedisCache, run: Run) -
             return "value"
 
         alone = asyncio.create_task(cache.retrieve_or_load(None, "alone", load))
-        await until(lambda: cache.stats().loads == 1)
+        # A load counts as such before its loader has started.
+        await asyncio.wait_for(entered.wait(), LONG)
         alone.cancel()
         await asyncio.wait_for(ended.wait(), LONG)
         ended.clear()
+        entered.clear()
         first = asyncio.create_task(cache.retrieve_or_load(None, "shared", load))
+        # A caller that has read before the lease was acquired would wait for that in a load of its own.
+        await asyncio.wait_for(entered.wait(), LONG)
         second = asyncio.create_task(cache.retrieve_or_load(None, "shared", load))
         await until(lambda: waiting_for_load(cache) == 2)
         first.cancel()
