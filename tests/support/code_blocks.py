@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import inspect
 import io
 import re
@@ -60,6 +61,8 @@ class Page:
         # A module that can be imported: dataclasses and pickle look their classes up in theirs.
         self._module = types.ModuleType("page")
         self._module.__dict__["__compare__"] = self._compare
+        # As `exec` adds it; annotations are evaluated with it.
+        self._module.__dict__["__builtins__"] = builtins
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -140,9 +143,20 @@ def _comments(code: str) -> dict[int, str]:
     }
 
 
+def run_page(page: Path) -> None:
+    """Run all Python blocks of a page."""
+    with Page() as program:
+        for block in blocks_of(page, "python"):
+            program.run(block)
+
+
 def _is_literal(comment: str) -> bool:
     try:
         ast.literal_eval(comment)
     except (ValueError, SyntaxError):
         return False
     return True
+
+
+if __name__ == "__main__":
+    run_page(Path(sys.argv[1]))
