@@ -307,7 +307,7 @@ def types_installed(session: nox.Session) -> None:
     project = Path(session.create_tmp())
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(project), ".")
     (wheel,) = project.glob("*.whl")
-    session.install(f"{wheel}[aiohttp,fastapi,otel]")
+    session.install(f"{wheel}[aiohttp,django,fastapi,otel,sqlalchemy]")
     for file in Path("tests/unit").glob("typing_*.py"):
         (project / file.name).write_text(file.read_text())
     stubs = [

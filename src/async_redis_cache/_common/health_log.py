@@ -20,6 +20,7 @@ __all__ = [
     "EVENTS",
     "EVICTIONS",
     "FAILED_OPEN",
+    "INVALIDATIONS_FAILED",
     "NOT_CACHED",
     "REFRESH_FAILED",
     "SCRIPTS_REFUSED",
@@ -29,6 +30,7 @@ __all__ = [
     "HealthLog",
     "Record",
     "Subject",
+    "log_record",
 ]
 
 _LOG: Final = logging.getLogger("async_redis_cache")
@@ -122,6 +124,12 @@ INVALIDATIONS_DROPPED: Final = Event(
     "pending invalidations on {server} were dropped, at close or beyond 10,000 keys; old values can be read "
     "until they expire",
 )
+INVALIDATIONS_FAILED: Final = Event(
+    "invalidations_failed",
+    logging.ERROR,
+    "a database transaction has committed, but its invalidations failed: {code}; old values can be read until "
+    "they expire",
+)
 MASTER_CHANGED: Final = Event("master_changed", logging.WARNING, "{server} is now a master")
 NODE_REMOVED: Final = Event(
     "node_removed", logging.INFO, "{server} is no longer used: other nodes serve its keys"
@@ -175,6 +183,7 @@ EVENTS: Final = (
         for event in subject
     ),
     INVALIDATIONS_DROPPED,
+    INVALIDATIONS_FAILED,
     MASTER_CHANGED,
     NODE_REMOVED,
     FAILED_OPEN,
@@ -354,19 +363,24 @@ class HealthLog:
             # The next outage is logged again.
             self._logged.pop(FAILED_OPEN, None)
         record = record._replace(cache=self._cache)
-        # The caller is in the middle of a change of state, which a log filter that raises must not break.
-        with contextlib.suppress(Exception):
-            _LOG.log(
-                record.event.level,
-                record.message,
-                extra={
-                    "cache_event": record.event.name,
-                    "cache_event_deprecated": _DEPRECATED_NAMES.get(record.event.name, ""),
-                    "cache_name": record.cache,
-                    "cache_server": record.server,
-                    "cache_code": record.code,
-                    "cache_subject": record.subject,
-                },
-            )
+        log_record(record)
         if self._on_record is not None:
             self._on_record(record)
+
+
+def log_record(record: Record) -> None:
+    """Pass a record to `logging`, whether or not a cache is open."""
+    # The caller is in the middle of a change of state, which a log filter that raises must not break.
+    with contextlib.suppress(Exception):
+        _LOG.log(
+            record.event.level,
+            record.message,
+            extra={
+                "cache_event": record.event.name,
+                "cache_event_deprecated": _DEPRECATED_NAMES.get(record.event.name, ""),
+                "cache_name": record.cache,
+                "cache_server": record.server,
+                "cache_code": record.code,
+                "cache_subject": record.subject,
+            },
+        )

@@ -18,7 +18,7 @@ from .envelope import MARK, Envelope
 from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 
-__all__ = ["Codec", "Decoder", "LongKeys", "type_name"]
+__all__ = ["Codec", "Decoder", "LongKeys", "encode_name", "type_name"]
 
 Decoder = Callable[[bytes], Any]
 LongKeys = Literal["raise", "hash"]
@@ -138,7 +138,7 @@ class Codec:
         # which UTF-8 cannot encode.
         if type(key) is str and key.isprintable() and 0 < len(key) <= _SHORT_KEY:
             return self._prefix + key.encode()
-        return self._prefix + (_hashed(key) if self._hashes_long else _encoded(key, "key"))
+        return self._prefix + (_hashed(key) if self._hashes_long else encode_name(key, "key"))
 
     def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the tags in UTF-8, without duplicates.
@@ -160,7 +160,7 @@ class Codec:
                 f"tags must be a collection of str, such as a tuple, not {type(tags).__name__}"
             )
             raise CacheInputError("BAD_TAG", problem)
-        encoded = {tag: _encoded(tag, "tag") for tag in tags}
+        encoded = {tag: encode_name(tag, "tag") for tag in tags}
         if encoded and self.foreign_readers:
             raise _needs_header("a value with tags")
         if len(encoded) > MOST_TAGS:
@@ -299,7 +299,7 @@ def _hashed(key: str) -> bytes:
     return b"#" + hashlib.sha512(encoded).hexdigest().encode()
 
 
-def _encoded(name: str, what: str) -> bytes:
+def encode_name(name: str, what: str) -> bytes:
     """Validate a key or a tag, and encode it.
 
     Raises:

@@ -1,0 +1,138 @@
+"""A cache bound to a database transaction: invalidations that are sent once the transaction has committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.health_log import INVALIDATIONS_FAILED, Record, log_record
+from async_redis_cache._common.options import MOST_TAGS
+from async_redis_cache._engine.pending_invalidations import is_pending_failure
+from async_redis_cache._values.codec import encode_name
+
+from .async_cache import AsyncRedisCache
+from .load_request import check_keys
+from .sync_cache import RedisCache
+
+__all__ = ["AnyCache", "BoundCache", "Invalidations", "is_async"]
+
+AnyCache = AsyncRedisCache | RedisCache
+"""What can be bound to a transaction."""
+
+
+def is_async(cache: AnyCache) -> bool:
+    """Return whether the methods of this cache are coroutine functions.
+
+    Raises:
+        TypeError: it is not a cache of this library.
+    """
+    if isinstance(cache, AsyncRedisCache):
+        return True
+    if isinstance(cache, RedisCache):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return False
+    raise TypeError(f"expected a cache of async_redis_cache, not {type(cache).__name__}")
+
+
+class BoundCache:
+    """Records invalidations for the current transaction. Returned by `bind`.
+
+    Nothing is sent before the transaction commits, so reads return the old values until then. All methods are plain
+    functions, also where the cache is asynchronous.
+    """
+
+    def __init__(self, cache: AnyCache, defer: Callable[[Invalidations], None]) -> None:
+        self._cache = cache
+        self._defer = defer
+
+    def delete(self, key: str) -> None:
+        """Delete a key when the transaction commits.
+
+        Raises:
+            CacheInputError: BAD_KEY.
+            RuntimeError: the SQLAlchemy session has not begun a transaction.
+        """
+        self.delete_many((key,))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete many keys when the transaction commits. Errors as for `delete`."""
+        names = dict.fromkeys(check_keys(keys))
+        for key in names:
+            encode_name(key, "key")
+        recorded = Invalidations()
+        recorded.add(self._cache, keys=names)
+        self._defer(recorded)
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Invalidate all values that have any of these tags, when the transaction commits.
+
+        Raises:
+            CacheInputError: BAD_TAG.
+            RuntimeError: as for `delete`.
+        """
+        names = dict.fromkeys(tags)
+        for tag in names:
+            encode_name(tag, "tag")
+        recorded = Invalidations()
+        recorded.add(self._cache, tags=names)
+        self._defer(recorded)
+
+
+class Invalidations:
+    """Keys to delete and tags to invalidate, by cache."""
+
+    def __init__(self) -> None:
+        self._keys: dict[AnyCache, dict[str, None]] = {}
+        self._tags: dict[AnyCache, dict[str, None]] = {}
+
+    def add(self, cache: AnyCache, *, keys: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
+        """Add keys and tags of a cache."""
+        if keys:
+            self._keys.setdefault(cache, {}).update(dict.fromkeys(keys))
+        if tags:
+            self._tags.setdefault(cache, {}).update(dict.fromkeys(tags))
+
+    def merge(self, other: Invalidations) -> None:
+        """Add those of another transaction, such as a savepoint that was released."""
+        for cache, keys in other._keys.items():
+            self.add(cache, keys=keys)
+        for cache, tags in other._tags.items():
+            self.add(cache, tags=tags)
+
+    def send(self) -> None:
+        """Send them, for synchronous caches. The transaction has committed: errors are logged and not raised."""
+        for cache, request in self._requests():
+            try:
+                request()
+            except CacheError as error:
+                _log_failure(cache, error)
+
+    async def send_async(self) -> None:
+        """As `send`, for asynchronous caches; those of one cache are sent in one pipeline."""
+        await asyncio.gather(*(_send(cache, request) for cache, request in self._requests()))
+
+    def _requests(self) -> Iterator[tuple[AnyCache, Callable[[], Any]]]:
+        for cache, keys in self._keys.items():
+            yield cache, partial(cache.remove_many, None, keys)
+        for cache, names in self._tags.items():
+            tags = tuple(names)
+            for start in range(0, len(tags), MOST_TAGS):
+                some = tags[start : start + MOST_TAGS]
+                yield cache, partial(cache.invalidate_tags, None, *some)
+
+
+async def _send(cache: AnyCache, request: Callable[[], Any]) -> None:
+    try:
+        await request()
+    except CacheError as error:
+        _log_failure(cache, error)
+
+
+def _log_failure(cache: AnyCache, error: CacheError) -> None:
+    # Pending invalidations are sent as soon as the server accepts them, and the engine has logged them.
+    if not is_pending_failure(error):
+        asynchronous = cache if isinstance(cache, AsyncRedisCache) else cache._cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        name = asynchronous._lifecycle.name  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        log_record(Record(INVALIDATIONS_FAILED, "", error.code, cache=name))
