@@ -244,9 +244,20 @@ class AnyLoopEngine:
         self.result_not_stored = engine.result_not_stored
         self.ping = partial(AnyLoopCall, bridge, engine.ping)
         self.clear = partial(_write, bridge, None, engine.clear)
+        self.clear_keys = partial(_write, bridge, None, engine.clear_keys)
+        self.next_keys = partial(AnyLoopCall, bridge, engine.next_keys)
 
     def __repr__(self) -> str:
         return repr(self._engine)
+
+    @property
+    def has_near(self) -> bool:
+        """See `Engine`."""
+        return self._engine.has_near
+
+    def without_near(self) -> AnyLoopEngine:
+        """See `Engine`."""
+        return AnyLoopEngine(self._engine.without_near(), self._bridge)
 
     def contains(self, key: bytes, is_readable: IsReadable) -> AnyLoopCall:
         """See `Engine`."""
