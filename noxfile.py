@@ -136,23 +136,24 @@ OF_REDIS_PY = [
     ),
 ]
 
-# The oldest supported release of each package that is required at run time, and of pydantic. Those of Pip.Services have
-# one release each.
-MINIMA = ("anyio==4.4.0", "hiredis==3.2.0", "msgspec==0.19.0", "pydantic==2.8.0", "redis==5.0.8")
+# The oldest supported release of each package that is required at run time or by an extra, and of pydantic. Those of
+# Pip.Services have one release each.
+MINIMA = (
+    *("aiohttp==3.10.0", "anyio==4.4.0", "django==4.2", "fastapi==0.115.0", "hiredis==3.2.0"),
+    *("msgspec==0.19.0", "opentelemetry-api==1.30.0", "opentelemetry-sdk==1.30.0"),
+    *("pydantic==2.8.0", "redis==5.0.8", "sqlalchemy==2.0.30"),
+)
 
 OF_MINIMA = [
-    "tests/contract",
+    *OF_REDIS_PY,
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            "facade_threads",
-            "lifecycle",
-            "loader_threads",
-            "near_cache_invalidation",
-            "tls",
+            *("aiohttp", "django", "facade_threads", "fastapi", "loader_threads"),
+            *("namespaces", "otel", "otel_results", "sqlalchemy"),
         )
     ),
-    *(f"tests/unit/test_{name}.py" for name in ("protocol_violations", "reply_bounds", "portal")),
+    *(f"tests/unit/test_{name}.py" for name in ("portal", "reply_bounds")),
 ]
 
 # Packages that use redis-py too, or limit its release: what is installed, and the module that is imported.
