@@ -25,7 +25,7 @@ def option_table() -> str:
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
         cells = (
             f"`{path_of(field).removeprefix('options.')}`",
-            "" if default == "" else f"`{default}`",
+            "" if default in {"", None} else f"`{default}`",
             about["unit"],
             allowed(field),
             about["doc"],

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, RedisCache
+from async_redis_cache._common.logins import CredentialSource
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import Options, path_of
 from harness.apis import configured
@@ -94,6 +95,7 @@ def test_keywords_for_type_checkers_are_the_table() -> None:
         elif field in DURATIONS:
             kind = int | timedelta
         expected[field.name] = kind
+    expected["credential_provider"] = CredentialSource | None
     # The keyword `serializer` is `from_url`'s own, since it may also be an object.
     assert get_args(expected.pop("serializer")) == get_args(SerializerName)
     assert hints == expected

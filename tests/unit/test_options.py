@@ -89,6 +89,7 @@ def test_defaults() -> None:
         "connect_timeout": 2000,
         "command_timeout": 1000,
         "topology": "single",
+        "credential_provider": None,
         "sentinel_master": "",
         "sentinel_username": "",
         "sentinel_password": "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ from async_redis_cache._common.hosts import parse_address
 from async_redis_cache._common.options import Options
 from async_redis_cache._connection.connection import Connection
 from async_redis_cache._connection.connector import Connector, fields_of, verify_master
+from async_redis_cache._connection.provided_login import LoginIfRequired
 from async_redis_cache._connection.push import KeepalivePolicy, Probe, PushChannel, refusal_in
 from async_redis_cache._connection.sockets import TLSConfig
 
@@ -85,6 +87,10 @@ class Sentinels:
             username=options.sentinel_username or None,
             password=options.sentinel_password or None,
         )
+        if endpoint.login_source is not None and options.credential_provider is not None:
+            has_login = bool(login.username or login.password)
+            source = None if has_login else LoginIfRequired(endpoint.login_source)
+            login = replace(login, login_source=source)
         tls = TLSConfig.of(options, sentinels=True)
         for address in endpoint.seeds:
             watcher = _SentinelWatcher(

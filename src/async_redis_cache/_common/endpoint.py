@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from .address_map import AddressMap
 from .errors import CacheConfigError
+from .logins import LoginSource
 from .options import nearest_option
 
 __all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
@@ -52,6 +53,7 @@ class Endpoint:
         database: the number of the database.
         username: the user of the login.
         password: the password of the login.
+        login_source: returns the login for each connection, instead of `username` and `password`.
     """
 
     kind: Kind = "tcp"
@@ -68,6 +70,7 @@ class Endpoint:
     database: int = 0
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    login_source: LoginSource | None = field(default=None, repr=False, compare=False)
 
     def with_login(self, username: str | None, password: str | None) -> Endpoint:
         """The same endpoint with another login; a part that is None is kept."""
@@ -96,6 +99,11 @@ class Endpoint:
             address_map="",
             is_mapped=mapped is not None,
         )
+
+    def after_fork(self) -> Endpoint:
+        """The same endpoint for a forked child."""
+        source = self.login_source
+        return self if source is None else replace(self, login_source=source.after_fork())
 
     @property
     def name(self) -> str:

@@ -100,8 +100,9 @@ class CacheLoadError(CacheError, InvocationException, RuntimeError):
 class CacheUnavailable(CacheError, ConnectionException):
     """The server is unreachable, or does not serve requests at the moment. Nothing was changed.
 
-    Codes: CONNECT_FAILED, CONNECTION_LOST, HOST_NOT_ALLOWED, LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and
-    BREAKER_OPEN, which only loading methods raise, if `options.fail_open` is `never`.
+    Codes: CONNECT_FAILED, CONNECTION_LOST, HOST_NOT_ALLOWED, NO_CREDENTIALS (`options.credential_provider` returned no
+    login), LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and BREAKER_OPEN, which only loading methods raise, if
+    `options.fail_open` is `never`.
     """
 
 

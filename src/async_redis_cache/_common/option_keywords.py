@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from .logins import CredentialSource
+
 __all__ = ["CacheOptions", "SerializerName"]
 
 SerializerName = Literal["json", "msgpack", "raw", "pickle"]
@@ -26,6 +28,7 @@ class CacheOptions(TypedDict, total=False):
     require_connection: bool
     fail_open: Literal["loading", "always", "never"]
     topology: Literal["single", "sentinel", "cluster"]
+    credential_provider: CredentialSource | None
     sentinel_master: str
     sentinel_username: str
     sentinel_password: str

@@ -39,6 +39,10 @@ def read_option(field: dataclasses.Field[Any], value: Any) -> Any:
         return _read_number(field, value)
     if isinstance(field.default, float):
         return _read_share(field, value)
+    if field.metadata["is_object"]:
+        if value is not None and not (callable(value) or hasattr(value, "get_credentials")):
+            raise bad_option(field, "must be a function, or an object with get_credentials")
+        return value
     if field.metadata["is_map"] and isinstance(value, Mapping):
         value = AddressMap.text_of(cast("Mapping[object, object]", value))
     text = "" if value is None else str(value)

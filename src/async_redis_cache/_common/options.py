@@ -12,6 +12,7 @@ from .address_map import AddressMap
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
 from .hosts import AllowedHosts, is_host
+from .logins import CredentialSource
 from .option_values import bad_option, path_of, read_option
 
 __all__ = ["CONTROL", "MOST_TAGS", "SECTIONS", "Options", "nearest_option", "path_of"]
@@ -50,6 +51,7 @@ def _option(
     choices: tuple[str, ...] = (),
     secret: bool = False,
     is_map: bool = False,
+    is_object: bool = False,
     section: str = "options",
 ) -> Any:
     if most is None:
@@ -62,6 +64,7 @@ def _option(
         "choices": choices,
         "section": section,
         "is_map": is_map,
+        "is_object": is_object,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=about)
 
@@ -103,6 +106,14 @@ class Options:
         "what `connection` names: a server, sentinels, or nodes of a cluster. A URI such as "
         "`redis+sentinel://` sets it too",
         choices=("single", "sentinel", "cluster"),
+    )
+    credential_provider: CredentialSource | None = _option(  # noqa: RUF009  a field
+        None,
+        "asked for the login of every connection, instead of a login in `connection` or `credential`: a function or "
+        "coroutine function that returns user and password, or a `CredentialProvider` of redis-py. An object, so it "
+        "cannot come from a file",
+        secret=True,
+        is_object=True,
     )
     sentinel_master: str = _option("", "name of the master, as configured in the sentinels")
     sentinel_username: str = _option("", "user for the login at the sentinels")

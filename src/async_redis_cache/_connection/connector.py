@@ -37,8 +37,10 @@ from async_redis_cache._common.errors import (
 )
 from async_redis_cache._common.failures import Failure, ServerReply, failure_of, may_not_run
 from async_redis_cache._common.hosts import AllowedHosts
+from async_redis_cache._common.logins import NoLoginError
 from async_redis_cache._common.options import Options
 
+from .provided_login import CurrentLogin
 from .redis_py import POOL_OPTIONS, can_read, get_connection
 from .reply_limits import HandshakeParser
 from .sockets import AddressList, ResolvingConnection, TLSConfig, TLSConnection
@@ -56,6 +58,8 @@ _UNAVAILABLE: Final = {
     MasterDownError: "MASTERDOWN",
     ClusterDownError: "CLUSTERDOWN",
 }
+_LOGIN_SHARE: Final = 0.1
+"""Fraction of `connect_timeout` that is left when a source of logins is given up, so that `open` can say so."""
 _NO_NAME: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -103,14 +107,15 @@ class Connector:
         self._refusal = _refusal_of(endpoint, options)
         self._timeout = options.connect_seconds
         self._addresses = AddressList()
+        source = endpoint.login_source
+        self._login = None if source is None else CurrentLogin(source)
         self._make_pool = partial(
             ConnectionPool,
             connection_class=_connection_class(endpoint),
             max_connections=options.max_connections,
             parser_class=HandshakeParser,
             db=endpoint.database,
-            username=endpoint.username,
-            password=endpoint.password,
+            **_login(endpoint, self._login),
             protocol=protocol,
             # Deadlines are enforced here. Those of redis-py cost two timers a call, and on Python 3.11 its write timeout
             # swallows cancellations.
@@ -131,19 +136,40 @@ class Connector:
         if self._refusal is not None:
             return self._refusal
         deadline = asyncio.get_running_loop().time() + self._timeout
+        outcome = await self._open_by(deadline)
+        if (
+            self._login is not None
+            and isinstance(outcome, Failure)
+            and outcome.code == "BAD_CREDENTIALS"
+        ):
+            # The login may have changed since the source returned it.
+            outcome = await self._open_by(deadline, outcome)
+        return outcome
+
+    async def _open_by(
+        self, deadline: float, refusal: Failure | None = None
+    ) -> AbstractConnection | Failure:
         while True:
-            outcome = await self._attempt(deadline)
+            outcome = await self._attempt(deadline, refusal)
             if not isinstance(outcome, Failure) or outcome.kind is not CacheUnavailable:
                 return outcome
             is_late = asyncio.get_running_loop().time() >= deadline
             if not self._addresses.skip_current() or is_late:
                 return outcome
 
-    async def _attempt(self, deadline: float) -> AbstractConnection | Failure:
+    async def _attempt(
+        self, deadline: float, refusal: Failure | None
+    ) -> AbstractConnection | Failure:
+        """Try once; if the login was refused before, only with another one."""
         try:
             # redis-py limits neither the login nor name resolution.
             async with asyncio.timeout_at(deadline) as timeout:
                 self._addresses.begin(timeout)
+                if self._login is not None:
+                    until = deadline - _LOGIN_SHARE * self._timeout
+                    is_new = await self._login.renew(until, was_refused=refusal is not None)
+                    if refusal is not None and not is_new:
+                        return refusal
                 connection = await get_connection(self._pool)
                 try:
                     await self._verify(connection)
@@ -154,6 +180,8 @@ class Connector:
                     await self.discard_connection(connection)
                     raise
                 return connection
+        except NoLoginError as error:
+            return Failure(CacheUnavailable, "NO_CREDENTIALS", str(error))
         except Exception as error:  # noqa: BLE001  redis-py may raise anything: a reset, AttributeError
             failure = _failure_of(error, self._endpoint)
         await self.close_idle()
@@ -244,6 +272,12 @@ def _address(endpoint: Endpoint, addresses: AddressList) -> dict[str, Any]:
         "socket_keepalive": True,
         "socket_keepalive_options": _KEEPALIVE,
     }
+
+
+def _login(endpoint: Endpoint, current: CurrentLogin | None) -> dict[str, Any]:
+    if current is not None:
+        return {"credential_provider": current}
+    return {"username": endpoint.username, "password": endpoint.password}
 
 
 def _tls(endpoint: Endpoint, tls: TLSConfig) -> dict[str, Any]:

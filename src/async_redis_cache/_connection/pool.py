@@ -25,8 +25,9 @@ _PING: Final = pack((b"PING",))
 _REPLY_BYTES: Final = 1024
 """Limit on the reply to PING, error texts included."""
 _REFUSED_PAUSE: Final = 0.5
-"""Seconds before the next attempt after a refused login or certificate, as between two probes of an open circuit. Each
-attempt is an entry in the log of the server, which may lock the user out after too many."""
+"""Seconds before the next attempt after a refused login or certificate, or without a login, as between two probes of an
+open circuit. Each attempt is an entry in the log of the server, which may lock the user out after too many, or a call of
+the credential provider."""
 
 
 class _Check(ReplyHandler):
@@ -98,7 +99,7 @@ class ConnectionPool:
         self._connections: set[RedisConnection] = set()
         self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self._refusal: Failure | None = None
-        """The failure of the last attempt if the login or a certificate was refused."""
+        """The failure of the last attempt if the login or a certificate was refused, or there was no login."""
         self._tasks = OwnedTasks()
         self._closed = False
 
@@ -236,7 +237,7 @@ class ConnectionPool:
             self._refusal = None
             self._adopt(outcome)
             return
-        if outcome.kind is CacheLoginError:
+        if outcome.kind is CacheLoginError or outcome.code == "NO_CREDENTIALS":
             self._refusal = outcome
             self._backoff.failed(_REFUSED_PAUSE)
         else:

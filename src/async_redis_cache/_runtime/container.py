@@ -36,6 +36,7 @@ from async_redis_cache._common.pip_services import (
     trace_id_of,
 )
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, CacheStats
+from async_redis_cache._connection.provided_login import ProvidedLogin
 
 if TYPE_CHECKING:
     from async_redis_cache._common.pip_services import ConnectionParams, CredentialParams
@@ -111,11 +112,17 @@ class Settings:
                 problem = f"options.tls is for servers at a host; {endpoint.kind}:// stays on this machine"
                 raise CacheConfigError("BAD_OPTION", problem)
             endpoint = replace(endpoint, tls=True)
-        if credential is None:
+        if credential is not None:
+            endpoint = endpoint.with_login(
+                credential.get_username() or None, credential.get_password() or None
+            )
+        provider = self.options.credential_provider
+        if provider is None:
             return endpoint
-        return endpoint.with_login(
-            credential.get_username() or None, credential.get_password() or None
-        )
+        if endpoint.username or endpoint.password:
+            problem = "options.credential_provider replaces the login: remove that of `connection` or `credential`"
+            raise CacheConfigError("BAD_OPTION", problem)
+        return replace(endpoint, login_source=ProvidedLogin(provider, self.options.connect_seconds))
 
     def _endpoint_of(self, connections: Sequence[ConnectionParams]) -> Endpoint:
         """The endpoint of the connections: a server, or the seeds of a Sentinel set-up or a cluster."""

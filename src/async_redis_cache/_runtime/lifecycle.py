@@ -133,12 +133,13 @@ class Lifecycle:
         await self._abandon_foreign()
         if parent is not None and self._opened is None:
             options = self.settings.options
-            health_log = self._new_health_log(parent.endpoint)
+            endpoint = parent.endpoint.after_fork()
+            health_log = self._new_health_log(endpoint)
             engine = contextvars.Context().run(
-                Engine, parent.endpoint, options, self._counters, health_log
+                Engine, endpoint, options, self._counters, health_log
             )
             codec = self._codec(options, health_log)
-            self._opened = Opened(parent.endpoint, engine, codec, LoadPolicies(options), None)
+            self._opened = Opened(endpoint, engine, codec, LoadPolicies(options), None)
             self._begin(health_log)
 
     async def close(self) -> None:

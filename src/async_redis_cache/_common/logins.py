@@ -1,0 +1,61 @@
+"""Logins that change: what a program may pass as `options.credential_provider`, and what connections ask."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+__all__ = [
+    "CredentialProvider",
+    "CredentialSource",
+    "Credentials",
+    "Login",
+    "LoginSource",
+    "NoLoginError",
+]
+
+Login = tuple[()] | tuple[str] | tuple[str, str]
+"""User and password, a password for the default user, or nothing."""
+Credentials = str | tuple[str] | tuple[str, str]
+"""What a provider may return: as `Login`, or a password alone."""
+
+
+class CredentialProvider(Protocol):
+    """An object that returns the login, such as a `CredentialProvider` of redis-py.
+
+    If it has a coroutine method `get_credentials_async`, that is awaited instead.
+    """
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return user and password, or a password alone. May block."""
+        ...
+
+
+CredentialSource = CredentialProvider | Callable[[], Credentials | Awaitable[Credentials]]
+"""What `options.credential_provider` accepts."""
+
+
+class NoLoginError(Exception):
+    """There is no login at present. The text never contains a part of one, nor the text of another exception."""
+
+
+class LoginSource(Protocol):
+    """Returns the login for each connection."""
+
+    name: str
+    """In messages."""
+
+    async def login(self, refused: Login | None) -> Login:
+        """Return the login to use now.
+
+        Args:
+            refused: what this returned for the same connection, if a server has refused it since.
+
+        Raises:
+            NoLoginError: there is none at present.
+        """
+        ...
+
+    def after_fork(self) -> LoginSource:
+        """Return the same source for a forked child, in which no thread of the parent exists."""
+        ...

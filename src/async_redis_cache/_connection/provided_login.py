@@ -1,0 +1,176 @@
+"""Logins from `options.credential_provider`: asked for every connection, and streamed by providers that renew tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, cast
+
+from redis.credentials import CredentialProvider
+
+from async_redis_cache._common.blocking_call import BlockingCall, TooManyCallsError
+from async_redis_cache._common.logins import Login, LoginSource, NoLoginError
+
+__all__ = ["CurrentLogin", "LoginIfRequired", "ProvidedLogin"]
+
+
+class CurrentLogin(CredentialProvider):
+    """Gives redis-py the login that a source has returned for the connection that is being opened.
+
+    redis-py 5.0 and 5.1 ask a provider only synchronously, which would block the event loop; and none of its releases
+    limits the time.
+
+    Args:
+        source: asked before each attempt to connect.
+    """
+
+    def __init__(self, source: LoginSource) -> None:
+        self._source = source
+        self._login: Login = ()
+
+    def get_credentials(self) -> Any:
+        """Return the login. Called by redis-py."""
+        return self._login
+
+    async def get_credentials_async(self) -> Any:
+        """Return the login. Called by redis-py 5.2 and newer."""
+        return self._login
+
+    async def renew(self, until: float, *, was_refused: bool) -> bool:
+        """Ask the source; return whether the login has changed.
+
+        Args:
+            until: when to give up, on the event loop's clock.
+            was_refused: whether the server has just refused the current login.
+
+        Raises:
+            NoLoginError: the source has none, or does not return it in time.
+        """
+        former = self._login
+        try:
+            async with asyncio.timeout_at(until):
+                self._login = await self._source.login(former if was_refused else None)
+        except TimeoutError:
+            problem = f"{self._source.name} did not return a login within options.connect_timeout"
+            raise NoLoginError(problem) from None
+        return self._login != former
+
+
+class ProvidedLogin:
+    """A source that asks a provider.
+
+    Args:
+        provider: see `CredentialSource`.
+        patience: seconds after which a call of a blocking provider is taken to hang.
+    """
+
+    name = "options.credential_provider"
+
+    def __init__(self, provider: Any, patience: float) -> None:
+        self._provider = provider
+        self._patience = patience
+        get: Any = getattr(provider, "get_credentials", provider)
+        get_async: Any = getattr(provider, "get_credentials_async", None)
+        self._call: Callable[[], Awaitable[Any]]
+        if get_async is not None and _overrides(type(provider), "get_credentials_async"):
+            self._call = get_async
+        elif _is_coroutine_function(get):
+            self._call = get
+        else:
+            self._call = partial(
+                _called, BlockingCall(lambda: [get()], "credential provider", patience)
+            )
+
+    async def login(self, refused: Login | None) -> Login:  # noqa: ARG002  a provider is asked in any case
+        """Ask the provider.
+
+        Raises:
+            NoLoginError: it raised an exception, or returned something else than a login.
+        """
+        task = asyncio.current_task()
+        problem = ""
+        given: Any = None
+        try:
+            given = await self._call()
+        except TooManyCallsError:
+            problem = "does not return"
+        except asyncio.CancelledError:
+            # Unless it comes from the provider, such as from a scope that it has cancelled.
+            if task is None or task.cancelling():
+                raise
+            problem = "was cancelled"
+        except Exception as error:  # noqa: BLE001  a provider may raise anything
+            problem = f"raised {type(error).__name__}"
+        login = () if problem else _login_of(given)
+        if not login:
+            # Without a cause: its text may contain a part of the login.
+            problem = problem or "returned neither (user, password) nor a password"
+            raise NoLoginError(f"{self.name} {problem}") from None
+        return login
+
+    def after_fork(self) -> ProvidedLogin:
+        """Return a source without the parent's threads."""
+        return ProvidedLogin(self._provider, self._patience)
+
+
+class LoginIfRequired:
+    """A source for servers that may not require a login: none at first, and another source's once that is refused.
+
+    Args:
+        source: returns the login of servers that require one.
+    """
+
+    def __init__(self, source: LoginSource) -> None:
+        self.name = source.name
+        self._source = source
+        self._is_required = False
+
+    async def login(self, refused: Login | None) -> Login:
+        """Return the login, or an empty one as long as the server accepts that.
+
+        Raises:
+            NoLoginError: the other source has none.
+        """
+        if refused is not None:
+            # A server without a password refuses logins of the default user.
+            self._is_required = not refused
+        return await self._source.login(None) if self._is_required else ()
+
+    def after_fork(self) -> LoginIfRequired:
+        """Return a source without the parent's threads."""
+        return LoginIfRequired(self._source.after_fork())
+
+
+async def _called(call: BlockingCall[list[Any]]) -> Any:
+    """Return what a function returns that callers share, or the result of the awaitable that it returns."""
+    while True:
+        given = await call()
+        if given and not inspect.isawaitable(given[0]):
+            return given[0]
+        if given:
+            # It can be awaited once: those that share the call find an empty list, and call again.
+            return await given.pop()
+
+
+def _overrides(kind: Any, name: str) -> bool:
+    """Whether the method is not the default of redis-py's base class, which logs a warning and blocks."""
+    return getattr(kind, name, None) is not getattr(CredentialProvider, name, None)
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  that of an instance may be a coroutine function
+    )
+
+
+def _login_of(given: Any) -> Login:
+    """Return what a provider has returned as a login; an empty one if it is none."""
+    parts: list[Any] = [given]
+    if isinstance(given, (tuple, list)):
+        parts = [*cast("Any", given)]
+    if len(parts) == 2 and not parts[0]:
+        parts = parts[1:]
+    is_login = len(parts) in {1, 2} and all(isinstance(part, str) and part for part in parts)
+    return cast("Login", tuple(parts)) if is_login else ()
