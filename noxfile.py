@@ -342,9 +342,9 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run every code block of the documentation, and check its links and tables."""
-    install(session, "test")
-    session.run("pytest", "tests/docs", *session.posargs)
+    """Run every code block of the documentation, and check its links, tables and what it says of other packages."""
+    install(session, "test", "migration")
+    session.run("pytest", "tests/docs", "tests/peers", *session.posargs)
 
 
 @nox.session

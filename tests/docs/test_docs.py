@@ -10,17 +10,15 @@ from pathlib import Path
 import pytest
 
 import code_blocks
-from code_blocks import PAGES, ROOT, Block, Page, blocks_of, name_of, run_page
+from code_blocks import PAGES, ROOT, Block, Page, blocks_of, name_of, program_of, run_page
 from harness import Server
 
-WITH_PYTHON = [page for page in PAGES if any(blocks_of(page, "python"))]
+WITH_PYTHON = [page for page in PAGES if program_of(page)]
 OPTIONS = (
     *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
     *("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-W", "error"),
 )
-WITH_TESTS = [
-    page for page in WITH_PYTHON if any("def test_" in b.text for b in blocks_of(page, "python"))
-]
+WITH_TESTS = [page for page in WITH_PYTHON if any("def test_" in b.text for b in program_of(page))]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
@@ -33,7 +31,7 @@ def test_python_blocks_run_and_show_what_they_say(
     with any_server.client() as client:
         client.flushall()
     # Django is configured once in a process.
-    if any("settings.configure(" in block.text for block in blocks_of(page, "python")):
+    if any("settings.configure(" in block.text for block in program_of(page)):
         command = [sys.executable, "-W", "error", code_blocks.__file__, str(page)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -45,7 +43,7 @@ def test_python_blocks_run_and_show_what_they_say(
 def test_tests_in_the_documentation_pass(page: Path, tmp_path: Path) -> None:
     """Where the blocks of a page are a test file, that file passes."""
     file = tmp_path / "test_page.py"
-    file.write_text("\n\n".join(block.text for block in blocks_of(page, "python")))
+    file.write_text("\n\n".join(block.text for block in program_of(page)))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, *OPTIONS, file],
         cwd=ROOT,

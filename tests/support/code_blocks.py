@@ -3,7 +3,8 @@
 The convention, as docs/index.md tells it to readers: the python blocks of a page are one program,
 in their order. A block that awaits at top level runs as it would in `python -m asyncio`, all of a
 page on one loop; any other runs as a script. A comment behind an expression or an assignment that
-is a literal is the value; a comment behind a `print` is what it prints.
+is a literal is the value; a comment behind a `print` is what it prints. Blocks that begin with
+`# Requires: package` are a program of their own, which runs where the package is installed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Self
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+_REQUIRES = re.compile(r"# Requires: (\S+)\n")
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
@@ -41,6 +43,12 @@ class Block:
     line: int
     language: str
     text: str
+
+    @property
+    def required(self) -> str | None:
+        """The package that the block requires and the tests do not."""
+        found = _REQUIRES.match(self.text)
+        return found and found[1]
 
 
 def blocks_of(page: Path, *languages: str) -> Iterator[Block]:
@@ -143,10 +151,15 @@ def _comments(code: str) -> dict[int, str]:
     }
 
 
-def run_page(page: Path) -> None:
-    """Run all Python blocks of a page."""
+def program_of(page: Path, required: str | None = None) -> list[Block]:
+    """The Python blocks of a page that require this package; None: those that require none."""
+    return [block for block in blocks_of(page, "python") if block.required == required]
+
+
+def run_page(page: Path, required: str | None = None) -> None:
+    """Run the program of a page."""
     with Page() as program:
-        for block in blocks_of(page, "python"):
+        for block in program_of(page, required):
             program.run(block)
 
 
@@ -159,4 +172,4 @@ def _is_literal(comment: str) -> bool:
 
 
 if __name__ == "__main__":
-    run_page(Path(sys.argv[1]))
+    run_page(Path(sys.argv[1]), *sys.argv[2:])
