@@ -244,7 +244,6 @@ class AnyLoopEngine:
         self.result_not_stored = engine.result_not_stored
         self.ping = partial(AnyLoopCall, bridge, engine.ping)
         self.clear = partial(_write, bridge, None, engine.clear)
-        self.clear_keys = partial(_write, bridge, None, engine.clear_keys)
         self.next_keys = partial(AnyLoopCall, bridge, engine.next_keys)
 
     def __repr__(self) -> str:

@@ -340,8 +340,8 @@ class AsyncRedisCache(AsyncNamespaces):
             CacheError: any other error; some values may have been removed.
         """
         try:
-            engine = self._lifecycle.ready().engine
-            return await engine.clear()
+            _, engine, codec, _, _ = self._lifecycle.ready()
+            return await engine.clear(codec.prefix)
         except CacheError as error:
             self._record_error(error, context)
             raise

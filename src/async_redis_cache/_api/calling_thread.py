@@ -225,7 +225,6 @@ class CallerEngine:
         self.ping = partial(LoopCall, engine.ping)
         self.touch = partial(LoopWrite, engine.touch)
         self.clear = partial(LoopWrite, engine.clear)
-        self.clear_keys = partial(LoopWrite, engine.clear_keys)
         self.next_keys = partial(LoopCall, engine.next_keys)
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from .cache_entry import CacheEntry
 from .decorator import CoroutineDecorator, cached
 from .loaders import DataLoader, Loader, ValueLoader
 from .namespace_defaults import Defaults
-from .view import clear_keys, next_keys, view_of
+from .view import next_keys, view_of
 
 if TYPE_CHECKING:
     from .async_cache import AsyncRedisCache
@@ -393,7 +393,8 @@ class Namespace(Generic[T]):
         Raises:
             CacheError: some values may have been removed.
         """
-        return await clear_keys(self._view, trace_id)
+        removed: int = await self._view.clear(trace_id)
+        return removed
 
     async def scan(self, *, trace_id: str | None = None) -> AsyncIterator[str]:
         """Yield the keys of this namespace, without its name. For tools: all keys of the server are scanned.

@@ -16,7 +16,7 @@ from .cache_entry import CacheEntry
 from .decorator import FunctionDecorator, cached
 from .loaders import DataLoader, Loader, ValueLoader
 from .namespace_defaults import Defaults
-from .sync_view import SyncView
+from .view import next_keys, view_of
 
 if TYPE_CHECKING:
     from .sync_cache import RedisCache
@@ -38,7 +38,7 @@ class SyncNamespace(Generic[T]):
         self._type = defaults.type
         self._tags = defaults.tags
         self._cache = cache
-        self._view: Any = SyncView(cache, defaults.name, defaults.view)
+        self._view: Any = view_of(cache, defaults.name, defaults.view)
 
     def __repr__(self) -> str:
         return f"<SyncNamespace {self.name!r} of {self._cache!r}>"
@@ -276,13 +276,13 @@ class SyncNamespace(Generic[T]):
 
     def clear(self, *, trace_id: str | None = None) -> int:
         """Remove all values of this namespace and no others; return how many keys were removed."""
-        removed: int = self._view.clear_keys(trace_id)
+        removed: int = self._view.clear(trace_id)
         return removed
 
     def scan(self, *, trace_id: str | None = None) -> Iterator[str]:
         """Yield the keys of this namespace, without its name. For tools: all keys of the server are scanned."""
-        scan = KeyScan()
-        while (page := self._view.next_keys(scan, trace_id)) is not None:
+        scan, view = KeyScan(), self._view
+        while (page := view._call(trace_id, next_keys(view._cache, scan, trace_id))) is not None:  # noqa: SLF001
             yield from page
 
     def invalidate_tags(self, *tags: str, trace_id: str | None = None) -> None:

@@ -21,19 +21,16 @@ from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.serializers import SERIALIZERS, Serializer
 
-from .openable import Openable
-
 __all__ = [
     "SEPARATOR",
     "ViewOptions",
     "check_name",
     "check_serializer",
-    "clear_keys",
     "next_keys",
     "view_of",
 ]
 
-C = TypeVar("C", bound=Openable)
+C = TypeVar("C")
 
 SEPARATOR: Final = ":"
 """Between the name of a namespace and a key."""
@@ -133,28 +130,20 @@ class _ViewLifecycle:
 def view_of(cache: C, name: str, options: ViewOptions) -> C:
     """Return a view of a cache, with the counters that views of this name share.
 
-    The view is no instance that anything may open or close: its cache does that.
+    The view is no instance that anything may open or close: its cache does that. Of a `RedisCache`, it is one whose
+    asynchronous cache is a view.
     """
-    view: Any = object.__new__(type(cache))
     whole: Any = cache
+    view: Any = object.__new__(type(cache))
+    # With the attributes of a subclass.
+    vars(view).update(vars(cache))
+    if "_cache" in vars(cache):
+        view._cache = view_of(whole._cache, name, options)  # noqa: SLF001
+        return cast("C", view)
     counters = whole._counters.part(name)  # noqa: SLF001
     view._counters = counters  # noqa: SLF001
     view._lifecycle = cast("Lifecycle", _ViewLifecycle(whole._lifecycle, options, counters))  # noqa: SLF001
     return cast("C", view)
-
-
-async def clear_keys(view: Any, context: Context) -> int:
-    """Remove all keys of a view; return how many there were.
-
-    Raises:
-        CacheError: some may have been removed.
-    """
-    try:
-        opened: Opened = view._lifecycle.ready()  # noqa: SLF001
-        return await opened.engine.clear_keys(opened.codec.prefix)
-    except CacheError as error:
-        view._record_error(error, context)  # noqa: SLF001
-        raise
 
 
 async def next_keys(view: Any, scan: KeyScan, context: Context) -> list[str] | None:

@@ -330,12 +330,17 @@ class Engine:
         """Make one round trip to the server."""
         await self._batcher.execute(PING, (), 16)
 
-    async def clear(self) -> int:
-        """Remove this cache's keys and no others; return how many existed.
+    async def clear(self, prefix: bytes) -> int:
+        """Remove the keys with a prefix and no others; return how many existed.
+
+        Args:
+            prefix: of a namespace, or that of the cache, which may be empty if the cache is bounded.
 
         Raises:
             CacheUnsupported: there is neither a key prefix nor a bound to recognize the cache's keys by.
         """
+        if len(prefix) > len(self._prefix.encode()):
+            return await self._clear_namespace(prefix)
         if not (self._prefix or self._bounded):
             problem = (
                 "`clear` needs options.key_prefix or options.max_size to recognize the cache's keys"
@@ -356,10 +361,10 @@ class Engine:
         self._counters.removals += removed
         return removed
 
-    async def clear_keys(self, prefix: bytes) -> int:
-        """Remove the keys with a prefix and no others; return how many existed.
+    async def _clear_namespace(self, prefix: bytes) -> int:
+        """Remove the keys with a prefix.
 
-        Loads of these keys are superseded. Those of other processes hold a lease, whose placeholder is removed.
+        Loads of these keys are superseded. Those of other processes hold a lease in the key, which is removed.
         """
         self.writes.invalidate_prefix(prefix)
         try:
