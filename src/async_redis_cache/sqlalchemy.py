@@ -6,7 +6,7 @@ Needs the extra `sqlalchemy`: `pip install 'async-redis-cache[sqlalchemy]'`.
         await session.execute(update(Product).where(Product.id == 7).values(price=19))
         bind(cache, session).delete("product:7")
 
-An `AsyncSession` needs an `AsyncRedisCache`, and a `Session` a `RedisCache`.
+An `AsyncSession` needs an `AsyncRedisCache` or one of its namespaces, and a `Session` a `RedisCache` or one of its.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SENDING: Final = OwnedTasks()
 
 
 def bind(cache: AnyCache, session: AnySession) -> BoundCache:
-    """Bind a cache to a session: what is deleted or invalidated through the result is sent when the session commits.
+    """Bind a cache or a namespace to a session: what is deleted or invalidated through the result is sent when the session commits.
 
     It is dropped when the session rolls back, and with a savepoint (`begin_nested`) that is rolled back. `commit`
     returns after the server has acknowledged the invalidations. If they fail, `commit` does not raise: they
@@ -54,7 +54,7 @@ def bind(cache: AnyCache, session: AnySession) -> BoundCache:
     It costs little: bind wherever you need it. The session may be reused for any number of transactions.
 
     Args:
-        cache: an open cache; an asynchronous one for an `AsyncSession`, or a synchronous one for a `Session`.
+        cache: an open cache, or a namespace of one; an asynchronous one for an `AsyncSession`, or a synchronous one for a `Session`.
         session: a session, or the registry of scoped sessions. The session of an `AsyncSession` that ORM events get
             is an `AsyncSession` too.
 
@@ -64,7 +64,11 @@ def bind(cache: AnyCache, session: AnySession) -> BoundCache:
     inner = _inner(session)
     session_is_async = async_session(inner) is not None
     if is_async(cache) is not session_is_async:
-        needed = "an AsyncRedisCache" if session_is_async else "a RedisCache"
+        needed = (
+            "an AsyncRedisCache or a Namespace"
+            if session_is_async
+            else "a RedisCache or a SyncNamespace"
+        )
         raise TypeError(f"a session of this kind needs {needed}, not {type(cache).__name__}")
     transactions: _Transactions | None = inner.info.get(_TRANSACTIONS)
     if transactions is None:

@@ -131,6 +131,19 @@ def test_autocommit_sends_at_once(cache: RedisCache) -> None:
     assert kept(cache) == {"pot", "pan"}
 
 
+def test_namespace_is_bound(cache: RedisCache) -> None:
+    """Keys of a bound namespace are its own."""
+    prices = cache.namespace("price")
+    prices.set("kettle", 1)
+    bound = bind(prices)
+    with transaction.atomic():
+        raise_price()
+        bound.delete("kettle")
+        assert prices.get("kettle") == 1
+    assert prices.get("kettle") is None
+    assert kept(cache) == {*KEYS}
+
+
 def test_other_database_is_named(cache: RedisCache) -> None:
     """The transaction of another database is chosen by its alias."""
     with transaction.atomic(using="stock"):

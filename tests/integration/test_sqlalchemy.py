@@ -411,6 +411,45 @@ async def test_kinds_that_do_not_fit_are_refused(
             bind({}, async_session)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+async def test_namespace_is_bound(cache: AsyncRedisCache, async_engine: AsyncEngine) -> None:
+    """Keys of a bound namespace are its own, hashed where it hashes them; a rollback drops them."""
+    prices, other = cache.namespace("price", long_keys="hash"), cache.namespace("other")
+    keys = ["kettle", "x" * 600]
+    for namespace in (prices, other):
+        await namespace.set("kettle", 1)
+    await prices.set_many(dict.fromkeys(keys, 1), tags=("all",))
+    await prices.set("tagged", 1, tags=("all",))
+    async with AsyncSession(async_engine) as session:
+        await session.execute(RAISE)
+        bind(prices, session).delete_many(keys)
+        await session.rollback()
+        assert [*await prices.get_many(keys)] == keys
+        await session.execute(RAISE)
+        bind(prices, session).delete_many(keys)
+        bind(prices, session).invalidate_tags("all")
+        assert [*await prices.get_many(keys)] == keys
+        await session.commit()
+    assert await prices.get_many([*keys, "tagged"]) == {}
+    assert await other.get("kettle") == 1
+    assert await kept(cache) == {*KEYS}
+
+
+def test_synchronous_namespace_is_bound(sync_cache: RedisCache, engine: Engine) -> None:
+    """The same for threads; the kinds have to fit, and a key that is too long raises where it is passed."""
+    prices = sync_cache.namespace("price")
+    prices.set("kettle", 1)
+    with Session(engine) as session:
+        session.execute(RAISE)
+        with pytest.raises(CacheInputError):
+            bind(prices, session).delete("x" * 600)
+        bind(prices, session).delete("kettle")
+        session.commit()
+        with pytest.raises(TypeError, match="needs a RedisCache or a SyncNamespace, not Namespace"):
+            bind(AsyncRedisCache().namespace("price"), session)
+    assert not prices.contains("kettle")
+    assert sync_cache.contains(None, "kettle")
+
+
 async def test_registries_of_scoped_sessions_are_bound(
     cache: AsyncRedisCache, async_engine: AsyncEngine
 ) -> None:

@@ -11,29 +11,35 @@ from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.health_log import INVALIDATIONS_FAILED, Record, log_record
 from async_redis_cache._common.options import MOST_TAGS
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
-from async_redis_cache._values.codec import encode_name
+from async_redis_cache._values.codec import LongKeys, check_key, encode_name
 
 from .async_cache import AsyncRedisCache
 from .load_request import check_keys
+from .namespace import Namespace
 from .sync_cache import RedisCache
+from .sync_namespace import SyncNamespace
 
-__all__ = ["AnyCache", "BoundCache", "Invalidations", "is_async"]
+__all__ = ["AnyCache", "AnySyncCache", "BoundCache", "Invalidations", "is_async"]
 
-AnyCache = AsyncRedisCache | RedisCache
+AnySyncCache = RedisCache | SyncNamespace[Any]
+"""What can be bound to a synchronous transaction."""
+AnyCache = AsyncRedisCache | Namespace[Any] | AnySyncCache
 """What can be bound to a transaction."""
+_Cache = AsyncRedisCache | RedisCache
 
 
 def is_async(cache: AnyCache) -> bool:
-    """Return whether the methods of this cache are coroutine functions.
+    """Return whether the methods of this cache, or this namespace, are coroutine functions.
 
     Raises:
-        TypeError: it is not a cache of this library.
+        TypeError: it is neither a cache nor a namespace of this library.
     """
-    if isinstance(cache, AsyncRedisCache):
+    if isinstance(cache, AsyncRedisCache | Namespace):
         return True
-    if isinstance(cache, RedisCache):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(cache, RedisCache | SyncNamespace):  # pyright: ignore[reportUnnecessaryIsInstance]
         return False
-    raise TypeError(f"expected a cache of async_redis_cache, not {type(cache).__name__}")
+    kind = type(cache).__name__
+    raise TypeError(f"expected a cache or a namespace of async_redis_cache, not {kind}")
 
 
 class BoundCache:
@@ -44,7 +50,13 @@ class BoundCache:
     """
 
     def __init__(self, cache: AnyCache, defer: Callable[[Invalidations], None]) -> None:
-        self._cache = cache
+        self._long_keys: LongKeys = "raise"
+        self._cache: _Cache
+        if isinstance(cache, (AsyncRedisCache, RedisCache)):
+            self._cache = cache
+        else:
+            self._cache = cache._view  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            self._long_keys = cache._defaults.view.long_keys  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._defer = defer
 
     def delete(self, key: str) -> None:
@@ -60,7 +72,7 @@ class BoundCache:
         """Delete many keys when the transaction commits. Errors as for `delete`."""
         names = dict.fromkeys(check_keys(keys))
         for key in names:
-            encode_name(key, "key")
+            check_key(key, self._long_keys)
         recorded = Invalidations()
         recorded.add(self._cache, keys=names)
         self._defer(recorded)
@@ -84,10 +96,10 @@ class Invalidations:
     """Keys to delete and tags to invalidate, by cache."""
 
     def __init__(self) -> None:
-        self._keys: dict[AnyCache, dict[str, None]] = {}
-        self._tags: dict[AnyCache, dict[str, None]] = {}
+        self._keys: dict[_Cache, dict[str, None]] = {}
+        self._tags: dict[_Cache, dict[str, None]] = {}
 
-    def add(self, cache: AnyCache, *, keys: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
+    def add(self, cache: _Cache, *, keys: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
         """Add keys and tags of a cache."""
         if keys:
             self._keys.setdefault(cache, {}).update(dict.fromkeys(keys))
@@ -113,7 +125,7 @@ class Invalidations:
         """As `send`, for asynchronous caches; those of one cache are sent in one pipeline."""
         await asyncio.gather(*(_send(cache, request) for cache, request in self._requests()))
 
-    def _requests(self) -> Iterator[tuple[AnyCache, Callable[[], Any]]]:
+    def _requests(self) -> Iterator[tuple[_Cache, Callable[[], Any]]]:
         for cache, keys in self._keys.items():
             yield cache, partial(cache.remove_many, None, keys)
         for cache, names in self._tags.items():
@@ -123,14 +135,14 @@ class Invalidations:
                 yield cache, partial(cache.invalidate_tags, None, *some)
 
 
-async def _send(cache: AnyCache, request: Callable[[], Any]) -> None:
+async def _send(cache: _Cache, request: Callable[[], Any]) -> None:
     try:
         await request()
     except CacheError as error:
         _log_failure(cache, error)
 
 
-def _log_failure(cache: AnyCache, error: CacheError) -> None:
+def _log_failure(cache: _Cache, error: CacheError) -> None:
     # Pending invalidations are sent as soon as the server accepts them, and the engine has logged them.
     if not is_pending_failure(error):
         asynchronous = cache if isinstance(cache, AsyncRedisCache) else cache._cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -18,7 +18,7 @@ from .envelope import MARK, Envelope
 from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 
-__all__ = ["Codec", "Decoder", "LongKeys", "encode_name", "type_name"]
+__all__ = ["Codec", "Decoder", "LongKeys", "check_key", "encode_name", "type_name"]
 
 Decoder = Callable[[bytes], Any]
 LongKeys = Literal["raise", "hash"]
@@ -280,6 +280,15 @@ class Codec:
     def is_readable(self, key: bytes, data: bytes) -> bool:
         """Whether stored bytes are a value: readable, and not null."""
         return self.loads(key, data, self._serializer.loads) is not None
+
+
+def check_key(key: str, long_keys: LongKeys) -> None:
+    """Refuse what `Codec.wire_key` would.
+
+    Raises:
+        CacheInputError: BAD_KEY.
+    """
+    _hashed(key) if long_keys == "hash" else encode_name(key, "key")
 
 
 def _hashed(key: str) -> bytes:
