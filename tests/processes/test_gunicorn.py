@@ -1,4 +1,4 @@
-"""Gunicorn with a WSGI application that uses the synchronous API."""
+"""Gunicorn with WSGI applications: one uses the synchronous API, one an event loop for each request."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class Clients:
 
 @pytest.fixture
 def gunicorn(environment: dict[str, str], any_server: Server, tmp_path: Path) -> Serve:
-    """Serve the application with these arguments; gives the program and its port."""
+    """Serve an application with these arguments; gives the program and its port."""
 
     @contextmanager
     def serve(arguments: list[str]) -> Generator[tuple[Program, int]]:
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "wsgi_app:app", *arguments]
+        command = [sys.executable, "-m", "gunicorn", *arguments]
         command += ["--chdir", str(PROGRAMS), "--bind", f"{LOOPBACK}:{port}", "--workers", "2"]
         command += ["--graceful-timeout", "5", "--log-level", "error"]
         command += ["--worker-tmp-dir", str(tmp_path), "--no-control-socket"]
@@ -121,7 +121,7 @@ def stored(any_server: Server) -> Iterator[None]:
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_workers_are_replaced(worker: str, preload: bool, gunicorn: Serve) -> None:
     """22. HUP and SIGKILL of workers, with and without --preload: 0 wrong answers, 0 hung."""
-    arguments = ["--worker-class", worker]
+    arguments = ["wsgi_app:app", "--worker-class", worker]
     arguments += ["--threads", "4"] if worker == "gthread" else []
     arguments += ["--preload"] if preload else []
     with (
@@ -149,3 +149,17 @@ def test_workers_are_replaced(worker: str, preload: bool, gunicorn: Serve) -> No
     )
     assert set(clients.seen) <= {"right", "cut"}
     assert ended.code == 0
+
+
+def test_asynchronous_views_of_django(gunicorn: Serve) -> None:
+    """With `any_loop`, views that have an event loop each share a cache, and the loads of their process."""
+    arguments = ["django_views:application", "--worker-class", "gthread", "--threads", "4"]
+    with gunicorn(arguments) as (program, port), Clients(port, 6) as clients:
+        clients.more(200)
+        os.kill(max(clients.pids), signal.SIGKILL)
+        clients.more(100)
+        os.kill(program.pid, signal.SIGTERM)
+        ended = program.wait()
+    assert set(clients.seen) <= {"right", "cut"}
+    assert ended.code == 0
+    assert "Traceback" not in ended.errors
