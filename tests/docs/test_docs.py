@@ -30,6 +30,8 @@ def test_python_blocks_run_and_show_what_they_say(
     monkeypatch.setenv("CACHE_URL", any_server.url)
     with any_server.client() as client:
         client.flushall()
+    if "CI" not in os.environ and any("celery" in b.text for b in blocks_of(page, "python")):
+        pytest.importorskip("celery")
     # Django is configured once in a process.
     if any("settings.configure(" in block.text for block in program_of(page)):
         command = [sys.executable, "-W", "error", code_blocks.__file__, str(page)]
