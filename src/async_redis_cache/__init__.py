@@ -10,6 +10,7 @@ from ._api.namespace import Namespace
 from ._api.openable import IAsyncCache
 from ._api.sync_cache import DefaultRedisFactory, RedisCache
 from ._api.sync_namespace import SyncNamespace
+from ._common.durations import FOREVER, Forever
 from ._common.errors import (
     CacheAuthError,
     CacheConfigError,
@@ -34,6 +35,7 @@ from ._values.serializers import Serializer
 __version__ = "0.1.0"
 
 __all__ = [
+    "FOREVER",
     "AsyncRedisCache",
     "CacheAuthError",
     "CacheConfigError",
@@ -56,6 +58,7 @@ __all__ = [
     "CachedFunction",
     "CoalescingLoader",
     "DefaultRedisFactory",
+    "Forever",
     "IAsyncCache",
     "Load",
     "LoadOptions",

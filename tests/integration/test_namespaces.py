@@ -109,7 +109,7 @@ async def test_ttl_is_in_seconds(server: Server, raw: Client, ttl: float | timed
         for key in ("short:a", "plain:b", "plain:c", "plain:d"):
             assert 50_000 < raw.pttl(key) <= 60_000
         left = await plain.ttl("b")
-        assert left is not None
+        assert isinstance(left, float)
         assert 50 < left <= 60
         assert await plain.ttl("missing") is None
 
@@ -416,7 +416,7 @@ def test_synchronous_namespace(server: Server) -> None:
         assert products.get("8", 0) == 0
         assert products.contains("7")
         left = products.ttl("7")
-        assert left is not None
+        assert isinstance(left, float)
         assert 50 < left <= 60
         assert products.touch("7", 30)
         threads: list[threading.Thread] = []

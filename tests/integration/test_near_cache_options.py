@@ -73,7 +73,10 @@ async def test_near_cache_keyword(server: Server, api: Api, path: str) -> None:
         ("near_cache.enabled", "must be true or false"),
         ("near_cache.max_size", "must be a whole number of values from 1 to 9007199254740991"),
         ("near_cache.max_bytes", "must be a whole number of bytes from 1 to 9007199254740991"),
-        ("near_cache.timeout", "must be a whole number of milliseconds from 1 to 315360000000"),
+        (
+            "near_cache.timeout",
+            "must be forever or a whole number of milliseconds from 1 to 315360000000",
+        ),
         ("near_cache.heartbeat", "must be a whole number of milliseconds from 20 to 315360000000"),
     ],
 )

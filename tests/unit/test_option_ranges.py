@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, RedisCache
+from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, Forever, RedisCache
 from async_redis_cache._common.logins import CredentialSource
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import Options, path_of
@@ -92,6 +92,8 @@ def test_keywords_for_type_checkers_are_the_table() -> None:
             kind = Literal[field.metadata["choices"]]
         elif field.metadata["is_map"]:
             kind = str | Mapping[str, str]
+        elif field.metadata["may_be_forever"]:
+            kind = int | timedelta | Forever
         elif field in DURATIONS:
             kind = int | timedelta
         expected[field.name] = kind

@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from async_redis_cache import (
+    FOREVER,
     AsyncRedisCache,
     CacheEntry,
     CacheStats,
+    Forever,
     Namespace,
     RedisCache,
     SyncNamespace,
@@ -51,7 +53,7 @@ async def as_in_the_readme(product: Product) -> None:
 async def awaited(cache: AsyncRedisCache) -> None:
     products = cache.namespace("product", type=Product, ttl=5, tags=("a",), jitter=0.1, near=False)
     assert_type(products, Namespace[Product])
-    assert_type(cache.namespace("any", serializer="raw"), Namespace[Any])
+    assert_type(cache.namespace("any", serializer="raw", ttl=FOREVER), Namespace[Any])
     assert_type(await products.get("7", 0), Product | int)
     assert_type(await products.get_or_load("7", load_maybe), Product | None)
     assert_type(await products.get_or_load("7", dict, 1.5), Product)
@@ -62,7 +64,7 @@ async def awaited(cache: AsyncRedisCache) -> None:
     assert_type(await products.refresh("7", load), Product)
     assert_type(await products.delete("7"), bool)
     assert_type(await products.delete_many(["7"]), int)
-    assert_type(await products.ttl("7"), float | None)
+    assert_type(await products.ttl("7"), float | Forever | None)
     assert_type(await products.touch("7", 1), bool)
     assert_type(await products.contains("7"), bool)
     assert_type(await products.clear(), int)

@@ -70,7 +70,7 @@ class AsyncRedisCache(AsyncNamespaces):
             context: an `IContext`, a trace id or None, for errors.
             key: text of 1 to 512 bytes in UTF-8, without control characters.
             value: any value that the serializer accepts.
-            timeout: TTL in milliseconds, or a timedelta; None and 0 for `options.timeout`.
+            timeout: TTL in milliseconds, a timedelta, or FOREVER; None and 0 for `options.timeout`.
             tags: up to 64 tags to invalidate the value by; each is text as for a key. A value with tags is
                 not stored as plain JSON. It costs one more round trip to store and, without a near cache, to
                 read.
@@ -314,7 +314,7 @@ class AsyncRedisCache(AsyncNamespaces):
     async def time_to_live(self, context: Context, key: str) -> int | None:
         """Return the milliseconds until a value expires, or None if there is no value, as for `contains`.
 
-        It is also None for a value that never expires, which only another program can store.
+        For a value that does not expire, stored with FOREVER or by another program, it is about a hundred years.
 
         Raises:
             CacheError: as for `retrieve`.

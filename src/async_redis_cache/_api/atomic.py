@@ -30,7 +30,7 @@ class AsyncAtomic(AsyncBatchLoading):
             context: an `IContext`, a trace id or None, for errors.
             key: text of 1 to 512 bytes in UTF-8, without control characters.
             value: any value that the serializer accepts, except None.
-            timeout: TTL in milliseconds, or a timedelta; None and 0 for `options.timeout`.
+            timeout: TTL in milliseconds, a timedelta, or FOREVER; None and 0 for `options.timeout`.
 
         Raises:
             CacheInputError: BAD_KEY, BAD_TIMEOUT, NOT_SERIALIZABLE, VALUE_TOO_LARGE.

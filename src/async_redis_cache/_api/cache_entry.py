@@ -29,4 +29,4 @@ class CacheEntry(Generic[T]):
     remaining: int | None
     """Milliseconds until the value becomes stale, negative for `stale`; 0 for a loaded value that was not
     stored. For a negatively cached `missing`, until that expires. None if there is no value otherwise, if
-    the value never expires, or if the server became unreachable."""
+    the value does not expire, or if the server became unreachable."""

@@ -425,8 +425,8 @@ async def result_entry(request: LoadRequest, result: LoadResult | Lookup | None)
             return CacheEntry(result.value, result.status or "missing", None, None)
     value = result_value(request, result)
     if result is None or value is None:
-        return CacheEntry(None, "missing", 0, (result and result.ttl) or None)
-    return CacheEntry(value, "loaded", 0, result.ttl if result.is_kept else 0)
+        return CacheEntry(None, "missing", 0, _unless_forever((result and result.ttl) or None))
+    return CacheEntry(value, "loaded", 0, _unless_forever(result.ttl) if result.is_kept else 0)
 
 
 async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
@@ -435,6 +435,11 @@ async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
     record = found.record
     if record is None:
         remaining = await request.engine.time_to_live(request.wire_key, request.since)
-        return CacheEntry(found.value, status, None, remaining)
+        return CacheEntry(found.value, status, None, _unless_forever(remaining))
     now = found.now or await request.engine.freshness.now(request.since)
-    return CacheEntry(found.value, status, now - record.stored_at, record.fresh_until - now)
+    remaining = _unless_forever(record.fresh_until - now)
+    return CacheEntry(found.value, status, now - record.stored_at, remaining)
+
+
+def _unless_forever(ttl: int | None) -> int | None:
+    return None if ttl is None or ttl > LONGEST else ttl

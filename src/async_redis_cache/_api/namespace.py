@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from async_redis_cache._calls.cached_calls import LongKeys
-from async_redis_cache._common.durations import SECOND, Ttl, ttl_milliseconds
+from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
@@ -31,7 +31,7 @@ class Namespace(Generic[T]):
     """The values of one kind in an `AsyncRedisCache`: their keys begin with the name of the namespace.
 
     `AsyncRedisCache.namespace` creates it, before or after the cache is opened. It is open while its cache is. Its
-    methods do what those of the cache do, with the namespace's defaults. `ttl` is in seconds, or a timedelta; the load
+    methods do what those of the cache do, with the namespace's defaults. `ttl` is in seconds, a timedelta or FOREVER; the load
     options, and the fields of a `CacheEntry`, are in milliseconds as in the methods of the cache.
 
     Each method takes `trace_id`, for the errors that it raises.
@@ -85,7 +85,7 @@ class Namespace(Generic[T]):
         Args:
             key: as for `get`.
             value: any value that the serializer accepts.
-            ttl: seconds until the value expires, or a timedelta; None for the default of the namespace.
+            ttl: seconds until the value expires, a timedelta, or FOREVER; None for the default of the namespace.
             tags: tags to invalidate the value by, added to those of the namespace.
             trace_id: for errors.
 
@@ -366,14 +366,14 @@ class Namespace(Generic[T]):
         touched: bool = await self._view.touch(trace_id, key, ttl_milliseconds(ttl))
         return touched
 
-    async def ttl(self, key: str, *, trace_id: str | None = None) -> float | None:
-        """Return the seconds until a value expires, or None if there is no value or it never expires.
+    async def ttl(self, key: str, *, trace_id: str | None = None) -> float | Forever | None:
+        """Return the seconds until a value expires, FOREVER if it does not, or None if there is no value.
 
         Raises:
             CacheError: as for `get`.
         """
         left: int | None = await self._view.time_to_live(trace_id, key)
-        return None if left is None else left / SECOND
+        return ttl_seconds(left)
 
     async def contains(self, key: str, *, trace_id: str | None = None) -> bool:
         """Return whether the key has a value. The value is fetched to check that it is readable.

@@ -66,7 +66,7 @@ class AsyncNamespaces(AsyncAtomic):
             name: text of 1 to 64 bytes in UTF-8 without ":" and control characters. The key on the server consists
                 of `options.key_prefix`, the name, ":" and the key.
             type: the type that values are decoded and validated as, as for `retrieve`.
-            ttl: the default TTL, in seconds or as a timedelta; None for `options.timeout`.
+            ttl: the default TTL, in seconds, as a timedelta, or FOREVER; None for `options.timeout`.
             serializer: the name of a serializer, or an object with `dumps` and `loads`; None for that of the cache.
             near: False to read every value from the server, though the cache has a near cache; True to require
                 that it has one.

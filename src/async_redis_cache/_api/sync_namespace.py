@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from async_redis_cache._calls.cached_calls import LongKeys
-from async_redis_cache._common.durations import SECOND, Ttl, ttl_milliseconds
+from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
@@ -264,10 +264,10 @@ class SyncNamespace(Generic[T]):
         touched: bool = self._view.touch(trace_id, key, ttl_milliseconds(ttl))
         return touched
 
-    def ttl(self, key: str, *, trace_id: str | None = None) -> float | None:
-        """Return the seconds until a value expires, or None if there is no value or it never expires."""
+    def ttl(self, key: str, *, trace_id: str | None = None) -> float | Forever | None:
+        """Return the seconds until a value expires, FOREVER if it does not, or None if there is no value."""
         left: int | None = self._view.time_to_live(trace_id, key)
-        return None if left is None else left / SECOND
+        return ttl_seconds(left)
 
     def contains(self, key: str, *, trace_id: str | None = None) -> bool:
         """Return whether the key has a value. The value is fetched to check that it is readable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+from async_redis_cache._common.durations import Forever
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheConfigError, CacheError, CacheInputError
 from async_redis_cache._common.option_keywords import SerializerName
@@ -45,7 +46,7 @@ class ViewOptions(NamedTuple):
 
     Attributes:
         prefix: of its keys, after the `key_prefix` of the cache.
-        timeout: the default TTL in milliseconds; None for that of the cache.
+        timeout: the default TTL in milliseconds, or FOREVER; None for that of the cache.
         serializer: None for that of the cache.
         near: whether values are read from the near cache; None for "if there is one".
         long_keys: what becomes of keys that the cache refuses.
@@ -53,7 +54,7 @@ class ViewOptions(NamedTuple):
     """
 
     prefix: str = ""
-    timeout: int | None = None
+    timeout: int | Forever | None = None
     serializer: Serializer | SerializerName | None = None
     near: bool | None = None
     long_keys: LongKeys = "raise"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal, TypedDict
 
+from .durations import Forever
 from .logins import CredentialSource
 
 __all__ = ["CacheOptions", "SerializerName"]
@@ -17,10 +18,10 @@ class CacheOptions(TypedDict, total=False):
     """The keywords of `from_url`: options by name, and those of other sections with the section's name in front.
 
     The table in `docs/reference/configuration.md` describes them, with their defaults. A duration is an int, in
-    milliseconds, or a `timedelta`.
+    milliseconds, or a `timedelta`; a TTL may also be FOREVER.
     """
 
-    timeout: int | timedelta
+    timeout: int | timedelta | Forever
     retries: int
     max_size: int
     command_timeout: int | timedelta
@@ -61,15 +62,15 @@ class CacheOptions(TypedDict, total=False):
     tls_verify: bool
     loading_refresh_at: float
     loading_early_refresh: float
-    loading_stale_timeout: int | timedelta
+    loading_stale_timeout: int | timedelta | Forever
     loading_soft_timeout: int | timedelta
     loading_hard_timeout: int | timedelta
-    loading_missing_timeout: int | timedelta
+    loading_missing_timeout: int | timedelta | Forever
     loading_jitter: float
     loading_lease_timeout: int | timedelta
     loading_max_threads: int
     near_cache_enabled: bool
     near_cache_max_size: int
     near_cache_max_bytes: int
-    near_cache_timeout: int | timedelta
+    near_cache_timeout: int | timedelta | Forever
     near_cache_heartbeat: int | timedelta

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 from .address_map import AddressMap
+from .durations import CENTURY, FOREVER
 from .errors import CacheConfigError
 
 __all__ = ["bad_option", "path_of", "read_option"]
@@ -54,6 +55,9 @@ def read_option(field: dataclasses.Field[Any], value: Any) -> Any:
 
 def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     unit, least, most = (field.metadata[name] for name in ("unit", "least", "most"))
+    may_be_forever = field.metadata["may_be_forever"]
+    if may_be_forever and (value is FOREVER or str(value).strip().lower() == FOREVER.value):
+        return CENTURY
     if unit == "ms" and isinstance(value, timedelta):
         # Rounded up, as timeouts of calls are.
         value = -(value // -timedelta(milliseconds=1))
@@ -63,7 +67,8 @@ def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     number = int(digits) if _DIGITS.fullmatch(digits) else -1
     if not least <= number <= most:
         units = "milliseconds" if unit == "ms" else unit
-        problem = f"must be a whole number{units and f' of {units}'} from {least} to {most}"
+        in_range = f"a whole number{units and f' of {units}'} from {least} to {most}"
+        problem = f"must be {'forever or ' if may_be_forever else ''}{in_range}"
         raise bad_option(field, problem)
     return number
 

@@ -52,6 +52,7 @@ def _option(
     secret: bool = False,
     is_map: bool = False,
     is_object: bool = False,
+    may_be_forever: bool = False,
     section: str = "options",
 ) -> Any:
     if most is None:
@@ -65,6 +66,7 @@ def _option(
         "section": section,
         "is_map": is_map,
         "is_object": is_object,
+        "may_be_forever": may_be_forever,
     }
     return dataclasses.field(default=default, repr=not secret, metadata=about)
 
@@ -74,7 +76,11 @@ class Options:
     """The options of one cache. The table in `docs/reference/configuration.md` is generated from them."""
 
     timeout: int = _option(
-        60_000, "TTL of a value that is stored without a timeout of its own", unit="ms", least=1
+        60_000,
+        "TTL of a value that is stored without a timeout of its own",
+        unit="ms",
+        least=1,
+        may_be_forever=True,
     )
     retries: int = _option(
         3, "how often a call that is safe to repeat is retried, within its deadline"
@@ -240,6 +246,7 @@ class Options:
         "stale-while-revalidate and stale-if-error: how long after its TTL a value may still be "
         "returned, while it is reloaded or because loading fails",
         unit="ms",
+        may_be_forever=True,
         section="loading",
     )
     loading_soft_timeout: int = _option(
@@ -261,6 +268,7 @@ class Options:
         0,
         "negative caching: how long a result of `None` is cached; 0 for not at all",
         unit="ms",
+        may_be_forever=True,
         section="loading",
     )
     loading_jitter: float = _option(
@@ -310,6 +318,7 @@ class Options:
         "maximum time that an entry is kept locally; never longer than its TTL on the server",
         unit="ms",
         least=1,
+        may_be_forever=True,
         section="near_cache",
     )
     near_cache_heartbeat: int = _option(

@@ -315,7 +315,7 @@ class Engine:
     async def time_to_live(
         self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
     ) -> int | None:
-        """Return the milliseconds until the value expires; None where there is none or it never expires.
+        """Return the milliseconds until the value expires, a hundred years if it does not; None where there is none.
 
         Args:
             key: of the value.

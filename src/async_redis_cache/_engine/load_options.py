@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict
 
-from async_redis_cache._common.durations import HOUR, LONGEST, milliseconds
+from async_redis_cache._common.durations import HOUR, LONGEST, Forever, milliseconds
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.options import Options
 from async_redis_cache._protocol.record import (
@@ -40,21 +40,21 @@ class LoadOptions(TypedDict, total=False):
     early_refresh: float
     """Refresh-ahead at random: more likely towards the end of the TTL, and earlier the longer the load
     took. The factor beta of XFetch, from 0 to 100; 1 as in the paper, 0 for never."""
-    stale_timeout: int | timedelta
+    stale_timeout: int | timedelta | Forever
     """How long after its TTL a value may still be returned, while it is reloaded (stale-while-revalidate) or
-    because loading fails (stale-if-error). Milliseconds or a timedelta; 0 for not at all."""
+    because loading fails (stale-if-error). Milliseconds, a timedelta or FOREVER; 0 for not at all."""
     soft_timeout: int | timedelta
     """How long a caller waits for the load before it gets the stale value. Milliseconds or a timedelta;
     0 to return the stale value at once."""
     hard_timeout: int | timedelta
     """How long a load may take, and a caller waits for it, before LOAD_TIMEOUT is raised. Milliseconds or a
     timedelta, at most an hour; 0 for the configured default."""
-    missing_timeout: int | timedelta
-    """Negative caching: how long a None of the loader is stored. Milliseconds or a timedelta; 0 for not at
-    all."""
+    missing_timeout: int | timedelta | Forever
+    """Negative caching: how long a None of the loader is stored. Milliseconds, a timedelta or FOREVER;
+    0 for not at all."""
     jitter: float
     """The share of the TTL, from 0 to 1, by which it is shortened at random at most, so that values stored
-    together do not expire together."""
+    together do not expire together. FOREVER is not shortened."""
     tags: Iterable[str]
     """Tags of the loaded value, by which it can be invalidated: up to 64, as for `store`."""
     in_thread: bool | Caller
@@ -142,8 +142,10 @@ class LoadPolicy:
         return now + head_start >= fresh_until
 
     def ttl_with_jitter(self, ttl: int, random: Callable[[], float]) -> int:
-        """Return a TTL shortened at random, in milliseconds, at least 1."""
-        return max(1, round(ttl * (1 - self.jitter * random()))) if self.jitter else ttl
+        """Return a TTL shortened at random, in milliseconds, at least 1. FOREVER is not shortened."""
+        if not self.jitter or ttl > LONGEST:
+            return ttl
+        return max(1, round(ttl * (1 - self.jitter * random())))
 
 
 class LoadPolicies:
@@ -201,12 +203,14 @@ class LoadPolicies:
 
 
 _DURATIONS: Final = frozenset({"stale_timeout", "soft_timeout", "hard_timeout", "missing_timeout"})
+_TTLS: Final = frozenset({"stale_timeout", "missing_timeout"})
 _MAXIMUM: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
 
 
 def _read(name: str, value: Any) -> Any:
     if name in _DURATIONS:
-        return milliseconds(value, most=HOUR if name == "hard_timeout" else LONGEST, name=name)
+        most = HOUR if name == "hard_timeout" else LONGEST
+        return milliseconds(value, most=most, name=name, may_be_forever=name in _TTLS)
     if name == "in_thread":
         if not isinstance(value, bool) and value != "caller":
             raise CacheInputError("BAD_LOAD_OPTION", "in_thread must be True, False or 'caller'")

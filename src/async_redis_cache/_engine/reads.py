@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
+from async_redis_cache._common.durations import CENTURY
 from async_redis_cache._protocol.command import Command, Executor
 from async_redis_cache._protocol.commands import (
     GET,
@@ -108,7 +109,7 @@ class Metadata:
     async def time_to_live(
         self, key: bytes, since: float, is_readable: IsReadable | None = None
     ) -> int | None:
-        """Return the milliseconds until the value expires; None where there is none or it never expires.
+        """Return the milliseconds until the value expires, a hundred years if it does not; None where there is none.
 
         Args:
             key: of the value.
@@ -125,9 +126,11 @@ class Metadata:
             ttl, data = await self._execute(PTTL, (key,), since)
             if ttl == UNKNOWN_TTL or not await self._has_value(key, data, since):
                 return None
+        if ttl < 0:
+            return CENTURY
         if is_record(data):
             ttl = max(0, ttl - stale_ttl_of(data))
-        return ttl if ttl >= 0 else None
+        return ttl
 
     async def touch(self, key: bytes, ttl: int, is_readable: IsReadable) -> bool:
         """Give the key a new TTL, in milliseconds; return whether it had a value that can be read."""

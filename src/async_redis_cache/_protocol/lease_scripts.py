@@ -34,7 +34,7 @@ class ReleaseMode(IntEnum):
 _HOLD: Final = (
     HEADER_SCRIPT
     + b"""
-local NO_HOLDER, FOREVER = string.rep('\\0', 16), 315360000000
+local NO_HOLDER, FOREVER = string.rep('\\0', 16), 3153600000000
 local function holds(header, token) return string.sub(header, 1, 2) == MARK and string.sub(header, 4, 19) == token end
 -- The version in a header that was added to a plain value, by which it is recognized.
 local function plain(token) return string.sub(token, 1, 8) end

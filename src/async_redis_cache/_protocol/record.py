@@ -91,8 +91,8 @@ local function leased_until(header)
   return ends - now() <= 3600000 and ends or 0
 end
 local function fresh_until(header) return number(header, 44) end
--- At most ten years, even if the header is damaged: the server rejects longer TTLs.
-local function stale_ttl(header) return math.min(number(header, 52), 315360000000) end
+-- At most a hundred years, even if the header is damaged: the server rejects what overflows its clock.
+local function stale_ttl(header) return math.min(number(header, 52), 3153600000000) end
 local function touched(key, ttl)
   local header, kind = '', ''
   if type(redis.pcall('GETRANGE', key, 0, 0)) == 'string' then header, kind = header_of(key) end
