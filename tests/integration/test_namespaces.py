@@ -450,6 +450,17 @@ def test_synchronous_namespace(server: Server) -> None:
         assert list(products.scan()) == []
 
 
+def test_synchronous_namespace_says_where_loaders_run(server: Server) -> None:
+    """In a worker thread, or where the namespace says; a call may say otherwise."""
+    with RedisCache.from_url(server.url) as cache:
+        caller = threading.get_ident()
+        assert cache.namespace("a").get_or_load("key", threading.get_ident) != caller
+        here = cache.namespace("b", in_thread="caller")
+        assert here.get_or_load("key", threading.get_ident) == caller
+        assert here.get_or_load("other", threading.get_ident, in_thread=True) != caller
+        assert here.cached("third")(threading.get_ident)() == caller
+
+
 async def test_add_and_count(server: Server, raw: Client) -> None:
     """`add`, `incr` and `decr` write under the keys of the namespace, with its TTL or that of the call."""
     async with opened(server) as cache:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.load_options import Caller, LoadOptions
 
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
@@ -26,6 +26,8 @@ class SyncLoading(ABC):
     """The loading methods of `RedisCache`. See `AsyncRedisCache` for what each does, takes and raises."""
 
     _cache: AsyncRedisCache
+    _in_thread: bool | Caller = True
+    """Where loaders run, if the call does not say it."""
 
     @abstractmethod
     def _call(self, context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -90,7 +92,7 @@ class SyncLoading(ABC):
         A plain loader runs in a worker thread, or with `in_thread="caller"` in the calling thread. A
         coroutine function runs on the private event loop. Each runs in a copy of the caller's context.
         """
-        options: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": self._in_thread, **loading}
         load: Any = self._cache.retrieve_or_load
         return self._call(context, load(context, key, loader, timeout, type=type, **options))
 
@@ -127,7 +129,7 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> CacheEntry[Any]:
         """Do what `retrieve_or_load` does, and return the value with its status, age and remaining time."""
-        options: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": self._in_thread, **loading}
         load: Any = self._cache.retrieve_or_load_entry
         return self._call(context, load(context, key, loader, timeout, type=type, **options))
 
@@ -174,7 +176,7 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> dict[str, Any]:
         """Return the values of many keys as a dict in the order of the keys, and load those that are missing."""
-        options: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": self._in_thread, **loading}
         load: Any = self._cache.retrieve_or_load_many
         return self._call(context, load(context, keys, loader, timeout, type=type, **options))
 
@@ -233,6 +235,6 @@ class SyncLoading(ABC):
         **loading: Unpack[LoadOptions],
     ) -> Any:
         """Load a value now, even if one is stored or being loaded; store and return it."""
-        options: dict[str, Any] = {"in_thread": True, **loading}
+        options: dict[str, Any] = {"in_thread": self._in_thread, **loading}
         load: Any = self._cache.refresh
         return self._call(context, load(context, key, loader, timeout, type=type, **options))

@@ -140,6 +140,8 @@ def view_of(cache: C, name: str, options: ViewOptions) -> C:
     vars(view).update(vars(cache))
     if "_cache" in vars(cache):
         view._cache = view_of(whole._cache, name, options)  # noqa: SLF001
+        # Loading methods say where loaders run, so the default of the asynchronous cache never applies.
+        view._in_thread = options.loading.get("in_thread", True)  # noqa: SLF001
         return cast("C", view)
     counters = whole._counters.part(name)  # noqa: SLF001
     view._counters = counters  # noqa: SLF001
