@@ -7,12 +7,12 @@ Every node has its own batcher, connections and invalidation channel. `redirects
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheUnsupported
-from async_redis_cache._common.health_log import CIRCUIT, SERVER, HealthLog
+from async_redis_cache._common.health_log import CIRCUIT, LOGIN, SERVER, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import Connector
@@ -23,6 +23,7 @@ from async_redis_cache._protocol.commands import PING
 from .circuit_breaker import CircuitBreakers
 from .cluster_nodes import ClusterNodes
 from .node import Node
+from .reauthentication import Reauthentication, SupportsReauthenticate
 from .redirects import Redirects
 from .topology_refresh import TopologyRefresh
 from .tracking import InvalidationListener, TrackingGroup
@@ -87,6 +88,9 @@ class Cluster:
         )
         redirects.use_nodes(self._cluster_nodes)
         self._refresh = TopologyRefresh(self._cluster_nodes, self._is_whole)
+        self._reauthentication = Reauthentication(
+            endpoint.login_source, self._connections, health_log.condition(LOGIN)
+        )
         self._refresh_soon()
 
     def __repr__(self) -> str:
@@ -162,6 +166,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Fail every request and close every connection and channel."""
+        self._reauthentication.stop()
         self._refresh.stop()
         self._cluster_nodes.stop()
 
@@ -172,11 +177,17 @@ class Cluster:
 
     def abandon(self) -> None:
         """Close every connection although the event loop is closed."""
+        self._reauthentication.stop()
         self._refresh.abandon()
         self._cluster_nodes.abandon()
 
     def _refresh_soon(self) -> None:
         self._refresh.refresh_soon()
+
+    def _connections(self) -> Iterator[SupportsReauthenticate]:
+        for node in self._cluster_nodes.nodes():
+            yield node.pool
+        yield from self._cluster_nodes.tracking_channels()
 
     def _check_idle(self) -> None:
         # A request has timed out: what cut off its connection may have cut off idle ones, to other nodes too.

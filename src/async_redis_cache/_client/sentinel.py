@@ -8,7 +8,7 @@ and the epoch of its election; the latest election counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -87,16 +87,19 @@ class Sentinels:
             username=options.sentinel_username or None,
             password=options.sentinel_password or None,
         )
-        if endpoint.login_source is not None and options.credential_provider is not None:
-            has_login = bool(login.username or login.password)
-            source = None if has_login else LoginIfRequired(endpoint.login_source)
-            login = replace(login, login_source=source)
+        provider = endpoint.login_source if options.credential_provider is not None else None
+        self._sources: dict[PushChannel, LoginIfRequired] = {}
+        """By channel, the source of its login, if the Sentinels have no login of their own."""
         tls = TLSConfig.of(options, sentinels=True)
         for address in endpoint.seeds:
+            source = None
+            if provider is not None and not (login.username or login.password):
+                source = LoginIfRequired(provider)
+            at_sentinel = replace(login.at(address), login_source=source)
             watcher = _SentinelWatcher(
                 address, endpoint.master.encode(), partial(self._on_report, address)
             )
-            connector = SentinelConnector(partial(_connector_to, login.at(address), options, tls))
+            connector = SentinelConnector(partial(_connector_to, at_sentinel, options, tls))
             channel = PushChannel(
                 connector,
                 watcher,
@@ -106,6 +109,12 @@ class Sentinels:
             )
             connector.on_protocol = partial(_subscribe_or_poll, channel, watcher)
             self.channels.append(channel)
+            if source is not None:
+                self._sources[channel] = source
+
+    def with_login_of_cache(self) -> Iterator[PushChannel]:
+        """The channels to Sentinels that required the login of the cache."""
+        return (channel for channel, source in self._sources.items() if source.is_required)
 
     async def find_master(self) -> Address | Failure:
         """Return the address of the master, or why it is unknown.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -10,6 +10,7 @@ from async_redis_cache._common.endpoint import Address, Endpoint, name_of
 from async_redis_cache._common.health_log import (
     CIRCUIT,
     INVALIDATION_CHANNEL,
+    LOGIN,
     SENTINEL,
     SERVER,
     HealthLog,
@@ -23,6 +24,7 @@ from async_redis_cache._protocol.commands import PING
 
 from .circuit_breaker import CircuitBreakers
 from .node import Node, keepalive_policy
+from .reauthentication import Reauthentication, SupportsReauthenticate
 from .sentinel import MasterConnector, Sentinels
 from .tracking import InvalidationListener, TrackingChannel
 
@@ -85,6 +87,9 @@ class Standalone:
                 policy=keepalive_policy(options, options.heartbeat_seconds),
                 health=health_log.condition(INVALIDATION_CHANNEL),
             )
+        self._reauthentication = Reauthentication(
+            endpoint.login_source, self._connections, health_log.condition(LOGIN)
+        )
         for channel in self._channels():
             channel.start()
 
@@ -133,6 +138,7 @@ class Standalone:
 
     def stop(self) -> None:
         """Fail every request and close every connection and channel."""
+        self._reauthentication.stop()
         self._node.stop()
         for channel in self._channels():
             channel.stop()
@@ -145,6 +151,7 @@ class Standalone:
 
     def abandon(self) -> None:
         """Close every connection although the event loop is closed."""
+        self._reauthentication.stop()
         self._node.abandon()
         for channel in self._channels():
             channel.abandon()
@@ -152,6 +159,14 @@ class Standalone:
     def _channels(self) -> list[PushChannel]:
         channels = [] if self._sentinels is None else self._sentinels.channels
         return channels if self._tracking is None else [*channels, self._tracking]
+
+    def _connections(self) -> Iterator[SupportsReauthenticate]:
+        """The connections that the login of the cache is for."""
+        yield self._node.pool
+        if self._tracking is not None:
+            yield self._tracking
+        if self._sentinels is not None:
+            yield from self._sentinels.with_login_of_cache()
 
     def _check_idle(self) -> None:
         # A request has timed out: what cut off its connection may have cut off idle ones too.

@@ -108,6 +108,16 @@ SENTINEL: Final = _subject(
     ),
     ("sentinel_up", "connected to Sentinel {server} again"),
 )
+LOGIN: Final = _subject(
+    (
+        "login_not_renewed",
+        (
+            "options.credential_provider cannot renew the login at {server}: {code}; open connections end with the former "
+            "login. Check what the provider depends on"
+        ),
+    ),
+    ("login_renewed", "options.credential_provider renews the login at {server} again"),
+)
 PENDING_INVALIDATIONS: Final = _subject(
     (
         "invalidations_pending",
@@ -178,6 +188,7 @@ EVENTS: Final = (
             CIRCUIT,
             INVALIDATION_CHANNEL,
             SENTINEL,
+            LOGIN,
             PENDING_INVALIDATIONS,
         )
         for event in subject

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 __all__ = [
     "CredentialProvider",
     "CredentialSource",
     "Credentials",
     "Login",
+    "LoginListener",
     "LoginSource",
     "NoLoginError",
+    "login_of",
 ]
 
 Login = tuple[()] | tuple[str] | tuple[str, str]
@@ -39,6 +41,18 @@ class NoLoginError(Exception):
     """There is no login at present. The text never contains a part of one, nor the text of another exception."""
 
 
+class LoginListener(Protocol):
+    """Receives what a source streams, on the event loop on which it began to listen."""
+
+    def on_login(self, login: Login) -> None:
+        """Use another login from now on: the former one is about to end."""
+        ...
+
+    def on_login_error(self, name: str) -> None:
+        """The login could not be renewed, because of an exception of the type with this name."""
+        ...
+
+
 class LoginSource(Protocol):
     """Returns the login for each connection."""
 
@@ -56,6 +70,21 @@ class LoginSource(Protocol):
         """
         ...
 
+    def listen(self, listener: LoginListener) -> Callable[[], None]:
+        """Report streamed logins on the running event loop, until the returned function is called."""
+        ...
+
     def after_fork(self) -> LoginSource:
         """Return the same source for a forked child, in which no thread of the parent exists."""
         ...
+
+
+def login_of(given: Any) -> Login:
+    """Return what a provider has returned as a login; an empty one if it is none."""
+    parts: list[Any] = [given]
+    if isinstance(given, (tuple, list)):
+        parts = [*cast("Any", given)]
+    if len(parts) == 2 and not parts[0]:
+        parts = parts[1:]
+    is_login = len(parts) in {1, 2} and all(isinstance(part, str) and part for part in parts)
+    return cast("Login", tuple(parts)) if is_login else ()

@@ -12,6 +12,7 @@ from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.errors import CacheLoginError
 from async_redis_cache._common.failures import Failure, ServerReply
 from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.logins import Login
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._common.tasks import OwnedTasks
 
@@ -31,18 +32,20 @@ the credential provider."""
 
 
 class _Check(ReplyHandler):
-    """A PING on an idle connection, which the pool closes unless a reply arrives in time."""
+    """A PING or AUTH on an idle connection, which the pool closes unless a reply arrives in time."""
 
-    def __init__(self, connection: RedisConnection, being_checked: set[RedisConnection]) -> None:
+    def __init__(
+        self, connection: RedisConnection, being_checked: set[RedisConnection], command: bytes
+    ) -> None:
         self._connection = connection
         self._being_checked = being_checked
         being_checked.add(connection)
-        connection.send(_PING, 1, self, keys=0, extra=(_REPLY_BYTES, 1))
+        connection.send(command, 1, self, keys=0, extra=(_REPLY_BYTES, 1))
 
     def on_replies(self, replies: list[Any]) -> bool:
-        """The connection is alive, even if the server refuses the command."""
+        """The connection is alive, even if the server refuses the command. After a refused AUTH, the former login counts."""
         self._being_checked.discard(self._connection)
-        return replies == [b"PONG"] or isinstance(replies[0], ServerReply)
+        return replies in ([b"PONG"], [b"OK"]) or isinstance(replies[0], ServerReply)
 
     def on_connection_lost(self, failure: Failure) -> None:  # noqa: ARG002  the reason does not matter
         """The connection has ended by itself."""
@@ -100,6 +103,8 @@ class ConnectionPool:
         self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self._refusal: Failure | None = None
         """The failure of the last attempt if the login or a certificate was refused, or there was no login."""
+        self._logins = 0
+        """How many logins `reauthenticate` has been given."""
         self._tasks = OwnedTasks()
         self._closed = False
 
@@ -165,9 +170,25 @@ class ConnectionPool:
         A middlebox that drops idle connections drops many at once. None of them is used before it has replied;
         meanwhile new ones are opened.
         """
-        if self._check is not None or self._closed:
-            # Each idle connection has replied or was opened since the check began.
-            return
+        if self._check is None and not self._closed:
+            # Otherwise each idle connection has replied or was opened since the check began.
+            self._check_with(_PING)
+
+    def reauthenticate(self, login: Login) -> None:
+        """Log in again on the idle connections; each of the others is replaced when its pipeline has ended.
+
+        Connections that are being opened may have the former login, and are replaced as well.
+        """
+        self._logins += 1
+        if self._check is None and not self._closed:
+            self._check_with(pack((b"AUTH", *login)))
+            remaining = self._connections - self._being_checked
+        else:
+            remaining = self._connections
+        for connection in remaining:
+            connection.retires_at = self._loop.time()
+
+    def _check_with(self, command: bytes) -> None:
         self._check = self._loop.call_later(self._check_budget, self._end_check, context=Context())
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -175,7 +196,7 @@ class ConnectionPool:
                 # `checkout` handles both.
                 self._idle.append(connection)
             else:
-                _Check(connection, self._being_checked)
+                _Check(connection, self._being_checked, command)
 
     def _end_check(self) -> None:
         self._check = None
@@ -224,6 +245,7 @@ class ConnectionPool:
             self._connecting = attempt
 
     async def _connect(self) -> None:
+        logins = self._logins
         try:
             outcome = await self._connector.open_connection()
         except asyncio.CancelledError:
@@ -235,7 +257,7 @@ class ConnectionPool:
         self._connecting = None
         if not isinstance(outcome, Failure):
             self._refusal = None
-            self._adopt(outcome)
+            self._adopt(outcome, self._lifetime() if logins == self._logins else 0.0)
             return
         if outcome.kind is CacheLoginError or outcome.code == "NO_CREDENTIALS":
             self._refusal = outcome
@@ -251,11 +273,11 @@ class ConnectionPool:
             self._health.down(failure.code)
             self._on_unreachable(failure)
 
-    def _adopt(self, underlying: Connection) -> None:
+    def _adopt(self, underlying: Connection, lifetime: float) -> None:
         connection = RedisConnection(
             underlying, self._on_free, self._on_lost, max_bytes_per_key=self._max_bytes_per_key
         )
-        connection.retires_at = self._loop.time() + self._lifetime()
+        connection.retires_at = self._loop.time() + lifetime
         self._connections.add(connection)
         if self._closed:
             connection.abort()

@@ -6,12 +6,20 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from redis.credentials import CredentialProvider
 
 from async_redis_cache._common.blocking_call import BlockingCall, TooManyCallsError
-from async_redis_cache._common.logins import Login, LoginSource, NoLoginError
+from async_redis_cache._common.logins import (
+    Login,
+    LoginListener,
+    LoginSource,
+    NoLoginError,
+    login_of,
+)
+
+from .login_stream import is_streaming, listen
 
 __all__ = ["CurrentLogin", "LoginIfRequired", "ProvidedLogin"]
 
@@ -72,10 +80,9 @@ class ProvidedLogin:
         self._provider = provider
         self._patience = patience
         get: Any = getattr(provider, "get_credentials", provider)
-        get_async: Any = getattr(provider, "get_credentials_async", None)
         self._call: Callable[[], Awaitable[Any]]
-        if get_async is not None and _overrides(type(provider), "get_credentials_async"):
-            self._call = get_async
+        if _is_asynchronous(provider):
+            self._call = provider.get_credentials_async
         elif _is_coroutine_function(get):
             self._call = get
         else:
@@ -103,12 +110,18 @@ class ProvidedLogin:
             problem = "was cancelled"
         except Exception as error:  # noqa: BLE001  a provider may raise anything
             problem = f"raised {type(error).__name__}"
-        login = () if problem else _login_of(given)
+        login = () if problem else login_of(given)
         if not login:
             # Without a cause: its text may contain a part of the login.
             problem = problem or "returned neither (user, password) nor a password"
             raise NoLoginError(f"{self.name} {problem}") from None
         return login
+
+    def listen(self, listener: LoginListener) -> Callable[[], None]:
+        """Report the logins that the provider streams, if it does."""
+        if is_streaming(self._provider):
+            return listen(self._provider, listener)
+        return _do_nothing
 
     def after_fork(self) -> ProvidedLogin:
         """Return a source without the parent's threads."""
@@ -127,6 +140,11 @@ class LoginIfRequired:
         self._source = source
         self._is_required = False
 
+    @property
+    def is_required(self) -> bool:
+        """Whether the server has refused a connection without a login."""
+        return self._is_required
+
     async def login(self, refused: Login | None) -> Login:
         """Return the login, or an empty one as long as the server accepts that.
 
@@ -137,6 +155,10 @@ class LoginIfRequired:
             # A server without a password refuses logins of the default user.
             self._is_required = not refused
         return await self._source.login(None) if self._is_required else ()
+
+    def listen(self, listener: LoginListener) -> Callable[[], None]:
+        """Report the logins that the other source streams."""
+        return self._source.listen(listener)
 
     def after_fork(self) -> LoginIfRequired:
         """Return a source without the parent's threads."""
@@ -154,23 +176,30 @@ async def _called(call: BlockingCall[list[Any]]) -> Any:
             return await given.pop()
 
 
+def _do_nothing() -> None:
+    pass
+
+
+def _is_asynchronous(provider: Any) -> bool:
+    """Whether to await `get_credentials_async`, rather than call `get_credentials` in a thread."""
+    kind = _class_of(provider)
+    if not _overrides(kind, "get_credentials_async"):
+        return False
+    # Token managers of redis-py request tokens without awaiting anything, in coroutines as well.
+    return not (is_streaming(provider) and _overrides(kind, "get_credentials"))
+
+
+def _class_of(provider: Any) -> Any:
+    return provider.__class__
+
+
 def _overrides(kind: Any, name: str) -> bool:
-    """Whether the method is not the default of redis-py's base class, which logs a warning and blocks."""
-    return getattr(kind, name, None) is not getattr(CredentialProvider, name, None)
+    """Whether a class has this method, and not from redis-py's base class, where one raises and the other blocks."""
+    own = getattr(kind, name, None)
+    return own is not None and own is not getattr(CredentialProvider, name, None)
 
 
 def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  that of an instance may be a coroutine function
     )
-
-
-def _login_of(given: Any) -> Login:
-    """Return what a provider has returned as a login; an empty one if it is none."""
-    parts: list[Any] = [given]
-    if isinstance(given, (tuple, list)):
-        parts = [*cast("Any", given)]
-    if len(parts) == 2 and not parts[0]:
-        parts = parts[1:]
-    is_login = len(parts) in {1, 2} and all(isinstance(part, str) and part for part in parts)
-    return cast("Login", tuple(parts)) if is_login else ()

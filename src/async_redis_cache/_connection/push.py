@@ -26,6 +26,7 @@ from async_redis_cache._common.failures import (
     failure_of,
 )
 from async_redis_cache._common.health_log import Condition
+from async_redis_cache._common.logins import Login
 from async_redis_cache._common.tasks import OwnedTasks
 
 from .connection import NOTHING_YET, Connection, RespProtocol, pack
@@ -59,12 +60,12 @@ class Probe(NamedTuple):
     """Commands whose replies prove that a connection is alive.
 
     Attributes:
-        commands: sent together.
+        commands: sent together; each is a tuple of words.
         on_reply: called with one reply for each; returns a failure if they are not acceptable.
         subscription: a command sent first, to which the server replies with push messages only.
     """
 
-    commands: Sequence[tuple[bytes, ...]]
+    commands: Sequence[tuple[bytes | str, ...]]
     on_reply: Callable[[Sequence[Any]], Failure | None]
     subscription: tuple[bytes, ...] = ()
 
@@ -81,6 +82,10 @@ def expecting(answer: bytes, *command: bytes) -> Probe:
 def refusal_in(replies: Sequence[Any]) -> Failure | None:
     """Return the failure of the first error among these replies, or None."""
     return next((failure_of(reply) for reply in replies if isinstance(reply, ServerReply)), None)
+
+
+def _accept_any(replies: Sequence[Any]) -> None:
+    pass
 
 
 class PushHandler(Protocol):
@@ -307,8 +312,20 @@ class PushChannel:
         if self._connection is not None:
             if self._connection.address != address:
                 self._connection.abort()
-        elif self._connecting is not None and not self._connecting.done():
+        else:
             # The old address may take long to answer, or never do.
+            self._restart_connecting()
+
+    def reauthenticate(self, login: Login) -> None:
+        """Log in again. If the server refuses that, the former login counts."""
+        if self._connection is not None:
+            if not self._connection.is_closing():
+                self._connection.send_probe(Probe(((b"AUTH", *login),), _accept_any))
+        else:
+            self._restart_connecting()
+
+    def _restart_connecting(self) -> None:
+        if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             self.start()
 
