@@ -107,7 +107,7 @@ CIRCUIT_OPEN: Final = Failure(
 Commands = Iterable[tuple[bytes | int, ...]]
 
 _REDIRECTS: Final = {"MOVED", "ASK"}
-_REDIRECTION: Final = re.compile(r"[A-Z]+ (?P<slot>[0-9]{1,5}) (?P<host>.*):(?P<port>[0-9]{1,5})")
+_REDIRECTION: Final = r"[A-Z]+ (?P<slot>[0-9]{1,5}) (?P<host>.*):(?P<port>[0-9]{1,5})"
 _SLOTS: Final = 16384
 _TEXT: Final = 1024
 """The number of characters of an error reply that are parsed; all that matters is at its beginning."""
@@ -166,23 +166,22 @@ _OURS: Final = {
 }
 """All commands that are sent. No other word of an error reply is repeated in a message."""
 
+# `re` compiles these at their first use: most processes meet none of these errors, and compiling takes milliseconds.
 _NAME: Final = r"[`']([A-Za-z]{2,20})((?:\|[a-z-]{2,20})?)[`']"
-_MAY_NOT_RUN: Final = re.compile(rf"permissions to run the (?:{_NAME})?")
-_UNKNOWN: Final = re.compile(
-    rf"^(?:ERR )?(?:unknown|unsupported) (?:redis )?(?:sub)?command(?:,? {_NAME})?", re.IGNORECASE
+_MAY_NOT_RUN: Final = rf"permissions to run the (?:{_NAME})?"
+_UNKNOWN: Final = (
+    rf"(?i)^(?:ERR )?(?:unknown|unsupported) (?:redis )?(?:sub)?command(?:,? {_NAME})?"
 )
-_EVALSHA_REFUSED: Final = re.compile(
-    r"NOPERM .*permissions to run the [`']evalsha[`']|"
-    r"(?:ERR )?(?:unknown|unsupported) command(?:,? [`']evalsha[`']|[^`']*$)",
-    re.IGNORECASE,
+_EVALSHA_REFUSED: Final = (
+    r"(?i)NOPERM .*permissions to run the [`']evalsha[`']|"
+    r"(?:ERR )?(?:unknown|unsupported) command(?:,? [`']evalsha[`']|[^`']*$)"
 )
 _IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
 _MAY_NOT_RUN_IN_SCRIPT: Final = "can't run this command"
-_CALLED: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
+_CALLED: Final = rb"redis\.p?call\('([A-Z]+)'"
 
-
-_IN_OLD_SCRIPT: Final = re.compile(
-    r"ERR Error running script .*: -((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN)\b.*)", re.DOTALL
+_IN_OLD_SCRIPT: Final = (
+    r"(?s)ERR Error running script .*: -((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN)\b.*)"
 )
 """The error of a command in a script, as Redis before 7.0 wraps it."""
 
@@ -195,7 +194,7 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
         commands: returns the commands that it is a reply to, for messages where the server does not name one.
     """
     text = str(reply)[:_TEXT]
-    if inner := _IN_OLD_SCRIPT.match(text):
+    if inner := re.match(_IN_OLD_SCRIPT, text):
         text = inner[1]
     word = text.partition(" ")[0]
     if word in _UNAVAILABLE:
@@ -208,7 +207,7 @@ def failure_of(reply: ServerReply, commands: Callable[[], Commands] = tuple) -> 
     if text.startswith("ERR max number of clients"):
         problem = "the server has reached its connection limit: raise its maxclients"
         return Failure(CacheUnavailable, "CONNECT_FAILED", problem, retryable=True)
-    if unknown := _UNKNOWN.match(text):
+    if unknown := re.match(_UNKNOWN, text):
         found = _ours(unknown)
         return _lacking([found] if found else _names_in(commands()))
     code = (
@@ -228,12 +227,12 @@ def is_script_unknown(reply: ServerReply) -> bool:
 
 def refuses_evalsha(reply: ServerReply) -> bool:
     """Whether the server, or a proxy before it, has executed nothing because it does not allow EVALSHA."""
-    return _EVALSHA_REFUSED.match(str(reply)[:_TEXT]) is not None
+    return re.match(_EVALSHA_REFUSED, str(reply)[:_TEXT]) is not None
 
 
 def may_not_run(text: str, commands: Callable[[], Commands] = tuple) -> Failure:
     """Classify a permission error. The message names what the user may not do, and the ACL rule that grants it."""
-    named = _MAY_NOT_RUN.search(text)
+    named = re.search(_MAY_NOT_RUN, text)
     # Commands first: the text can contain the user's name, and so the words below.
     if named is not None or _MAY_NOT_RUN_IN_SCRIPT in text:
         found = _ours(named)
@@ -294,7 +293,7 @@ def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
         words = [str(name, "ascii")] if isinstance(name, bytes) else []
         if words == ["EVAL"] and in_scripts:
             source, *_ = arguments
-            called = _CALLED.findall(source) if isinstance(source, bytes) else []
+            called = re.findall(_CALLED, source) if isinstance(source, bytes) else []
             # Some scripts run a command that is an argument.
             passed = [word for word in arguments[1:] if word in {b"GETDEL", b"UNLINK"}]
             words = [str(word, "ascii") for word in (*called, *passed) if isinstance(word, bytes)]
@@ -303,7 +302,7 @@ def _names_in(commands: Commands, *, in_scripts: bool = True) -> list[str]:
 
 
 def _address_in(redirection: str) -> Address | None:
-    found = _REDIRECTION.fullmatch(redirection)
+    found = re.fullmatch(_REDIRECTION, redirection)
     if found is None or int(found["slot"]) >= _SLOTS:
         return None
     host, port = found["host"], found["port"]

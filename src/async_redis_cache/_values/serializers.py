@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, cast, get_type_hints
@@ -283,10 +282,14 @@ class Pickle:
 
     def dumps(self, value: Any) -> bytes:
         """Encode."""
+        import pickle  # noqa: PLC0415  few caches use it
+
         return pickle.dumps(value, protocol=5)
 
     def loads(self, data: bytes) -> Any:
         """Decode."""
+        import pickle  # noqa: PLC0415  few caches use it
+
         return pickle.loads(data)  # noqa: S301  its signature was verified
 
 
