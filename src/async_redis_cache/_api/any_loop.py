@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -28,7 +28,6 @@ from async_redis_cache._common.outcomes import (
     load_cancelled,
 )
 from async_redis_cache._common.pip_services import Context as CallContext
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_source import LoadResult, LoadSource, LoadSpec, StoredValue
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
@@ -43,6 +42,9 @@ from async_redis_cache._runtime.any_loop import (
 from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from async_redis_cache._runtime.private_core import Attempt, PrivateCore
+
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
 
 __all__ = ["AnyLoopLifecycle"]
 

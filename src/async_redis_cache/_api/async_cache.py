@@ -11,17 +11,17 @@ from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheError, CacheInputError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .any_loop import AnyLoopLifecycle
 from .load_request import check_keys, for_each_key
 from .namespaces import AsyncNamespaces
 
 if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
+
     from .sync_cache import RedisCache
 
 __all__ = ["AsyncRedisCache"]
@@ -355,6 +355,7 @@ class AsyncRedisCache(AsyncNamespaces):
         Raises:
             TypeError: this cache was not created with `any_loop=True`.
         """
+        from .any_loop import AnyLoopLifecycle  # noqa: PLC0415  most caches do not need it
         from .sync_cache import RedisCache  # noqa: PLC0415  it imports this module
 
         lifecycle: object = self._lifecycle

@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheInputError
 from async_redis_cache._common.outcomes import CapturedError, outcome_of, raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.tasks import OwnedTasks
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.in_flight_load import LoadNode, current_load, loading_as
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
@@ -33,6 +32,9 @@ from .load_request import (
     run_load,
 )
 from .loaders import Load, NamedLoader, name_of, run, threads_of
+
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
 
 __all__ = ["AsyncBatchLoading", "Batch", "BatchLoader", "CoalescingLoader"]
 

@@ -22,12 +22,11 @@ from collections.abc import (
 )
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, StoredValue
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
@@ -35,6 +34,9 @@ from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, local
 from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
 from async_redis_cache._values.serializers import Serializer
+
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
 
 __all__ = ["NOT_OPEN", "CallerLifecycle"]
 

@@ -15,12 +15,21 @@ from collections.abc import (
 )
 from functools import partial
 from types import UnionType
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheInputError
 from async_redis_cache._common.outcomes import raise_first
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicies, LoadPolicy
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, NotStorable, StoredValue
 from async_redis_cache._protocol.record import (
@@ -36,6 +45,9 @@ from async_redis_cache._values.codec import Codec, Decoder, type_name
 
 from .cache_entry import CacheEntry, Status
 from .loaders import NOT_MODIFIED, Load, Loader, name_of, run, takes_load
+
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
 
 __all__ = [
     "NO_LOOKUP",

@@ -6,7 +6,7 @@ does is what the cache does, and a cache pays nothing for having namespaces.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from async_redis_cache._common.durations import Forever
 from async_redis_cache._common.endpoint import Endpoint
@@ -15,12 +15,14 @@ from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import CONTROL
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import Counters
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.serializers import SERIALIZERS, Serializer
+
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
 
 __all__ = [
     "SEPARATOR",

@@ -36,7 +36,6 @@ from async_redis_cache._common.pip_services import (
     trace_id_of,
 )
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, CacheStats
-from async_redis_cache._connection.provided_login import ProvidedLogin
 
 if TYPE_CHECKING:
     from async_redis_cache._common.pip_services import ConnectionParams, CredentialParams
@@ -122,6 +121,9 @@ class Settings:
         if endpoint.username or endpoint.password:
             problem = "options.credential_provider replaces the login: remove that of `connection` or `credential`"
             raise CacheConfigError("BAD_OPTION", problem)
+        # It imports redis-py, which importing this package does not.
+        from async_redis_cache._connection.provided_login import ProvidedLogin  # noqa: PLC0415
+
         return replace(endpoint, login_source=ProvidedLogin(provider, self.options.connect_seconds))
 
     def _endpoint_of(self, connections: Sequence[ConnectionParams]) -> Endpoint:

@@ -11,7 +11,11 @@ from typing import Final
 
 __all__ = ["import_deferred"]
 
-_MODULES: Final = ("anyio._backends._asyncio", "encodings.idna")
+_MODULES: Final = (
+    "anyio._backends._asyncio",
+    "async_redis_cache._engine.engine",
+    "encodings.idna",
+)
 
 
 async def import_deferred() -> None:

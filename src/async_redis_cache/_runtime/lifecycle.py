@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
@@ -33,7 +33,6 @@ from async_redis_cache._common.health_log import UNREADABLE, HealthLog
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._engine.engine import Engine
 from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._values.codec import Codec
 from async_redis_cache._values.serializers import Serializer
@@ -41,7 +40,17 @@ from async_redis_cache._values.serializers import Serializer
 from .container import Monitors, Settings
 from .deferred_imports import import_deferred
 
+if TYPE_CHECKING:
+    from async_redis_cache._engine.engine import Engine
+
 __all__ = ["Lifecycle", "Opened", "PrivateServer", "start_server"]
+
+
+def _engine_class() -> type[Engine]:
+    """Import the engine, and so redis-py, which takes longer to import than the rest of this package."""
+    from async_redis_cache._engine.engine import Engine  # noqa: PLC0415  `open` imports it on a thread
+
+    return Engine
 
 
 class Opened(NamedTuple):
@@ -136,7 +145,7 @@ class Lifecycle:
             endpoint = parent.endpoint.after_fork()
             health_log = self._new_health_log(endpoint)
             engine = contextvars.Context().run(
-                Engine, endpoint, options, self._counters, health_log
+                _engine_class(), endpoint, options, self._counters, health_log
             )
             codec = self._codec(options, health_log)
             self._opened = Opened(endpoint, engine, codec, LoadPolicies(options), None)
@@ -167,7 +176,7 @@ class Lifecycle:
                 endpoint = server.endpoint
             health_log = self._new_health_log(endpoint)
             engine = contextvars.Context().run(
-                Engine, endpoint, options, self._counters, health_log
+                _engine_class(), endpoint, options, self._counters, health_log
             )
             try:
                 # In an empty context, since a connection's callbacks hold the context that they were created in:
