@@ -418,3 +418,8 @@ def configs_of(function: Any) -> Iterator[CallConfig]:
         config = function._config  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         yield config
         function = config.function
+
+
+# See the end of `async_redis_cache/__init__.py`.
+CachedCoroutine.__module__ = "async_redis_cache"
+CachedFunction.__module__ = "async_redis_cache"

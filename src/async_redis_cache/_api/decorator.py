@@ -221,3 +221,6 @@ _BINDINGS: Final[tuple[type, ...]] = (classmethod, staticmethod)
 _OTHER_NAMES: Final = frozenset(
     {"ttl", "ttl_ms", "expire", "expires", "expiry", "ex", "px", "max_age"}
 )
+
+# See the end of `async_redis_cache/__init__.py`.
+cached.__module__ = "async_redis_cache"

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
-from async_redis_cache._calls.cached_calls import LongKeys
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._values.codec import LongKeys
 
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
-from .decorator import CoroutineDecorator, cached
 from .loaders import DataLoader, Loader, ValueLoader
 from .namespace_defaults import Defaults
 from .view import next_keys, view_of
 
 if TYPE_CHECKING:
     from .async_cache import AsyncRedisCache
+    from .decorator import CoroutineDecorator
 
 __all__ = ["Namespace"]
 
@@ -440,6 +440,8 @@ class Namespace(Generic[T]):
         Raises:
             TypeError, ValueError, CacheInputError: as for `cached`.
         """
+        from .decorator import cached  # noqa: PLC0415  most programs do not need it
+
         view: AsyncRedisCache = self._view
         return cached(
             view,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol, Self, Unpack, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast, runtime_checkable
 
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
@@ -17,11 +17,10 @@ from async_redis_cache._common.pip_services import (
 from async_redis_cache._common.stats import CacheStats, Counters
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
 from async_redis_cache._runtime.lifecycle import Lifecycle
-from async_redis_cache._runtime.private_core import PrivateCore
 from async_redis_cache._values.serializers import Serializer
 
-from .any_loop import AnyLoopLifecycle
-from .calling_thread import CallerLifecycle
+if TYPE_CHECKING:
+    from .any_loop import AnyLoopLifecycle
 
 __all__ = ["IAsyncCache", "Openable"]
 
@@ -75,8 +74,7 @@ class Openable(IConfigurable, IReferenceable):
         self._counters = Counters()
         self._lifecycle = Lifecycle(serializer, self._counters)
         if any_loop:
-            core = PrivateCore(CallerLifecycle(serializer, self._counters))
-            self._share(AnyLoopLifecycle(core), self._counters)
+            self._share(_on_private_loop(serializer, self._counters), self._counters)
 
     def _share(self, lifecycle: Lifecycle | AnyLoopLifecycle, counters: Counters) -> None:
         """Use the lifecycle and the counters of another cache."""
@@ -215,3 +213,13 @@ class Openable(IConfigurable, IReferenceable):
         """Count the error of a call, and add the trace id of the call to it."""
         self._counters.errors += 1
         error.traced(context)
+
+
+def _on_private_loop(serializer: Serializer | None, counters: CacheStats) -> AnyLoopLifecycle:
+    # Most caches need none of these modules.
+    from async_redis_cache._runtime.private_core import PrivateCore  # noqa: PLC0415
+
+    from .any_loop import AnyLoopLifecycle  # noqa: PLC0415
+    from .calling_thread import CallerLifecycle  # noqa: PLC0415
+
+    return AnyLoopLifecycle(PrivateCore(CallerLifecycle(serializer, counters)))

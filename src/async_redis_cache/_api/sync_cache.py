@@ -278,3 +278,8 @@ class DefaultRedisFactory(Factory):
         super().__init__()
         self.register_as_type(self.RedisCacheDescriptor, RedisCache)
         self.register_as_type(self.AsyncRedisCacheDescriptor, AsyncRedisCache)
+
+
+# See the end of `async_redis_cache/__init__.py`.
+DefaultRedisFactory.__module__ = "async_redis_cache"
+RedisCache.__module__ = "async_redis_cache"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
-from async_redis_cache._calls.cached_calls import LongKeys
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._values.codec import LongKeys
 
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
-from .decorator import FunctionDecorator, cached
 from .loaders import DataLoader, Loader, ValueLoader
 from .namespace_defaults import Defaults
 from .view import next_keys, view_of
 
 if TYPE_CHECKING:
+    from .decorator import FunctionDecorator
     from .sync_cache import RedisCache
 
 __all__ = ["SyncNamespace"]
@@ -299,6 +299,8 @@ class SyncNamespace(Generic[T]):
         **loading: Unpack[LoadOptions],
     ) -> FunctionDecorator:
         """Cache the results of a plain function in this namespace, as `cached` does."""
+        from .decorator import cached  # noqa: PLC0415  most programs do not need it
+
         view: RedisCache = self._view
         return cached(
             view,
@@ -316,3 +318,7 @@ class SyncNamespace(Generic[T]):
 
     def _all_tags(self, tags: Iterable[str]) -> Iterable[str]:
         return self._defaults.all_tags(tags) if self._tags else tags
+
+
+# See the end of `async_redis_cache/__init__.py`.
+SyncNamespace.__module__ = "async_redis_cache"
