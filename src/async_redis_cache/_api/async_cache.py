@@ -85,7 +85,7 @@ class AsyncRedisCache(AsyncNamespaces):
             wire_key = codec.wire_key(key)
             ttl = codec.ttl(timeout)
             wire_tags = codec.wire_tags(tags) if tags else ()
-            if value is None:
+            if value is None and not codec.caches_none:
                 await engine.delete([wire_key])
             elif wire_tags:
                 entry = (wire_key, codec.dumps(wire_key, value), ttl)
@@ -182,11 +182,15 @@ class AsyncRedisCache(AsyncNamespaces):
                 raise CacheInputError("BAD_KEY", "store_many takes a mapping of keys to values")
             wire_tags = codec.wire_tags(tags)
             keys = {key: codec.wire_key(key) for key in mapping}
-            removed = [keys[key] for key, value in mapping.items() if value is None]
+            removed = [
+                keys[key]
+                for key, value in mapping.items()
+                if value is None and not codec.caches_none
+            ]
             entries = [
                 (keys[key], codec.dumps(keys[key], value), ttl)
                 for key, value in mapping.items()
-                if value is not None
+                if value is not None or codec.caches_none
             ]
             writes: list[Awaitable[None]] = []
             if entries:

@@ -10,6 +10,7 @@ from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheS
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
+from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 
 from .cache_entry import CacheEntry
 from .load_request import (
@@ -145,7 +146,7 @@ class AsyncLoading(Openable):
                     value = None if payload is None else codec.loads(wire_key, payload, decode)
                     if value is not None:
                         self._counters.hits += 1
-                        return value
+                        return None if value is STORED_NONE else value
                 request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
@@ -162,7 +163,7 @@ class AsyncLoading(Openable):
         except CacheError as error:
             self._record_error(error, context)
             raise
-        return found.value
+        return unwrapped(found.value)
 
     @overload
     async def refresh(

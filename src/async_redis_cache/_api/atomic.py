@@ -41,7 +41,7 @@ class AsyncAtomic(AsyncBatchLoading):
             _, engine, codec, _, _ = self._lifecycle.ready()
             wire_key = codec.wire_key(key)
             ttl = codec.ttl(timeout)
-            if value is None:
+            if value is None and not codec.caches_none:
                 raise CacheInputError("NOT_SERIALIZABLE", "None is no value: `add` cannot store it")
             return await engine.atomic.add(wire_key, codec.dumps(wire_key, value), ttl)
         except CacheError as error:

@@ -19,6 +19,7 @@ from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._engine.in_flight_load import LoadNode, current_load, loading_as
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
+from async_redis_cache._values.stored_none import unwrapped
 
 from .async_loading import AsyncLoading
 from .load_request import (
@@ -28,10 +29,10 @@ from .load_request import (
     check_keys,
     for_each_key,
     no_loader,
-    result_value,
+    result_or_none,
     run_load,
 )
-from .loaders import Load, NamedLoader, name_of, run, threads_of
+from .loaders import ABSENT, Load, NamedLoader, name_of, run, threads_of
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -60,6 +61,7 @@ class Batch(NamedLoader):
         loader: the loader of many keys.
         call: calls the loader, in the thread that the load policy says.
         context: the loader runs in a copy of it; by default in one of the context that creates the batch.
+        absent: the value of a key that is not in the mapping.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Batch(NamedLoader):
         call: Callable[[Callable[[], Any]], Awaitable[Any]],
         *,
         context: contextvars.Context | None = None,
+        absent: Any = None,
     ) -> None:
         self._undecided = set(keys)
         self._loader = loader
         self._call = call
+        self._absent = absent
         # Kept, since the last key may be decided in the context of another call.
         self._context = context or copy_context()
         self._waiters: dict[str, asyncio.Future[Any]] = {}
@@ -101,7 +105,7 @@ class Batch(NamedLoader):
                 values = outcome_of(task)
                 for waiting_key, future in waiters.items():
                     if not future.done():
-                        future.set_result(_looked_up(values, waiting_key))
+                        future.set_result(_looked_up(values, waiting_key, self._absent))
 
             task.add_done_callback(distribute)
             unfinished = set(waiters)
@@ -151,12 +155,12 @@ class Batch(NamedLoader):
             return CapturedError(error)
 
 
-def _looked_up(values: Mapping[str, Any] | CapturedError, key: str) -> Any:
-    """The value of a key, or the exception of a mapping whose `get` raises one."""
+def _looked_up(values: Mapping[str, Any] | CapturedError, key: str, absent: Any) -> Any:
+    """The value of a key, `absent` if it is not in the mapping, or the exception of a mapping whose `get` raises one."""
     if isinstance(values, CapturedError):
         return values
     try:
-        return values.get(key)
+        return values.get(key, absent)
     except BaseException as error:  # noqa: BLE001  passed to the waiters as data, see `CapturedError`
         return CapturedError(error)
 
@@ -310,7 +314,7 @@ class AsyncBatchLoading(AsyncLoading):
             if not unique:
                 return {}
             call = partial(call_of, first.engine.load_engine(), in_thread=first.policy.in_thread)
-            batch = Batch(unique, loader, call)
+            batch = Batch(unique, loader, call, absent=ABSENT)
             policy = replace(first.policy, in_thread=False)
             requests = [
                 first._replace(
@@ -327,10 +331,10 @@ class AsyncBatchLoading(AsyncLoading):
                 await first.engine.gather_outcomes(await self._values_of(first.engine, requests))
             )
             values = {
-                request.key: result_value(request, result)
+                request.key: result_or_none(request, result)
                 for request, result in zip(requests, results, strict=True)
             }
-            return {key: value for key, value in values.items() if value is not None}
+            return {key: unwrapped(value) for key, value in values.items() if value is not None}
         except CacheError as error:
             self._record_error(error, context)
             raise

@@ -42,9 +42,10 @@ from async_redis_cache._protocol.record import (
     record_of,
 )
 from async_redis_cache._values.codec import Codec, Decoder, type_name
+from async_redis_cache._values.stored_none import unwrapped
 
 from .cache_entry import CacheEntry, Status
-from .loaders import NOT_MODIFIED, Load, Loader, name_of, run, takes_load
+from .loaders import ABSENT, NOT_MODIFIED, Load, Loader, name_of, run, takes_load
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -61,6 +62,7 @@ __all__ = [
     "lookup_entry",
     "no_loader",
     "result_entry",
+    "result_or_none",
     "result_value",
     "run_load",
     "valid_lookup",
@@ -272,7 +274,9 @@ class RequestSource:
         """See `LoadSource`."""
         request = self._request
         loader: Callable[..., Any] = request.loader
-        load = Load(request.key, self._found.value, request.timeout, self._tags)
+        stale = self._found.value
+        load = Load(request.key, unwrapped(stale), request.timeout, self._tags)
+        load._has_stale = stale is not None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         load._threads = request.engine.threads  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         call = partial(loader, load) if takes_load(loader) else loader
         loaded = await call_of(request.engine, call, in_thread=request.policy.in_thread)
@@ -323,7 +327,7 @@ def _load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: A
         CacheInputError: BAD_TYPE, NOT_SERIALIZABLE, BAD_TAG, BAD_TIMEOUT.
     """
     codec, policy, wire_key = request.codec, request.policy, request.wire_key
-    if loaded is None:
+    if loaded is ABSENT or (loaded is None and not codec.caches_none):
         tags = codec.wire_tags(load.tags)
         keep = load.cached and policy.missing_timeout > 0
         return LoadResult(MISSING, b"", policy.missing_timeout, 0, is_kept=keep, tags=tags)
@@ -341,7 +345,10 @@ def _load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: A
             return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, uncacheable=not_kept)
         if codec.loaded(wire_key, payload, request.decode) is None:
             raise _bad_type(request, loaded)
-    ttl = policy.ttl_with_jitter(codec.ttl(load.timeout), random.random)
+    if loaded is None and policy.missing_timeout:
+        ttl = policy.missing_timeout
+    else:
+        ttl = policy.ttl_with_jitter(codec.ttl(load.timeout), random.random)
     tags = codec.wire_tags(load.tags)
     return LoadResult(VALUE, payload, ttl, policy.stale_timeout, is_kept=load.cached, tags=tags)
 
@@ -407,7 +414,16 @@ def _may_be(value: Any, kind: Any) -> bool:
 
 
 def result_value(request: LoadRequest, result: LoadResult | Lookup | None) -> Any:
-    """Return the value for the caller.
+    """Return the value for the caller, None if there is none.
+
+    Raises:
+        CacheInputError: as for `result_or_none`.
+    """
+    return unwrapped(result_or_none(request, result))
+
+
+def result_or_none(request: LoadRequest, result: LoadResult | Lookup | None) -> Any:
+    """Return the value, `STORED_NONE` if that is None, and None if there is none.
 
     Raises:
         CacheInputError: BAD_TYPE, if the load of another call returned a value of another type.
@@ -434,11 +450,13 @@ async def result_entry(request: LoadRequest, result: LoadResult | Lookup | None)
         except SERVER_FAILURES as error:
             request.engine.continue_without_server(error)
             # The value can be returned, but its age and remaining time are on the server.
-            return CacheEntry(result.value, result.status or "missing", None, None)
-    value = result_value(request, result)
+            return CacheEntry(unwrapped(result.value), result.status or "missing", None, None)
+    value = result_or_none(request, result)
     if result is None or value is None:
         return CacheEntry(None, "missing", 0, _unless_forever((result and result.ttl) or None))
-    return CacheEntry(value, "loaded", 0, _unless_forever(result.ttl) if result.is_kept else 0)
+    return CacheEntry(
+        unwrapped(value), "loaded", 0, _unless_forever(result.ttl) if result.is_kept else 0
+    )
 
 
 async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
@@ -447,10 +465,10 @@ async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
     record = found.record
     if record is None:
         remaining = await request.engine.time_to_live(request.wire_key, request.since)
-        return CacheEntry(found.value, status, None, _unless_forever(remaining))
+        return CacheEntry(unwrapped(found.value), status, None, _unless_forever(remaining))
     now = found.now or await request.engine.freshness.now(request.since)
     remaining = _unless_forever(record.fresh_until - now)
-    return CacheEntry(found.value, status, now - record.stored_at, remaining)
+    return CacheEntry(unwrapped(found.value), status, now - record.stored_at, remaining)
 
 
 def _unless_forever(ttl: int | None) -> int | None:

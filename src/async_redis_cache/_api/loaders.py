@@ -23,6 +23,7 @@ else:
     T = TypeVar("T")
 
 __all__ = [
+    "ABSENT",
     "NOT_MODIFIED",
     "DataLoader",
     "Load",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 NOT_MODIFIED: Final[Any] = object()
+ABSENT: Final[Any] = object()
+"""The value of a key that is not in the mapping of a batch loader. It differs from None where None is a value."""
 _LONGEST: Final = 200
 
 
@@ -56,6 +59,7 @@ class Load(Generic[T]):
         self.timeout: Timeout = timeout
         self.tags: Iterable[str] = tags
         self._cached = True
+        self._has_stale = stale is not None
         self._threads: LoaderThreads | None = None
         """The threads in which this load may call a blocking loader."""
 
@@ -68,7 +72,7 @@ class Load(Generic[T]):
         Raises:
             LookupError: there is no stale value.
         """
-        if self.stale is None:
+        if not self._has_stale:
             raise LookupError("there is no stale value to keep")
         unmodified: T = NOT_MODIFIED
         return unmodified

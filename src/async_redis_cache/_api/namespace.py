@@ -10,6 +10,7 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._values.codec import LongKeys
+from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
@@ -41,6 +42,7 @@ class Namespace(Generic[T]):
         self._defaults = defaults
         self._type = defaults.type
         self._tags = defaults.tags
+        self._caches_none = defaults.view.cache_none
         self._cache = cache
         self._view: Any = view_of(cache, defaults.name, defaults.view)
 
@@ -69,7 +71,9 @@ class Namespace(Generic[T]):
             CacheError: the key could not be read.
         """
         value = await self._view.retrieve(trace_id, key, type=self._type)
-        return default if value is None else value
+        if value is None:
+            return default
+        return None if value is STORED_NONE else value
 
     async def set(
         self,
@@ -80,7 +84,7 @@ class Namespace(Generic[T]):
         tags: Iterable[str] = (),
         trace_id: str | None = None,
     ) -> None:
-        """Store a value. Storing None removes the key.
+        """Store a value. Storing None removes the key, unless the namespace has `cache_none`.
 
         Args:
             key: as for `get`.
@@ -144,6 +148,8 @@ class Namespace(Generic[T]):
             CacheError: as for `get`.
         """
         values: dict[str, T] = await self._view.retrieve_many(trace_id, keys, type=self._type)
+        if self._caches_none:
+            return {key: unwrapped(value) for key, value in values.items()}
         return values
 
     async def set_many(

@@ -43,6 +43,7 @@ class Defaults(NamedTuple):
         serializer: Serializer | SerializerName | None,
         near: bool | None,
         long_keys: LongKeys,
+        cache_none: bool,
         loading: LoadOptions,
     ) -> Defaults:
         """Check the arguments of `namespace`.
@@ -62,7 +63,8 @@ class Defaults(NamedTuple):
             raise TypeError("tags must be a collection of str, such as a tuple, not str")
         LoadPolicies(Options()).of(loading)
         prefix = f"{name}{SEPARATOR}"
-        view = ViewOptions(prefix, ttl_milliseconds(ttl), serializer, near, long_keys, loading)
+        timeout = ttl_milliseconds(ttl)
+        view = ViewOptions(prefix, timeout, serializer, near, long_keys, cache_none, loading)
         return cls(name, kind, tuple(tags), view)
 
     def all_tags(self, tags: Iterable[str]) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Ttl
 from async_redis_cache._common.option_keywords import SerializerName
@@ -32,8 +32,22 @@ class AsyncNamespaces(AsyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: Literal[False] = False,
         **loading: Unpack[LoadOptions],
     ) -> Namespace[T]: ...
+    @overload
+    def namespace(
+        self,
+        name: str,
+        *,
+        type: type[T],
+        ttl: Ttl = None,
+        serializer: Serializer | SerializerName | None = None,
+        near: bool | None = None,
+        long_keys: LongKeys = "raise",
+        cache_none: Literal[True],
+        **loading: Unpack[LoadOptions],
+    ) -> Namespace[T | None]: ...
     @overload
     def namespace(
         self,
@@ -44,6 +58,7 @@ class AsyncNamespaces(AsyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: bool = False,
         **loading: Unpack[LoadOptions],
     ) -> Namespace[Any]: ...
     def namespace(
@@ -55,6 +70,7 @@ class AsyncNamespaces(AsyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: bool = False,
         **loading: Unpack[LoadOptions],
     ) -> Namespace[Any]:
         """Return a namespace: the values whose keys begin with the name and ":", with defaults of their own.
@@ -72,6 +88,8 @@ class AsyncNamespaces(AsyncAtomic):
                 that it has one.
             long_keys: "hash" to hash a key that the cache would refuse with BAD_KEY because it is longer than 512
                 bytes, empty, or contains control characters.
+            cache_none: True to store None as a value: of a loader, which is not called again, and of `set`. Without
+                it, None of a loader is stored for `missing_timeout` only, and `set` with None removes the key.
             **loading: see `LoadOptions`. `tags` are those of every value of the namespace.
 
         Raises:
@@ -85,6 +103,7 @@ class AsyncNamespaces(AsyncAtomic):
             serializer=serializer,
             near=near,
             long_keys=long_keys,
+            cache_none=cache_none,
             loading=loading,
         )
         return Namespace(self, defaults)

@@ -10,6 +10,7 @@ from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._values.codec import LongKeys
+from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
@@ -37,6 +38,7 @@ class SyncNamespace(Generic[T]):
         self._defaults = defaults
         self._type = defaults.type
         self._tags = defaults.tags
+        self._caches_none = defaults.view.cache_none
         self._cache = cache
         self._view: Any = view_of(cache, defaults.name, defaults.view)
 
@@ -55,7 +57,9 @@ class SyncNamespace(Generic[T]):
     def get(self, key: str, default: Any = None, *, trace_id: str | None = None) -> Any:
         """Return the value of a key; `default` if there is none, or if it has expired."""
         value = self._view.retrieve(trace_id, key, type=self._type)
-        return default if value is None else value
+        if value is None:
+            return default
+        return None if value is STORED_NONE else value
 
     def set(
         self,
@@ -66,7 +70,7 @@ class SyncNamespace(Generic[T]):
         tags: Iterable[str] = (),
         trace_id: str | None = None,
     ) -> None:
-        """Store a value. Storing None removes the key."""
+        """Store a value. Storing None removes the key, unless the namespace has `cache_none`."""
         timeout = None if ttl is None else ttl_milliseconds(ttl)
         self._view.store(trace_id, key, value, timeout, tags=self._all_tags(tags))
 
@@ -97,6 +101,8 @@ class SyncNamespace(Generic[T]):
     def get_many(self, keys: Iterable[str], *, trace_id: str | None = None) -> dict[str, T]:
         """Return the values of many keys as a dict in the order of the keys, without the keys that have none."""
         values: dict[str, T] = self._view.retrieve_many(trace_id, keys, type=self._type)
+        if self._caches_none:
+            return {key: unwrapped(value) for key, value in values.items()}
         return values
 
     def set_many(

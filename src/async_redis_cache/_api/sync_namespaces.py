@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Ttl
 from async_redis_cache._common.option_keywords import SerializerName
@@ -32,8 +32,22 @@ class SyncNamespaces(SyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: Literal[False] = False,
         **loading: Unpack[LoadOptions],
     ) -> SyncNamespace[T]: ...
+    @overload
+    def namespace(
+        self,
+        name: str,
+        *,
+        type: type[T],
+        ttl: Ttl = None,
+        serializer: Serializer | SerializerName | None = None,
+        near: bool | None = None,
+        long_keys: LongKeys = "raise",
+        cache_none: Literal[True],
+        **loading: Unpack[LoadOptions],
+    ) -> SyncNamespace[T | None]: ...
     @overload
     def namespace(
         self,
@@ -44,6 +58,7 @@ class SyncNamespaces(SyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: bool = False,
         **loading: Unpack[LoadOptions],
     ) -> SyncNamespace[Any]: ...
     def namespace(
@@ -55,6 +70,7 @@ class SyncNamespaces(SyncAtomic):
         serializer: Serializer | SerializerName | None = None,
         near: bool | None = None,
         long_keys: LongKeys = "raise",
+        cache_none: bool = False,
         **loading: Unpack[LoadOptions],
     ) -> SyncNamespace[Any]:
         """Return a namespace: the values whose keys begin with the name and ":", with defaults of their own."""
@@ -65,6 +81,7 @@ class SyncNamespaces(SyncAtomic):
             serializer=serializer,
             near=near,
             long_keys=long_keys,
+            cache_none=cache_none,
             loading=loading,
         )
         return SyncNamespace(self, defaults)

@@ -52,6 +52,7 @@ class ViewOptions(NamedTuple):
         serializer: None for that of the cache.
         near: whether values are read from the near cache; None for "if there is one".
         long_keys: what becomes of keys that the cache refuses.
+        cache_none: whether None is a value.
         loading: the default load options, except tags.
     """
 
@@ -60,6 +61,7 @@ class ViewOptions(NamedTuple):
     serializer: Serializer | SerializerName | None = None
     near: bool | None = None
     long_keys: LongKeys = "raise"
+    cache_none: bool = False
     loading: LoadOptions = _NO_OPTIONS
 
 
@@ -122,6 +124,7 @@ class _ViewLifecycle:
             timeout=options.timeout,
             serializer=options.serializer,
             long_keys=options.long_keys,
+            cache_none=options.cache_none,
         )
         return opened._replace(
             engine=engine.without_near() if options.near is False else engine,

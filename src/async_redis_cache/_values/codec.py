@@ -17,6 +17,7 @@ from .decoders import decoder_after, json_decoder_of, msgpack_decoder_of
 from .envelope import MARK, Envelope
 from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
+from .stored_none import recognizing_none, serialized_none
 
 __all__ = ["Codec", "Decoder", "LongKeys", "check_key", "encode_name", "type_name"]
 
@@ -59,6 +60,8 @@ class Codec:
         """The type and its decoder, by type: programs use few types, and making a decoder is slow."""
         self._signed = bool(options.signing_key)
         self._hashes_long = False
+        self._none: bytes | None = None
+        """The serialized None of a codec that stores None as a value."""
         self.foreign_readers: Final = options.foreign_readers
         """Whether only plain values, without a header, may be stored."""
         self.decode_untyped: Final[Decoder] = self._serializer.loads
@@ -78,6 +81,7 @@ class Codec:
         timeout: Timeout,
         serializer: Serializer | SerializerName | None,
         long_keys: LongKeys,
+        cache_none: bool,
     ) -> Self:
         """Return a codec for the keys of a namespace.
 
@@ -87,6 +91,7 @@ class Codec:
             timeout: the default TTL; None for that of this codec.
             serializer: used instead of that of this codec; None for that.
             long_keys: "hash" to replace keys that would raise BAD_KEY by their hash.
+            cache_none: whether None is a value; then a stored one is decoded as `STORED_NONE`.
 
         Raises:
             CacheInputError: BAD_TIMEOUT.
@@ -101,6 +106,10 @@ class Codec:
         )
         if serializer is not None:
             vars(codec).update(self._serializing_with(serializer))
+        if cache_none:
+            none = serialized_none(codec._serializer)  # noqa: SLF001
+            decode = recognizing_none(codec.decode_untyped, none)
+            vars(codec).update(_none=none, _decoders={}, decode_untyped=decode)
         return codec
 
     def _serializing_with(self, serializer: Serializer | SerializerName) -> dict[str, Any]:
@@ -122,6 +131,11 @@ class Codec:
             "decode_untyped": serializer.loads,
             "_envelope": self._envelope.with_purpose(purpose),
         }
+
+    @property
+    def caches_none(self) -> bool:
+        """Whether None is a value."""
+        return self._none is not None
 
     @property
     def prefix(self) -> bytes:
@@ -229,7 +243,7 @@ class Codec:
             CacheInputError: BAD_TYPE.
         """
         if kind is None:
-            return self._serializer.loads
+            return self.decode_untyped
         # Unions with the same members in another order are equal, but the order can decide what a value
         # becomes; so the `repr` is part of the lookup. Types without a hash are looked up by identity.
         lookup: Any = kind
@@ -250,7 +264,8 @@ class Codec:
 
     def _new_decoder(self, kind: Any) -> Decoder:
         try:
-            return _decoder_of(self._serializer, kind)
+            decode = _decoder_of(self._serializer, kind)
+            return decode if self._none is None else recognizing_none(decode, self._none)
         except Exception as error:  # noqa: BLE001  evaluating annotations may raise anything
             problem = (
                 f"type={type_name(kind)} cannot be used for validation: {type(error).__name__}"
@@ -279,7 +294,7 @@ class Codec:
 
     def is_readable(self, key: bytes, data: bytes) -> bool:
         """Whether stored bytes are a value: readable, and not null."""
-        return self.loads(key, data, self._serializer.loads) is not None
+        return self.loads(key, data, self.decode_untyped) is not None
 
 
 def check_key(key: str, long_keys: LongKeys) -> None:
