@@ -6,7 +6,6 @@ import asyncio
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ from async_redis_cache import (
     CacheTimeout,
     RedisCache,
 )
+from async_redis_cache._common.clock import MonotonicClock
 from code_blocks import ROOT
 from harness import Server
 from harness.waiting import wait_until
@@ -157,7 +157,7 @@ def test_serializer_may_take_longer_than_the_deadline(
     any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline is for the way to the server and back: time spent in the calling thread is not counted."""
-    clock, passed = time.monotonic, [0.0]
+    clock, passed = MonotonicClock.time, [0.0]
 
     def pass_time(_: object) -> None:
         passed[0] += 3.0
@@ -166,7 +166,7 @@ def test_serializer_may_take_longer_than_the_deadline(
     with RedisCache.from_url(
         url, serializer=Noting(pass_time), key_prefix=key_prefix, command_timeout=2000
     ) as cache:
-        monkeypatch.setattr(time, "monotonic", lambda: clock() + passed[0])
+        monkeypatch.setattr(MonotonicClock, "time", lambda: clock() + passed[0])
         assert cache.store(None, "key", 1) == cache.retrieve(None, "key") == 1
         cache.store_many(None, {"key": 2, "other": 2})
         assert cache.contains(None, "other")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.failures import UNKNOWN
 from async_redis_cache._common.outcomes import (
@@ -49,12 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["AnyLoopLifecycle"]
 
 T = TypeVar("T")
-
-
-class _Clock:
-    """The clock of the private event loop. `loop.time()` of uvloop is outdated in other threads."""
-
-    time = staticmethod(time.monotonic)
 
 
 def _write(
@@ -205,7 +199,7 @@ class _SingleFlight:
         call = AnyLoopCall(
             self._bridge, task, self._single_flight.load, key, self._on_caller_loop(spec), patience
         )
-        call.deadline = time.monotonic() + self._bridge.patience + spec.hard_timeout
+        call.deadline = MonotonicClock.time() + self._bridge.patience + spec.hard_timeout
         outcome: LoadResult | StoredValue | CapturedError | None = await call
         if isinstance(outcome, CapturedError):
             # The loader's task was cancelled, and this caller was not.
@@ -228,7 +222,7 @@ class AnyLoopEngine:
     def __init__(self, engine: Engine, bridge: Bridge) -> None:
         self._engine = engine
         self._bridge = bridge
-        self.loop = _Clock
+        self.loop = MonotonicClock
         self.freshness = _Freshness(engine, bridge)
         self.reads = _Reads(engine, bridge)
         self.writes = _Writes(engine, bridge)

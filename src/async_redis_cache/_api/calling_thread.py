@@ -12,7 +12,6 @@ waits for the load: see `LoadEngine`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import (
     Awaitable,
     Callable,
@@ -24,6 +23,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
 from async_redis_cache._common.stats import CacheStats
@@ -110,12 +110,6 @@ class _CallerTask:
     def _set_outcome(self, outcome: Any) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
-
-
-class _Clock:
-    """The clock of the event loop. `loop.time()` of uvloop is outdated in other threads."""
-
-    time = staticmethod(time.monotonic)
 
 
 class _Freshness:
@@ -209,7 +203,7 @@ class CallerEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.loop = _Clock
+        self.loop = MonotonicClock
         self.freshness = _Freshness(engine)
         self.reads = _Reads(engine)
         self.writes = _Writes(engine)

@@ -10,7 +10,6 @@ import asyncio
 import copy
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Final, TypeVar
 from async_redis_cache._client.circuit_breaker import CircuitBreakers
 from async_redis_cache._client.cluster import Cluster
 from async_redis_cache._client.standalone import Standalone
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheError, CacheUnsupported
 from async_redis_cache._common.failures import CIRCUIT_OPEN, TOO_LARGE, UNKNOWN
@@ -71,10 +71,17 @@ class Engine:
     """
 
     def __init__(
-        self, endpoint: Endpoint, options: Options, counters: CacheStats, health_log: HealthLog
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        counters: CacheStats,
+        health_log: HealthLog,
+        clock: Callable[[], float],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
+        self.clock = clock
+        """Seconds, which advance as the clock of the server does."""
         self._counters = counters
         self._health_log = health_log
         self._connect_timeout = options.connect_seconds
@@ -96,7 +103,7 @@ class Engine:
                 max_size=options.near_cache_max_size,
                 max_bytes=options.near_cache_max_bytes,
                 max_ttl=options.near_cache_seconds,
-                clock=time.monotonic,
+                clock=MonotonicClock.time,
             )
         kind = Cluster if endpoint.topology == "cluster" else Standalone
         self._servers: Standalone | Cluster = kind(
@@ -127,7 +134,7 @@ class Engine:
             reads = NearReads(self._batcher, self._near, self._servers.has_unread, self._oversized)
         self.reads = RecoveringReads(reads, self._recovery)
         self.freshness = Freshness(
-            ServerClock(self._batcher, time.monotonic),
+            ServerClock(self._batcher, clock),
             self._tags,
             self.reads.fetch_many,
             self._command_timeout,

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from math import inf
-from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.errors import CacheError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, Failure
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
@@ -104,13 +104,15 @@ class LoopMailbox:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = self.loop.call_later(due - monotonic(), self._expire, context=Context())
+        self._timer = self.loop.call_later(
+            due - MonotonicClock.time(), self._expire, context=Context()
+        )
 
     def _expire(self) -> None:
         """Give up the calls that are overdue. Those that have ended are delivered first."""
         self._due, self._timer = inf, None
         self._deliver()
-        now, due = monotonic(), inf
+        now, due = MonotonicClock.time(), inf
         for call in tuple(self.waiting):
             if call.deadline <= now:
                 call.expire()
@@ -180,7 +182,7 @@ class AnyLoopCall(PortalCall):
         box = self.queue = mailbox()  # type: ignore[assignment]
         future = self._future = box.loop.create_future()
         if not self.deadline:
-            self.deadline = monotonic() + self._bridge.patience
+            self.deadline = MonotonicClock.time() + self._bridge.patience
         box.expect(self)
         try:
             self._bridge.portal.send(self)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import anyio.to_thread
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import (
     UNANSWERED,
@@ -139,7 +140,7 @@ class Lifecycle:
             endpoint = parent.endpoint.after_fork()
             health_log = self._new_health_log(endpoint)
             engine = contextvars.Context().run(
-                _engine_class(), endpoint, options, self._counters, health_log
+                _engine_class(), endpoint, options, self._counters, health_log, parent.engine.clock
             )
             codec = self._codec(options, health_log)
             self._opened = Opened(endpoint, engine, codec, LoadPolicies(options), None)
@@ -163,14 +164,15 @@ class Lifecycle:
         options = self.settings.options
         endpoint = await anyio.to_thread.run_sync(self.settings.resolve, context)
         server: PrivateServer | None = None
+        clock = MonotonicClock.time
         engine: Engine | None = None
         try:
             if endpoint.kind in {"embedded", "fake"}:
                 server = await start_in_thread(endpoint.kind)
-                endpoint = server.endpoint
+                endpoint, clock = server.endpoint, server.clock
             health_log = self._new_health_log(endpoint)
             engine = contextvars.Context().run(
-                _engine_class(), endpoint, options, self._counters, health_log
+                _engine_class(), endpoint, options, self._counters, health_log, clock
             )
             try:
                 # In an empty context, since a connection's callbacks hold the context that they were created in:

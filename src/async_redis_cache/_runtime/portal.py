@@ -18,6 +18,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.outcomes import CapturedError, capture
 from async_redis_cache._common.tasks import OwnedTasks
 
@@ -281,5 +282,8 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop  # noqa: PLC0415  an extra
     except ImportError:
-        return asyncio.new_event_loop()
+        loop = asyncio.new_event_loop()
+        # No timer stops while a test freezes `time.monotonic`, which asyncio's loops look up at each call.
+        loop.time = MonotonicClock.time  # type: ignore[method-assign]
+        return loop
     return uvloop.new_event_loop()

@@ -7,8 +7,9 @@ import contextlib
 import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from time import monotonic
 from typing import Any, Final, Protocol
+
+from async_redis_cache._common.clock import MonotonicClock
 
 __all__ = [
     "PortalCall",
@@ -150,12 +151,12 @@ class PortalQueue:
         while not items:
             if self.remaining <= 0:
                 return None
-            began = monotonic()
+            began = MonotonicClock.time()
             # An interrupt can come between any two steps, here or in another thread, and so a wake-up can get lost:
             # the event loop is woken again every quarter of a second.
             if not self._lock.acquire(True, min(_RECHECK_SECONDS, self.remaining)):
                 self.portal.ensure_awake()
-            self.remaining -= monotonic() - began
+            self.remaining -= MonotonicClock.time() - began
         return items.pop(0)
 
     def close(self) -> None:

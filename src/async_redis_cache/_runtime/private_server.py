@@ -7,12 +7,14 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import anyio
 import anyio.to_thread
 
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheConfigError, CacheError, CacheUnavailable
 
@@ -28,6 +30,10 @@ class PrivateServer(Protocol):
     @property
     def endpoint(self) -> Endpoint:
         """The address that it listens at."""
+        ...
+
+    def clock(self) -> float:
+        """Return seconds, which advance as the server's clock does."""
         ...
 
     def stop(self) -> None:
@@ -80,6 +86,9 @@ class _Embedded:
             raise CacheUnavailable("CONNECT_FAILED", "the embedded server did not start")
         self.endpoint = Endpoint(kind="unix", path=path)
 
+    def clock(self) -> float:
+        return MonotonicClock.time()
+
     def stop(self) -> None:
         self._process.communicate(b"\n", timeout=_STOP_SECONDS)
 
@@ -107,6 +116,10 @@ class _Fake:
         # Polls for a stop every 5 ms; the default of 0.5 s would slow down each close.
         threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         self.endpoint = Endpoint(host="127.0.0.1", port=self._server.server_address[1])
+
+    def clock(self) -> float:
+        # That of fakeredis. Tests replace or move it (time-machine, freezegun) to let values expire.
+        return time.time()
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -1,0 +1,129 @@
+"""Values expire when a test moves the clock, with `fake://`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import time_machine
+from freezegun import freeze_time
+
+from async_redis_cache import AsyncRedisCache, RedisCache
+
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+Travel = Callable[[dt.timedelta], object]
+
+
+@contextmanager
+def moved_by_time_machine(**options: Any) -> Iterator[Travel]:
+    """Time travel by time-machine."""
+    with time_machine.travel(START, **options) as traveller:
+        yield traveller.shift
+
+
+@contextmanager
+def moved_by_freezegun(**options: Any) -> Iterator[Travel]:
+    """Time travel by freezegun. Without `real_asyncio`, no timer of an asyncio event loop ends."""
+    with freeze_time(START, real_asyncio=True, **options) as frozen:
+        yield frozen.tick
+
+
+CLOCKS = [
+    pytest.param(lambda: moved_by_time_machine(tick=False), id="time-machine"),
+    pytest.param(lambda: moved_by_time_machine(tick=True), id="time-machine-tick"),
+    pytest.param(moved_by_freezegun, id="freezegun"),
+    pytest.param(lambda: moved_by_freezegun(tick=True), id="freezegun-tick"),
+]
+MovedClock = Callable[[], AbstractContextManager[Travel]]
+
+
+@pytest.fixture(params=[False, True], ids=["own-loop", "any-loop"])
+async def cache(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedisCache]:
+    """A cache of a fake server, opened before the clock is moved."""
+    async with AsyncRedisCache.from_url("fake://", any_loop=request.param) as cache:
+        yield cache
+
+
+@pytest.mark.parametrize("moved_clock", CLOCKS)
+async def test_values_expire_when_the_clock_moves(
+    cache: AsyncRedisCache, moved_clock: MovedClock
+) -> None:
+    """Values are served up to their TTL by the moved clock, and neither served nor counted beyond."""
+    plain = cache.namespace("plain", ttl=60)
+    tagged = cache.namespace("tagged", ttl=60, tags=("tag",))
+    loads: list[str] = []
+
+    async def load() -> int:
+        loads.append("load")
+        return len(loads)
+
+    with moved_clock() as travel:
+        await plain.set("key", 1)
+        assert await tagged.get_or_load("key", load) == 1
+        travel(dt.timedelta(seconds=59))
+        assert await plain.get("key") == 1
+        assert 0 < (await plain.ttl("key") or 0) < 3
+        assert await tagged.get_or_load("key", load) == 1
+        travel(dt.timedelta(seconds=2))
+        assert await plain.get("key") is None
+        assert await tagged.get("key") is None
+        assert await tagged.get_or_load("key", load) == 2
+        assert await tagged.get_or_load("key", load) == 2
+        await tagged.invalidate_tags("tag")
+        assert await tagged.get("key") is None
+
+
+@pytest.mark.parametrize("moved_clock", CLOCKS)
+async def test_value_becomes_stale_when_the_clock_moves(
+    cache: AsyncRedisCache, moved_clock: MovedClock
+) -> None:
+    """The cache's own estimate of the server's time moves along: a value is stale at once, and later gone."""
+    values = cache.namespace("values", ttl=60, stale_timeout=60_000)
+
+    async def fail() -> int:
+        raise OSError("down")
+
+    with moved_clock() as travel:
+        assert (await values.get_or_load_entry("key", lambda: 1)).status == "loaded"
+        assert (await values.get_or_load_entry("key", fail)).status == "hit"
+        travel(dt.timedelta(seconds=61))
+        assert await values.get("key") is None
+        entry = await values.get_or_load_entry("key", fail)
+        assert (entry.value, entry.status) == (1, "stale")
+        assert entry.age is not None
+        assert 60_500 <= entry.age < 63_000
+        travel(dt.timedelta(seconds=60))
+        with pytest.raises(OSError, match="down"):
+            await values.get_or_load("key", fail)
+
+
+async def test_cache_is_usable_after_the_clock_moves_back(cache: AsyncRedisCache) -> None:
+    """Values stored by the real clock are served after a journey into the future and back."""
+    values = cache.namespace("values", ttl=60)
+    with time_machine.travel(dt.datetime(2100, 1, 1, tzinfo=dt.UTC)):
+        assert await values.get_or_load("key", lambda: 1, stale_timeout=1) == 1
+    assert await values.refresh("key", lambda: 2, stale_timeout=1) == 2
+    assert await values.get_or_load("key", lambda: 3, stale_timeout=1) == 2
+
+
+@pytest.mark.parametrize("has_uvloop", [True, False], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("frozen", [True, False], ids=["freezegun", "time-machine"])
+def test_values_of_a_synchronous_cache_expire(
+    monkeypatch: pytest.MonkeyPatch, *, frozen: bool, has_uvloop: bool
+) -> None:
+    """`RedisCache` needs no option of freezegun: the timers of its private event loop are never frozen."""
+    if not has_uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    with RedisCache.from_url("fake://") as cache:
+        values = cache.namespace("values", ttl=60, tags=("tag",))
+        with freeze_time(START) if frozen else time_machine.travel(START, tick=False) as clock:
+            travel: Travel = clock.tick if frozen else clock.shift  # type: ignore[union-attr]
+            assert values.get_or_load("key", lambda: 1) == 1
+            assert values.get_or_load("key", lambda: 2) == 1
+            travel(dt.timedelta(seconds=61))
+            assert values.get("key") is None
+            assert values.get_or_load("key", lambda: 3) == 3
