@@ -308,7 +308,7 @@ def types_installed(session: nox.Session) -> None:
     project = Path(session.create_tmp())
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(project), ".")
     (wheel,) = project.glob("*.whl")
-    session.install(f"{wheel}[aiohttp,django,fastapi,otel,sqlalchemy]")
+    session.install(f"{wheel}[aiohttp,django,fastapi,otel,pip-services,sqlalchemy]")
     for file in Path("tests/unit").glob("typing_*.py"):
         (project / file.name).write_text(file.read_text())
     stubs = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -300,3 +302,43 @@ def test_both_classes_implement_the_contract() -> None:
     assert isinstance(AsyncRedisCache(), IAsyncCache)
     factory = DefaultRedisFactory()
     assert factory.can_create(Descriptor("pip-services", "cache", "memory", "x", "1.0")) is None
+
+
+WITHOUT_CONFIG_PACKAGE = """
+import sys
+sys.modules["pip_services4_config"] = None
+
+from pip_services4_components.config import ConfigParams
+from pip_services4_components.refer import References
+
+from async_redis_cache import CacheConfigError, RedisCache
+
+host, port = sys.argv[1:]
+cache = RedisCache()
+cache.set_references(References())
+login = ("credential.user", "ann", "credential.pass", "hers")
+cache.configure(ConfigParams.from_tuples("connection.host", host, "connection.port", port, *login))
+cache.open("123")
+cache.store("123", "key1", "ABC", None)
+print(cache.retrieve("123", "key1"))
+cache.close("123")
+for key in ("connection.discovery_key", "credential.store_key"):
+    cache.configure(ConfigParams.from_tuples("connection.host", host, key, "key1"))
+    try:
+        cache.open("123")
+    except CacheConfigError as error:
+        print(error.code, "pip install 'async-redis-cache[pip-services]'" in str(error))
+"""
+
+
+def test_only_discovery_and_stores_need_the_config_package(locked: Server) -> None:
+    """Without pip-services4-config, an address and a login are read; looking them up raises CANNOT_RESOLVE."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CONFIG_PACKAGE, locked.host, str(locked.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["ABC", *["CANNOT_RESOLVE True"] * 2]

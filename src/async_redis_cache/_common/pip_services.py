@@ -7,6 +7,7 @@ disabled here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 # isort: off
@@ -30,8 +31,8 @@ from pip_services4_commons.errors import (
 from pip_services4_logic.cache import ICache
 
 if TYPE_CHECKING:
-    from pip_services4_config.auth import CredentialParams, CredentialResolver
-    from pip_services4_config.connect import ConnectionParams, ConnectionResolver
+    from pip_services4_config.auth import CredentialResolver
+    from pip_services4_config.connect import ConnectionResolver
 
 __all__ = [
     "ApplicationException",
@@ -39,10 +40,8 @@ __all__ = [
     "ConfigException",
     "ConfigParams",
     "ConnectionException",
-    "ConnectionParams",
     "ConnectionResolver",
     "Context",
-    "CredentialParams",
     "CredentialResolver",
     "Descriptor",
     "Factory",
@@ -56,6 +55,7 @@ __all__ = [
     "InvocationException",
     "UnauthorizedException",
     "UnsupportedException",
+    "import_resolvers",
     "new_connection_resolver",
     "new_credential_resolver",
     "trace_id_of",
@@ -75,16 +75,36 @@ def trace_id_of(context: Context) -> str | None:
         return None
 
 
-# Imported by the first cache that is created: a program that only imports the package needs neither.
-def new_connection_resolver(config: ConfigParams | None = None) -> ConnectionResolver:
-    """Create the framework's resolver of connections, which may use a discovery service."""
-    from pip_services4_config.connect import ConnectionResolver  # noqa: PLC0415  see above
+# pip-services4-config is an extra: only discovery services and credential stores need it, and it brings pytest with it.
+def import_resolvers() -> None:
+    """Import what resolves connections and credentials.
 
-    return ConnectionResolver() if config is None else ConnectionResolver(config)
+    Raises:
+        ImportError: pip-services4-config is not installed.
+    """
+    import pip_services4_config.auth  # noqa: PLC0415
+    import pip_services4_config.connect  # noqa: F401, PLC0415
 
 
-def new_credential_resolver(config: ConfigParams | None = None) -> CredentialResolver:
-    """Create the framework's resolver of credentials, which may use a credential store."""
-    from pip_services4_config.auth import CredentialResolver  # noqa: PLC0415  see above
+def new_connection_resolver(
+    connections: Iterable[ConfigParams], references: IReferences | None
+) -> ConnectionResolver:
+    """Create the framework's resolver of connections, which asks discovery services."""
+    from pip_services4_config.connect import ConnectionParams, ConnectionResolver  # noqa: PLC0415
 
-    return CredentialResolver() if config is None else CredentialResolver(config)
+    resolver = ConnectionResolver(None, references)
+    for connection in connections:
+        resolver.add(ConnectionParams(connection))
+    return resolver
+
+
+def new_credential_resolver(
+    credentials: Iterable[ConfigParams], references: IReferences | None
+) -> CredentialResolver:
+    """Create the framework's resolver of credentials, which asks credential stores."""
+    from pip_services4_config.auth import CredentialParams, CredentialResolver  # noqa: PLC0415
+
+    resolver = CredentialResolver(None, references)
+    for credential in credentials:
+        resolver.add(CredentialParams(credential))
+    return resolver

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.to_thread
@@ -31,14 +31,19 @@ from async_redis_cache._common.pip_services import (
     Context,
     Descriptor,
     IReferences,
-    new_connection_resolver,
-    new_credential_resolver,
     trace_id_of,
 )
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, CacheStats
 
-if TYPE_CHECKING:
-    from async_redis_cache._common.pip_services import ConnectionParams, CredentialParams
+from .discovery import (
+    find_connections,
+    find_credential,
+    is_discovered,
+    is_stored,
+    require_resolvers,
+    sections,
+    text,
+)
 
 __all__ = ["Monitors", "MonitorsOf", "Settings"]
 
@@ -57,8 +62,8 @@ class Settings:
     def __init__(self, *, has_serializer: bool = False) -> None:
         self._has_serializer = has_serializer
         self.options = Options()
-        self._connections = new_connection_resolver()
-        self._credentials = new_credential_resolver()
+        self._connections: Sequence[ConfigParams] = ()
+        self._credentials: Sequence[ConfigParams] = ()
         self._references: IReferences | None = None
 
     def configure(self, config: ConfigParams) -> None:
@@ -78,17 +83,12 @@ class Settings:
             problem = "options.foreign_readers cannot be combined with a serializer object"
             raise CacheConfigError("BAD_OPTION", problem)
         self.options = options
-        # New resolvers, since the framework's would add to their previous configuration.
-        self._connections = new_connection_resolver(_in_section(config, "connection", _CONNECTION))
-        self._credentials = new_credential_resolver(_in_section(config, "credential", _CREDENTIAL))
-        if self._references is not None:
-            self.set_references(self._references)
+        self._connections = sections(_in_section(config, "connection", _CONNECTION), "connection")
+        self._credentials = sections(_in_section(config, "credential", _CREDENTIAL), "credential")
 
     def set_references(self, references: IReferences) -> None:
         """Set the references to look up discovery services, credential stores, loggers and counters in."""
         self._references = references
-        self._connections.set_references(references)
-        self._credentials.set_references(references)
 
     def monitors(self) -> tuple[list[Any], list[Any]]:
         """Return the loggers and the counters of the references."""
@@ -113,7 +113,8 @@ class Settings:
             endpoint = replace(endpoint, tls=True)
         if credential is not None:
             endpoint = endpoint.with_login(
-                credential.get_username() or None, credential.get_password() or None
+                text(credential, "username", "user") or None,
+                text(credential, "password", "pass") or None,
             )
         provider = self.options.credential_provider
         if provider is None:
@@ -126,7 +127,7 @@ class Settings:
 
         return replace(endpoint, login_source=ProvidedLogin(provider, self.options.connect_seconds))
 
-    def _endpoint_of(self, connections: Sequence[ConnectionParams]) -> Endpoint:
+    def _endpoint_of(self, connections: Sequence[ConfigParams]) -> Endpoint:
         """The endpoint of the connections: a server, or the seeds of a Sentinel set-up or a cluster."""
         topology = cast("Topology", self.options.topology)
         endpoints = [_endpoint_at(connection, topology) for connection in connections]
@@ -149,45 +150,38 @@ class Settings:
             endpoint = replace(endpoint, address_map=self.options.address_map)
         return endpoint
 
-    def _look_up(
-        self, context: Context
-    ) -> tuple[Sequence[ConnectionParams], CredentialParams | None]:
-        refers = any(connection.use_discovery() for connection in self._connections.get_all())
+    def _look_up(self, context: Context) -> tuple[Sequence[ConfigParams], ConfigParams | None]:
+        refers = any(map(is_discovered, self._connections))
         if self._references is None and refers:
             raise _unresolved("connection.discovery_key is set, but set_references was not called")
-        stored = any(
-            credential.use_credential_store() for credential in self._credentials.get_all()
-        )
+        stored = any(map(is_stored, self._credentials))
         if self._references is None and stored:
             raise _unresolved("credential.store_key is set, but set_references was not called")
-        connections: Sequence[ConnectionParams] = ()
-        credential: CredentialParams | None = None
+        if refers or stored:
+            require_resolvers()
+        connections: Sequence[ConfigParams] = ()
+        credential: ConfigParams | None = None
         failure: str | None = None
         try:
             # The framework's resolvers pass their context on to their errors as a trace id.
             trace_id: Any = trace_id_of(context)
-            connections = self._resolved(trace_id)
-            credential = self._credentials.lookup(trace_id)
+            connections = find_connections(
+                self._connections, self._references, trace_id, all=self.options.topology != "single"
+            )
+            credential = find_credential(self._credentials, self._references, trace_id)
         except Exception as error:  # noqa: BLE001  a discovery service may raise anything
             failure = type(error).__name__
         # Raised outside of the handler, without a cause: the original may contain a credential.
         if failure is not None:
             raise _unresolved(f"a discovery service or credential store raised {failure}")
-        if not (connections and all(found.get_uri() or found.get_host() for found in connections)):
+        if not (connections and all(text(found, "uri", "host", "ip") for found in connections)):
             if refers:
                 raise _unresolved("no discovery service resolves connection.discovery_key")
             problem = "set connection.uri or connection.host"
             raise CacheConfigError("NO_CONNECTION", problem)
-        if stored and not (credential and credential.get_password()):
+        if stored and not (credential and text(credential, "password", "pass")):
             raise _unresolved("no credential store has a password for credential.store_key")
         return connections, credential
-
-    def _resolved(self, trace_id: Any) -> Sequence[ConnectionParams]:
-        """The connections; for a single server, the first one found."""
-        if self.options.topology != "single":
-            return self._connections.resolve_all(trace_id)
-        connection = self._connections.resolve(trace_id)
-        return () if connection is None else (connection,)
 
 
 def _in_section(config: ConfigParams, section: str, names: tuple[str, ...]) -> ConfigParams:
@@ -208,17 +202,16 @@ def _items(config: ConfigParams) -> list[tuple[str, Any]]:
     return list(cast("dict[str, Any]", config).items())
 
 
-def _endpoint_at(connection: ConnectionParams, topology: Topology) -> Endpoint:
-    uri = connection.get_uri()
-    if uri:
+def _endpoint_at(connection: ConfigParams, topology: Topology) -> Endpoint:
+    if uri := text(connection, "uri"):
         return parse_uri(uri)
-    port = connection.get_as_nullable_string("port")
-    database = connection.get_as_nullable_string("database")
+    port = text(connection, "port")
+    database = text(connection, "database")
     return Endpoint(
         # `_look_up` refuses a connection without a host.
-        host=connection.get_host() or "",
+        host=text(connection, "host", "ip"),
         port=parse_port(port) if port else DEFAULT_PORTS[topology],
-        tls=connection.get_as_nullable_string("protocol") in {"rediss", "valkeys"},
+        tls=text(connection, "protocol") in {"rediss", "valkeys"},
         database=parse_number(database, "database") if database else 0,
     )
 
