@@ -15,7 +15,7 @@ from harness import await_until
 from harness.apis import APIS, Api, configured
 from harness.figures import report
 from harness.near import trusted
-from harness.rotation import FIRST, USER, Rotation, load_until
+from harness.rotation import FIRST, USER, Rotation, accepted, load_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -169,6 +169,7 @@ async def test_loads_succeed_while_the_password_rotates(
         await rotation.rotate_repeatedly(10, 0.05)
         done.set()
         loads = sum(await loading)
+        await accepted(cache)
         await cache.store(None, "key", 9)
         assert await cache.retrieve(None, "key") == 9
         assert cache.stats().connects > rotation.rotations

@@ -10,7 +10,7 @@ from harness.apis import APIS, Api, configured
 from harness.clusters import Cluster
 from harness.figures import report
 from harness.near import trusted
-from harness.rotation import FIRST, USER, Rotation, load_until
+from harness.rotation import FIRST, USER, Rotation, accepted, load_until
 from harness.sentinels import Sentinels
 from harness.token_stream import TokenStream
 
@@ -35,6 +35,7 @@ async def load_during_rotations(uri: str, api: Api, rotation: Rotation) -> None:
         done.set()
         loads = sum(await loading)
         await trusted(cache)
+        await accepted(cache)
         keys = [f"key-{number}" for number in range(20)]
         await cache.store_many(None, dict.fromkeys(keys, 9))
         assert await cache.retrieve_many(None, keys) == dict.fromkeys(keys, 9)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
+
+from async_redis_cache import CacheLoginError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,3 +68,14 @@ async def load_until(done: asyncio.Event, cache: AsyncRedisCache) -> int:
         loads += 2
         await asyncio.sleep(0.002)
     return loads
+
+
+async def accepted(cache: AsyncRedisCache) -> None:
+    """Wait until every server accepts the login: it may have refused the one of before the last rotation."""
+    for number in range(100):
+        is_accepted = False
+        while not is_accepted:
+            with contextlib.suppress(CacheLoginError):
+                await cache.store(None, f"any-{number}", 1)
+                is_accepted = True
+            await asyncio.sleep(0)
