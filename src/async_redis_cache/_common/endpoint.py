@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from .address_map import AddressMap
 from .errors import CacheConfigError
-from .logins import LoginSource
+from .logins import Login, LoginSource
 from .options import nearest_option
 
 __all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
@@ -79,6 +79,13 @@ class Endpoint:
             username=self.username if username is None else username,
             password=self.password if password is None else password,
         )
+
+    @property
+    def login(self) -> Login:
+        """The login in the configuration."""
+        if self.username:
+            return self.username, self.password or ""
+        return (self.password,) if self.password else ()
 
     def at(self, address: Address) -> Endpoint:
         """The single server at this address, with the same login, database and TLS.

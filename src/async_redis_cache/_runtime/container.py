@@ -25,6 +25,7 @@ from async_redis_cache._common.endpoint import (
 )
 from async_redis_cache._common.errors import CacheConfigError, CacheError
 from async_redis_cache._common.health_log import Record
+from async_redis_cache._common.logins import Login
 from async_redis_cache._common.options import SECTIONS, Options
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -44,6 +45,7 @@ from .discovery import (
     sections,
     text,
 )
+from .stored_login import StoredLogin
 
 __all__ = ["Monitors", "MonitorsOf", "Settings"]
 
@@ -111,14 +113,10 @@ class Settings:
                 problem = f"options.tls is for servers at a host; {endpoint.kind}:// stays on this machine"
                 raise CacheConfigError("BAD_OPTION", problem)
             endpoint = replace(endpoint, tls=True)
-        if credential is not None:
-            endpoint = endpoint.with_login(
-                text(credential, "username", "user") or None,
-                text(credential, "password", "pass") or None,
-            )
+        endpoint = _with_credential(endpoint, credential)
         provider = self.options.credential_provider
         if provider is None:
-            return endpoint
+            return self._with_store(endpoint)
         if endpoint.username or endpoint.password:
             problem = "options.credential_provider replaces the login: remove that of `connection` or `credential`"
             raise CacheConfigError("BAD_OPTION", problem)
@@ -126,6 +124,19 @@ class Settings:
         from async_redis_cache._connection.provided_login import ProvidedLogin  # noqa: PLC0415
 
         return replace(endpoint, login_source=ProvidedLogin(provider, self.options.connect_seconds))
+
+    def _with_store(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with a login that is looked up again when it is refused, if it comes from a credential store."""
+        credentials, references = self._credentials, self._references
+        if not any(map(is_stored, credentials)):
+            return endpoint
+
+        def look_up() -> Login:
+            found = find_credential(credentials, references, None)
+            return _with_credential(endpoint, found).login
+
+        source = StoredLogin(endpoint.login, look_up, self.options.connect_seconds)
+        return replace(endpoint, login_source=source)
 
     def _endpoint_of(self, connections: Sequence[ConfigParams]) -> Endpoint:
         """The endpoint of the connections: a server, or the seeds of a Sentinel set-up or a cluster."""
@@ -200,6 +211,14 @@ def _section(config: ConfigParams, name: str) -> list[tuple[str, Any]]:
 
 def _items(config: ConfigParams) -> list[tuple[str, Any]]:
     return list(cast("dict[str, Any]", config).items())
+
+
+def _with_credential(endpoint: Endpoint, credential: ConfigParams | None) -> Endpoint:
+    if credential is None:
+        return endpoint
+    return endpoint.with_login(
+        text(credential, "username", "user") or None, text(credential, "password", "pass") or None
+    )
 
 
 def _endpoint_at(connection: ConfigParams, topology: Topology) -> Endpoint:
