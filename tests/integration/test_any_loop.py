@@ -505,7 +505,14 @@ def test_write_that_was_sent_is_unknown(any_server: Server, key_prefix: str) -> 
 def test_engine_has_all_that_the_api_asks_for(cache: AsyncRedisCache) -> None:
     """Whatever the methods of `AsyncRedisCache` ask of an engine, that of any loop has."""
     asked: set[str] = set()
-    for module in ("async_cache", "async_loading", "atomic", "batch_loading", "load_request"):
+    for module in (
+        "async_cache",
+        "async_loading",
+        "atomic",
+        "batch_loading",
+        "load_request",
+        "load_results",
+    ):
         text = (ROOT / "src" / "async_redis_cache" / "_api" / f"{module}.py").read_text()
         asked |= set(re.findall(r"\bengine\.((?:\w+\.)?\w+)\b", text))
     assert "reads.fetch" in asked

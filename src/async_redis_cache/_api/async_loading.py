@@ -19,15 +19,13 @@ from .load_request import (
     Lookup,
     load_spec,
     lookup,
-    lookup_entry,
     no_loader,
     policy_and_decoder,
-    result_entry,
-    result_value,
     run_load,
     valid_lookup,
     with_valid_tags,
 )
+from .load_results import lookup_entry, result_entry, result_value
 from .loaders import DataLoader, Loader, ValueLoader
 from .openable import Openable
 

@@ -29,9 +29,9 @@ from .load_request import (
     check_keys,
     for_each_key,
     no_loader,
-    result_or_none,
     run_load,
 )
+from .load_results import result_or_none
 from .loaders import ABSENT, Load, NamedLoader, name_of, run, threads_of
 
 if TYPE_CHECKING:
