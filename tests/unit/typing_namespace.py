@@ -55,6 +55,8 @@ async def awaited(cache: AsyncRedisCache) -> None:
     assert_type(products, Namespace[Product])
     assert_type(cache.namespace("any", serializer="raw", ttl=FOREVER), Namespace[Any])
     assert_type(await products.get("7", 0), Product | int)
+    assert_type(await products.get_or_load("7", load, condition=bool), Product)
+    cache.namespace("any", condition=lambda result: result.name != "")
     optional = cache.namespace("optional", type=Product, cache_none=True)
     assert_type(optional, Namespace[Product | None])
     assert_type(await optional.get_many(["7"]), dict[str, Product | None])

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, Unpack, overload
 from async_redis_cache._common.durations import SECOND, Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheStateError
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache._engine.load_options import LoadOptions, checked_condition
 from async_redis_cache._engine.load_source import LoadResult
 from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 
@@ -133,6 +133,9 @@ class AsyncLoading(Openable):
             if tags is not _NO_TAGS:
                 # On a hit too: whether a call is valid does not depend on what is stored.
                 tags = codec.tags(tags)
+            condition = None
+            if loading and "condition" in loading:
+                condition = checked_condition(loading.pop("condition"))
             policy, decode = policy_and_decoder(codec, policies, type, timeout, loading)
             since = engine.loop.time()
             wire_key = codec.wire_key(key)
@@ -148,12 +151,14 @@ class AsyncLoading(Openable):
                 request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
+                    condition=condition,
                 )
                 found = await self._lookup(request, data)
             except SERVER_FAILURES as error:
                 request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
                     kind=type,
+                    condition=condition,
                 )
                 return result_value(request, await self._without_server(request, error))
             if found.status is None:
@@ -357,6 +362,9 @@ class AsyncLoading(Openable):
         opened = self._lifecycle.ready()
         engine, codec = opened.engine, opened.codec
         tags = codec.tags(loading.pop("tags", ()))
+        condition = None
+        if "condition" in loading:
+            condition = checked_condition(loading.pop("condition"))
         policy, decode = policy_and_decoder(codec, opened.policies, kind, timeout, loading)
         wire_key = codec.wire_key(key)
         return LoadRequest(
@@ -371,6 +379,7 @@ class AsyncLoading(Openable):
             tags,
             engine.loop.time(),
             kind=kind,
+            condition=condition,
         )
 
     async def _without_server(

@@ -21,7 +21,13 @@ from typing import (
 from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.outcomes import raise_first
-from async_redis_cache._engine.load_options import Caller, LoadOptions, LoadPolicies, LoadPolicy
+from async_redis_cache._engine.load_options import (
+    Caller,
+    Condition,
+    LoadOptions,
+    LoadPolicies,
+    LoadPolicy,
+)
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, StoredValue
 from async_redis_cache._protocol.record import (
     MISSING,
@@ -86,6 +92,8 @@ class LoadRequest(NamedTuple):
     """See `LoadSource.idle_time`."""
     kind: Any = None
     """The type of the value (`type=`), or None."""
+    condition: Condition | None = None
+    """Of the call; None for that of the policy, if it has one."""
 
 
 class Lookup(NamedTuple):

@@ -39,7 +39,7 @@ def load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: An
     codec, policy, wire_key = request.codec, request.policy, request.wire_key
     if loaded is ABSENT or (loaded is None and not codec.caches_none):
         tags = codec.wire_tags(load.tags)
-        keep = load.cached and policy.missing_timeout > 0
+        keep = policy.missing_timeout > 0 and _is_kept(request, load, None)
         return LoadResult(MISSING, b"", policy.missing_timeout, 0, is_kept=keep, tags=tags)
     if loaded is NOT_MODIFIED:
         payload = found.payload
@@ -50,7 +50,8 @@ def load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: An
             _refuse_single_use(request, loaded)
             not_kept = NotStorable(loaded)
             _unstored_value(request, not_kept)
-            request.engine.result_not_stored(name_of(request.loader), error.code)
+            if _is_kept(request, load, loaded):
+                request.engine.result_not_stored(name_of(request.loader), error.code)
             tags = codec.wire_tags(load.tags)
             return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, uncacheable=not_kept)
         if codec.loaded(wire_key, payload, request.decode) is None:
@@ -60,7 +61,27 @@ def load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: An
     else:
         ttl = policy.ttl_with_jitter(codec.ttl(load.timeout), random.random)
     tags = codec.wire_tags(load.tags)
-    return LoadResult(VALUE, payload, ttl, policy.stale_timeout, is_kept=load.cached, tags=tags)
+    value = unwrapped(found.value) if loaded is NOT_MODIFIED else loaded
+    keep = _is_kept(request, load, value)
+    return LoadResult(VALUE, payload, ttl, policy.stale_timeout, is_kept=keep, tags=tags)
+
+
+def _is_kept(request: LoadRequest, load: Load[Any], value: Any) -> bool:
+    """Return whether to store a result, as far as the loader and the condition of the call decide it.
+
+    Raises:
+        CacheInputError: BAD_LOAD_OPTION, the condition returned an awaitable, which is always true.
+        BaseException: raised by the condition.
+    """
+    condition = request.condition or request.policy.condition
+    if condition is None or not load.cached:
+        return load.cached
+    verdict = condition(value)
+    if isinstance(verdict, Awaitable):
+        if isinstance(verdict, Coroutine):
+            verdict.close()
+        raise CacheInputError("BAD_LOAD_OPTION", "condition returned an awaitable, expected a bool")
+    return bool(verdict)
 
 
 def _bad_type(request: LoadRequest, loaded: Any) -> CacheInputError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, cast
 
 from async_redis_cache._common.durations import HOUR, LONGEST, Forever, milliseconds
 from async_redis_cache._common.errors import CacheInputError
@@ -20,10 +21,19 @@ from async_redis_cache._protocol.record import (
     untagged_value,
 )
 
-__all__ = ["Caller", "LoadOptions", "LoadPolicies", "LoadPolicy"]
+__all__ = [
+    "Caller",
+    "Condition",
+    "LoadOptions",
+    "LoadPolicies",
+    "LoadPolicy",
+    "checked_condition",
+]
 
 _MAX_KNOWN: Final = 1000
 
+Condition = Callable[[Any], object]
+"""A function of the result of a loader that returns whether to store it."""
 Caller = Literal["caller"]
 """Run the loader in the calling thread, see `LoadOptions.in_thread`."""
 
@@ -57,6 +67,10 @@ class LoadOptions(TypedDict, total=False):
     together do not expire together. FOREVER is not shortened."""
     tags: Iterable[str]
     """Tags of the loaded value, by which it can be invalidated: up to 64, as for `store`."""
+    condition: Condition
+    """A function of the loader's result, called where the serializer is: the result is stored if it returns true,
+    and only returned to the callers of the load otherwise. A value that is stored already stays. It is called for
+    None if None would be stored. Of a load with several callers, the condition of the one that started it decides."""
     in_thread: bool | Caller
     """Where a plain function, which may block, is called as the loader: True for a worker thread, False for
     the thread of the event loop. `RedisCache` also accepts "caller": the calling thread, so that thread-locals
@@ -77,6 +91,7 @@ class LoadPolicy:
     missing_timeout: int
     jitter: float
     in_thread: bool | Caller = False
+    condition: Condition | None = None
     may_refresh: bool = field(init=False)
     """Whether a fresh value can be due for refresh."""
 
@@ -207,6 +222,17 @@ _TTLS: Final = frozenset({"stale_timeout", "missing_timeout"})
 _MAXIMUM: Final = {"refresh_at": 1.0, "early_refresh": 100.0, "jitter": 1.0}
 
 
+def checked_condition(condition: Any) -> Condition:
+    """Return the `condition` of a call.
+
+    Raises:
+        CacheInputError: BAD_LOAD_OPTION, it is no function, or a coroutine function.
+    """
+    if callable(condition) and not inspect.iscoroutinefunction(condition):
+        return cast("Condition", condition)
+    raise CacheInputError("BAD_LOAD_OPTION", "condition must be a plain function of the result")
+
+
 def _read(name: str, value: Any) -> Any:
     if name in _DURATIONS:
         most = HOUR if name == "hard_timeout" else LONGEST
@@ -215,6 +241,8 @@ def _read(name: str, value: Any) -> Any:
         if not isinstance(value, bool) and value != "caller":
             raise CacheInputError("BAD_LOAD_OPTION", "in_thread must be True, False or 'caller'")
         return value
+    if name == "condition":
+        return checked_condition(value)
     if name not in _MAXIMUM:
         import difflib  # noqa: PLC0415  for errors only
 
