@@ -12,10 +12,10 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from async_redis_cache import AsyncRedisCache
-from async_redis_cache.aiohttp import cache_context, get_cache
+from async_redis_cache import AsyncRedisCache, Namespace
+from async_redis_cache.aiohttp import cache_context
 
-TTL = timedelta(minutes=5)
+REPORTS = web.AppKey("REPORTS", Namespace[dict[str, object]])
 
 routes = web.RouteTableDef()
 
@@ -35,7 +35,7 @@ async def render_reports(cities: list[str]) -> dict[str, dict[str, object]]:
 async def report(request: web.Request) -> web.Response:
     city = request.match_info["city"]
     # Concurrent requests share one load. While Redis is unreachable, the loader runs without it.
-    found = await get_cache(request).retrieve_or_load(None, city, lambda: render_report(city), TTL)
+    found = await request.app[REPORTS].get_or_load(city, lambda: render_report(city))
     return web.json_response(found)
 
 
@@ -43,22 +43,22 @@ async def report(request: web.Request) -> web.Response:
 async def reports(request: web.Request) -> web.Response:
     """Read all requested reports from the cache together, and render the missing ones."""
     cities = request.query.getall("city", [])
-    found = await get_cache(request).retrieve_or_load_many(None, cities, render_reports, TTL)
+    found = await request.app[REPORTS].get_or_load_many(cities, render_reports)
     return web.json_response(found)
 
 
 @routes.delete("/reports/{city}")
 async def delete_report(request: web.Request) -> web.Response:
-    removed = await get_cache(request).remove(None, request.match_info["city"])
-    return web.json_response({"removed": removed is not None})
+    removed = await request.app[REPORTS].delete(request.match_info["city"])
+    return web.json_response({"removed": removed})
 
 
 def make_app(cache_url: str) -> web.Application:
+    cache = AsyncRedisCache.from_url(cache_url, key_prefix="weather:")
     app = web.Application()
+    app[REPORTS] = cache.namespace("report", ttl=timedelta(minutes=5), long_keys="hash")
     app.add_routes(routes)
-    app.cleanup_ctx.append(
-        cache_context(AsyncRedisCache.from_url(cache_url, key_prefix="weather:"))
-    )
+    app.cleanup_ctx.append(cache_context(cache))
     return app
 
 

@@ -9,7 +9,7 @@ server that runs as long as the service.
 import asyncio
 import os
 from contextlib import suppress
-from functools import partial
+from datetime import timedelta
 
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
@@ -44,25 +44,17 @@ class Database:
 
 
 database = Database()
-app = FastAPI(
-    lifespan=cache_lifespan(
-        AsyncRedisCache.from_url(
-            os.environ.get("CACHE_URL", "embedded://"),
-            key_prefix="shop:",  # in front of every key of this service
-            timeout=60_000,  # TTL in milliseconds
-            require_connection=False,  # start even if Redis is unreachable
-        )
-    )
+cache = AsyncRedisCache.from_url(
+    os.environ.get("CACHE_URL", "embedded://"),
+    key_prefix="shop:",  # in front of every key of this service
+    require_connection=False,  # start even if Redis is unreachable
 )
+products = cache.namespace("product", type=Product, ttl=timedelta(minutes=1))
+app = FastAPI(lifespan=cache_lifespan(cache))
 
 
-@app.get("/products/{product_id}")
-async def read_product(product_id: int, cache: CacheDep) -> Product:
-    # Concurrent requests share one load. While Redis is unreachable, the loader runs without it.
-    load = partial(find_product, product_id)
-    return await cache.retrieve_or_load(None, f"product:{product_id}", load, type=Product)
-
-
+# Concurrent requests share one call. While Redis is unreachable, requests call the function.
+@products.cached("{product_id}")
 async def find_product(product_id: int) -> Product:
     product = await database.find(product_id)
     if product is None:
@@ -70,11 +62,16 @@ async def find_product(product_id: int) -> Product:
     return product
 
 
+@app.get("/products/{product_id}")
+async def read_product(product_id: int) -> Product:
+    return await find_product(product_id)
+
+
 @app.put("/products")
-async def write_product(product: Product, cache: CacheDep) -> Product:
+async def write_product(product: Product) -> Product:
     await database.save(product)
-    with suppress(CacheError):  # if this fails, the old product expires within a minute
-        await cache.remove(None, f"product:{product.id}")
+    with suppress(CacheError):  # it is tried again, and the old product expires within a minute
+        await find_product.invalidate(product.id)
     return product
 
 
@@ -84,4 +81,4 @@ async def health(cache: CacheDep) -> dict[str, object]:
         await cache.ping(None)
     except CacheError as error:
         return {"cache": type(error).__name__, "queries": database.queries}
-    return {"cache": "up", "queries": database.queries, "hits": cache.stats().hits}
+    return {"cache": "up", "queries": database.queries, "hits": products.stats().hits}

@@ -9,6 +9,7 @@ server that runs as long as the program.
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from async_redis_cache import RedisCache
 
@@ -17,17 +18,15 @@ class PriceList:
     """Prices from a slow database. Thread-safe."""
 
     def __init__(self, cache: RedisCache) -> None:
-        self._cache = cache
+        self._prices = cache.namespace("price", type=float, ttl=timedelta(minutes=5))
 
     def quote(self, sku: str) -> float:
         # Threads that request the same price share one load. While Redis is unreachable, the loader
         # runs without it.
-        return self._cache.retrieve_or_load(
-            None, sku, lambda: self._query_database(sku), type=float
-        )
+        return self._prices.get_or_load(sku, lambda: self._query_database(sku))
 
     def change(self, sku: str) -> None:
-        self._cache.remove(None, sku)
+        self._prices.delete(sku)
 
     def _query_database(self, sku: str) -> float:
         time.sleep(0.05)
@@ -36,7 +35,7 @@ class PriceList:
 
 def main() -> None:
     url = os.environ.get("CACHE_URL", "embedded://")
-    with RedisCache.from_url(url, key_prefix="prices:") as cache, ThreadPoolExecutor(16) as threads:
+    with RedisCache.from_url(url, key_prefix="shop:") as cache, ThreadPoolExecutor(16) as threads:
         prices = PriceList(cache)
         orders = [f"sku-{n % 20}" for n in range(2_000)]
         began = time.perf_counter()
