@@ -14,12 +14,12 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 try:
@@ -41,7 +41,13 @@ from async_redis_cache import (
 from async_redis_cache._api.cache_entry import Status
 from async_redis_cache._api.loaders import name_of
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
-from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS, Counters
+from async_redis_cache._common.stats import (
+    COUNTED_BY_PART,
+    DEPRECATED_NAMES,
+    LEVELS,
+    Counters,
+    Part,
+)
 
 __all__ = ["instrument"]
 
@@ -52,6 +58,8 @@ _SCOPE: Final = "async_redis_cache"
 _DURATION: Final = "db.client.operation.duration"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """In seconds, as recommended by the semantic conventions."""
+_NAMESPACE: Final = "async_redis_cache.namespace"
+_FUNCTION: Final = "async_redis_cache.function"
 
 _CALLS: Final = (
     *("store", "retrieve", "remove", "store_many", "retrieve_many", "remove_many"),
@@ -59,6 +67,20 @@ _CALLS: Final = (
     *("add", "incr", "decr", "refresh", "contains", "touch", "time_to_live", "invalidate_tags"),
     *("clear", "ping"),
 )
+_OF_NAMESPACE: Final = {
+    "store": "set",
+    "retrieve": "get",
+    "remove": "delete",
+    "store_many": "set_many",
+    "retrieve_many": "get_many",
+    "remove_many": "delete_many",
+    "retrieve_entry": "get_entry",
+    "retrieve_or_load": "get_or_load",
+    "retrieve_or_load_entry": "get_or_load_entry",
+    "retrieve_or_load_many": "get_or_load_many",
+    "time_to_live": "ttl",
+}
+"""What a namespace calls the operations that have another name in a cache."""
 _MANY: Final = {
     "store_many": "mapping",
     "retrieve_many": "keys",
@@ -128,20 +150,34 @@ def instrument(
     instrumented = _InstrumentedCache(
         cache, name, trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
     )
-    for call in _CALLS:
-        # On the instance, so that caches without instrumentation have no overhead.
-        setattr(cache, call, instrumented.wrapped(call, meters.duration))
+    wrap = partial(instrumented.wrap, duration=meters.duration)
+    views = cache._views  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     instrumented.count_with(_Counts)
+    wrap(cache)
+    views.prepare_each(wrap)
     meters.instrumented.add(instrumented)
 
     def stop() -> None:
         if instrumented in meters.instrumented:
             meters.instrumented.discard(instrumented)
+            views.release_each(_unwrap)
+            _unwrap(cache)
             instrumented.count_with(Counters)
-            for call in _CALLS:
-                delattr(cache, call)
 
     return stop
+
+
+def _unwrap(cache: Cache) -> None:
+    for call in _CALLS:
+        delattr(cache, call)
+
+
+def _core_of(cache: Cache) -> AsyncRedisCache:
+    return cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _counters_of(cache: Cache) -> Counters:
+    return _core_of(cache)._counters  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 class _InstrumentedCache:
@@ -154,22 +190,27 @@ class _InstrumentedCache:
         self._server: tuple[Endpoint | None, Address | None] = (None, None)
         self._attributes = _server_attributes(None, None)
 
-    def stats(self) -> tuple[CacheStats, Attributes]:
-        """Return the counters of the cache, and the attributes of its metrics."""
-        return self._cache.stats(), self.attributes()
-
-    @property
-    def _core(self) -> AsyncRedisCache:
-        cache = self._cache
-        return cache._cache if isinstance(cache, RedisCache) else cache  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    def counts(self, field: str) -> Iterator[tuple[int, Attributes]]:
+        """Yield the counts of a field, each with the attributes of its metric: one for each namespace and function."""
+        attributes, counters = self.attributes(), _counters_of(self._cache)
+        for part in counters.each() if field in COUNTED_BY_PART else (counters,):
+            yield int(getattr(part, field)), attributes | _part_attributes(part.part)
 
     def count_with(self, kind: type[Counters]) -> None:
         """Change the class of the cache's counters, which keep their values."""
-        self._core._counters.__class__ = kind  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        for counters in _counters_of(self._cache).each():
+            counters.__class__ = kind
+
+    def wrap(self, cache: Cache, *, duration: metrics.Histogram) -> None:
+        """Create a span for each call of the cache, or of a view of it."""
+        part = _counters_of(cache).part
+        for call in _CALLS:
+            # On the instance, so that caches without instrumentation have no overhead.
+            setattr(cache, call, self._wrapped(cache, call, part, duration))
 
     def attributes(self) -> Attributes:
         """Return the name of the cache, and the server if it is known."""
-        lifecycle = self._core._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        lifecycle = _core_of(self._cache)._lifecycle  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         engine = lifecycle.engine()
         server = lifecycle.endpoint(), None if engine is None else engine.master
         if server != self._server or engine is None:
@@ -180,19 +221,26 @@ class _InstrumentedCache:
             )
         return self._attributes
 
-    def wrapped(self, call: str, duration: metrics.Histogram) -> Callable[..., Any]:
-        """Return a method of the cache that creates a span for each call."""
-        method: Callable[..., Any] = getattr(self._cache, call)
+    def _wrapped(
+        self, cache: Cache, call: str, part: Part, duration: metrics.Histogram
+    ) -> Callable[..., Any]:
+        # A view has the attributes of its cache, such as a wrapped method.
+        method: Callable[..., Any] = (
+            getattr(cache, call)
+            if cache is self._cache
+            else getattr(type(cache), call).__get__(cache)
+        )
+        attributes = _part_attributes(part)
 
         @wraps(method)
         async def traced_coroutine(*args: Any, **kwargs: Any) -> Any:
-            with self._span(call, duration, args, kwargs) as outcome:
+            with self._span(call, attributes, duration, args, kwargs) as outcome:
                 outcome.returned = await method(*args, **kwargs)
                 return outcome.returned
 
         @wraps(method)
         def traced(*args: Any, **kwargs: Any) -> Any:
-            with self._span(call, duration, args, kwargs) as outcome:
+            with self._span(call, attributes, duration, args, kwargs) as outcome:
                 outcome.returned = method(*args, **kwargs)
                 return outcome.returned
 
@@ -200,17 +248,26 @@ class _InstrumentedCache:
 
     @contextmanager
     def _span(
-        self, call: str, duration: metrics.Histogram, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        call: str,
+        part: Attributes,
+        duration: metrics.Histogram,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Generator[_Outcome]:
-        attributes: Attributes = {**self.attributes(), "db.operation.name": call}
+        attributes: Attributes = {**self.attributes(), **part, "db.operation.name": call}
         if call in _LOADING:
-            attributes["async_redis_cache.function"] = _function_of(args, kwargs)
+            attributes[_FUNCTION] = _function_of(args, kwargs)
         size = _size(call, args, kwargs)
+        target = attributes.get("db.namespace")
+        if _NAMESPACE in part:
+            target = part[_NAMESPACE]
+            attributes["db.operation.name"] = _name_in_namespace(call, args)
         outcome = _Outcome(call)
         token = _COUNTED.set(outcome.counted)
         started = time.perf_counter()
         with self._tracer.start_as_current_span(
-            f"{call} {attributes['db.namespace']}" if "db.namespace" in attributes else call,
+            call if target is None else f"{attributes['db.operation.name']} {target}",
             kind=trace.SpanKind.CLIENT,
             attributes=attributes
             if size is None
@@ -388,12 +445,31 @@ class _Metrics:
         self, field: str, _options: metrics.CallbackOptions
     ) -> Iterable[metrics.Observation]:
         for instrumented in tuple(self.instrumented):
-            stats, attributes = instrumented.stats()
-            yield metrics.Observation(int(getattr(stats, field)), attributes)
+            for count, attributes in instrumented.counts(field):
+                yield metrics.Observation(count, attributes)
 
 
 _LOCK: Final = threading.Lock()
 _METRICS: Final[WeakKeyDictionary[metrics.MeterProvider, _Metrics]] = WeakKeyDictionary()
+
+
+def _part_attributes(part: Part) -> Attributes:
+    """Return the names of the namespace and the cached function of a call."""
+    attributes: Attributes = {}
+    if part.namespace:
+        attributes[_NAMESPACE] = part.namespace
+    if part.function:
+        attributes[_FUNCTION] = part.function
+    return attributes
+
+
+def _name_in_namespace(call: str, args: tuple[Any, ...]) -> str:
+    """Return the name that a namespace has for a call."""
+    keys: Any = args[1] if call == "remove_many" else None
+    if isinstance(keys, tuple) and len(cast("tuple[str, ...]", keys)) == 1:
+        # `delete` is a `remove_many` of one key.
+        return "delete"
+    return _OF_NAMESPACE.get(call, call)
 
 
 def _server_attributes(endpoint: Endpoint | None, master: Address | None) -> Attributes:

@@ -14,6 +14,7 @@ from async_redis_cache import (
     AsyncRedisCache,
     CacheError,
     CacheOverloaded,
+    CacheStats,
     CacheTimeout,
     LoadOptions,
 )
@@ -237,6 +238,8 @@ async def test_cancelled_joiner_does_not_end_a_detached_load(server: Server) -> 
 
 class FixedSource:
     """A `LoadSource` whose loader returns 1, and that accepts everything stored."""
+
+    counters = CacheStats()
 
     async def call_loader(self) -> LoadResult:
         return LoadResult(VALUE, b"1", 60_000, 0, is_kept=True)

@@ -95,6 +95,10 @@ class Called:
         return call, calls
 
 
+def pots(keys: list[str]) -> dict[str, Product]:
+    return dict.fromkeys(keys, POT)
+
+
 async def test_every_method(cache: Any, kind: str, raw: Client) -> None:
     """Each method does the same in a namespace of each kind of cache, under the keys of the namespace."""
     products = Called(cache.namespace("product", type=Product, ttl=60, tags=("all",)))
@@ -121,7 +125,7 @@ async def test_every_method(cache: Any, kind: str, raw: Client) -> None:
 
     assert await products.get_or_load("7", lambda: PAN) == PAN
     assert await products.get_or_load("7", lambda: POT) == PAN
-    assert await products.get_or_load_many(["7", "8"], lambda keys: dict.fromkeys(keys, POT)) == {
+    assert await products.get_or_load_many(["7", "8"], pots) == {
         "7": PAN,
         "8": POT,
     }

@@ -228,30 +228,6 @@ async def test_near(server: Server, raw: Client) -> None:
             await cache.namespace("near", near=True).get("a")
 
 
-async def test_counters(server: Server) -> None:
-    """A namespace counts its calls; those of one name count together, and the cache counts all."""
-    async with opened(server) as cache:
-        one, again, other = (cache.namespace(name) for name in ("one", "one", "other"))
-        await one.set("a", 1)
-        await again.get("a")
-        await other.get("a")
-        await cache.store(None, "b", 1)
-        assert (one.stats().hits, one.stats().misses, one.stats().stores) == (1, 0, 1)
-        assert again.stats() == one.stats()
-        assert (other.stats().hits, other.stats().misses) == (0, 1)
-        whole = cache.stats()
-        assert (whole.hits, whole.misses, whole.stores) == (1, 1, 2)
-
-
-async def test_bound_of_counters(server: Server) -> None:
-    """Beyond 1000 names the cache counts, so that names from data take no memory."""
-    async with opened(server) as cache:
-        for number in range(1001):
-            await cache.namespace(f"tenant{number}").get("a")
-        assert cache.stats().misses == 1001
-        assert len(cache._counters.parts) == 1000
-
-
 @pytest.mark.parametrize("options", [{}, {"max_size": 100}, {"key_prefix": "s*:"}], ids=str)
 async def test_clear_removes_the_namespace_only(
     server: Server, raw: Client, options: dict[str, Any]

@@ -147,6 +147,7 @@ class _CallerSource:
         self._box = box
         self._source = source
         self._is_decided = False
+        self.counters = source.counters
         self.may_change_tags = source.may_change_tags
         self.waits_for_others = source.waits_for_others
         self.idle_time = source.idle_time

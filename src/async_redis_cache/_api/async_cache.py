@@ -86,7 +86,8 @@ class AsyncRedisCache(AsyncNamespaces):
             ttl = codec.ttl(timeout)
             wire_tags = codec.wire_tags(tags) if tags else ()
             if value is None and not codec.caches_none:
-                await engine.delete([wire_key])
+                removed = await engine.delete([wire_key])
+                self._counters.removals += removed
             elif wire_tags:
                 entry = (wire_key, codec.dumps(wire_key, value), ttl)
                 await engine.writes.store_many([entry], wire_tags)
@@ -154,7 +155,10 @@ class AsyncRedisCache(AsyncNamespaces):
             _, engine, codec, _, _ = self._lifecycle.ready()
             wire_key = codec.wire_key(key)
             data = await engine.get_and_delete(wire_key)
-            return None if data is None else codec.loads(wire_key, data, codec.decoder(None))
+            if data is None:
+                return None
+            self._counters.removals += 1
+            return codec.loads(wire_key, data, codec.decoder(None))
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise
@@ -196,7 +200,7 @@ class AsyncRedisCache(AsyncNamespaces):
             if entries:
                 writes.append(self._store_items(engine, entries, wire_tags))
             if removed:
-                writes.append(engine.delete(removed))
+                writes.append(self._remove_keys(engine, removed))
             # Both are attempted, even if one fails.
             raise_first(await engine.gather_outcomes(writes))
         except CacheError as error:
@@ -209,6 +213,10 @@ class AsyncRedisCache(AsyncNamespaces):
         await engine.writes.store_many(entries, tags)
         stored = len(entries)
         self._counters.stores += stored
+
+    async def _remove_keys(self, engine: Engine, keys: Sequence[bytes]) -> None:
+        removed = await engine.delete(keys)
+        self._counters.removals += removed
 
     @overload
     async def retrieve_many(
@@ -253,11 +261,13 @@ class AsyncRedisCache(AsyncNamespaces):
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
             wire_keys = _wire_keys(codec, keys)
-            return await engine.delete_counted(list(wire_keys.values())) if wire_keys else 0
+            removed = await engine.delete_counted(list(wire_keys.values())) if wire_keys else 0
         except CacheError as error:
             if not self._fails_open(error, context):
                 raise
             return 0
+        self._counters.removals += removed
+        return removed
 
     async def invalidate_tags(self, context: Context, *tags: str) -> None:
         """Invalidate all values that have any of these tags, however many there are.
@@ -345,10 +355,12 @@ class AsyncRedisCache(AsyncNamespaces):
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
-            return await engine.clear(codec.prefix)
+            removed = await engine.clear(codec.prefix)
         except CacheError as error:
             self._record_error(error, context)
             raise
+        self._counters.removals += removed
+        return removed
 
     def as_sync(self) -> RedisCache:
         """Return a `RedisCache` on the same core, for synchronous callers.

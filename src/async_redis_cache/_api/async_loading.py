@@ -150,6 +150,7 @@ class AsyncLoading(Openable):
                         return None if value is STORED_NONE else value
                 request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
+                    self._counters,
                     kind=type,
                     condition=condition,
                 )
@@ -157,6 +158,7 @@ class AsyncLoading(Openable):
             except SERVER_FAILURES as error:
                 request = LoadRequest(
                     *(engine, codec, policy, decode, key, wire_key, loader, timeout, tags, since),
+                    self._counters,
                     kind=type,
                     condition=condition,
                 )
@@ -339,6 +341,7 @@ class AsyncLoading(Openable):
                 None,
                 (),
                 engine.loop.time(),
+                self._counters,
             )
             data, is_near = await request.engine.reads.fetch_with_source(request.wire_key)
             found = (
@@ -378,6 +381,7 @@ class AsyncLoading(Openable):
             timeout,
             tags,
             engine.loop.time(),
+            self._counters,
             kind=kind,
             condition=condition,
         )

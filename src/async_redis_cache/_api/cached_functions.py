@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 from async_redis_cache._calls.cached_calls import Calls
 from async_redis_cache._calls.uncacheable import refuse_result
+from async_redis_cache._common.stats import COUNTED_BY_PART, CacheStats
 
 from .batch_loading import AsyncBatchLoading
 from .loaders import NamedLoader
 from .sync_loading import SyncLoading
+from .view import function_view_of
 
 __all__ = [
     "CACHE_NAMES",
@@ -60,7 +63,7 @@ class CallConfig:
         options: the timeout and the load options of the calls.
 
     Attributes:
-        cache: the cache; None if a function returns it.
+        cache: the view of the cache for the calls of this function; None if a function returns the cache.
         provider: the `cache` argument.
         fixed_options: the keyword arguments of each call of the cache; None before the first call, or if they
             differ between calls because of tags.
@@ -76,14 +79,17 @@ class CallConfig:
     ) -> None:
         self.function = function
         self.calls = calls
-        self.cache: Any = cache if isinstance(cache, AnyCache) else None
+        self.cache: Any = (
+            function_view_of(cache, calls.name) if isinstance(cache, AnyCache) else None
+        )
+        self._views: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.fixed_options: dict[str, Any] | None = None
         self.provider: Any = cache
         self._kind = kind
         self._options = options
 
     def provided(self) -> Any:
-        """Call the provider, and return the cache.
+        """Call the provider, and return the view of its cache for the calls of this function.
 
         Raises:
             TypeError: it returned something else.
@@ -94,7 +100,20 @@ class CallConfig:
                 f"{self.calls.name} needs an instance of {CACHE_NAMES[self._kind]} as its cache; the provider "
                 f"returned an instance of {type(cache).__name__}"
             )
-        return cache
+        view = self._views.get(cache)
+        if view is None:
+            # Two threads that do this have two views with the same counters.
+            view = self._views[cache] = function_view_of(cache, self.calls.name)
+        return view
+
+    def stats(self) -> CacheStats:
+        """Return what the calls of this function have counted, in all caches that the provider has returned."""
+        views = [self.cache] if self.cache is not None else list(self._views.values())
+        total = CacheStats()
+        for counted in (view.stats() for view in views):
+            for name in COUNTED_BY_PART:
+                setattr(total, name, getattr(total, name) + getattr(counted, name))
+        return total
 
     def options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for the cache."""
@@ -207,6 +226,13 @@ class _Cached(Generic[P, T]):
                 "as the first argument"
             )
         return calls.key(self._bound + args, kwargs)
+
+    def stats(self) -> CacheStats:
+        """Return a snapshot of what the calls of this function have counted in this process, as `stats` of a namespace.
+
+        Functions with the same name in one cache count together.
+        """
+        return self._config.stats()
 
     @property
     def __signature__(self) -> inspect.Signature:

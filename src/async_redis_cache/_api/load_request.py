@@ -21,6 +21,7 @@ from typing import (
 from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
 from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.outcomes import raise_first
+from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.load_options import (
     Caller,
     Condition,
@@ -86,6 +87,8 @@ class LoadRequest(NamedTuple):
     tags: Iterable[str]
     since: float
     """When the call began, by the clock of the event loop."""
+    counters: CacheStats
+    """Count the load."""
     on_decided: Callable[[], None] = _nothing
     """See `LoadSource.on_decided`."""
     idle_time: Callable[[], float] = float
@@ -265,6 +268,11 @@ class RequestSource:
         self._request = request._replace(engine=request.engine.load_engine())
         self._found = found
         self._tags = tags
+
+    @property
+    def counters(self) -> CacheStats:
+        """See `LoadSource`."""
+        return self._request.counters
 
     async def call_loader(self) -> LoadResult:
         """See `LoadSource`."""

@@ -51,6 +51,7 @@ def load_result(request: LoadRequest, found: Lookup, load: Load[Any], loaded: An
             not_kept = NotStorable(loaded)
             _unstored_value(request, not_kept)
             if _is_kept(request, load, loaded):
+                request.counters.uncacheable_results += 1
                 request.engine.result_not_stored(name_of(request.loader), error.code)
             tags = codec.wire_tags(load.tags)
             return LoadResult(VALUE, b"", 0, 0, is_kept=False, tags=tags, uncacheable=not_kept)

@@ -461,8 +461,8 @@ class Namespace(Generic[T]):
     def stats(self) -> CacheStats:
         """Return a snapshot of what the calls of this namespace have counted in this process.
 
-        Counted are hits, misses, stale hits, stores, errors and unreadable values; the other fields are 0. The
-        namespaces of one name in a cache share their counters, and `stats()` of the cache includes them.
+        Fields that concern connections, the near cache and what else all calls of a cache share are 0. The namespaces
+        of one name in a cache share their counters, and `stats()` of the cache includes them.
         """
         stats: CacheStats = self._view.stats()
         return stats

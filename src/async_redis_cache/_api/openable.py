@@ -19,6 +19,8 @@ from async_redis_cache._engine.pending_invalidations import is_pending_failure
 from async_redis_cache._runtime.lifecycle import Lifecycle
 from async_redis_cache._values.serializers import Serializer
 
+from .view_registry import ViewRegistry
+
 if TYPE_CHECKING:
     from .any_loop import AnyLoopLifecycle
 
@@ -72,6 +74,7 @@ class Openable(IConfigurable, IReferenceable):
 
     def __init__(self, *, serializer: Serializer | None = None, any_loop: bool = False) -> None:
         self._counters = Counters()
+        self._views = ViewRegistry()
         self._lifecycle = Lifecycle(serializer, self._counters)
         if any_loop:
             self._share(_on_private_loop(serializer, self._counters), self._counters)

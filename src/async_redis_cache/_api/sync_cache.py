@@ -30,6 +30,7 @@ from .any_loop import AnyLoopLifecycle
 from .async_cache import AsyncRedisCache
 from .calling_thread import NOT_OPEN, CallerLifecycle
 from .sync_namespaces import SyncNamespaces
+from .view_registry import ViewRegistry
 
 __all__ = ["DefaultRedisFactory", "RedisCache"]
 
@@ -84,6 +85,7 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
 
     def _begin(self, cache: CallerCache, core: PrivateCore | None = None) -> None:
         self._cache: AsyncRedisCache = cache
+        self._views = ViewRegistry()
         self._core = core or PrivateCore(cache._lifecycle)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     def as_async(self) -> AsyncRedisCache:

@@ -6,7 +6,8 @@ does is what the cache does, and a cache pays nothing for having namespaces.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from async_redis_cache._common.durations import Forever
 from async_redis_cache._common.endpoint import Endpoint
@@ -14,12 +15,14 @@ from async_redis_cache._common.errors import CacheConfigError, CacheError, Cache
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import CONTROL
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._common.stats import Counters
+from async_redis_cache._common.stats import Counters, Part
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.serializers import SERIALIZERS, Serializer
+
+from .openable import Openable
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -29,6 +32,7 @@ __all__ = [
     "ViewOptions",
     "check_name",
     "check_serializer",
+    "function_view_of",
     "next_keys",
     "view_of",
 ]
@@ -134,24 +138,41 @@ class _ViewLifecycle:
 
 
 def view_of(cache: C, name: str, options: ViewOptions) -> C:
-    """Return a view of a cache, with the counters that views of this name share.
+    """Return a view of a cache for the namespace with this name.
 
-    The view is no instance that anything may open or close: its cache does that. Of a `RedisCache`, it is one whose
-    asynchronous cache is a view.
+    The view is no instance that anything may open or close: its cache does that.
     """
-    whole: Any = cache
-    view: Any = object.__new__(type(cache))
+
+    def derive(attributes: dict[str, Any]) -> None:
+        attributes["_lifecycle"] = _ViewLifecycle(
+            attributes["_lifecycle"], options, attributes["_counters"]
+        )
+
+    view = _view(cache, Part(name), derive)
+    if not isinstance(view, Openable):
+        # Loading methods of a RedisCache say where loaders run, so the default of its asynchronous cache never applies.
+        vars(view)["_in_thread"] = options.loading.get("in_thread", True)
+    return view
+
+
+def function_view_of(cache: C, function: str) -> C:
+    """Return a view of a cache, or of a namespace, for the calls of a function: it has counters of its own, and no more."""
+    return _view(cache, Part(function=function))
+
+
+def _view(cache: C, part: Part, derive: Callable[[dict[str, Any]], None] = lambda _: None) -> C:
+    view = object.__new__(type(cache))
     # With the attributes of a subclass.
-    vars(view).update(vars(cache))
-    if "_cache" in vars(cache):
-        view._cache = view_of(whole._cache, name, options)  # noqa: SLF001
-        # Loading methods say where loaders run, so the default of the asynchronous cache never applies.
-        view._in_thread = options.loading.get("in_thread", True)  # noqa: SLF001
-        return cast("C", view)
-    counters = whole._counters.part(name)  # noqa: SLF001
-    view._counters = counters  # noqa: SLF001
-    view._lifecycle = cast("Lifecycle", _ViewLifecycle(whole._lifecycle, options, counters))  # noqa: SLF001
-    return cast("C", view)
+    attributes = vars(view)
+    attributes.update(vars(cache))
+    if isinstance(cache, Openable):
+        attributes["_counters"] = attributes["_counters"].counters_of(part)
+        derive(attributes)
+    else:
+        # A RedisCache, which calls an asynchronous cache.
+        attributes["_cache"] = _view(attributes["_cache"], part, derive)
+    attributes["_views"].add(view)
+    return view
 
 
 async def next_keys(view: Any, scan: KeyScan, context: Context) -> list[str] | None:

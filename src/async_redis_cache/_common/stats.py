@@ -8,10 +8,11 @@ lock a count could be too low, which would affect nothing else.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Final, Generic, TypeVar, overload
+from typing import ClassVar, Final, Generic, NamedTuple, TypeVar, overload
 
-__all__ = ["COUNTED_BY_PART", "DEPRECATED_NAMES", "LEVELS", "CacheStats", "Counters"]
+__all__ = ["COUNTED_BY_PART", "DEPRECATED_NAMES", "LEVELS", "CacheStats", "Counters", "Part"]
 
 _T = TypeVar("_T")
 
@@ -27,8 +28,12 @@ LEVELS: Final = frozenset(
 )
 """The fields that hold a current level. All other fields only grow."""
 
-COUNTED_BY_PART: Final = ("hits", "misses", "stores", "stale_hits", "errors", "unreadable")
-"""The fields that are counted where a call is made: for a namespace, or a cached function, by its own counters."""
+COUNTED_BY_PART: Final = (
+    *("hits", "misses", "stores", "removals", "stale_hits", "errors", "unreadable"),
+    *("loads", "load_failures", "refreshes", "superseded_loads", "uncacheable_results"),
+)
+"""The fields that the calls of a namespace or a cached function count in counters of their own. The others concern
+connections, the near cache and other things that all calls of a cache share."""
 _MOST_PARTS: Final = 1000
 
 DEPRECATED_NAMES: Final = {
@@ -166,37 +171,64 @@ class CacheStats:
         return replace(self)
 
 
+class Part(NamedTuple):
+    """The calls that have counters of their own.
+
+    Attributes:
+        namespace: the name of their namespace; empty for the calls of the cache itself.
+        function: the name of their cached function; empty for other calls.
+    """
+
+    namespace: str = ""
+    function: str = ""
+
+
+_WHOLE: Final = Part()
+
+
 class Counters(CacheStats):
     """The counters of a cache while it counts, with those of its parts: namespaces and cached functions.
 
-    A part counts what its own calls do; `snapshot` adds that. What the parts' loads do is counted by the cache, and
-    by the part too, so it is not added.
+    Each event is counted once: by the part whose call it belongs to, if it has one. `snapshot` adds the parts.
+
+    Args:
+        part: whose counters these are.
     """
 
-    __slots__ = ("parts",)
+    __slots__ = ("_parts", "part")
 
-    def __init__(self) -> None:
+    def __init__(self, part: Part = _WHOLE) -> None:
         super().__init__()
-        self.parts: dict[str, Counters] = {}
+        self.part = part
+        self._parts: dict[Part, Counters] = {}
 
-    def part(self, name: str) -> Counters:
-        """Return the counters of the part with this name; those of the whole once there are 1000 parts.
+    def counters_of(self, part: Part) -> Counters:
+        """Return the counters of a part, always the same; these counters once there are 1000 parts.
 
-        Names may come from data, such as those of tenants, and parts are kept.
+        The function of a part is one of this namespace.
+
+        The names of namespaces may come from data, such as those of tenants, and the counters of parts are kept.
         """
-        part = self.parts.get(name)
-        if part is None:
-            if len(self.parts) >= _MOST_PARTS:
+        part = Part(part.namespace or self.part.namespace, part.function)
+        counters = self._parts.get(part)
+        if counters is None:
+            if len(self._parts) >= _MOST_PARTS:
                 return self
-            # Two threads that create the same part get the same one.
-            part = self.parts.setdefault(name, Counters())
-        return part
+            # Two threads that ask for the same part get the same counters.
+            counters = self._parts.setdefault(part, type(self)(part))
+        return counters
+
+    def each(self) -> Iterator[Counters]:
+        """Yield these counters, and those of all parts."""
+        yield self
+        for counters in tuple(self._parts.values()):
+            yield from counters.each()
 
     def snapshot(self) -> CacheStats:
         """Return a copy, with what the parts have counted."""
         copy = CacheStats(**{field.name: getattr(self, field.name) for field in fields(CacheStats)})
-        for part in tuple(self.parts.values()):
-            counted = part.snapshot()
-            for name in COUNTED_BY_PART:
-                setattr(copy, name, getattr(copy, name) + getattr(counted, name))
+        for counters in self.each():
+            if counters is not self:
+                for name in COUNTED_BY_PART:
+                    setattr(copy, name, getattr(copy, name) + getattr(counters, name))
         return copy

@@ -157,9 +157,7 @@ class Engine:
             notifier=NullNotifier() if self._near is None else self._near,
         )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
-        self.single_flight = SingleFlight(
-            leases, counters, self._pending.add, self._background_failed
-        )
+        self.single_flight = SingleFlight(leases, self._pending.add, self._background_failed)
         self.writes = Writes(
             self._batcher,
             self._commands,
@@ -246,8 +244,7 @@ class Engine:
         return await gather_outcomes(awaitables)
 
     def result_not_stored(self, function: str, code: str) -> None:
-        """Count a result that cannot be stored, and log it once for each function that returned one."""
-        self._counters.uncacheable_results += 1
+        """Log, once for each function, that its result cannot be stored."""
         self._health_log.once(NOT_CACHED, function, code)
 
     def open_circuits_of(self, keys: Iterable[bytes]) -> Collection[bytes]:
@@ -290,21 +287,17 @@ class Engine:
         since = self.loop.time()
         data: bytes | None = (await self.writes.delete(self._commands.get_and_delete, (key,)))[0]
         try:
-            payload = await self.freshness.payload(data, since)
+            return await self.freshness.payload(data, since)
         except CacheError:
             raise UNKNOWN.error() from None
-        self._counters.removals += payload is not None
-        return payload
 
     async def delete_counted(self, keys: Sequence[bytes]) -> int:
         """Remove keys; return how many existed."""
-        removed: int = sum(await self.writes.delete(self._commands.delete_counted, keys))
-        self._counters.removals += removed
-        return removed
+        return sum(await self.writes.delete(self._commands.delete_counted, keys))
 
-    async def delete(self, keys: Sequence[bytes]) -> None:
-        """Remove keys, whether they exist or not."""
-        self._counters.removals += sum(await self.writes.delete(self._commands.delete, keys))
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove keys; return how many existed, of which a removal that was sent twice may not know."""
+        return sum(await self.writes.delete(self._commands.delete, keys))
 
     async def contains(self, key: bytes, is_readable: IsReadable) -> bool:
         """Return whether the key has a value that can be read."""
@@ -365,7 +358,6 @@ class Engine:
             self.writes.invalidate_unknown()
             raise
         self.writes.invalidate_all()
-        self._counters.removals += removed
         return removed
 
     async def _clear_namespace(self, prefix: bytes) -> int:
@@ -375,13 +367,11 @@ class Engine:
         """
         self.writes.invalidate_prefix(prefix)
         try:
-            removed = await clear_prefix(
+            return await clear_prefix(
                 self._servers, self._command_timeout, prefix.decode(), self._commands.delete_counted
             )
         finally:
             self.writes.invalidate_prefix(prefix)
-        self._counters.removals += removed
-        return removed
 
     async def next_keys(self, scan: KeyScan, prefix: bytes) -> list[bytes] | None:
         """Return the next page of a scan for the keys with a prefix; None after the last."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from async_redis_cache._common.stats import CacheStats
+
 __all__ = ["LoadResult", "LoadSource", "LoadSpec", "NotStorable", "StoredValue"]
 
 
@@ -64,6 +66,11 @@ class StoredValue(bytes):
 
 class LoadSource(Protocol):
     """One loading call, as the load sees it. Its methods are called on the event loop."""
+
+    @property
+    def counters(self) -> CacheStats:
+        """Count its load, if it starts one."""
+        ...
 
     async def call_loader(self) -> LoadResult:
         """Call the loader, and serialize its result.

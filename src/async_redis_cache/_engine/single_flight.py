@@ -29,7 +29,6 @@ from async_redis_cache._common.outcomes import (
     load_cancelled,
     outcome_of,
 )
-from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._protocol.lease_scripts import ReleaseMode
 from async_redis_cache._protocol.record import MISSING
@@ -53,7 +52,6 @@ class SingleFlight:
 
     Args:
         leases: the settings of load leases.
-        counters: counts loads and their failures.
         add_pending: records keys whose write has failed, so that their old values are not read again.
         background_failed: called with the name of the loader and the type or code of the error, when a load
             fails whose error may reach no caller.
@@ -62,13 +60,11 @@ class SingleFlight:
     def __init__(
         self,
         leases: LeaseContext,
-        counters: CacheStats,
         add_pending: Callable[[Iterable[bytes], CacheError], None],
         background_failed: Callable[[str, str], None] = lambda _function, _error: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._leases = leases
-        self._counters = counters
         self._add_pending = add_pending
         self._background_failed = background_failed
         self._in_flight: dict[bytes, InFlightLoad] = {}
@@ -281,7 +277,7 @@ class SingleFlight:
                 if isinstance(acquired, StoredValue):
                     return acquired
                 load.holds_lease = True
-                self._counters.refreshes += load.is_background
+                load.source.counters.refreshes += load.is_background
         except SERVER_FAILURES as error:
             if spec.strict:
                 raise
@@ -327,7 +323,7 @@ class SingleFlight:
                 # No publication is under way, so the lease need not last until it expires.
                 lease.release()
             return
-        self._counters.superseded_loads += result.is_kept
+        load.source.counters.superseded_loads += result.is_kept
         mode = _release_mode_of(load, result)
         if mode is ReleaseMode.REMOVE_VALUE:
             lease.release(mode, not_replaced)
@@ -355,15 +351,16 @@ class SingleFlight:
             CacheLoadError: LOAD_CANCELLED, the loader was cancelled by something other than this cache.
             BaseException: raised by the loader.
         """
-        self._counters.loads += 1
+        counters = load.source.counters
+        counters.loads += 1
         began = self._loop.time()
         try:
             result = await load.source.call_loader()
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
-                self._counters.load_failures += 1
+                counters.load_failures += 1
             elif not load.cancelled:
-                self._counters.load_failures += 1
+                counters.load_failures += 1
                 raise load_cancelled() from error
             raise
         finally:
