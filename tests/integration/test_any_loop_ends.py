@@ -1,0 +1,167 @@
+"""What remains of event loops that end, and of processes that are forked, while calls of an any-loop cache are in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache
+from harness import Server, StartServer
+from harness.waiting import wait_until
+
+pytestmark = pytest.mark.depends_on()
+
+CHILDREN = 8
+WAYS: dict[str, Callable[[AsyncRedisCache], Any]] = {
+    "retrieve": lambda cache: cache.retrieve(None, "key"),
+    "store": lambda cache: cache.store(None, "key", "stored"),
+    "load": lambda cache: cache.retrieve_or_load(None, "absent", lambda: "loaded"),
+}
+
+
+@pytest.fixture
+def server(private_server: StartServer) -> Server:
+    """A server that the test may freeze."""
+    return private_server()
+
+
+@pytest.fixture
+def cache(server: Server) -> Iterator[AsyncRedisCache]:
+    """An open cache."""
+    cache = AsyncRedisCache.from_url(server.url, any_loop=True, command_timeout=5000)
+    asyncio.run(cache.open(None))
+    asyncio.run(cache.store(None, "key", "value"))
+    yield cache
+    asyncio.run(cache.close(None))
+
+
+def engine_of(cache: AsyncRedisCache) -> Any:
+    return cache._lifecycle.engine()
+
+
+def forked(function: Callable[[], int]) -> int:
+    """Fork a child that exits with what the function returns."""
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            code = function()
+        finally:
+            os._exit(code)
+    return child
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def running(cache: AsyncRedisCache) -> set[Any]:
+    core: Any = cache._lifecycle
+    calls: set[Any] = core.core.portal._running
+    return calls
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", ["cancelled", "closed"])
+def test_loop_that_ends_in_mid_call_leaves_nothing(
+    end: str, way: str, server: Server, cache: AsyncRedisCache
+) -> None:
+    """Neither the event loop nor calls, loads or leases remain, and no warning; the next event loop is served."""
+    gone: list[weakref.ref[Any]] = []
+
+    async def leave() -> None:
+        tasks = [asyncio.ensure_future(WAYS[way](cache)) for _ in range(3)]
+        while not running(cache):  # noqa: ASYNC110  the calls run on another event loop
+            await asyncio.sleep(0.001)
+        assert not any(task.done() for task in tasks)
+
+    def run() -> None:
+        loop = asyncio.new_event_loop()
+        gone.append(weakref.ref(loop))
+        # "Task was destroyed but it is pending" is to be expected of such an end.
+        loop.set_exception_handler(lambda _loop, _context: None)
+        loop.run_until_complete(leave())
+        if end == "cancelled":
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    server.freeze()
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    server.thaw()
+    wait_until(lambda: not running(cache))
+    wait_until(lambda: not engine_of(cache).single_flight._running)
+    gc.collect()
+    assert [ref() for ref in gone] == [None]
+    with server.client() as raw:
+        # A lease is held in the key itself.
+        wait_until(lambda: not raw.exists("absent"))
+    assert asyncio.run(cache.retrieve_or_load(None, "absent", lambda: "loaded")) == "loaded"
+    assert asyncio.run(cache.retrieve(None, "key")) in {"value", "stored"}
+
+
+async def is_right(cache: AsyncRedisCache, number: int) -> bool:
+    """Store, retrieve and load; return whether the values are those of this process and number."""
+    key = f"{os.getpid()} {number}"
+    await cache.store(None, key, key)
+    found = await asyncio.gather(
+        cache.retrieve(None, key), cache.retrieve_or_load(None, f"{key} loaded", lambda: key)
+    )
+    return set(found) == {key}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forks_while_calls_are_in_flight(cache: AsyncRedisCache) -> None:
+    """Parent and children get right values, though other event loops of the parent call during every fork."""
+    over = threading.Event()
+    right: set[bool] = set()
+    served = [0, 0]
+
+    def run(number: int) -> None:
+        async def calls() -> None:
+            while not over.is_set():
+                numbers = range(10 * number, 10 * number + 10)
+                right.update(await asyncio.gather(*(is_right(cache, n) for n in numbers)))
+                served[number] += 1
+
+        asyncio.run(calls())
+
+    def in_child() -> int:
+        found = [asyncio.run(is_right(cache, number)) for number in range(3)]
+        asyncio.run(cache.close(None))
+        return found.count(False)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    children: list[int] = []
+    for _ in range(CHILDREN):
+        before = list(served)
+        wait_until(lambda before=before: all(map(int.__gt__, served, before)))  # type: ignore[misc]
+        children.append(forked(in_child))
+    codes = [ended(child) for child in children]
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert codes == [0] * CHILDREN
+    assert right == {True}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_inside_of_a_call(cache: AsyncRedisCache) -> None:
+    """A loader may fork: the child calls on an event loop of its own, and the call of the parent goes on."""
+
+    async def load() -> int:
+        return ended(forked(lambda: asyncio.run(cache.retrieve(None, "key")) != "value"))
+
+    assert asyncio.run(cache.retrieve_or_load(None, "forked", load)) == 0
