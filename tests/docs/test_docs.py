@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,14 @@ OPTIONS = (
 WITH_TESTS = [page for page in WITH_PYTHON if any("def test_" in b.text for b in program_of(page))]
 
 
+def skip_without_packages(page: Path) -> None:
+    """Skip the page if it uses a package that a developer may lack. CI has all of them."""
+    if "CI" not in os.environ:
+        code = "".join(block.text for block in blocks_of(page, "python"))
+        for package in set(re.findall(r"\b(celery|freezegun|time_machine)\b", code)):
+            pytest.importorskip(package)
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run_and_show_what_they_say(
     page: Path, any_server: Server, monkeypatch: pytest.MonkeyPatch
@@ -30,8 +39,7 @@ def test_python_blocks_run_and_show_what_they_say(
     monkeypatch.setenv("CACHE_URL", any_server.url)
     with any_server.client() as client:
         client.flushall()
-    if "CI" not in os.environ and any("celery" in b.text for b in blocks_of(page, "python")):
-        pytest.importorskip("celery")
+    skip_without_packages(page)
     # Django is configured once in a process.
     if any("settings.configure(" in block.text for block in program_of(page)):
         command = [sys.executable, "-W", "error", code_blocks.__file__, str(page)]
@@ -44,6 +52,7 @@ def test_python_blocks_run_and_show_what_they_say(
 @pytest.mark.parametrize("page", WITH_TESTS, ids=name_of)
 def test_tests_in_the_documentation_pass(page: Path, tmp_path: Path) -> None:
     """Where the blocks of a page are a test file, that file passes."""
+    skip_without_packages(page)
     file = tmp_path / "test_page.py"
     file.write_text("\n\n".join(block.text for block in program_of(page)))
     done = subprocess.run(

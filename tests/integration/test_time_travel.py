@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-import time_machine
-from freezegun import freeze_time
 
 from async_redis_cache import AsyncRedisCache, RedisCache
+
+if "CI" not in os.environ:
+    pytest.importorskip("freezegun")
+    pytest.importorskip("time_machine")
+
+import time_machine
+from freezegun import freeze_time
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 Travel = Callable[[dt.timedelta], object]
