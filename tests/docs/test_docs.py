@@ -37,6 +37,8 @@ def test_python_blocks_run_and_show_what_they_say(
     """Every Python block of every page runs, and each value in a comment is the value."""
     # Where a page asks for a server of the reader's, it gets one without any keys.
     monkeypatch.setenv("CACHE_URL", any_server.url)
+    # Pages tell readers to copy example modules.
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     with any_server.client() as client:
         client.flushall()
     skip_without_packages(page)
