@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -13,7 +13,7 @@ from async_redis_cache import AsyncRedisCache, CacheError
 from harness import await_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from harness import Client, Proxy, Server, StartProxy, StartServer
 
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Cache: Any = import_module("cashews").Cache
 
+F = TypeVar("F", bound="Callable[..., Any]")
+
 CONCURRENT = 100
+
+
+def cached(cache: Any, **options: Any) -> Callable[[F], F]:
+    """Return the decorator of a cache; it is untyped where cashews is not installed."""
+    decorate: Callable[[F], F] = cache(**options)
+    return decorate
 
 
 async def cache_of(server: Server | Proxy, **options: Any) -> Any:
@@ -57,8 +65,8 @@ async def test_none_is_stored(cache: Any) -> None:
     """The function is not called again."""
     calls: list[int] = []
 
-    @cache(ttl=60, key="key")
-    async def none() -> None:
+    @cached(cache, ttl=60, key="key")
+    async def none() -> Any:
         calls.append(1)
 
     assert [await none(), await none()] == [None, None]
@@ -71,7 +79,7 @@ async def test_processes_call_each_for_itself(server: Server) -> None:
     caches = [await cache_of(server), await cache_of(server)]
 
     def cached_by(cache: Any) -> Any:
-        @cache(ttl=60, key="key")
+        @cached(cache, ttl=60, key="key")
         async def load() -> int:
             calls.append(1)
             await await_until(lambda: len(calls) == len(caches))
@@ -102,7 +110,7 @@ async def test_get_or_set_is_not_shared(cache: Any) -> None:
 async def test_value_deleted_while_it_is_loaded_is_stored(cache: Any, by_tag: bool) -> None:
     """The old value stays until it expires; here it is not stored."""
 
-    @cache(ttl=60, key="key", tags=["tag"])
+    @cached(cache, ttl=60, key="key", tags=["tag"])
     async def load() -> str:
         await (cache.delete_tags("tag") if by_tag else cache.delete("key"))
         return "old"
@@ -128,7 +136,7 @@ async def test_text_moves_from_one_field_of_a_template_into_the_next(cache: Any)
 async def test_different_arguments_share_a_key(cache: Any, one: Any, other: Any) -> None:
     """Those with the same text, in keys made from the arguments."""
 
-    @cache(ttl=60)
+    @cached(cache, ttl=60)
     async def load(argument: Any) -> list[Any]:
         return [argument]
 
@@ -155,7 +163,7 @@ async def test_cached_call_waits_twice_for_a_frozen_server(private_server: Start
     server = private_server()
     cache = await cache_of(server, socket_timeout=limit)
 
-    @cache(ttl=60, key="key")
+    @cached(cache, ttl=60, key="key")
     async def load() -> int:
         return 1
 

@@ -97,7 +97,8 @@ def test_model_instances_and_querysets_are_refused(server: Server) -> None:
             app_label = "shop"
 
     with RedisCache.from_url(server.url) as cache:
-        for value in (Product(id=7), models.QuerySet(Product)):
+        queryset: Any = models.QuerySet(Product)
+        for value in (Product(id=7), queryset):
             with pytest.raises(CacheInputError, match="cannot be serialized"):
                 cache.store(None, "key", value)
 
@@ -154,4 +155,5 @@ def test_default_time_limit_of_a_command(cache: Any) -> None:
     """It is that of redis-py."""
     pool = cache.client.get_client().connection_pool
     assert "socket_timeout" not in pool.connection_kwargs
-    assert redis.Connection().socket_timeout == 5
+    connection: Any = redis.Connection
+    assert connection().socket_timeout == 5

@@ -6,14 +6,14 @@ import asyncio
 import sys
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
 import redis
 from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 
 from async_redis_cache import AsyncRedisCache
 from harness import await_until
@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 
 FastAPICache: Any = import_module("fastapi_cache").FastAPICache
 RedisBackend: Any = import_module("fastapi_cache.backends.redis").RedisBackend
-cache: Any = import_module("fastapi_cache.decorator").cache
+decorator: Any = import_module("fastapi_cache.decorator")
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 CONCURRENT = 100
+
+
+def cached(**options: Any) -> Callable[[F], F]:
+    """Return the decorator of fastapi-cache2; it is untyped where that is not installed."""
+    decorate: Callable[[F], F] = decorator.cache(**options)
+    return decorate
 
 
 class Product(BaseModel):
@@ -41,7 +49,7 @@ class Session:
 
 
 async def init(server: Server | Proxy, **options: Any) -> Redis:
-    client = Redis.from_url(server.url, **options)
+    client = Redis(host=server.host, port=server.port, **options)
     FastAPICache.reset()
     FastAPICache.init(RedisBackend(client), prefix="prefix")
     return client
@@ -62,7 +70,7 @@ def user_of(app: FastAPI) -> httpx.AsyncClient:
 def serving(endpoint: Callable[..., Any]) -> httpx.AsyncClient:
     """Return a user of an application with this cached endpoint."""
     app = FastAPI()
-    app.get("/")(cache(expire=60, namespace="ns")(endpoint))
+    app.get("/")(cached(expire=60, namespace="ns")(endpoint))
     return user_of(app)
 
 
@@ -95,7 +103,7 @@ async def test_value_cleared_while_it_is_loaded_is_stored(raw: Client) -> None:
 async def test_model_is_a_dict_when_it_comes_from_the_cache() -> None:
     """Where the function is not an endpoint."""
 
-    @cache(expire=60)
+    @cached(expire=60)
     async def find() -> Product:
         return Product(name="kettle")
 
@@ -138,7 +146,7 @@ async def test_address_of_a_dependency_is_part_of_the_key(raw: Client) -> None:
 async def test_spellings_of_a_call_have_different_keys(raw: Client) -> None:
     """By position and by name."""
 
-    @cache(expire=60)
+    @cached(expire=60)
     async def find(number: int) -> int:
         return number
 
@@ -177,7 +185,7 @@ async def test_etag_is_a_hash_of_this_process() -> None:
 async def test_none_is_stored(raw: Client) -> None:
     """And never expires without `expire`."""
 
-    @cache()
+    @cached()
     async def none() -> None:
         pass
 
@@ -199,7 +207,7 @@ async def test_request_waits_twice_for_a_frozen_server(private_server: StartServ
     server = private_server()
     client = await init(server, socket_timeout=limit, retry=None)
 
-    @cache(expire=60)
+    @cached(expire=60)
     async def find() -> int:
         return 1
 
@@ -209,7 +217,7 @@ async def test_request_waits_twice_for_a_frozen_server(private_server: StartServ
     assert time.monotonic() - started >= 2 * limit
     server.thaw()
     await client.aclose()
-    assert redis.asyncio.Connection().socket_timeout == 5
+    assert Connection().socket_timeout == 5
 
 
 async def test_failed_clear_is_forgotten(server: Server, proxy: StartProxy) -> None:
@@ -217,7 +225,7 @@ async def test_failed_clear_is_forgotten(server: Server, proxy: StartProxy) -> N
     link = proxy(server)
     client = await init(link)
 
-    @cache(expire=60, namespace="ns")
+    @cached(expire=60, namespace="ns")
     async def find() -> str:
         return values.pop(0)
 
