@@ -7,10 +7,11 @@ Set `CACHE_URL` to the address of your server (`redis://127.0.0.1:6379/0`), and 
 """
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
 
 from pip_services4_components.config import ConfigParams
-from pip_services4_components.context import Context, IContext
+from pip_services4_components.context import Context, ContextResolver, IContext
 from pip_services4_components.refer import (
     Descriptor,
     IReferenceable,
@@ -21,9 +22,8 @@ from pip_services4_components.refer import (
 from pip_services4_components.run import Closer, Opener
 from pip_services4_config.auth import CredentialParams, MemoryCredentialStore
 from pip_services4_config.connect import MemoryDiscovery
-from pip_services4_logic.cache import ICache
 
-from async_redis_cache import DefaultRedisFactory
+from async_redis_cache import DefaultRedisFactory, RedisCache, SyncNamespace
 
 CACHE = Descriptor("pip-services", "cache", "redis", "default", "1.0")
 CATALOGUE = Descriptor("example", "catalogue", "default", "default", "1.0")
@@ -31,27 +31,38 @@ CREDENTIALS = Descriptor("pip-services", "credential-store", "memory", "default"
 DISCOVERY = Descriptor("pip-services", "discovery", "memory", "default", "1.0")
 
 
-class Catalogue(IReferenceable):
-    """A component of the application that uses `ICache`, and does not depend on Redis."""
+@dataclass
+class Description:
+    name: str
+    length: int
 
-    _cache: ICache
+
+class Catalogue(IReferenceable):
+    """A component of the application, which gets the cache by reference."""
+
+    _descriptions: SyncNamespace[Description]
 
     def set_references(self, references: IReferences) -> None:
-        self._cache = references.get_one_required(Descriptor("*", "cache", "*", "*", "1.0"))
+        cache: RedisCache = references.get_one_required(
+            Descriptor("*", "cache", "redis", "*", "1.0")
+        )
+        self._descriptions = cache.namespace(
+            "description", type=Description, ttl=timedelta(minutes=1)
+        )
 
-    def describe(self, context: IContext, name: str) -> dict[str, Any]:
-        description: dict[str, Any] | None = self._cache.retrieve(context, name)
-        if description is None:
-            description = {"name": name, "length": len(name)}  # replace with your slow function
-            self._cache.store(context, name, description, 60_000)
-        return description
+    def describe(self, context: IContext, name: str) -> Description:
+        return self._descriptions.get_or_load(
+            name,
+            lambda: Description(name, len(name)),  # replace with your slow function
+            trace_id=ContextResolver.get_trace_id(context),
+        )
 
 
 def main() -> None:
     config = ConfigParams.from_value(
         {
             "connection": {"discovery_key": "redis"},
-            "options": {"key_prefix": "catalogue:", "timeout": 60_000},
+            "options": {"key_prefix": "catalogue:"},
         }
     )
     discovery = MemoryDiscovery(

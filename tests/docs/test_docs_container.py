@@ -1,0 +1,58 @@
+"""The page about the Pip.Services container is a program that runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import code_blocks
+from code_blocks import ROOT, blocks_of
+from harness import Server
+
+PAGE = ROOT / "docs" / "how-to" / "pip-services-container.md"
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 13),
+    reason="an Enum of pip-services4-expressions, which the container imports, cannot be made there",
+)
+
+
+def test_blocks_show_what_they_say() -> None:
+    """The component works without the container, and each value in a comment is the value."""
+    # The packages of the container emit warnings when they are imported.
+    command = [sys.executable, "-W", "ignore", code_blocks.__file__, str(PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.depends_on
+def test_container_runs_the_component(server: Server, tmp_path: Path) -> None:
+    """The process of the page starts from its configuration, caches on the server, and ends when it is told to."""
+    (config,) = blocks_of(PAGE, "yaml")
+    (tmp_path / "config.yml").write_text(config.text)
+    component, process_of_page, _ = blocks_of(PAGE, "python")
+    (tmp_path / "service.py").write_text(f"{component.text}\n{process_of_page.text}")
+    command = [sys.executable, "-W", "ignore", "service.py", "--config", "config.yml"]
+    with (
+        server.client() as client,
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "CACHE_URL": server.url, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        started = [next(process.stdout) for _ in range(3)]
+        assert "Preloaded 2 descriptions" in started[0]
+        assert "Press Control-C" in started[2]
+        assert client.exists("catalogue:description:kettle", "catalogue:description:pot") == 2
+        process.terminate()
+        ended = process.stdout.read()
+        assert process.wait() == 0
+    assert "Container catalogue stopped" in ended
