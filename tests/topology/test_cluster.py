@@ -208,3 +208,25 @@ def test_closed_loop_leaves_nothing_open(cluster: Cluster) -> None:
             loop.run_until_complete(cache.close(None))
         loop.close()
     gc.collect()  # Before another test could hear of what was left.
+
+
+async def test_namespace_is_cleared_on_all_nodes(cache: AsyncRedisCache, api: Api) -> None:
+    """`clear` removes the keys of a namespace on all nodes, whatever their hash tags, and no others."""
+    of_api: Any = getattr(cache, "blocking", cache)
+    keys = [f"{{tag{number}}}:{number}" for number in range(30)] + ["{n", "n:n", "plain"]
+    spaces = {name: of_api.namespace(name) for name in ("n", "n{n}", "nn", "{n}")}
+
+    async def call(result: Any) -> Any:
+        return await result if api == "async" else result
+
+    for space in spaces.values():
+        await call(space.set_many(dict.fromkeys(keys, 1)))
+    await cache.store(None, "n", 1)
+    left = dict(spaces)
+    for name, space in spaces.items():
+        assert await call(space.clear()) == len(keys)
+        del left[name]
+        assert await call(space.get_many(keys)) == {}
+        for other in left.values():
+            assert len(await call(other.get_many(keys))) == len(keys)
+    assert await cache.retrieve(None, "n") == 1

@@ -363,14 +363,14 @@ class Engine:
     async def _clear_namespace(self, prefix: bytes) -> int:
         """Remove the keys with a prefix.
 
-        Loads of these keys are superseded. Those of other processes hold a lease in the key, which is removed.
+        A load holds its lease in the key, so it cannot publish its result afterwards, whichever process loads.
         """
-        self.writes.invalidate_prefix(prefix)
         try:
             return await clear_prefix(
                 self._servers, self._command_timeout, prefix.decode(), self._commands.delete_counted
             )
         finally:
+            # At the end: a read before a key was removed may have made a local entry of it.
             self.writes.invalidate_prefix(prefix)
 
     async def next_keys(self, scan: KeyScan, prefix: bytes) -> list[bytes] | None:

@@ -1,0 +1,88 @@
+"""`clear` of a namespace, where a load holds no lease, and where invalidations are late."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from harness import await_until
+from harness.near import link_through, near_of, trusted
+
+if TYPE_CHECKING:
+    from harness import Server, StartProxy
+
+
+async def test_no_caller_joins_a_load_without_a_lease(server: Server, proxy: StartProxy) -> None:
+    """A load that began while the server was unreachable holds no lease: a caller after `clear` loads again."""
+    through = proxy(server)
+    begun, may_end = [0], asyncio.Event()
+
+    async def load() -> int:
+        begun[0] += 1
+        number = begun[0]
+        await may_end.wait()
+        return number
+
+    async with AsyncRedisCache.from_url(through.url) as cache:
+        cleared, kept = cache.namespace("n"), cache.namespace("m")
+        through.refuse()
+        through.cut()
+        before = [asyncio.create_task(space.get_or_load("a", load)) for space in (cleared, kept)]
+        await await_until(lambda: begun[0] == 2)
+        through.heal()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await cleared.clear()
+                    break
+                except CacheError:
+                    await asyncio.sleep(0.01)
+        after = [asyncio.create_task(space.get_or_load("a", load)) for space in (cleared, kept)]
+        await await_until(lambda: begun[0] == 3)
+        may_end.set()
+        # The other namespace shares the load in flight.
+        first, other, second, joined = await asyncio.gather(*before, *after)
+        assert (first, second, joined) == (3 - other, 3, other)
+
+
+async def test_near_cache_is_cleared_before_the_server_says_so(
+    server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `clear` returns, `get` returns nothing, even if the invalidations of the server have not arrived."""
+    through = proxy(server)
+    link_through(through.port, monkeypatch)
+    async with AsyncRedisCache.from_url(
+        server.url, near_cache_enabled=True, near_cache_heartbeat=5_000
+    ) as cache:
+        await trusted(cache)
+        spaces = [cache.namespace(name) for name in ("n", "m")]
+        for space in spaces:
+            await space.set("a", 1)
+        near = near_of(cache)
+        async with asyncio.timeout(20):
+            while len(near._entries) < 2:
+                await asyncio.gather(*(space.get("a") for space in spaces))
+        through.black_hole("to_client")
+        cleared, kept = spaces
+        assert await cleared.clear() == 1
+        hits = cache.stats().near_hits
+        assert await cleared.get("a") is None
+        assert await kept.get("a") == 1
+        assert cache.stats().near_hits == hits + 1
+
+
+async def test_reads_pay_nothing_for_namespaces(server: Server) -> None:
+    """A `get`, a `get_many` and a hit of `get_or_load` take one round trip each, after a `clear` too."""
+    async with AsyncRedisCache.from_url(server.url) as cache:
+        numbers = cache.namespace("n")
+        await numbers.clear()
+        await numbers.set("a", 1)
+        await numbers.get_or_load("b", lambda: 1)
+        before = cache.stats().round_trips
+        await numbers.get("a")
+        await numbers.get_many(["a", "b"])
+        await numbers.get_or_load("b", lambda: 2)
+        assert cache.stats().round_trips == before + 3
