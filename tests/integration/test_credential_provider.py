@@ -8,11 +8,12 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from pip_services4_components.config import ConfigParams
 from redis.credentials import CredentialProvider
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheLoginError, CacheUnavailable
 from harness import await_until
-from harness.apis import APIS, Api, configured
+from harness.apis import APIS, Api, configured, new_cache
 from harness.figures import report
 from harness.near import trusted
 from harness.rotation import FIRST, USER, Rotation, accepted, load_until
@@ -92,6 +93,49 @@ async def test_provider_is_asked_for_each_connection(
             rotation.rotate()
             await await_until(lambda: "0 open" in repr(cache))
     assert not [record for record in caplog.records if record.name.startswith("redis")]
+
+
+async def test_provider_of_a_cache_that_is_configured_from_a_file(
+    guarded: Server, rotation: Rotation, api: Api
+) -> None:
+    """The keyword of the class lasts over configurations; the option precedes it."""
+    cache = new_cache(api, credential_provider=rotation)
+    config = ConfigParams.from_tuples("uri", guarded.login_url("", ""))
+    for _ in range(2):
+        cache.configure(config)
+        async with cache:
+            await cache.store(None, "key", 1)
+    assert rotation.calls == cache.stats().connects
+    config["options.credential_provider"] = lambda: (USER, "another")
+    cache.configure(config)
+    with pytest.raises(CacheLoginError):
+        await cache.open(None)
+    with pytest.raises(CacheConfigError, match="must be a function"):
+        new_cache(api, credential_provider=FIRST)
+
+
+async def test_provider_is_not_asked_for_an_embedded_server(api: Api) -> None:
+    """It requires no login."""
+    rotation = Rotation()
+    async with configured("embedded://", api, credential_provider=rotation) as cache:
+        await cache.store(None, "key", 1)
+    assert rotation.calls == 0
+
+
+async def test_provider_serves_every_loop(guarded: Server, rotation: Rotation) -> None:
+    """With `any_loop`, coroutine functions run on the private event loop."""
+    loops: set[asyncio.AbstractEventLoop] = set()
+
+    async def login() -> tuple[str, str]:
+        loops.add(asyncio.get_running_loop())
+        return rotation()
+
+    url = guarded.login_url("", "")
+    cache = AsyncRedisCache.from_url(url, any_loop=True, credential_provider=login)
+    async with cache:
+        assert await asyncio.to_thread(asyncio.run, cache.store(None, "key", 1)) == 1
+    assert len(loops) == 1
+    assert asyncio.get_running_loop() not in loops
 
 
 async def test_push_connection_asks_the_provider(

@@ -17,6 +17,7 @@ from pip_services4_components.context import IContext
 from pip_services4_components.refer import IReferenceable, IReferences
 from pip_services4_components.run import IOpenable
 from pip_services4_logic.cache import ICache
+from redis.credentials import UsernamePasswordCredentialProvider
 
 from async_redis_cache import (
     AsyncRedisCache,
@@ -122,11 +123,17 @@ def blocking(cache: RedisCache, product: Product) -> None:
         assert_type(opened, RedisCache)
 
 
+async def login() -> tuple[str, str]:
+    raise NotImplementedError
+
+
 def contracts(asynchronous: AsyncRedisCache, synchronous: RedisCache) -> None:
     """Each API is accepted where its contract is asked for."""
     own: Serializer = OwnSerializer()
-    AsyncRedisCache(serializer=own)
-    RedisCache(serializer=own)
+    AsyncRedisCache(serializer=own, credential_provider=lambda: ("user", "password"))
+    RedisCache(serializer=own, credential_provider=login)
+    RedisCache.from_url("redis://host", credential_provider=UsernamePasswordCredentialProvider())
+    RedisCache.from_url("redis://host", credential_provider=lambda: "password")
 
     def takes_async(cache: IAsyncCache) -> IAsyncCache:
         return cache

@@ -41,6 +41,7 @@ def keywords_of_from_url() -> None:
     AsyncRedisCache.from_url(url, retries="three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AsyncRedisCache.from_url(url, timeout=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AsyncRedisCache.from_url(url, fail_open="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RedisCache.from_url(url, credential_provider="password")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RedisCache.from_url(url, serializer="yaml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

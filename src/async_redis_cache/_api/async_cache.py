@@ -44,6 +44,7 @@ class AsyncRedisCache(AsyncNamespaces):
         serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
         any_loop: run the engine on a private event loop in a thread, so that coroutines of the cache can be awaited
             from any event loop of any thread. Without it, a cache belongs to the event loop that opens it.
+        credential_provider: as `options.credential_provider`, for a cache that is configured from a file.
 
     Example:
         ```python

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast, runtime_checkable
 
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError
+from async_redis_cache._common.logins import CredentialSource
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -70,14 +71,22 @@ class Openable(IConfigurable, IReferenceable):
         serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
         any_loop: run the engine on a private event loop in a thread, so that coroutines of the cache can be
             awaited from any event loop of any thread.
+        credential_provider: as `options.credential_provider`, for a cache that is configured from a file.
     """
 
-    def __init__(self, *, serializer: Serializer | None = None, any_loop: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        serializer: Serializer | None = None,
+        any_loop: bool = False,
+        credential_provider: CredentialSource | None = None,
+    ) -> None:
         self._counters = Counters()
         self._views = ViewRegistry()
         self._lifecycle = Lifecycle(serializer, self._counters)
         if any_loop:
             self._share(_on_private_loop(serializer, self._counters), self._counters)
+        self._lifecycle.settings.use_provider(credential_provider)
 
     def _share(self, lifecycle: Lifecycle | AnyLoopLifecycle, counters: Counters) -> None:
         """Use the lifecycle and the counters of another cache."""
@@ -110,7 +119,7 @@ class Openable(IConfigurable, IReferenceable):
         if isinstance(serializer, str):
             values["serializer"], serializer = serializer, None
         # Not passed without need: `__init__` of a subclass may not have it.
-        kind = {"any_loop": True} if any_loop else {}
+        kind: dict[str, Any] = {"any_loop": True} if any_loop else {}
         cache = cls(serializer=serializer, **kind)
         config = ConfigParams.from_tuples("connection.uri", url)
         for name, value in values.items():

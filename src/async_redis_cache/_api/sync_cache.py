@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import CacheStateError
+from async_redis_cache._common.logins import CredentialSource
 from async_redis_cache._common.option_keywords import CacheOptions, SerializerName
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -41,9 +42,15 @@ T = TypeVar("T")
 class CallerCache(AsyncRedisCache):
     """`AsyncRedisCache` whose coroutines, except those of `open` and `close`, are run by `drive`."""
 
-    def __init__(self, *, serializer: Serializer | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        serializer: Serializer | None = None,
+        credential_provider: CredentialSource | None = None,
+    ) -> None:
         super().__init__(serializer=serializer)
         self._lifecycle = CallerLifecycle(serializer, self._counters)
+        self._lifecycle.settings.use_provider(credential_provider)
 
 
 class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenable):
@@ -56,6 +63,7 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
 
     Args:
         serializer: an object with `dumps` and `loads`, instead of the one that `options.serializer` names.
+        credential_provider: as `options.credential_provider`, for a cache that is configured from a file.
 
     Example:
         ```python
@@ -67,8 +75,13 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
         ```
     """
 
-    def __init__(self, *, serializer: Serializer | None = None) -> None:
-        self._begin(CallerCache(serializer=serializer))
+    def __init__(
+        self,
+        *,
+        serializer: Serializer | None = None,
+        credential_provider: CredentialSource | None = None,
+    ) -> None:
+        self._begin(CallerCache(serializer=serializer, credential_provider=credential_provider))
 
     @classmethod
     def from_url(

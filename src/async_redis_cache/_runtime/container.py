@@ -25,7 +25,7 @@ from async_redis_cache._common.endpoint import (
 )
 from async_redis_cache._common.errors import CacheConfigError, CacheError
 from async_redis_cache._common.health_log import Record
-from async_redis_cache._common.logins import Login
+from async_redis_cache._common.logins import CredentialSource, Login
 from async_redis_cache._common.options import SECTIONS, Options
 from async_redis_cache._common.pip_services import (
     ConfigParams,
@@ -63,10 +63,19 @@ class Settings:
 
     def __init__(self, *, has_serializer: bool = False) -> None:
         self._has_serializer = has_serializer
+        self._provider: CredentialSource | None = None
         self.options = Options()
         self._connections: Sequence[ConfigParams] = ()
         self._credentials: Sequence[ConfigParams] = ()
         self._references: IReferences | None = None
+
+    def use_provider(self, provider: CredentialSource | None) -> None:
+        """Use this credential provider unless `options.credential_provider` is set.
+
+        Raises:
+            CacheConfigError: BAD_OPTION, if it is none.
+        """
+        self._provider = Options.parse({"credential_provider": provider}).credential_provider
 
     def configure(self, config: ConfigParams) -> None:
         """Replace the configuration. Its parameters may be in sections or at top level.
@@ -84,6 +93,8 @@ class Settings:
         if options.foreign_readers and self._has_serializer:
             problem = "options.foreign_readers cannot be combined with a serializer object"
             raise CacheConfigError("BAD_OPTION", problem)
+        if options.credential_provider is None:
+            options = replace(options, credential_provider=self._provider)
         self.options = options
         self._connections = sections(_in_section(config, "connection", _CONNECTION), "connection")
         self._credentials = sections(_in_section(config, "credential", _CREDENTIAL), "credential")
