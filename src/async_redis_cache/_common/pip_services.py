@@ -8,6 +8,7 @@ disabled here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 # isort: off
@@ -82,8 +83,8 @@ def import_resolvers() -> None:
     Raises:
         ImportError: pip-services4-config is not installed.
     """
-    import pip_services4_config.auth  # noqa: PLC0415
-    import pip_services4_config.connect  # noqa: F401, PLC0415
+    import_module("pip_services4_config.auth")
+    import_module("pip_services4_config.connect")
 
 
 def new_connection_resolver(

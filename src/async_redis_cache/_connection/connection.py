@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import select
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -27,6 +25,7 @@ from async_redis_cache._common.failures import (
     ServerReply,
 )
 
+from .platforms import RESET_ON_CLOSE, unread_check
 from .redis_py import release_streams
 from .reply_limits import ReplyLimits, ReplyTooLargeError
 
@@ -43,7 +42,6 @@ pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)  
 
 NOTHING_YET: Final = object()
 """Returned by the parser while a reply is incomplete."""
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class RespProtocol(asyncio.Protocol):
@@ -63,8 +61,7 @@ class RespProtocol(asyncio.Protocol):
         reader: Any = hiredis.Reader(notEnoughData=NOTHING_YET, replyError=ServerReply)
         self._reader = ReplyLimits(reader, is_exact=is_exact)
         self._socket: Any = self._transport.get_extra_info("socket")
-        self._poll = select.poll()
-        self._poll.register(self._socket.fileno(), select.POLLIN)
+        self._unread = unread_check(self._socket)
         self._transport.set_protocol(self)
 
     @property
@@ -79,7 +76,7 @@ class RespProtocol(asyncio.Protocol):
 
     def has_unread(self) -> bool:
         """Whether the socket has data that the event loop has not read yet."""
-        return bool(self._poll.poll(0))
+        return bool(self._unread())
 
     def abort(self) -> None:
         """Reset the connection now, so that unsent data is discarded by the kernel too.
@@ -87,7 +84,7 @@ class RespProtocol(asyncio.Protocol):
         An orderly close would still send it, and a write that has timed out could overwrite a newer one.
         """
         with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
     def abandon(self) -> None:

@@ -26,6 +26,8 @@ from async_redis_cache._common.errors import CacheConfigError
 from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.options import Options
 
+from .platforms import can_watch_sockets
+
 __all__ = ["AddressList", "ResolvingConnection", "TLSConfig", "TLSConnection"]
 
 _Address = tuple[int, Any]
@@ -213,9 +215,12 @@ async def _connect(connecting: socket.socket, address: Any) -> None:
     child, which crashes when it exits.
     """
     connecting.setblocking(False)
+    loop = asyncio.get_running_loop()
+    if not can_watch_sockets(loop):
+        await loop.sock_connect(connecting, address)
+        return
     code = connecting.connect_ex(address)
     if code in _IN_PROGRESS:
-        loop = asyncio.get_running_loop()
         writable = loop.create_future()
         loop.add_writer(connecting, _set_done, writable)
         try:

@@ -119,6 +119,12 @@ class Settings:
         """
         connections, credential = self._look_up(context)
         endpoint = self._endpoint_of(connections)
+        if endpoint.kind in {"unix", "embedded"} and not hasattr(asyncio, "open_unix_connection"):
+            problem = (
+                f"{endpoint.kind}:// needs Unix sockets, which Python lacks on this platform: use redis:// and a host"
+                f"{', or fake:// in tests' if endpoint.kind == 'embedded' else ''}"
+            )
+            raise CacheConfigError("BAD_URI", problem)
         if self.options.tls:
             if endpoint.kind != "tcp":
                 problem = f"options.tls is for servers at a host; {endpoint.kind}:// stays on this machine"
