@@ -33,6 +33,7 @@ from async_redis_cache._values.serializers import Serializer
 
 from .container import Monitors, Settings
 from .deferred_imports import import_deferred
+from .gevent_patches import refuse_partial_patches
 from .private_server import PrivateServer, start_in_thread, stop_in_thread
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class Lifecycle:
                     await stop_in_thread(opened.server)
 
     async def _open(self, context: Context) -> Opened:
+        refuse_partial_patches(context)
         await import_deferred()
         options = self.settings.options
         endpoint = await anyio.to_thread.run_sync(self.settings.resolve, context)

@@ -22,6 +22,7 @@ from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.outcomes import CapturedError, capture
 from async_redis_cache._common.tasks import OwnedTasks
 
+from .gevent_patches import are_threads_patched
 from .portal_queue import PortalCall, PortalCallback, PortalQueue, PortalRefusedError, local
 
 __all__ = ["Portal", "PortalRefusedError"]
@@ -279,11 +280,15 @@ class Portal:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415  an extra
-    except ImportError:
-        loop = asyncio.new_event_loop()
-        # No timer stops while a test freezes `time.monotonic`, which asyncio's loops look up at each call.
-        loop.time = MonotonicClock.time  # type: ignore[method-assign]
-        return loop
-    return uvloop.new_event_loop()
+    # uvloop waits without the `select` of gevent, so no greenlet would run meanwhile.
+    if not are_threads_patched():
+        with contextlib.suppress(ImportError):
+            import uvloop  # noqa: PLC0415  an extra
+
+            return uvloop.new_event_loop()
+    # On Windows, the default loop may have read replies that a check of the socket does not find.
+    is_windows = hasattr(asyncio, "ProactorEventLoop")
+    loop = asyncio.SelectorEventLoop() if is_windows else asyncio.new_event_loop()
+    # No timer stops while a test freezes `time.monotonic`, which asyncio's loops look up at each call.
+    loop.time = MonotonicClock.time  # type: ignore[method-assign]
+    return loop

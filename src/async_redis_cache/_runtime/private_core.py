@@ -11,8 +11,10 @@ from typing import Any, Final
 from async_redis_cache._common.forks import after_fork_in_child
 from async_redis_cache._common.pip_services import Context
 
+from .gevent_patches import refuse_private_loop
 from .lifecycle import Lifecycle
 from .portal import Portal, PortalRefusedError
+from .portal_queue import local
 
 __all__ = ["Attempt", "PrivateCore"]
 
@@ -90,6 +92,7 @@ class PrivateCore:
         Raises:
             PortalRefusedError: NOT_OPENED, if a loader still blocks the private loop of a previous `open`;
                 IN_EVENT_LOOP on a private loop.
+            CacheUnsupported: see `refuse_private_loop`.
             CacheError: as for `AsyncRedisCache.open`.
         """
         # Before the lock: a thread that holds it may be waiting for this one.
@@ -97,6 +100,7 @@ class PrivateCore:
         opening = opening or self.lifecycle.open
         with self._lock:
             if self.portal is None or self.portal.is_closed:
+                refuse_private_loop(local, context)
                 self.ending, self.portal = self.portal or self.ending, None
                 self._open(attempt or Attempt(), opening, context)
 
