@@ -456,9 +456,12 @@ async def test_add_and_count(server: Server, raw: Client) -> None:
 
 
 async def test_trace_id_of_errors(server: Server) -> None:
-    """An error carries the trace id of its call."""
+    """An error carries the trace id of its call, which is None without one and without a running span."""
     async with opened(server) as cache:
         with pytest.raises(CacheInputError) as caught:
             await cache.namespace("n").get("", trace_id="request-1")
         assert caught.value.trace_id == "request-1"
         assert cache.stats().errors == 1
+        with pytest.raises(CacheInputError) as caught:
+            await cache.namespace("n").get("")
+        assert caught.value.trace_id is None

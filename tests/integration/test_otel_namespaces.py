@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheInputError, RedisCache, cached
+from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, RedisCache, cached
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -190,3 +190,38 @@ async def test_names_in_metrics_are_bounded(
             "tenant1",
         ]
         assert sum(point.value for point in points) == 4
+
+
+@pytest.mark.parametrize("kind", ["async", "any_loop", "sync"])
+@pytest.mark.parametrize("is_instrumented", [True, False])
+async def test_errors_have_the_trace_id_of_the_running_span(
+    server: Server, telemetry: Telemetry, kind: str, *, is_instrumented: bool
+) -> None:
+    """Without a trace id of its own, an error has that of the running span, whatever raised it and wherever it ran."""
+    opened = AsyncRedisCache.from_url(server.url, any_loop=kind == "any_loop")
+    blocking = RedisCache.from_url(server.url)
+    tracer = telemetry.tracers.get_tracer("test")
+    async with opened:
+        with blocking, server.client() as raw:
+            raw.rpush("n:list", "a")
+            cache: Any = blocking if kind == "sync" else opened
+            if is_instrumented:
+                telemetry.of(cache)
+            space = cache.namespace("n")
+
+            async def failed(result: Callable[[], Any]) -> str | None:
+                try:
+                    await result()
+                except CacheError as error:
+                    return error.trace_id
+                raise AssertionError("nothing was raised")
+
+            with tracer.start_as_current_span("request") as span:
+                expected = f"{span.get_span_context().trace_id:032x}"
+                assert await failed(lambda: space.get("")) == expected
+                assert await failed(lambda: space.incr("list")) == expected
+                assert await failed(lambda: cache.remove(None, "n:list")) == expected
+                assert await failed(lambda: space.incr("list", trace_id="own")) == "own"
+                assert await failed(lambda: cache.remove("own", "n:list")) == "own"
+            if not is_instrumented:
+                assert await failed(lambda: space.incr("list")) is None

@@ -35,7 +35,7 @@ class Namespace(Generic[T]):
     methods do what those of the cache do, with the namespace's defaults. `ttl` is in seconds, a timedelta or FOREVER; the load
     options, and the fields of a `CacheEntry`, are in milliseconds as in the methods of the cache.
 
-    Each method takes `trace_id`, for the errors that it raises.
+    Each method takes `trace_id`, for the errors that it raises; by default it is that of the running OpenTelemetry span.
     """
 
     def __init__(self, cache: Any, defaults: Defaults) -> None:

@@ -19,6 +19,7 @@ from .pip_services import (
     UnsupportedException,
     trace_id_of,
 )
+from .running_trace import running_trace_id
 
 __all__ = [
     "CONNECTION_FAILURES",
@@ -46,7 +47,7 @@ class CacheError(ApplicationException):
 
     Attributes:
         code: the cause, for programs, such as `TIMEOUT`, `NOT_OPENED` or `BAD_KEY`.
-        trace_id: the trace id of the call's context, or None.
+        trace_id: the trace id of the call's context, or else of the running OpenTelemetry span; None without either.
         message: the cause and what to do, for people.
     """
 
@@ -58,8 +59,8 @@ class CacheError(ApplicationException):
         self.stack_trace = ""
 
     def traced(self, context: Context) -> Self:
-        """Set the trace id to that of the call's context, and return this error."""
-        self.trace_id: str | None = trace_id_of(context)
+        """Set the trace id to that of the call's context, or else of the running span, and return this error."""
+        self.trace_id: str | None = trace_id_of(context) or running_trace_id()
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
