@@ -97,8 +97,8 @@ def test_model_instances_and_querysets_are_refused(server: Server) -> None:
             app_label = "shop"
 
     with RedisCache.from_url(server.url) as cache:
-        queryset: Any = models.QuerySet(Product)
-        for value in (Product(id=7), queryset):
+        queryset_of: Any = models.QuerySet
+        for value in (Product(id=7), queryset_of(Product)):
             with pytest.raises(CacheInputError, match="cannot be serialized"):
                 cache.store(None, "key", value)
 
