@@ -365,6 +365,29 @@ async def test_cached_functions(server: Server) -> None:
         assert await products.get(named.key(7)) is None
 
 
+async def test_cached_functions_without_a_type_have_that_of_the_namespace(server: Server) -> None:
+    """The annotation and `type=` take precedence."""
+
+    async def find() -> Any:
+        return KETTLE
+
+    async def find_plain() -> dict[str, str]:
+        return {"name": "kettle"}
+
+    def find_blocking() -> Any:
+        return KETTLE
+
+    async with AsyncRedisCache.from_url(server.url) as cache:
+        products = cache.namespace("product", type=Product, ttl=60)
+        found = products.cached("a")(find)
+        assert [await found(), await found()] == [KETTLE] * 2
+        for plain in (products.cached("b", type=dict)(find), products.cached("c")(find_plain)):
+            assert [await plain(), await plain()] == [{"name": "kettle"}] * 2
+    with RedisCache.from_url(server.url) as blocking:
+        blocked = blocking.namespace("pot", type=Product).cached("a")(find_blocking)
+        assert [blocked(), blocked()] == [KETTLE] * 2
+
+
 async def test_cached_twice_in_two_namespaces(server: Server) -> None:
     """One template in two namespaces of a cache gives two keys."""
     cache = opened(server)

@@ -60,7 +60,7 @@ class CallConfig:
         kind: the base class that the cache must have.
         function: the function.
         calls: derives keys, tags and the result type.
-        options: the timeout and the load options of the calls.
+        options: the timeout and the load options of the calls, and the type of results if the function says none.
 
     Attributes:
         cache: the view of the cache for the calls of this function; None if a function returns the cache.
@@ -118,7 +118,9 @@ class CallConfig:
     def options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for the cache."""
         # Not earlier: the annotation may name a class that is defined after the function.
-        options = {**self._options, "type": self.calls.kind()}
+        options = {**self._options}
+        if (kind := self.calls.kind()) is not None:
+            options["type"] = kind
         if self.calls.has_tags:
             return {**options, "tags": _Tags(self.calls, args, kwargs)}
         self.fixed_options = options

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .async_cache import AsyncRedisCache
     from .sync_cache import RedisCache
 
-__all__ = ["CoroutineDecorator", "FunctionDecorator", "cached"]
+__all__ = ["CoroutineDecorator", "FunctionDecorator", "cached", "cached_in_namespace"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class _Decorator:
     ) -> None:
         self._cache = cache
         self._calls = calls
-        self._options = options
+        self.options = options
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -92,9 +92,9 @@ class _Decorator:
                 f"{calls.name} is cached twice in one cache under one key: pass another key= to one of the decorators"
             )
         if is_coroutine:
-            config = CallConfig(self._cache, AsyncBatchLoading, function, calls, self._options)
+            config = CallConfig(self._cache, AsyncBatchLoading, function, calls, self.options)
             return CachedCoroutine[..., Any](config, binding)
-        config = CallConfig(self._cache, SyncLoading, function, calls, self._options)
+        config = CallConfig(self._cache, SyncLoading, function, calls, self.options)
         return CachedFunction[..., Any](config, binding)
 
 
@@ -183,7 +183,23 @@ def cached(
     tags = loading.pop("tags", ())
     LoadPolicies(Options()).of(loading)
     calls = partial(Calls, key=key, tags=tags, kind=type, long_keys=long_keys)
-    return _Decorator(cache, calls, {"timeout": timeout, **loading})
+    return _Decorator(cache, calls, {"timeout": timeout, "type": None, **loading})
+
+
+def cached_in_namespace(view: Any, kind: Any, **options: Any) -> Any:
+    """Do what `cached` does, with a type for the results of functions without a return annotation.
+
+    Args:
+        view: of the namespace.
+        kind: the type of the namespace; None for no validation.
+        **options: as for `cached`.
+
+    Raises:
+        TypeError, ValueError, CacheInputError: as for `cached`.
+    """
+    decorator: Any = cached(view, **options)
+    decorator.options["type"] = kind
+    return decorator
 
 
 def _check_cache(cache: Any) -> None:

@@ -19,7 +19,6 @@ from .namespace_defaults import Defaults
 from .view import next_keys, view_of
 
 if TYPE_CHECKING:
-    from .async_cache import AsyncRedisCache
     from .decorator import CoroutineDecorator
 
 __all__ = ["Namespace"]
@@ -439,24 +438,26 @@ class Namespace(Generic[T]):
             key: a template over the arguments, such as "{product_id}"; by default the name of the function and its
                 arguments.
             ttl: as for `set`, of the results.
-            type: the type that results are validated as; by default the annotated return type.
+            type: the type that results are validated as; by default the annotated return type, or else that of the
+                namespace.
             long_keys: as for the namespace, for this function.
             **loading: as for `get_or_load`. Tags are templates.
 
         Raises:
             TypeError, ValueError, CacheInputError: as for `cached`.
         """
-        from .decorator import cached  # noqa: PLC0415  most programs do not need it
+        from .decorator import cached_in_namespace  # noqa: PLC0415  most programs do not need it
 
-        view: AsyncRedisCache = self._view
-        return cached(
-            view,
+        decorator: CoroutineDecorator = cached_in_namespace(
+            self._view,
+            self._type,
             timeout=ttl_milliseconds(ttl),
             key=key,
             type=type,
             long_keys=long_keys or self._defaults.view.long_keys,
             **self._defaults.with_tags(loading),
         )
+        return decorator
 
     def stats(self) -> CacheStats:
         """Return a snapshot of what the calls of this namespace have counted in this process.

@@ -20,7 +20,6 @@ from .view import next_keys, view_of
 
 if TYPE_CHECKING:
     from .decorator import FunctionDecorator
-    from .sync_cache import RedisCache
 
 __all__ = ["SyncNamespace"]
 
@@ -305,17 +304,18 @@ class SyncNamespace(Generic[T]):
         **loading: Unpack[LoadOptions],
     ) -> FunctionDecorator:
         """Cache the results of a plain function in this namespace, as `cached` does."""
-        from .decorator import cached  # noqa: PLC0415  most programs do not need it
+        from .decorator import cached_in_namespace  # noqa: PLC0415  most programs do not need it
 
-        view: RedisCache = self._view
-        return cached(
-            view,
+        decorator: FunctionDecorator = cached_in_namespace(
+            self._view,
+            self._type,
             timeout=ttl_milliseconds(ttl),
             key=key,
             type=type,
             long_keys=long_keys or self._defaults.view.long_keys,
             **self._defaults.with_tags(loading),
         )
+        return decorator
 
     def stats(self) -> CacheStats:
         """Return a snapshot of what the calls of this namespace have counted in this process."""
