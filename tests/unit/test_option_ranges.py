@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
+from pip_services4_components.config import ConfigParams
 
 from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheOptions, Forever, RedisCache
 from async_redis_cache._common.logins import CredentialSource
@@ -77,9 +78,28 @@ def test_duration_may_be_a_timedelta(field: Field) -> None:
     assert "whole number of milliseconds from" in refusal(field.name, timedelta(seconds=-1))
 
 
+@pytest.mark.parametrize("field", DURATIONS, ids=path_of)
+def test_duration_may_be_a_timedelta_in_a_configuration(field: Field) -> None:
+    """`ConfigParams` makes text of a timedelta, which is read."""
+    for duration in (timedelta(seconds=90, milliseconds=5), timedelta(minutes=59, microseconds=1)):
+        cache = AsyncRedisCache()
+        cache.configure(ConfigParams.from_tuples(path_of(field), duration))
+        assert taken(cache, field.name) == given(field.name, duration)
+    assert given(field.name, str(timedelta(seconds=90, milliseconds=5))) == 90_005
+
+
+def test_text_of_days_is_read() -> None:
+    """The text of a timedelta begins with its days; that of a negative one is refused."""
+    for duration in (timedelta(days=1), timedelta(days=2, hours=23, seconds=1)):
+        assert given("timeout", str(duration)) == duration // timedelta(milliseconds=1)
+    for wrong in (str(timedelta(seconds=-1)), "5:00", "0:5:00", "1 day", "0:00:00.1234567"):
+        assert "whole number of milliseconds" in refusal("timeout", wrong)
+
+
 def test_timedelta_is_no_number_of_values() -> None:
     """Where the unit is not time, a timedelta is refused."""
     assert "whole number of values" in refusal("max_size", timedelta(seconds=2))
+    assert "whole number of values" in refusal("max_size", "0:00:02")
 
 
 def test_keywords_for_type_checkers_are_the_table() -> None:
@@ -116,11 +136,5 @@ def test_configured_cache_has_the_bound_of_the_contract() -> None:
     """`max_size` is 1000 where `configure` says nothing else, also for a cache that is from a URL."""
     assert taken(configured(URL), "max_size") == 1000
     cache = AsyncRedisCache.from_url(URL)
-    cache.configure(_nothing())
+    cache.configure(ConfigParams())
     assert taken(cache, "max_size") == 1000
-
-
-def _nothing() -> Any:
-    from pip_services4_components.config import ConfigParams
-
-    return ConfigParams()

@@ -16,6 +16,10 @@ __all__ = ["bad_option", "path_of", "read_option"]
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_TIMEDELTA: Final = re.compile(
+    r"(?:(?P<days>[0-9]{1,9}) days?, )?(?P<hours>[0-9]{1,2}):(?P<minutes>[0-9]{2}):(?P<seconds>[0-9]{2}(\.[0-9]{1,6})?)"
+)
+"""The text of a timedelta, which `ConfigParams` makes of one."""
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,17})?")
 
 
@@ -58,6 +62,8 @@ def _read_number(field: dataclasses.Field[Any], value: Any) -> int:
     may_be_forever = field.metadata["may_be_forever"]
     if may_be_forever and (value is FOREVER or str(value).strip().lower() == FOREVER.value):
         return CENTURY
+    if unit == "ms" and isinstance(value, str) and (match := _TIMEDELTA.fullmatch(value.strip())):
+        value = timedelta(**{name: float(part) for name, part in match.groupdict("0").items()})
     if unit == "ms" and isinstance(value, timedelta):
         # Rounded up, as timeouts of calls are.
         value = -(value // -timedelta(milliseconds=1))
