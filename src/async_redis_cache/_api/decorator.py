@@ -197,7 +197,8 @@ def cached_in_namespace(view: Any, kind: Any, **options: Any) -> Any:
     Raises:
         TypeError, ValueError, CacheInputError: as for `cached`.
     """
-    decorator: Any = cached(view, **options)
+    decorate: Callable[..., _Decorator] = cached
+    decorator = decorate(view, **options)
     decorator.options["type"] = kind
     return decorator
 
