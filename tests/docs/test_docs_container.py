@@ -11,7 +11,7 @@ import pytest
 
 import code_blocks
 from code_blocks import ROOT, blocks_of
-from harness import Server
+from harness import StartServer
 
 PAGE = ROOT / "docs" / "how-to" / "pip-services-container.md"
 
@@ -30,21 +30,30 @@ def test_blocks_show_what_they_say() -> None:
 
 
 @pytest.mark.depends_on
-def test_container_runs_the_component(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stores", [False, True], ids=["address", "stores"])
+def test_container_runs_the_component(
+    private_server: StartServer, tmp_path: Path, *, stores: bool
+) -> None:
     """The process of the page starts from its configuration, caches on the server, and ends when it is told to."""
-    (config,) = blocks_of(PAGE, "yaml")
-    (tmp_path / "config.yml").write_text(config.text)
+    server = private_server(acl={"shop": "on >secret ~catalogue:* +@all"})
+    whole, with_stores = (block.text for block in blocks_of(PAGE, "yaml"))
+    logger, rest = whole.split("- descriptor: pip-services:cache:", 1)
+    component_config = rest[rest.index("- descriptor: example:") :]
+    config = f"{logger}{with_stores}\n{component_config}" if stores else whole
     component, process_of_page, _ = blocks_of(PAGE, "python")
+    (tmp_path / "config.yml").write_text(config)
     (tmp_path / "service.py").write_text(f"{component.text}\n{process_of_page.text}")
     command = [sys.executable, "-W", "ignore", "service.py", "--config", "config.yml"]
+    environment = {
+        **os.environ,
+        "CACHE_URL": server.login_url("", "") if stores else server.url,
+        "CACHE_PASSWORD": "secret",
+        "PYTHONUNBUFFERED": "1",
+    }
     with (
         server.client() as client,
         subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, "CACHE_URL": server.url, "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
         ) as process,
     ):
         assert process.stdout is not None
@@ -52,6 +61,8 @@ def test_container_runs_the_component(server: Server, tmp_path: Path) -> None:
         assert "Preloaded 2 descriptions" in started[0]
         assert "Press Control-C" in started[2]
         assert client.exists("catalogue:description:kettle", "catalogue:description:pot") == 2
+        users = {connected["user"] for connected in client.client_list()}
+        assert ("shop" in users) == stores
         process.terminate()
         ended = process.stdout.read()
         assert process.wait() == 0
