@@ -130,6 +130,38 @@ async def test_invalid_name_is_refused(name: Any) -> None:
     assert caught.value.code == "BAD_KEY"
 
 
+@pytest.mark.parametrize("api", ["async", "sync"])
+async def test_namespace_within_another(server: Server, raw: Client, api: str) -> None:
+    """Names are joined; `clear` and `scan` of a namespace include those within it, and nothing else."""
+    with RedisCache.from_url(server.url) as cache:
+        spaces: dict[tuple[str, ...], Any] = {
+            names: (cache if api == "sync" else cache.as_async()).namespace(*names)
+            for names in [("a",), ("a", "b"), ("a", "b", "c"), ("a", "bb"), ("ab",)]
+        }
+
+        async def call(result: Any) -> Any:
+            return result if api == "sync" else await result
+
+        for names, space in spaces.items():
+            assert space.name == ":".join(names)
+            await call(space.set("7", 1))
+            assert raw.exists(f"{':'.join(names)}:7")
+        scan = spaces["a", "b"].scan()
+        keys = [*scan] if api == "sync" else [key async for key in scan]
+        assert sorted(keys) == ["7", "c:7"]
+        assert await call(spaces["a", "b"].clear()) == 2
+        assert sorted(raw.keys()) == [b"a:7", b"a:bb:7", b"ab:7"]
+        assert spaces["a", "b"].stats().stores == 1
+
+
+@pytest.mark.parametrize("names", [("a", ""), ("a", "b:c"), ("x" * 60,) * 5, ("a", 7)])
+async def test_invalid_name_within_another_is_refused(names: tuple[Any, ...]) -> None:
+    """Each name is checked, and the length of all."""
+    with pytest.raises(CacheInputError) as caught:
+        AsyncRedisCache().namespace(*names)
+    assert caught.value.code == "BAD_KEY"
+
+
 async def test_follows_its_cache(server: Server, raw: Client) -> None:
     """A namespace created before `open` is open while its cache is, and takes its options at each `open`."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix="one:")

@@ -13,7 +13,7 @@ from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.decoders import check_type
 from async_redis_cache._values.serializers import Serializer
 
-from .view import SEPARATOR, ViewOptions, check_name, check_serializer
+from .view import SEPARATOR, ViewOptions, check_serializer, name_of
 
 __all__ = ["Defaults"]
 
@@ -36,7 +36,7 @@ class Defaults(NamedTuple):
     @classmethod
     def of(
         cls,
-        name: str,
+        names: tuple[str, ...],
         *,
         kind: Any,
         ttl: Ttl,
@@ -52,7 +52,7 @@ class Defaults(NamedTuple):
             CacheInputError: BAD_KEY, BAD_TIMEOUT, BAD_TAG, BAD_LOAD_OPTION.
             TypeError: `type` is not a type, `serializer` is not a serializer, or a load option is unknown.
         """
-        check_name(name)
+        name = name_of(names)
         if kind is not None:
             check_type(kind)
         check_serializer(serializer)

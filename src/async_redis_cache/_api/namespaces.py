@@ -26,7 +26,7 @@ class AsyncNamespaces(AsyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: type[T],
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -39,7 +39,7 @@ class AsyncNamespaces(AsyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: type[T],
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -52,7 +52,7 @@ class AsyncNamespaces(AsyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: Any = None,
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -64,7 +64,7 @@ class AsyncNamespaces(AsyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: Any = None,
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -81,6 +81,8 @@ class AsyncNamespaces(AsyncAtomic):
         Args:
             name: text of 1 to 64 bytes in UTF-8 without ":" and control characters. The key on the server consists
                 of `options.key_prefix`, the name, ":" and the key.
+            *names: further names, for a namespace within this one: `namespace("tenant", "42")` is `tenant:42`. Its
+                keys are keys of `namespace("tenant")` too, and `clear` of that removes them.
             type: the type that values are decoded and validated as, as for `retrieve`.
             ttl: the default TTL, in seconds, as a timedelta, or FOREVER; None for `options.timeout`.
             serializer: the name of a serializer, or an object with `dumps` and `loads`; None for that of the cache.
@@ -97,7 +99,7 @@ class AsyncNamespaces(AsyncAtomic):
             TypeError: `type` is not a type, `serializer` is not a serializer, or an option is unknown.
         """
         defaults = Defaults.of(
-            name,
+            (name, *names),
             kind=type,
             ttl=ttl,
             serializer=serializer,

@@ -26,7 +26,7 @@ class SyncNamespaces(SyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: type[T],
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -39,7 +39,7 @@ class SyncNamespaces(SyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: type[T],
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -52,7 +52,7 @@ class SyncNamespaces(SyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: Any = None,
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -64,7 +64,7 @@ class SyncNamespaces(SyncAtomic):
     def namespace(
         self,
         name: str,
-        *,
+        *names: str,
         type: Any = None,
         ttl: Ttl = None,
         serializer: Serializer | SerializerName | None = None,
@@ -75,7 +75,7 @@ class SyncNamespaces(SyncAtomic):
     ) -> SyncNamespace[Any]:
         """Return a namespace: the values whose keys begin with the name and ":", with defaults of their own."""
         defaults = Defaults.of(
-            name,
+            (name, *names),
             kind=type,
             ttl=ttl,
             serializer=serializer,

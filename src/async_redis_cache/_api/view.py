@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SEPARATOR",
     "ViewOptions",
-    "check_name",
     "check_serializer",
     "function_view_of",
+    "name_of",
     "next_keys",
     "view_of",
 ]
@@ -42,6 +42,7 @@ C = TypeVar("C")
 SEPARATOR: Final = ":"
 """Between the name of a namespace and a key."""
 _NAME_BYTES: Final = 64
+_ALL_NAMES_BYTES: Final = 256
 
 
 _NO_OPTIONS: Final[LoadOptions] = {}
@@ -191,19 +192,31 @@ async def next_keys(view: Any, scan: KeyScan, context: Context) -> list[str] | N
     return None if keys is None else [key[len(prefix) :].decode(errors="replace") for key in keys]
 
 
-def check_name(name: str) -> str:
-    """Return the name of a namespace.
+def name_of(names: tuple[str, ...]) -> str:
+    """Return the whole name of a namespace that is within others.
 
     Raises:
-        CacheInputError: BAD_KEY, since the name begins the keys: it is not text of 1 to 64 bytes, or contains ":" or
-            control characters. Without ":" in names, no key of a namespace begins with the name of another.
+        CacheInputError: BAD_KEY, since the name begins the keys: a name is not text of 1 to 64 bytes, or contains ":"
+            or control characters, or all names have more than 256 bytes. Without ":" in them, the keys of a namespace
+            begin with the name of another only if it is within that.
     """
+    name = SEPARATOR.join(map(_checked_name, names))
+    if len(name.encode()) > _ALL_NAMES_BYTES:
+        problem = f"the names of a namespace must have at most {_ALL_NAMES_BYTES} bytes together"
+        raise CacheInputError("BAD_KEY", problem)
+    return name
+
+
+def _checked_name(name: str) -> str:
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         problem = f"the name of a namespace must be a str, not {type(name).__name__}"
     elif not 0 < len(name.encode(errors="replace")) <= _NAME_BYTES:
         problem = f"the name of a namespace must have 1 to {_NAME_BYTES} bytes"
     elif SEPARATOR in name or CONTROL.search(name) or not name.isprintable():
-        problem = 'the name of a namespace must not contain ":" or control characters'
+        problem = (
+            'the name of a namespace must not contain ":" or control characters: '
+            'a namespace within another is `namespace("outer", "inner")`'
+        )
     else:
         return name
     raise CacheInputError("BAD_KEY", problem)
