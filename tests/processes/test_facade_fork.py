@@ -92,3 +92,12 @@ def test_call_that_forks_ends_in_the_child(
     child, parent = map(json.loads, ended.lines)
     assert child == ["NOT_OPENED", 1]
     assert parent == [{"loader": "forked", "serializer": "fork"}[where], 1]
+
+
+def test_child_asks_the_credential_provider(
+    start_program: StartProgram, private_server: StartServer
+) -> None:
+    """A blocking provider is called in a thread of the child, as those of the parent do not exist there."""
+    server = private_server(acl={"shop": "on >s3cret ~* +@all", "default": "off"})
+    found = figures(start_program, "forking_login", server.login_url("", ""), "shop", "s3cret")
+    assert found == {"parent": 1, "child": 1, "value": "of the child"}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Generic, TypeVar
 
-__all__ = ["BlockingCall", "TooManyCallsError"]
+__all__ = ["BlockingCall", "ExitError", "TooManyCallsError"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,10 @@ _MOST_CALLS: Final = 8
 
 class TooManyCallsError(Exception):
     """All calls that may be under way at a time are, and none of them returns."""
+
+
+class ExitError(Exception):
+    """A function raised what an event loop must not: the type with this name, such as SystemExit or StopIteration."""
 
 
 class BlockingCall(Generic[T]):
@@ -46,7 +50,8 @@ class BlockingCall(Generic[T]):
 
         Raises:
             TooManyCallsError: the function does not return.
-            BaseException: what the function raises.
+            ExitError: the function raised no `Exception`, or StopIteration.
+            Exception: any other that the function raises; RuntimeError, if no thread can be started.
         """
         return await asyncio.wrap_future(self._shared())
 
@@ -62,7 +67,12 @@ class BlockingCall(Generic[T]):
             self._began = now
             # Otherwise a cancelled caller would cancel it for the others.
             call.set_running_or_notify_cancel()
-            threading.Thread(target=self._run, args=(call,), name=self._name, daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(call,), name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._latest = None
+                raise
             self._running += 1
         return call
 
@@ -70,12 +80,13 @@ class BlockingCall(Generic[T]):
         try:
             result = self._function()
         except BaseException as error:  # noqa: BLE001  raised to the callers
-            self._ended()
-            call.set_exception(error)
+            self._end()
+            is_harmless = isinstance(error, Exception) and not isinstance(error, StopIteration)
+            call.set_exception(error if is_harmless else ExitError(type(error).__name__))
         else:
-            self._ended()
+            self._end()
             call.set_result(result)
 
-    def _ended(self) -> None:
+    def _end(self) -> None:
         with self._lock:
             self._running -= 1

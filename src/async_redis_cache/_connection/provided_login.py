@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.credentials import CredentialProvider
 
-from async_redis_cache._common.blocking_call import BlockingCall, TooManyCallsError
+from async_redis_cache._common.blocking_call import BlockingCall, ExitError, TooManyCallsError
 from async_redis_cache._common.logins import (
     Login,
     LoginListener,
@@ -103,12 +103,14 @@ class ProvidedLogin:
             given = await self._call()
         except TooManyCallsError:
             problem = "does not return"
+        except ExitError as error:
+            problem = f"raised {error}"
         except asyncio.CancelledError:
             # Unless it comes from the provider, such as from a scope that it has cancelled.
             if task is None or task.cancelling():
                 raise
             problem = "was cancelled"
-        except Exception as error:  # noqa: BLE001  a provider may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a provider may raise anything
             problem = f"raised {type(error).__name__}"
         login = () if problem else login_of(given)
         if not login:

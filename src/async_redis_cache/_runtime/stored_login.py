@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
-from async_redis_cache._common.blocking_call import BlockingCall, TooManyCallsError
+from async_redis_cache._common.blocking_call import BlockingCall
 from async_redis_cache._common.logins import Login, LoginListener
 
 __all__ = ["StoredLogin"]
@@ -30,12 +31,9 @@ class StoredLogin:
     async def login(self, refused: Login | None) -> Login:
         """Return the login; look it up first if it is the one that was refused."""
         if refused == self._login:
-            try:
+            # A store may raise anything; the refusal is reported.
+            with contextlib.suppress(Exception):
                 self._login = await self._call() or self._login
-            except TooManyCallsError:
-                pass
-            except Exception:  # noqa: BLE001, S110  a store may raise anything; the refusal is reported
-                pass
         return self._login
 
     def listen(self, listener: LoginListener) -> Callable[[], None]:  # noqa: ARG002  for other sources

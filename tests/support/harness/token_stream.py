@@ -66,6 +66,14 @@ class TokenStream:
         token = Token(user, value)
         await (await asyncio.to_thread(self._on_next, token))
 
+    def report(self, value: object) -> None:
+        """Report a value of any kind, in this thread."""
+        self._on_next(value)
+
+    def report_error(self, error: Exception) -> Any:
+        """Report that there is no further token, in this thread."""
+        return self._on_error(error)
+
     async def fail(self, error: Exception) -> None:
-        """Report that there is none."""
-        await (await asyncio.to_thread(self._on_error, error))
+        """Report it in a thread, and await that."""
+        await (await asyncio.to_thread(self.report_error, error))
