@@ -14,12 +14,12 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
-from typing import Any, Final, cast
+from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 try:
@@ -31,15 +31,18 @@ except ImportError as _error:
 
 from async_redis_cache import (
     AsyncRedisCache,
-    CacheEntry,
-    CacheError,
-    CacheInputError,
-    CacheServerError,
     CacheStats,
     RedisCache,
 )
-from async_redis_cache._api.cache_entry import Status
-from async_redis_cache._api.loaders import name_of
+from async_redis_cache._api.call_outcome import (
+    LOADING,
+    PER_CALL,
+    Attributes,
+    CallOutcome,
+    function_of,
+    name_in_namespace,
+    size_of,
+)
 from async_redis_cache._common.endpoint import DEFAULT_PORTS, Address, Endpoint
 from async_redis_cache._common.stats import (
     COUNTED_BY_PART,
@@ -52,7 +55,6 @@ from async_redis_cache._common.stats import (
 __all__ = ["instrument"]
 
 Cache = AsyncRedisCache | RedisCache
-Attributes = dict[str, str | int | bool]
 
 _SCOPE: Final = "async_redis_cache"
 _DURATION: Final = "db.client.operation.duration"
@@ -67,34 +69,6 @@ _CALLS: Final = (
     *("add", "incr", "decr", "refresh", "contains", "touch", "time_to_live", "invalidate_tags"),
     *("clear", "ping"),
 )
-_OF_NAMESPACE: Final = {
-    "store": "set",
-    "retrieve": "get",
-    "remove": "delete",
-    "store_many": "set_many",
-    "retrieve_many": "get_many",
-    "remove_many": "delete_many",
-    "retrieve_entry": "get_entry",
-    "retrieve_or_load": "get_or_load",
-    "retrieve_or_load_entry": "get_or_load_entry",
-    "retrieve_or_load_many": "get_or_load_many",
-    "time_to_live": "ttl",
-}
-"""What a namespace calls the operations that have another name in a cache."""
-_MANY: Final = {
-    "store_many": "mapping",
-    "retrieve_many": "keys",
-    "remove_many": "keys",
-    "retrieve_or_load_many": "keys",
-}
-"""For each method of several keys, the parameter with the keys."""
-_LOADING: Final = frozenset(
-    {"retrieve_or_load", "retrieve_or_load_entry", "retrieve_or_load_many", "refresh"}
-)
-_READING: Final = _LOADING | {"retrieve", "retrieve_entry", "retrieve_many"}
-_LOADER: Final = 2
-"""The position of the loader among the arguments of a loading method."""
-_HTTP_SERVER_ERROR: Final = 500
 _UNITS: Final = {
     "stores": "{value}",
     "removals": "{value}",
@@ -254,16 +228,16 @@ class _InstrumentedCache:
         duration: metrics.Histogram,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Generator[_Outcome]:
+    ) -> Generator[CallOutcome]:
         attributes: Attributes = {**self.attributes(), **part, "db.operation.name": call}
-        if call in _LOADING:
-            attributes[_FUNCTION] = _function_of(args, kwargs)
-        size = _size(call, args, kwargs)
+        if call in LOADING:
+            attributes[_FUNCTION] = function_of(args, kwargs)
+        size = size_of(call, args, kwargs)
         target = attributes.get("db.namespace")
         if _NAMESPACE in part:
             target = part[_NAMESPACE]
-            attributes["db.operation.name"] = _name_in_namespace(call, args)
-        outcome = _Outcome(call)
+            attributes["db.operation.name"] = name_in_namespace(call, args)
+        outcome = CallOutcome(call)
         token = _COUNTED.set(outcome.counted)
         started = time.perf_counter()
         with self._tracer.start_as_current_span(
@@ -294,87 +268,6 @@ class _InstrumentedCache:
                 duration.record(time.perf_counter() - started, attributes)
 
 
-_PER_CALL: Final = (
-    *("hits", "misses", "stale_hits", "load_failures", "near_hits", "near_misses", "errors"),
-)
-"""The counters that are also counted for each call."""
-
-
-class _Outcome:
-    """The outcome of one call, from what it counted and what it returned."""
-
-    def __init__(self, call: str) -> None:
-        self._call = call
-        self.counted = dict.fromkeys(_PER_CALL, 0)
-        self.returned: Any = None
-
-    def result(self) -> Attributes:
-        """Return where the value of a single key came from, and whether the call failed open."""
-        result: Attributes = {}
-        if self.counted["errors"]:
-            result["async_redis_cache.failed_open"] = True
-        if self._call in _READING and self._call not in _MANY:
-            result["async_redis_cache.result"] = self._result()
-        return result
-
-    def _result(self) -> Status:
-        counted = self.counted
-        if self._call.endswith("_entry"):
-            entry: CacheEntry[Any] = self.returned
-            return entry.status
-        if self.returned is None:
-            return "missing"
-        if counted["stale_hits"]:
-            return "stale"
-        if not counted["hits"]:
-            return "loaded"
-        return "near" if counted["near_hits"] and not counted["near_misses"] else "hit"
-
-    def counts(self) -> Attributes:
-        """Return, for a call of several keys, how many values came from where."""
-        if self._call not in _READING or self._call not in _MANY:
-            return {}
-        counted, values = self.counted, len(self.returned)
-        hits, stale = counted["hits"], counted["stale_hits"]
-        near = min(counted["near_hits"], hits)
-        loaded = max(0, values - hits - stale)
-        counts = {
-            "hit": hits - near,
-            "near": near,
-            "stale": stale,
-            "loaded": loaded,
-            "missing": max(0, counted["misses"] - loaded),
-        }
-        return {f"async_redis_cache.result.{name}": count for name, count in counts.items()}
-
-    def failed(self, error: Exception) -> Attributes:
-        """Return the attributes of a call that raised."""
-        is_load = self._call in _LOADING and self._is_of_load(error)
-        failed: Attributes = {"async_redis_cache.failure": "load" if is_load else "cache"}
-        status = _http_status(error) if is_load else None
-        if status is not None:
-            failed["http.response.status_code"] = status
-            if status < _HTTP_SERVER_ERROR:
-                # A response of the origin such as 404 is not a failure of the load.
-                return failed | {"async_redis_cache.failure": "response"}
-        if not isinstance(error, CacheError):
-            return failed | {"error.type": f"{type(error).__module__}.{type(error).__qualname__}"}
-        failed["error.type"] = error.code
-        if isinstance(error, CacheServerError) and not is_load:
-            failed["db.response.status_code"] = error.code
-        return failed
-
-    def _is_of_load(self, error: Exception) -> bool:
-        if isinstance(error, CacheError):
-            # After a failed load it is the loader's, which may use another cache. An input error is about the result
-            # of the loader, and is raised by this cache.
-            is_input = isinstance(error, CacheInputError)
-            return error.code.startswith("LOAD_") or (
-                self.counted["load_failures"] > 0 and not is_input
-            )
-        return True
-
-
 class _Counts(Counters):
     """The counters of an instrumented cache: they also count for the current call.
 
@@ -402,7 +295,7 @@ def _counter(name: str) -> property:
 
 _COUNTED: Final[ContextVar[dict[str, int] | None]] = ContextVar("async_redis_cache", default=None)
 """The counters of the current call. A load or refresh runs in the context of the call that started it."""
-for _name in _PER_CALL:
+for _name in PER_CALL:
     setattr(_Counts, _name, _counter(_name))
 
 
@@ -463,15 +356,6 @@ def _part_attributes(part: Part) -> Attributes:
     return attributes
 
 
-def _name_in_namespace(call: str, args: tuple[Any, ...]) -> str:
-    """Return the name that a namespace has for a call."""
-    keys: Any = args[1] if call == "remove_many" else None
-    if isinstance(keys, tuple) and len(cast("tuple[str, ...]", keys)) == 1:
-        # `delete` is a `remove_many` of one key.
-        return "delete"
-    return _OF_NAMESPACE.get(call, call)
-
-
 def _server_attributes(endpoint: Endpoint | None, master: Address | None) -> Attributes:
     attributes: Attributes = {"db.system.name": "redis"}
     if endpoint is None:
@@ -485,28 +369,3 @@ def _server_attributes(endpoint: Endpoint | None, master: Address | None) -> Att
         if not endpoint.path and endpoint.port != DEFAULT_PORTS["single"]:
             attributes["server.port"] = endpoint.port
     return attributes
-
-
-def _size(call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Return the number of keys of a call, if it has several and their number is known."""
-    if call not in _MANY:
-        return None
-    many = args[1] if len(args) > 1 else kwargs.get(_MANY[call])
-    return len(many) if isinstance(many, Sized) and len(many) > 1 else None
-
-
-def _function_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return the name of the loader of a call."""
-    loader = args[2] if len(args) > _LOADER else kwargs.get("loader")
-    return name_of(loader) if callable(loader) else ""
-
-
-def _http_status(error: Exception) -> int | None:
-    """Return the status of an `HTTPException` of any framework; None for other exceptions."""
-    if not any(kind.__name__ == "HTTPException" for kind in type(error).__mro__):
-        return None
-    for name in ("status_code", "status", "code"):
-        status = getattr(error, name, None)
-        if isinstance(status, int):
-            return status
-    return None

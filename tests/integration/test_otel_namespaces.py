@@ -103,6 +103,20 @@ async def test_result_and_error_of_a_namespace_call(server: Server, telemetry: T
             assert spans[-1]["error.type"] == "BAD_KEY"
 
 
+async def test_stored_none_is_a_hit(server: Server, telemetry: Telemetry) -> None:
+    """A None that is a value of the namespace is a hit in `get` and in `get_or_load`."""
+    async with AsyncRedisCache.from_url(server.url) as cache:
+        telemetry.of(cache)
+        optional = cache.namespace("optional", type=int, cache_none=True)
+        await optional.set("a", None)
+        assert await optional.get("a", 1) is None
+        assert await optional.get_or_load("a", lambda: 1) is None
+        assert await optional.get("b") is None
+    results = [said_of(span).get("async_redis_cache.result") for span in telemetry.spans()]
+    assert results == [None, "hit", "hit", "missing"]
+    assert (optional.stats().hits, optional.stats().misses) == (2, 1)
+
+
 async def test_cached_function_is_named_in_spans(server: Server, telemetry: Telemetry) -> None:
     """Calls of a cached function are spans with its name and that of its namespace."""
     async with AsyncRedisCache.from_url(server.url) as cache:
