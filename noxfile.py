@@ -158,7 +158,9 @@ OF_MINIMA = [
 
 # Packages that use redis-py too, or limit its release: what is installed, and the module that is imported.
 BESIDE = {
+    "aiocache[redis]": "aiocache",
     "arq": "arq",
+    "cashews[redis]": "cashews",
     "celery[redis]": "celery",
     "django-redis": "django_redis",
     "dramatiq[redis]": "dramatiq",
