@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -235,6 +236,43 @@ async def test_provider_is_asked_again_if_its_login_has_just_ended(
     async with configured(guarded.login_url("", ""), api, credential_provider=late) as cache:
         assert await cache.store(None, "key", 1) == 1
     assert not answers
+
+
+async def test_no_log_or_repr_contains_a_secret(
+    guarded: Server, rotation: Rotation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither those of the library nor those of redis-py and asyncio, at the lowest level, while logins fail."""
+    caplog.set_level(logging.DEBUG)
+    asyncio.get_running_loop().set_debug(True)
+    url, fails = guarded.login_url("", ""), False
+
+    async def provider() -> tuple[str, str]:
+        if fails:
+            raise ValueError(f"no token for {rotation()}")
+        return rotation()
+
+    try:
+        async with AsyncRedisCache.from_url(url, credential_provider=provider) as cache:
+            await cache.store(None, "key", 1)
+            opened = cache._lifecycle.opened
+            assert opened is not None
+            shown = [repr(cache), repr(opened), repr(cache._lifecycle.settings.options)]
+            shown += [repr(opened.endpoint), repr(opened.endpoint.login_source)]
+            fails = True
+            rotation.rotate()
+            while not cache.stats().open_circuits:
+                await cache.retrieve_or_load(None, "another", lambda: 7)
+            with pytest.raises(CacheUnavailable) as caught:
+                await cache.retrieve(None, "key")
+            error = caught.value
+            shown += [repr(error), repr(vars(error)), *traceback.format_exception(error)]
+            shown += [repr(error.__cause__), repr(error.__context__)]
+    finally:
+        asyncio.get_running_loop().set_debug(False)
+    said = "\n".join([*shown, caplog.text])
+    assert "NO_CREDENTIALS" in said
+    assert "s3cret" not in said
+    assert "no token" not in said
 
 
 @pytest.mark.parametrize("problem", ["raised ValueError", "returned neither", "did not return"])

@@ -20,6 +20,7 @@ from async_redis_cache import (
     AsyncRedisCache,
     CacheAuthError,
     CacheError,
+    CacheLoginError,
     CacheServerError,
     CacheUnavailable,
     CacheUnsupported,
@@ -205,8 +206,6 @@ WORDS: list[tuple[bytes, type[CacheError], str, int]] = [
     (b"-LOADING Redis is loading the dataset in memory\r\n", CacheUnavailable, "LOADING", 3),
     (b"-CLUSTERDOWN Hash slot not served\r\n", CacheUnavailable, "CLUSTERDOWN", 3),
     (b"-ERR max number of clients reached\r\n", CacheUnavailable, "CONNECT_FAILED", 3),
-    (b"-NOAUTH Authentication required.\r\n", CacheAuthError, "BAD_CREDENTIALS", 1),
-    (b"-WRONGPASS invalid username-password\r\n", CacheAuthError, "BAD_CREDENTIALS", 1),
     (b"-NOPERM this user has no permissions\r\n", CacheAuthError, "NOPERM", 1),
     (b"-CROSSSLOT Keys in request don't hash\r\n", CacheServerError, "CROSSSLOT", 1),
     (b"-OOM command not allowed\r\n", CacheServerError, "OOM", 1),
@@ -251,6 +250,21 @@ async def test_every_error_code(
             assert asked == number * tries
         assert server.connections == 1
     report(16, f"each of {len(WORDS)} replies its type; {code}: {kind.__name__}")
+
+
+async def test_ended_login_is_renewed_once() -> None:
+    """NOAUTH on a connection that has served is retried on a new one, and no further."""
+    reply = b"-NOAUTH Authentication required.\r\n"
+    async with (
+        ScriptedServer(MGET=reply, GETDEL=reply, SET=reply) as server,
+        configured(server.url, retries=2, max_size=0, command_timeout=600) as cache,
+    ):
+        for number, call in enumerate(CALLS, 2):
+            with pytest.raises(CacheLoginError) as caught:
+                await call(cache)
+            assert (caught.value.code, caught.value.trace_id) == ("BAD_CREDENTIALS", "t")
+            asked = sum(server.asked(name) for name in ("MGET", "SET", "GETDEL"))
+            assert asked == server.connections == number
 
 
 async def test_keys_in_several_slots_raise() -> None:

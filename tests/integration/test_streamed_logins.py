@@ -14,10 +14,12 @@ from async_redis_cache import AsyncRedisCache
 from harness import await_until
 from harness.apis import APIS, Api, configured
 from harness.near import near_options, trusted
+from harness.scripted_server import ScriptedServer
 from harness.token_stream import TokenStream
 
 if TYPE_CHECKING:
     from harness import Client, Server, StartServer
+    from harness.resp import Command
 
 RULES = "on >{} ~* &* +@all"
 FIRST, SECOND = ("first-user", "s3cret-1"), ("second-user", "s3cret-2")
@@ -167,3 +169,27 @@ async def test_token_that_is_not_renewed_is_logged(
     ]
     assert events == [("login_not_renewed", "PermissionError"), ("login_renewed", "")]
     assert "s3cret" not in caplog.text
+
+
+async def test_connection_whose_login_has_ended_is_replaced() -> None:
+    """A server may reply NOAUTH instead of closing it: the call succeeds on a new connection, even a write."""
+    accepted = 2
+
+    def store(_: Command) -> bytes:
+        nonlocal accepted
+        accepted -= 1
+        return b"+OK\r\n" if accepted else b"-NOAUTH Authentication required.\r\n"
+
+    logins: list[int] = []
+
+    def provider() -> str:
+        logins.append(accepted)
+        return "s3cret"
+
+    async with (
+        ScriptedServer(AUTH=b"+OK\r\n", SET=store) as server,
+        AsyncRedisCache.from_url(server.url, credential_provider=provider) as cache,
+    ):
+        for value in range(3):
+            assert await cache.store(None, "key", value) == value
+        assert server.connections == len(logins) == 2

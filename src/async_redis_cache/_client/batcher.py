@@ -17,7 +17,7 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from async_redis_cache._common.backoff import RetryBackoff
-from async_redis_cache._common.errors import CONNECTION_FAILURES, CacheStateError
+from async_redis_cache._common.errors import CONNECTION_FAILURES, CacheLoginError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connection import RedisConnection
@@ -261,7 +261,16 @@ class Batcher:
         connection: RedisConnection,
         refused: list[tuple[Request, Failure]],
     ) -> list[tuple[Request, Failure]]:
-        """The refused requests, those as retryable that another master may accept."""
+        """The refused requests, those as retryable that another master, or another connection, may accept."""
+        if any(failure.kind is CacheLoginError for _, failure in refused):
+            # The server has ended the login of this connection. If it accepted commands before, a new one may do.
+            connection.retires_at = -math.inf
+            refused = [
+                (request, failure._replace(retryable=connection.has_served))
+                if failure.kind is CacheLoginError
+                else (request, failure)
+                for request, failure in refused
+            ]
         if self._has_sentinels and any(failure.code == DEMOTED for _, failure in refused):
             # The server is no longer a master: retry on the new one, and read nothing more from this one.
             self._pool.drop_address(connection.address)
