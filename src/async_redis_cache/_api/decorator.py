@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from async_redis_cache._calls.cached_calls import Calls, LongKeys, describe
+from async_redis_cache._common.annotations import signature_of
 from async_redis_cache._common.durations import Timeout, milliseconds
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
@@ -220,7 +221,7 @@ def _check_cache(cache: Any) -> None:
             f"one, not {found}: write @cached(cache)"
         )
     try:
-        inspect.signature(cache).bind()
+        signature_of(cache).bind()
         needs_arguments = False
     except TypeError:
         needs_arguments = True

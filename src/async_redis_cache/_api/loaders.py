@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic
 
+from async_redis_cache._common.annotations import signature_of
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.loader_threads import LoaderThreads
@@ -127,7 +128,7 @@ def threads_of(load: Load) -> LoaderThreads:
 def takes_load(loader: Loader) -> bool:
     """Whether a loader takes a `Load`, that is, whether it has a required positional parameter."""
     try:
-        parameters = inspect.signature(loader).parameters.values()
+        parameters = signature_of(loader).parameters.values()
     except (ValueError, TypeError):
         # A builtin without a signature.
         return False

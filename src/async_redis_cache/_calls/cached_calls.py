@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
+from async_redis_cache._common.annotations import signature_of
 from async_redis_cache._common.options import MOST_TAGS
 
 from .argument_text import PLAIN, plain_text, receiver_text, text_of
@@ -70,7 +71,7 @@ class Calls:
         self._name_prefix = "" if key is not None else f"{_stable_name(function, self.name)}("
         try:
             # A partial has other parameters than a function that it claims to wrap.
-            self.signature: inspect.Signature = inspect.signature(
+            self.signature: inspect.Signature = signature_of(
                 function, follow_wrapped=not isinstance(function, partial)
             )
         except ValueError as error:

@@ -11,6 +11,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final, cast, get_args, get_type_hints
 
+from async_redis_cache._common.annotations import annotations_of
+
 __all__ = ["annotated_result", "refuse_by_annotations", "refuse_result"]
 
 
@@ -43,7 +45,7 @@ def refuse_by_annotations(function: Callable[..., Any], name: str, *, is_keyed: 
     """
     declared = _declared(function)
     try:
-        parameters = list(_annotations(declared))
+        parameters = list(annotations_of(declared))
     except NameError:
         # From Python 3.14 on, all annotations are evaluated together.
         return
@@ -101,15 +103,10 @@ def _declared(function: Any) -> Any:
     return function if has_own or hasattr(function, "__wrapped__") else type(function).__call__
 
 
-def _annotations(function: Any) -> dict[str, Any]:
-    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
-    return annotations
-
-
 def _annotation(function: Any, name: str) -> Any:
     inner = inspect.unwrap(function)
     holder = FunctionType((lambda: None).__code__, getattr(inner, "__globals__", {}))
-    annotations = _annotations(function)
+    annotations = annotations_of(function)
     holder.__annotations__ = {name: annotations[name]} if name in annotations else {}
     return get_type_hints(holder, include_extras=True).get(name, Any)
 
