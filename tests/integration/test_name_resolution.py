@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, CacheUnavailable, RedisCache
-from async_redis_cache._connection.sockets import _interleaved
+from async_redis_cache._connection.sockets import _interleaved, _start_look_up
 from harness import Server, await_until
 from harness.apis import APIS, Api, configured
 from harness.choices import by_host_and_port
@@ -269,3 +269,12 @@ def test_a_program_forks_and_ends_while_a_name_is_looked_up(
     ended = program.wait()
     assert (ended.code, ended.lines, ended.errors) == (0, [], "")
     assert in_time(ended.seconds, ENDING_SECONDS)
+
+
+def test_loops_of_two_threads_share_a_look_up(names: Names) -> None:
+    """Loops that start to resolve a name at once get the same look-up, which ends for both."""
+    look_ups = [_start_look_up(NAME, 6379) for _ in range(2)]
+    names.answers.set()
+    assert look_ups[0] is look_ups[1]
+    assert look_ups[0].result(10) == [(socket.AF_INET, ("127.0.0.1", 6379))]
+    assert names.asked == [NAME]

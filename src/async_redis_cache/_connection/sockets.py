@@ -242,6 +242,11 @@ def _start_look_up(host: str, port: int) -> Future[list[_Address]]:
     # A cancelled caller must not cancel it for the others.
     look_up.set_running_or_notify_cancel()
 
+    # Loops of several threads may get here at once.
+    first = _under_way.setdefault((host, port), look_up)
+    if first is not look_up:
+        return first
+
     def run() -> None:
         try:
             found = _look_up(host, port)
@@ -253,12 +258,12 @@ def _start_look_up(host: str, port: int) -> Future[list[_Address]]:
             look_up.set_result(found)
 
     thread = threading.Thread(target=run, name="name look-up", daemon=True)
-    _under_way[host, port] = look_up
     try:
         thread.start()
-    except RuntimeError:
+    except RuntimeError as error:
         # The process cannot start a thread at present.
         del _under_way[host, port]
+        look_up.set_exception(error)
         raise
     return look_up
 
