@@ -414,6 +414,12 @@ def test_refusal_in_a_script_of_an_old_server_has_its_own_code(word: str) -> Non
     assert failure_of(ServerReply(text)).code == word
 
 
+def test_wrong_type_in_a_script_of_an_old_server_has_its_own_code() -> None:
+    """Before 7.0 Redis wraps it like other errors in a script, without a hyphen."""
+    text = "ERR Error running script (call to f_1a): @user_script:1: WRONGTYPE it says"
+    assert failure_of(ServerReply(text)).code == "WRONGTYPE"
+
+
 async def test_refresh_is_pending_when_a_clear_is_refused_as_well(
     server: Server, options: dict[str, Any]
 ) -> None:

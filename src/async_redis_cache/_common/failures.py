@@ -180,9 +180,7 @@ _IN_SCRIPT: Final = ("ACL failure in script", "user executing the script can't")
 _MAY_NOT_RUN_IN_SCRIPT: Final = "can't run this command"
 _CALLED: Final = rb"redis\.p?call\('([A-Z]+)'"
 
-_IN_OLD_SCRIPT: Final = (
-    r"(?s)ERR Error running script .*: -((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN)\b.*)"
-)
+_IN_OLD_SCRIPT: Final = r"(?s)ERR Error running script .*: -?((?:OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|WRONGTYPE)\b.*)"
 """The error of a command in a script, as Redis before 7.0 wraps it."""
 
 
