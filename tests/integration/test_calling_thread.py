@@ -25,6 +25,7 @@ from async_redis_cache import (
 from async_redis_cache._common.clock import MonotonicClock
 from code_blocks import ROOT
 from harness import Server
+from harness.blocked_loop import block_after_next_store
 from harness.waiting import wait_until
 
 pytest_plugins = ["program_fixtures"]
@@ -475,17 +476,7 @@ def test_write_that_may_have_been_sent_is_unknown(any_server: Server, key_prefix
         RedisCache.from_url(url, key_prefix=key_prefix, command_timeout=200) as cache,
         ThreadPoolExecutor(1) as threads,
     ):
-        portal = cache._core.portal
-        assert portal is not None
-        # The loop takes the write, and is blocked before it reads the reply.
-        send = portal._receive
-
-        def receive_and_block() -> None:
-            send()
-            portal._receive = send  # type: ignore[method-assign]
-            others_done.wait(PATIENCE_SECONDS)
-
-        portal._receive = receive_and_block  # type: ignore[method-assign]
+        block_after_next_store(cache._core.lifecycle.engine(), others_done)
 
         def store() -> None:
             try:

@@ -24,6 +24,7 @@ from async_redis_cache._common.tasks import OwnedTasks
 
 from .gevent_patches import are_threads_patched
 from .portal_queue import PortalCall, PortalCallback, PortalQueue, PortalRefusedError, local
+from .waker import Waker, waker_of
 
 __all__ = ["Portal", "PortalRefusedError"]
 
@@ -54,6 +55,7 @@ class Portal:
         self._ended = False
         self._ending = ending
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waker: Waker | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._pid = os.getpid()
@@ -210,6 +212,7 @@ class Portal:
 
     def _end(self) -> None:
         self._closed = self._ended = True
+        self._waker = None
         self._started.set()
         while self._running:
             self._running.pop().refuse()
@@ -227,7 +230,9 @@ class Portal:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        self._waker = waker_of(loop, self._receive)
+        self._loop = loop
         self._started.set()
         # Checked after `_loop` is set: `close` sets `_closed` before it reads `_loop`.
         if self._closed:
@@ -264,7 +269,10 @@ class Portal:
             self._refuse_inbox()
 
     def _wake(self) -> None:
-        if self._loop is not None:
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
+        elif self._loop is not None:
             try:  # noqa: SIM105  `suppress` costs more
                 self._loop.call_soon_threadsafe(self._receive, context=Context())
             except RuntimeError:
