@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
@@ -26,12 +27,14 @@ from async_redis_cache._common.tasks import OwnedTasks
 from .portal import Portal
 from .portal_queue import PortalCall
 from .stepping import give_up, raised
+from .waker import Waker, waker_of
 
 __all__ = ["AnyLoopCall", "Bridge", "LoopMailbox", "call_on_caller_loop", "mailbox"]
 
 T = TypeVar("T")
 
 _RECHECK_SECONDS: Final = 0.25
+_WAKES_BEFORE_WAKER: Final = 32
 
 
 class Delivery(Protocol):
@@ -61,7 +64,18 @@ class LoopMailbox:
         loop: the event loop.
     """
 
-    __slots__ = ("_due", "_ready", "_timer", "_woken", "loop", "tasks", "waiting")
+    __slots__ = (
+        "__weakref__",
+        "_due",
+        "_ready",
+        "_timer",
+        "_waker",
+        "_wakes",
+        "_woken",
+        "loop",
+        "tasks",
+        "waiting",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -71,20 +85,28 @@ class LoopMailbox:
         """The calls that this event loop waits for."""
         self._ready: deque[Delivery] = deque()
         self._woken = False
+        self._wakes = 0
+        self._waker: Waker | None = None
+        """None at first: an event loop with few calls needs no file descriptor."""
         self._due = inf
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, item: Delivery) -> bool:
         """Append an item, in any thread; return False if the event loop is closed. It is woken once for all items."""
         self._ready.append(item)
-        if not self._woken:
-            self._woken = True
-            try:
-                self.loop.call_soon_threadsafe(self._deliver, context=Context())
-            except RuntimeError:
-                # The event loop is closed: nothing waits for its items.
-                self._ready.clear()
-                return False
+        if self._woken:
+            return True
+        self._woken = True
+        waker = self._waker
+        if waker is not None and not self.loop.is_closed():
+            waker.wake()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(self._deliver, context=Context())
+        except RuntimeError:
+            # The event loop is closed: nothing waits for its items.
+            self._ready.clear()
+            return False
         return True
 
     def expect(self, call: AnyLoopCall) -> None:
@@ -94,11 +116,20 @@ class LoopMailbox:
             self._set_timer(call.deadline)
 
     def _deliver(self) -> None:
-        # Cleared before the items are taken: a thread that appends later wakes the event loop again.
+        # Cleared before the items are counted: a thread that appends later wakes the event loop again. What arrives may
+        # send further calls, so this does not continue until there are no more items.
         self._woken = False
+        self._wakes += 1
+        if self._wakes == _WAKES_BEFORE_WAKER:
+            self._waker = waker_of(self.loop, self._deliver)
         ready = self._ready
-        while ready:
-            ready.popleft().arrive()
+        try:
+            for _ in range(len(ready)):
+                ready.popleft().arrive()
+        except BaseException:
+            # Raised by a task, such as SystemExit.
+            self.loop.call_soon(self._deliver, context=Context())
+            raise
 
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
@@ -122,8 +153,13 @@ class LoopMailbox:
             self._set_timer(due)
 
 
+def _no_mailbox() -> LoopMailbox | None:
+    return None
+
+
 class _Local(threading.local):
-    mailbox: LoopMailbox | None = None
+    # A weak reference: an event loop that is closed is not kept. One with calls keeps its mailbox by the timer.
+    mailbox: Callable[[], LoopMailbox | None] = staticmethod(_no_mailbox)
 
 
 _LOCAL: Final = _Local()
@@ -132,10 +168,82 @@ _LOCAL: Final = _Local()
 def mailbox() -> LoopMailbox:
     """Return the mailbox of the running event loop."""
     loop = asyncio.get_running_loop()
-    found = _LOCAL.mailbox
+    found = _LOCAL.mailbox()
     if found is None or found.loop is not loop:
-        found = _LOCAL.mailbox = LoopMailbox(loop)
+        found = LoopMailbox(loop)
+        _LOCAL.mailbox = weakref.ref(found)
     return found
+
+
+class _Waiter:
+    """What a task yields to wait for a call: of a future, what tasks use.
+
+    A future would resume the task one iteration of the event loop later.
+
+    Args:
+        loop: the event loop of the task.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._resume: Callable[[Any], object] | None = None
+        """Steps the task; None once it is resumed."""
+        self._context: Context | None = None
+        self._cancelled: asyncio.CancelledError | None = None
+        self._asyncio_future_blocking = False
+
+    def __iter__(self) -> Generator[_Waiter, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop of the task."""
+        return self._loop
+
+    def add_done_callback(
+        self, resume: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        """Set what resumes the task, and the context of that."""
+        self._resume, self._context = resume, context
+
+    def done(self) -> bool:
+        """Return whether the task is resumed."""
+        return self._resume is None
+
+    def resume(self) -> None:
+        """Resume the task, unless that was cancelled."""
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            context = self._context
+            if context is None:
+                resume(self)
+            else:
+                context.run(resume, self)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Resume the task with CancelledError; return False if it is resumed already."""
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return False
+        self._cancelled = asyncio.CancelledError(*(() if msg is None else (msg,)))
+        self._loop.call_soon(resume, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        """Return nothing to a task that is resumed.
+
+        Raises:
+            asyncio.CancelledError: the task was cancelled.
+        """
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                # The traceback refers to this frame: no reference back.
+                del cancelled
 
 
 class AnyLoopCall(PortalCall):
@@ -156,8 +264,8 @@ class AnyLoopCall(PortalCall):
     __slots__ = (
         "_awaited",
         "_bridge",
-        "_future",
         "_is_left",
+        "_waiter",
         "deadline",
         "has_expired",
         "timeout_failure",
@@ -180,13 +288,13 @@ class AnyLoopCall(PortalCall):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         box = self.queue = mailbox()  # type: ignore[assignment]
-        future = self._future = box.loop.create_future()
+        waiter = self._waiter = _Waiter(box.loop)
         if not self.deadline:
             self.deadline = MonotonicClock.time() + self._bridge.patience
         box.expect(self)
         try:
             self._bridge.portal.send(self)
-            yield from future
+            yield from waiter
         except BaseException:
             # Cancelled: so is the call.
             box.waiting.pop(self, None)
@@ -208,15 +316,14 @@ class AnyLoopCall(PortalCall):
     def arrive(self) -> None:
         """Wake the caller: the call has ended."""
         self.queue.waiting.pop(self, None)  # type: ignore[attr-defined]
-        if not self._future.done():
-            self._future.set_result(None)
+        self._waiter.resume()
 
     def expire(self) -> None:
         """Wake the caller: the call is overdue."""
         self.queue.waiting.pop(self, None)  # type: ignore[attr-defined]
-        if not self._future.done():
+        if not self._waiter.done():
             self.has_expired = True
-            self._future.set_result(None)
+            self._waiter.resume()
 
     def _leave(self) -> None:
         portal = self._bridge.portal
