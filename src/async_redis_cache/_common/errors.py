@@ -60,7 +60,8 @@ class CacheError(ApplicationException):
 
     def traced(self, context: Context) -> Self:
         """Set the trace id to that of the call's context, or else of the running span, and return this error."""
-        self.trace_id: str | None = trace_id_of(context) or running_trace_id()
+        trace_id = trace_id_of(context)
+        self.trace_id: str | None = running_trace_id() if trace_id is None else trace_id
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
