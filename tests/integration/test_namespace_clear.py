@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheOutcomeUnknown,
+    CacheTimeout,
+    RedisCache,
+)
 from harness import await_until
 from harness.near import link_through, near_of, trusted
 
@@ -86,3 +93,40 @@ async def test_reads_pay_nothing_for_namespaces(server: Server) -> None:
         await numbers.get_many(["a", "b"])
         await numbers.get_or_load("b", lambda: 2)
         assert cache.stats().round_trips == before + 3
+
+
+@pytest.mark.parametrize("kind", ["async", "any_loop", "sync"])
+async def test_clear_of_a_large_server_takes_a_timeout(
+    server: Server, proxy: StartProxy, kind: str
+) -> None:
+    """Without a timeout, `clear` ends after `options.command_timeout`; with one it may take as long as that."""
+    through = proxy(server)
+    options: dict[str, Any] = {"command_timeout": 200, "key_prefix": "shop:"}
+    blocking = RedisCache.from_url(through.url, **options)
+    cache = AsyncRedisCache.from_url(through.url, any_loop=kind == "any_loop", **options)
+    if kind == "sync":
+        cache = blocking.as_async()
+    async with cache:
+        api: Any = blocking if kind == "sync" else cache
+        space = api.namespace("n")
+
+        async def call(method: Any, *args: Any, **kwargs: Any) -> Any:
+            if kind == "sync":
+                return await asyncio.to_thread(method, *args, **kwargs)
+            return await method(*args, **kwargs)
+
+        with server.client() as raw:
+            raw.mset({f"shop:n:{number}": "1" for number in range(3_000)})
+        # Several round trips, each of which takes less than the timeout.
+        through.delay(0.03)
+        with pytest.raises((CacheTimeout, CacheOutcomeUnknown)):
+            await call(space.clear)
+        assert await call(space.clear, timeout=timedelta(seconds=30)) > 0
+        with server.client() as raw:
+            assert raw.keys("shop:n:*") == []
+            raw.mset({f"shop:n:{number}": "1" for number in range(3_000)})
+        with pytest.raises((CacheTimeout, CacheOutcomeUnknown)):
+            await call(api.clear, None)
+        assert await call(api.clear, None, 30_000) > 0
+        with server.client() as raw:
+            assert raw.keys("shop:*") == []

@@ -27,7 +27,7 @@ from async_redis_cache import (
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadPolicies
 
-DURATION = re.compile(r"(^|_)(timeout|ttl|age|heartbeat|interval|delay|duration|expires?)$")
+DURATION = re.compile(r"(^|_)(timeout|ttl|wait|age|heartbeat|interval|delay|duration|expires?)$")
 """The names that parameters for durations have."""
 CACHES = (AsyncRedisCache, RedisCache)
 NAMESPACES = (Namespace, SyncNamespace)

@@ -240,7 +240,6 @@ class AnyLoopEngine:
         self.circuit_open = engine.circuit_open
         self.result_not_stored = engine.result_not_stored
         self.ping = partial(AnyLoopCall, bridge, engine.ping)
-        self.clear = partial(_write, bridge, None, engine.clear)
         self.next_keys = partial(AnyLoopCall, bridge, engine.next_keys)
 
     def __repr__(self) -> str:
@@ -254,6 +253,13 @@ class AnyLoopEngine:
     def without_near(self) -> AnyLoopEngine:
         """See `Engine`."""
         return AnyLoopEngine(self._engine.without_near(), self._bridge)
+
+    def clear(self, prefix: bytes, seconds: float | None = None) -> AnyLoopCall:
+        """See `Engine`."""
+        call = _write(self._bridge, None, self._engine.clear, prefix, seconds)
+        if seconds is not None:
+            call.deadline = self.loop.time() + self._bridge.patience + seconds
+        return call
 
     def contains(self, key: bytes, is_readable: IsReadable) -> AnyLoopCall:
         """See `Engine`."""

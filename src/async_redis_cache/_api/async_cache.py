@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from async_redis_cache._common.durations import Timeout
+from async_redis_cache._common.durations import SECOND, Timeout, milliseconds
 from async_redis_cache._common.errors import CacheError, CacheInputError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
@@ -344,19 +345,25 @@ class AsyncRedisCache(AsyncNamespaces):
                 raise
             return None
 
-    async def clear(self, context: Context) -> int:
+    async def clear(self, context: Context, timeout: int | timedelta | None = None) -> int:
         """Remove all values of this cache and no other keys; return how many there were.
 
         The values of a cache are the keys with its `options.key_prefix`. Without a prefix they are the keys in
         the index of a bounded cache (`max_size`), that is, what this cache has stored.
 
+        Args:
+            context: as for `store`.
+            timeout: milliseconds, or a timedelta, for the whole call; None and 0 for `options.command_timeout`.
+
         Raises:
+            CacheInputError: BAD_TIMEOUT.
             CacheUnsupported: the cache has neither a prefix nor a bound.
             CacheError: any other error; some values may have been removed.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
-            removed = await engine.clear(codec.prefix)
+            limit = 0 if timeout is None else milliseconds(timeout)
+            removed = await engine.clear(codec.prefix, limit / SECOND or None)
         except CacheError as error:
             self._record_error(error, context)
             raise

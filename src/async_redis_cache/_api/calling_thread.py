@@ -32,7 +32,14 @@ from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, local
-from async_redis_cache._runtime.stepping import Gathered, LoopCall, LoopLoad, LoopWrite, current
+from async_redis_cache._runtime.stepping import (
+    Gathered,
+    LoopCall,
+    LoopLoad,
+    LoopLongWrite,
+    LoopWrite,
+    current,
+)
 from async_redis_cache._values.serializers import Serializer
 
 if TYPE_CHECKING:
@@ -220,7 +227,6 @@ class CallerEngine:
         self.contains = partial(LoopCall, engine.contains)
         self.ping = partial(LoopCall, engine.ping)
         self.touch = partial(LoopWrite, engine.touch)
-        self.clear = partial(LoopWrite, engine.clear)
         self.next_keys = partial(LoopCall, engine.next_keys)
 
     def __repr__(self) -> str:
@@ -245,6 +251,10 @@ class CallerEngine:
     ) -> LoopCall:
         """See `Engine`."""
         return LoopCall(self._engine.time_to_live, key, since, is_readable)
+
+    def clear(self, prefix: bytes, seconds: float | None = None) -> LoopCall:
+        """See `Engine`."""
+        return LoopLongWrite(seconds or 0.0, self._engine.clear, prefix, seconds)
 
     def get_and_delete(self, key: bytes) -> LoopCall:
         """See `Engine`."""

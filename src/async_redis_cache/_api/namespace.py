@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
@@ -389,16 +390,22 @@ class Namespace(Generic[T]):
         contained: bool = await self._view.contains(trace_id, key)
         return contained
 
-    async def clear(self, *, trace_id: str | None = None) -> int:
+    async def clear(
+        self, *, timeout: float | timedelta | None = None, trace_id: str | None = None
+    ) -> int:
         """Remove all values of this namespace and no others; return how many keys were removed.
 
         The keys of the server are scanned for those of the namespace, so it takes time in proportion to all keys of
         the server. What is being loaded meanwhile, in any process, is returned to its callers and not stored.
 
+        Args:
+            timeout: seconds, or a timedelta, for the whole call; None for `options.command_timeout`.
+            trace_id: for errors.
+
         Raises:
             CacheError: some values may have been removed.
         """
-        removed: int = await self._view.clear(trace_id)
+        removed: int = await self._view.clear(trace_id, ttl_milliseconds(timeout))
         return removed
 
     async def scan(self, *, trace_id: str | None = None) -> AsyncIterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
@@ -241,9 +242,9 @@ class RedisCache(SyncNamespaces, ICache, IConfigurable, IReferenceable, IOpenabl
         """Return the milliseconds until a value expires, or None if there is no value, as for `contains`."""
         return self._call(context, self._cache.time_to_live(context, key))
 
-    def clear(self, context: Context) -> int:
+    def clear(self, context: Context, timeout: int | timedelta | None = None) -> int:
         """Remove all values of this cache and no other keys; return how many there were."""
-        return self._call(context, self._cache.clear(context))
+        return self._call(context, self._cache.clear(context, timeout))
 
     def ping(self, context: Context) -> None:
         """Send a PING to the server and wait for its reply."""

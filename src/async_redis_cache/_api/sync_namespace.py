@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
@@ -279,9 +280,11 @@ class SyncNamespace(Generic[T]):
         contained: bool = self._view.contains(trace_id, key)
         return contained
 
-    def clear(self, *, trace_id: str | None = None) -> int:
+    def clear(
+        self, *, timeout: float | timedelta | None = None, trace_id: str | None = None
+    ) -> int:
         """Remove all values of this namespace and no others; return how many keys were removed."""
-        removed: int = self._view.clear(trace_id)
+        removed: int = self._view.clear(trace_id, ttl_milliseconds(timeout))
         return removed
 
     def scan(self, *, trace_id: str | None = None) -> Iterator[str]:

@@ -330,23 +330,24 @@ class Engine:
         """Make one round trip to the server."""
         await self._batcher.execute(PING, (), 16)
 
-    async def clear(self, prefix: bytes) -> int:
+    async def clear(self, prefix: bytes, seconds: float | None = None) -> int:
         """Remove the keys with a prefix and no others; return how many existed.
 
         Args:
             prefix: of a namespace, or that of the cache, which may be empty if the cache is bounded.
+            seconds: for everything; None for `command_timeout`.
 
         Raises:
             CacheUnsupported: there is neither a key prefix nor a bound to recognize the cache's keys by.
         """
+        budget = self._command_timeout if seconds is None else seconds
         if len(prefix) > len(self._prefix.encode()):
-            return await self._clear_namespace(prefix)
+            return await self._clear_namespace(prefix, budget)
         if not (self._prefix or self._bounded):
             problem = (
                 "`clear` needs options.key_prefix or options.max_size to recognize the cache's keys"
             )
             raise CacheUnsupported("UNSUPPORTED", problem)
-        budget = self._command_timeout
         try:
             if self._prefix:
                 removed = await clear_prefix(
@@ -360,14 +361,14 @@ class Engine:
         self.writes.invalidate_all()
         return removed
 
-    async def _clear_namespace(self, prefix: bytes) -> int:
+    async def _clear_namespace(self, prefix: bytes, budget: float) -> int:
         """Remove the keys with a prefix.
 
         A load holds its lease in the key, so it cannot publish its result afterwards, whichever process loads.
         """
         try:
             return await clear_prefix(
-                self._servers, self._command_timeout, prefix.decode(), self._commands.delete_counted
+                self._servers, budget, prefix.decode(), self._commands.delete_counted
             )
         finally:
             # At the end: a read before a key was removed may have made a local entry of it.

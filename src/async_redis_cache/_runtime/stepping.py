@@ -17,6 +17,7 @@ __all__ = [
     "Gathered",
     "LoopCall",
     "LoopLoad",
+    "LoopLongWrite",
     "LoopWrite",
     "current",
     "drive",
@@ -75,6 +76,12 @@ class LoopLoad(LoopCall):
     ) -> None:
         super().__init__(function, *args)
         self.extra_seconds = extra_seconds
+
+
+class LoopLongWrite(LoopLoad):
+    """A write that may take longer than other calls."""
+
+    timeout_failure = UNKNOWN
 
 
 class Gathered:
