@@ -1,0 +1,56 @@
+"""The field `Cache-Status` (RFC 9211)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .policy import Reason
+
+__all__ = ["CacheStatus"]
+
+
+class CacheStatus(NamedTuple):
+    """How a cache handled a request.
+
+    Attributes:
+        hit: whether the response was stored.
+        forwarded: why the request was passed to the application; None if it was not.
+        status: the status code of the application's response, if it differs from the one that is sent.
+        stored: whether the response of the application was stored.
+        collapsed: whether the request was answered by the run of another one.
+        ttl: seconds for which the response is fresh; negative since it is stale.
+        key: the key of the response, to be shown.
+        detail: a token that tells more.
+    """
+
+    hit: bool = False
+    forwarded: Reason | None = None
+    status: int | None = None
+    stored: bool = False
+    collapsed: bool = False
+    ttl: int | None = None
+    key: str | None = None
+    detail: str | None = None
+
+    def text(self, name: str) -> str:
+        """Return the value of the field, for a cache of this name, which is a token."""
+        parts = [name]
+        if self.hit:
+            parts.append("hit")
+        elif self.forwarded is not None:
+            parts.append(f"fwd={self.forwarded}")
+        if self.status is not None:
+            parts.append(f"fwd-status={self.status}")
+        if self.stored:
+            parts.append("stored")
+        if self.collapsed:
+            parts.append("collapsed")
+        if self.ttl is not None:
+            parts.append(f"ttl={self.ttl}")
+        if self.key is not None:
+            # A structured string is ASCII without control characters.
+            key = self.key.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\")
+            parts.append('key="{}"'.format(key.replace('"', '\\"')))
+        if self.detail is not None:
+            parts.append(f"detail={self.detail}")
+        return "; ".join(parts)

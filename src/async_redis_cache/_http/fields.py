@@ -1,0 +1,86 @@
+"""Header fields: names, lists and what belongs to a connection only (RFC 9110, sections 5 and 7.6.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final, TypeAlias
+
+__all__ = [
+    "Fields",
+    "combined",
+    "end_to_end",
+    "has",
+    "members",
+    "replaced",
+    "token_members",
+    "values",
+    "without",
+]
+
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Header fields in their order, with names in lower case."""
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Fields of one connection. The `proxy-` ones belong to the proxy that is addressed (RFC 9111, section 3.1)."""
+_MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+
+
+def values(fields: Fields, name: bytes) -> list[str]:
+    """Return the values of a field, one for each line."""
+    return [value.decode("latin-1").strip(" \t") for field, value in fields if field == name]
+
+
+def combined(fields: Fields, name: bytes) -> str | None:
+    """Return the value of a field, with its lines joined by commas; None without the field."""
+    lines = values(fields, name)
+    return ", ".join(lines) if lines else None
+
+
+def has(fields: Fields, name: bytes) -> bool:
+    """Return whether a field is present."""
+    return any(field == name for field, _ in fields)
+
+
+def members(fields: Fields, name: bytes) -> Iterator[str]:
+    """Yield the members of a field that is a list. Commas in quoted strings do not separate members."""
+    for line in values(fields, name):
+        for match in _MEMBER.finditer(line):
+            member = match.group().strip(" \t")
+            if member:
+                yield member
+
+
+def token_members(fields: Fields, name: bytes) -> set[str]:
+    """Return the members of a field whose members are tokens, in lower case."""
+    return {member.lower() for member in members(fields, name)}
+
+
+def without(fields: Fields, names: Collection[bytes]) -> Fields:
+    """Return the fields that have none of these names."""
+    return tuple(field for field in fields if field[0] not in names)
+
+
+def replaced(fields: Fields, replacements: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """Return the fields with others in place of those of the same names."""
+    added = tuple(replacements)
+    return without(fields, {name for name, _ in added}) + added
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """Return the fields that are not of one connection: neither hop-by-hop, nor named by `Connection`."""
+    named = {member.encode("latin-1") for member in token_members(fields, b"connection")}
+    return without(fields, _HOP_BY_HOP | named)

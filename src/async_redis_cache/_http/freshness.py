@@ -1,0 +1,120 @@
+"""Age and freshness of stored responses (RFC 9111, section 4.2)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from .cache_control import Directives, response_directives
+from .dates import parse_http_date
+from .fields import Fields, combined, members, values
+from .messages import Stored
+
+__all__ = ["HEURISTIC_STATUSES", "Freshness", "freshness_of"]
+
+HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+"""Status codes whose responses may be reused without explicit freshness (RFC 9110, section 15.1)."""
+_AGE: Final = re.compile(r"[0-9]+", re.ASCII)
+_MOST: Final = 2**31
+_DIGITS: Final = 20
+_HEURISTIC_SHARE: Final = 0.1
+"""The share of the time since the last modification for which a response counts as fresh (section 4.2.2)."""
+
+
+class Freshness(NamedTuple):
+    """How fresh a stored response is, for a shared cache.
+
+    Attributes:
+        age: seconds since the origin generated or validated it.
+        lifetime: seconds for which it is fresh.
+        is_explicit: whether the response states its lifetime.
+        directives: of the response.
+    """
+
+    age: float
+    lifetime: float
+    is_explicit: bool
+    directives: Directives
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until it is stale; negative since it was."""
+        return self.lifetime - self.age
+
+    @property
+    def stale_is_forbidden(self) -> bool:
+        """Whether it must not be reused once it is stale (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10)."""
+        has = self.directives.has
+        return (
+            has("must-revalidate") or has("proxy-revalidate") or has("s-maxage") or has("no-cache")
+        )
+
+    def window(self, name: str) -> int:
+        """Return the seconds after its lifetime for which an extension of RFC 5861 allows its reuse."""
+        return 0 if self.stale_is_forbidden else self.directives.seconds(name) or 0
+
+
+def freshness_of(
+    stored: Stored, now: float, *, targeted: tuple[bytes, ...] = (), heuristic_limit: float = 0
+) -> Freshness:
+    """Return how fresh a stored response is.
+
+    Args:
+        stored: the response.
+        now: in seconds since 1970.
+        targeted: the targeted fields that the cache follows, see `response_directives`.
+        heuristic_limit: the most seconds for which a response without explicit freshness is fresh.
+    """
+    fields = stored.fields
+    directives = response_directives(fields, targeted)
+    generated = _date(fields, b"date", now)
+    date = stored.received if generated is None else generated
+    lifetime = _explicit_lifetime(fields, directives, date, now)
+    is_explicit = lifetime is not None
+    if lifetime is None:
+        may_guess = stored.status in HEURISTIC_STATUSES or directives.has("public")
+        lifetime = _heuristic_lifetime(fields, date, now, heuristic_limit) if may_guess else 0
+    return Freshness(_age(stored, date, now), lifetime, is_explicit, directives)
+
+
+def _explicit_lifetime(
+    fields: Fields, directives: Directives, date: float, now: float
+) -> float | None:
+    for name in ("s-maxage", "max-age"):
+        seconds = directives.seconds(name)
+        if seconds is not None:
+            return seconds
+    if directives.is_targeted or combined(fields, b"expires") is None:
+        return None
+    expires = _date(fields, b"expires", now)
+    # An invalid date is in the past (section 5.3).
+    return 0 if expires is None else max(0.0, expires - date)
+
+
+def _heuristic_lifetime(fields: Fields, date: float, now: float, limit: float) -> float:
+    modified = _date(fields, b"last-modified", now)
+    if modified is None or limit <= 0:
+        return 0
+    return min(limit, max(0.0, date - modified) * _HEURISTIC_SHARE)
+
+
+def _age(stored: Stored, date: float, now: float) -> float:
+    apparent = max(0.0, stored.received - date)
+    delay = max(0.0, stored.received - stored.requested)
+    initial = max(apparent, _age_value(stored.fields) + delay)
+    return initial + max(0.0, now - stored.received)
+
+
+def _age_value(fields: Fields) -> int:
+    """Return the first member of `Age`; 0 if it is not a number of seconds (section 5.1)."""
+    first = next(members(fields, b"age"), "")
+    return min(int(first[:_DIGITS]), _MOST) if _AGE.fullmatch(first) else 0
+
+
+def _date(fields: Fields, name: bytes, now: float) -> int | None:
+    """Return the date in a field. A field with several lines has none."""
+    lines = values(fields, name)
+    if len(lines) != 1:
+        return None
+    return parse_http_date(lines[0], this_year=datetime.fromtimestamp(now, UTC).year)

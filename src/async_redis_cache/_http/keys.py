@@ -1,0 +1,99 @@
+"""Keys of URIs and of their variants (RFC 9111, sections 2 and 4.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final
+
+from .fields import Fields, token_members, values
+
+__all__ = ["selecting_names", "uri_of", "variant_key", "without_parameters"]
+
+_HOST: Final = re.compile(rb"[A-Za-z0-9._\-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
+_FORWARDED: Final = frozenset(
+    {b"forwarded", b"x-forwarded-host", b"x-forwarded-prefix", b"x-original-url", b"x-rewrite-url"}
+)
+_DIGEST_BYTES: Final = 16
+_OPTIONAL_SPACE: Final = re.compile(r"[ \t]*,[ \t]*")
+_CASELESS: Final = frozenset({b"accept-encoding", b"accept-language", b"accept-charset"})
+_UNORDERED: Final = frozenset({b"accept-encoding"})
+"""The order of codings means nothing (RFC 9110, section 12.5.3); that of languages does to some applications."""
+
+
+def selecting_names(response: Fields) -> tuple[bytes, ...]:
+    """Return the request fields that `Vary` names, in lower case and in order."""
+    return tuple(sorted(name.encode("latin-1") for name in token_members(response, b"vary")))
+
+
+def variant_key(key: str, names: Iterable[bytes], request: Fields, identity: str | None) -> str:
+    """Return the key of the variant that a request selects.
+
+    Args:
+        key: of the URI.
+        names: the request fields that select the variant. One that is absent differs from one that is empty.
+        request: the fields of the request.
+        identity: for which client the response is; None for any. Only its hash is in the key.
+    """
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    if identity is not None:
+        text = identity.encode(errors="surrogatepass")
+        digest.update(b"%d:%s," % (len(text), text))
+    for name in names:
+        selected = _normalized(name, values(request, name))
+        # Lengths, so that no value can imitate another name.
+        text = b"absent" if selected is None else selected.encode("latin-1")
+        digest.update(b"%d:%s=%d:%d:%s;" % (len(name), name, selected is None, len(text), text))
+    return f"{key} {digest.hexdigest()}"
+
+
+def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None:
+    """Return the URI of a request as it was sent; None if its host could be taken for a part of the path.
+
+    A proxy may tell the host and path that clients use in other fields, which applications make links with. They are
+    part of the URI then, since any client may send them.
+
+    Args:
+        scheme: `http` or `https`.
+        path: as sent, with its percent-encoding.
+        query: as sent, or without what does not change the response.
+        fields: of the request.
+    """
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
+        return None
+    forwarded = b"".join(
+        b" %s=%d:%s" % (name, len(value), value)
+        for name, value in fields
+        if name in _FORWARDED and [value] != hosts
+    )
+    host = hosts[0].lower() if hosts else b""
+    uri = b"%s://%s%s?%s%s" % (scheme.encode(), host, path, query, forwarded)
+    return uri.decode("latin-1")
+
+
+def without_parameters(query: bytes, ignored: frozenset[bytes], *, is_sorted: bool) -> bytes:
+    """Return a query without some parameters.
+
+    Args:
+        query: as sent, with "&" between its parameters.
+        ignored: names of parameters, as they are sent.
+        is_sorted: whether to sort the parameters by their names; those of the same name keep their order.
+    """
+    parts = [part for part in query.split(b"&") if part.partition(b"=")[0] not in ignored]
+    if is_sorted:
+        parts.sort(key=lambda part: part.partition(b"=")[0])
+    return b"&".join(parts)
+
+
+def _normalized(name: bytes, lines: list[str]) -> str | None:
+    """Return the value of a field, in the same form for values that mean the same; None if it is absent."""
+    if not lines:
+        return None
+    text = _OPTIONAL_SPACE.sub(",", ", ".join(lines))
+    if name in _CASELESS:
+        text = text.lower()
+    if name in _UNORDERED:
+        text = ",".join(sorted(text.replace(" ", "").split(",")))
+    return text

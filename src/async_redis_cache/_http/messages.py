@@ -1,0 +1,90 @@
+"""Requests and responses as the cache sees them, and the forms in which it stores them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from .fields import Fields
+
+__all__ = ["RECORDS", "Record", "Request", "Response", "Stored", "Uncacheable", "Variants"]
+
+
+class Request(NamedTuple):
+    """A request.
+
+    Attributes:
+        method: in upper case.
+        target: scheme, host, path and query: the URI.
+        fields: the header fields.
+    """
+
+    method: str
+    target: str
+    fields: Fields
+
+
+class Response(NamedTuple):
+    """A response that has been received whole.
+
+    Attributes:
+        status: the status code.
+        fields: the header fields.
+        body: the content; empty for a HEAD request.
+    """
+
+    status: int
+    fields: Fields
+    body: bytes = b""
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """A stored response.
+
+    Attributes:
+        status: the status code.
+        fields: the header fields that may be stored.
+        body: the content, as the application sent it.
+        requested: when the request was passed to the application, in seconds since 1970.
+        received: when the response was complete, in seconds since 1970.
+        tag_is_made: whether the `ETag` was made from the content, so that the application does not know it.
+    """
+
+    status: int
+    fields: Fields
+    body: bytes
+    requested: float
+    received: float
+    tag_is_made: bool = False
+
+
+class Variants(msgspec.Struct, frozen=True, array_like=True, tag="v"):
+    """What is stored under a URI whose responses have `Vary`: the responses are stored under a key for each variant.
+
+    Attributes:
+        names: the request fields that select a variant, in lower case and in order.
+        generation: a random text in the keys of the variants, which become unreachable without this record.
+    """
+
+    names: tuple[bytes, ...]
+    generation: str
+
+
+class Uncacheable(msgspec.Struct, frozen=True, array_like=True, tag="u"):
+    """What is stored under a URI whose last response could not be stored: requests do not wait for one another."""
+
+
+Record: TypeAlias = Stored | Variants | Uncacheable
+"""What may be stored under a key."""
+
+
+class _Records:
+    """The serializer of records: MessagePack, which neither copies nor encodes the body as text."""
+
+    dumps: Final = msgspec.msgpack.Encoder().encode
+    loads: Final = msgspec.msgpack.Decoder(Record).decode
+
+
+RECORDS: Final = _Records
+"""A serializer for a namespace."""

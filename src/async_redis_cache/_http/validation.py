@@ -1,0 +1,140 @@
+"""Validators and conditional requests (RFC 9110, sections 8.8 and 13; RFC 9111, section 4.3)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final
+
+from .dates import parse_http_date
+from .fields import Fields, combined, end_to_end, has, replaced, values, without
+from .messages import Response, Stored
+
+__all__ = [
+    "CONDITIONS",
+    "can_validate",
+    "freshened",
+    "is_not_modified",
+    "not_modified_fields",
+    "validating_fields",
+    "with_etag",
+]
+
+CONDITIONS: Final = frozenset(
+    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
+)
+"""The fields that make a request conditional."""
+_IN_NOT_MODIFIED: Final = frozenset(
+    {b"cache-control", b"content-location", b"date", b"etag", b"expires", b"vary"}
+)
+"""What a 304 response has of the fields of the 200 response (RFC 9110, section 15.4.5)."""
+_NOT_UPDATED: Final = frozenset(
+    {b"content-encoding", b"content-length", b"content-range", b"set-cookie", b"set-cookie2"}
+)
+"""What describes the stored content, or belongs to one client."""
+_VALIDATORS: Final = ((b"etag", b"if-none-match"), (b"last-modified", b"if-modified-since"))
+_ENTITY_TAG: Final = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+_ETAG_BYTES: Final = 16
+_OK: Final = 200
+
+
+def with_etag(response: Response, *, strong: bool = False) -> Response:
+    """Return a response with an `ETag` made from its content, if it is a 200 response without one.
+
+    Args:
+        response: what the application sent.
+        strong: claim that the content is equal byte by byte. It is not, if anything outside of the cache changes the
+            content, such as a compression middleware.
+    """
+    if response.status != _OK or has(response.fields, b"etag"):
+        return response
+    digest = blake2b(response.body, digest_size=_ETAG_BYTES).hexdigest()
+    tag = f'"{digest}"' if strong else f'W/"{digest}"'
+    return response._replace(fields=(*response.fields, (b"etag", tag.encode())))
+
+
+def is_not_modified(request: Fields, stored: Stored, now: float) -> bool:
+    """Return whether a conditional GET or HEAD request is answered with 304 instead of a stored response.
+
+    Args:
+        request: the fields of the request. `If-None-Match` takes precedence over `If-Modified-Since`.
+        stored: the response that is selected.
+        now: in seconds since 1970.
+    """
+    if stored.status != _OK:
+        return False
+    conditions = combined(request, b"if-none-match")
+    if conditions is not None:
+        return conditions == "*" or _opaque_tag(stored.fields) in {
+            tag for _, tag in _ENTITY_TAG.findall(conditions)
+        }
+    year = datetime.fromtimestamp(now, UTC).year
+    since = _single_date(request, b"if-modified-since", year)
+    if since is None:
+        return False
+    modified = _single_date(stored.fields, b"last-modified", year)
+    if modified is None:
+        # Without it, the time when the response was generated takes its place (RFC 9111, section 4.3.2).
+        modified = _single_date(stored.fields, b"date", year)
+    return (stored.received if modified is None else modified) <= since
+
+
+def not_modified_fields(fields: Fields) -> Fields:
+    """Return what a 304 response has of the fields of a stored response."""
+    kept = _IN_NOT_MODIFIED if has(fields, b"etag") else _IN_NOT_MODIFIED | {b"last-modified"}
+    return tuple(field for field in fields if field[0] in kept)
+
+
+def can_validate(stored: Stored) -> bool:
+    """Return whether the application may know that a stored response is still valid."""
+    return bool(_conditions(stored))
+
+
+def validating_fields(request: Fields, stored: Stored) -> Fields:
+    """Return the fields of a request that asks the application whether a stored response is still valid."""
+    return (*without(request, CONDITIONS), *_conditions(stored))
+
+
+def freshened(
+    stored: Stored, response: Response, requested: float, received: float
+) -> Stored | None:
+    """Return a stored response with the fields of the 304 response that validated it (RFC 9111, section 3.2).
+
+    Args:
+        stored: the response.
+        response: has the status code 304.
+        requested: when the request was sent, in seconds since 1970.
+        received: when the 304 response was received.
+
+    Returns:
+        None if the 304 response has another strong `ETag`: it is about another representation.
+    """
+    tag = combined(response.fields, b"etag")
+    if tag is not None and not tag.startswith("W/") and tag != combined(stored.fields, b"etag"):
+        return None
+    updates = without(end_to_end(response.fields), _NOT_UPDATED)
+    # These two are about the time of the response that was validated. Without them, `received` is.
+    kept = without(stored.fields, {b"age", b"date"})
+    is_made = stored.tag_is_made and tag is None
+    return Stored(stored.status, replaced(kept, updates), stored.body, requested, received, is_made)
+
+
+def _conditions(stored: Stored) -> Fields:
+    found: list[tuple[bytes, bytes]] = []
+    for validator, condition in _VALIDATORS:
+        lines = [value for name, value in stored.fields if name == validator]
+        if len(lines) == 1 and not (validator == b"etag" and stored.tag_is_made):
+            found.append((condition, lines[0]))
+    return tuple(found)
+
+
+def _opaque_tag(fields: Fields) -> str | None:
+    """Return the `ETag` without its mark of weakness, which the weak comparison ignores."""
+    match = _ENTITY_TAG.fullmatch(combined(fields, b"etag") or "")
+    return match[2] if match else None
+
+
+def _single_date(fields: Fields, name: bytes, year: int) -> int | None:
+    lines = values(fields, name)
+    return parse_http_date(lines[0], this_year=year) if len(lines) == 1 else None
