@@ -1,0 +1,335 @@
+"""One request, from the look into the cache to the end of the application's run: what `asgi` and `aiohttp` translate.
+
+A request that finds no response leads a load of the cache, whose loader only waits until the response of the application
+is complete, or known not to be storable. So the application runs where its framework runs it, its response is passed on
+while it is collected, and other requests, in this process and in others, wait for what is stored.
+
+The record of a URI is a `Stored` response, or `Variants` if its responses have `Vary`, or `Uncacheable`. The key of a
+variant contains the random generation of the `Variants`: without this record, no variant can be reached, not even one
+that is being stored. So removing one key invalidates all variants.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from time import time
+from typing import Final, NamedTuple
+
+from .cache_control import request_directives
+from .cache_status import CacheStatus
+from .fields import Fields, without
+from .keys import selecting_names, variant_key
+from .messages import Record, Request, Response, Stored, Uncacheable, Variants
+from .policy import Policy
+from .response_store import Lead, Outcome, ResponseStore, Terms
+from .validation import (
+    CONDITIONS,
+    freshened,
+    is_not_modified,
+    not_modified_fields,
+    validating_fields,
+    with_etag,
+)
+
+__all__ = ["Exchange", "Reply"]
+
+_UNCACHEABLE_SECONDS: Final = 2
+"""For how long requests for a URI whose response could not be stored do not wait for one another."""
+_VARIANTS_SECONDS: Final = 86_400
+_MOST_LOOKUPS: Final = 4
+"""A URI, its variant, and once more if the fields of `Vary` have changed meanwhile."""
+_NOT_MODIFIED: Final = 304
+_GATEWAY_TIMEOUT: Final = 504
+_GENERATION_BYTES: Final = 6
+
+Rerun = Callable[["Exchange"], Awaitable[None]]
+"""Runs the application for an exchange in the background, and passes its response to it."""
+
+
+class Reply(NamedTuple):
+    """A response from the cache: a status code, header fields with `Age` and `Cache-Status`, and a body."""
+
+    status: int
+    fields: Fields
+    body: bytes
+
+
+class Exchange:
+    """A request, and the response to it.
+
+    Call `begin`. If it returns a `Reply`, that is the response. Otherwise run the application with `forward` as the
+    fields of its request, pass its response to `start` and `body`, and call `end`, also if it has failed.
+
+    Args:
+        store: of responses.
+        policy: the rules of the route.
+        request: the request.
+        key: of its URI.
+        identity: for which client the response is; None for any client that may see it.
+        max_body: bytes of the greatest body to store.
+        wait_seconds: how long the request waits for the response to another one.
+        rerun: revalidates a stale response that is served.
+        name: of the cache in `Cache-Status`, a token.
+    """
+
+    def __init__(
+        self,
+        store: ResponseStore,
+        policy: Policy,
+        request: Request,
+        key: str,
+        *,
+        identity: str | None = None,
+        max_body: int,
+        wait_seconds: float = 30,
+        rerun: Rerun | None = None,
+        name: str = "async-redis-cache",
+    ) -> None:
+        self.forward = request.fields
+        """The header fields of the request to the application."""
+        self.tags: set[str] = set()
+        """Tags of the response, which the application may add to until its response is complete."""
+        self.status = CacheStatus()
+        """How the request was handled."""
+        self._store = store
+        self._policy = policy
+        self._request = request
+        self._uri_key = key
+        self._key = key
+        self._identity = identity
+        self._names: tuple[bytes, ...] | None = None
+        """The fields that select the variant, while its key is used."""
+        self._max_body = max_body
+        self._terms = Terms(policy.longest_stale, wait_seconds)
+        self._rerun = rerun
+        self._name = name
+        self._lead: Lead | None = None
+        self._requested = 0.0
+        self._response: Response | None = None
+        self._body: list[bytes] | None = None
+        """What has been collected of the body; None if it is not collected."""
+        self._size = 0
+        self._is_complete = False
+
+    async def begin(self) -> Reply | None:
+        """Return the response if there is one in the cache, or if another request is about to store it."""
+        reason = self._policy.may_look_up(self._request)
+        if reason is not None:
+            self.status = CacheStatus(forwarded=reason)
+            return None
+        wanted, begun = request_directives(self._request.fields), time()
+        for _ in range(_MOST_LOOKUPS):
+            record: Record | None = await self._store.read(self._key)
+            is_joined = False
+            if record is None or not self._is_usable(record):
+                if self._policy.follows_requests and wanted.has("only-if-cached"):
+                    return Reply(_GATEWAY_TIMEOUT, (), b"")
+                if self._request.method != "GET":
+                    self.status = CacheStatus(forwarded="miss" if record is None else "stale")
+                    return None
+                found = await self._store.join_or_lead(self._key, self._terms)
+                if isinstance(found, Lead):
+                    self._begin_lead(found)
+                    return None
+                record, is_joined = found, True
+            if isinstance(record, Stored):
+                if is_joined and record.received < begun and not self._is_usable(record):
+                    # It was being stored, and is stale already.
+                    continue
+                return self._reply(record, is_collapsed=is_joined)
+            if isinstance(record, Uncacheable):
+                break
+            self._select(record)
+        self.status = CacheStatus(forwarded="bypass")
+        return None
+
+    def start(self, status: int, fields: Fields) -> Fields | None:
+        """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
+
+        Args:
+            status: the status code.
+            fields: the header fields, with names in lower case.
+        """
+        lead = self._lead
+        if lead is None:
+            return self._marked(fields)
+        self._response = Response(status, fields)
+        stale = lead.stale
+        if isinstance(stale, Stored) and (
+            status == _NOT_MODIFIED or self._policy.replaces_error(stale, time(), status)
+        ):
+            return None
+        if self._policy.may_store(self._request, status, fields):
+            self._body = []
+        else:
+            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+        self.status = self.status._replace(stored=self._body is not None)
+        return self._marked(fields)
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether the response may be stored once it is complete."""
+        return self._body is not None
+
+    @property
+    def unconditional(self) -> Fields:
+        """The fields of the request without conditions."""
+        return without(self._request.fields, CONDITIONS)
+
+    def give_up(self) -> None:
+        """Do not store the response."""
+        self._body = None
+        if self._lead is not None:
+            self._lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+
+    def tagged(self, fields: Fields, body: bytes) -> Fields:
+        """Return the fields of a response that is stored, with an `ETag` made from its whole body if it has none."""
+        response = self._response
+        if response is None or self._body is None:
+            return fields
+        return with_etag(
+            response._replace(fields=fields, body=body), strong=self._policy.strong_etags
+        ).fields
+
+    def body(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Collect a part of the body, up to the bound. The response may be stored once the last part has come."""
+        self._is_complete = is_last
+        if self._body is None:
+            return
+        self._size += len(chunk)
+        if self._size <= self._max_body:
+            self._body.append(chunk)
+            return
+        self.give_up()
+
+    async def end(self) -> Reply | None:
+        """End the exchange: store what is complete, and return the response that replaces one that was held back."""
+        lead, response = self._lead, self._response
+        if lead is None:
+            return None
+        self._lead = None
+        try:
+            reply = None
+            # Otherwise the application has failed, or its response was cut off.
+            if response is not None and self._is_complete:
+                reply = await self._outcome(lead, response, time())
+        finally:
+            lead.decide(Uncacheable(), None)
+        await lead.ends()
+        return reply
+
+    async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
+        if self._body is not None:
+            complete = response._replace(body=b"".join(self._body))
+            await self._store_response(lead, complete, received)
+        elif isinstance(lead.stale, Stored) and not lead.is_decided:
+            return self._replacement(lead, lead.stale, response, received)
+        return None
+
+    def _replacement(
+        self, lead: Lead, stale: Stored, response: Response, received: float
+    ) -> Reply | None:
+        """Return the stale response instead of an error, or with the fields of the 304 response that validated it."""
+        self.status = self.status._replace(status=response.status)
+        if response.status != _NOT_MODIFIED:
+            # What is stored stays as it is.
+            lead.decide(stale, None)
+            return self._reply(stale)
+        fresh = freshened(stale, response, self._requested, received)
+        if fresh is None:
+            return None
+        lead.decide(fresh, self._policy.served_seconds(fresh), self.tags)
+        self.status = self.status._replace(stored=True)
+        return self._reply(fresh)
+
+    def _begin_lead(self, lead: Lead) -> None:
+        self._lead = lead
+        self._requested = time()
+        if isinstance(lead.stale, Stored):
+            self.status = CacheStatus(forwarded="stale")
+            self.forward = validating_fields(self._request.fields, lead.stale)
+        else:
+            self.status = CacheStatus(forwarded="uri-miss" if self._names is None else "vary-miss")
+            self.forward = without(self._request.fields, CONDITIONS)
+
+    def _is_usable(self, record: Record) -> bool:
+        """Return whether no load is needed; start one in the background if a stale response is to be served."""
+        if not isinstance(record, Stored):
+            return True
+        verdict = self._policy.judge(self._request, record, time())
+        if verdict.action == "revalidate" and self._rerun is not None:
+            self._store.start(self._revalidate(self._rerun))
+            return True
+        return verdict.action == "serve"
+
+    async def _revalidate(self, rerun: Rerun) -> None:
+        """Run the application for a request of the cache itself, unless this process or another does so."""
+        fields = without(self._request.fields, CONDITIONS)
+        exchange = Exchange(
+            self._store,
+            self._policy,
+            self._request._replace(method="GET", fields=fields),
+            self._uri_key,
+            identity=self._identity,
+            max_body=self._max_body,
+            wait_seconds=self._terms.wait_seconds,
+            name=self._name,
+        )
+        exchange._key, exchange._names = self._key, self._names
+
+        async def run(lead: Lead) -> None:
+            exchange._begin_lead(lead)
+            try:
+                await rerun(exchange)
+            finally:
+                await exchange.end()
+
+        await self._store.refresh(self._key, self._terms, run)
+
+    async def _store_response(self, lead: Lead, response: Response, received: float) -> None:
+        stored = self._policy.stored(self._request, response, self._requested, received)
+        if stored is None:
+            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+            return
+        names, seconds = selecting_names(response.fields), self._policy.served_seconds(stored)
+        if self._names is not None and not set(names) <= set(self._names):
+            # The URI has more variants than were known: they are learned anew.
+            lead.decide(Uncacheable(), None)
+            await self._store.remove(self._uri_key)
+        elif self._names is None and (names or self._identity is not None):
+            variants = Variants(names, secrets.token_hex(_GENERATION_BYTES))
+            self._select(variants)
+            outcome = Outcome(stored, seconds, self.tags)
+            await self._store.put(self._key, outcome, self._terms)
+            lead.decide(variants, _VARIANTS_SECONDS, self.tags)
+        else:
+            lead.decide(stored, seconds, self.tags)
+
+    def _select(self, variants: Variants) -> None:
+        """Use the key of the variant that the request selects."""
+        self._names = variants.names
+        key = f"{self._uri_key} {variants.generation}"
+        self._key = variant_key(key, variants.names, self._request.fields, self._identity)
+
+    def _reply(self, stored: Stored, *, is_collapsed: bool = False) -> Reply:
+        now = time()
+        freshness = self._policy.freshness(stored, now)
+        if self.status.forwarded is None:
+            self.status = self.status._replace(hit=not is_collapsed, collapsed=is_collapsed)
+            if is_collapsed:
+                self.status = self.status._replace(forwarded="uri-miss")
+        self.status = self.status._replace(ttl=int(freshness.remaining))
+        not_modified = is_not_modified(self._request.fields, stored, now)
+        fields = not_modified_fields(stored.fields) if not_modified else stored.fields
+        age = b"%d" % int(max(0, freshness.age))
+        fields = (*without(fields, {b"age"}), (b"age", age))
+        has_body = not not_modified and self._request.method != "HEAD"
+        return Reply(
+            _NOT_MODIFIED if not_modified else stored.status,
+            self._marked(fields),
+            stored.body if has_body else b"",
+        )
+
+    def _marked(self, fields: Fields) -> Fields:
+        return (*fields, (b"cache-status", self.status.text(self._name).encode()))

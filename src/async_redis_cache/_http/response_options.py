@@ -1,0 +1,104 @@
+"""The options of a route, and what the core makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypedDict
+
+from .keys import without_parameters
+from .policy import Policy
+
+__all__ = ["ResponseOptions", "Rule"]
+
+_MAX_BODY: Final = 1_000_000
+
+
+class ResponseOptions(TypedDict, total=False):
+    """How the responses of a route are cached. Durations are seconds or a timedelta, and 0 by default."""
+
+    ttl: float | timedelta
+    """For how long a success or a permanent redirection (200, 203, 204, 300, 301, 308) is fresh that has none of
+    `max-age`, `s-maxage` and `Expires`."""
+    missing_ttl: float | timedelta
+    """The same for 404 and 410."""
+    heuristic_ttl: float | timedelta
+    """For how long at most a response without explicit freshness is fresh that has `Last-Modified`: a tenth of its age
+    at that time (RFC 9111, section 4.2.2)."""
+    stale_while_revalidate: float | timedelta
+    """For how long after its TTL a response is served while the application is asked for another, where the response
+    does not say."""
+    stale_if_error: float | timedelta
+    """For how long after its TTL a response is served instead of an error 500, 502, 503 or 504, where the response does
+    not say."""
+    tags: Iterable[str]
+    """Tags of the responses, by which they can be invalidated."""
+    vary_on: Callable[[Any], str]
+    """Returns the identity that a response is for, such as the id of a user, from the ASGI scope, or the
+    request of aiohttp. Only a hash of it is
+    stored. Without it, the responses are for all clients."""
+    statuses: Collection[int]
+    """The status codes of responses to store; by default, all that state their freshness."""
+    max_body: int
+    """Bytes of the greatest body to store; by default 1 MB."""
+    ignored_parameters: Collection[str]
+    """Names of query parameters that do not change the response, such as `utm_source`."""
+    sorts_parameters: bool
+    """Whether the order of query parameters of different names does not change the response."""
+    follows_requests: bool
+    """Whether `Cache-Control: no-cache`, `max-age`, `min-fresh`, `max-stale` and `only-if-cached` of requests apply.
+    With them, every client can run the handler at will."""
+    targeted: Sequence[str]
+    """Names of targeted fields that apply before `Cache-Control`, such as `CDN-Cache-Control` (RFC 9213)."""
+
+
+class Rule:
+    """Options, prepared.
+
+    Raises:
+        TypeError: an option is unknown, or a duration is neither a number nor a timedelta.
+        ValueError: a duration is negative, or `max_body` is.
+    """
+
+    def __init__(self, options: ResponseOptions) -> None:
+        unknown = options.keys() - ResponseOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
+        ttl, missing_ttl = options.get("ttl"), options.get("missing_ttl")
+        statuses = options.get("statuses")
+        self.policy = Policy(
+            default_lifetime=None if ttl is None else _seconds("ttl", ttl),
+            missing_lifetime=None if missing_ttl is None else _seconds("missing_ttl", missing_ttl),
+            statuses=None if statuses is None else frozenset(statuses),
+            heuristic_limit=_seconds("heuristic_ttl", options.get("heuristic_ttl", 0)),
+            targeted=tuple(name.lower().encode() for name in options.get("targeted", ())),
+            follows_requests=options.get("follows_requests", False),
+            stale_while_revalidate=_seconds(
+                "stale_while_revalidate", options.get("stale_while_revalidate", 0)
+            ),
+            stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
+        )
+        self.tags = frozenset(options.get("tags", ()))
+        self.vary_on = options.get("vary_on")
+        self.max_body = options.get("max_body", _MAX_BODY)
+        if self.max_body < 0:
+            raise ValueError("max_body must not be negative")
+        self._ignored = frozenset(name.encode() for name in options.get("ignored_parameters", ()))
+        self._is_sorted = options.get("sorts_parameters", False)
+
+    def query(self, query: bytes) -> bytes:
+        """Return the query as it is in keys."""
+        if not query or not (self._ignored or self._is_sorted):
+            return query
+        return without_parameters(query, self._ignored, is_sorted=self._is_sorted)
+
+
+def _seconds(name: str, duration: float | timedelta) -> float:
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    elif isinstance(duration, bool) or not isinstance(duration, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{name} must be seconds or a timedelta, not {type(duration).__name__}")
+    if not 0 <= duration < math.inf:
+        raise ValueError(f"{name} must not be negative, infinite or NaN")
+    return duration

@@ -1,0 +1,211 @@
+"""The stored responses of an application: records in a namespace, and loads that wait for a response."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, NamedTuple
+
+from async_redis_cache import CacheError, Load, LoadOptions, Namespace
+
+from .messages import Record, Uncacheable
+
+__all__ = ["Lead", "Outcome", "ResponseStore", "Terms"]
+
+_SHORTEST: Final = 0.001
+"""Seconds of the shortest TTL: a record that is to be validated each time it is used is stale at once."""
+_LONGEST: Final = 31_536_000
+"""Seconds of a year. A response may claim more than the greatest TTL."""
+_ALWAYS: Final = 1e-9
+"""The share of the TTL after which a value is due for refresh."""
+
+
+class Terms(NamedTuple):
+    """How a record is loaded.
+
+    Attributes:
+        stale_seconds: for how long it is kept after it has become stale.
+        wait_seconds: how long a request waits for the response that another request is about to store.
+    """
+
+    stale_seconds: float
+    wait_seconds: float
+
+    def options(self, refresh_at: float = 0) -> LoadOptions:
+        """Return the options of a load."""
+        wait = int(self.wait_seconds * 1000)
+        # A stale response is served by the rules of HTTP only, so that no caller takes it because it waited too long.
+        return {
+            "refresh_at": refresh_at,
+            "stale_timeout": int(self.stale_seconds * 1000),
+            "soft_timeout": wait,
+            "hard_timeout": wait,
+        }
+
+
+class Outcome(NamedTuple):
+    """What becomes of a load.
+
+    Attributes:
+        record: what is stored, and given to the requests that wait.
+        fresh_seconds: for how long it is fresh; None for not storing it.
+        tags: of the record.
+    """
+
+    record: Record
+    fresh_seconds: float | None
+    tags: Iterable[str] = ()
+
+
+class Lead:
+    """A load that waits for the response of the application, whose request must end it with `decide`.
+
+    Args:
+        run: runs the application; by default, the request that `join_or_lead` returns the lead to does.
+    """
+
+    def __init__(self, run: Callable[[Lead], Awaitable[None]] | None = None) -> None:
+        self.stale: Record | None = None
+        """The record to be replaced."""
+        self._run = run
+        self.task: asyncio.Task[Record] | None = None
+        """The load, if a request waits for it."""
+        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._begun = asyncio.Event()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether `decide` was called."""
+        return self._outcome.done()
+
+    def decide(self, record: Record, fresh_seconds: float | None, tags: Iterable[str] = ()) -> None:
+        """End the load with a record, if it has not been decided. See `Outcome`."""
+        if not self._outcome.done():
+            self._outcome.set_result(Outcome(record, fresh_seconds, tags))
+
+    async def begins(self, task: asyncio.Task[Record]) -> bool:
+        """Wait until the load in this task calls its loader, or ends without; return whether it does."""
+        self.task = task
+        begun = asyncio.ensure_future(self._begun.wait())
+        try:
+            await asyncio.wait((task, begun), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
+        return self._begun.is_set()
+
+    async def ends(self) -> None:
+        """Wait until the record is stored, or could not be."""
+        if self.task is not None:
+            await asyncio.wait((self.task,))
+
+    async def load(self, load: Load[Record]) -> Record:
+        """The loader: wait for the outcome."""
+        self.stale = load.stale
+        self._begun.set()
+        if self._run is not None:
+            await self._run(self)
+        outcome = await self._outcome
+        if outcome.fresh_seconds is None:
+            load.do_not_cache()
+        else:
+            load.timeout = int(min(_LONGEST, max(_SHORTEST, outcome.fresh_seconds)) * 1000)
+            load.tags = {*load.tags, *outcome.tags}
+        return outcome.record
+
+
+class ResponseStore:
+    """The responses of an application in a cache.
+
+    Args:
+        namespace: of records, with `RECORDS` as its serializer.
+    """
+
+    def __init__(self, namespace: Namespace[Any]) -> None:
+        self._namespace = namespace
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def read(self, key: str) -> Record | None:
+        """Return the record of a key, which may be stale. None also if the server does not reply."""
+        try:
+            return (await self._namespace.get_entry(key)).value
+        except CacheError:
+            return None
+
+    async def join_or_lead(self, key: str, terms: Terms) -> Record | Lead:
+        """Wait for the record that another request is about to store, in this process or in another.
+
+        Args:
+            key: of the record.
+            terms: how it is loaded.
+
+        Returns:
+            a `Lead` if there is no such request: then the caller has to run the application, and end the load.
+        """
+        lead = Lead()
+        task: asyncio.Task[Record] = self.start(
+            self._namespace.get_or_load(key, lead.load, **terms.options())
+        )
+        try:
+            return lead if await lead.begins(task) else await task
+        except asyncio.CancelledError:
+            lead.decide(Uncacheable(), None)
+            task.cancel()
+            raise
+        except CacheError:
+            # The load took too long, or failed in the process that led it.
+            return Uncacheable()
+
+    async def refresh(self, key: str, terms: Terms, run: Callable[[Lead], Awaitable[None]]) -> None:
+        """Start a load in the background, unless there is one, in this process or in another.
+
+        Args:
+            key: of a record.
+            terms: how it is loaded.
+            run: runs the application and ends the lead, which it is called with.
+        """
+        with contextlib.suppress(CacheError):
+            await self._namespace.get_or_load(
+                key, Lead(run).load, **terms.options(refresh_at=_ALWAYS)
+            )
+
+    async def put(self, key: str, outcome: Outcome, terms: Terms) -> None:
+        """Store a record under a key that is not in use."""
+        lead = Lead()
+        lead.decide(*outcome)
+        await self._namespace.get_or_load(key, lead.load, **terms.options())
+
+    async def remove(self, key: str) -> None:
+        """Remove the record of a key. A load in flight does not store its record.
+
+        Raises:
+            CacheError: the record may be there still.
+        """
+        await self._namespace.delete(key)
+
+    async def invalidate_tags(self, *tags: str) -> None:
+        """Invalidate the records that have one of these tags.
+
+        Raises:
+            CacheError: they may be valid still.
+        """
+        await self._namespace.invalidate_tags(*tags)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine in a task that `close` cancels. Its exception is not reported."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Loads report their errors, and the exception of an application belongs to its own request.
+            task.exception()
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
