@@ -1,0 +1,346 @@
+"""Cache the responses of an ASGI application, as a shared HTTP cache by RFC 9111.
+
+    app.add_middleware(ResponseCache, cache=cache)
+
+    @app.get("/products/{product_id}")
+    @cache_response(ttl=60)
+    async def product(product_id: int) -> Product: ...
+
+The middleware stores nothing by itself: a route is opted in with `cache_response`, by a pattern of the middleware's
+`rules`, or with `rules={"*": {}}` and what the `Cache-Control` of each response says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
+from contextvars import ContextVar
+from fnmatch import translate
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Any, Final, ParamSpec, TypeAlias, Unpack
+from urllib.parse import quote
+
+import anyio
+
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._http.exchange import Exchange, Reply
+from async_redis_cache._http.fields import Fields
+from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.messages import RECORDS, Request
+from async_redis_cache._http.response_options import ResponseOptions, Rule
+from async_redis_cache._http.response_store import ResponseStore
+
+__all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
+
+P = ParamSpec("P")
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_OK: Final = 200
+_ERROR: Final = 400
+_OF_REQUEST: Final = (
+    *("type", "asgi", "http_version", "scheme", "path", "raw_path", "query_string", "root_path"),
+    *("client", "server", "app"),
+)
+"""What a request of the cache itself has of the scope of the request that caused it."""
+_EVENT_STREAM: Final = b"text/event-stream"
+
+
+class ResponseCache:
+    """ASGI middleware that caches responses.
+
+    Args:
+        app: the application.
+        cache: open while the application serves.
+        namespace: the name of the namespace of the responses.
+        rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
+            applies, and the `cache_response` of a handler does not.
+        name: of the cache in `Cache-Status`, a token.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        cache: AsyncRedisCache,
+        namespace: str = "responses",
+        rules: Mapping[str, ResponseOptions] | None = None,
+        name: str = "async-redis-cache",
+    ) -> None:
+        self.app = app
+        self.name = name
+        records = cache.namespace(namespace, type=Any, serializer=RECORDS, long_keys="hash")
+        self.store = ResponseStore(records)
+        self._rules = [
+            (re.compile(translate(pattern)), Rule(rule)) for pattern, rule in (rules or {}).items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                if scope["type"] == "lifespan":
+                    await self.close()
+            return
+        handling = _Handling(self, scope, receive, send)
+        token = _CURRENT.set(handling)
+        try:
+            await handling.run(self._rule(scope["path"]))
+        finally:
+            _CURRENT.reset(token)
+
+    async def close(self) -> None:
+        """End what runs in the background: requests of the cache itself that revalidate stale responses."""
+        await self.store.close()
+
+    def _rule(self, path: str) -> Rule | None:
+        for pattern, rule in self._rules:
+            if pattern.match(path):
+                return rule
+        return None
+
+
+class _Handling:
+    """A request that the middleware is handling."""
+
+    def __init__(
+        self, middleware: ResponseCache, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.exchange: Exchange | None = None
+        self._middleware = middleware
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._start: Message | None = None
+        """A start that waits for the first part of the body."""
+        self._is_held = False
+        self._reply: Reply | None = None
+        """A response from the cache, which replaces that of the application."""
+
+    async def run(self, rule: Rule | None) -> None:
+        """Send the response: from the cache, or of the application."""
+        try:
+            self._reply = None if rule is None else await self.begin(rule)
+            if self._reply is None:
+                await self._middleware.app(self._scope, self._receive, self.send)
+                await self._end()
+        finally:
+            if self.exchange is not None:
+                await self.exchange.end()
+        if self._reply is not None:
+            await _send_reply(self._send, self._reply)
+
+    async def enter(self, rule: Rule) -> bool:
+        """Begin the exchange in the handler of the application; return whether the response is in the cache.
+
+        If it is, whatever the application sends is replaced by it.
+        """
+        if self.exchange is None:
+            self._reply = await self.begin(rule)
+        return self._reply is not None
+
+    async def begin(self, rule: Rule) -> Reply | None:
+        """Return the response from the cache; None if the application has to run."""
+        scope = self._scope
+        key = _uri(scope, rule.query(scope["query_string"]))
+        if key is None:
+            return None
+        vary_on = rule.vary_on
+        exchange = self.exchange = Exchange(
+            self._middleware.store,
+            rule.policy,
+            Request(scope["method"], key, _lower(scope["headers"])),
+            key,
+            identity=None if vary_on is None else vary_on(scope),
+            max_body=rule.max_body,
+            rerun=self._rerun,
+            name=self._middleware.name,
+        )
+        exchange.tags.update(rule.tags)
+        reply = await exchange.begin()
+        if reply is None:
+            # The same object: a handler that is running has it.
+            scope["headers"] = list(exchange.forward)
+        return reply
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the application on, and collect it."""
+        if self._reply is not None:
+            return
+        exchange, kind = self.exchange, message["type"]
+        if kind == "http.response.start":
+            if self._scope["method"] not in _SAFE:
+                await self._invalidate(message["status"])
+            if exchange is not None:
+                fields = exchange.start(message["status"], _lower(message.get("headers", ())))
+                self._is_held = fields is None
+                if fields is not None:
+                    message = {**message, "headers": list(fields)}
+                    if exchange.is_collecting and not _is_stream(fields):
+                        self._start = message
+                        return
+        elif exchange is not None:
+            is_body = kind == "http.response.body"
+            is_last = is_body and not message.get("more_body", False)
+            if is_body:
+                exchange.body(message.get("body", b""), is_last=is_last)
+            else:
+                # A file that the server reads, or trailers: the body is not known here.
+                exchange.give_up()
+            await self._send_start(message.get("body", b"") if is_last else None)
+        if not self._is_held:
+            await self._send(message)
+
+    async def _send_start(self, whole_body: bytes | None) -> None:
+        start, self._start = self._start, None
+        if start is not None and self.exchange is not None:
+            if whole_body is not None:
+                start["headers"] = list(self.exchange.tagged(tuple(start["headers"]), whole_body))
+            await self._send(start)
+
+    async def _end(self) -> None:
+        if self.exchange is None or self._reply is not None:
+            return
+        self._reply = await self.exchange.end()
+        if self._reply is None and self._is_held:
+            # The application confirmed a response other than the stored one.
+            self._is_held = False
+            self._scope["headers"] = list(self.exchange.unconditional)
+            await self._middleware.app(self._scope, _NoBody(), self._send)
+
+    async def _rerun(self, exchange: Exchange) -> None:
+        """Run the application for a request of the cache itself, to which no client listens."""
+        receive = _NoBody()
+        handling = _Handling(self._middleware, self._own_scope(exchange), receive, _discard)
+        handling.exchange = exchange
+        token = _CURRENT.set(handling)
+        try:
+            await self._middleware.app(handling._scope, receive, handling.send)
+        finally:
+            _CURRENT.reset(token)
+
+    def _own_scope(self, exchange: Exchange) -> Scope:
+        scope = {name: self._scope[name] for name in _OF_REQUEST if name in self._scope}
+        # State of the lifespan, which a request has a copy of.
+        state = self._scope.get("state")
+        extensions: dict[str, Any] = {}
+        return {
+            **scope,
+            "method": "GET",
+            "headers": list(exchange.forward),
+            "extensions": extensions,
+            **({} if state is None else {"state": dict(state)}),
+        }
+
+    async def _invalidate(self, status: int) -> None:
+        key = _uri(self._scope, self._scope["query_string"])
+        if key is not None and _OK <= status < _ERROR:
+            with contextlib.suppress(CacheError):
+                await self._middleware.store.remove(key)
+
+
+_CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
+    "async_redis_cache.response", default=None
+)
+
+
+def cache_response(
+    **options: Unpack[ResponseOptions],
+) -> Callable[[Callable[P, Any]], Callable[P, Awaitable[Any]]]:
+    """Return a decorator of a handler whose responses `ResponseCache` stores.
+
+    For handlers of FastAPI and Starlette; with other frameworks, use the `rules` of the middleware. The cache is asked
+    when the handler is called. So what runs before it, such as authorization in a dependency of FastAPI or in a
+    middleware, runs for stored responses too.
+
+    Args:
+        **options: see `ResponseOptions`.
+
+    Raises:
+        TypeError: an option is unknown.
+        ValueError: a duration is negative.
+    """
+    prepared = Rule(options)
+
+    def decorate(handler: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
+        @wraps(handler)
+        async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
+            handling = _CURRENT.get()
+            if handling is not None and await handling.enter(prepared):
+                return _placeholder()
+            if iscoroutinefunction(handler):
+                return await handler(*args, **kwargs)
+            return await anyio.to_thread.run_sync(partial(handler, *args, **kwargs))
+
+        return cached
+
+    return decorate
+
+
+def _placeholder() -> Any:
+    """Return a response that FastAPI and Starlette send as it is, and that the middleware replaces."""
+    from starlette.responses import Response  # noqa: PLC0415  only applications of these call decorated handlers
+
+    return Response()
+
+
+def add_response_tags(*tags: str) -> None:
+    """Add tags to the response that the running handler returns. They apply only if it is stored."""
+    handling = _CURRENT.get()
+    if handling is not None and handling.exchange is not None:
+        handling.exchange.tags.update(tags)
+
+
+def _uri(scope: Scope, query: bytes) -> str | None:
+    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return uri_of(scope["scheme"], path, query, _lower(scope["headers"]))
+
+
+def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
+    return tuple((name.lower(), value) for name, value in headers)
+
+
+def _is_stream(fields: Fields) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(_EVENT_STREAM) for name, value in fields
+    )
+
+
+async def _send_reply(send: Send, reply: Reply) -> None:
+    await send(
+        {"type": "http.response.start", "status": reply.status, "headers": list(reply.fields)}
+    )
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+class _NoBody:
+    """What a request of the cache itself receives: no content, and then nothing, since no client can leave."""
+
+    def __init__(self) -> None:
+        self._is_received = False
+
+    async def __call__(self) -> Message:
+        """Receive a message."""
+        if self._is_received:
+            await asyncio.get_running_loop().create_future()
+        self._is_received = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _discard(message: Message) -> None:
+    """Send nothing."""
