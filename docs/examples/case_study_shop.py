@@ -5,6 +5,7 @@ here.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypedDict
 
@@ -44,7 +45,9 @@ class Shop:
     def __init__(self, database: Database, cache_url: str, ttl: int) -> None:
         self.database = database
         self.cache = AsyncRedisCache.from_url(cache_url, **self.options)
-        self.ttl = ttl
+        self.products = self.cache.namespace(
+            "product", type=Product, ttl=timedelta(milliseconds=ttl)
+        )
 
     async def product(self, number: int) -> Product:
         return await self.database.find(number)
@@ -55,19 +58,16 @@ class Shop:
 
 class CacheAside(Shop):
     async def product(self, number: int) -> Product:
-        product = await self.cache.retrieve(None, f"product:{number}", type=Product)
+        product = await self.products.get(str(number))
         if product is None:
             product = await self.database.find(number)
-            await self.cache.store(None, f"product:{number}", product, self.ttl)
+            await self.products.set(str(number), product)
         return product
 
 
 class SingleFlight(Shop):
     async def product(self, number: int) -> Product:
-        find = partial(self.database.find, number)
-        return await self.cache.retrieve_or_load(
-            None, f"product:{number}", find, self.ttl, type=Product
-        )
+        return await self.products.get_or_load(str(number), partial(self.database.find, number))
 
 
 class RefreshAhead(SingleFlight):
@@ -85,25 +85,22 @@ class StaleWhileRevalidate(RefreshAhead):
 class Tagged(StaleWhileRevalidate):
     async def product(self, number: int) -> Product:
         find, tag = partial(self.database.find, number), f"category:{category_of(number)}"
-        return await self.cache.retrieve_or_load(
-            None, f"product:{number}", find, self.ttl, type=Product, tags=(tag,)
-        )
+        return await self.products.get_or_load(str(number), find, tags=(tag,))
 
     async def prices_changed(self, category: int) -> None:
-        await self.cache.invalidate_tags(None, f"category:{category}")
+        await self.products.invalidate_tags(f"category:{category}")
 
 
 class BatchReload(Tagged):
     async def prices_changed(self, category: int) -> None:
         await super().prices_changed(category)
-        keys = {f"product:{number}": number for number in products_of(category)}
 
         async def find(missing: list[str]) -> dict[str, Product]:
-            products = await self.database.find_many([keys[key] for key in missing])
+            products = await self.database.find_many([int(key) for key in missing])
             return dict(zip(missing, products, strict=True))
 
-        await self.cache.retrieve_or_load_many(
-            None, keys, find, self.ttl, tags=(f"category:{category}",)
+        await self.products.get_or_load_many(
+            map(str, products_of(category)), find, tags=(f"category:{category}",)
         )
 
 

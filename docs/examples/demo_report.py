@@ -101,7 +101,7 @@ class Report:
         table = self._table("", "database queries", "median", "slowest")
         for name, run, colour in (
             ("get, then set", without, "yellow"),
-            ("retrieve_or_load", with_it, "green"),
+            ("get_or_load", with_it, "green"),
         ):
             seconds = [answer.seconds for answer in run.answers]
             table.add_row(

@@ -1,7 +1,7 @@
 """The FastAPI service of the demo, started by `demo.py` in two processes.
 
 `/get-then-set/7` reads the cache, queries the database on a miss and writes the cache, as most
-services do. `/products/7` does it in one call, `retrieve_or_load_entry`. The header `X-Cache` tells
+services do. `/products/7` does it in one call, `get_or_load_entry`. The header `X-Cache` tells
 where the product came from, and `Server-Timing` how long that took in this process.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache.fastapi import CacheDep, cache_lifespan
+from async_redis_cache.fastapi import cache_lifespan
 
 QUERY_MS = 50
 CONNECTIONS = 10
@@ -47,20 +48,21 @@ class Database:
 
 
 database = Database()
-app = FastAPI(
-    lifespan=cache_lifespan(
-        AsyncRedisCache.from_url(
-            os.environ.get("CACHE_URL", "embedded://"),
-            key_prefix="demo:",
-            timeout=1_000,  # TTL; a real service would take minutes
-            command_timeout=COMMAND_TIMEOUT_MS,  # deadline for Redis, retries included
-            require_connection=False,  # start even if Redis is unreachable
-            loading_refresh_at=0.5,  # reload in the background after half the TTL
-            loading_stale_timeout=60_000,  # stale-if-error for a minute
-            loading_lease_timeout=500,  # after a failed load, query the database again after this
-        )
-    )
+cache = AsyncRedisCache.from_url(
+    os.environ.get("CACHE_URL", "embedded://"),
+    key_prefix="demo:",
+    command_timeout=COMMAND_TIMEOUT_MS,  # deadline for Redis, retries included
+    require_connection=False,  # start even if Redis is unreachable
+    loading_lease_timeout=500,  # after a failed load, query the database again after this
 )
+products = cache.namespace(
+    "product",
+    type=Product,
+    ttl=timedelta(seconds=1),  # a real service would take minutes
+    refresh_at=0.5,  # reload in the background after half the TTL
+    stale_timeout=timedelta(minutes=1),  # stale-if-error for a minute
+)
+app = FastAPI(lifespan=cache_lifespan(cache))
 
 
 @contextmanager
@@ -71,23 +73,21 @@ def timed(response: Response) -> Generator[None]:
 
 
 @app.get("/get-then-set/{product_id}")
-async def get_then_set(product_id: int, response: Response, cache: CacheDep) -> Product:
-    key = f"product:{product_id}"
+async def get_then_set(product_id: int, response: Response) -> Product:
     with timed(response):
-        product = await cache.retrieve(None, key, type=Product)
+        product = await products.get(str(product_id))
         if product is None:
             product = await database.find(product_id)
-            await cache.store(None, key, product)
+            await products.set(str(product_id), product)
     return product
 
 
 @app.get("/products/{product_id}")
-async def find_product(product_id: int, response: Response, cache: CacheDep) -> Product:
-    key = f"product:{product_id}"
+async def find_product(product_id: int, response: Response) -> Product:
     with timed(response):
         try:
-            entry = await cache.retrieve_or_load_entry(
-                None, key, partial(database.find, product_id), type=Product
+            entry = await products.get_or_load_entry(
+                str(product_id), partial(database.find, product_id)
             )
         except OSError:
             raise HTTPException(503) from None

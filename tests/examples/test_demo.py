@@ -48,7 +48,7 @@ def microseconds(figure: str) -> float:
 def test_stampede_causes_one_query(shown: str) -> None:
     """All concurrent requests for a cold key share one load, or one per process if Redis was late."""
     without = int(row(shown, "get, then set")[0])
-    with_it = int(row(shown, "retrieve_or_load")[0])
+    with_it = int(row(shown, "get_or_load")[0])
     assert 1 <= with_it <= PROCESSES < without
 
 
