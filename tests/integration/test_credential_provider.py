@@ -12,7 +12,13 @@ import pytest
 from pip_services4_components.config import ConfigParams
 from redis.credentials import CredentialProvider
 
-from async_redis_cache import AsyncRedisCache, CacheConfigError, CacheLoginError, CacheUnavailable
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheConfigError,
+    CacheLoginError,
+    CacheTimeout,
+    CacheUnavailable,
+)
 from harness import await_until
 from harness.apis import APIS, Api, configured, new_cache
 from harness.figures import report
@@ -320,9 +326,12 @@ async def test_provider_without_a_login(
         cache = configured(
             network.login_url("", ""), api, credential_provider=provider, connect_timeout=100
         )
-        with pytest.raises(CacheUnavailable, match=problem) as caught:
+        with pytest.raises((CacheUnavailable, CacheTimeout)) as caught:
             await cache.open(None)
-        assert caught.value.code == "NO_CREDENTIALS"
+        # On a busy machine, the time limit of `open` passes before that of the provider is noticed.
+        if problem != "did not return" or caught.value.code != "TIMEOUT":
+            assert caught.value.code == "NO_CREDENTIALS"
+            assert problem in str(caught.value)
         assert (
             FIRST not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
         )
