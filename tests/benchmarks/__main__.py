@@ -15,6 +15,7 @@ from harness import FLAVOURS
 
 from . import line_up
 from .footprint import measure_footprint
+from .peers_any_loop import on_any_loop
 from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import near_misses
@@ -29,6 +30,7 @@ from .report import (
     write_json,
 )
 from .runs import (
+    ANY_LOOP,
     ASYNCIO,
     BYTES,
     LOADING,
@@ -50,6 +52,7 @@ from .servers import Target, private_server
 from .workloads import (
     OURS,
     PROTOCOL,
+    any_loop_workloads,
     async_workloads,
     bytes_workloads,
     hand_written_near_workloads,
@@ -131,6 +134,8 @@ def _measure(
     run_tasks(results, server, without, bare, section=BYTES, progress=progress)
     spans = replace(closed, async_rows=watched_workloads())
     run_tasks(results, server, spans, watched(), section=WATCHED, progress=progress)
+    crossing = replace(closed, async_rows=any_loop_workloads())
+    run_tasks(results, server, crossing, on_any_loop(), section=ANY_LOOP, progress=progress)
     misses = replace(closed, async_rows=near_miss_workloads())
     ours = near_misses()
     run_tasks(results, server, misses, ours, section=NEAR_MISSES, progress=progress)
@@ -178,6 +183,7 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
         ),
         BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
         WATCHED: ("a span and a duration for each call, against none", watched_workloads()),
+        ANY_LOOP: (f"{OURS} for any event loop", any_loop_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),
         UVLOOP_THREADS: (

@@ -29,6 +29,7 @@ LOADING = "loading"
 NEAR_LOADING = "loading, near"
 BYTES = "no serializer"
 WATCHED = "spans"
+ANY_LOOP = "any loop"
 THREADS = "threads"
 UVLOOP_THREADS = "threads, uvloop"
 

@@ -11,6 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from .peers import AsyncPeer, SyncPeer
+from .peers_any_loop import on_any_loop
 from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import Ours, OursInThreads, OursNear, near_misses
@@ -29,6 +30,7 @@ from .workloads import (
     Goal,
     Operation,
     Workload,
+    any_loop_workloads,
     async_workloads,
     bytes_workloads,
     hand_written_near_workloads,
@@ -45,6 +47,7 @@ ROWS = with_goals(
     + near_workloads()
     + hand_written_near_workloads()
     + near_miss_workloads()
+    + any_loop_workloads()
     + bytes_workloads()
     + [row for way in Way for row in loading_workloads(way) + near_loading_workloads(way)]
     + sync_workloads()
@@ -87,12 +90,15 @@ def _measure(results: Results, server: Target, plan: Plan) -> None:
 def _peers(workload: Workload) -> list[AsyncPeer]:
     if workload.reference == RETRIEVE:
         return loading(Way(workload.note), near=workload.operation is Operation.NEAR_HIT)
-    if workload.reference == DICTIONARY:
-        return near_by_hand()
+    for is_asked, peers in (
+        (workload.note == "any_loop", on_any_loop),
+        (workload.reference == DICTIONARY, near_by_hand),
+        (workload.reference == PLAIN, near_misses),
+    ):
+        if is_asked:
+            return peers()
     if workload.operation is Operation.NEAR_HIT:
         return [OursNear(), RedisPy()]
-    if workload.reference == PLAIN:
-        return near_misses()
     if workload.is_serialized:
         return [Ours(serializer="raw"), Protocol()]
     return [Ours(), RedisPy()]

@@ -21,6 +21,8 @@ PLAIN = f"{OURS}, no near cache"
 RETRIEVE = f"{OURS}, retrieve"
 UNWATCHED = f"{OURS}, without spans"
 PUBLISHED = "pip-services4-redis"
+ONE_LOOP = f"{OURS}, any_loop=False"
+SYNC_TO_ASYNC = f"{REFERENCE} by sync_to_async"
 
 
 class Api(StrEnum):
@@ -245,6 +247,23 @@ def watched_workloads() -> list[Workload]:
     return [
         Workload(Api.ASYNC, hit, callers, 100, note="spans", reference=UNWATCHED)
         for callers in (1, 100)
+    ]
+
+
+def any_loop_workloads() -> list[Workload]:
+    """What a change of threads costs for each call: where there is one task, and where these share it."""
+    hit, goals = Operation.RETRIEVE_HIT, {1: (SYNC_TO_ASYNC, 1 / 0.5), 100: (REFERENCE, 3)}
+    return [
+        Workload(
+            Api.ASYNC,
+            hit,
+            callers,
+            100,
+            note="any_loop",
+            goal=Goal(wall=times),
+            reference=reference,
+        )
+        for callers, (reference, times) in goals.items()
     ]
 
 
