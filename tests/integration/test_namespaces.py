@@ -485,11 +485,15 @@ def test_synchronous_namespace_says_where_loaders_run(server: Server) -> None:
     """In a worker thread, or where the namespace says; a call may say otherwise."""
     with RedisCache.from_url(server.url) as cache:
         caller = threading.get_ident()
-        assert cache.namespace("a").get_or_load("key", threading.get_ident) != caller
+
+        def thread() -> int:
+            return threading.get_ident()
+
+        assert cache.namespace("a").get_or_load("key", thread) != caller
         here = cache.namespace("b", in_thread="caller")
-        assert here.get_or_load("key", threading.get_ident) == caller
-        assert here.get_or_load("other", threading.get_ident, in_thread=True) != caller
-        assert here.cached("third")(threading.get_ident)() == caller
+        assert here.get_or_load("key", thread) == caller
+        assert here.get_or_load("other", thread, in_thread=True) != caller
+        assert here.cached("third")(thread)() == caller
 
 
 async def test_add_and_count(server: Server, raw: Client) -> None:
