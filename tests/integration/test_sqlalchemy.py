@@ -434,6 +434,29 @@ async def test_namespace_is_bound(cache: AsyncRedisCache, async_engine: AsyncEng
     assert await kept(cache) == {*KEYS}
 
 
+async def test_namespaces_on_one_core_are_bound(
+    any_server: Server, key_prefix: str, async_engine: AsyncEngine, engine: Engine
+) -> None:
+    """Of a cache for any loop and its twin for threads, each is bound to the sessions of its kind."""
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix, any_loop=True)
+    async with cache:
+        prices, twin = cache.namespace("price"), cache.as_sync().namespace("price")
+        await prices.set_many({"kettle": 1, "pot": 1})
+        async with AsyncSession(async_engine) as async_session:
+            await async_session.execute(RAISE)
+            bind(prices, async_session).delete("kettle")
+            await async_session.commit()
+        assert [*await prices.get_many(["kettle", "pot"])] == ["pot"]
+
+        def delete() -> None:
+            with Session(engine) as session, session.begin():
+                session.execute(RAISE)
+                bind(twin, session).delete("pot")
+
+        await asyncio.to_thread(delete)
+        assert await prices.get_many(["kettle", "pot"]) == {}
+
+
 def test_synchronous_namespace_is_bound(sync_cache: RedisCache, engine: Engine) -> None:
     """The same for threads; the kinds have to fit, and a key that is too long raises where it is passed."""
     prices = sync_cache.namespace("price")
