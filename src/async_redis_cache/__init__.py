@@ -16,6 +16,7 @@ from ._common.errors import (
     CacheError,
     CacheInputError,
     CacheLoadError,
+    CacheLockError,
     CacheLoginError,
     CacheOutcomeUnknown,
     CacheOverloaded,
@@ -34,6 +35,7 @@ from ._values.serializers import Serializer
 if TYPE_CHECKING:
     from ._api.cached_functions import CachedCoroutine, CachedFunction
     from ._api.decorator import cached
+    from ._api.locks import Lock, SyncLock
     from ._api.sync_cache import DefaultRedisFactory, RedisCache
     from ._api.sync_namespace import SyncNamespace
 
@@ -48,6 +50,7 @@ __all__ = [
     "CacheError",
     "CacheInputError",
     "CacheLoadError",
+    "CacheLockError",
     "CacheLoginError",
     "CacheOptions",
     "CacheOutcomeUnknown",
@@ -67,9 +70,11 @@ __all__ = [
     "IAsyncCache",
     "Load",
     "LoadOptions",
+    "Lock",
     "Namespace",
     "RedisCache",
     "Serializer",
+    "SyncLock",
     "SyncNamespace",
     "cached",
 ]
@@ -78,7 +83,9 @@ _IMPORTED_WHEN_USED = {
     "CachedCoroutine": "._api.cached_functions",
     "CachedFunction": "._api.cached_functions",
     "DefaultRedisFactory": "._api.sync_cache",
+    "Lock": "._api.locks",
     "RedisCache": "._api.sync_cache",
+    "SyncLock": "._api.locks",
     "SyncNamespace": "._api.sync_namespace",
     "cached": "._api.decorator",
 }

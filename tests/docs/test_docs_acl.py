@@ -9,7 +9,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError, CachePermissionError
 from harness import Client, Server
-from harness.documented_users import BOUNDED, BOUNDED_CLEAR, COUNTING, LOADING, NEAR, PLAIN
+from harness.documented_users import BOUNDED, BOUNDED_CLEAR, COUNTING, LOADING, LOCKING, NEAR, PLAIN
 
 
 class Use(NamedTuple):
@@ -21,6 +21,7 @@ class Use(NamedTuple):
     near: bool = False
     loading: bool = False
     counting: bool = False
+    locking: bool = False
 
 
 USES = {
@@ -31,6 +32,8 @@ USES = {
     "bounded, loading": Use([*BOUNDED, *LOADING[3:]], max_size=2, loading=True),
     "counting": Use([*PLAIN, *COUNTING], counting=True),
     "bounded, counting": Use([*BOUNDED, *COUNTING[2:]], max_size=2, counting=True),
+    "locking": Use([*PLAIN, *LOCKING], locking=True),
+    "bounded, locking": Use([*BOUNDED, *LOCKING[3:]], max_size=2, locking=True),
     "near": Use([*PLAIN, *NEAR], near=True),
 }
 
@@ -60,9 +63,12 @@ def account(server: Server, raw: Client) -> Iterator[Account]:
     raw.execute_command("ACL", "DELUSER", "shop")
 
 
-async def refused(
-    cache: AsyncRedisCache, *, clear: bool, loading: bool = False, counting: bool = False
-) -> set[str]:
+async def entered(cache: AsyncRedisCache) -> None:
+    async with cache.namespace("job").lock("a"):
+        pass
+
+
+async def refused(cache: AsyncRedisCache, use: Use) -> set[str]:
     """The methods that fail."""
     failed: set[str] = set()
 
@@ -85,20 +91,23 @@ async def refused(
     await call("remove", cache.remove(None, "c"))
     await call("remove_many", cache.remove_many(None, ["b", "c"]))
     await call("ping", cache.ping(None))
-    if loading:
+    if use.loading:
         await call("store another", cache.store(None, "other type", 1))
         await call("load", cache.retrieve_or_load(None, "new", lambda: 1))
         await call("replace", cache.retrieve_or_load(None, "other type", lambda: "a", type=str))
         await call("refresh", cache.refresh(None, "new", lambda: 2))
         # Loads, so that the next run does too.
         await call("remove loaded", cache.remove_many(None, ["new", "other type"]))
-    if counting:
+    if use.counting:
         await call("add", cache.add(None, "added", 1))
         await call("incr", cache.incr(None, "count"))
         await call("incr again", cache.incr(None, "count"))
         await call("decr", cache.decr(None, "count"))
         await call("remove counted", cache.remove_many(None, ["added", "count"]))
-    if clear:
+    if use.locking:
+        await call("lock", entered(cache))
+        await call("lock again", entered(cache))
+    if use.clear:
         await call("clear", cache.clear(None))
     await cache.close(None)
     return failed
@@ -109,12 +118,7 @@ async def test_documented_user_may_use_the_whole_cache(account: Account, use: st
     """Every method works for the user of the documentation."""
     used = USES[use]
     account.grant(*used.rules)
-    assert (
-        await refused(
-            account.cache(used), clear=used.clear, loading=used.loading, counting=used.counting
-        )
-        == set()
-    )
+    assert await refused(account.cache(used), used) == set()
 
 
 @pytest.mark.parametrize("use", USES)
@@ -128,9 +132,7 @@ async def test_documented_user_needs_every_rule(account: Account, use: str) -> N
     spare: list[str] = []
     for command in commands:
         account.grant(*used.rules, f"-{command[1:]}")
-        if not await refused(
-            account.cache(used), clear=used.clear, loading=used.loading, counting=used.counting
-        ):
+        if not await refused(account.cache(used), used):
             spare.append(command)
     assert commands
     assert spare == [command for command in commands if command == "+evalsha"]
@@ -197,15 +199,15 @@ async def test_another_database_needs_select(account: Account) -> None:
     """The user needs SELECT for a database other than 0, and for nothing else."""
     account.grant(*PLAIN)
     cache = account.cache(Use(PLAIN), database=1)
-    assert await refused(cache, clear=False) == {"open"}
+    assert await refused(cache, Use(PLAIN)) == {"open"}
     account.grant("+select")
-    assert await refused(cache, clear=False) == set()
+    assert await refused(cache, Use(PLAIN)) == set()
 
 
 async def test_bounded_cache_without_prefix_clears_without_scan(account: Account) -> None:
     """Without a prefix a bounded cache is cleared through its index, and SCAN is not needed."""
     account.grant(*BOUNDED, "~*")
-    assert await refused(account.cache(USES["clear"], key_prefix=""), clear=True) == set()
+    assert await refused(account.cache(USES["clear"], key_prefix=""), USES["clear"]) == set()
 
 
 @pytest.mark.parametrize("use", USES)

@@ -18,6 +18,7 @@ from async_redis_cache import (
     CacheEntry,
     CacheStats,
     Forever,
+    Lock,
     Namespace,
     RedisCache,
     SyncNamespace,
@@ -64,6 +65,9 @@ async def awaited(cache: AsyncRedisCache) -> None:
     assert_type(await products.get("7", 0), Product | int)
     assert_type(await products.get_or_load("7", load, condition=bool), Product)
     cache.namespace("any", condition=lambda result: result.name != "")
+    async with products.lock("7", timedelta(seconds=5), wait=0) as lock:
+        assert_type(lock, Lock)
+        assert_type(lock.fencing_number, int)
     optional = cache.namespace("optional", type=Product, cache_none=True)
     assert_type(optional, Namespace[Product | None])
     assert_type(await optional.get_many(["7"]), dict[str, Product | None])

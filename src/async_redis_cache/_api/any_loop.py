@@ -139,6 +139,16 @@ class _AtomicWrites:
         self.increment = partial(_write, bridge, None, engine.atomic.increment)
 
 
+class _Locks:
+    """The locks of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self.acquire = partial(_write, bridge, None, engine.locks.acquire)
+        self.keep = partial(bridge.portal.post, engine.locks.keep)
+        self.begin_release = partial(bridge.portal.post, engine.locks.begin_release)
+        self.released = partial(AnyLoopCall, bridge, engine.locks.released)
+
+
 class _CallerSource:
     """A `LoadSource` whose loader and checks run on the event loop of the caller."""
 
@@ -228,6 +238,7 @@ class AnyLoopEngine:
         self.reads = _Reads(engine, bridge)
         self.writes = _Writes(engine, bridge)
         self.atomic = _AtomicWrites(engine, bridge)
+        self.locks = _Locks(engine, bridge)
         self.single_flight = _SingleFlight(engine, bridge)
         self.threads = engine.threads
         self.strict = engine.strict

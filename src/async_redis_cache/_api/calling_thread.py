@@ -181,6 +181,16 @@ class _AtomicWrites:
         self.increment = partial(LoopWrite, engine.atomic.increment)
 
 
+class _Locks:
+    """The locks of an engine, called on the private event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.acquire = partial(LoopWrite, engine.locks.acquire)
+        self.keep = partial(_call_on_loop, engine.locks.keep)
+        self.begin_release = partial(_call_on_loop, engine.locks.begin_release)
+        self.released = partial(LoopCall, engine.locks.released)
+
+
 class _SingleFlight:
     """The loads of an engine, called on the private event loop."""
 
@@ -215,6 +225,7 @@ class CallerEngine:
         self.reads = _Reads(engine)
         self.writes = _Writes(engine)
         self.atomic = _AtomicWrites(engine)
+        self.locks = _Locks(engine)
         self.single_flight = _SingleFlight(engine)
         self.strict = engine.strict
         self.fails_open = engine.fails_open

@@ -16,6 +16,7 @@ from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
+from .locks import Lock, LockRequest
 from .namespace_defaults import Defaults
 from .view import next_keys, view_of
 
@@ -389,6 +390,37 @@ class Namespace(Generic[T]):
         """
         contained: bool = await self._view.contains(trace_id, key)
         return contained
+
+    def lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta = 10,
+        trace_id: str | None = None,
+    ) -> Lock:
+        """Return a lock, for `async with`: of all processes, one holder at a time.
+
+        It saves effort, such as a report that need not be made twice. It does not make sure of anything: a holder that
+        is suspended for longer than `ttl`, or a failover, can let two work at once. What must not happen twice has to
+        be protected by the resource, with the `fencing_number` of the lock.
+
+        While it is held, the lock is renewed, however long the block takes; `ttl` is how long others wait for a holder
+        that died. It is independent of the value of the key. It is not reentrant.
+
+        Args:
+            key: as for `get`.
+            ttl: seconds until the lock expires without a renewal, or a timedelta; at most an hour.
+            wait: seconds to wait while another holds it, or a timedelta; 0 to try once.
+            trace_id: for errors.
+
+        Raises:
+            CacheInputError: BAD_TIMEOUT; from `async with`, BAD_KEY.
+            CacheLockError: from `async with`: LOCK_TIMEOUT, another held it all the time; LOCK_LOST at the end of the
+                block, if it was lost meanwhile. `is_held` and `raise_if_lost` of the lock tell it earlier.
+            CacheError: from `async with`, whatever `options.fail_open` is: the lock could not be requested.
+        """
+        return Lock(LockRequest.of(self._view, key, ttl, wait, trace_id))
 
     async def clear(
         self, *, timeout: float | timedelta | None = None, trace_id: str | None = None

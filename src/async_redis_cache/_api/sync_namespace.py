@@ -16,6 +16,7 @@ from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
+from .locks import LockRequest, SyncLock
 from .namespace_defaults import Defaults
 from .view import next_keys, view_of
 
@@ -279,6 +280,18 @@ class SyncNamespace(Generic[T]):
         """Return whether the key has a value. The value is fetched to check that it is readable."""
         contained: bool = self._view.contains(trace_id, key)
         return contained
+
+    def lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta = 10,
+        trace_id: str | None = None,
+    ) -> SyncLock:
+        """Return a lock, for `with`: of all processes and threads, one holder at a time."""
+        request = LockRequest.of(self._view._cache, key, ttl, wait, trace_id)  # noqa: SLF001
+        return SyncLock(request, self._view._call)  # noqa: SLF001
 
     def clear(
         self, *, timeout: float | timedelta | None = None, trace_id: str | None = None

@@ -11,6 +11,7 @@ from .pip_services import (
     ApplicationException,
     BadRequestException,
     ConfigException,
+    ConflictException,
     ConnectionException,
     Context,
     InvalidStateException,
@@ -30,6 +31,7 @@ __all__ = [
     "CacheError",
     "CacheInputError",
     "CacheLoadError",
+    "CacheLockError",
     "CacheLoginError",
     "CacheOutcomeUnknown",
     "CacheOverloaded",
@@ -96,6 +98,14 @@ class CacheLoadError(CacheError, InvocationException, RuntimeError):
     Codes: LOAD_CANCELLED (the loader was cancelled, or raised `CancelledError`, which is the cause of this error;
     the caller was not cancelled), LOAD_CYCLE (a loader requests the key that it loads, directly or through another
     load).
+    """
+
+
+class CacheLockError(CacheError, ConflictException, RuntimeError):
+    """A lock is not held.
+
+    Codes: LOCK_TIMEOUT (another held it for as long as the caller waited), LOCK_LOST (it expired or was removed while it
+    was held), NOT_LOCKED (it was not acquired yet).
     """
 
 

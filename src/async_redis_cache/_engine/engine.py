@@ -36,6 +36,7 @@ from async_redis_cache._common.options import Options
 from async_redis_cache._common.outcomes import CapturedError, gather_outcomes
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._protocol.commands import PING
+from async_redis_cache._protocol.lock_scripts import LockCommands
 from async_redis_cache._protocol.size_limit import INDEX_SUFFIX, Opening
 
 from .atomic_writes import AtomicWrites
@@ -44,6 +45,7 @@ from .freshness import Freshness
 from .key_scan import KeyScan
 from .load_lease import LeaseContext, NullNotifier
 from .loader_threads import LoaderThreads
+from .locks import Locks
 from .near_cache import NearCache, NearReads
 from .pending_invalidations import PendingInvalidations
 from .reads import IsReadable, Metadata, PlainReads, Reads
@@ -179,6 +181,12 @@ class Engine:
             check_circuits=self._check_circuits,
             counters=counters,
         )
+        self.locks = Locks(
+            self._batcher,
+            options.key_prefix.encode(),
+            LockCommands(self._index, options.max_size, self._evicted),
+            self._check_circuits,
+        )
 
     def __repr__(self) -> str:
         return f"<Engine {self._servers!r}>"
@@ -211,8 +219,10 @@ class Engine:
         self._pending.stop()
         self._health_log.end()
         self.single_flight.stop()
+        self.locks.stop()
         self._servers.stop()
         await self.single_flight.stopped()
+        await self.locks.stopped()
         await self._pending.stopped()
         await self._servers.stopped()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.choices import SERVERS
-from harness.documented_users import BOUNDED_CLEAR, LOADING, NEAR
+from harness.documented_users import BOUNDED_CLEAR, COUNTING, LOADING, LOCKING, NEAR
 
 if TYPE_CHECKING:
     import ssl
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.servers import Server, ServerOptions
 
 # The tests use many prefixes and several databases.
-RULES = [*BOUNDED_CLEAR, *NEAR, *LOADING, "resetkeys", "~*", "+select"]
+RULES = [*BOUNDED_CLEAR, *NEAR, *LOADING, *COUNTING, *LOCKING, "resetkeys", "~*", "+select"]
 
 
 class Access:
