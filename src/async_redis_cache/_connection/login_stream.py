@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from async_redis_cache._common.forks import after_fork_in_child
@@ -28,21 +28,14 @@ class _LoginStream:
     """Passes on what a provider reports, from any thread, to the caches that use it.
 
     A provider has a single callback, which the next one replaces. So all caches of a process share a stream.
+
+    Args:
+        provider: kept for as long as there are listeners, so that its id is not reused.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: dict[LoginListener, asyncio.AbstractEventLoop] = {}
-
-    def add(self, listener: LoginListener) -> None:
-        """Report to this listener on the running event loop."""
-        with self._lock:
-            self._listeners[listener] = asyncio.get_running_loop()
-
-    def remove(self, listener: LoginListener) -> None:
-        """Report to this listener no longer."""
-        with self._lock:
-            self._listeners.pop(listener, None)
+    def __init__(self, provider: Any) -> None:
+        self.provider = provider
+        self.listeners: dict[LoginListener, asyncio.AbstractEventLoop] = {}
 
     def on_next(self, token: Any) -> _Nothing:
         """Report the login of a token. Called by the provider."""
@@ -58,17 +51,46 @@ class _LoginStream:
         return _Nothing()
 
     def _report(self, tell: Callable[[LoginListener], None]) -> None:
-        with self._lock:
-            listeners = tuple(self._listeners.items())
+        with _streams.lock:
+            listeners = tuple(self.listeners.items())
         for listener, loop in listeners:
             # The event loop may be closed, and the cache not.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(tell, listener)
 
 
-_streams: Final[weakref.WeakKeyDictionary[Any, _LoginStream]] = weakref.WeakKeyDictionary()
-# Their locks may be held by threads that do not exist in a forked child.
-after_fork_in_child(_streams.clear)
+class _LoginStreams:
+    """The streams of all providers that have listeners, by the id of the provider: it may have no hash."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: the lock may be held by a thread that does not exist there."""
+        self.lock = threading.Lock()
+        self._streams: dict[int, _LoginStream] = {}
+
+    def add(self, provider: Any, listener: LoginListener) -> None:
+        """Report what the provider streams on the running event loop."""
+        with self.lock:
+            stream = self._streams.setdefault(id(provider), _LoginStream(provider))
+            stream.listeners[listener] = asyncio.get_running_loop()
+        # Each time: another client of the provider may have replaced the callbacks.
+        provider.on_next(stream.on_next)
+        provider.on_error(stream.on_error)
+
+    def remove(self, provider: Any, listener: LoginListener) -> None:
+        """Report to this listener no longer."""
+        with self.lock:
+            stream = self._streams.get(id(provider))
+            if stream is not None:
+                stream.listeners.pop(listener, None)
+                if not stream.listeners:
+                    del self._streams[id(provider)]
+
+
+_streams: Final = _LoginStreams()
+after_fork_in_child(_streams.forget)
 
 
 def is_streaming(provider: Any) -> bool:
@@ -78,12 +100,8 @@ def is_streaming(provider: Any) -> bool:
 
 def listen(provider: Any, listener: LoginListener) -> Callable[[], None]:
     """Report what a provider streams to a listener, on the running event loop, until the returned function is called."""
-    stream = _streams.setdefault(provider, _LoginStream())
-    stream.add(listener)
-    # Each time: another client of the provider may have replaced the callbacks.
-    provider.on_next(stream.on_next)
-    provider.on_error(stream.on_error)
-    return lambda: stream.remove(listener)
+    _streams.add(provider, listener)
+    return partial(_streams.remove, provider, listener)
 
 
 def _login_in(token: Any) -> Login:

@@ -26,6 +26,9 @@ class Token:
 class TokenStream:
     """Gives its token to new connections, and its callbacks each following one."""
 
+    # As in a dataclass, which compares its fields.
+    __hash__ = None  # type: ignore[assignment]
+
     def __init__(self, user: str, value: str) -> None:
         self.user = user
         self._value = value
