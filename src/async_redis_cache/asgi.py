@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import (
     Awaitable,
     Callable,
@@ -23,7 +22,6 @@ from collections.abc import (
     MutableMapping,
 )
 from contextvars import ContextVar
-from fnmatch import translate
 from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final, ParamSpec, TypeAlias, Unpack
@@ -36,7 +34,7 @@ from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
-from async_redis_cache._http.response_options import ResponseOptions, Rule
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore
 
 __all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
@@ -51,11 +49,7 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OK: Final = 200
 _ERROR: Final = 400
-_OF_REQUEST: Final = (
-    *("type", "asgi", "http_version", "scheme", "path", "raw_path", "query_string", "root_path"),
-    *("client", "server", "app"),
-)
-"""What a request of the cache itself has of the scope of the request that caused it."""
+_NO_EXTENSIONS: Final[dict[str, Any]] = {}
 _EVENT_STREAM: Final = b"text/event-stream"
 
 
@@ -84,9 +78,7 @@ class ResponseCache:
         self.name = name
         records = cache.namespace(namespace, type=Any, serializer=RECORDS, long_keys="hash")
         self.store = ResponseStore(records)
-        self._rules = [
-            (re.compile(translate(pattern)), Rule(rule)) for pattern, rule in (rules or {}).items()
-        ]
+        self._rules = PathRules(rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -100,19 +92,13 @@ class ResponseCache:
         handling = _Handling(self, scope, receive, send)
         token = _CURRENT.set(handling)
         try:
-            await handling.run(self._rule(scope["path"]))
+            await handling.run(self._rules.find(scope["path"]))
         finally:
             _CURRENT.reset(token)
 
     async def close(self) -> None:
         """End what runs in the background: requests of the cache itself that revalidate stale responses."""
         await self.store.close()
-
-    def _rule(self, path: str) -> Rule | None:
-        for pattern, rule in self._rules:
-            if pattern.match(path):
-                return rule
-        return None
 
 
 class _Handling:
@@ -123,6 +109,8 @@ class _Handling:
     ) -> None:
         self.exchange: Exchange | None = None
         self._middleware = middleware
+        self._entered = dict(scope)
+        """The scope before the application routed the request."""
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -235,17 +223,16 @@ class _Handling:
             _CURRENT.reset(token)
 
     def _own_scope(self, exchange: Exchange) -> Scope:
-        scope = {name: self._scope[name] for name in _OF_REQUEST if name in self._scope}
-        # State of the lifespan, which a request has a copy of.
-        state = self._scope.get("state")
-        extensions: dict[str, Any] = {}
-        return {
-            **scope,
+        """Return the scope that the middleware was called with, for a request of the cache itself."""
+        scope = {
+            **self._entered,
             "method": "GET",
             "headers": list(exchange.forward),
-            "extensions": extensions,
-            **({} if state is None else {"state": dict(state)}),
+            "extensions": _NO_EXTENSIONS,
         }
+        if "state" in scope:
+            scope["state"] = dict(scope["state"])
+        return scope
 
     async def _invalidate(self, status: int) -> None:
         key = _uri(self._scope, self._scope["query_string"])
@@ -280,8 +267,7 @@ def cache_response(
     def decorate(handler: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
         @wraps(handler)
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
-            handling = _CURRENT.get()
-            if handling is not None and await handling.enter(prepared):
+            if await is_answered(prepared):
                 return _placeholder()
             if iscoroutinefunction(handler):
                 return await handler(*args, **kwargs)
@@ -290,6 +276,12 @@ def cache_response(
         return cached
 
     return decorate
+
+
+async def is_answered(rule: Rule) -> bool:
+    """Ask the cache in a handler, or before; return whether what the application returns is replaced."""
+    handling = _CURRENT.get()
+    return handling is not None and await handling.enter(rule)
 
 
 def _placeholder() -> Any:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from .cache_control import request_directives
 from .cache_status import CacheStatus
-from .fields import Fields, without
+from .fields import Fields, has, without
 from .keys import selecting_names, variant_key
 from .messages import Record, Request, Response, Stored, Uncacheable, Variants
 from .policy import Policy
@@ -324,7 +324,10 @@ class Exchange:
         fields = not_modified_fields(stored.fields) if not_modified else stored.fields
         age = b"%d" % int(max(0, freshness.age))
         fields = (*without(fields, {b"age"}), (b"age", age))
-        has_body = not not_modified and self._request.method != "HEAD"
+        is_head = self._request.method == "HEAD"
+        if is_head and not not_modified and not has(fields, b"content-length"):
+            fields = (*fields, (b"content-length", b"%d" % len(stored.body)))
+        has_body = not not_modified and not is_head
         return Reply(
             _NOT_MODIFIED if not_modified else stored.status,
             self._marked(fields),

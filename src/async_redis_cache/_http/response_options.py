@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from fnmatch import translate
 from typing import Any, Final, TypedDict
 
 from .keys import without_parameters
 from .policy import Policy
 
-__all__ = ["ResponseOptions", "Rule"]
+__all__ = ["PathRules", "ResponseOptions", "Rule"]
 
 _MAX_BODY: Final = 1_000_000
 
@@ -92,6 +94,27 @@ class Rule:
         if not query or not (self._ignored or self._is_sorted):
             return query
         return without_parameters(query, self._ignored, is_sorted=self._is_sorted)
+
+
+class PathRules:
+    """Rules by patterns of paths, with "*" for any text.
+
+    Args:
+        rules: the patterns and their options.
+    """
+
+    def __init__(self, rules: Mapping[str, ResponseOptions] | None) -> None:
+        self._rules = [
+            (re.compile(translate(pattern)), Rule(options))
+            for pattern, options in (rules or {}).items()
+        ]
+
+    def find(self, path: str) -> Rule | None:
+        """Return the rule of the first pattern that matches a path."""
+        for pattern, rule in self._rules:
+            if pattern.match(path):
+                return rule
+        return None
 
 
 def _seconds(name: str, duration: float | timedelta) -> float:
