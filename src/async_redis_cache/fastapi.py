@@ -25,10 +25,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache as memoize
-from typing import Annotated, Final
+from typing import Annotated, Final, Unpack
 
 try:
-    from fastapi import Depends, FastAPI
+    from fastapi import Depends, FastAPI, HTTPException
     from fastapi.requests import HTTPConnection
     from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as _error:
@@ -38,8 +38,10 @@ except ImportError as _error:
     ) from _error
 
 from async_redis_cache import AsyncRedisCache
+from async_redis_cache._http.response_options import ResponseOptions, Rule
+from async_redis_cache.asgi import is_answered
 
-__all__ = ["CacheDep", "cache_lifespan", "cache_named", "get_cache"]
+__all__ = ["CacheDep", "cache_lifespan", "cache_named", "cache_response", "get_cache"]
 
 _DEFAULT: Final = "default"
 _IN_SCOPE: Final = "async_redis_caches"
@@ -110,6 +112,32 @@ get_cache: Callable[[HTTPConnection], Awaitable[AsyncRedisCache]] = cache_named(
 
 CacheDep = Annotated[AsyncRedisCache, Depends(get_cache)]
 """The type of a handler's parameter that receives the cache: `async def page(cache: CacheDep)`."""
+
+
+class _Answered(HTTPException):
+    """Ends a request whose response is in the cache; what it becomes is replaced by that."""
+
+
+def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[], Awaitable[None]]:
+    """Return a dependency that opts in the responses of a route: for `Depends`, with `asgi.ResponseCache` in place.
+
+    Dependencies that FastAPI calls after this one do not run for stored responses: put it last, behind those that check
+    the rights of a client. The decorator `asgi.cache_response` needs no such care.
+
+    Args:
+        **options: see `asgi.ResponseOptions`.
+
+    Raises:
+        TypeError: an option is unknown.
+        ValueError: a duration is negative.
+    """
+    rule = Rule(options)
+
+    async def look_up() -> None:
+        if await is_answered(rule):
+            raise _Answered(200)
+
+    return look_up
 
 
 def _caches_of(app: FastAPI) -> dict[str, AsyncRedisCache]:

@@ -22,6 +22,7 @@ from async_redis_cache.asgi import (
     add_response_tags,
     cache_response,
 )
+from async_redis_cache.fastapi import cache_response as cache_dependency
 from harness import Server, await_until
 
 CLOSED = 1
@@ -152,6 +153,23 @@ async def test_authorization_runs_before_a_hit(server: Server, key_prefix: str) 
     @app.get("/report")
     @cache_response(ttl=60)
     async def report(_: Annotated[None, Depends(admitted)]) -> dict[str, int]:
+        runs["report"] += 1
+        return {"total": 7}
+
+    async with client_of(app, server, key_prefix) as client:
+        for _ in range(2):
+            assert (await client.get("/report", headers={"right": "read"})).json() == {"total": 7}
+            assert (await client.get("/report", headers={"right": "none"})).status_code == 403
+    assert runs["report"] == 1
+
+
+async def test_dependency_opts_in_a_route(server: Server, key_prefix: str) -> None:
+    """`Depends(cache_response(...))`, behind a dependency that checks rights, does what the decorator does."""
+    app, runs = FastAPI(), Counter[str]()
+    rights = [Depends(admitted), Depends(cache_dependency(ttl=60))]
+
+    @app.get("/report", dependencies=rights)
+    async def report() -> dict[str, int]:
         runs["report"] += 1
         return {"total": 7}
 
