@@ -11,23 +11,52 @@ For several caches, use application keys of your own:
 
     CARTS = web.AppKey("carts", AsyncRedisCache)
     app.cleanup_ctx.append(cache_context(carts, CARTS))
+
+A middleware that caches whole responses:
+
+    app = web.Application(middlewares=[response_cache()])
+
+    @cache_response(ttl=60)
+    async def page(request: web.Request) -> web.Response: ...
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Final, Unpack
+from weakref import WeakKeyDictionary
 
 try:
     from aiohttp import web
+    from multidict import CIMultiDict
 except ImportError as _error:
     raise ImportError(
         "async_redis_cache.aiohttp needs the extra 'aiohttp': "
         "pip install 'async-redis-cache[aiohttp]'"
     ) from _error
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._http.exchange import Exchange, Reply
+from async_redis_cache._http.fields import Fields
+from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.messages import RECORDS, Request
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
+from async_redis_cache._http.response_store import ResponseStore
 
-__all__ = ["CACHE", "cache_context", "get_cache"]
+__all__ = [
+    "CACHE",
+    "ResponseOptions",
+    "add_response_tags",
+    "cache_context",
+    "cache_response",
+    "get_cache",
+    "response_cache",
+]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CACHE = web.AppKey("CACHE", AsyncRedisCache)
 """The default application key of the cache."""
@@ -66,3 +95,228 @@ def get_cache(request: web.Request, key: web.AppKey[AsyncRedisCache] = CACHE) ->
         KeyError: no `cache_context` with this key has started.
     """
     return request.config_dict[key]
+
+
+def response_cache(
+    key: web.AppKey[AsyncRedisCache] = CACHE,
+    *,
+    namespace: str = "responses",
+    rules: Mapping[str, ResponseOptions] | None = None,
+    name: str = "async-redis-cache",
+) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """Return a middleware that caches responses, as a shared HTTP cache by RFC 9111.
+
+    Args:
+        key: the application key of the cache, see `cache_context`.
+        namespace: the name of the namespace of the responses.
+        rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
+            applies, and the `cache_response` of a handler does not.
+        name: of the cache in `Cache-Status`, a token.
+    """
+    by_path = PathRules(rules)
+    stores: WeakKeyDictionary[AsyncRedisCache, ResponseStore] = WeakKeyDictionary()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        cache = get_cache(request, key)
+        store = stores.get(cache)
+        if store is None:
+            records = cache.namespace(namespace, type=Any, serializer=RECORDS, long_keys="hash")
+            store = stores[cache] = ResponseStore(records)
+        handling = _Handling(store, request, handler, name)
+        return await handling.response(by_path.find(request.path))
+
+    return middleware
+
+
+def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[Handler], Handler]:
+    """Return a decorator of a handler whose responses the middleware `response_cache` stores.
+
+    The cache is asked when the handler is called. So what runs before it, such as authorization in a middleware or a
+    decorator outside of this one, runs for stored responses too.
+
+    Args:
+        **options: see `ResponseOptions`.
+
+    Raises:
+        TypeError: an option is unknown.
+        ValueError: a duration is negative.
+    """
+    rule = Rule(options)
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def cached(request: web.Request) -> web.StreamResponse:
+            handling = _CURRENT.get()
+            if handling is not None:
+                reply = await handling.enter(rule)
+                if reply is not None:
+                    # The middleware replaces it.
+                    return web.Response()
+                request = handling.forwarded(request)
+            return await handler(request)
+
+        return cached
+
+    return decorate
+
+
+def add_response_tags(*tags: str) -> None:
+    """Add tags to the response that the running handler returns. They apply only if it is stored."""
+    handling = _CURRENT.get()
+    if handling is not None and handling.exchange is not None:
+        handling.exchange.tags.update(tags)
+
+
+class _Handling:
+    """A request that the middleware is handling."""
+
+    def __init__(
+        self, store: ResponseStore, request: web.Request, handler: Handler, name: str
+    ) -> None:
+        self.exchange: Exchange | None = None
+        self._store = store
+        self._request = request
+        self._handler = handler
+        self._name = name
+        self._reply: Reply | None = None
+        """A response from the cache, which replaces that of the handler."""
+
+    async def response(self, rule: Rule | None) -> web.StreamResponse:
+        """Return the response: from the cache, or of the handler."""
+        token = _CURRENT.set(self)
+        try:
+            reply = None if rule is None else await self.enter(rule)
+            return await self._run() if reply is None else _response(reply)
+        finally:
+            _CURRENT.reset(token)
+            if self.exchange is not None:
+                await self.exchange.end()
+
+    async def enter(self, rule: Rule) -> Reply | None:
+        """Return the response from the cache; None if the handler has to run."""
+        if self.exchange is not None:
+            return self._reply
+        fields, request = _fields(self._request.raw_headers), self._request
+        uri = _uri(request, rule.query(request.rel_url.raw_query_string.encode()))
+        if uri is None:
+            return None
+        self.exchange = Exchange(
+            self._store,
+            rule.policy,
+            Request(request.method, uri, fields),
+            uri,
+            identity=None if rule.vary_on is None else rule.vary_on(request),
+            max_body=rule.max_body,
+            rerun=self._rerun,
+            name=self._name,
+        )
+        self.exchange.tags.update(rule.tags)
+        self._reply = await self.exchange.begin()
+        return self._reply
+
+    def forwarded(self, request: web.Request) -> web.Request:
+        """Return the request for the handler, with the conditions of the cache instead of those of the client."""
+        exchange = self.exchange
+        if exchange is None or exchange.forward == _fields(request.raw_headers):
+            return request
+        lines = [(name.decode(), value.decode("latin-1")) for name, value in exchange.forward]
+        return request.clone(method=request.method, headers=CIMultiDict(lines))
+
+    async def _run(self) -> web.StreamResponse:
+        """Run the handler, and store its response if it may be stored."""
+        try:
+            response = await self._handler(self.forwarded(self._request))
+        except web.HTTPException as raised:
+            # It is a response too, and may be one that is remembered, such as 404.
+            response = raised
+        if self._reply is not None:
+            return _response(self._reply)
+        if self.exchange is not None:
+            response = await self._collected(self.exchange, response)
+        if self._request.method not in _SAFE and _OK <= response.status < _ERROR:
+            await self._invalidate()
+        if isinstance(response, web.HTTPException):
+            raise response
+        return response
+
+    async def _collected(
+        self, exchange: Exchange, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        fields = _fields_of(response)
+        sent = exchange.start(response.status, fields)
+        body = response.body if isinstance(response, web.Response) else None
+        if sent is None:
+            exchange.body(b"", is_last=True)
+            reply = await exchange.end()
+            if reply is None:
+                # The handler confirmed a response other than the stored one.
+                headers = CIMultiDict(_text(exchange.unconditional))
+                return await self._handler(self._request.clone(headers=headers))
+            return _response(reply)
+        if response.prepared:
+            # A stream that the handler has sent already.
+            exchange.give_up()
+            return response
+        if isinstance(body, bytes | bytearray):
+            sent = exchange.tagged(sent, bytes(body))
+            exchange.body(bytes(body), is_last=True)
+        else:
+            exchange.give_up()
+        for name, value in _text(sent[len(fields) :]):
+            response.headers.add(name, value)
+        await exchange.end()
+        return response
+
+    async def _rerun(self, exchange: Exchange) -> None:
+        """Run the handler for a request of the cache itself, to which no client listens."""
+        headers = CIMultiDict(_text(exchange.forward))
+        request = self._request.clone(method="GET", headers=headers)
+        handling = _Handling(self._store, request, self._handler, self._name)
+        handling.exchange = exchange
+        token = _CURRENT.set(handling)
+        try:
+            await handling._run()
+        finally:
+            _CURRENT.reset(token)
+
+    async def _invalidate(self) -> None:
+        uri = _uri(self._request, self._request.rel_url.raw_query_string.encode())
+        if uri is not None:
+            with suppress(CacheError):
+                await self._store.remove(uri)
+
+
+_CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
+    "async_redis_cache.aiohttp_response", default=None
+)
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_OK: Final = 200
+_ERROR: Final = 400
+
+
+def _uri(request: web.Request, query: bytes) -> str | None:
+    path = request.rel_url.raw_path.encode()
+    return uri_of(request.scheme, path, query, _fields(request.raw_headers))
+
+
+def _fields(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
+    return tuple((name.lower(), value) for name, value in lines)
+
+
+def _fields_of(response: web.StreamResponse) -> Fields:
+    fields = tuple(
+        (name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()
+    )
+    # aiohttp adds them to the headers when it sends the response.
+    return (*fields, (b"set-cookie", b"")) if response.cookies else fields
+
+
+def _text(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(
+        status=reply.status, headers=CIMultiDict(_text(reply.fields)), body=reply.body
+    )

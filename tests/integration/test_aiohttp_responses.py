@@ -1,0 +1,174 @@
+"""`response_cache` in front of aiohttp handlers, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache.aiohttp import (
+    CACHE,
+    add_response_tags,
+    cache_context,
+    cache_response,
+    response_cache,
+)
+from harness import Server, await_until
+
+Client = TestClient[web.Request, web.Application]
+
+
+class Shop:
+    """An application that counts the runs of its handlers, and that tests hold back."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+        self.stock = 1
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.headers: dict[str, str] = {}
+        self.cookie = ""
+
+    def app(self, cache: AsyncRedisCache) -> web.Application:
+        """The application."""
+        rules: Any = {"/gone/*": {"missing_ttl": 60}, "/list/*": {"ttl": 60}}
+        app = web.Application(middlewares=[response_cache(rules=rules, name="shop")])
+        app.cleanup_ctx.append(cache_context(cache))
+        app.router.add_get("/stock/{item}", cache_response(ttl=60)(self.read))
+        app.router.add_put("/stock/{item}", self.write)
+        app.router.add_get("/gone/{item}", self.refuse)
+        app.router.add_get("/list/{item}", self.stream)
+        return app
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Return the stock, after the gate is open; 304 for the validator that it sends."""
+        item = request.match_info["item"]
+        self.runs[item] += 1
+        add_response_tags(f"item:{item}")
+        stock = self.stock
+        await self.gate.wait()
+        if request.headers.get("If-None-Match") == '"1"':
+            return web.Response(status=304, headers=self.headers)
+        response = web.Response(text=f"{item} {stock}", headers=self.headers)
+        if self.cookie:
+            response.set_cookie("session", self.cookie)
+        return response
+
+    async def write(self, request: web.Request) -> web.StreamResponse:
+        """Set the stock."""
+        self.stock = int(await request.text())
+        return web.Response()
+
+    async def refuse(self, request: web.Request) -> web.StreamResponse:
+        """Raise 404."""
+        self.runs["gone"] += 1
+        raise web.HTTPNotFound
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Send a body in parts."""
+        self.runs["list"] += 1
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"1,")
+        await response.write_eof(b"2")
+        return response
+
+
+@pytest.fixture
+async def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+async def client(shop: Shop, server: Server, key_prefix: str) -> AsyncIterator[Client]:
+    cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+    async with TestClient(TestServer(shop.app(cache))) as client:
+        yield client
+
+
+async def read(client: Client, path: str, **headers: str) -> tuple[int, str, str]:
+    """The status, the text and the `Cache-Status` of a response."""
+    async with client.get(path, headers=headers) as response:
+        status = response.headers.get("Cache-Status", "")
+        return response.status, await response.text(), status.removeprefix("shop; ")
+
+
+async def test_stored_response_is_served_until_a_write(client: Client, shop: Shop) -> None:
+    """A hit has what the first response had; a write to the URI, and a tag, invalidate it."""
+    assert await read(client, "/stock/tea") == (200, "tea 1", "fwd=uri-miss; stored")
+    assert (await read(client, "/stock/tea"))[2].startswith("hit; ttl=")
+    await client.put("/stock/tea", data="2")
+    assert (await read(client, "/stock/tea"))[1] == "tea 2"
+    shop.stock = 3
+    await client.server.app[CACHE].invalidate_tags(None, "item:tea")  # type: ignore[attr-defined]
+    assert (await read(client, "/stock/tea"))[1] == "tea 3"
+
+
+async def test_concurrent_requests_share_one_run(client: Client, shop: Shop) -> None:
+    """50 requests for a response that is not stored run the handler once."""
+    shop.gate.clear()
+    requests = [asyncio.ensure_future(read(client, "/stock/tea")) for _ in range(50)]
+    await await_until(lambda: shop.runs["tea"] == 1)
+    shop.gate.set()
+    assert {text for _, text, _ in await asyncio.gather(*requests)} == {"tea 1"}
+    assert shop.runs["tea"] == 1
+
+
+async def test_response_with_a_cookie_is_not_shared(client: Client, shop: Shop) -> None:
+    """A cookie, which aiohttp keeps apart from the headers, makes a response that of one client."""
+    shop.cookie = "1"
+    for run in (1, 2):
+        assert (await read(client, "/stock/tea"))[1] == "tea 1"
+        assert shop.runs["tea"] == run
+
+
+async def test_raised_response_is_remembered_by_its_own_ttl(client: Client, shop: Shop) -> None:
+    """A 404 that a handler raises is stored for `missing_ttl`."""
+    for _ in range(2):
+        assert (await read(client, "/gone/1"))[0] == 404
+    assert shop.runs["gone"] == 1
+
+
+async def test_stream_is_passed_on(client: Client, shop: Shop) -> None:
+    """A response that the handler has sent itself is not stored."""
+    for run in (1, 2):
+        assert (await read(client, "/list/1"))[:2] == (200, "1,2")
+        assert shop.runs["list"] == run
+
+
+async def test_head_and_conditions_are_answered_from_the_cache(client: Client, shop: Shop) -> None:
+    """HEAD has the length of the body, and If-None-Match with the ETag gets 304."""
+    async with client.get("/stock/tea") as first:
+        etag = first.headers["ETag"]
+    async with client.head("/stock/tea") as head:
+        assert (head.status, head.headers["Content-Length"]) == (200, "5")
+    status, text, _ = await read(client, "/stock/tea", **{"If-None-Match": etag})
+    assert (status, text, shop.runs["tea"]) == (304, "", 1)
+
+
+async def test_stale_response_is_validated_by_the_handler(client: Client, shop: Shop) -> None:
+    """The handler gets the validator of the stale response, and its 304 makes it the response again."""
+    shop.headers = {"ETag": '"1"', "Cache-Control": "max-age=60", "Age": "60"}
+    texts = [(await read(client, "/stock/tea"))[:2] for _ in range(3)]
+    assert texts == [(200, "tea 1")] * 3
+    assert shop.runs["tea"] == 3
+
+
+async def test_stale_response_is_served_while_the_handler_runs(client: Client, shop: Shop) -> None:
+    """stale-while-revalidate: a request of the cache itself runs the handler, and no client waits."""
+    shop.headers = {"Cache-Control": "max-age=60, stale-while-revalidate=60", "Age": "60"}
+    await read(client, "/stock/tea")
+    shop.stock = 2
+    shop.gate.clear()
+    assert (await read(client, "/stock/tea"))[1] == "tea 1"
+    await await_until(lambda: shop.runs["tea"] == 2)
+    shop.gate.set()
+    # The time limit of the test ends this.
+    while (await read(client, "/stock/tea"))[1] != "tea 2":
+        pass
