@@ -10,6 +10,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, Namespace, RedisCache, SyncNamespace
 from async_redis_cache._common.option_keywords import CacheOptions
 from async_redis_cache._engine.load_options import LoadOptions
+from async_redis_cache.asgi import ResponseOptions
 from code_blocks import ROOT, name_of
 
 if TYPE_CHECKING:
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
 MIGRATION = [*(ROOT / "docs" / "how-to").glob("from-*.md")]
 PARTS = ["Before", "After", "Equivalents", "What behaves differently", "Moving the data"]
 KEYWORDS = {
-    *(CacheOptions.__annotations__.keys() | LoadOptions.__annotations__.keys()),
-    *("any_loop", "cache_none", "key", "key_prefix", "long_keys", "serializer", "ttl", "type"),
+    *(CacheOptions.__annotations__ | LoadOptions.__annotations__ | ResponseOptions.__annotations__),
+    *(
+        "any_loop",
+        "cache_none",
+        "key",
+        "key_prefix",
+        "long_keys",
+        "serializer",
+        "ttl",
+        "type",
+        "wait",
+    ),
     *("db", "hours", "lifespan"),
 }
 """Those of caches, namespaces and their methods, and of URLs, timedelta and FastAPI."""
@@ -47,4 +58,4 @@ def test_equivalents_exist(page: Path) -> None:
     assert len(of_namespaces) > 2
     assert of_namespaces <= {*dir(SyncNamespace if synchronous else Namespace)}
     assert of_caches <= {*dir(RedisCache if synchronous else AsyncRedisCache)}
-    assert {*re.findall(r"\b(\w+)=", code)} <= KEYWORDS
+    assert {*re.findall(r"(?<![\w-])(\w+)=", code)} <= KEYWORDS

@@ -150,6 +150,14 @@ async def test_tuple_is_a_tuple(cache: Any, raw: Client) -> None:
     assert (raw.get("key") or b"").startswith(b"\x80")
 
 
+async def test_lock_is_lost_when_its_holder_takes_longer(cache: Any, raw: Client) -> None:
+    """Another holder enters meanwhile, and the first one ends without an error."""
+    async with cache.lock("key", expire=0.05):
+        await await_until(lambda: not raw.exists("key"))
+        async with cache.lock("key", expire=60):
+            pass
+
+
 async def test_clear_flushes_the_database(cache: Any, raw: Client) -> None:
     """Keys of other programs too."""
     raw.set("other", 1)

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -107,6 +108,14 @@ def test_incr_needs_a_value(cache: Any) -> None:
     """Here it begins at 0."""
     with pytest.raises(ValueError, match="not found"):
         cache.incr("key")
+
+
+def test_lock_never_expires_and_shares_its_key_with_a_value(cache: Any, raw: Client) -> None:
+    """Unless it has a timeout, and another name."""
+    with cache.lock("report"):
+        assert raw.ttl(":1:report") == -1
+        with pytest.raises(UnpicklingError):
+            cache.get("report")
 
 
 def test_clear_flushes_the_database(cache: Any, raw: Client) -> None:
