@@ -224,7 +224,7 @@ class _Handling:
 
     def _own_scope(self, exchange: Exchange) -> Scope:
         """Return the scope that the middleware was called with, for a request of the cache itself."""
-        scope = {
+        scope: Scope = {
             **self._entered,
             "method": "GET",
             "headers": list(exchange.forward),
