@@ -74,6 +74,18 @@ class Called:
         scan = await self.scan()
         return sorted([key async for key in scan] if hasattr(scan, "__aiter__") else scan)
 
+    async def fencing_number(self, kind: str) -> int:
+        """Acquire and release a lock; return its number."""
+        lock = await self.lock("7", 5, wait=0)
+        if kind in SYNC:
+            with lock:
+                assert lock.is_held()
+        else:
+            async with lock:
+                assert lock.is_held()
+        number: int = lock.fencing_number
+        return number
+
     async def cached_function(self, kind: str) -> Any:
         """A function of a number, and how often it was called; it may be awaited."""
         decorate = await self.cached("f{number}")
@@ -145,6 +157,9 @@ async def test_every_method(cache: Any, kind: str, raw: Client) -> None:
     assert await numbers.get("a") == 4
     assert 50_000 < raw.pttl("number:a") <= 60_000
 
+    first = await products.fencing_number(kind)
+    assert await products.fencing_number(kind) > first
+
     before = (await products.stats()).hits
     await products.set("7", KETTLE)
     await products.get("7")
@@ -157,7 +172,7 @@ async def test_every_method(cache: Any, kind: str, raw: Client) -> None:
     )
 
     of_class = SyncNamespace if kind in SYNC else Namespace
-    methods = {name for name in vars(of_class) if not name.startswith("_")} - {"name", "lock"}
+    methods = {name for name in dir(of_class) if not name.startswith("_")} - {"name"}
     assert methods <= products.names | numbers.names
 
 
