@@ -461,7 +461,15 @@ async def test_range_is_passed_to_the_application(client: httpx.AsyncClient, sho
 
 @pytest.mark.parametrize(
     "headers",
-    [{"X-Forwarded-Host": "evil"}, {"Forwarded": "host=evil"}, {"X-Original-URL": "/admin"}],
+    [
+        {"X-Forwarded-Host": "evil"},
+        {"Forwarded": "host=evil"},
+        {"X-Original-URL": "/admin"},
+        {"X-Forwarded-Proto": "https"},
+        # Equal to the host, which makes no difference in X-Forwarded-Host only.
+        {"X-Forwarded-Prefix": "shop"},
+        {"X-HTTP-Method-Override": "DELETE"},
+    ],
 )
 async def test_forwarded_host_poisons_no_other_response(
     client: httpx.AsyncClient, shop: Shop, headers: dict[str, str]

@@ -13,8 +13,14 @@ __all__ = ["selecting_names", "uri_of", "variant_key", "without_parameters"]
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._\-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _FORWARDED: Final = frozenset(
-    {b"forwarded", b"x-forwarded-host", b"x-forwarded-prefix", b"x-original-url", b"x-rewrite-url"}
+    {
+        *(b"forwarded", b"x-forwarded-host", b"x-forwarded-server", b"x-host", b"x-original-host"),
+        *(b"x-forwarded-prefix", b"x-forwarded-path", b"x-original-url", b"x-rewrite-url"),
+        *(b"x-forwarded-proto", b"x-forwarded-scheme", b"x-forwarded-port"),
+        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
+    }
 )
+_NOT_IN_URIS: Final = re.compile(rb"[\x00-\x20\x7f]")
 _DIGEST_BYTES: Final = 16
 _OPTIONAL_SPACE: Final = re.compile(r"[ \t]*,[ \t]*")
 _CASELESS: Final = frozenset({b"accept-encoding", b"accept-language", b"accept-charset"})
@@ -51,8 +57,8 @@ def variant_key(key: str, names: Iterable[bytes], request: Fields, identity: str
 def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None:
     """Return the URI of a request as it was sent; None if its host could be taken for a part of the path.
 
-    A proxy may tell the host and path that clients use in other fields, which applications make links with. They are
-    part of the URI then, since any client may send them.
+    A proxy may tell the host and path that clients use in other fields, which applications make links with, and some
+    frameworks take the method from a field. They are part of the URI then, since any client may send them.
 
     Args:
         scheme: `http` or `https`.
@@ -63,10 +69,14 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
     hosts = [value for name, value in fields if name == b"host"]
     if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
         return None
+    if _NOT_IN_URIS.search(path) or _NOT_IN_URIS.search(query):
+        # It would be taken for what follows the URI in keys.
+        return None
+    implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": b"".join(hosts)}
     forwarded = b"".join(
         b" %s=%d:%s" % (name, len(value), value)
         for name, value in fields
-        if name in _FORWARDED and [value] != hosts
+        if name in _FORWARDED and value != implied.get(name)
     )
     host = hosts[0].lower() if hosts else b""
     uri = b"%s://%s%s?%s%s" % (scheme.encode(), host, path, query, forwarded)
