@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import (
     Awaitable,
     Callable,
@@ -23,7 +24,7 @@ from collections.abc import (
 )
 from contextvars import ContextVar
 from functools import partial, wraps
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, isroutine
 from typing import Any, Final, ParamSpec, TypeAlias, Unpack
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
-from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
 from async_redis_cache._http.response_store import ResponseStore
 
 __all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
@@ -49,8 +50,12 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OK: Final = 200
 _ERROR: Final = 400
-_NO_EXTENSIONS: Final[dict[str, Any]] = {}
 _EVENT_STREAM: Final = b"text/event-stream"
+_UNSEEN_CONTENT: Final = frozenset(
+    {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
+)
+"""Messages with content that only the server sees."""
+_LOG: Final = logging.getLogger("async_redis_cache")
 
 
 class ResponseCache:
@@ -125,13 +130,23 @@ class _Handling:
         try:
             self._reply = None if rule is None else await self.begin(rule)
             if self._reply is None:
-                await self._middleware.app(self._scope, self._receive, self.send)
-                await self._end()
+                await self._run_app()
         finally:
             if self.exchange is not None:
                 await self.exchange.end()
         if self._reply is not None:
             await _send_reply(self._send, self._reply)
+
+    async def _run_app(self) -> None:
+        try:
+            await self._middleware.app(self._scope, self._receive, self.send)
+            await self._end()
+        except Exception:
+            stale = None if self.exchange is None else self.exchange.failed()
+            if stale is None:
+                raise
+            self._reply = stale
+            _LOG.exception("the application failed, and a stale response was served instead")
 
     async def enter(self, rule: Rule) -> bool:
         """Begin the exchange in the handler of the application; return whether the response is in the cache.
@@ -139,13 +154,13 @@ class _Handling:
         If it is, whatever the application sends is replaced by it.
         """
         if self.exchange is None:
-            self._reply = await self.begin(rule)
+            self._reply = await self.begin(rule, is_routed=True)
         return self._reply is not None
 
-    async def begin(self, rule: Rule) -> Reply | None:
+    async def begin(self, rule: Rule, *, is_routed: bool = False) -> Reply | None:
         """Return the response from the cache; None if the application has to run."""
         scope = self._scope
-        key = _uri(scope, rule.query(scope["query_string"]))
+        key = _uri(self._entered, rule.query(scope["query_string"]))
         if key is None:
             return None
         vary_on = rule.vary_on
@@ -158,6 +173,7 @@ class _Handling:
             max_body=rule.max_body,
             rerun=self._rerun,
             name=self._middleware.name,
+            is_routed=is_routed,
         )
         exchange.tags.update(rule.tags)
         reply = await exchange.begin()
@@ -179,20 +195,33 @@ class _Handling:
                 self._is_held = fields is None
                 if fields is not None:
                     message = {**message, "headers": list(fields)}
-                    if exchange.is_collecting and not _is_stream(fields):
+                    if message.get("trailers") or _is_stream(fields):
+                        # Requests would wait for the end of the stream.
+                        exchange.give_up()
+                    if exchange.is_collecting:
                         self._start = message
                         return
         elif exchange is not None:
-            is_body = kind == "http.response.body"
-            is_last = is_body and not message.get("more_body", False)
-            if is_body:
-                exchange.body(message.get("body", b""), is_last=is_last)
-            else:
-                # A file that the server reads, or trailers: the body is not known here.
-                exchange.give_up()
-            await self._send_start(message.get("body", b"") if is_last else None)
+            await self._send_content(exchange, message)
+            return
         if not self._is_held:
             await self._send(message)
+
+    async def _send_content(self, exchange: Exchange, message: Message) -> None:
+        kind = message["type"]
+        is_body = kind == "http.response.body"
+        is_last = is_body and not message.get("more_body", False)
+        if is_body:
+            exchange.body(message.get("body", b""), is_last=is_last)
+            await self._send_start(message.get("body", b"") if is_last else None)
+        elif kind in _UNSEEN_CONTENT:
+            exchange.give_up()
+            await self._send_start(None)
+        if not self._is_held:
+            await self._send(message)
+            if is_last:
+                # What the application does now, such as background tasks, does not delay other requests.
+                await exchange.end()
 
     async def _send_start(self, whole_body: bytes | None) -> None:
         start, self._start = self._start, None
@@ -208,13 +237,14 @@ class _Handling:
         if self._reply is None and self._is_held:
             # The application confirmed a response other than the stored one.
             self._is_held = False
-            self._scope["headers"] = list(self.exchange.unconditional)
-            await self._middleware.app(self._scope, _NoBody(), self._send)
+            scope = self._own_scope(self.exchange.unconditional)
+            await self._middleware.app(scope, _NoBody(), self._send)
 
     async def _rerun(self, exchange: Exchange) -> None:
         """Run the application for a request of the cache itself, to which no client listens."""
         receive = _NoBody()
-        handling = _Handling(self._middleware, self._own_scope(exchange), receive, _discard)
+        scope = {**self._own_scope(exchange.forward), "method": "GET", "extensions": {}}
+        handling = _Handling(self._middleware, scope, receive, _discard)
         handling.exchange = exchange
         token = _CURRENT.set(handling)
         try:
@@ -222,23 +252,32 @@ class _Handling:
         finally:
             _CURRENT.reset(token)
 
-    def _own_scope(self, exchange: Exchange) -> Scope:
-        """Return the scope that the middleware was called with, for a request of the cache itself."""
-        scope: Scope = {
-            **self._entered,
-            "method": "GET",
-            "headers": list(exchange.forward),
-            "extensions": _NO_EXTENSIONS,
-        }
+    def _own_scope(self, fields: Fields) -> Scope:
+        """Return the scope that the middleware was called with, with other header fields."""
+        scope = {**self._entered, "headers": list(fields)}
         if "state" in scope:
             scope["state"] = dict(scope["state"])
         return scope
 
     async def _invalidate(self, status: int) -> None:
-        key = _uri(self._scope, self._scope["query_string"])
-        if key is not None and _OK <= status < _ERROR:
-            with contextlib.suppress(CacheError):
-                await self._middleware.store.remove(key)
+        if not _OK <= status < _ERROR:
+            return
+        for query in queries_of(self._entered["query_string"]):
+            key = _uri(self._entered, query)
+            if key is not None:
+                with contextlib.suppress(CacheError):
+                    await self._middleware.store.remove(key)
+
+    def is_for(self, handler: Callable[..., Any]) -> bool:
+        """Return whether the application routed the request to this handler, and does not call it in another one."""
+        endpoint = self._scope.get("endpoint")
+        if not isroutine(endpoint):
+            return True
+        while endpoint is not None:
+            if getattr(endpoint, "__func__", endpoint) is handler:
+                return True
+            endpoint = getattr(endpoint, "__wrapped__", None)
+        return False
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
@@ -267,7 +306,8 @@ def cache_response(
     def decorate(handler: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
         @wraps(handler)
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
-            if await is_answered(prepared):
+            handling = _CURRENT.get()
+            if handling is not None and handling.is_for(cached) and await handling.enter(prepared):
                 return _placeholder()
             if iscoroutinefunction(handler):
                 return await handler(*args, **kwargs)

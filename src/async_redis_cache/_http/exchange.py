@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import time
 from typing import Final, NamedTuple
 
+from async_redis_cache import CacheError
+
 from .cache_control import request_directives
 from .cache_status import CacheStatus
-from .fields import Fields, has, without
+from .fields import Fields, has, has_length, without
 from .keys import selecting_names, variant_key
 from .messages import Record, Request, Response, Stored, Uncacheable, Variants
-from .policy import Policy
+from .policy import Policy, Reason
 from .response_store import Lead, Outcome, ResponseStore, Terms
 from .validation import (
     CONDITIONS,
@@ -40,6 +43,7 @@ _VARIANTS_SECONDS: Final = 86_400
 _MOST_LOOKUPS: Final = 4
 """A URI, its variant, and once more if the fields of `Vary` have changed meanwhile."""
 _NOT_MODIFIED: Final = 304
+_SERVER_ERROR: Final = 500
 _GATEWAY_TIMEOUT: Final = 504
 _GENERATION_BYTES: Final = 6
 
@@ -71,6 +75,7 @@ class Exchange:
         wait_seconds: how long the request waits for the response to another one.
         rerun: revalidates a stale response that is served.
         name: of the cache in `Cache-Status`, a token.
+        is_routed: whether the application has begun, so that it may have read the conditions of the client.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Exchange:
         wait_seconds: float = 30,
         rerun: Rerun | None = None,
         name: str = "async-redis-cache",
+        is_routed: bool = False,
     ) -> None:
         self.forward = request.fields
         """The header fields of the request to the application."""
@@ -104,6 +110,12 @@ class Exchange:
         self._terms = Terms(policy.longest_stale, wait_seconds)
         self._rerun = rerun
         self._name = name
+        self._keeps_conditions = is_routed and any(
+            field in CONDITIONS for field, _ in request.fields
+        )
+        """Whether a 304 response may answer a condition of the client."""
+        self._wanted = request_directives(request.fields)
+        self._is_authorized = has(request.fields, b"authorization")
         self._lead: Lead | None = None
         self._requested = 0.0
         self._response: Response | None = None
@@ -118,31 +130,65 @@ class Exchange:
         if reason is not None:
             self.status = CacheStatus(forwarded=reason)
             return None
-        wanted, begun = request_directives(self._request.fields), time()
+        begun = time()
         for _ in range(_MOST_LOOKUPS):
-            record: Record | None = await self._store.read(self._key)
-            is_joined = False
-            if record is None or not self._is_usable(record):
-                if self._policy.follows_requests and wanted.has("only-if-cached"):
-                    return Reply(_GATEWAY_TIMEOUT, (), b"")
-                if self._request.method != "GET":
-                    self.status = CacheStatus(forwarded="miss" if record is None else "stale")
-                    return None
-                found = await self._store.join_or_lead(self._key, self._terms)
-                if isinstance(found, Lead):
-                    self._begin_lead(found)
-                    return None
-                record, is_joined = found, True
-            if isinstance(record, Stored):
-                if is_joined and record.received < begun and not self._is_usable(record):
-                    # It was being stored, and is stale already.
-                    continue
-                return self._reply(record, is_collapsed=is_joined)
-            if isinstance(record, Uncacheable):
+            found = await self._look_up()
+            if found is None or isinstance(found, Reply):
+                return found
+            record, is_joined = found
+            if isinstance(record, Variants):
+                self._select(record)
+            elif isinstance(record, Uncacheable):
+                if not self._may_look_again(record, begun):
+                    break
+            elif self._names is None and self._identity is not None:
+                # It was stored before the route told clients apart.
                 break
-            self._select(record)
+            elif not is_joined or record.received >= begun or self._is_usable(record):
+                return self._reply(record, is_collapsed=is_joined)
+            # Otherwise it was being stored when the request began, and is stale already.
+        if self._is_only_if_cached:
+            return Reply(_GATEWAY_TIMEOUT, (), b"")
         self.status = CacheStatus(forwarded="bypass")
         return None
+
+    async def _look_up(self) -> tuple[Record, bool] | Reply | None:
+        """Return the record to use, and whether the request waited for it; None if the application has to run."""
+        record: Record | None = await self._store.read(self._key)
+        if record is not None and self._is_usable(record):
+            return record, False
+        if self._is_only_if_cached:
+            return Reply(_GATEWAY_TIMEOUT, (), b"")
+        reason = self._reason_to_run_alone(record)
+        if reason is not None:
+            self.status = CacheStatus(forwarded=reason)
+            return None
+        found = await self._store.join_or_lead(self._key, self._terms)
+        if isinstance(found, Lead):
+            self._begin_lead(found)
+            return None
+        return found, True
+
+    @property
+    def _is_only_if_cached(self) -> bool:
+        return self._policy.follows_requests and self._wanted.has("only-if-cached")
+
+    def _reason_to_run_alone(self, record: Record | None) -> Reason | None:
+        """Return why the request neither waits for another one nor lets others wait; None if it does."""
+        if self._request.method != "GET":
+            return "miss" if record is None else "stale"
+        if self._wanted.has("no-store"):
+            return "request"
+        if self._is_authorized and self._store.is_unshared(self._key):
+            return "bypass"
+        return None
+
+    def _may_look_again(self, record: Uncacheable, begun: float) -> bool:
+        """Return whether the request may lead, or wait for another one, after one that it waited for has failed."""
+        is_of_one = record.cause == "request" or (
+            record.cause == "authorization" and not self._is_authorized
+        )
+        return is_of_one and time() - begun < self._terms.wait_seconds
 
     def start(self, status: int, fields: Fields) -> Fields | None:
         """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
@@ -155,6 +201,9 @@ class Exchange:
         if lead is None:
             return self._marked(fields)
         self._response = Response(status, fields)
+        if status == _NOT_MODIFIED and self._keeps_conditions:
+            lead.decide(Uncacheable("request"), None)
+            return self._marked(fields)
         stale = lead.stale
         if isinstance(stale, Stored) and (
             status == _NOT_MODIFIED or self._policy.replaces_error(stale, time(), status)
@@ -162,6 +211,10 @@ class Exchange:
             return None
         if self._policy.may_store(self._request, status, fields):
             self._body = []
+        elif self._is_authorized and self._policy.may_store(self._anonymous, status, fields):
+            # Other clients may still share one run, and what it returns.
+            self._store.add_unshared(self._key, _UNCACHEABLE_SECONDS)
+            lead.decide(Uncacheable("authorization"), None)
         else:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
         self.status = self.status._replace(stored=self._body is not None)
@@ -176,6 +229,21 @@ class Exchange:
     def unconditional(self) -> Fields:
         """The fields of the request without conditions."""
         return without(self._request.fields, CONDITIONS)
+
+    @property
+    def _anonymous(self) -> Request:
+        return self._request._replace(fields=without(self._request.fields, {b"authorization"}))
+
+    def failed(self) -> Reply | None:
+        """Return the stale response that replaces the exception of an application; None if there is none."""
+        lead, now = self._lead, time()
+        if lead is None or self._response is not None or not isinstance(lead.stale, Stored):
+            return None
+        if not self._policy.replaces_error(lead.stale, now, _SERVER_ERROR):
+            return None
+        lead.decide(lead.stale, None)
+        self.status = self.status._replace(status=_SERVER_ERROR)
+        return self._reply(lead.stale)
 
     def give_up(self) -> None:
         """Do not store the response."""
@@ -215,14 +283,18 @@ class Exchange:
             if response is not None and self._is_complete:
                 reply = await self._outcome(lead, response, time())
         finally:
-            lead.decide(Uncacheable(), None)
+            lead.decide(Uncacheable("request"), None)
         await lead.ends()
         return reply
 
     async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
         if self._body is not None:
             complete = response._replace(body=b"".join(self._body))
-            await self._store_response(lead, complete, received)
+            if has_length(response.fields, self._size):
+                await self._store_response(lead, complete, received)
+            else:
+                # What was sent is not what was announced.
+                lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
         elif isinstance(lead.stale, Stored) and not lead.is_decided:
             return self._replacement(lead, lead.stale, response, received)
         return None
@@ -248,7 +320,11 @@ class Exchange:
         self._requested = time()
         if isinstance(lead.stale, Stored):
             self.status = CacheStatus(forwarded="stale")
-            self.forward = validating_fields(self._request.fields, lead.stale)
+            self.forward = (
+                without(self._request.fields, CONDITIONS)
+                if self._keeps_conditions
+                else validating_fields(self._request.fields, lead.stale)
+            )
         else:
             self.status = CacheStatus(forwarded="uri-miss" if self._names is None else "vary-miss")
             self.forward = without(self._request.fields, CONDITIONS)
@@ -296,13 +372,19 @@ class Exchange:
         if self._names is not None and not set(names) <= set(self._names):
             # The URI has more variants than were known: they are learned anew.
             lead.decide(Uncacheable(), None)
-            await self._store.remove(self._uri_key)
+            with suppress(CacheError):
+                await self._store.remove(self._uri_key)
         elif self._names is None and (names or self._identity is not None):
             variants = Variants(names, secrets.token_hex(_GENERATION_BYTES))
             self._select(variants)
             outcome = Outcome(stored, seconds, self.tags)
-            await self._store.put(self._key, outcome, self._terms)
-            lead.decide(variants, _VARIANTS_SECONDS, self.tags)
+            try:
+                await self._store.put(self._key, outcome, self._terms)
+            except CacheError:
+                # Such as a response that is too large for the cache.
+                lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+            else:
+                lead.decide(variants, _VARIANTS_SECONDS, self.tags)
         else:
             lead.decide(stored, seconds, self.tags)
 

@@ -11,6 +11,7 @@ __all__ = [
     "combined",
     "end_to_end",
     "has",
+    "has_length",
     "members",
     "replaced",
     "token_members",
@@ -53,6 +54,13 @@ def combined(fields: Fields, name: bytes) -> str | None:
 def has(fields: Fields, name: bytes) -> bool:
     """Return whether a field is present."""
     return any(field == name for field, _ in fields)
+
+
+def has_length(fields: Fields, length: int) -> bool:
+    """Return whether a body of this length is what `Content-Length` announces, if it is present."""
+    return all(
+        value.strip() == b"%d" % length for name, value in fields if name == b"content-length"
+    )
 
 
 def members(fields: Fields, name: bytes) -> Iterator[str]:

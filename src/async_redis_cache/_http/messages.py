@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -72,7 +72,14 @@ class Variants(msgspec.Struct, frozen=True, array_like=True, tag="v"):
 
 
 class Uncacheable(msgspec.Struct, frozen=True, array_like=True, tag="u"):
-    """What is stored under a URI whose last response could not be stored: requests do not wait for one another."""
+    """What is stored under a URI whose last response could not be stored: requests do not wait for one another.
+
+    Attributes:
+        cause: why. Not the `response`, but the `request` if its run has failed or answered a condition of its own, and
+            `authorization` if only requests with that field are concerned; neither is stored.
+    """
+
+    cause: Literal["response", "request", "authorization"] = "response"
 
 
 Record: TypeAlias = Stored | Variants | Uncacheable

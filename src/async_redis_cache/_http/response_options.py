@@ -12,7 +12,7 @@ from typing import Any, Final, TypedDict
 from .keys import without_parameters
 from .policy import Policy
 
-__all__ = ["PathRules", "ResponseOptions", "Rule"]
+__all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
 _MAX_BODY: Final = 1_000_000
 
@@ -88,12 +88,23 @@ class Rule:
             raise ValueError("max_body must not be negative")
         self._ignored = frozenset(name.encode() for name in options.get("ignored_parameters", ()))
         self._is_sorted = options.get("sorts_parameters", False)
+        if self._ignored or self._is_sorted:
+            _NORMALIZING[self._ignored, self._is_sorted] = self
 
     def query(self, query: bytes) -> bytes:
         """Return the query as it is in keys."""
         if not query or not (self._ignored or self._is_sorted):
             return query
         return without_parameters(query, self._ignored, is_sorted=self._is_sorted)
+
+
+_NORMALIZING: Final[dict[tuple[frozenset[bytes], bool], Rule]] = {}
+"""A rule for each way in which the rules of this program normalise queries."""
+
+
+def queries_of(query: bytes) -> set[bytes]:
+    """Return a query in each form that it has in keys: which rule stored a response is not known when it is removed."""
+    return {query, *(rule.query(query) for rule in _NORMALIZING.values())}
 
 
 class PathRules:

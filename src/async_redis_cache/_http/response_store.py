@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError, Load, LoadOptions, Namespace
@@ -17,6 +18,7 @@ _SHORTEST: Final = 0.001
 """Seconds of the shortest TTL: a record that is to be validated each time it is used is stale at once."""
 _LONGEST: Final = 31_536_000
 """Seconds of a year. A response may claim more than the greatest TTL."""
+_MOST_UNSHARED: Final = 10_000
 _ALWAYS: Final = 1e-9
 """The share of the TTL after which a value is due for refresh."""
 
@@ -105,7 +107,9 @@ class Lead:
         self._begun.set()
         if self._run is not None:
             await self._run(self)
-        outcome = await self._outcome
+        # A load that takes too long is cancelled, but its request goes on and ends with an outcome.
+        await asyncio.wait((self._outcome,))
+        outcome = self._outcome.result()
         if outcome.fresh_seconds is None:
             load.do_not_cache()
         else:
@@ -124,6 +128,18 @@ class ResponseStore:
     def __init__(self, namespace: Namespace[Any]) -> None:
         self._namespace = namespace
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unshared: dict[str, float] = {}
+        """Until when requests with `Authorization` do not wait for one another, by keys."""
+
+    def add_unshared(self, key: str, seconds: float) -> None:
+        """Note that responses to requests with `Authorization` were not storable for this key."""
+        if len(self._unshared) >= _MOST_UNSHARED:
+            self._unshared.clear()
+        self._unshared[key] = monotonic() + seconds
+
+    def is_unshared(self, key: str) -> bool:
+        """Return whether `add_unshared` was called for a key, and its time has not passed."""
+        return monotonic() < self._unshared.get(key, 0)
 
     async def read(self, key: str) -> Record | None:
         """Return the record of a key, which may be stale. None also if the server does not reply."""
@@ -149,11 +165,11 @@ class ResponseStore:
         try:
             return lead if await lead.begins(task) else await task
         except asyncio.CancelledError:
-            lead.decide(Uncacheable(), None)
+            lead.decide(Uncacheable("request"), None)
             task.cancel()
             raise
-        except CacheError:
-            # The load took too long, or failed in the process that led it.
+        except Exception:  # noqa: BLE001  that of an application belongs to the request that ran it
+            # The load took too long, or failed in the process that led it, or in the background.
             return Uncacheable()
 
     async def refresh(self, key: str, terms: Terms, run: Callable[[Lead], Awaitable[None]]) -> None:

@@ -108,11 +108,16 @@ def freshened(
         received: when the 304 response was received.
 
     Returns:
-        None if the 304 response has another strong `ETag`: it is about another representation.
+        None if the 304 response has another `ETag`: it is about another representation.
     """
     tag = combined(response.fields, b"etag")
-    if tag is not None and not tag.startswith("W/") and tag != combined(stored.fields, b"etag"):
-        return None
+    if tag is not None:
+        known = combined(stored.fields, b"etag")
+        is_same = tag == known or (
+            tag.startswith("W/") and _opaque_tag(response.fields) == _opaque_tag(stored.fields)
+        )
+        if not is_same:
+            return None
     updates = without(end_to_end(response.fields), _NOT_UPDATED)
     # These two are about the time of the response that was validated. Without them, `received` is.
     kept = without(stored.fields, {b"age", b"date"})

@@ -1,0 +1,415 @@
+"""`ResponseCache` in front of applications that fail, are cut off or answer one client only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+from starlette.routing import Mount, Route
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache._http.exchange import Exchange
+from async_redis_cache._http.messages import RECORDS, Uncacheable
+from async_redis_cache._http.response_store import Lead, ResponseStore, Terms
+from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response
+from harness import Server, await_until
+from harness.responses import client_of
+
+pytestmark = pytest.mark.depends_on()
+
+ALL: dict[str, ResponseOptions] = {"*": {"ttl": 60}}
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Page:
+    """An application with one page: tests replace its response, and hold it back."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.text = "one"
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
+        """Send the page when the gate is open."""
+        self.runs += 1
+        text, status, headers = self.text, self.status, dict(self.headers)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        await Response(text, status, headers)(scope, receive, send)
+
+
+@pytest.fixture
+async def page() -> Page:
+    return Page()
+
+
+@pytest.fixture
+async def client(
+    page: Page, any_server: Server, key_prefix: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(page, any_server, key_prefix, ALL) as client:
+        yield client
+
+
+async def receive_nothing() -> Message:
+    """Receive nothing: the handlers do not read the body of the request."""
+    raise AssertionError
+
+
+def started(
+    client: httpx.AsyncClient, number: int, **options: Any
+) -> list[asyncio.Task[httpx.Response]]:
+    """Requests for the page that have begun."""
+    return [asyncio.ensure_future(client.get("/page", **options)) for _ in range(number)]
+
+
+async def test_requests_that_wait_share_the_next_run_after_a_cancelled_one(
+    client: httpx.AsyncClient, page: Page
+) -> None:
+    """If the request that runs the handler is cancelled, one of those that wait runs it for all of them."""
+    page.gate.clear()
+    (first,) = started(client, 1)
+    await await_until(lambda: page.runs == 1)
+    waiting = started(client, 50)
+    await asyncio.wait(waiting, timeout=0.1)
+    first.cancel()
+    await await_until(lambda: page.runs == 2)
+    await asyncio.wait(waiting, timeout=0.1)
+    page.gate.set()
+    assert {response.text for response in await asyncio.gather(*waiting)} == {"one"}
+    assert page.runs == 2
+
+
+async def test_body_shorter_than_announced_is_not_stored(
+    client: httpx.AsyncClient, page: Page
+) -> None:
+    """A response whose Content-Length is not the length of its body is served to no other client."""
+    page.headers = {"Content-Length": "4"}
+    for run in (1, 2):
+        await client.get("/page")
+        assert page.runs == run
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+async def test_response_that_breaks_off_is_not_stored(
+    any_server: Server, key_prefix: str, parts: int
+) -> None:
+    """An exception after the start of the response, or after some of its body, leaves nothing stored."""
+    runs = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(parts):
+            yield b"part"
+        if runs == 1:
+            raise ConnectionError
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        await StreamingResponse(body())(scope, receive, send)
+
+    async with client_of(app, any_server, key_prefix, ALL) as client:
+        await client.get("/page")
+        for _ in range(2):
+            assert (await client.get("/page")).text == "part" * parts
+    assert runs == 2
+
+
+async def test_background_task_does_not_delay_other_requests(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A response is stored when its last part is sent, not when the background tasks of the handler have ended."""
+    over, runs = asyncio.Event(), 0
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        await Response("text", background=BackgroundTask(over.wait))(scope, receive, send)
+
+    async with client_of(app, any_server, key_prefix, ALL) as client:
+        (first,) = started(client, 1)
+        await await_until(lambda: runs == 1)
+        assert (await client.get("/page")).text == "text"
+        assert not first.done()
+        over.set()
+        await first
+    assert runs == 1
+
+
+async def test_listeners_of_an_event_stream_do_not_wait_for_one_another(
+    any_server: Server, key_prefix: str
+) -> None:
+    """Each request for an event stream is passed on, although the rule of the route has a TTL."""
+    over, runs = asyncio.Event(), 0
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        await over.wait()
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        await StreamingResponse(events(), media_type="text/event-stream")(scope, receive, send)
+
+    async with client_of(app, any_server, key_prefix, ALL) as client:
+        listening = started(client, 5)
+        await await_until(lambda: runs == 5)
+        over.set()
+        await asyncio.gather(*listening)
+
+
+async def test_exception_is_replaced_by_a_stale_response(
+    any_server: Server, key_prefix: str, page: Page, caplog: pytest.LogCaptureFixture
+) -> None:
+    """stale-if-error applies to a handler that raises, and its exception is logged."""
+    page.headers = {"Cache-Control": "max-age=60, stale-if-error=60", "Age": "60"}
+    async with client_of(page, any_server, key_prefix, ALL) as client:
+        await client.get("/page")
+        page.error = ConnectionError("the database is unreachable")
+        response = await client.get("/page")
+        assert (response.status_code, response.text) == (200, "one")
+        assert "fwd=stale; fwd-status=500" in response.headers["cache-status"]
+        assert "the database is unreachable" in caplog.text
+        page.headers = {}
+        page.error = None
+        assert (await client.get("/page")).headers["cache-status"].endswith("stored")
+        page.error = ConnectionError()
+        assert (await client.get("/page")).status_code == 200
+
+
+async def test_handler_slower_than_the_deadline_of_the_load_is_still_replaced(
+    any_server: Server, key_prefix: str, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 503 response that comes after the requests that waited have given up is replaced by the stale response."""
+    defaults: Any = Exchange.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "wait_seconds", 0.2)
+    page.headers = {"Cache-Control": "max-age=60, stale-if-error=60", "Age": "60"}
+    async with client_of(page, any_server, key_prefix, ALL) as client:
+        await client.get("/page")
+        page.status = 503
+        page.gate.clear()
+        first, second = started(client, 2)
+        # The second one has waited long enough.
+        await await_until(lambda: page.runs == 3)
+        page.gate.set()
+        assert sorted([(await first).status_code, (await second).status_code]) == [200, 503]
+    assert page.runs == 3
+
+
+async def test_requests_of_one_client_do_not_keep_a_page_out_of_the_cache(
+    client: httpx.AsyncClient, page: Page
+) -> None:
+    """A request with Authorization or no-store, whose response is not stored, does not keep others from being stored."""
+    for headers in ({"Authorization": "Bearer 1"}, {"Cache-Control": "no-store"}):
+        page.runs = 0
+        await client.get(f"/{next(iter(headers))}", headers=headers)
+        for _ in range(2):
+            await client.get(f"/{next(iter(headers))}")
+        assert page.runs == 2
+
+
+async def test_authorized_requests_do_not_wait_for_one_another(
+    client: httpx.AsyncClient, page: Page
+) -> None:
+    """After a response to a request with Authorization was not storable, such requests are passed on at once."""
+    await client.get("/page", headers={"Authorization": "Bearer 1"})
+    page.gate.clear()
+    requests = started(client, 5, headers={"Authorization": "Bearer 2"})
+    await await_until(lambda: page.runs == 6)
+    page.gate.set()
+    await asyncio.gather(*requests)
+
+
+async def test_answer_to_a_condition_of_the_client_validates_nothing(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A handler that was called with the condition of the client answers the client, and not the cache."""
+    version, app = 1, FastAPI()
+
+    @app.get("/page")
+    @cache_response()
+    async def page(request: Request) -> Response:
+        headers = {"ETag": f'W/"{version}"', "Cache-Control": "max-age=60", "Age": "60"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(f"version {version}", headers=headers)
+
+    async with client_of(app, any_server, key_prefix) as client:
+        await client.get("/page")
+        version = 2
+        conditional = await client.get("/page", headers={"If-None-Match": 'W/"2"'})
+        assert conditional.status_code == 304
+        assert (await client.get("/page")).text == "version 2"
+
+
+async def test_handler_that_is_called_by_another_does_not_opt_that_in(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A page whose handler calls a decorated handler as a function is not stored."""
+    app, runs = FastAPI(), Counter[str]()
+
+    @app.get("/news")
+    @cache_response(ttl=60)
+    async def news() -> str:
+        runs["news"] += 1
+        return "news"
+
+    @app.get("/me")
+    async def me(request: Request) -> str:
+        return f"{request.cookies['user']}: {await news()}"
+
+    async with client_of(app, any_server, key_prefix) as client:
+        for user in ("ann", "bob"):
+            response = await client.get("/me", headers={"Cookie": f"user={user}"})
+            assert response.json() == f"{user}: news"
+        for _ in range(2):
+            assert (await client.get("/news")).json() == "news"
+    assert runs["news"] == 3
+
+
+async def test_write_removes_what_is_stored_under_a_normalised_query(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A write to a URI invalidates its response, which is stored without the parameters that the route ignores."""
+    app, stock = FastAPI(), 1
+
+    @app.get("/stock")
+    @cache_response(ttl=60, ignored_parameters=["utm"], sorts_parameters=True)
+    async def read() -> int:
+        return stock
+
+    @app.put("/stock")
+    async def write(amount: int) -> None:
+        nonlocal stock
+        stock = amount
+
+    async with client_of(app, any_server, key_prefix) as client:
+        for path in ("/stock?utm=mail&amount=2", "/stock?x=1&amount=3"):
+            await client.get(path)
+            await client.put(path)
+            assert (await client.get(path)).json() == stock
+
+
+async def test_mounted_application_is_revalidated(any_server: Server, key_prefix: str) -> None:
+    """A request of the cache itself is routed as that of the client was, through the mounts of the application."""
+    text = "old"
+
+    async def page(request: Request) -> Response:
+        headers = {"Cache-Control": "max-age=60, stale-while-revalidate=60", "Age": "60"}
+        return Response(text, headers=headers)
+
+    app = Starlette(routes=[Mount("/shop", routes=[Route("/page", cache_response()(page))])])
+    async with client_of(app, any_server, key_prefix) as client:
+        await client.get("/shop/page")
+        text = "new"
+        assert (await client.get("/shop/page")).text == "old"
+        # The time limit of the test ends this.
+        while (await client.get("/shop/page")).text != "new":
+            pass
+
+
+async def test_failed_refresh_fails_no_request(any_server: Server, key_prefix: str) -> None:
+    """A request that waits for a run in the background, whose handler raises, has to run the handler itself."""
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def run(_: Lead) -> None:
+        begun.set()
+        await over.wait()
+        raise ConnectionError
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        store = ResponseStore(cache.namespace("responses", type=Any, serializer=RECORDS))
+        terms = Terms(0, 60)
+        refresh = store.start(store.refresh("page", terms, run))
+        await begun.wait()
+        waiting = asyncio.ensure_future(store.join_or_lead("page", terms))
+        await asyncio.wait((waiting,), timeout=0.1)
+        over.set()
+        assert isinstance(await waiting, Uncacheable)
+        await asyncio.wait((refresh,))
+        await store.close()
+
+
+async def test_response_is_passed_on_when_the_cache_refuses_it(
+    any_server: Server, key_prefix: str, page: Page
+) -> None:
+    """A response that is within `max_body`, but too large for the cache, is not stored and fails no request."""
+    page.text = "long " * 1000
+    for headers in ({}, {"Vary": "Accept"}):
+        page.headers = headers
+        path = f"/{len(headers)}"
+        async with client_of(page, any_server, key_prefix, ALL, max_value_size=1000) as client:
+            for _ in range(2):
+                response = await client.get(path)
+                assert (response.status_code, response.text) == (200, page.text)
+
+
+async def test_identity_is_not_served_a_response_for_all(
+    any_server: Server, key_prefix: str, page: Page
+) -> None:
+    """A response that was stored before its route got `vary_on` is served to no identity."""
+    personal: dict[str, ResponseOptions] = {"*": {"ttl": 60, "vary_on": lambda _: "ann"}}
+    async with (
+        client_of(page, any_server, key_prefix, ALL) as before,
+        client_of(page, any_server, key_prefix, personal) as after,
+    ):
+        await before.get("/page")
+        page.text = "of ann"
+        assert (await after.get("/page")).text == "of ann"
+
+
+async def test_message_before_the_response_does_not_prevent_storing(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A message of an extension is passed on, and the response is stored; one with trailers is not."""
+    runs = Counter[str]()
+
+    async def app(scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
+        runs[scope["path"]] += 1
+        has_trailers = scope["path"] == "/trailers"
+        if not has_trailers:
+            await send({"type": "http.response.debug", "info": {}})
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        await send({**start, "trailers": has_trailers})
+        await send({"type": "http.response.body", "body": b"text"})
+        if has_trailers:
+            await send({"type": "http.response.trailers", "headers": [(b"x", b"y")]})
+
+    sent: list[Message] = []
+
+    async def append(message: Message) -> None:
+        sent.append(message)
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(app, cache=cache, rules=ALL)
+        for path in ("/early", "/early", "/trailers", "/trailers"):
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "scheme": "http",
+                "path": path,
+                "query_string": b"",
+                "headers": [(b"host", b"shop")],
+            }
+            await cached(scope, receive_nothing, append)
+        await cached.close()
+    assert runs == {"/early": 1, "/trailers": 2}
+    assert [message["type"].rpartition(".")[2] for message in sent] == [
+        *("debug", "start", "body"),
+        *("start", "body"),
+        *("start", "body", "trailers") * 2,
+    ]
