@@ -111,6 +111,13 @@ def now_on(raw: Client) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
+async def waiting_for(jobs: Namespace[Any], count: int) -> None:
+    """Until so many callers of this process wait for a lock."""
+    locks: Any = jobs._cache._lifecycle.ready().engine.locks
+    engine_locks = getattr(locks.wait, "args", [None, locks.wait])[1].__self__
+    await await_until(lambda: sum(map(len, engine_locks._waiting.values())) == count)
+
+
 async def never_renewed(lock: Lock) -> None:
     """As if the process of its holder were suspended."""
     hold = lock._hold
@@ -200,6 +207,31 @@ async def test_cancelled_callers_leave_no_lock(jobs: Namespace[Any]) -> None:
     async with asyncio.timeout(60):
         async with jobs.lock("a", wait=60):
             pass
+
+
+async def test_callers_of_a_process_get_the_lock_in_their_order(
+    jobs: Namespace[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each release ends the wait of the next caller; one that is cancelled meanwhile passes it on."""
+    monkeypatch.setattr("async_redis_cache._api.locks._LOCAL_PAUSE", 3000)
+    entered: list[int] = []
+    holding = jobs.lock("a")
+    await holding.__aenter__()
+
+    async def work(number: int) -> None:
+        async with jobs.lock("a", wait=3000):
+            entered.append(number)
+
+    tasks: list[asyncio.Task[None]] = []
+    for number in range(10):
+        tasks.append(asyncio.create_task(work(number)))
+        await waiting_for(jobs, number + 1)
+    tasks[3].cancel()
+    await holding.__aexit__(None, None, None)
+    tasks[0].cancel()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert [number for number in entered if number] == [1, 2, 4, 5, 6, 7, 8, 9]
 
 
 async def test_late_acquisition_of_a_cancelled_caller_is_refused(

@@ -147,6 +147,7 @@ class _Locks:
         self.keep = partial(bridge.portal.post, engine.locks.keep)
         self.begin_release = partial(bridge.portal.post, engine.locks.begin_release)
         self.released = partial(AnyLoopCall, bridge, engine.locks.released)
+        self.wait = partial(AnyLoopCall, bridge, engine.locks.wait)
 
 
 class _CallerSource:

@@ -189,6 +189,7 @@ class _Locks:
         self.keep = partial(_call_on_loop, engine.locks.keep)
         self.begin_release = partial(_call_on_loop, engine.locks.begin_release)
         self.released = partial(LoopCall, engine.locks.released)
+        self.wait = partial(LoopCall, engine.locks.wait)
 
 
 class _SingleFlight:

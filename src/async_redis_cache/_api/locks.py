@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-import time
 import weakref
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -26,7 +24,9 @@ __all__ = ["Lock", "LockRequest", "SyncLock"]
 
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.050
-"""Seconds between two requests for a lock that another holds."""
+"""Seconds between two requests for a lock that another process holds."""
+_LOCAL_PAUSE: Final = 0.5
+"""The same if this process holds it, whose release ends the pause."""
 
 
 class LockRequest(NamedTuple):
@@ -82,8 +82,8 @@ class _Pauses:
         self._until = MonotonicClock.time() + request.wait
         self._pause = _FIRST_PAUSE
 
-    def next(self, held_for: float) -> float:
-        """Return the seconds until the next request.
+    def next(self, held_for: float) -> tuple[float, float]:
+        """Return the seconds until the next request, and those if another caller in this process holds the lock.
 
         Args:
             held_for: seconds for which another holds the lock, unless it renews or releases it.
@@ -97,7 +97,7 @@ class _Pauses:
             raise CacheLockError("LOCK_TIMEOUT", problem).traced(self._request.trace_id)
         pause = self._pause * (0.5 + random.random())  # noqa: S311
         self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
-        return min(remaining, pause, held_for)
+        return min(remaining, pause, held_for), min(remaining, _LOCAL_PAUSE, held_for)
 
 
 class _AnyLock:
@@ -186,6 +186,10 @@ class _AnyLock:
             locks.keep(hold)
         return held_for / SECOND
 
+    async def _wait(self, pause: float, longest: float) -> None:
+        """Wait before the next request."""
+        await self._engine.locks.wait(self._hold, pause, longest)
+
     def _is_of_this_process(self) -> bool:
         """Return whether this process has to release the lock, and not the one that it was forked from."""
         self._is_entered = False
@@ -210,8 +214,8 @@ class Lock(_AnyLock):
     async def __aenter__(self) -> Self:
         pauses = self._enter()
         try:
-            while held_for := await self._try():  # noqa: ASYNC110  the server decides
-                await asyncio.sleep(pauses.next(held_for))
+            while held_for := await self._try():
+                await self._wait(*pauses.next(held_for))
         except BaseException:
             self._is_entered = False
             raise
@@ -245,7 +249,7 @@ class SyncLock(_AnyLock):
         pauses = self._enter()
         try:
             while held_for := self._call(self._request.trace_id, self._try()):
-                time.sleep(pauses.next(held_for))
+                self._call(self._request.trace_id, self._wait(*pauses.next(held_for)))
         except BaseException:
             self._is_entered = False
             raise

@@ -34,6 +34,8 @@ class Forever(Enum):
     def __repr__(self) -> str:
         return self.name
 
+    __str__ = __repr__
+
 
 FOREVER: Final = Forever.FOREVER
 

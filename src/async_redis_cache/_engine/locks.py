@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,10 @@ _NAME: Final = b"\x00lock:"
 _TOKEN_BYTES: Final = 16
 _OVERHEAD: Final = 160
 """Bytes of a request beside its key."""
+_DRIFT: Final = 0.01
+"""The share by which the clocks of this machine and of the server may differ in speed."""
+_ROUNDING: Final = 0.002
+"""Seconds: the server counts whole milliseconds."""
 _RENEWALS: Final = 3
 """How often a lock is renewed within its TTL."""
 
@@ -103,7 +108,9 @@ class Locks:
         self._prefix = prefix
         self._commands = commands
         self._check_circuits = check_circuits
-        self._held: set[LockHold] = set()
+        self._held: dict[bytes, LockHold] = {}
+        self._waiting: dict[bytes, deque[asyncio.Future[None]]] = {}
+        """Callers that wait for a lock, by its key, in the order of their arrival."""
         self._tasks = OwnedTasks()
 
     async def acquire(self, hold: LockHold) -> int:
@@ -121,18 +128,59 @@ class Locks:
         fence, _ = await asyncio.shield(hold.request)
         if fence <= 0:
             return max(1, -int(fence))
-        hold.expires = sent_at + hold.ttl / SECOND
+        hold.expires = _expires(sent_at, hold.ttl)
         hold.fencing_number = fence
         return 0
 
     def keep(self, hold: LockHold) -> None:
         """Renew a lock that is held, until it is released or lost."""
-        self._held.add(hold)
+        self._held[hold.key] = hold
         hold.renewal = self._tasks.spawn(self._renew(hold))
+
+    async def wait(self, hold: LockHold, pause: float, longest: float) -> None:
+        """Wait before the next request for a lock that another holds.
+
+        The wait ends when this process has released the lock; the callers of a process get it in their order.
+
+        Args:
+            hold: requested.
+            pause: the seconds to wait.
+            longest: the same if another caller in this process holds the lock.
+        """
+        held = self._held.get(hold.key)
+        seconds = pause if held is None or not held.is_held() else longest
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        # No `asyncio.timeout`, which needs a task: other threads step this coroutine.
+        limit = loop.call_later(seconds, _end, future, context=Context())
+        waiting = self._waiting.setdefault(hold.key, deque())
+        waiting.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                # It was woken, and the next one can go on instead.
+                self._wake(hold.key)
+            raise
+        finally:
+            limit.cancel()
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting and self._waiting.get(hold.key) is waiting:
+                del self._waiting[hold.key]
+
+    def _wake(self, key: bytes) -> None:
+        """End the wait of the first caller that waits for a lock."""
+        waiting = self._waiting.get(key)
+        while waiting:
+            future = waiting.popleft()
+            if not future.done():
+                _end(future)
+                return
 
     def begin_release(self, hold: LockHold) -> None:
         """Send the release of a lock, held or requested. It is not renewed any more."""
-        self._held.discard(hold)
+        self._forget(hold)
         hold.expires = 0.0
         if hold.renewal is not None:
             hold.renewal.cancel()
@@ -150,7 +198,16 @@ class Locks:
         except CacheError:
             # It expires by itself.
             return
-        hold.release.add_done_callback(_retrieve)
+
+        def end(request: asyncio.Future[Any]) -> None:
+            _retrieve(request)
+            self._wake(hold.key)
+
+        hold.release.add_done_callback(end, context=Context())
+
+    def _forget(self, hold: LockHold) -> None:
+        if self._held.get(hold.key) is hold:
+            del self._held[hold.key]
 
     async def released(self, hold: LockHold) -> bool | None:
         """Wait until the server has released a lock; return whether it was held until then.
@@ -167,9 +224,12 @@ class Locks:
 
     def stop(self) -> None:
         """End all renewals: the cache is closed, and its locks expire by themselves."""
-        for hold in self._held:
+        for hold in self._held.values():
             hold.is_lost = True
         self._held.clear()
+        for waiting in self._waiting.values():
+            for future in waiting:
+                _end(future)
         self._tasks.cancel()
 
     async def stopped(self) -> None:
@@ -192,15 +252,25 @@ class Locks:
                 continue
             if not is_held:
                 hold.is_lost = True
-                self._held.discard(hold)
+                self._forget(hold)
                 return
-            hold.expires = sent_at + hold.ttl / SECOND
+            hold.expires = _expires(sent_at, hold.ttl)
 
     def _key(self, hold: LockHold) -> bytes:
         return self._prefix + _NAME + hold.key.removeprefix(self._prefix)
 
     def _execute(self, command: Command, argument: tuple[Any, ...]) -> asyncio.Future[Any]:
         return self._executor.execute(command, argument, len(argument[0]) + _OVERHEAD)
+
+
+def _expires(sent_at: float, ttl: int) -> float:
+    """Return until when a lock is certainly held that was requested at this time, by the monotonic clock."""
+    return sent_at + (1 - _DRIFT) * ttl / SECOND - _ROUNDING
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _retrieve(request: asyncio.Future[Any]) -> None:
