@@ -23,6 +23,12 @@ def total(*parts: CacheStats) -> dict[str, int]:
     return {name: sum(getattr(part, name) for part in parts) for name in COUNTED_BY_PART}
 
 
+def test_hit_ratio() -> None:
+    """The share of hits, fresh or stale, in all keys that were looked up."""
+    assert CacheStats().hit_ratio == CacheStats(misses=3).hit_ratio == 0
+    assert CacheStats(hits=2, stale_hits=1, misses=1).hit_ratio == 0.75
+
+
 async def test_namespace_counts_its_calls(server: Server, raw: Client) -> None:
     """A namespace counts what its calls do; those of one name count together, and the cache has the sum of all."""
     async with AsyncRedisCache.from_url(server.url) as cache:

@@ -166,6 +166,12 @@ class CacheStats:
     near_trusted: ClassVar[_DeprecatedName[bool]] = _DeprecatedName()
     """Deprecated: use `near_connected`."""
 
+    @property
+    def hit_ratio(self) -> float:
+        """The share of keys whose value, fresh or stale, was returned without waiting for a load; 0 before any was read."""
+        returned = self.hits + self.stale_hits
+        return returned / (returned + self.misses) if returned else 0.0
+
     def snapshot(self) -> CacheStats:
         """Return a copy."""
         return replace(self)
