@@ -120,16 +120,18 @@ OF_REDIS_PY = [
     *(
         f"tests/integration/test_{name}.py"
         for name in (
+            "credential_provider",
             *(
                 "idle_connections",
                 "lifecycle",
                 "log_noise_cancellation",
                 "login_refused_at_run_time",
             ),
-            *("logins", "name_resolution", "near_cache_apis", "near_cache_invalidation", "tls"),
+            *("logins", "name_resolution", "near_cache_apis", "near_cache_invalidation"),
+            *("streamed_logins", "tls"),
         )
     ),
-    *(f"tests/topology/test_{name}.py" for name in ("cluster", "sentinels")),
+    *(f"tests/topology/test_{name}.py" for name in ("cluster", "credential_rotation", "sentinels")),
     *(
         f"tests/faults/test_faults_{name}.py"
         for name in ("cancellation", "connections", "unsolicited_replies")

@@ -22,7 +22,7 @@ A middleware that caches whole responses:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
@@ -31,6 +31,7 @@ from weakref import WeakKeyDictionary
 
 try:
     from aiohttp import web
+    from aiohttp.typedefs import Handler, Middleware
     from multidict import CIMultiDict
 except ImportError as _error:
     raise ImportError(
@@ -56,7 +57,6 @@ __all__ = [
     "response_cache",
 ]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CACHE = web.AppKey("CACHE", AsyncRedisCache)
 """The default application key of the cache."""
@@ -103,7 +103,7 @@ def response_cache(
     namespace: str = "responses",
     rules: Mapping[str, ResponseOptions] | None = None,
     name: str = "async-redis-cache",
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+) -> Middleware:
     """Return a middleware that caches responses, as a shared HTTP cache by RFC 9111.
 
     Args:

@@ -39,7 +39,7 @@ def test_python_blocks_run_and_show_what_they_say(
     # Where a page asks for a server of the reader's, it gets one without any keys.
     monkeypatch.setenv("CACHE_URL", any_server.url)
     # Pages tell readers to copy example modules.
-    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")  # pyright: ignore[reportUnknownMemberType]  pytest has no type for the path
     with any_server.client() as client:
         client.flushall()
     skip_without_packages(page)

@@ -20,17 +20,8 @@ MIGRATION = [*(ROOT / "docs" / "how-to").glob("from-*.md")]
 PARTS = ["Before", "After", "Equivalents", "What behaves differently", "Moving the data"]
 KEYWORDS = {
     *(CacheOptions.__annotations__ | LoadOptions.__annotations__ | ResponseOptions.__annotations__),
-    *(
-        "any_loop",
-        "cache_none",
-        "key",
-        "key_prefix",
-        "long_keys",
-        "serializer",
-        "ttl",
-        "type",
-        "wait",
-    ),
+    *("any_loop", "cache", "cache_none", "key", "key_prefix", "long_keys"),
+    *("serializer", "ttl", "type", "wait"),
     *("db", "hours", "lifespan"),
 }
 """Those of caches, namespaces and their methods, and of URLs, timedelta and FastAPI."""

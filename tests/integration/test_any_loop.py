@@ -274,14 +274,17 @@ def test_loader_that_raises(cache: AsyncRedisCache, run: Run) -> None:
     async def fail() -> None:
         raise LookupError("no such row")
 
+    cancelled = asyncio.CancelledError("own")
+
     async def cancel() -> None:
-        raise asyncio.CancelledError
+        raise cancelled
 
     async def calls() -> None:
         with pytest.raises(LookupError, match="no such row"):
             await cache.retrieve_or_load(None, "key", fail)
-        with pytest.raises(CacheLoadError, match="cancelled"):
+        with pytest.raises(CacheLoadError, match="cancelled") as caught:
             await cache.retrieve_or_load(None, "key", cancel)
+        assert caught.value.__cause__ is cancelled
         with pytest.raises(CacheLoadError, match="itself"):
             await cache.retrieve_or_load(None, "key", again)
 

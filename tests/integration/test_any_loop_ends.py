@@ -167,3 +167,40 @@ def test_fork_inside_of_a_call(cache: AsyncRedisCache) -> None:
         return ended(forked(lambda: asyncio.run(cache.retrieve(None, "key")) != "value"))
 
     assert asyncio.run(cache.retrieve_or_load(None, "forked", load)) == 0
+
+
+def test_load_waits_for_the_end_of_a_cancelled_loader(cache: AsyncRedisCache) -> None:
+    """A loader may take its time to end when its caller is cancelled; another load of the key waits until then."""
+    running = 0
+    seen: list[int] = []
+
+    async def calls() -> None:
+        entered, may_end = asyncio.Event(), asyncio.Event()
+
+        async def load() -> str:
+            nonlocal running
+            running += 1
+            seen.append(running)
+            try:
+                if not entered.is_set():
+                    entered.set()
+                    await asyncio.Event().wait()
+            finally:
+                await may_end.wait()
+                running -= 1
+            return "loaded"
+
+        first = asyncio.create_task(cache.retrieve_or_load(None, "absent", load))
+        await entered.wait()
+        first.cancel()
+        await asyncio.wait((first,))
+        assert first.cancelled()
+        second = asyncio.create_task(cache.retrieve_or_load(None, "absent", load))
+        for _ in range(20):
+            await cache.ping(None)
+        assert not second.done()
+        may_end.set()
+        assert await second == "loaded"
+
+    asyncio.run(calls())
+    assert seen == [1, 1]

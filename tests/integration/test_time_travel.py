@@ -33,8 +33,8 @@ def moved_by_time_machine(**options: Any) -> Generator[Travel]:
 
 @contextmanager
 def moved_by_freezegun(**options: Any) -> Generator[Travel]:
-    """Time travel by freezegun. Without `real_asyncio`, no timer of an asyncio event loop ends."""
-    with freeze_time(START, real_asyncio=True, **options) as frozen:
+    """Time travel by freezegun. Without `real_asyncio`, the clock of the event loop is moved as well."""
+    with freeze_time(START, **options) as frozen:
         yield frozen.tick
 
 
@@ -42,7 +42,8 @@ CLOCKS = [
     pytest.param(lambda: moved_by_time_machine(tick=False), id="time-machine"),
     pytest.param(lambda: moved_by_time_machine(tick=True), id="time-machine-tick"),
     pytest.param(moved_by_freezegun, id="freezegun"),
-    pytest.param(lambda: moved_by_freezegun(tick=True), id="freezegun-tick"),
+    pytest.param(lambda: moved_by_freezegun(real_asyncio=True), id="freezegun-asyncio"),
+    pytest.param(lambda: moved_by_freezegun(real_asyncio=True, tick=True), id="freezegun-tick"),
 ]
 MovedClock = Callable[[], AbstractContextManager[Travel]]
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from async_redis_cache import CacheError, CacheTimeout
 from async_redis_cache._runtime.any_loop import AnyLoopCall, Bridge, mailbox
 from async_redis_cache._runtime.portal import Portal
 from async_redis_cache._runtime.waker import waker_of
@@ -187,3 +189,56 @@ def test_no_waker_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     uvloop = pytest.importorskip("uvloop")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def test_exception_is_freed_with_its_task(bridge: Bridge) -> None:
+    """No cycle of the frames of a resumed task and those that have resumed it holds what the task held."""
+
+    class Held:
+        pass
+
+    async def fail() -> None:
+        local = Held()
+        held.append(weakref.ref(local))
+        await AnyLoopCall(bridge, nothing)
+        raise LookupError
+
+    async def main() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.wait((task,))
+        assert isinstance(task.exception(), LookupError)
+
+    held: list[weakref.ref[Held]] = []
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_call_that_is_sent_when_others_are_given_up_has_its_own_deadline() -> None:
+    """A task that goes on after its call has timed out may call again, and that times out in time."""
+    portal = Portal(nothing)
+    portal.start()
+    gate = threading.Event()
+
+    async def call(seconds: float) -> Any:
+        overdue = AnyLoopCall(Bridge(portal, SECONDS), nothing)
+        overdue.deadline = time.monotonic() + seconds
+        with pytest.raises(CacheError) as caught:
+            await overdue
+        return caught.value
+
+    async def main() -> None:
+        later = asyncio.create_task(call(SECONDS))
+        began = time.monotonic()
+        for _ in range(3):
+            assert isinstance(await call(0.01), CacheTimeout)
+        assert time.monotonic() - began < SECONDS / 2
+        gate.set()
+        later.cancel()
+
+    portal.post(gate.wait, SECONDS)
+    asyncio.run(main())
+    portal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
 from async_redis_cache._common.backoff import RetryBackoff
@@ -100,7 +101,7 @@ class ConnectionPool:
         """Formerly idle connections whose reply to a check is pending."""
         self._idle: list[RedisConnection] = []
         self._connections: set[RedisConnection] = set()
-        self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | asyncio.Handle | None = None
         self._refusal: Failure | None = None
         """The failure of the last attempt if the login or a certificate was refused, or there was no login."""
         self._logins = 0
@@ -140,9 +141,9 @@ class ConnectionPool:
                 # Waiting requests would most likely be refused as well.
                 self._loop.call_soon(self._report_unreachable, self._refusal, context=Context())
             else:
-                self._connecting = self._loop.call_later(
-                    pause, self._start_connecting, context=Context()
-                )
+                # Without a timer where it is due now: none ends while a test freezes the clock (freezegun).
+                schedule = partial(self._loop.call_later, pause) if pause else self._loop.call_soon
+                self._connecting = schedule(self._start_connecting, context=Context())
         return None
 
     def checkin(self, connection: RedisConnection) -> None:

@@ -142,11 +142,17 @@ class LoopMailbox:
     def _expire(self) -> None:
         """Give up the calls that are overdue. Those that have ended are delivered first."""
         self._due, self._timer = inf, None
-        self._deliver()
+        try:
+            self._deliver()
+        finally:
+            self._give_up_overdue()
+
+    def _give_up_overdue(self) -> None:
         now, due = MonotonicClock.time(), inf
-        for call in tuple(self.waiting):
+        for call in self.waiting:
             if call.deadline <= now:
-                call.expire()
+                # Not here: its task may send further calls.
+                self.loop.call_soon(call.expire, context=Context())
             else:
                 due = min(due, call.deadline)
         if due < inf:
@@ -215,12 +221,14 @@ class _Waiter:
     def resume(self) -> None:
         """Resume the task, unless that was cancelled."""
         resume, self._resume = self._resume, None
-        if resume is not None:
-            context = self._context
-            if context is None:
-                resume(self)
-            else:
-                context.run(resume, self)
+        if resume is None:
+            return
+        context = self._context or Context()
+        try:
+            context.run(resume, self)
+        finally:
+            # The frames of the task refer to this one: no reference back from here, nor from the callers of this.
+            del self, resume, context
 
     def cancel(self, msg: Any = None) -> bool:
         """Resume the task with CancelledError; return False if it is resumed already."""
@@ -315,15 +323,18 @@ class AnyLoopCall(PortalCall):
 
     def arrive(self) -> None:
         """Wake the caller: the call has ended."""
+        waiter = self._waiter
         self.queue.waiting.pop(self, None)  # type: ignore[attr-defined]
-        self._waiter.resume()
+        del self
+        waiter.resume()
 
     def expire(self) -> None:
         """Wake the caller: the call is overdue."""
+        waiter = self._waiter
         self.queue.waiting.pop(self, None)  # type: ignore[attr-defined]
-        if not self._waiter.done():
-            self.has_expired = True
-            self._waiter.resume()
+        self.has_expired = self.has_expired or not waiter.done()
+        del self
+        waiter.resume()
 
     def _leave(self) -> None:
         portal = self._bridge.portal
@@ -391,35 +402,43 @@ class _OnCallerLoop:
         self._is_cancelled = False
 
     async def run(self) -> Any:
-        """Await the result.
+        """Await the result. A cancellation is passed on, and the end of the function awaited, as if it ran here.
 
         Raises:
             CallerLeftError: the event loop of the caller has ended.
             BaseException: raised by the function.
         """
-        outcome, loop = self._outcome, self._box.loop
-        is_idle = False
-        try:
-            if not self._box.put(self):
-                raise CallerLeftError
-            while not outcome.done():
+        outcome = self._outcome
+        has_loop_ended = not self._box.put(self)
+        was_idle = False
+        while not (has_loop_ended or outcome.done()):
+            try:
                 await asyncio.wait((outcome,), timeout=_RECHECK_SECONDS)
-                was_idle, is_idle = is_idle, not loop.is_running()
-                # An event loop that does not run twice in a row is not waited for: it may never run again.
-                if not outcome.done() and (loop.is_closed() or (was_idle and is_idle)):
-                    raise CallerLeftError
-        finally:
-            if not outcome.done():
+            except asyncio.CancelledError:
                 self._is_cancelled = True
-                self._box.put(_Cancellation(self))
-        result = outcome.result()
+                has_loop_ended = not self._box.put(_Cancellation(self))
+                continue
+            # An event loop that does not run twice in a row is not waited for: it may never run again.
+            loop = self._box.loop
+            is_idle = not loop.is_running()
+            has_loop_ended = loop.is_closed() or (was_idle and is_idle)
+            was_idle = is_idle
+        if outcome.done():
+            result = outcome.result()
+        else:
+            self._box.put(_Cancellation(self))
+            result = CapturedError(CallerLeftError())
         if isinstance(result, CapturedError):
+            if self._is_cancelled and result.kind is CallerLeftError:
+                raise asyncio.CancelledError
             raise result.error()
         return result
 
     def arrive(self) -> None:
         """Start the task. Runs on the event loop of the caller."""
-        if not self._is_cancelled:
+        if self._is_cancelled:
+            self._end_with(CapturedError(CallerLeftError()))
+        else:
             task = self._box.tasks.spawn(_captured(self._function), self._context)
             self._task = task
             task.add_done_callback(self._end)
@@ -431,13 +450,16 @@ class _OnCallerLoop:
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._task = None
-        if task.cancelled():
-            # Cancelled from outside, as `asyncio.run` does at its end; or the loader has raised CancelledError.
-            is_left = task.cancelling() > 0
-            error = CallerLeftError() if is_left else asyncio.CancelledError()
-            outcome: Any = CapturedError(error)
-        else:
+        outcome: Any
+        try:
             outcome = task.result()
+        except asyncio.CancelledError as cancelled:
+            # Cancelled by `cancel`, or from outside, as `asyncio.run` does at its end; or raised by the loader.
+            is_left = task.cancelling() > 0
+            outcome = CapturedError(CallerLeftError() if is_left else cancelled)
+        self._end_with(outcome)
+
+    def _end_with(self, outcome: Any) -> None:
         if self._portal.is_in_this_process():
             self._portal.post(self._set_outcome, outcome)
 

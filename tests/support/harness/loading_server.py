@@ -18,6 +18,7 @@ import redis
 from fakeredis import FakeRedis, FakeServer
 
 from async_redis_cache._client import node as _node
+from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._engine import engine as _engine
 from harness.apis import configured
@@ -49,7 +50,7 @@ class LocalServer:
     def __enter__(self) -> Self:
         loop = self._loop
         for target, name, value in (
-            (_engine, "time", SimpleNamespace(monotonic=loop.time)),
+            (MonotonicClock, "time", loop.time),
             (_engine, "random", SimpleNamespace(random=lambda: CHANCE)),
             (_node, "ConnectionPool", self._pool),
         ):

@@ -15,6 +15,7 @@ import random
 import secrets
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from importlib import import_module
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVarTuple, cast
@@ -23,10 +24,11 @@ from unittest.mock import patch
 import anyio.to_thread
 
 from async_redis_cache._client import node as _node
-from async_redis_cache._connection import connection as _takeover
+from async_redis_cache._common.clock import MonotonicClock
+from async_redis_cache._connection import platforms as _platforms
 from async_redis_cache._connection.connection import RedisConnection
-from async_redis_cache._engine import engine as _engine
 from async_redis_cache._engine.in_flight_load import InFlightLoad
+from async_redis_cache._runtime import deferred_imports as _deferred_imports
 from harness.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -207,18 +209,21 @@ def simulated(
         seed: of everything.
         poll: makes what stands for `select.poll`.
     """
+    # A cache imports these on a thread, which a simulated loop does not wait for.
+    for name in _deferred_imports._MODULES:
+        import_module(name)
     chance = random.Random(seed)
     loop = SimulatedLoop(random.Random(seed + 1))
     theirs = random.Random(seed + 2)
     clock = SimpleNamespace(monotonic=loop.time)
     with ExitStack() as stack:
-        for module in (_engine, _node):
-            stack.enter_context(patch.object(module, "time", clock))
+        stack.enter_context(patch.object(_node, "time", clock))
+        stack.enter_context(patch.object(MonotonicClock, "time", loop.time))
         # The library takes `random.random` from the module wherever it needs it.
         stack.enter_context(patch.object(random, "random", theirs.random))
         stack.enter_context(patch.object(secrets, "token_bytes", theirs.randbytes))
         select = SimpleNamespace(poll=poll, POLLIN=1)
-        stack.enter_context(patch.object(_takeover, "select", select))
+        stack.enter_context(patch.object(_platforms, "select", select))
         stack.enter_context(patch.object(anyio.to_thread, "run_sync", _in_this_thread))
         # Sets of these are gone through as well.
         stack.enter_context(patch.object(InFlightLoad, "__hash__", _hash_of_flight))
