@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 from weakref import WeakKeyDictionary
 
 try:
@@ -121,7 +121,7 @@ def response_cache(
         cache = get_cache(request, key)
         store = stores.get(cache)
         if store is None:
-            records = cache.namespace(namespace, type=Any, serializer=RECORDS, long_keys="hash")
+            records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
             store = stores[cache] = ResponseStore(records)
         handling = _Handling(store, request, handler, name)
         return await handling.response(by_path.find(request.path))

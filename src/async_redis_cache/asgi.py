@@ -81,7 +81,7 @@ class ResponseCache:
     ) -> None:
         self.app = app
         self.name = name
-        records = cache.namespace(namespace, type=Any, serializer=RECORDS, long_keys="hash")
+        records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
         self.store = ResponseStore(records)
         self._rules = PathRules(rules)
 
@@ -114,7 +114,7 @@ class _Handling:
     ) -> None:
         self.exchange: Exchange | None = None
         self._middleware = middleware
-        self._entered = dict(scope)
+        self._entered = scope
         """The scope before the application routed the request."""
         self._scope = scope
         self._receive = receive
@@ -138,6 +138,7 @@ class _Handling:
             await _send_reply(self._send, self._reply)
 
     async def _run_app(self) -> None:
+        self._entered = dict(self._scope)
         try:
             await self._middleware.app(self._scope, self._receive, self.send)
             await self._end()
@@ -160,14 +161,16 @@ class _Handling:
     async def begin(self, rule: Rule, *, is_routed: bool = False) -> Reply | None:
         """Return the response from the cache; None if the application has to run."""
         scope = self._scope
-        key = _uri(self._entered, rule.query(scope["query_string"]))
+        # Their names are in lower case by the specification of ASGI.
+        fields: Fields = tuple(scope["headers"])
+        key = _uri(self._entered, rule.query(scope["query_string"]), fields)
         if key is None:
             return None
         vary_on = rule.vary_on
         exchange = self.exchange = Exchange(
             self._middleware.store,
             rule.policy,
-            Request(scope["method"], key, _lower(scope["headers"])),
+            Request(scope["method"], key, fields),
             key,
             identity=None if vary_on is None else vary_on(scope),
             max_body=rule.max_body,
@@ -262,8 +265,9 @@ class _Handling:
     async def _invalidate(self, status: int) -> None:
         if not _OK <= status < _ERROR:
             return
+        fields: Fields = tuple(self._entered["headers"])
         for query in queries_of(self._entered["query_string"]):
-            key = _uri(self._entered, query)
+            key = _uri(self._entered, query, fields)
             if key is not None:
                 with contextlib.suppress(CacheError):
                     await self._middleware.store.remove(key)
@@ -338,9 +342,9 @@ def add_response_tags(*tags: str) -> None:
         handling.exchange.tags.update(tags)
 
 
-def _uri(scope: Scope, query: bytes) -> str | None:
+def _uri(scope: Scope, query: bytes, fields: Fields) -> str | None:
     path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    return uri_of(scope["scheme"], path, query, _lower(scope["headers"]))
+    return uri_of(scope["scheme"], path, query, fields)
 
 
 def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Fields:

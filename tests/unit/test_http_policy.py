@@ -17,7 +17,6 @@ from async_redis_cache._http.messages import (
 )
 from async_redis_cache._http.policy import Policy
 from async_redis_cache._http.validation import (
-    freshened,
     is_not_modified,
     not_modified_fields,
     validating_fields,
@@ -49,7 +48,7 @@ def stored(*lines: str, policy: Policy = DEFAULT, **options: Any) -> Stored:
 def age_of_use(lines: list[str], asked: list[str], after: float, **options: Any) -> str:
     """What becomes of a request for a stored response after some seconds."""
     policy = Policy(**options)
-    return policy.judge(request(*asked), stored(*lines, policy=policy), NOW + after).action
+    return policy.judge(request(*asked), stored(*lines, policy=policy), NOW + after)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_validated_response_has_the_fields_of_the_304() -> None:
     update = response(
         'ETag: "a"', "X-New: 2", "Cache-Control: max-age=60", "Content-Length: 0", status=304
     )
-    new = freshened(old, update, NOW + 9, NOW + 9)
+    new = Policy().freshened(old, update, NOW + 9, NOW + 9)
     assert new is not None
     assert sorted(new.fields) == sorted(
         fields(
@@ -288,7 +287,8 @@ def test_validated_response_has_the_fields_of_the_304() -> None:
 def test_304_about_another_representation_validates_nothing() -> None:
     """RFC 9111, section 4.3.4: another strong validator is that of another representation."""
     old = stored("Cache-Control: max-age=1", 'ETag: "a"')
-    assert freshened(old, response('ETag: "b"', status=304), NOW, NOW) is None
+    update = response('ETag: "b"', status=304)
+    assert Policy().freshened(old, update, NOW, NOW) is None
 
 
 @pytest.mark.parametrize("record", [Variants((b"accept",), "g"), Uncacheable()])

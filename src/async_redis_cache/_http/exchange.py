@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from async_redis_cache import CacheError
 
-from .cache_control import request_directives
+from .cache_control import Directives, request_directives
 from .cache_status import CacheStatus
 from .fields import Fields, has, has_length, without
 from .keys import selecting_names, variant_key
@@ -28,7 +28,6 @@ from .policy import Policy, Reason
 from .response_store import Lead, Outcome, ResponseStore, Terms
 from .validation import (
     CONDITIONS,
-    freshened,
     is_not_modified,
     not_modified_fields,
     validating_fields,
@@ -110,12 +109,7 @@ class Exchange:
         self._terms = Terms(policy.longest_stale, wait_seconds)
         self._rerun = rerun
         self._name = name
-        self._keeps_conditions = is_routed and any(
-            field in CONDITIONS for field, _ in request.fields
-        )
-        """Whether a 304 response may answer a condition of the client."""
-        self._wanted = request_directives(request.fields)
-        self._is_authorized = has(request.fields, b"authorization")
+        self._is_routed = is_routed
         self._lead: Lead | None = None
         self._requested = 0.0
         self._response: Response | None = None
@@ -170,6 +164,19 @@ class Exchange:
         return found, True
 
     @property
+    def _keeps_conditions(self) -> bool:
+        """Whether a 304 response may answer a condition of the client."""
+        return self._is_routed and any(field in CONDITIONS for field, _ in self._request.fields)
+
+    @property
+    def _wanted(self) -> Directives:
+        return request_directives(self._request.fields)
+
+    @property
+    def _is_authorized(self) -> bool:
+        return has(self._request.fields, b"authorization")
+
+    @property
     def _is_only_if_cached(self) -> bool:
         return self._policy.follows_requests and self._wanted.has("only-if-cached")
 
@@ -217,7 +224,8 @@ class Exchange:
             lead.decide(Uncacheable("authorization"), None)
         else:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
-        self.status = self.status._replace(stored=self._body is not None)
+        will_be_stored = self._body is not None and self._store.is_reachable
+        self.status = self.status._replace(stored=will_be_stored)
         return self._marked(fields)
 
     @property
@@ -308,7 +316,7 @@ class Exchange:
             # What is stored stays as it is.
             lead.decide(stale, None)
             return self._reply(stale)
-        fresh = freshened(stale, response, self._requested, received)
+        fresh = self._policy.freshened(stale, response, self._requested, received)
         if fresh is None:
             return None
         lead.decide(fresh, self._policy.served_seconds(fresh), self.tags)
@@ -334,10 +342,10 @@ class Exchange:
         if not isinstance(record, Stored):
             return True
         verdict = self._policy.judge(self._request, record, time())
-        if verdict.action == "revalidate" and self._rerun is not None:
+        if verdict == "revalidate" and self._rerun is not None:
             self._store.start(self._revalidate(self._rerun))
             return True
-        return verdict.action == "serve"
+        return verdict == "serve"
 
     async def _revalidate(self, rerun: Rerun) -> None:
         """Run the application for a request of the cache itself, unless this process or another does so."""
@@ -395,26 +403,24 @@ class Exchange:
         self._key = variant_key(key, variants.names, self._request.fields, self._identity)
 
     def _reply(self, stored: Stored, *, is_collapsed: bool = False) -> Reply:
-        now = time()
-        freshness = self._policy.freshness(stored, now)
-        if self.status.forwarded is None:
-            self.status = self.status._replace(hit=not is_collapsed, collapsed=is_collapsed)
-            if is_collapsed:
-                self.status = self.status._replace(forwarded="uri-miss")
-        self.status = self.status._replace(ttl=int(freshness.remaining))
-        not_modified = is_not_modified(self._request.fields, stored, now)
-        fields = not_modified_fields(stored.fields) if not_modified else stored.fields
-        age = b"%d" % int(max(0, freshness.age))
-        fields = (*without(fields, {b"age"}), (b"age", age))
-        is_head = self._request.method == "HEAD"
-        if is_head and not not_modified and not has(fields, b"content-length"):
-            fields = (*fields, (b"content-length", b"%d" % len(stored.body)))
-        has_body = not not_modified and not is_head
-        return Reply(
-            _NOT_MODIFIED if not_modified else stored.status,
-            self._marked(fields),
-            stored.body if has_body else b"",
-        )
+        now, request = time(), self._request
+        ttl = int(stored.remaining_at(now))
+        if self.status.forwarded is not None:
+            self.status = self.status._replace(ttl=ttl)
+        elif is_collapsed:
+            self.status = CacheStatus(forwarded="uri-miss", collapsed=True, ttl=ttl)
+        else:
+            self.status = CacheStatus(hit=True, ttl=ttl)
+        fields = stored.fields
+        status, body = stored.status, stored.body
+        if is_not_modified(request.fields, stored, now):
+            status, body, fields = _NOT_MODIFIED, b"", not_modified_fields(fields)
+        elif request.method == "HEAD":
+            if not has(fields, b"content-length"):
+                fields = (*fields, (b"content-length", b"%d" % len(body)))
+            body = b""
+        age = b"%d" % int(stored.age_at(now))
+        return Reply(status, self._marked((*fields, (b"age", age))), body)
 
     def _marked(self, fields: Fields) -> Fields:
         return (*fields, (b"cache-status", self.status.text(self._name).encode()))

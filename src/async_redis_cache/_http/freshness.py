@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 from .cache_control import Directives, response_directives
 from .dates import parse_http_date
 from .fields import Fields, combined, members, values
-from .messages import Stored
 
 __all__ = ["HEURISTIC_STATUSES", "Freshness", "freshness_of"]
 
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Status codes whose responses may be reused without explicit freshness (RFC 9110, section 15.1)."""
 _AGE: Final = re.compile(r"[0-9]+", re.ASCII)
+_REVALIDATE: Final = ("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")
 _MOST: Final = 2**31
 _DIGITS: Final = 20
 _HEURISTIC_SHARE: Final = 0.1
@@ -23,7 +23,7 @@ _HEURISTIC_SHARE: Final = 0.1
 
 
 class Freshness(NamedTuple):
-    """How fresh a stored response is, for a shared cache.
+    """How fresh a response is, for a shared cache.
 
     Attributes:
         age: seconds since the origin generated or validated it.
@@ -38,44 +38,40 @@ class Freshness(NamedTuple):
     directives: Directives
 
     @property
-    def remaining(self) -> float:
-        """Seconds until it is stale; negative since it was."""
-        return self.lifetime - self.age
-
-    @property
-    def stale_is_forbidden(self) -> bool:
+    def must_revalidate(self) -> bool:
         """Whether it must not be reused once it is stale (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10)."""
-        has = self.directives.has
-        return (
-            has("must-revalidate") or has("proxy-revalidate") or has("s-maxage") or has("no-cache")
-        )
-
-    def window(self, name: str) -> int:
-        """Return the seconds after its lifetime for which an extension of RFC 5861 allows its reuse."""
-        return 0 if self.stale_is_forbidden else self.directives.seconds(name) or 0
+        return any(self.directives.has(name) for name in _REVALIDATE)
 
 
 def freshness_of(
-    stored: Stored, now: float, *, targeted: tuple[bytes, ...] = (), heuristic_limit: float = 0
+    status: int,
+    fields: Fields,
+    requested: float,
+    received: float,
+    *,
+    targeted: tuple[bytes, ...] = (),
+    heuristic_limit: float = 0,
 ) -> Freshness:
-    """Return how fresh a stored response is.
+    """Return how fresh a response is that was just received.
 
     Args:
-        stored: the response.
-        now: in seconds since 1970.
+        status: its status code.
+        fields: its header fields.
+        requested: when the request was passed to the application, in seconds since 1970.
+        received: when the response was complete.
         targeted: the targeted fields that the cache follows, see `response_directives`.
         heuristic_limit: the most seconds for which a response without explicit freshness is fresh.
     """
-    fields = stored.fields
     directives = response_directives(fields, targeted)
-    generated = _date(fields, b"date", now)
-    date = stored.received if generated is None else generated
-    lifetime = _explicit_lifetime(fields, directives, date, now)
+    generated = _date(fields, b"date", received)
+    date = received if generated is None else generated
+    lifetime = _explicit_lifetime(fields, directives, date, received)
     is_explicit = lifetime is not None
     if lifetime is None:
-        may_guess = stored.status in HEURISTIC_STATUSES or directives.has("public")
-        lifetime = _heuristic_lifetime(fields, date, now, heuristic_limit) if may_guess else 0
-    return Freshness(_age(stored, date, now), lifetime, is_explicit, directives)
+        may_guess = status in HEURISTIC_STATUSES or directives.has("public")
+        lifetime = _heuristic_lifetime(fields, date, received, heuristic_limit) if may_guess else 0
+    age = max(0.0, received - date, _age_value(fields) + max(0.0, received - requested))
+    return Freshness(age, lifetime, is_explicit, directives)
 
 
 def _explicit_lifetime(
@@ -97,13 +93,6 @@ def _heuristic_lifetime(fields: Fields, date: float, now: float, limit: float) -
     if modified is None or limit <= 0:
         return 0
     return min(limit, max(0.0, date - modified) * _HEURISTIC_SHARE)
-
-
-def _age(stored: Stored, date: float, now: float) -> float:
-    apparent = max(0.0, stored.received - date)
-    delay = max(0.0, stored.received - stored.requested)
-    initial = max(apparent, _age_value(stored.fields) + delay)
-    return initial + max(0.0, now - stored.received)
 
 
 def _age_value(fields: Fields) -> int:

@@ -40,23 +40,39 @@ class Response(NamedTuple):
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
-    """A stored response.
+    """A stored response. What its directives say is evaluated once, when it is stored.
 
     Attributes:
         status: the status code.
-        fields: the header fields that may be stored.
+        fields: the header fields that are stored; `Age` is not among them.
         body: the content, as the application sent it.
-        requested: when the request was passed to the application, in seconds since 1970.
         received: when the response was complete, in seconds since 1970.
+        age: seconds since the origin generated or validated it, when it was received.
+        lifetime: the age in seconds at which it becomes stale; 0 if it is to be validated each time.
+        while_revalidating: seconds after that in which it is served while it is revalidated.
+        if_error: seconds after that in which it is served instead of an error.
+        must_revalidate: whether it must not be served stale, even to a request that accepts it.
         tag_is_made: whether the `ETag` was made from the content, so that the application does not know it.
     """
 
     status: int
     fields: Fields
     body: bytes
-    requested: float
     received: float
-    tag_is_made: bool = False
+    age: float
+    lifetime: float
+    while_revalidating: float
+    if_error: float
+    must_revalidate: bool
+    tag_is_made: bool
+
+    def age_at(self, now: float) -> float:
+        """Return the age at a time in seconds since 1970 (RFC 9111, section 4.2.3)."""
+        return self.age + max(0.0, now - self.received)
+
+    def remaining_at(self, now: float) -> float:
+        """Return the seconds until the response becomes stale; negative since it has."""
+        return self.lifetime - self.age - max(0.0, now - self.received)
 
 
 class Variants(msgspec.Struct, frozen=True, array_like=True, tag="v"):

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .cache_control import Directives, request_directives, response_directives
-from .fields import Fields, end_to_end, has, token_members
-from .freshness import HEURISTIC_STATUSES, Freshness, freshness_of
+from .fields import Fields, end_to_end, has, token_members, without
+from .freshness import HEURISTIC_STATUSES, freshness_of
 from .messages import Request, Response, Stored
-from .validation import can_validate, with_etag
+from .validation import can_validate, updated_fields, with_etag
 
 __all__ = ["Policy", "Reason", "Verdict"]
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FIRST_FINAL: Final = 200
 _PARTIAL: Final = 206
 _NOT_MODIFIED: Final = 304
-_ERROR: Final = 400
 _SUCCESSES: Final = frozenset({200, 203, 204, 300, 301, 308})
 _MISSING: Final = frozenset({404, 410})
 _SERVER_ERRORS: Final = frozenset({500, 502, 503, 504})
@@ -42,18 +40,9 @@ Reason: TypeAlias = Literal[
 """Why a request is passed to the application: a value of `fwd` (RFC 9211, section 2.2)."""
 
 
-class Verdict(NamedTuple):
-    """What becomes of a request for which a response is stored.
-
-    Attributes:
-        action: "serve" it; "revalidate" in the background and serve it; or "forward" the request.
-        freshness: of the stored response.
-        reason: why the request is forwarded.
-    """
-
-    action: Literal["serve", "revalidate", "forward"]
-    freshness: Freshness
-    reason: Reason = "stale"
+Verdict: TypeAlias = Literal["serve", "revalidate", "forward"]
+"""What becomes of a request for which a response is stored: it is served, also while it is revalidated in the
+background, or the request is forwarded to the application."""
 
 
 class Policy(NamedTuple):
@@ -110,35 +99,70 @@ class Policy(NamedTuple):
         if not self.may_store(request, response.status, response.fields):
             return None
         tagged = with_etag(response, strong=self.strong_etags)
-        fields, is_made = end_to_end(tagged.fields), tagged is not response
-        stored = Stored(tagged.status, fields, tagged.body, requested, received, is_made)
-        return stored if self.is_worth_storing(stored) else None
-
-    def freshness(self, stored: Stored, now: float) -> Freshness:
-        """Return how fresh a stored response is, at a time in seconds since 1970."""
-        freshness = freshness_of(
-            stored, now, targeted=self.targeted, heuristic_limit=self.heuristic_limit
+        stored = self._record(tagged, requested, received, tag_is_made=tagged is not response)
+        is_worth_it = (
+            self.served_seconds(stored) > 0
+            or stored.if_error > 0
+            or (self.validation > 0 and can_validate(stored))
         )
-        if freshness.is_explicit or freshness.lifetime:
-            return freshness
-        lifetime = self._unstated_lifetime(stored.status)
-        return freshness if lifetime is None else freshness._replace(lifetime=lifetime)
+        return stored if is_worth_it else None
+
+    def freshened(
+        self, stored: Stored, response: Response, requested: float, received: float
+    ) -> Stored | None:
+        """Return a stored response with the fields of the 304 response that has validated it.
+
+        Args:
+            stored: the response.
+            response: has the status code 304.
+            requested: when the request was passed to the application, in seconds since 1970.
+            received: when the 304 response was received.
+
+        Returns:
+            None if the 304 response is about another representation.
+        """
+        fields = updated_fields(stored, response)
+        if fields is None:
+            return None
+        is_made = stored.tag_is_made and not has(response.fields, b"etag")
+        fresh = Response(stored.status, fields, stored.body)
+        return self._record(fresh, requested, received, tag_is_made=is_made)
+
+    def _record(
+        self, response: Response, requested: float, received: float, *, tag_is_made: bool
+    ) -> Stored:
+        freshness = freshness_of(
+            response.status,
+            response.fields,
+            requested,
+            received,
+            targeted=self.targeted,
+            heuristic_limit=self.heuristic_limit,
+        )
+        directives, lifetime = freshness.directives, freshness.lifetime
+        if not (freshness.is_explicit or lifetime):
+            lifetime = self._unstated_lifetime(response.status) or 0
+        must_revalidate = freshness.must_revalidate
+        stated = directives.seconds("stale-while-revalidate")
+        while_revalidating = self.stale_while_revalidate if stated is None else stated
+        stated = directives.seconds("stale-if-error")
+        if_error = self.stale_if_error if stated is None else stated
+        return Stored(
+            status=response.status,
+            fields=without(end_to_end(response.fields), {b"age"}),
+            body=response.body,
+            received=received,
+            age=freshness.age,
+            lifetime=0 if directives.has("no-cache") else lifetime,
+            while_revalidating=0 if must_revalidate else while_revalidating,
+            if_error=0 if must_revalidate else if_error,
+            must_revalidate=must_revalidate,
+            tag_is_made=tag_is_made,
+        )
 
     def served_seconds(self, stored: Stored) -> float:
         """Return the seconds for which a response that was just received is served, if no more than revalidated."""
-        freshness = self.freshness(stored, stored.received)
-        if freshness.directives.has("no-cache"):
-            return 0
-        return max(0.0, freshness.remaining + self.while_revalidating(freshness))
-
-    def is_worth_storing(self, stored: Stored) -> bool:
-        """Return whether a response that was just received can be reused, stale or after validation if not at once."""
-        freshness = self.freshness(stored, stored.received)
-        return (
-            self.served_seconds(stored) > 0
-            or self.if_error(freshness) > 0
-            or (self.validation > 0 and can_validate(stored))
-        )
+        return max(0.0, stored.lifetime - stored.age + stored.while_revalidating)
 
     @property
     def longest_stale(self) -> float:
@@ -153,42 +177,18 @@ class Policy(NamedTuple):
             stored: the response that the request selects.
             now: in seconds since 1970.
         """
-        freshness = self.freshness(stored, now)
-        if freshness.directives.has("no-cache"):
-            return Verdict("forward", freshness)
         if self.follows_requests:
-            verdict = _judge_by_request(request, freshness)
+            verdict = _judge_by_request(request, stored, now)
             if verdict is not None:
                 return verdict
-        remaining = freshness.remaining
+        remaining = stored.remaining_at(now)
         if remaining > 0:
-            return Verdict("serve", freshness)
-        if -remaining < self.while_revalidating(freshness):
-            return Verdict("revalidate", freshness)
-        return Verdict("forward", freshness)
-
-    def while_revalidating(self, freshness: Freshness) -> float:
-        """Return the seconds after its lifetime in which a response is served while it is revalidated."""
-        if freshness.stale_is_forbidden:
-            return 0
-        own = freshness.directives.seconds("stale-while-revalidate")
-        return self.stale_while_revalidate if own is None else own
-
-    def if_error(self, freshness: Freshness) -> float:
-        """Return the seconds after its lifetime in which a response is served instead of an error."""
-        if freshness.stale_is_forbidden:
-            return 0
-        own = freshness.directives.seconds("stale-if-error")
-        return self.stale_if_error if own is None else own
+            return "serve"
+        return "revalidate" if -remaining < stored.while_revalidating else "forward"
 
     def replaces_error(self, stored: Stored, now: float, status: int) -> bool:
         """Return whether a stale response is served instead of a response with this status code."""
-        freshness = self.freshness(stored, now)
-        return status in _SERVER_ERRORS and -freshness.remaining < self.if_error(freshness)
-
-    def invalidates(self, request: Request, status: int) -> bool:
-        """Return whether a response makes the stored ones for its URI invalid (section 4.4)."""
-        return request.method not in _SAFE and _FIRST_FINAL <= status < _ERROR
+        return status in _SERVER_ERRORS and -stored.remaining_at(now) < stored.if_error
 
     def may_store(self, request: Request, status: int, fields: Fields) -> bool:
         """Return whether a response with this status code and these fields may be stored (section 3)."""
@@ -235,18 +235,18 @@ def _is_shared(directives: Directives) -> bool:
     )
 
 
-def _judge_by_request(request: Request, freshness: Freshness) -> Verdict | None:
+def _judge_by_request(request: Request, stored: Stored, now: float) -> Verdict | None:
     """Return what the directives of a request say; None if nothing (section 5.2.1)."""
     wanted = request_directives(request.fields)
     if wanted.has("no-cache"):
-        return Verdict("forward", freshness, "request")
-    remaining = freshness.remaining
+        return "forward"
+    remaining = stored.remaining_at(now)
     most, least = wanted.seconds("max-age"), wanted.seconds("min-fresh")
-    if (most is not None and freshness.age > most) or (least or 0) > max(0.0, remaining):
-        return Verdict("forward", freshness, "request" if remaining > 0 else "stale")
-    if wanted.has("max-stale") and not freshness.stale_is_forbidden:
+    if (most is not None and stored.age_at(now) > most) or (least or 0) > max(0.0, remaining):
+        return "forward"
+    if wanted.has("max-stale") and not stored.must_revalidate:
         # Without a number, any age is acceptable.
         tolerated = wanted.seconds("max-stale") if wanted.named["max-stale"] != [""] else None
         if tolerated is None or tolerated > -remaining:
-            return Verdict("serve", freshness)
+            return "serve"
     return None

@@ -19,6 +19,8 @@ _SHORTEST: Final = 0.001
 _LONGEST: Final = 31_536_000
 """Seconds of a year. A response may claim more than the greatest TTL."""
 _MOST_UNSHARED: Final = 10_000
+_PAUSE: Final = 1.0
+"""Seconds without reads after one has failed."""
 _ALWAYS: Final = 1e-9
 """The share of the TTL after which a value is due for refresh."""
 
@@ -128,6 +130,7 @@ class ResponseStore:
     def __init__(self, namespace: Namespace[Any]) -> None:
         self._namespace = namespace
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unreachable_until = 0.0
         self._unshared: dict[str, float] = {}
         """Until when requests with `Authorization` do not wait for one another, by keys."""
 
@@ -142,11 +145,24 @@ class ResponseStore:
         return monotonic() < self._unshared.get(key, 0)
 
     async def read(self, key: str) -> Record | None:
-        """Return the record of a key, which may be stale. None also if the server does not reply."""
-        try:
-            return (await self._namespace.get_entry(key)).value
-        except CacheError:
+        """Return the record of a key that may be served, if no more than revalidated.
+
+        None if there is none, and if the server did not reply: reads wait for a second then before they try it again, and
+        only loads, which have the circuit breaker, tell whether it does.
+        """
+        if not self.is_reachable:
             return None
+        try:
+            record: Record | None = await self._namespace.get(key)
+        except CacheError:
+            self._unreachable_until = monotonic() + _PAUSE
+            return None
+        return record
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last read succeeded, or is long ago."""
+        return not self._unreachable_until or monotonic() >= self._unreachable_until
 
     async def join_or_lead(self, key: str, terms: Terms) -> Record | Lead:
         """Wait for the record that another request is about to store, in this process or in another.

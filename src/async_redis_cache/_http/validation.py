@@ -14,9 +14,9 @@ from .messages import Response, Stored
 __all__ = [
     "CONDITIONS",
     "can_validate",
-    "freshened",
     "is_not_modified",
     "not_modified_fields",
+    "updated_fields",
     "validating_fields",
     "with_etag",
 ]
@@ -96,16 +96,8 @@ def validating_fields(request: Fields, stored: Stored) -> Fields:
     return (*without(request, CONDITIONS), *_conditions(stored))
 
 
-def freshened(
-    stored: Stored, response: Response, requested: float, received: float
-) -> Stored | None:
-    """Return a stored response with the fields of the 304 response that validated it (RFC 9111, section 3.2).
-
-    Args:
-        stored: the response.
-        response: has the status code 304.
-        requested: when the request was sent, in seconds since 1970.
-        received: when the 304 response was received.
+def updated_fields(stored: Stored, response: Response) -> Fields | None:
+    """Return the fields of a stored response that a 304 response has validated (RFC 9111, section 3.2).
 
     Returns:
         None if the 304 response has another `ETag`: it is about another representation.
@@ -119,10 +111,8 @@ def freshened(
         if not is_same:
             return None
     updates = without(end_to_end(response.fields), _NOT_UPDATED)
-    # These two are about the time of the response that was validated. Without them, `received` is.
-    kept = without(stored.fields, {b"age", b"date"})
-    is_made = stored.tag_is_made and tag is None
-    return Stored(stored.status, replaced(kept, updates), stored.body, requested, received, is_made)
+    # The date was that of the response that was validated.
+    return replaced(without(stored.fields, {b"date"}), updates)
 
 
 def _conditions(stored: Stored) -> Fields:
