@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -30,8 +30,6 @@ from async_redis_cache._common.outcomes import (
 from async_redis_cache._common.pip_services import Context as CallContext
 from async_redis_cache._engine.load_source import LoadResult, LoadSource, LoadSpec, StoredValue
 from async_redis_cache._engine.reads import IsReadable
-from async_redis_cache._protocol.command import StoreItem
-from async_redis_cache._protocol.record import Record
 from async_redis_cache._runtime.any_loop import (
     AnyLoopCall,
     Bridge,
@@ -43,6 +41,8 @@ from async_redis_cache._runtime.lifecycle import Opened
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from async_redis_cache._runtime.private_core import Attempt, PrivateCore
 
+from .engine_calls import CallingEngine
+
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
 
@@ -51,103 +51,50 @@ __all__ = ["AnyLoopLifecycle"]
 T = TypeVar("T")
 
 
-def _write(
-    bridge: Bridge,
-    unsent: Callable[[CacheError], None] | None,
-    function: Callable[..., Awaitable[Any]],
-    *args: Any,
-) -> AnyLoopCall:
-    """A call that may have changed data on the server when it times out."""
-    call = AnyLoopCall(bridge, function, *args)
-    call.timeout_failure, call.unsent = UNKNOWN, unsent
-    return call
+class _AnyLoopCalls:
+    """The calls of event loops."""
 
-
-class _Freshness:
-    """The freshness checks of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self._freshness = engine.freshness
-        self.known_now = engine.freshness.known_now
+    def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self.read = partial(AnyLoopCall, bridge)
+        self.post = bridge.portal.post
 
-    def now(self, since: float) -> AnyLoopCall:
-        """See `Freshness`."""
-        return self._call(since, self._freshness.now, since)
-
-    def tags_are_current(self, record: Record, since: float) -> AnyLoopCall:
-        """See `Freshness`."""
-        return self._call(since, self._freshness.tags_are_current, record, since)
-
-    def payload(self, data: bytes | None, since: float) -> AnyLoopCall:
-        """See `Freshness`."""
-        return self._call(since, self._freshness.payload, data, since)
-
-    def _call(
-        self, since: float, function: Callable[..., Awaitable[Any]], *args: Any
+    def write(
+        self,
+        unsent: Callable[[CacheError], None] | None,
+        function: Callable[..., Awaitable[Any]],
+        /,
+        *args: Any,
     ) -> AnyLoopCall:
+        """See `Calls`."""
+        call = AnyLoopCall(self._bridge, function, *args)
+        call.timeout_failure, call.unsent = UNKNOWN, unsent
+        return call
+
+    def read_since(
+        self, since: float, function: Callable[..., Awaitable[Any]], /, *args: Any
+    ) -> AnyLoopCall:
+        """See `Calls`."""
         call = AnyLoopCall(self._bridge, function, *args)
         call.deadline = since + self._bridge.patience
         return call
 
+    def long_write(
+        self, seconds: float, function: Callable[..., Awaitable[Any]], /, *args: Any
+    ) -> AnyLoopCall:
+        """See `Calls`."""
+        call = self.write(None, function, *args)
+        call.deadline = MonotonicClock.time() + self._bridge.patience + seconds
+        return call
 
-class _Reads:
-    """The reads of an engine, called on the private event loop."""
+    def in_caller(self, is_readable: IsReadable, /) -> IsReadable:
+        """See `Calls`. A check runs on the event loop of the caller."""
+        bridge, box = self._bridge, mailbox()
 
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self.fetch = partial(AnyLoopCall, bridge, engine.reads.fetch)
-        self.fetch_with_source = partial(AnyLoopCall, bridge, engine.reads.fetch_with_source)
-        self.fetch_many = partial(AnyLoopCall, bridge, engine.reads.fetch_many)
+        async def checked(key: bytes, payload: bytes) -> bool:
+            return await call_on_caller_loop(bridge, box, partial(is_readable, key, payload))
 
-
-class _Writes:
-    """The writes of an engine, called on the private event loop. One that times out before it starts fails there."""
-
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self._writes = engine.writes
-        self._bridge = bridge
-
-    def store(self, key: bytes, data: bytes, ttl: int) -> AnyLoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        return _write(self._bridge, partial(writes.failed, (key,)), writes.store, key, data, ttl)
-
-    def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> AnyLoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        unsent = partial(writes.failed, [key for key, _, _ in entries])
-        return _write(self._bridge, unsent, writes.store_many, entries, tags)
-
-    def invalidate_tags(self, tags: Collection[bytes]) -> AnyLoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        unsent = partial(writes.invalidate_tags_failed, tags)
-        return _write(self._bridge, unsent, writes.invalidate_tags, tags)
-
-    def failed(
-        self, keys: Collection[bytes], failure: CacheError, *, is_raised: bool = True
-    ) -> None:
-        """See `Writes`."""
-        self._bridge.portal.post(partial(self._writes.failed, keys, failure, is_raised=is_raised))
-
-
-class _AtomicWrites:
-    """The atomic writes of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self.add = partial(_write, bridge, None, engine.atomic.add)
-        self.increment = partial(_write, bridge, None, engine.atomic.increment)
-
-
-class _Locks:
-    """The locks of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self.acquire = partial(_write, bridge, None, engine.locks.acquire)
-        self.keep = partial(bridge.portal.post, engine.locks.keep)
-        self.begin_release = partial(bridge.portal.post, engine.locks.begin_release)
-        self.released = partial(AnyLoopCall, bridge, engine.locks.released)
-        self.wait = partial(AnyLoopCall, bridge, engine.locks.wait)
+        return checked
 
 
 class _CallerSource:
@@ -228,95 +175,17 @@ class _SingleFlight:
         return spec._replace(source=_CallerSource(self._bridge, mailbox(), spec.source))
 
 
-class AnyLoopEngine:
-    """The engine for callers on any event loop, which makes each call on the private one."""
+class AnyLoopEngine(CallingEngine):
+    """The engine for callers on any event loop."""
 
     def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self._engine = engine
+        super().__init__(engine, _AnyLoopCalls(bridge))
         self._bridge = bridge
-        self.loop = MonotonicClock
-        self.freshness = _Freshness(engine, bridge)
-        self.reads = _Reads(engine, bridge)
-        self.writes = _Writes(engine, bridge)
-        self.atomic = _AtomicWrites(engine, bridge)
-        self.locks = _Locks(engine, bridge)
         self.single_flight = _SingleFlight(engine, bridge)
-        self.threads = engine.threads
-        self.strict = engine.strict
-        self.fails_open = engine.fails_open
-        # Called in the calling thread: these only read state, count and log.
-        self.open_circuits_of = engine.open_circuits_of
-        self.check_circuit = engine.check_circuit
-        self.continue_without_server = engine.continue_without_server
-        self.failed_open = engine.failed_open
-        self.circuit_open = engine.circuit_open
-        self.result_not_stored = engine.result_not_stored
-        self.ping = partial(AnyLoopCall, bridge, engine.ping)
-        self.next_keys = partial(AnyLoopCall, bridge, engine.next_keys)
-
-    def __repr__(self) -> str:
-        return repr(self._engine)
-
-    @property
-    def has_near(self) -> bool:
-        """See `Engine`."""
-        return self._engine.has_near
 
     def without_near(self) -> AnyLoopEngine:
         """See `Engine`."""
         return AnyLoopEngine(self._engine.without_near(), self._bridge)
-
-    def clear(self, prefix: bytes, seconds: float | None = None) -> AnyLoopCall:
-        """See `Engine`."""
-        call = _write(self._bridge, None, self._engine.clear, prefix, seconds)
-        if seconds is not None:
-            call.deadline = self.loop.time() + self._bridge.patience + seconds
-        return call
-
-    def contains(self, key: bytes, is_readable: IsReadable) -> AnyLoopCall:
-        """See `Engine`."""
-        return AnyLoopCall(self._bridge, self._engine.contains, key, self._checked(is_readable))
-
-    def touch(self, key: bytes, ttl: int, is_readable: IsReadable) -> AnyLoopCall:
-        """See `Engine`."""
-        checked = self._checked(is_readable)
-        return _write(self._bridge, None, self._engine.touch, key, ttl, checked)
-
-    def time_to_live(
-        self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
-    ) -> AnyLoopCall:
-        """See `Engine`."""
-        checked = None if is_readable is None else self._checked(is_readable)
-        call = AnyLoopCall(self._bridge, self._engine.time_to_live, key, since, checked)
-        if since is not None:
-            call.deadline = since + self._bridge.patience
-        return call
-
-    def get_and_delete(self, key: bytes) -> AnyLoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.get_and_delete, key, [key])
-
-    def delete_counted(self, keys: Sequence[bytes]) -> AnyLoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.delete_counted, keys, keys)
-
-    def delete(self, keys: Sequence[bytes]) -> AnyLoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.delete, keys, keys)
-
-    def _removal(
-        self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
-    ) -> AnyLoopCall:
-        return _write(self._bridge, partial(self._engine.writes.failed, keys), function, what)
-
-    def _checked(self, is_readable: IsReadable) -> IsReadable:
-        """Return a check that the private event loop awaits, and the caller's runs."""
-        bridge, box = self._bridge, mailbox()
-
-        async def checked(key: bytes, payload: bytes) -> bool:
-            return await call_on_caller_loop(bridge, box, partial(is_readable, key, payload))
-
-        return checked
 
     def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """See `Engine`. The loop is the caller's."""

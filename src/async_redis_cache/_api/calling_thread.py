@@ -15,21 +15,17 @@ import asyncio
 from collections.abc import (
     Awaitable,
     Callable,
-    Collection,
     Iterable,
-    Sequence,
 )
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from async_redis_cache._common.clock import MonotonicClock
-from async_redis_cache._common.errors import CacheError, CacheStateError
+from async_redis_cache._common.errors import CacheStateError
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.load_source import LoadResult, LoadSpec, StoredValue
 from async_redis_cache._engine.reads import IsReadable
-from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
 from async_redis_cache._runtime.portal_queue import PortalQueue, PrivateLoop, local
 from async_redis_cache._runtime.stepping import (
@@ -41,6 +37,8 @@ from async_redis_cache._runtime.stepping import (
     current,
 )
 from async_redis_cache._values.serializers import Serializer
+
+from .engine_calls import CallingEngine
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -119,77 +117,35 @@ class _CallerTask:
             self.outcome.set_result(outcome)
 
 
-class _Freshness:
-    """The freshness checks of an engine, called on the private event loop."""
+class _ThreadCalls:
+    """The calls of a thread, awaited by a coroutine that the thread steps."""
 
-    def __init__(self, engine: Engine) -> None:
-        freshness = engine.freshness
-        self.known_now = freshness.known_now
-        self.now = partial(LoopCall, freshness.now)
-        self.tags_are_current = partial(LoopCall, freshness.tags_are_current)
-        self._payload = freshness.payload
+    read = LoopCall
+    write = LoopWrite
+    long_write = LoopLongWrite
 
-    def payload(self, data: bytes | None, since: float) -> LoopCall:
-        """See `Freshness`."""
-        return LoopCall(self._payload, data, since)
+    @staticmethod
+    def read_since(
+        _since: float, function: Callable[..., Awaitable[Any]], /, *args: Any
+    ) -> LoopCall:
+        """See `Calls`. The queue of the thread has one deadline for all steps."""
+        return LoopCall(function, *args)
 
+    @staticmethod
+    def post(function: Callable[..., object], /, *args: Any) -> None:
+        """See `Calls`."""
+        if local.thread.serves:
+            function(*args)
+        else:
+            current().portal.post(function, *args)
 
-class _Reads:
-    """The reads of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.fetch = partial(LoopCall, engine.reads.fetch)
-        self.fetch_with_source = partial(LoopCall, engine.reads.fetch_with_source)
-        self.fetch_many = partial(LoopCall, engine.reads.fetch_many)
-
-
-class _Writes:
-    """The writes of an engine, called on the private event loop. One that times out before it starts fails there."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._writes = engine.writes
-
-    def store(self, key: bytes, data: bytes, ttl: int) -> LoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        return LoopWrite(writes.store, key, data, ttl, unsent=partial(writes.failed, (key,)))
-
-    def store_many(self, entries: Sequence[StoreItem], tags: Collection[bytes] = ()) -> LoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        unsent = partial(writes.failed, [key for key, _, _ in entries])
-        return LoopWrite(writes.store_many, entries, tags, unsent=unsent)
-
-    def invalidate_tags(self, tags: Collection[bytes]) -> LoopCall:
-        """See `Writes`."""
-        writes = self._writes
-        unsent = partial(writes.invalidate_tags_failed, tags)
-        return LoopWrite(writes.invalidate_tags, tags, unsent=unsent)
-
-    def failed(
-        self, keys: Collection[bytes], failure: CacheError, *, is_raised: bool = True
-    ) -> None:
-        """See `Writes`."""
-        current().portal.post(partial(self._writes.failed, keys, failure, is_raised=is_raised))
+    @staticmethod
+    def in_caller(is_readable: IsReadable, /) -> IsReadable:
+        """See `Calls`. A check runs on the private event loop."""
+        return is_readable
 
 
-class _AtomicWrites:
-    """The atomic writes of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.add = partial(LoopWrite, engine.atomic.add)
-        self.increment = partial(LoopWrite, engine.atomic.increment)
-
-
-class _Locks:
-    """The locks of an engine, called on the private event loop."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.acquire = partial(LoopWrite, engine.locks.acquire)
-        self.keep = partial(_call_on_loop, engine.locks.keep)
-        self.begin_release = partial(_call_on_loop, engine.locks.begin_release)
-        self.released = partial(LoopCall, engine.locks.released)
-        self.wait = partial(LoopCall, engine.locks.wait)
+_CALLS: Final = _ThreadCalls()
 
 
 class _SingleFlight:
@@ -213,82 +169,21 @@ class _SingleFlight:
 
     def refresh_in_background(self, key: bytes, spec: LoadSpec) -> None:
         """See `SingleFlight`."""
-        _call_on_loop(copy_context().run, self._single_flight.refresh_in_background, key, spec)
+        refresh = self._single_flight.refresh_in_background
+        _CALLS.post(copy_context().run, refresh, key, spec)
 
 
-class CallerEngine:
-    """The engine for calling threads, which makes each call on the private event loop."""
+class CallerEngine(CallingEngine):
+    """The engine for calling threads."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.loop = MonotonicClock
-        self.freshness = _Freshness(engine)
-        self.reads = _Reads(engine)
-        self.writes = _Writes(engine)
-        self.atomic = _AtomicWrites(engine)
-        self.locks = _Locks(engine)
+        super().__init__(engine, _CALLS)
         self.single_flight = _SingleFlight(engine)
-        self.strict = engine.strict
-        self.fails_open = engine.fails_open
-        # Called in the calling thread: these only read state, count and log.
-        self.open_circuits_of = engine.open_circuits_of
-        self.check_circuit = engine.check_circuit
-        self.continue_without_server = engine.continue_without_server
-        self.failed_open = engine.failed_open
-        self.circuit_open = engine.circuit_open
-        self.contains = partial(LoopCall, engine.contains)
-        self.ping = partial(LoopCall, engine.ping)
-        self.touch = partial(LoopWrite, engine.touch)
-        self.next_keys = partial(LoopCall, engine.next_keys)
-
-    def __repr__(self) -> str:
-        return repr(self._engine)
-
-    @property
-    def has_near(self) -> bool:
-        """See `Engine`."""
-        return self._engine.has_near
+        self.call_on_loop = _CALLS.post
 
     def without_near(self) -> CallerEngine:
         """See `Engine`."""
         return CallerEngine(self._engine.without_near())
-
-    @property
-    def master(self) -> Any:
-        """See `Engine`."""
-        return self._engine.master
-
-    def time_to_live(
-        self, key: bytes, since: float | None = None, is_readable: IsReadable | None = None
-    ) -> LoopCall:
-        """See `Engine`."""
-        return LoopCall(self._engine.time_to_live, key, since, is_readable)
-
-    def clear(self, prefix: bytes, seconds: float | None = None) -> LoopCall:
-        """See `Engine`."""
-        return LoopLongWrite(seconds or 0.0, self._engine.clear, prefix, seconds)
-
-    def get_and_delete(self, key: bytes) -> LoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.get_and_delete, key, [key])
-
-    def delete_counted(self, keys: Sequence[bytes]) -> LoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.delete_counted, keys, keys)
-
-    def delete(self, keys: Sequence[bytes]) -> LoopCall:
-        """See `Engine`."""
-        return self._removal(self._engine.delete, keys, keys)
-
-    def _removal(
-        self, function: Callable[[Any], Awaitable[Any]], what: Any, keys: Sequence[bytes]
-    ) -> LoopCall:
-        unsent = partial(self._engine.writes.failed, keys)
-        return LoopWrite(function, what, unsent=unsent)
-
-    def call_on_loop(self, function: Callable[..., object], *args: Any) -> None:
-        """See `Engine`."""
-        _call_on_loop(function, *args)
 
     def load_engine(self) -> LoadEngine:
         """See `Engine`."""
@@ -297,13 +192,6 @@ class CallerEngine:
     async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
         """See `Engine`."""
         return await Gathered([capture(awaitable) for awaitable in awaitables])
-
-
-def _call_on_loop(function: Callable[..., object], *args: Any) -> None:
-    if local.thread.serves:
-        function(*args)
-    else:
-        current().portal.post(function, *args)
 
 
 def _in_task(

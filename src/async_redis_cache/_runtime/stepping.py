@@ -60,9 +60,9 @@ class LoopWrite(LoopCall):
 
     def __init__(
         self,
+        unsent: Callable[[CacheError], None] | None,
         function: Callable[..., Awaitable[Any]],
         *args: Any,
-        unsent: Callable[[CacheError], None] | None = None,
     ) -> None:
         super().__init__(function, *args)
         self.unsent = unsent
