@@ -69,6 +69,8 @@ _CALLS: Final = (
     *("add", "incr", "decr", "refresh", "contains", "touch", "time_to_live", "invalidate_tags"),
     *("clear", "ping"),
 )
+_CALLS_OF_VIEWS: Final = (*_CALLS, "_acquire_lock")
+"""The calls of namespaces and their cached functions."""
 _UNITS: Final = {
     "stores": "{value}",
     "removals": "{value}",
@@ -142,8 +144,12 @@ def instrument(
 
 
 def _unwrap(cache: Cache) -> None:
-    for call in _CALLS:
+    for call in _calls_of(cache):
         delattr(cache, call)
+
+
+def _calls_of(cache: Cache) -> tuple[str, ...]:
+    return _CALLS_OF_VIEWS if _counters_of(cache).part.namespace else _CALLS
 
 
 def _core_of(cache: Cache) -> AsyncRedisCache:
@@ -178,7 +184,7 @@ class _InstrumentedCache:
     def wrap(self, cache: Cache, *, duration: metrics.Histogram) -> None:
         """Create a span for each call of the cache, or of a view of it."""
         part = _counters_of(cache).part
-        for call in _CALLS:
+        for call in _calls_of(cache):
             # On the instance, so that caches without instrumentation have no overhead.
             setattr(cache, call, self._wrapped(cache, call, part, duration))
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import AsyncRedisCache, CacheError, CacheInputError, RedisCache, cached
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheInputError,
+    CacheLockError,
+    RedisCache,
+    cached,
+)
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -101,6 +108,32 @@ async def test_result_and_error_of_a_namespace_call(server: Server, telemetry: T
             results = [span.get("async_redis_cache.result") for span in spans]
             assert results == ["missing", "loaded", "hit", None]
             assert spans[-1]["error.type"] == "BAD_KEY"
+
+
+async def test_lock_is_a_span_that_ends_when_it_is_held(
+    server: Server, telemetry: Telemetry
+) -> None:
+    """The span `lock` is the wait; it is an error if another holds the lock all the time."""
+    async with AsyncRedisCache.from_url(server.url) as cache:
+        telemetry.of(cache)
+        space = cache.namespace("job")
+        async with space.lock("report"):
+            (span,) = telemetry.spans()
+            assert span.name == "lock job"
+            assert said_of(span)["db.operation.name"] == "lock"
+            with pytest.raises(CacheLockError):
+                async with space.lock("report", wait=0):
+                    pass
+            (span,) = telemetry.spans()
+            assert said_of(span)["error.type"] == "LOCK_TIMEOUT"
+            assert not any("report" in str(value) for value in said_of(span).values())
+    with RedisCache.from_url(server.url) as blocking:
+        stop = telemetry.of(blocking)
+        with blocking.namespace("job").lock("other"):
+            assert [span.name for span in telemetry.spans()] == ["lock job"]
+        stop()
+        with blocking.namespace("job").lock("other"):
+            assert telemetry.spans() == []
 
 
 async def test_stored_none_is_a_hit(server: Server, telemetry: Telemetry) -> None:

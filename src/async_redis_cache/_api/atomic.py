@@ -77,6 +77,10 @@ class AsyncAtomic(AsyncBatchLoading):
         """Subtract from the integer of a key atomically, and return the result. See `incr`."""
         return await self._count(context, key, amount, timeout, sign=-1)
 
+    async def _acquire_lock(self, _: Context, lock: Any) -> None:
+        """Acquire a lock of a namespace. It is a method of its view for the spans of `otel`."""
+        await lock._acquire()  # noqa: SLF001
+
     async def _count(
         self, context: Context, key: str, amount: int, timeout: Timeout, *, sign: int = 1
     ) -> int:

@@ -34,6 +34,7 @@ _OF_NAMESPACE: Final = {
     "retrieve_or_load_entry": "get_or_load_entry",
     "retrieve_or_load_many": "get_or_load_many",
     "time_to_live": "ttl",
+    "_acquire_lock": "lock",
 }
 """What a namespace calls the operations that have another name in a cache."""
 _MANY: Final = {

@@ -212,6 +212,11 @@ class Lock(_AnyLock):
     """A lock of a `Namespace`, entered with `async with`. `Namespace.lock` creates it."""
 
     async def __aenter__(self) -> Self:
+        # A method of the view, as all other calls: `instrument` creates a span for it.
+        await self._request.view._acquire_lock(self._request.trace_id, self)  # noqa: SLF001
+        return self
+
+    async def _acquire(self) -> None:
         pauses = self._enter()
         try:
             while held_for := await self._try():
@@ -219,7 +224,6 @@ class Lock(_AnyLock):
         except BaseException:
             self._is_entered = False
             raise
-        return self
 
     async def __aexit__(
         self,
@@ -236,16 +240,19 @@ class SyncLock(_AnyLock):
 
     Args:
         request: the arguments of `lock`.
-        call: runs a coroutine of the asynchronous API in the calling thread.
+        view: the synchronous view of the namespace.
     """
 
-    def __init__(
-        self, request: LockRequest, call: Callable[[Any, Coroutine[Any, Any, Any]], Any]
-    ) -> None:
+    def __init__(self, request: LockRequest, view: Any) -> None:
         super().__init__(request)
-        self._call = call
+        self._view = view
+        self._call: Callable[[Any, Coroutine[Any, Any, Any]], Any] = view._call  # noqa: SLF001
 
     def __enter__(self) -> Self:
+        self._view._acquire_lock(self._request.trace_id, self)  # noqa: SLF001
+        return self
+
+    def _acquire(self) -> None:
         pauses = self._enter()
         try:
             while held_for := self._call(self._request.trace_id, self._try()):
@@ -253,7 +260,6 @@ class SyncLock(_AnyLock):
         except BaseException:
             self._is_entered = False
             raise
-        return self
 
     def __exit__(
         self,

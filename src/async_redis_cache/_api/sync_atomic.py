@@ -26,3 +26,7 @@ class SyncAtomic(SyncLoading):
     def decr(self, context: Context, key: str, amount: int = 1, timeout: Timeout = None) -> int:
         """Subtract from the integer of a key atomically, and return the result. See `incr`."""
         return self._call(context, self._cache.decr(context, key, amount, timeout))
+
+    def _acquire_lock(self, _: Context, lock: Any) -> None:
+        """Acquire a lock of a namespace. See `AsyncAtomic`."""
+        lock._acquire()  # noqa: SLF001

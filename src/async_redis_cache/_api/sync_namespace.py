@@ -291,7 +291,7 @@ class SyncNamespace(Generic[T]):
     ) -> SyncLock:
         """Return a lock, for `with`: of all processes and threads, one holder at a time."""
         request = LockRequest.of(self._view._cache, key, ttl, wait, trace_id)  # noqa: SLF001
-        return SyncLock(request, self._view._call)  # noqa: SLF001
+        return SyncLock(request, self._view)
 
     def clear(
         self, *, timeout: float | timedelta | None = None, trace_id: str | None = None
