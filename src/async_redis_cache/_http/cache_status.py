@@ -34,6 +34,8 @@ class CacheStatus(NamedTuple):
 
     def text(self, name: str) -> str:
         """Return the value of the field, for a cache of this name, which is a token."""
+        if self.hit and self.ttl is not None and self.key is None and self.detail is None:
+            return f"{name}; hit; ttl={self.ttl}"
         parts = [name]
         if self.hit:
             parts.append("hit")

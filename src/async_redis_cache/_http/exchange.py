@@ -36,6 +36,7 @@ from .validation import (
 
 __all__ = ["Exchange", "Reply"]
 
+_NOT_HANDLED: Final = CacheStatus()
 _UNCACHEABLE_SECONDS: Final = 2
 """For how long requests for a URI whose response could not be stored do not wait for one another."""
 _VARIANTS_SECONDS: Final = 86_400
@@ -95,7 +96,7 @@ class Exchange:
         """The header fields of the request to the application."""
         self.tags: set[str] = set()
         """Tags of the response, which the application may add to until its response is complete."""
-        self.status = CacheStatus()
+        self.status = _NOT_HANDLED
         """How the request was handled."""
         self._store = store
         self._policy = policy

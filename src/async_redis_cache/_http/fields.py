@@ -53,7 +53,11 @@ def combined(fields: Fields, name: bytes) -> str | None:
 
 def has(fields: Fields, name: bytes) -> bool:
     """Return whether a field is present."""
-    return any(field == name for field, _ in fields)
+    # A loop is faster than `any`, and this is called for each request.
+    for field, _ in fields:  # noqa: SIM110
+        if field == name:
+            return True
+    return False
 
 
 def has_length(fields: Fields, length: int) -> bool:

@@ -66,20 +66,27 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
         query: as sent, or without what does not change the response.
         fields: of the request.
     """
-    hosts = [value for name, value in fields if name == b"host"]
-    if len(hosts) > 1 or (hosts and not _HOST.fullmatch(hosts[0])):
-        return None
+    host: bytes | None = None
+    said: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if name == b"host":
+            if host is not None or not _HOST.fullmatch(value):
+                return None
+            host = value
+        elif name in _FORWARDED:
+            said.append((name, value))
     if _NOT_IN_URIS.search(path) or _NOT_IN_URIS.search(query):
         # It would be taken for what follows the URI in keys.
         return None
-    implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": b"".join(hosts)}
-    forwarded = b"".join(
-        b" %s=%d:%s" % (name, len(value), value)
-        for name, value in fields
-        if name in _FORWARDED and value != implied.get(name)
-    )
-    host = hosts[0].lower() if hosts else b""
-    uri = b"%s://%s%s?%s%s" % (scheme.encode(), host, path, query, forwarded)
+    forwarded = b""
+    if said:
+        implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": host or b""}
+        forwarded = b"".join(
+            b" %s=%d:%s" % (name, len(value), value)
+            for name, value in said
+            if value != implied.get(name)
+        )
+    uri = b"%s://%s%s?%s%s" % (scheme.encode(), (host or b"").lower(), path, query, forwarded)
     return uri.decode("latin-1")
 
 

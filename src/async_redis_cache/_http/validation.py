@@ -33,6 +33,7 @@ _NOT_UPDATED: Final = frozenset(
     {b"content-encoding", b"content-length", b"content-range", b"set-cookie", b"set-cookie2"}
 )
 """What describes the stored content, or belongs to one client."""
+_READ_CONDITIONS: Final = (b"if-none-match", b"if-modified-since")
 _VALIDATORS: Final = ((b"etag", b"if-none-match"), (b"last-modified", b"if-modified-since"))
 _ENTITY_TAG: Final = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _ETAG_BYTES: Final = 16
@@ -62,7 +63,7 @@ def is_not_modified(request: Fields, stored: Stored, now: float) -> bool:
         stored: the response that is selected.
         now: in seconds since 1970.
     """
-    if stored.status != _OK:
+    if stored.status != _OK or not any(name in _READ_CONDITIONS for name, _ in request):
         return False
     conditions = combined(request, b"if-none-match")
     if conditions is not None:
