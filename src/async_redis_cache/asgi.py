@@ -122,6 +122,7 @@ class _Handling:
         self._start: Message | None = None
         """A start that waits for the first part of the body."""
         self._is_held = False
+        self._storing: asyncio.Task[Reply | None] | None = None
         self._reply: Reply | None = None
         """A response from the cache, which replaces that of the application."""
 
@@ -134,6 +135,8 @@ class _Handling:
         finally:
             if self.exchange is not None:
                 await self.exchange.end()
+            if self._storing is not None:
+                await asyncio.shield(self._storing)
         if self._reply is not None:
             await _send_reply(self._send, self._reply)
 
@@ -223,8 +226,9 @@ class _Handling:
         if not self._is_held:
             await self._send(message)
             if is_last:
-                # What the application does now, such as background tasks, does not delay other requests.
-                await exchange.end()
+                # In a task: what the application does now, such as background tasks, does not delay other requests,
+                # and frameworks cancel a stream as soon as the server reports that the client has all of it.
+                self._storing = self._middleware.store.start(exchange.end())
 
     async def _send_start(self, whole_body: bytes | None) -> None:
         start, self._start = self._start, None

@@ -150,6 +150,25 @@ async def test_background_task_does_not_delay_other_requests(
     assert runs == 1
 
 
+async def test_variant_of_a_stream_is_stored(any_server: Server, key_prefix: str) -> None:
+    """A stream is stored whole, although its framework stops it when the server says that the client has it all."""
+    runs = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one "
+        yield b"two"
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        await StreamingResponse(parts(), headers={"Vary": "Accept"})(scope, receive, send)
+
+    async with client_of(app, any_server, key_prefix, ALL) as client:
+        for _ in range(2):
+            assert (await client.get("/page")).text == "one two"
+    assert runs == 1
+
+
 async def test_listeners_of_an_event_stream_do_not_wait_for_one_another(
     any_server: Server, key_prefix: str
 ) -> None:
