@@ -460,6 +460,13 @@ async def test_bad_tags(tags: Any, one: AsyncRedisCache) -> None:
     assert one.stats().round_trips == before
     with pytest.raises(CacheInputError):
         await one.retrieve_or_load(None, "key", load, tags=tags)
+
+
+async def test_tag_is_not_taken_for_the_context(one: AsyncRedisCache) -> None:
+    """A call that forgets the context raises; it would invalidate nothing. Computed tags may be none."""
+    with pytest.raises(CacheInputError, match="context") as caught:
+        await one.invalidate_tags("product:7")
+    assert caught.value.code == "BAD_TAG"
     await one.invalidate_tags(None)
 
 

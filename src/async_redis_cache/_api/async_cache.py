@@ -278,11 +278,14 @@ class AsyncRedisCache(AsyncNamespaces):
         the result of a load in flight with such a tag is not stored. Values stored later are valid.
 
         Raises:
-            CacheInputError: BAD_TAG.
+            CacheInputError: BAD_TAG, also if there is a text as the context and no tag: a forgotten context.
             CacheError: any other error; some or all tags may have been invalidated.
         """
         try:
             _, engine, codec, _, _ = self._lifecycle.ready()
+            if not tags and isinstance(context, str):
+                problem = "there is no tag: the first argument is the context, which may be None"
+                raise CacheInputError("BAD_TAG", problem)
             wire_tags = codec.wire_tags(tags)
             if wire_tags:
                 await engine.writes.invalidate_tags(wire_tags)

@@ -273,7 +273,8 @@ class Namespace(NamespaceLoading[T]):
         Raises:
             CacheError: as for `AsyncRedisCache.invalidate_tags`.
         """
-        await self._view.invalidate_tags(trace_id, *tags)
+        if tags:
+            await self._view.invalidate_tags(trace_id, *tags)
 
     def cached(
         self,

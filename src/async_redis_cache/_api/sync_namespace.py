@@ -308,7 +308,8 @@ class SyncNamespace(Generic[T]):
 
     def invalidate_tags(self, *tags: str, trace_id: str | None = None) -> None:
         """Invalidate all values that have any of these tags. Tags belong to the cache, so those of others too."""
-        self._view.invalidate_tags(trace_id, *tags)
+        if tags:
+            self._view.invalidate_tags(trace_id, *tags)
 
     def cached(
         self,
