@@ -21,7 +21,7 @@ from async_redis_cache import CacheError
 
 from .cache_control import Directives, request_directives
 from .cache_status import CacheStatus
-from .fields import Fields, has, has_length, without
+from .fields import Fields, announces, has, without
 from .keys import selecting_names, variant_key
 from .messages import Record, Request, Response, Stored, Uncacheable, Variants
 from .policy import Policy, Reason
@@ -117,6 +117,8 @@ class Exchange:
         self._body: list[bytes] | None = None
         """What has been collected of the body; None if it is not collected."""
         self._size = 0
+        self._received: float | None = None
+        """When the client could have the whole body; None before."""
         self._is_complete = False
 
     async def begin(self) -> Reply | None:
@@ -139,7 +141,7 @@ class Exchange:
             elif self._names is None and self._identity is not None:
                 # It was stored before the route told clients apart.
                 break
-            elif not is_joined or record.received >= begun or self._is_usable(record):
+            elif not is_joined or record.received >= begun or self._may_reuse(record):
                 return self._reply(record, is_collapsed=is_joined)
             # Otherwise it was being stored when the request began, and is stale already.
         if self._is_only_if_cached:
@@ -197,6 +199,13 @@ class Exchange:
             record.cause == "authorization" and not self._is_authorized
         )
         return is_of_one and time() - begun < self._terms.wait_seconds
+
+    def _may_reuse(self, joined: Stored) -> bool:
+        """Return whether to serve what another request was given, although it is older than this request.
+
+        If it is stale, it replaced an error.
+        """
+        return self._policy.replaces_error(joined, time(), _SERVER_ERROR) or self._is_usable(joined)
 
     def start(self, status: int, fields: Fields) -> Fields | None:
         """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
@@ -271,10 +280,18 @@ class Exchange:
 
     def body(self, chunk: bytes, *, is_last: bool = False) -> None:
         """Collect a part of the body, up to the bound. The response may be stored once the last part has come."""
+        self._size += len(chunk)
         self._is_complete = is_last
+        response = self._response
+        if (
+            self._received is None
+            and response is not None
+            and (is_last or announces(response.fields, self._size))
+        ):
+            # Before it is passed on: a request that begins afterwards did not wait for it.
+            self._received = time()
         if self._body is None:
             return
-        self._size += len(chunk)
         if self._size <= self._max_body:
             self._body.append(chunk)
             return
@@ -289,8 +306,8 @@ class Exchange:
         try:
             reply = None
             # Otherwise the application has failed, or its response was cut off.
-            if response is not None and self._is_complete:
-                reply = await self._outcome(lead, response, time())
+            if self._is_complete and response is not None and self._received is not None:
+                reply = await self._outcome(lead, response, self._received)
         finally:
             lead.decide(Uncacheable("request"), None)
         await lead.ends()
@@ -299,7 +316,9 @@ class Exchange:
     async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
         if self._body is not None:
             complete = response._replace(body=b"".join(self._body))
-            if has_length(response.fields, self._size):
+            if announces(response.fields, self._size) or not has(
+                response.fields, b"content-length"
+            ):
                 await self._store_response(lead, complete, received)
             else:
                 # What was sent is not what was announced.

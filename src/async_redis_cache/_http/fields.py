@@ -8,10 +8,10 @@ from typing import Final, TypeAlias
 
 __all__ = [
     "Fields",
+    "announces",
     "combined",
     "end_to_end",
     "has",
-    "has_length",
     "members",
     "replaced",
     "token_members",
@@ -45,6 +45,12 @@ def values(fields: Fields, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip(" \t") for field, value in fields if field == name]
 
 
+def announces(fields: Fields, length: int) -> bool:
+    """Return whether `Content-Length` is present, and says that the body has this length."""
+    found = [value.strip() for name, value in fields if name == b"content-length"]
+    return bool(found) and all(value == b"%d" % length for value in found)
+
+
 def combined(fields: Fields, name: bytes) -> str | None:
     """Return the value of a field, with its lines joined by commas; None without the field."""
     lines = values(fields, name)
@@ -58,13 +64,6 @@ def has(fields: Fields, name: bytes) -> bool:
         if field == name:
             return True
     return False
-
-
-def has_length(fields: Fields, length: int) -> bool:
-    """Return whether a body of this length is what `Content-Length` announces, if it is present."""
-    return all(
-        value.strip() == b"%d" % length for name, value in fields if name == b"content-length"
-    )
 
 
 def members(fields: Fields, name: bytes) -> Iterator[str]:

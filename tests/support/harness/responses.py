@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import httpx
 
@@ -13,7 +14,7 @@ from async_redis_cache.asgi import ResponseCache, ResponseOptions
 
 from .servers import Server
 
-__all__ = ["client_of"]
+__all__ = ["Answer", "ask", "client_of", "scope_of"]
 
 
 @asynccontextmanager
@@ -39,3 +40,76 @@ async def client_of(
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             yield client
         await cached.close()
+
+
+class Answer(NamedTuple):
+    """A response.
+
+    Attributes:
+        status: the status code.
+        headers: with names in lower case; of a field with several lines, the last.
+        body: the content.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def scope_of(
+    path: str,
+    headers: Iterable[tuple[str, str]] = (("host", "shop"),),
+    *,
+    method: str = "GET",
+    scheme: str = "http",
+    query: str = "",
+) -> dict[str, Any]:
+    """Return the scope of a request. See `ask`."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": scheme,
+        "path": unquote(path),
+        "raw_path": path.encode("latin-1"),
+        "query_string": query.encode("latin-1"),
+        "root_path": "",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("shop", 80),
+    }
+
+
+async def ask(
+    app: Any,
+    path: str = "/page",
+    headers: Iterable[tuple[str, str]] = (("host", "shop"),),
+    *,
+    method: str = "GET",
+    scheme: str = "http",
+    query: str = "",
+) -> Answer:
+    """Call an application as a server does, with a request that no client library has put right.
+
+    Args:
+        app: the application.
+        path: with its percent-encoding.
+        headers: in their order.
+        method: of the request.
+        scheme: of the request.
+        query: without "?".
+    """
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = scope_of(path, headers, method=method, scheme=scheme, query=query)
+    await app(scope, receive, send)
+    start, *parts = sent
+    fields = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
+    return Answer(start["status"], fields, b"".join(part.get("body", b"") for part in parts))
