@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Final, Unpack
 from weakref import WeakKeyDictionary
 
@@ -210,10 +210,20 @@ class _Handling:
             max_body=rule.max_body,
             rerun=self._rerun,
             name=self._name,
+            observe=self._store.observer(partial(self._route, rule)),
         )
         self.exchange.tags.update(rule.tags)
         self._reply = await self.exchange.begin()
         return self._reply
+
+    def _route(self, rule: Rule) -> str:
+        """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
+        if rule.pattern is not None:
+            return rule.pattern
+        route = self._request.match_info.route
+        if route.resource is None:
+            return str(getattr(route.handler, "__qualname__", ""))
+        return route.resource.canonical
 
     def forwarded(self, request: web.Request) -> web.Request:
         """Return the request for the handler, with the conditions of the cache instead of those of the client."""

@@ -180,6 +180,7 @@ class _Handling:
             rerun=self._rerun,
             name=self._middleware.name,
             is_routed=is_routed,
+            observe=self._middleware.store.observer(partial(self._route, rule)),
         )
         exchange.tags.update(rule.tags)
         reply = await exchange.begin()
@@ -187,6 +188,15 @@ class _Handling:
             # The same object: a handler that is running has it.
             scope["headers"] = list(exchange.forward)
         return reply
+
+    def _route(self, rule: Rule) -> str:
+        """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
+        if rule.pattern is not None:
+            return rule.pattern
+        path = getattr(self._scope.get("route"), "path", None)
+        if path is None:
+            path = getattr(self._scope.get("endpoint"), "__qualname__", "")
+        return str(path)
 
     async def send(self, message: Message) -> None:
         """Pass a message of the application on, and collect it."""
@@ -250,7 +260,7 @@ class _Handling:
     async def _rerun(self, exchange: Exchange) -> None:
         """Run the application for a request of the cache itself, to which no client listens."""
         receive = _NoBody()
-        scope = {**self._own_scope(exchange.forward), "method": "GET", "extensions": {}}
+        scope: Scope = {**self._own_scope(exchange.forward), "method": "GET", "extensions": {}}
         handling = _Handling(self._middleware, scope, receive, _discard)
         handling.exchange = exchange
         token = _CURRENT.set(handling)

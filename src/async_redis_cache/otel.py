@@ -51,6 +51,8 @@ from async_redis_cache._common.stats import (
     Counters,
     Part,
 )
+from async_redis_cache._http.cache_status import CacheStatus
+from async_redis_cache._http.observers import OBSERVERS
 
 __all__ = ["instrument"]
 
@@ -62,6 +64,9 @@ _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """In seconds, as recommended by the semantic conventions."""
 _NAMESPACE: Final = "async_redis_cache.namespace"
 _FUNCTION: Final = "async_redis_cache.function"
+_ROUTE: Final = "async_redis_cache.route"
+_RESPONSE: Final = "async_redis_cache.response"
+_STORED: Final = "async_redis_cache.stored"
 
 _CALLS: Final = (
     *("store", "retrieve", "remove", "store_many", "retrieve_many", "remove_many"),
@@ -132,10 +137,14 @@ def instrument(
     wrap(cache)
     views.prepare_each(wrap)
     meters.instrumented.add(instrumented)
+    if isinstance(cache, AsyncRedisCache):
+        OBSERVERS[cache] = partial(instrumented.count_response, meters.responses)
 
     def stop() -> None:
         if instrumented in meters.instrumented:
             meters.instrumented.discard(instrumented)
+            if isinstance(cache, AsyncRedisCache):
+                OBSERVERS.pop(cache, None)
             views.release_each(_unwrap)
             _unwrap(cache)
             instrumented.count_with(Counters)
@@ -180,6 +189,19 @@ class _InstrumentedCache:
         """Change the class of the cache's counters, which keep their values."""
         for counters in _counters_of(self._cache).each():
             counters.__class__ = kind
+
+    def count_response(
+        self, responses: metrics.Counter, namespace: str, route: str, status: CacheStatus
+    ) -> None:
+        """Count an HTTP response, and tell the current span, which is that of the request, how it was handled."""
+        attributes: Attributes = {
+            _NAMESPACE: namespace,
+            _ROUTE: route,
+            _RESPONSE: status.outcome,
+            _STORED: status.stored,
+        }
+        trace.get_current_span().set_attributes(attributes)
+        responses.add(1, self.attributes() | attributes)
 
     def wrap(self, cache: Cache, *, duration: metrics.Histogram) -> None:
         """Create a span for each call of the cache, or of a view of it."""
@@ -317,6 +339,11 @@ class _Metrics:
             unit="s",
             description="Duration of database client operations.",
             explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+        self.responses = meter.create_counter(
+            f"{_SCOPE}.responses",
+            unit="{response}",
+            description="HTTP responses, by route and how the cache handled the request.",
         )
         names = {field.name: field.name for field in fields(CacheStats)}
         deprecated = {old: new for new, old in DEPRECATED_NAMES.items()}

@@ -32,6 +32,13 @@ class CacheStatus(NamedTuple):
     key: str | None = None
     detail: str | None = None
 
+    @property
+    def outcome(self) -> str:
+        """What a monitoring system counts: `hit`, `collapsed`, or why the request was passed to the application."""
+        if self.hit:
+            return "hit"
+        return "collapsed" if self.collapsed else self.forwarded or "bypass"
+
     def text(self, name: str) -> str:
         """Return the value of the field, for a cache of this name, which is a token."""
         if self.hit and self.ttl is not None and self.key is None and self.detail is None:

@@ -76,6 +76,7 @@ class Exchange:
         rerun: revalidates a stale response that is served.
         name: of the cache in `Cache-Status`, a token.
         is_routed: whether the application has begun, so that it may have read the conditions of the client.
+        observe: called with `status` before a response to a client is sent.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Exchange:
         rerun: Rerun | None = None,
         name: str = "async-redis-cache",
         is_routed: bool = False,
+        observe: Callable[[CacheStatus], None] | None = None,
     ) -> None:
         self.forward = request.fields
         """The header fields of the request to the application."""
@@ -111,6 +113,7 @@ class Exchange:
         self._rerun = rerun
         self._name = name
         self._is_routed = is_routed
+        self._observe = observe
         self._lead: Lead | None = None
         self._requested = 0.0
         self._response: Response | None = None
@@ -443,4 +446,6 @@ class Exchange:
         return Reply(status, self._marked((*fields, (b"age", age))), body)
 
     def _marked(self, fields: Fields) -> Fields:
+        if self._observe is not None:
+            self._observe(self.status)
         return (*fields, (b"cache-status", self.status.text(self._name).encode()))

@@ -58,12 +58,16 @@ class ResponseOptions(TypedDict, total=False):
 class Rule:
     """Options, prepared.
 
+    Args:
+        options: of a route.
+        pattern: of the paths that they apply to; None for those of a handler.
+
     Raises:
         TypeError: an option is unknown, or a duration is neither a number nor a timedelta.
         ValueError: a duration is negative, or `max_body` is.
     """
 
-    def __init__(self, options: ResponseOptions) -> None:
+    def __init__(self, options: ResponseOptions, pattern: str | None = None) -> None:
         unknown = options.keys() - ResponseOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
@@ -82,6 +86,7 @@ class Rule:
             stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
         )
         self.tags = frozenset(options.get("tags", ()))
+        self.pattern = pattern
         self.vary_on = options.get("vary_on")
         self.max_body = options.get("max_body", _MAX_BODY)
         if self.max_body < 0:
@@ -116,7 +121,7 @@ class PathRules:
 
     def __init__(self, rules: Mapping[str, ResponseOptions] | None) -> None:
         self._rules = [
-            (re.compile(translate(pattern)), Rule(options))
+            (re.compile(translate(pattern)), Rule(options, pattern))
             for pattern, options in (rules or {}).items()
         ]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError, Load, LoadOptions, Namespace
 
+from .cache_status import CacheStatus
 from .messages import Record, Uncacheable
+from .observers import OBSERVERS
 
 __all__ = ["Lead", "Outcome", "ResponseStore", "Terms"]
 
@@ -133,6 +136,16 @@ class ResponseStore:
         self._unreachable_until = 0.0
         self._unshared: dict[str, float] = {}
         """Until when requests with `Authorization` do not wait for one another, by keys."""
+
+    def observer(self, route: Callable[[], str]) -> Callable[[CacheStatus], None] | None:
+        """Return what to call with how a response was handled; None if the cache has no observer.
+
+        Args:
+            route: returns the template or pattern of the route, of which there is a bounded number.
+        """
+        namespace = self._namespace
+        observe = OBSERVERS.get(namespace._cache)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return None if observe is None else partial(observe, namespace.name, route())
 
     def add_unshared(self, key: str, seconds: float) -> None:
         """Note that responses to requests with `Authorization` were not storable for this key."""
