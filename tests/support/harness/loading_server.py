@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 from unittest.mock import patch
@@ -21,7 +22,12 @@ from async_redis_cache._client import node as _node
 from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.failures import ServerReply
 from async_redis_cache._engine import engine as _engine
+from async_redis_cache._runtime import deferred_imports
 from harness.apis import configured
+
+for _name in deferred_imports._MODULES:
+    # The first cache that is opened would import them on a thread, which a simulated loop does not wait for.
+    import_module(_name)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
