@@ -19,6 +19,7 @@ from .peers_any_loop import on_any_loop
 from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import near_misses
+from .peers_responses import responses
 from .peers_watched import watched
 from .report import (
     is_open_loop_goal_reached,
@@ -38,6 +39,8 @@ from .runs import (
     NEAR_BY_HAND,
     NEAR_LOADING,
     NEAR_MISSES,
+    NEAR_RESPONSES,
+    RESPONSES,
     THREADS,
     UVLOOP,
     UVLOOP_THREADS,
@@ -59,7 +62,9 @@ from .workloads import (
     loading_workloads,
     near_loading_workloads,
     near_miss_workloads,
+    near_response_workloads,
     near_workloads,
+    response_workloads,
     sync_workloads,
     watched_workloads,
     with_goals,
@@ -134,6 +139,12 @@ def _measure(
     run_tasks(results, server, without, bare, section=BYTES, progress=progress)
     spans = replace(closed, async_rows=watched_workloads())
     run_tasks(results, server, spans, watched(), section=WATCHED, progress=progress)
+    for row in response_workloads():
+        one = replace(closed, async_rows=[row])
+        run_tasks(results, server, one, responses(row), section=RESPONSES, progress=progress)
+    for row in near_response_workloads():
+        one = replace(closed, async_rows=[row])
+        run_tasks(results, server, one, responses(row), section=NEAR_RESPONSES, progress=progress)
     crossing = replace(closed, async_rows=any_loop_workloads())
     run_tasks(results, server, crossing, on_any_loop(), section=ANY_LOOP, progress=progress)
     misses = replace(closed, async_rows=near_miss_workloads())
@@ -183,6 +194,11 @@ def _show(console: Console, results: Results, plan: Plan) -> tuple[int, int]:
         ),
         BYTES: (f"{OURS} without a serializer, against a {PROTOCOL}", bytes_workloads()),
         WATCHED: ("a span and a duration for each call, against none", watched_workloads()),
+        RESPONSES: ("responses of the ASGI middleware, against retrieve", response_workloads()),
+        NEAR_RESPONSES: (
+            "near responses of the ASGI middleware, against retrieve",
+            near_response_workloads(),
+        ),
         ANY_LOOP: (f"{OURS} for any event loop", any_loop_workloads()),
         UVLOOP: (f"{OURS} on uvloop, against redis-py on uvloop", plan.async_rows),
         THREADS: (f"RedisCache of {OURS}, threads", plan.sync_rows),

@@ -17,6 +17,7 @@ from .peers_loading import Way, loading
 from .peers_ours import Ours, OursInThreads, OursNear, near_misses
 from .peers_protocol import Protocol
 from .peers_redis import RedisPy, RedisPyInThreads
+from .peers_responses import responses
 from .report import Row, row_of
 from .runs import Plan, Results, run_tasks, run_threads
 from .servers import Target, private_server
@@ -25,7 +26,9 @@ from .workloads import (
     OURS,
     PLAIN,
     REFERENCE,
+    RESPONSE,
     RETRIEVE,
+    UNCACHED,
     Api,
     Goal,
     Operation,
@@ -37,7 +40,9 @@ from .workloads import (
     loading_workloads,
     near_loading_workloads,
     near_miss_workloads,
+    near_response_workloads,
     near_workloads,
+    response_workloads,
     sync_workloads,
     with_goals,
 )
@@ -48,6 +53,8 @@ ROWS = with_goals(
     + hand_written_near_workloads()
     + near_miss_workloads()
     + any_loop_workloads()
+    + response_workloads()
+    + near_response_workloads()
     + bytes_workloads()
     + [row for way in Way for row in loading_workloads(way) + near_loading_workloads(way)]
     + sync_workloads()
@@ -88,6 +95,8 @@ def _measure(results: Results, server: Target, plan: Plan) -> None:
 
 
 def _peers(workload: Workload) -> list[AsyncPeer]:
+    if workload.note in {RESPONSE, UNCACHED}:
+        return responses(workload)
     if workload.reference == RETRIEVE:
         return loading(Way(workload.note), near=workload.operation is Operation.NEAR_HIT)
     for is_asked, peers in (

@@ -19,6 +19,8 @@ DICTIONARY = "hand-written near hit"
 UNBOUNDED = f"{OURS}, max_size=0"
 PLAIN = f"{OURS}, no near cache"
 RETRIEVE = f"{OURS}, retrieve"
+RESPONSE = "response"
+UNCACHED = "response not opted in"
 UNWATCHED = f"{OURS}, without spans"
 PUBLISHED = "pip-services4-redis"
 ONE_LOOP = f"{OURS}, any_loop=False"
@@ -247,6 +249,48 @@ def watched_workloads() -> list[Workload]:
     return [
         Workload(Api.ASYNC, hit, callers, 100, note="spans", reference=UNWATCHED)
         for callers in (1, 100)
+    ]
+
+
+def response_workloads() -> list[Workload]:
+    """What a stored response costs beside `retrieve` of its body, and what the middleware costs other routes.
+
+    Concurrent calls of `retrieve` share their round trips, while the work for each response stays the same: no goal.
+    """
+    hit = Operation.RETRIEVE_HIT
+    return [
+        Workload(
+            Api.ASYNC,
+            hit,
+            callers,
+            100,
+            note=note,
+            goal=goal,
+            reference=RETRIEVE,
+            is_serialized=True,
+        )
+        for note, callers, goal in (
+            (RESPONSE, 1, Goal(processor=1 / 1.5)),
+            (RESPONSE, 100, None),
+            (UNCACHED, 1, Goal(processor=1 / 0.1)),
+        )
+    ]
+
+
+def near_response_workloads() -> list[Workload]:
+    """The same of a response that is near."""
+    return [
+        Workload(
+            Api.ASYNC,
+            Operation.NEAR_HIT,
+            1,
+            100,
+            keys=100,
+            note=RESPONSE,
+            goal=Goal(wall=1 / 3, floor=0.03),
+            reference=RETRIEVE,
+            is_serialized=True,
+        )
     ]
 
 
