@@ -453,7 +453,7 @@ async def test_message_before_the_response_does_not_prevent_storing(
         has_trailers = scope["path"] == "/trailers"
         if not has_trailers:
             await send({"type": "http.response.debug", "info": {}})
-        start = {"type": "http.response.start", "status": 200, "headers": []}
+        start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
         await send({**start, "trailers": has_trailers})
         await send({"type": "http.response.body", "body": b"text"})
         if has_trailers:

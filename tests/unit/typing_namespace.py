@@ -157,9 +157,9 @@ async def cached_functions(repository: Repository, products: Namespace[list[Prod
 
 
 def mistakes(cache: AsyncRedisCache, blocking: RedisCache) -> None:
-    cache.namespace("a", ttl="1h")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    cache.namespace("a", ttl="1h")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     cache.namespace("a", stale_timeot=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    cache.namespace("a", long_keys="cut")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    cache.namespace("a", long_keys="cut")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
     @cache.namespace("a").cached()  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     def plain(number: int) -> int:
