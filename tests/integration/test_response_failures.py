@@ -169,12 +169,13 @@ async def test_variant_of_a_stream_is_stored(any_server: Server, key_prefix: str
     assert runs == 1
 
 
+@pytest.mark.parametrize("directives", [b"no-cache", b"max-age=0, stale-if-error=60"])
 async def test_response_that_is_stale_at_once_is_not_reused(
-    any_server: Server, key_prefix: str
+    any_server: Server, key_prefix: str, directives: bytes
 ) -> None:
-    """A request that begins when the client has all of a response with `no-cache` does not get that response."""
+    """A request that begins when the client has all of a response that is stale at once does not get that response."""
     runs, asked = 0, asyncio.Event()
-    headers = [(b"Cache-Control", b"no-cache"), (b"ETag", b'"1"'), (b"Content-Length", b"4")]
+    headers = [(b"Cache-Control", directives), (b"ETag", b'"1"'), (b"Content-Length", b"4")]
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
         nonlocal runs

@@ -17,6 +17,8 @@ from contextlib import suppress
 from time import time
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from async_redis_cache import CacheError
 
 from .cache_control import Directives, request_directives
@@ -204,11 +206,8 @@ class Exchange:
         return is_of_one and time() - begun < self._terms.wait_seconds
 
     def _may_reuse(self, joined: Stored) -> bool:
-        """Return whether to serve what another request was given, although it is older than this request.
-
-        If it is stale, it replaced an error.
-        """
-        return self._policy.replaces_error(joined, time(), _SERVER_ERROR) or self._is_usable(joined)
+        """Return whether to serve what another request was given, although it is older than this request."""
+        return joined.is_replacement or self._is_usable(joined)
 
     def start(self, status: int, fields: Fields) -> Fields | None:
         """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
@@ -262,7 +261,7 @@ class Exchange:
             return None
         if not self._policy.replaces_error(lead.stale, now, _SERVER_ERROR):
             return None
-        lead.decide(lead.stale, None)
+        lead.decide(replace(lead.stale, is_replacement=True), None)
         self.status = self.status._replace(status=_SERVER_ERROR)
         return self._reply(lead.stale)
 
@@ -337,7 +336,7 @@ class Exchange:
         self.status = self.status._replace(status=response.status)
         if response.status != _NOT_MODIFIED:
             # What is stored stays as it is.
-            lead.decide(stale, None)
+            lead.decide(replace(stale, is_replacement=True), None)
             return self._reply(stale)
         fresh = self._policy.freshened(stale, response, self._requested, received)
         if fresh is None:

@@ -53,6 +53,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
         if_error: seconds after that in which it is served instead of an error.
         must_revalidate: whether it must not be served stale, even to a request that accepts it.
         tag_is_made: whether the `ETag` was made from the content, so that the application does not know it.
+        is_replacement: whether it replaces an error for the requests that wait. It is not stored so.
     """
 
     status: int
@@ -65,6 +66,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
     if_error: float
     must_revalidate: bool
     tag_is_made: bool
+    is_replacement: bool = False
 
     def age_at(self, now: float) -> float:
         """Return the age at a time in seconds since 1970 (RFC 9111, section 4.2.3)."""
