@@ -400,6 +400,23 @@ def faults(session: nox.Session) -> None:
     session.run("pytest", "--faults", *options, env={"ARC_LONG": "1"})
 
 
+@nox.session(name="http-cache-tests")
+def http_cache_tests(session: nox.Session) -> None:
+    """Run the public suite for HTTP caches against a proxy under `ResponseCache`, and list the cases that do not pass.
+
+    It needs npm. `-- github:http-tests/cache-tests`, or the path of a checkout, runs the newest cases.
+    """
+    install(session, "test")
+    folder = session.create_tmp()
+    suite = session.posargs[0] if session.posargs else "http-cache-tests"
+    packages = ("--no-save", "--omit=dev", "--prefix", folder, suite)
+    session.run("npm", "install", *packages, external=True)
+    session.run(
+        *("python", "tests/support/programs/http_conformance.py"),
+        f"{folder}/node_modules/http-cache-tests",
+    )
+
+
 @nox.session
 def soak(session: nox.Session) -> None:
     """Serve for half an hour under injected faults, and compare what is open and allocated before and after."""
