@@ -1,4 +1,4 @@
-"""A FastAPI service that caches its database queries in Redis.
+"""A FastAPI service that caches its database queries, and one whole response, in Redis.
 
     uvicorn fastapi_app:app
 
@@ -15,6 +15,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache.asgi import ResponseCache, cache_response
 from async_redis_cache.fastapi import CacheDep, cache_lifespan
 
 
@@ -38,6 +39,11 @@ class Database:
         await asyncio.sleep(0.05)
         return self.products.get(product_id)
 
+    async def all(self) -> list[Product]:
+        self.queries += 1
+        await asyncio.sleep(0.05)
+        return list(self.products.values())
+
     async def save(self, product: Product) -> None:
         await asyncio.sleep(0.05)
         self.products[product.id] = product
@@ -51,6 +57,7 @@ cache = AsyncRedisCache.from_url(
 )
 products = cache.namespace("product", type=Product, ttl=timedelta(minutes=1))
 app = FastAPI(lifespan=cache_lifespan(cache))
+app.add_middleware(ResponseCache, cache=cache)
 
 
 # Concurrent requests share one call. While Redis is unreachable, requests call the function.
@@ -65,6 +72,13 @@ async def find_product(product_id: int) -> Product:
 @app.get("/products/{product_id}")
 async def read_product(product_id: int) -> Product:
     return await find_product(product_id)
+
+
+# The whole response is stored, with an ETag. A successful PUT to the same URI invalidates it.
+@app.get("/products")
+@cache_response(ttl=timedelta(minutes=1))
+async def read_catalogue() -> list[Product]:
+    return await database.all()
 
 
 @app.put("/products")

@@ -78,6 +78,25 @@ def test_fastapi_example_asks_its_database_once() -> None:
         assert client.get("/products/1000").status_code == 404
 
 
+def test_fastapi_example_stores_its_catalogue() -> None:
+    """The whole response is served from the cache, also as 304, until a product is written."""
+    with (
+        uvicorn("fastapi_app:app") as address,
+        httpx.Client(base_url=address, timeout=STARTING) as client,
+    ):
+        first, second = client.get("/products"), client.get("/products")
+        assert "stored" in first.headers["cache-status"]
+        assert "hit" in second.headers["cache-status"]
+        assert second.json() == first.json()
+        conditional = {"If-None-Match": first.headers["etag"]}
+        assert client.get("/products", headers=conditional).status_code == 304
+        assert client.get("/health").json()["queries"] == 1
+
+        changed = {"id": 7, "name": "Product 7", "price": 12.0}
+        client.put("/products", json=changed).raise_for_status()
+        assert changed in client.get("/products").json()
+
+
 def test_fastapi_example_serves_without_its_cache(tmp_path: Path) -> None:
     """The service starts and answers while the server is unreachable, and reports it."""
     with (
@@ -85,8 +104,9 @@ def test_fastapi_example_serves_without_its_cache(tmp_path: Path) -> None:
         httpx.Client(base_url=address, timeout=STARTING) as client,
     ):
         assert client.get("/products/7").json()["name"] == "Product 7"
+        assert len(client.get("/products").json()) == 99
         assert client.put("/products", json={"id": 7, "name": "x", "price": 1}).is_success
-        assert client.get("/health").json() == {"cache": "CacheUnavailable", "queries": 1}
+        assert client.get("/health").json() == {"cache": "CacheUnavailable", "queries": 2}
 
 
 async def test_aiohttp_example_renders_a_report_once(monkeypatch: pytest.MonkeyPatch) -> None:
