@@ -143,7 +143,8 @@ class ConnectionPool:
             else:
                 # Without a timer where it is due now: none ends while a test freezes the clock (freezegun).
                 schedule = partial(self._loop.call_later, pause) if pause else self._loop.call_soon
-                self._connecting = schedule(self._start_connecting, context=Context())
+                begin = self._start_connecting if pause else self._connect_in_next_iteration
+                self._connecting = schedule(begin, context=Context())
         return None
 
     def checkin(self, connection: RedisConnection) -> None:
@@ -238,6 +239,10 @@ class ConnectionPool:
         else:
             self.checkin(connection)
             self._on_available()
+
+    def _connect_in_next_iteration(self) -> None:
+        # As a timer would: after what has arrived on other sockets is read.
+        self._connecting = self._loop.call_soon(self._start_connecting, context=Context())
 
     def _start_connecting(self) -> None:
         attempt = self._tasks.spawn(self._connect())
