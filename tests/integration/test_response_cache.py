@@ -141,6 +141,18 @@ async def test_response_for_one_client_is_not_shared(client: httpx.AsyncClient, 
         assert (await client.get(f"/stock/{item}")).headers["cache-status"] == "shop; fwd=bypass"
 
 
+async def test_response_without_freshness_is_not_reported_as_stored(
+    client: httpx.AsyncClient, shop: Shop
+) -> None:
+    """A response that is never fresh is passed on, without `stored` in its `Cache-Status`."""
+    shop.headers = {"Cache-Control": "max-age=0"}
+    first = await client.get("/stock/tea")
+    second = await client.get("/stock/tea")
+    assert first.headers["cache-status"] == "shop; fwd=uri-miss"
+    assert second.headers["cache-status"] == "shop; fwd=bypass"
+    assert shop.runs == {"tea": 2}
+
+
 async def admitted(right: Annotated[str, Header()]) -> None:
     if right != "read":
         raise HTTPException(403)

@@ -228,9 +228,14 @@ class Exchange:
             status == _NOT_MODIFIED or self._policy.replaces_error(stale, time(), status)
         ):
             return None
-        if self._policy.may_store(self._request, status, fields):
+        policy, request = self._policy, self._request
+        if policy.stored(request, self._response, self._requested, time()) is not None:
             self._body = []
-        elif self._is_authorized and self._policy.may_store(self._anonymous, status, fields):
+        elif (
+            self._is_authorized
+            and not policy.may_store(request, status, fields)
+            and policy.may_store(self._anonymous, status, fields)
+        ):
             # Other clients may still share one run, and what it returns.
             self._store.add_unshared(self._key, _UNCACHEABLE_SECONDS)
             lead.decide(Uncacheable("authorization"), None)
