@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def free_port() -> int:
 @contextmanager
 def serving(
     command: list[str], port: int, environment: dict[str, str], folder: Path
-) -> Iterator[None]:
+) -> Generator[None]:
     """Run a program while the block runs, which begins when the program accepts connections."""
     process = subprocess.Popen(
         command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL

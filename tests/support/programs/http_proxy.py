@@ -6,7 +6,7 @@ Every path is opted in, with all that RFC 9111 allows: the public suite for HTTP
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -37,7 +37,7 @@ cache = AsyncRedisCache.from_url(os.environ.get("CACHE", "embedded://"))
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     """Open the cache and a client of the origin."""
     # The origin of the suite closes connections, so that one that is kept may be closed when it is used again.
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
