@@ -88,6 +88,8 @@ def test_a_loop_for_each_call(cache: AsyncRedisCache, run: Run) -> None:
         return await cache.retrieve(None, "key"), loaded
 
     assert run(call(-1)) == (-1, -1)
+    # What other tests have left to the collector.
+    gc.collect()
     before = len(open_descriptors()), threading.active_count()
     assert [run(call(number)) for number in range(100)] == [(n, n) for n in range(100)]
     wait_until(lambda: (len(open_descriptors()), threading.active_count()) == before)
