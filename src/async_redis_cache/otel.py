@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 try:
     from opentelemetry import metrics, trace
@@ -52,7 +52,7 @@ from async_redis_cache._common.stats import (
     Part,
 )
 from async_redis_cache._http.cache_status import CacheStatus
-from async_redis_cache._http.observers import OBSERVERS
+from async_redis_cache._http.observers import OBSERVERS, Observe
 
 __all__ = ["instrument"]
 
@@ -138,7 +138,7 @@ def instrument(
     views.prepare_each(wrap)
     meters.instrumented.add(instrumented)
     if isinstance(cache, AsyncRedisCache):
-        OBSERVERS[cache] = partial(instrumented.count_response, meters.responses)
+        OBSERVERS[cache] = _observer_of(instrumented, meters.responses)
 
     def stop() -> None:
         if instrumented in meters.instrumented:
@@ -150,6 +150,18 @@ def instrument(
             instrumented.count_with(Counters)
 
     return stop
+
+
+def _observer_of(instrumented: _InstrumentedCache, responses: metrics.Counter) -> Observe:
+    """Return an observer that does not keep the cache alive."""
+    cache = ref(instrumented)
+
+    def observe(namespace: str, route: str, status: CacheStatus) -> None:
+        observed = cache()
+        if observed is not None:
+            observed.count_response(responses, namespace, route, status)
+
+    return observe
 
 
 def _unwrap(cache: Cache) -> None:
