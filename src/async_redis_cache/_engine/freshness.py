@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from async_redis_cache._common.stats import CacheStats
-from async_redis_cache._protocol.record import VALUE, Record, is_record, record_of
+from async_redis_cache._protocol.record import (
+    CLOCK_SLACK,
+    HEADER_BYTES,
+    VALUE,
+    Record,
+    is_record,
+    record_of,
+    untagged_value,
+)
 
 from .server_clock import ServerClock
 from .tags import Tags
@@ -78,6 +86,12 @@ class Freshness:
         """
         if data is None or not is_record(data):
             return data
+        header, known_now = untagged_value(data), self.known_now()
+        if header is not None and known_now is not None:
+            # The common case, without a `Record`.
+            _, stored_at, fresh_until, stale_ttl, _ = header
+            is_fresh = stored_at - CLOCK_SLACK <= known_now < fresh_until
+            return data[HEADER_BYTES:] if is_fresh or not stale_ttl else None
         record = record_of(data)
         if record is None:
             self._counters.unreadable += 1

@@ -111,7 +111,7 @@ class Exchange:
         self._names: tuple[bytes, ...] | None = None
         """The fields that select the variant, while its key is used."""
         self._max_body = max_body
-        self._terms = Terms(policy.longest_stale, wait_seconds)
+        self._wait_seconds = wait_seconds
         self._rerun = rerun
         self._name = name
         self._is_routed = is_routed
@@ -134,10 +134,13 @@ class Exchange:
             return None
         begun = time()
         for _ in range(_MOST_LOOKUPS):
-            found = await self._look_up()
-            if found is None or isinstance(found, Reply):
-                return found
-            record, is_joined = found
+            record: Record | None = await self._store.read(self._key)
+            is_joined = False
+            if record is None or not self._is_usable(record):
+                found = await self._wait_or_run(record)
+                if found is None or isinstance(found, Reply):
+                    return found
+                record, is_joined = found, True
             if isinstance(record, Variants):
                 self._select(record)
             elif isinstance(record, Uncacheable):
@@ -149,16 +152,21 @@ class Exchange:
             elif not is_joined or record.received >= begun or self._may_reuse(record):
                 return self._reply(record, is_collapsed=is_joined)
             # Otherwise it was being stored when the request began, and is stale already.
+        return self._bypass()
+
+    def _bypass(self) -> Reply | None:
+        """Run the application and do not store its response, unless the request is for a stored one only."""
         if self._is_only_if_cached:
             return Reply(_GATEWAY_TIMEOUT, (), b"")
         self.status = CacheStatus(forwarded="bypass")
         return None
 
-    async def _look_up(self) -> tuple[Record, bool] | Reply | None:
-        """Return the record to use, and whether the request waited for it; None if the application has to run."""
-        record: Record | None = await self._store.read(self._key)
-        if record is not None and self._is_usable(record):
-            return record, False
+    async def _wait_or_run(self, record: Record | None) -> Record | Reply | None:
+        """Return the record that another request has stored meanwhile; None if the application has to run.
+
+        Args:
+            record: that cannot be used; None if there is none.
+        """
         if self._is_only_if_cached:
             return Reply(_GATEWAY_TIMEOUT, (), b"")
         reason = self._reason_to_run_alone(record)
@@ -169,7 +177,11 @@ class Exchange:
         if isinstance(found, Lead):
             self._begin_lead(found)
             return None
-        return found, True
+        return found
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(self._policy.longest_stale, self._wait_seconds)
 
     @property
     def _keeps_conditions(self) -> bool:
@@ -203,7 +215,7 @@ class Exchange:
         is_of_one = record.cause == "request" or (
             record.cause == "authorization" and not self._is_authorized
         )
-        return is_of_one and time() - begun < self._terms.wait_seconds
+        return is_of_one and time() - begun < self._wait_seconds
 
     def _may_reuse(self, joined: Stored) -> bool:
         """Return whether to serve what another request was given, although it is older than this request."""
@@ -307,6 +319,8 @@ class Exchange:
     async def end(self) -> Reply | None:
         """End the exchange: store what is complete, and return the response that replaces one that was held back."""
         lead, response = self._lead, self._response
+        # It may refer to the exchange, and objects that refer to each other are freed late.
+        self._rerun = None
         if lead is None:
             return None
         self._lead = None
@@ -384,7 +398,7 @@ class Exchange:
             self._uri_key,
             identity=self._identity,
             max_body=self._max_body,
-            wait_seconds=self._terms.wait_seconds,
+            wait_seconds=self._wait_seconds,
             name=self._name,
         )
         exchange._key, exchange._names = self._key, self._names
@@ -431,7 +445,8 @@ class Exchange:
 
     def _reply(self, stored: Stored, *, is_collapsed: bool = False) -> Reply:
         now, request = time(), self._request
-        ttl = int(stored.remaining_at(now))
+        age = stored.age_at(now)
+        ttl = int(stored.lifetime - age)
         if self.status.forwarded is not None:
             self.status = self.status._replace(ttl=ttl)
         elif is_collapsed:
@@ -446,8 +461,7 @@ class Exchange:
             if not has(fields, b"content-length"):
                 fields = (*fields, (b"content-length", b"%d" % len(body)))
             body = b""
-        age = b"%d" % int(stored.age_at(now))
-        return Reply(status, self._marked((*fields, (b"age", age))), body)
+        return Reply(status, self._marked((*fields, (b"age", b"%d" % int(age)))), body)
 
     def _marked(self, fields: Fields) -> Fields:
         if self._observe is not None:

@@ -12,6 +12,7 @@ __all__ = [
     "combined",
     "end_to_end",
     "has",
+    "has_any",
     "members",
     "replaced",
     "token_members",
@@ -62,6 +63,14 @@ def has(fields: Fields, name: bytes) -> bool:
     # A loop is faster than `any`, and this is called for each request.
     for field, _ in fields:  # noqa: SIM110
         if field == name:
+            return True
+    return False
+
+
+def has_any(fields: Fields, names: Collection[bytes]) -> bool:
+    """Return whether one of these fields is present."""
+    for field, _ in fields:  # noqa: SIM110  as in `has`
+        if field in names:
             return True
     return False
 

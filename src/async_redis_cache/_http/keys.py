@@ -75,7 +75,7 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
             host = value
         elif name in _FORWARDED:
             said.append((name, value))
-    if _NOT_IN_URIS.search(path) or _NOT_IN_URIS.search(query):
+    if _NOT_IN_URIS.search(path) or (query and _NOT_IN_URIS.search(query)):
         # It would be taken for what follows the URI in keys.
         return None
     forwarded = b""

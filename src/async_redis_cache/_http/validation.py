@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from .dates import parse_http_date
-from .fields import Fields, combined, end_to_end, has, replaced, values, without
+from .fields import Fields, combined, end_to_end, has, has_any, replaced, values, without
 from .messages import Response, Stored
 
 __all__ = [
@@ -33,7 +33,7 @@ _NOT_UPDATED: Final = frozenset(
     {b"content-encoding", b"content-length", b"content-range", b"set-cookie", b"set-cookie2"}
 )
 """What describes the stored content, or belongs to one client."""
-_READ_CONDITIONS: Final = (b"if-none-match", b"if-modified-since")
+_READ_CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _VALIDATORS: Final = ((b"etag", b"if-none-match"), (b"last-modified", b"if-modified-since"))
 _ENTITY_TAG: Final = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _ETAG_BYTES: Final = 16
@@ -63,7 +63,7 @@ def is_not_modified(request: Fields, stored: Stored, now: float) -> bool:
         stored: the response that is selected.
         now: in seconds since 1970.
     """
-    if stored.status != _OK or not any(name in _READ_CONDITIONS for name, _ in request):
+    if stored.status != _OK or not has_any(request, _READ_CONDITIONS):
         return False
     conditions = combined(request, b"if-none-match")
     if conditions is not None:
