@@ -48,6 +48,24 @@ def test_missing_cache_raises_when_applied() -> None:
         loose(plain)()
 
 
+@pytest.mark.parametrize("cache", [CACHE, PLAIN])
+def test_namespace_decorator_without_parentheses_raises_when_applied(
+    cache: AsyncRedisCache | RedisCache,
+) -> None:
+    """`@namespace.cached` without parentheses: the decorator is given the function for its key."""
+    decorate: Any = cache.namespace("number").cached
+    with pytest.raises(TypeError, match=r"@namespace\.cached\(\)"):
+        decorate(find)
+
+
+@pytest.mark.parametrize("name", ["timeout", "expire", "ex"])
+def test_error_of_a_namespace_names_the_ttl_that_was_meant(name: str) -> None:
+    """A TypeError that names `ttl=`, since a namespace has no `timeout`."""
+    decorate: Any = CACHE.namespace("number").cached
+    with pytest.raises(TypeError, match="`ttl=`, in seconds"):
+        decorate("{number}", **{name: 60})
+
+
 @pytest.mark.parametrize("name", ["ttl", "expire", "ex"])
 def test_error_names_the_timeout_option_that_was_meant(name: str) -> None:
     """A TypeError that names `timeout=`."""

@@ -247,7 +247,12 @@ def test_call_options_override_the_configuration() -> None:
 
 @pytest.mark.parametrize(
     ("option", "hint"),
-    [("jitters", "; did you mean `jitter`?"), ("ttl", "; did you mean `timeout`?"), ("zzz", "")],
+    [
+        ("jitters", "; did you mean `jitter`?"),
+        ("ttl", "; did you mean `timeout`?"),
+        ("timeout", "; did you mean `ttl`?"),
+        ("zzz", ""),
+    ],
 )
 def test_unknown_load_option_is_named_with_the_likely_one(option: str, hint: str) -> None:
     """An option that does not exist is a TypeError, as an unknown argument is."""

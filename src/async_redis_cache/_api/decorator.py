@@ -173,10 +173,7 @@ def cached(
         CacheInputError: BAD_TIMEOUT, BAD_LOAD_OPTION.
     """
     _check_cache(cache)
-    for name in _OTHER_NAMES.intersection(loading):
-        raise TypeError(
-            f"unknown option `{name}` of cached; did you mean `timeout=`, in milliseconds?"
-        )
+    _check_options(key, loading, _OTHER_NAMES, "`timeout=`, in milliseconds")
     if timeout is not None:
         milliseconds(timeout)
     if type is not None:
@@ -187,21 +184,47 @@ def cached(
     return _Decorator(cache, calls, {"timeout": timeout, "type": None, **loading})
 
 
-def cached_in_namespace(view: Any, kind: Any, **options: Any) -> Any:
+def cached_in_namespace(
+    view: Any, kind: Any, key: str | None, loading: LoadOptions, **options: Any
+) -> Any:
     """Do what `cached` does, with a type for the results of functions without a return annotation.
 
     Args:
         view: of the namespace.
         kind: the type of the namespace; None for no validation.
-        **options: as for `cached`.
+        key: as for `cached`.
+        loading: as for `cached`.
+        **options: the others of `cached`.
 
     Raises:
         TypeError, ValueError, CacheInputError: as for `cached`.
     """
+    _check_options(key, loading, _OTHER_NAMES | {"timeout"}, "`ttl=`, in seconds")
     decorate: Callable[..., _Decorator] = cached
-    decorator = decorate(view, **options)
+    decorator = decorate(view, key=key, **options, **loading)
     decorator.options["type"] = kind
     return decorator
+
+
+def _check_options(key: Any, loading: LoadOptions, names: frozenset[str], hint: str) -> None:
+    """Refuse a key that is not a template, and other names of the TTL.
+
+    Args:
+        key: as for `cached`.
+        loading: as for `cached`.
+        names: by which the TTL is not called.
+        hint: how it is called.
+
+    Raises:
+        TypeError: often because the decorator was applied without parentheses.
+    """
+    if key is not None and not isinstance(key, str):
+        raise TypeError(
+            f"the key of cached is a template, not an instance of {type(key).__name__}: to decorate a function, "
+            "write @namespace.cached() with parentheses"
+        )
+    for name in names.intersection(loading):
+        raise TypeError(f"unknown option `{name}` of cached; did you mean {hint}?")
 
 
 def _check_cache(cache: Any) -> None:

@@ -304,11 +304,11 @@ class Namespace(NamespaceLoading[T]):
         decorator: CoroutineDecorator = cached_in_namespace(
             self._view,
             self._type,
+            key,
+            self._defaults.with_tags(loading),
             timeout=ttl_milliseconds(ttl),
-            key=key,
             type=type,
             long_keys=long_keys or self._defaults.view.long_keys,
-            **self._defaults.with_tags(loading),
         )
         return decorator
 

@@ -326,11 +326,11 @@ class SyncNamespace(Generic[T]):
         decorator: FunctionDecorator = cached_in_namespace(
             self._view,
             self._type,
+            key,
+            self._defaults.with_tags(loading),
             timeout=ttl_milliseconds(ttl),
-            key=key,
             type=type,
             long_keys=long_keys or self._defaults.view.long_keys,
-            **self._defaults.with_tags(loading),
         )
         return decorator
 

@@ -246,10 +246,9 @@ def _read(name: str, value: Any) -> Any:
     if name not in _MAXIMUM:
         import difflib  # noqa: PLC0415  for errors only
 
-        known = (
-            ["timeout"]
-            if name == "ttl"
-            else difflib.get_close_matches(name, LoadOptions.__annotations__, 1)
+        # A cache has a `timeout` and a namespace a `ttl`.
+        known = {"ttl": ["timeout"], "timeout": ["ttl"]}.get(name) or difflib.get_close_matches(
+            name, LoadOptions.__annotations__, 1
         )
         hint = f"; did you mean `{known[0]}`?" if known else ""
         raise TypeError(f"unknown load option `{name}`{hint}")
