@@ -267,7 +267,8 @@ class Lifecycle:
 
 _NOT_OPEN: Final = "the cache is not open: `await cache.open(...)` or use `async with`"
 _WRONG_LOOP: Final = (
-    "the cache was opened on another event loop, or before a fork: open it on the loop that uses it"
+    "the cache was opened on another event loop, or before a fork: open it on the loop that uses it, "
+    "or create it with any_loop=True"
 )
 _LIFECYCLES: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
 _INHERITED: Final[list[object]] = []

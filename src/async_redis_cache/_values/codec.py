@@ -342,7 +342,8 @@ def encode_name(name: str, what: str) -> bytes:
     if len(encoded) > _KEY_BYTES:
         raise _bad(
             what,
-            f"must not exceed {_KEY_BYTES} bytes in UTF-8, and this one has {len(encoded)}: use a hash of it",
+            f"must not exceed {_KEY_BYTES} bytes in UTF-8, and this one has {len(encoded)}: use a hash of it, "
+            'as `long_keys="hash"` of a namespace or of `cached` does',
         )
     return encoded
 
