@@ -20,7 +20,7 @@ from async_redis_cache._http.exchange import Exchange
 from async_redis_cache._http.messages import RECORDS, Uncacheable
 from async_redis_cache._http.response_store import Lead, ResponseStore, Terms
 from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response
-from harness import Server, await_until
+from harness import Server, StartServer, await_until
 from harness.responses import Answer, ask, client_of, scope_of
 
 pytestmark = pytest.mark.depends_on()
@@ -476,3 +476,58 @@ async def test_message_before_the_response_does_not_prevent_storing(
         *("start", "body"),
         *("start", "body", "trailers") * 2,
     ]
+
+
+async def test_server_that_ends_during_a_run_fails_no_request(
+    private_server: StartServer, key_prefix: str, page: Page
+) -> None:
+    """The request that runs the handler, and those that wait, get its response although it cannot be stored."""
+    server = private_server()
+    page.gate.clear()
+    async with client_of(page, server, key_prefix, ALL) as client:
+        requests = started(client, 10)
+        await await_until(lambda: page.runs == 1)
+        await asyncio.wait(requests, timeout=0.1)
+        server.kill()
+        page.gate.set()
+        responses = await asyncio.gather(*requests)
+        assert {(response.status_code, response.text) for response in responses} == {(200, "one")}
+        page.text = "two"
+        assert (await client.get("/page")).text == "two"
+
+
+async def test_client_that_leaves_a_stream_leaves_nothing_stored(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A stream that its framework stops when the client leaves is not stored, and those that wait run the handler."""
+    runs, left = 0, asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one "
+        if runs == 1:
+            await asyncio.Event().wait()
+        yield b"two"
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        await StreamingResponse(parts())(scope, receive, send)
+
+    async def leave() -> Message:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(app, cache=cache, rules=ALL)
+
+        async def send(_: Message) -> None: ...
+
+        first = asyncio.ensure_future(cached(scope_of("/page"), leave, send))
+        await await_until(lambda: runs == 1)
+        waiting = [asyncio.ensure_future(ask(cached)) for _ in range(5)]
+        await asyncio.wait(waiting, timeout=0.1)
+        left.set()
+        await first
+        assert {answer.body for answer in await asyncio.gather(*waiting)} == {b"one two"}
+        await cached.close()
+    assert runs == 2

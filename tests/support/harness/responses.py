@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -105,8 +106,13 @@ async def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if messages:
+            return messages.pop()
+        # The client waits.
+        return await asyncio.get_running_loop().create_future()
 
     scope = scope_of(path, headers, method=method, scheme=scheme, query=query)
     await app(scope, receive, send)
