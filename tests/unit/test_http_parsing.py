@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from async_redis_cache._http.cache_control import request_directives, response_directives
@@ -200,3 +202,10 @@ def test_cache_status_is_a_structured_field() -> None:
     status = CacheStatus(forwarded="stale", status=304, stored=True, ttl=60, key='ä"\\')
     assert status.text("c") == r'c; fwd=stale; fwd-status=304; stored; ttl=60; key="\\xe4\"\\"'
     assert CacheStatus(hit=True, ttl=-1).text("c") == "c; hit; ttl=-1"
+
+
+def test_identity_that_is_not_text_is_refused() -> None:
+    """A number from `vary_on`, such as the id of a user, raises a TypeError that names the option."""
+    identity: Any = 7
+    with pytest.raises(TypeError, match="vary_on must return a str, not int"):
+        variant_key("uri", (), (), identity)
