@@ -142,6 +142,9 @@ class _Handling:
 
     async def _run_app(self) -> None:
         self._entered = dict(self._scope)
+        if "state" in self._scope:
+            # The application adds to it what ends with the request.
+            self._entered["state"] = dict(self._scope["state"])
         try:
             await self._middleware.app(self._scope, self._receive, self.send)
             await self._end()

@@ -531,3 +531,32 @@ async def test_client_that_leaves_a_stream_leaves_nothing_stored(
         assert {answer.body for answer in await asyncio.gather(*waiting)} == {b"one two"}
         await cached.close()
     assert runs == 2
+
+
+async def test_request_of_the_cache_has_no_state_of_the_client_s(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A run in the background has the state of the lifespan, and nothing that the client's request put there."""
+    seen: list[dict[str, str]] = []
+    headers = {"Cache-Control": "max-age=60, stale-while-revalidate=60", "Age": "60"}
+
+    async def page(_: Request) -> Response:
+        return Response("text", headers=headers)
+
+    routed = Starlette(routes=[Route("/page", cache_response()(page))])
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        seen.append(dict(scope["state"]))
+        scope["state"]["session"] = "of the request"
+        await routed(scope, receive, send)
+
+    async def send(_: Message) -> None: ...
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(app, cache=cache)
+        for _ in range(2):
+            scope = scope_of("/page") | {"state": {"pool": "of the lifespan"}}
+            await cached(scope, receive_nothing, send)
+        await await_until(lambda: len(seen) == 3)
+        await cached.close()
+    assert seen == [{"pool": "of the lifespan"}] * 3
