@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache import aiohttp as on_aiohttp
 from async_redis_cache.asgi import ResponseCache, cache_response
-from harness import Server
+from harness import Server, await_until
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -122,6 +122,35 @@ async def test_responses_of_aiohttp_are_counted(
             ("responses", "/stock/{item}", "uri-miss", True): 1,
             ("responses", "/stock/{item}", "hit", False): 2,
         }
+
+
+async def test_background_runs_are_not_counted(
+    server: Server, key_prefix: str, telemetry: Telemetry
+) -> None:
+    """A stale response that is served is one response, although the handler runs for it."""
+    runs = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal runs
+        runs += 1
+        fresh = b"max-age=0, stale-while-revalidate=60" if runs == 1 else b"max-age=60"
+        headers = [(b"cache-control", fresh)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"%d" % runs})
+
+    async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
+        telemetry.of(cache)
+        cached = ResponseCache(app, cache=cache, rules={"*": {}})
+        transport = httpx.ASGITransport(cached)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            bodies = [(await client.get("/")).text for _ in range(2)]
+            await await_until(lambda: runs == 2)
+        await cached.close()
+    assert bodies == ["1", "1"]
+    assert counted(telemetry) == {
+        ("responses", "*", "uri-miss", True): 1,
+        ("responses", "*", "hit", False): 1,
+    }
 
 
 async def test_namespace_counts_hits_and_runs(server: Server, key_prefix: str) -> None:
