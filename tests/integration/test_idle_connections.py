@@ -102,6 +102,18 @@ async def test_living_connections_survive_a_check(server: Server, proxy: StartPr
         assert cache.stats().connects == connects
 
 
+async def test_attempt_cancelled_before_its_first_step_is_repeated(server: Server) -> None:
+    """A connection that is given up before the attempt to open it has begun, as after a failover, is opened anew."""
+    async with configured(server.url, **OPTIONS) as cache:
+        single: Any = cache._lifecycle.ready().engine._servers
+        pool: ConnectionPool = single._node.pool
+        pool.drop_other_addresses(None)
+        await await_until(lambda: "0 open" in repr(pool))
+        pool._start_connecting()
+        pool.drop_other_addresses(None)
+        assert await cache.retrieve(None, "key") is None
+
+
 @in_virtual_time
 async def test_unanswered_call_has_the_idle_connections_checked() -> None:
     """Once for all calls that expire together; not for a call that only waited."""

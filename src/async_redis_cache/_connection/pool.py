@@ -143,8 +143,7 @@ class ConnectionPool:
             else:
                 # Without a timer where it is due now: none ends while a test freezes the clock (freezegun).
                 schedule = partial(self._loop.call_later, pause) if pause else self._loop.call_soon
-                begin = self._start_connecting if pause else self._connect_in_next_iteration
-                self._connecting = schedule(begin, context=Context())
+                self._connecting = schedule(self._start_connecting, context=Context())
         return None
 
     def checkin(self, connection: RedisConnection) -> None:
@@ -240,26 +239,24 @@ class ConnectionPool:
             self.checkin(connection)
             self._on_available()
 
-    def _connect_in_next_iteration(self) -> None:
-        # As a timer would: after what has arrived on other sockets is read.
-        self._connecting = self._loop.call_soon(self._start_connecting, context=Context())
-
     def _start_connecting(self) -> None:
         attempt = self._tasks.spawn(self._connect())
         # An eager task may be done already, and has then set `_connecting` itself.
         if not attempt.done():
             self._connecting = attempt
+            attempt.add_done_callback(self._on_attempt_ended)
 
-    async def _connect(self) -> None:
-        logins = self._logins
-        try:
-            outcome = await self._connector.open_connection()
-        except asyncio.CancelledError:
+    def _on_attempt_ended(self, attempt: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step runs nothing of its coroutine, which cannot note it.
+        if attempt.cancelled() and self._connecting is attempt:
             self._connecting = None
             if not self._closed:
                 self._tasks.spawn(self._connector.close_idle())
                 self._on_available()
-            raise
+
+    async def _connect(self) -> None:
+        logins = self._logins
+        outcome = await self._connector.open_connection()
         self._connecting = None
         if not isinstance(outcome, Failure):
             self._refusal = None
