@@ -404,7 +404,7 @@ def faults(session: nox.Session) -> None:
 def http_cache_tests(session: nox.Session) -> None:
     """Run the public suite for HTTP caches against a proxy under `ResponseCache`, and list the cases that do not pass.
 
-    It needs npm. `-- github:http-tests/cache-tests`, or the path of a checkout, runs the newest cases.
+    It needs npm. `-- PATH`, of a checkout of the repository http-tests/cache-tests, runs the newest cases.
     """
     install(session, "test")
     folder = session.create_tmp()
