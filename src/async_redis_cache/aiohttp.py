@@ -206,7 +206,7 @@ class _Handling:
             rule.policy,
             Request(request.method, uri, fields),
             uri,
-            identity=None if rule.vary_on is None else rule.vary_on(request),
+            identity=rule.identity(request),
             max_body=rule.max_body,
             rerun=self._rerun,
             name=self._name,

@@ -172,13 +172,12 @@ class _Handling:
         key = _uri(self._entered, rule.query(scope["query_string"]), fields)
         if key is None:
             return None
-        vary_on = rule.vary_on
         exchange = self.exchange = Exchange(
             self._middleware.store,
             rule.policy,
             Request(scope["method"], key, fields),
             key,
-            identity=None if vary_on is None else vary_on(scope),
+            identity=rule.identity(scope),
             max_body=rule.max_body,
             rerun=self._rerun,
             name=self._middleware.name,

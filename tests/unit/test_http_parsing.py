@@ -11,6 +11,7 @@ from async_redis_cache._http.cache_status import CacheStatus
 from async_redis_cache._http.dates import http_date, parse_http_date
 from async_redis_cache._http.fields import end_to_end, members
 from async_redis_cache._http.keys import selecting_names, variant_key, without_parameters
+from async_redis_cache._http.response_options import ResponseOptions, Rule
 from harness.header_fields import fields
 
 TARGETED = (b"cdn-cache-control",)
@@ -204,8 +205,9 @@ def test_cache_status_is_a_structured_field() -> None:
     assert CacheStatus(hit=True, ttl=-1).text("c") == "c; hit; ttl=-1"
 
 
-def test_identity_that_is_not_text_is_refused() -> None:
-    """A number from `vary_on`, such as the id of a user, raises a TypeError that names the option."""
-    identity: Any = 7
-    with pytest.raises(TypeError, match="vary_on must return a str, not int"):
-        variant_key("uri", (), (), identity)
+@pytest.mark.parametrize("identity", [7, None])
+def test_identity_that_is_not_text_is_refused(identity: Any) -> None:
+    """A number, such as the id of a user, and None, which would make the response one for all, raise a TypeError."""
+    rule = Rule(ResponseOptions(ttl=60, vary_on=lambda _: identity))
+    with pytest.raises(TypeError, match="vary_on must return a str, not"):
+        rule.identity({})

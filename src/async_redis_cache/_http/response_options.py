@@ -87,7 +87,7 @@ class Rule:
         )
         self.tags = frozenset(options.get("tags", ()))
         self.pattern = pattern
-        self.vary_on = options.get("vary_on")
+        self._vary_on = options.get("vary_on")
         self.max_body = options.get("max_body", _MAX_BODY)
         if self.max_body < 0:
             raise ValueError("max_body must not be negative")
@@ -95,6 +95,22 @@ class Rule:
         self._is_sorted = options.get("sorts_parameters", False)
         if self._ignored or self._is_sorted:
             _NORMALIZING[self._ignored, self._is_sorted] = self
+
+    def identity(self, request: Any) -> str | None:
+        """Return for which client a response is; None if it is for all.
+
+        Args:
+            request: the ASGI scope, or the request of aiohttp.
+
+        Raises:
+            TypeError: `vary_on` returned something other than text. None would make a personal response one for all.
+        """
+        if self._vary_on is None:
+            return None
+        identity = self._vary_on(request)
+        if not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"vary_on must return a str, not {type(identity).__name__}")
+        return identity
 
     def query(self, query: bytes) -> bytes:
         """Return the query as it is in keys."""
