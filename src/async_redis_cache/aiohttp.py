@@ -22,11 +22,13 @@ A middleware that caches whole responses:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import Final, Unpack
+from inspect import isroutine
+from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 try:
@@ -44,7 +46,7 @@ from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
-from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
 from async_redis_cache._http.response_store import ResponseStore
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "response_cache",
 ]
 
+
+S = TypeVar("S", bound=web.Request | web.View)
 
 CACHE = web.AppKey("CACHE", AsyncRedisCache)
 """The default application key of the cache."""
@@ -129,7 +133,11 @@ def response_cache(
     return middleware
 
 
-def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[Handler], Handler]:
+def cache_response(
+    **options: Unpack[ResponseOptions],
+) -> Callable[
+    [Callable[[S], Awaitable[web.StreamResponse]]], Callable[[S], Awaitable[web.StreamResponse]]
+]:
     """Return a decorator of a handler whose responses the middleware `response_cache` stores.
 
     The cache is asked when the handler is called. So what runs before it, such as authorization in a middleware or a
@@ -144,16 +152,19 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[Handler], Ha
     """
     rule = Rule(options)
 
-    def decorate(handler: Handler) -> Handler:
+    def decorate(
+        handler: Callable[[S], Awaitable[web.StreamResponse]],
+    ) -> Callable[[S], Awaitable[web.StreamResponse]]:
         @wraps(handler)
-        async def cached(request: web.Request) -> web.StreamResponse:
+        async def cached(request: Any) -> web.StreamResponse:
             handling = _CURRENT.get()
-            if handling is not None:
-                reply = await handling.enter(rule)
-                if reply is not None:
+            if handling is not None and handling.is_for(cached):
+                if await handling.enter(rule) is not None:
                     # The middleware replaces it.
                     return web.Response()
-                request = handling.forwarded(request)
+                # The method of a class-based view has the view instead, whose request is that of the client.
+                if isinstance(request, web.Request):
+                    request = handling.forwarded(request)
             return await handler(request)
 
         return cached
@@ -216,6 +227,17 @@ class _Handling:
         self._reply = await self.exchange.begin()
         return self._reply
 
+    def is_for(self, handler: Callable[..., Any]) -> bool:
+        """Return whether the application routed the request to this handler, and does not call it in another one."""
+        routed: Any = self._request.match_info.handler
+        if not isroutine(routed):
+            return True
+        while routed is not None:
+            if getattr(routed, "__func__", routed) is handler:
+                return True
+            routed = getattr(routed, "__wrapped__", None)
+        return False
+
     def _route(self, rule: Rule) -> str:
         """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
         if rule.pattern is not None:
@@ -240,6 +262,12 @@ class _Handling:
         except web.HTTPException as raised:
             # It is a response too, and may be one that is remembered, such as 404.
             response = raised
+        except Exception:
+            stale = None if self.exchange is None else self.exchange.failed()
+            if stale is None:
+                raise
+            _LOG.exception("the handler failed, and a stale response was served instead")
+            return _response(stale)
         if self._reply is not None:
             return _response(self._reply)
         if self.exchange is not None:
@@ -291,15 +319,17 @@ class _Handling:
             _CURRENT.reset(token)
 
     async def _invalidate(self) -> None:
-        uri = _uri(self._request, self._request.rel_url.raw_query_string.encode())
-        if uri is not None:
-            with suppress(CacheError):
-                await self._store.remove(uri)
+        for query in queries_of(self._request.rel_url.raw_query_string.encode()):
+            uri = _uri(self._request, query)
+            if uri is not None:
+                with suppress(CacheError):
+                    await self._store.remove(uri)
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
     "async_redis_cache.aiohttp_response", default=None
 )
+_LOG: Final = logging.getLogger("async_redis_cache")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OK: Final = 200
 _ERROR: Final = 400

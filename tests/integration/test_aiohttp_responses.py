@@ -34,6 +34,7 @@ class Shop:
         self.gate.set()
         self.headers: dict[str, str] = {}
         self.cookie = ""
+        self.fails = False
 
     def app(self, cache: AsyncRedisCache) -> web.Application:
         """The application."""
@@ -43,6 +44,8 @@ class Shop:
         app.router.add_get("/stock/{item}", cache_response(ttl=60)(self.read))
         app.router.add_put("/stock/{item}", self.write)
         app.router.add_get("/gone/{item}", self.refuse)
+        app.router.add_get("/account/{item}", self.account)
+        app.router.add_view("/view/{item}", StockView)
         app.router.add_get("/list/{item}", self.stream)
         return app
 
@@ -50,6 +53,8 @@ class Shop:
         """Return the stock, after the gate is open; 304 for the validator that it sends."""
         item = request.match_info["item"]
         self.runs[item] += 1
+        if self.fails:
+            raise RuntimeError
         add_response_tags(f"item:{item}")
         stock = self.stock
         await self.gate.wait()
@@ -59,6 +64,10 @@ class Shop:
         if self.cookie:
             response.set_cookie("session", self.cookie)
         return response
+
+    async def account(self, request: web.Request) -> web.StreamResponse:
+        """Call a handler that is opted in."""
+        return await cache_response(ttl=60)(self.read)(request)
 
     async def write(self, request: web.Request) -> web.StreamResponse:
         """Set the stock."""
@@ -78,6 +87,15 @@ class Shop:
         await response.write(b"1,")
         await response.write_eof(b"2")
         return response
+
+
+class StockView(web.View):
+    """A class-based view."""
+
+    @cache_response(ttl=60)
+    async def get(self) -> web.StreamResponse:
+        """Return the time at which it ran."""
+        return web.Response(text=str(asyncio.get_running_loop().time()))
 
 
 @pytest.fixture
@@ -172,3 +190,24 @@ async def test_stale_response_is_served_while_the_handler_runs(client: Client, s
     # The time limit of the test ends this.
     while (await read(client, "/stock/tea"))[1] != "tea 2":
         pass
+
+
+async def test_stale_response_replaces_an_exception(client: Client, shop: Shop) -> None:
+    """stale-if-error: a handler that raises is logged, and the stale response is served."""
+    shop.headers = {"Cache-Control": "max-age=60, stale-if-error=60", "Age": "60"}
+    await read(client, "/stock/tea")
+    shop.fails = True
+    assert (await read(client, "/stock/tea"))[:2] == (200, "tea 1")
+
+
+async def test_handler_that_another_one_calls_is_not_opted_in(client: Client, shop: Shop) -> None:
+    """The response is that of the handler that was routed to, which may be for one client."""
+    for run in (1, 2):
+        assert await read(client, "/account/tea") == (200, "tea 1", "")
+        assert shop.runs["tea"] == run
+
+
+async def test_method_of_a_view_is_opted_in(client: Client) -> None:
+    """The decorator works for the methods of class-based views."""
+    one, other = [(await read(client, "/view/tea"))[1] for _ in range(2)]
+    assert one == other
