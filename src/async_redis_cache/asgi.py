@@ -82,7 +82,7 @@ class ResponseCache:
         self.app = app
         self.name = name
         records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
-        self.store = ResponseStore(records)
+        self.store: ResponseStore = ResponseStore(records)
         self._rules = PathRules(rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness import ServerOptions
 
 PAGES = ROOT / "docs"
-PLAIN, _, _, NEAR, LOADING, *_ = (
+PLAIN, _, _, NEAR, LOADING, _, _ = (
     block.text.removeprefix("ACL SETUSER shop reset ").strip()
     for block in blocks_of(PAGES / "explanation" / "security.md", "text")
 )

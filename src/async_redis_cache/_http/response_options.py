@@ -73,7 +73,7 @@ class Rule:
             raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
         ttl, missing_ttl = options.get("ttl"), options.get("missing_ttl")
         statuses = options.get("statuses")
-        self.policy = Policy(
+        self.policy: Policy = Policy(
             default_lifetime=None if ttl is None else _seconds("ttl", ttl),
             missing_lifetime=None if missing_ttl is None else _seconds("missing_ttl", missing_ttl),
             statuses=None if statuses is None else frozenset(statuses),
@@ -85,10 +85,10 @@ class Rule:
             ),
             stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
         )
-        self.tags = frozenset(options.get("tags", ()))
-        self.pattern = pattern
+        self.tags: frozenset[str] = frozenset(options.get("tags", ()))
+        self.pattern: str | None = pattern
         self._vary_on = options.get("vary_on")
-        self.max_body = options.get("max_body", _MAX_BODY)
+        self.max_body: int = options.get("max_body", _MAX_BODY)
         if self.max_body < 0:
             raise ValueError("max_body must not be negative")
         self._ignored = frozenset(name.encode() for name in options.get("ignored_parameters", ()))
