@@ -208,7 +208,7 @@ async def test_subclass_keeps_its_methods_and_attributes(server: Server) -> None
 
 async def test_bound_of_parts(server: Server) -> None:
     """Beyond 1000 names the cache counts, so that names from data take no memory."""
-    async with AsyncRedisCache.from_url(server.url) as cache:
+    async with AsyncRedisCache.from_url(server.url, command_timeout=30_000) as cache:
         for number in range(1001):
             await cache.namespace(f"tenant{number}").get("a")
         assert cache.stats().misses == 1001
