@@ -238,7 +238,7 @@ async def test_condition_that_is_no_plain_function_is_refused(
 
 async def test_namespace_has_a_condition(server: Server) -> None:
     """Its default applies to calls and to cached functions; that of a call or a function replaces it."""
-    async with AsyncRedisCache.from_url(server.url) as cache:
+    async with AsyncRedisCache.from_url(server.url, command_timeout=10_000) as cache:
         numbers = cache.namespace("number", condition=is_even)
         assert await numbers.get_or_load("a", lambda: 1) == 1
         assert await numbers.get("a") is None
@@ -273,7 +273,7 @@ def test_condition_runs_in_the_calling_thread(server: Server) -> None:
         threads.append(threading.current_thread())
         return True
 
-    with RedisCache.from_url(server.url) as cache:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as cache:
         cache.namespace("number").get_or_load("a", lambda: 1, condition=condition)
     assert threads == [threading.current_thread()]
 

@@ -83,7 +83,7 @@ async def test_near_cache_is_cleared_before_the_server_says_so(
 
 async def test_reads_pay_nothing_for_namespaces(server: Server) -> None:
     """A `get`, a `get_many` and a hit of `get_or_load` take one round trip each, after a `clear` too."""
-    async with AsyncRedisCache.from_url(server.url) as cache:
+    async with AsyncRedisCache.from_url(server.url, command_timeout=10_000) as cache:
         numbers = cache.namespace("n")
         await numbers.clear()
         await numbers.set("a", 1)

@@ -35,6 +35,7 @@ KETTLE = Product("kettle")
 
 def opened(server: Server, **options: Any) -> AsyncRedisCache:
     """A cache of this server, to be entered."""
+    options = {"command_timeout": 10_000, **options}
     return AsyncRedisCache.from_url(server.url, **options)
 
 
@@ -133,7 +134,7 @@ async def test_invalid_name_is_refused(name: Any) -> None:
 @pytest.mark.parametrize("api", ["async", "sync"])
 async def test_namespace_within_another(server: Server, raw: Client, api: str) -> None:
     """Names are joined; `clear` and `scan` of a namespace include those within it, and nothing else."""
-    with RedisCache.from_url(server.url) as cache:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as cache:
         spaces: dict[tuple[str, ...], Any] = {
             names: (cache if api == "sync" else cache.as_async()).namespace(*names)
             for names in [("a",), ("a", "b"), ("a", "b", "c"), ("a", "bb"), ("ab",)]
@@ -409,13 +410,13 @@ async def test_cached_functions_without_a_type_have_that_of_the_namespace(server
     def find_blocking() -> Any:
         return KETTLE
 
-    async with AsyncRedisCache.from_url(server.url) as cache:
+    async with AsyncRedisCache.from_url(server.url, command_timeout=10_000) as cache:
         products = cache.namespace("product", type=Product, ttl=60)
         found = products.cached("a")(find)
         assert [await found(), await found()] == [KETTLE] * 2
         for plain in (products.cached("b", type=dict)(find), products.cached("c")(find_plain)):
             assert [await plain(), await plain()] == [{"name": "kettle"}] * 2
-    with RedisCache.from_url(server.url) as blocking:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as blocking:
         blocked = blocking.namespace("pot", type=Product).cached("a")(find_blocking)
         assert [blocked(), blocked()] == [KETTLE] * 2
 
@@ -440,7 +441,7 @@ async def test_cached_twice_in_two_namespaces(server: Server) -> None:
 
 def test_synchronous_namespace(server: Server) -> None:
     """`SyncNamespace` has the same methods, which block; loaders and functions are plain ones."""
-    with RedisCache.from_url(server.url) as cache:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as cache:
         products = cache.namespace("product", type=Product, ttl=60, tags=("all",))
         products.set("7", KETTLE)
         assert products.get("7") == KETTLE
@@ -483,7 +484,7 @@ def test_synchronous_namespace(server: Server) -> None:
 
 def test_synchronous_namespace_says_where_loaders_run(server: Server) -> None:
     """In a worker thread, or where the namespace says; a call may say otherwise."""
-    with RedisCache.from_url(server.url) as cache:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as cache:
         caller = threading.get_ident()
 
         def thread() -> int:
@@ -507,7 +508,7 @@ async def test_add_and_count(server: Server, raw: Client) -> None:
         assert await numbers.get_many(["a", "n"]) == {"a": 1, "n": 4}
         assert 50_000 < raw.pttl("number:a") <= 60_000
         assert 50_000 < raw.pttl("number:n") <= 60_000
-    with RedisCache.from_url(server.url) as blocking:
+    with RedisCache.from_url(server.url, command_timeout=10_000) as blocking:
         sync_numbers = blocking.namespace("number", type=int)
         assert not sync_numbers.add("a", 2)
         assert sync_numbers.incr("n") == 5

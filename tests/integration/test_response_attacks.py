@@ -50,6 +50,7 @@ async def cached_app(
     **options: Any,
 ) -> AsyncGenerator[ResponseCache]:
     """The middleware in front of an application."""
+    options = {"command_timeout": 10_000, **options}
     async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, **options) as cache:
         cached = ResponseCache(app, cache=cache, rules=rules or ALL)
         yield cached

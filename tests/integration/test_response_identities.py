@@ -146,7 +146,9 @@ def test_no_response_crosses_identities(
 async def ask_all(server: Server, batched: list[list[Asked]], app: Personal) -> None:
     """Send batches of concurrent requests, and compare each response with its request."""
     prefix = f"{uuid.uuid4().hex[:12]}:"
-    async with AsyncRedisCache.from_url(server.url, key_prefix=prefix) as cache:
+    async with AsyncRedisCache.from_url(
+        server.url, key_prefix=prefix, command_timeout=10_000
+    ) as cache:
         cached = ResponseCache(app, cache=cache, rules=RULES)
         for batch in batched:
             for request, body in zip(

@@ -115,7 +115,9 @@ async def test_no_response_is_older_than_an_acknowledged_invalidation(
     async with AsyncExitStack() as stack:
         both: list[tuple[AsyncRedisCache, ResponseCache]] = []
         for _ in range(2):
-            cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
+            cache = AsyncRedisCache.from_url(
+                any_server.url, key_prefix=key_prefix, command_timeout=10_000
+            )
             await stack.enter_async_context(cache)
             both.append((cache, ResponseCache(app, cache=cache, rules=RULES)))
         for start in range(0, INTERLEAVINGS, AT_ONCE):

@@ -37,7 +37,9 @@ async def test_load_of_another_process_is_not_stored(
             stack.callback(programs[-1].close)
         for program in programs:
             assert [program.line(), program.line()] == ["loading", "loading"]
-        async with AsyncRedisCache.from_url(server.url, max_size=max_size) as cache:
+        async with AsyncRedisCache.from_url(
+            server.url, max_size=max_size, command_timeout=10_000
+        ) as cache:
             await cache.namespace("nn").set("other", 1)
             assert await cache.namespace("n").clear() == 2 * PROCESSES
         for program in programs:
