@@ -74,7 +74,7 @@ with asyncio.Runner(
     loop_factory=ProactorEventLoop if KIND == "proactor" else asyncio.SelectorEventLoop
 ) as runner:
     runner.run(use())
-    runner.run(refuse("unix:///tmp/socket"))
+    runner.run(refuse("unix:///run/cache.sock"))
     runner.run(refuse("embedded://"))
 with RedisCache.from_url(URL, key_prefix="windows:") as blocking:
     blocking.store(None, "key", "value", None)
