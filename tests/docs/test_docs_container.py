@@ -34,7 +34,7 @@ def test_blocks_show_what_they_say() -> None:
 def test_container_runs_the_component(
     private_server: StartServer, tmp_path: Path, *, stores: bool
 ) -> None:
-    """The process of the page starts from its configuration, caches on the server, and ends when it is told to."""
+    """The process of the page starts from its configuration, caches on the server, and ends on SIGTERM."""
     server = private_server(acl={"shop": "on >secret ~catalogue:* +@all"})
     whole, with_stores = (block.text for block in blocks_of(PAGE, "yaml"))
     logger, rest = whole.split("- descriptor: pip-services:cache:", 1)

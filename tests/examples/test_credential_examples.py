@@ -44,7 +44,7 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def server(private_server: StartServer) -> Server:
-    """A server that lets nobody in but its administrator."""
+    """A server that accepts the login of the administrator only."""
     return private_server(password="of the administrator")
 
 

@@ -130,7 +130,7 @@ async def never_renewed(lock: Lock) -> None:
 async def test_lock_expires_without_its_holder(
     jobs: Namespace[Any], server: Server, request: pytest.FixtureRequest
 ) -> None:
-    """The next holder gets it after the TTL, with a greater number. That a lock is lost is told at its end."""
+    """The next holder gets it after the TTL, with a greater number. The end of the block raises LOCK_LOST."""
 
     async def lose(other: Namespace[Any]) -> None:
         async with jobs.lock("a", 0.05) as lock:

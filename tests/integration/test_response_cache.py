@@ -50,6 +50,7 @@ class Shop:
         app = FastAPI()
         app.get("/stock/{item}")(cache_response(ttl=60, tags=["stock"])(self.read))
         app.put("/stock/{item}")(self.write)
+        app.delete("/stock/{item}")(self.sell)
         return app
 
     async def read(self, request: Request, item: str) -> Response:
@@ -63,6 +64,11 @@ class Shop:
     async def write(self, item: str, amount: int) -> str:
         """Set the stock."""
         self.stock = amount
+        return item
+
+    async def sell(self, item: str) -> str:
+        """Change the stock by a request whose URI is that of the responses."""
+        self.stock += 1
         return item
 
 
@@ -241,19 +247,24 @@ async def test_identity_selects_personal_responses(
     assert shop.runs["tea"] == 2
 
 
+@pytest.mark.parametrize("by_tag", [False, True])
 async def test_response_invalidated_during_its_run_is_not_stored(
-    client: httpx.AsyncClient, shop: Shop
+    client: httpx.AsyncClient, shop: Shop, server: Server, key_prefix: str, by_tag: bool
 ) -> None:
     """A write, by its URI or by a tag, that is acknowledged while a handler runs, is seen by the next request."""
     shop.gate.clear()
     reading = asyncio.ensure_future(client.get("/stock/tea"))
-    await await_until(lambda: shop.runs["tea"] == 1)
-    shop.stock = 2
-    # POST is not a method of the URI, so that only a successful write invalidates.
-    assert (await client.post("/stock/tea")).status_code == 405
-    await client.put("/stock/tea", params={"amount": 2})
+    await await_until(partial(shop.ran, "tea", 1))
+    if by_tag:
+        shop.stock = 2
+        async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
+            await cache.invalidate_tags(None, "item:tea")
+    else:
+        await client.delete("/stock/tea")
     shop.gate.set()
     assert (await reading).text == "tea 1"
+    assert (await client.get("/stock/tea")).text == "tea 2"
+    assert (await client.get("/stock/tea")).headers["cache-status"].startswith("shop; hit")
 
 
 async def test_first_part_of_a_stream_is_sent_at_once(server: Server, key_prefix: str) -> None:

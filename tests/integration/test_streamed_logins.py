@@ -145,7 +145,7 @@ async def test_refused_token_closes_no_connection(
     options: dict[str, Any] = near_options("") | {"credential_provider": provider}
     async with AsyncRedisCache.from_url(server.login_url("", ""), **options) as cache:
         await trusted(cache)
-        await provider.stream("nobody", "s3cret-3")
+        await provider.stream("unknown", "s3cret-3")
         await await_until(raw.acl_log)
         assert await cache.store(None, "key", 1) == 1
         assert len(connections_of(raw, FIRST[0])) == 2

@@ -228,14 +228,6 @@ class ResponseStore:
         """
         await self._namespace.delete(key)
 
-    async def invalidate_tags(self, *tags: str) -> None:
-        """Invalidate the records that have one of these tags.
-
-        Raises:
-            CacheError: they may be valid still.
-        """
-        await self._namespace.invalidate_tags(*tags)
-
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine in a task that `close` cancels. Its exception is not reported."""
         task = asyncio.ensure_future(work)

@@ -1,4 +1,4 @@
-"""None as a value of a namespace: how a stored None is told from no value.
+"""None as a value of a namespace: how a stored None is distinguished from a missing value.
 
 Everything that reads takes None for no value. So the decoders of a codec that stores None return `STORED_NONE` for it,
 and the API replaces that by None where it returns values.
