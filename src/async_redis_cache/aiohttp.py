@@ -27,7 +27,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
-from inspect import isroutine
 from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
@@ -44,6 +43,7 @@ except ImportError as _error:
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
+from async_redis_cache._http.handlers import is_routed_to
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
@@ -229,14 +229,7 @@ class _Handling:
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
-        routed: Any = self._request.match_info.handler
-        if not isroutine(routed):
-            return True
-        while routed is not None:
-            if getattr(routed, "__func__", routed) is handler:
-                return True
-            routed = getattr(routed, "__wrapped__", None)
-        return False
+        return is_routed_to(self._request.match_info.handler, handler)
 
     def _route(self, rule: Rule) -> str:
         """Return the pattern of the rule, or the path template of the route, or the name of its handler."""

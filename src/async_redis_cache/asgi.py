@@ -24,7 +24,7 @@ from collections.abc import (
 )
 from contextvars import ContextVar
 from functools import partial, wraps
-from inspect import iscoroutinefunction, isroutine
+from inspect import iscoroutinefunction
 from typing import Any, Final, ParamSpec, TypeAlias, Unpack
 from urllib.parse import quote
 
@@ -33,6 +33,7 @@ import anyio
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
+from async_redis_cache._http.handlers import is_routed_to
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
@@ -290,14 +291,7 @@ class _Handling:
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
-        endpoint = self._scope.get("endpoint")
-        if not isroutine(endpoint):
-            return True
-        while endpoint is not None:
-            if getattr(endpoint, "__func__", endpoint) is handler:
-                return True
-            endpoint = getattr(endpoint, "__wrapped__", None)
-        return False
+        return is_routed_to(self._scope.get("endpoint"), handler)
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
