@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import code_blocks
 from code_blocks import ROOT, blocks_of
-from harness import StartServer
+from harness import StartServer, wait_until
 
 PAGE = ROOT / "docs" / "how-to" / "pip-services-container.md"
 
@@ -27,6 +29,13 @@ def test_blocks_show_what_they_say() -> None:
     command = [sys.executable, "-W", "ignore", code_blocks.__file__, str(PAGE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Return whether a process has a handler for SIGTERM, as the kernel lists it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.depends_on
@@ -63,6 +72,8 @@ def test_container_runs_the_component(
         assert client.exists("catalogue:description:kettle", "catalogue:description:pot") == 2
         users = {connected["user"] for connected in client.client_list()}
         assert ("shop" in users) == stores
+        # The container writes its last line before it handles the signal.
+        wait_until(partial(catches_sigterm, process.pid))
         process.terminate()
         ended = process.stdout.read()
         assert process.wait() == 0
