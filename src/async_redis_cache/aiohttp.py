@@ -44,9 +44,10 @@ from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
+from async_redis_cache._http.invalidation import Target, is_write, keys_of_write
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
-from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore
 
 __all__ = [
@@ -265,8 +266,8 @@ class _Handling:
             return _response(self._reply)
         if self.exchange is not None:
             response = await self._collected(self.exchange, response)
-        if self._request.method not in _SAFE and _OK <= response.status < _ERROR:
-            await self._invalidate()
+        if is_write(self._request.method, response.status):
+            await self._invalidate(_fields_of(response))
         if isinstance(response, web.HTTPException):
             raise response
         return response
@@ -311,21 +312,23 @@ class _Handling:
         finally:
             _CURRENT.reset(token)
 
-    async def _invalidate(self) -> None:
-        for query in queries_of(self._request.rel_url.raw_query_string.encode()):
-            uri = _uri(self._request, query)
-            if uri is not None:
-                with suppress(CacheError):
-                    await self._store.remove(uri)
+    async def _invalidate(self, response: Fields) -> None:
+        request = self._request
+        url = request.rel_url
+        target = Target(
+            request.scheme,
+            url.raw_path.encode(),
+            url.raw_query_string.encode(),
+            _fields(request.raw_headers),
+        )
+        with suppress(CacheError):
+            await self._store.remove_all(keys_of_write(target, response))
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
     "async_redis_cache.aiohttp_response", default=None
 )
 _LOG: Final = logging.getLogger("async_redis_cache")
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_OK: Final = 200
-_ERROR: Final = 400
 
 
 def _uri(request: web.Request, query: bytes) -> str | None:

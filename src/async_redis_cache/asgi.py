@@ -15,43 +15,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    MutableMapping,
-)
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final, ParamSpec, TypeAlias, Unpack
-from urllib.parse import quote
+from typing import Any, Final, ParamSpec, Unpack
 
 import anyio
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._http.asgi_messages import (
+    ASGIApp,
+    Message,
+    NoBody,
+    Receive,
+    Scope,
+    Send,
+    discard,
+    is_stream,
+    lower,
+    path_of,
+    send_reply,
+)
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
+from async_redis_cache._http.invalidation import Target, is_write, keys_of_write
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
-from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule, queries_of
+from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore
 
 __all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
 
 P = ParamSpec("P")
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_OK: Final = 200
-_ERROR: Final = 400
-_EVENT_STREAM: Final = b"text/event-stream"
 _UNSEEN_CONTENT: Final = frozenset(
     {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
 )
@@ -139,7 +136,7 @@ class _Handling:
             if self._storing is not None:
                 await asyncio.shield(self._storing)
         if self._reply is not None:
-            await _send_reply(self._send, self._reply)
+            await send_reply(self._send, self._reply)
 
     async def _run_app(self) -> None:
         self._entered = dict(self._scope)
@@ -170,7 +167,8 @@ class _Handling:
         scope = self._scope
         # Their names are in lower case by the specification of ASGI.
         fields: Fields = tuple(scope["headers"])
-        key = _uri(self._entered, rule.query(scope["query_string"]), fields)
+        path, query = path_of(self._entered), rule.query(scope["query_string"])
+        key = uri_of(self._entered["scheme"], path, query, fields)
         if key is None:
             return None
         exchange = self.exchange = Exchange(
@@ -207,14 +205,15 @@ class _Handling:
             return
         exchange, kind = self.exchange, message["type"]
         if kind == "http.response.start":
-            if self._scope["method"] not in _SAFE:
-                await self._invalidate(message["status"])
+            headers = message.get("headers", ())
+            if is_write(self._scope["method"], message["status"]):
+                await self._invalidate(lower(headers))
             if exchange is not None:
-                fields = exchange.start(message["status"], _lower(message.get("headers", ())))
+                fields = exchange.start(message["status"], lower(headers))
                 self._is_held = fields is None
                 if fields is not None:
                     message = {**message, "headers": list(fields)}
-                    if message.get("trailers") or _is_stream(fields):
+                    if message.get("trailers") or is_stream(fields):
                         # Requests would wait for the end of the stream.
                         exchange.give_up()
                     if exchange.is_collecting:
@@ -258,13 +257,13 @@ class _Handling:
             # The application confirmed a response other than the stored one.
             self._is_held = False
             scope = self._own_scope(self.exchange.unconditional)
-            await self._middleware.app(scope, _NoBody(), self._send)
+            await self._middleware.app(scope, NoBody(), self._send)
 
     async def _rerun(self, exchange: Exchange) -> None:
         """Run the application for a request of the cache itself, to which no client listens."""
-        receive = _NoBody()
+        receive = NoBody()
         scope: Scope = {**self._own_scope(exchange.forward), "method": "GET", "extensions": {}}
-        handling = _Handling(self._middleware, scope, receive, _discard)
+        handling = _Handling(self._middleware, scope, receive, discard)
         handling.exchange = exchange
         token = _CURRENT.set(handling)
         try:
@@ -279,15 +278,12 @@ class _Handling:
             scope["state"] = dict(scope["state"])
         return scope
 
-    async def _invalidate(self, status: int) -> None:
-        if not _OK <= status < _ERROR:
-            return
-        fields: Fields = tuple(self._entered["headers"])
-        for query in queries_of(self._entered["query_string"]):
-            key = _uri(self._entered, query, fields)
-            if key is not None:
-                with contextlib.suppress(CacheError):
-                    await self._middleware.store.remove(key)
+    async def _invalidate(self, response: Fields) -> None:
+        entered = self._entered
+        fields: Fields = tuple(entered["headers"])
+        target = Target(entered["scheme"], path_of(entered), entered["query_string"], fields)
+        with contextlib.suppress(CacheError):
+            await self._middleware.store.remove_all(keys_of_write(target, response))
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
@@ -350,43 +346,3 @@ def add_response_tags(*tags: str) -> None:
     handling = _CURRENT.get()
     if handling is not None and handling.exchange is not None:
         handling.exchange.tags.update(tags)
-
-
-def _uri(scope: Scope, query: bytes, fields: Fields) -> str | None:
-    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    return uri_of(scope["scheme"], path, query, fields)
-
-
-def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    return tuple((name.lower(), value) for name, value in headers)
-
-
-def _is_stream(fields: Fields) -> bool:
-    return any(
-        name == b"content-type" and value.startswith(_EVENT_STREAM) for name, value in fields
-    )
-
-
-async def _send_reply(send: Send, reply: Reply) -> None:
-    await send(
-        {"type": "http.response.start", "status": reply.status, "headers": list(reply.fields)}
-    )
-    await send({"type": "http.response.body", "body": reply.body})
-
-
-class _NoBody:
-    """What a request of the cache itself receives: no content, and then nothing, since no client can leave."""
-
-    def __init__(self) -> None:
-        self._is_received = False
-
-    async def __call__(self) -> Message:
-        """Receive a message."""
-        if self._is_received:
-            await asyncio.get_running_loop().create_future()
-        self._is_received = True
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def _discard(message: Message) -> None:
-    """Send nothing."""

@@ -9,17 +9,28 @@ from typing import Final
 
 from .fields import Fields, token_members, values
 
-__all__ = ["selecting_names", "uri_of", "variant_key", "without_parameters"]
+__all__ = [
+    "FORWARDED",
+    "METHOD_OVERRIDES",
+    "selecting_names",
+    "uri_of",
+    "variant_key",
+    "without_parameters",
+]
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._\-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
-_FORWARDED: Final = frozenset(
+METHOD_OVERRIDES: Final = frozenset(
+    {b"x-http-method-override", b"x-http-method", b"x-method-override"}
+)
+FORWARDED: Final = METHOD_OVERRIDES | frozenset(
     {
         *(b"forwarded", b"x-forwarded-host", b"x-forwarded-server", b"x-host", b"x-original-host"),
         *(b"x-forwarded-prefix", b"x-forwarded-path", b"x-original-url", b"x-rewrite-url"),
         *(b"x-forwarded-proto", b"x-forwarded-scheme", b"x-forwarded-port"),
-        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
     }
 )
+"""Fields that some frameworks take the method, the host or the path of a request from."""
+_DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 _NOT_IN_URIS: Final = re.compile(rb"[\x00-\x20\x7f]")
 _DIGEST_BYTES: Final = 16
 _OPTIONAL_SPACE: Final = re.compile(r"[ \t]*,[ \t]*")
@@ -73,7 +84,7 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
             if host is not None or not _HOST.fullmatch(value):
                 return None
             host = value
-        elif name in _FORWARDED:
+        elif name in FORWARDED:
             said.append((name, value))
     if _NOT_IN_URIS.search(path) or (query and _NOT_IN_URIS.search(query)):
         # It would be taken for what follows the URI in keys.
@@ -81,6 +92,9 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
     forwarded = b""
     if said:
         implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": host or b""}
+        if host is not None and b":" not in host:
+            told = {**implied, **dict(said)}[b"x-forwarded-proto"]
+            implied[b"x-forwarded-port"] = _DEFAULT_PORTS.get(told, b"")
         forwarded = b"".join(
             b" %s=%d:%s" % (name, len(value), value)
             for name, value in said

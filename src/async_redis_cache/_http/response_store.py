@@ -228,6 +228,14 @@ class ResponseStore:
         """
         await self._namespace.delete(key)
 
+    async def remove_all(self, keys: Iterable[str]) -> None:
+        """Remove the records of keys. Loads in flight do not store theirs.
+
+        Raises:
+            CacheError: some of the records may be there still.
+        """
+        await self._namespace.delete_many(keys)
+
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine in a task that `close` cancels. Its exception is not reported."""
         task = asyncio.ensure_future(work)

@@ -1,0 +1,181 @@
+"""What invalidates stored responses, under the ASGI middleware and that of aiohttp, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from fastapi import FastAPI, Response
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache import aiohttp as on_aiohttp
+from async_redis_cache import asgi as on_asgi
+from harness import Server, await_until
+
+
+class Answer(NamedTuple):
+    """A response."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether it came from the cache."""
+        return "; hit" in self.headers["cache-status"]
+
+
+Ask = Callable[..., Awaitable[Answer]]
+"""Sends a request with a method, a path and header fields."""
+
+
+class Shop:
+    """The handlers of both applications, which tests hold back."""
+
+    def __init__(self) -> None:
+        self.stock = Counter[str]()
+        self.runs = Counter[str]()
+        self.headers: dict[str, str] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self, item: str) -> str:
+        """Return the stock that is read at the beginning of the run."""
+        self.runs[item] += 1
+        stock = self.stock[item]
+        await self.gate.wait()
+        return f"{item} {stock}"
+
+    def ran(self, item: str, runs: int) -> bool:
+        """Return whether the handler has run so often."""
+        return self.runs[item] == runs
+
+    def add(self, item: str) -> None:
+        """Change the stock."""
+        self.stock[item] += 1
+
+
+@asynccontextmanager
+async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> AsyncGenerator[Ask]:
+    """The shop as an application of FastAPI."""
+    app = FastAPI()
+    app.add_middleware(on_asgi.ResponseCache, cache=cache, **options)
+
+    @app.get("/stock/{item}", name="product")
+    @on_asgi.cache_response(ttl=60)
+    async def read(item: str) -> Response:
+        return Response(await shop.read(item), headers=shop.headers)
+
+    @app.post("/stock")
+    async def add(item: str) -> Response:
+        shop.add(item)
+        return Response(status_code=201, headers=shop.headers)
+
+    transport = httpx.ASGITransport(app)
+    async with cache, httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+
+        async def ask(method: str, path: str, **headers: str) -> Answer:
+            response = await client.request(method, path, headers=headers)
+            return Answer(response.status_code, dict(response.headers), response.text)
+
+        yield ask
+
+
+@asynccontextmanager
+async def on_aiohttp_server(
+    shop: Shop, cache: AsyncRedisCache, **options: Any
+) -> AsyncGenerator[Ask]:
+    """The shop as an application of aiohttp."""
+
+    @on_aiohttp.cache_response(ttl=60)
+    async def read(request: web.Request) -> web.StreamResponse:
+        text = await shop.read(request.match_info["item"])
+        return web.Response(text=text, headers=shop.headers)
+
+    async def add(request: web.Request) -> web.StreamResponse:
+        shop.add(request.query["item"])
+        return web.Response(status=201, headers=shop.headers)
+
+    app = web.Application(middlewares=[on_aiohttp.response_cache(**options)])
+    app.cleanup_ctx.append(on_aiohttp.cache_context(cache))
+    app.router.add_get("/stock/{item}", read, name="product")
+    app.router.add_post("/stock", add)
+    async with TestClient(TestServer(app)) as client:
+
+        async def ask(method: str, path: str, **headers: str) -> Answer:
+            lines = {"Host": "shop", **headers}
+            async with client.request(method, path, headers=lines) as response:
+                found = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status, found, await response.text())
+
+        yield ask
+
+
+@pytest.fixture
+async def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture(params=[on_fastapi, on_aiohttp_server], ids=["asgi", "aiohttp"])
+async def serving(
+    request: pytest.FixtureRequest, shop: Shop, server: Server, key_prefix: str
+) -> Callable[..., Any]:
+    """Starts the shop with options of the middleware."""
+
+    def serve(**options: Any) -> Any:
+        cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+        return request.param(shop, cache, **options)
+
+    return serve
+
+
+@pytest.fixture
+async def ask(serving: Callable[..., Any]) -> AsyncIterator[Ask]:
+    async with serving() as ask:
+        yield ask
+
+
+@pytest.mark.parametrize("name", ["Location", "Content-Location"])
+@pytest.mark.parametrize("reference", ["/stock/tea", "stock/tea", "http://shop/stock/tea"])
+async def test_write_invalidates_what_its_response_names(
+    ask: Ask, shop: Shop, name: str, reference: str
+) -> None:
+    """A write whose response names a URI of the same origin invalidates it, and no other."""
+    for item in ("tea", "cup"):
+        await ask("GET", f"/stock/{item}")
+    shop.headers = {name: reference}
+    await ask("POST", "/stock?item=tea")
+    shop.headers = {}
+    assert (await ask("GET", "/stock/tea")).text == "tea 1"
+    assert (await ask("GET", "/stock/cup")).is_hit
+
+
+async def test_write_invalidates_no_other_origin(ask: Ask, shop: Shop) -> None:
+    """A write whose response names another host or scheme does not invalidate responses of the same path."""
+    await ask("GET", "/stock/tea")
+    for reference in ("http://other/stock/tea", "https://shop/stock/tea"):
+        shop.headers = {"Location": reference}
+        await ask("POST", "/stock?item=tea")
+    assert (await ask("GET", "/stock/tea")).is_hit
+
+
+async def test_write_invalidates_a_run_that_it_names(ask: Ask, shop: Shop) -> None:
+    """What a handler read before a write of another URI that names it is not stored."""
+    shop.gate.clear()
+    reading = asyncio.ensure_future(ask("GET", "/stock/tea"))
+    await await_until(partial(shop.ran, "tea", 1))
+    shop.headers = {"Location": "/stock/tea"}
+    await ask("POST", "/stock?item=tea")
+    shop.headers = {}
+    shop.gate.set()
+    assert (await reading).text == "tea 0"
+    assert (await ask("GET", "/stock/tea")).text == "tea 1"

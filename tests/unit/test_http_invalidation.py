@@ -1,0 +1,176 @@
+"""Which responses a write invalidates, and which a URL: RFC 9111, section 4.4."""
+
+from __future__ import annotations
+
+import pytest
+
+from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
+from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.response_options import ResponseOptions, Rule
+from harness.header_fields import fields
+
+
+def target(path: str, *lines: str, scheme: str = "http") -> Target:
+    """A request for a path, with a query or without, and with these header lines."""
+    path, _, query = path.partition("?")
+    return Target(scheme, path.encode(), query.encode(), fields(*(lines or ("Host: shop",))))
+
+
+def key_of(read: Target) -> str:
+    """The key under which the response to a request is stored."""
+    key = uri_of(*read)
+    assert key is not None
+    return key
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "expected"),
+    [
+        *((method, 200, True) for method in ("POST", "PUT", "DELETE", "PATCH", "LOCK")),
+        *((method, 200, False) for method in ("GET", "HEAD", "OPTIONS", "TRACE")),
+        *(("POST", status, True) for status in (201, 204, 303, 399)),
+        *(("POST", status, False) for status in (100, 199, 400, 404, 500)),
+    ],
+)
+def test_unsafe_methods_invalidate_with_success(method: str, status: int, expected: bool) -> None:
+    """A successful request with a method that is not safe invalidates; an unknown method is not safe."""
+    assert is_write(method, status) is expected
+
+
+@pytest.mark.parametrize(
+    ("written", "lines", "read"),
+    [
+        ("/a/b?x=1", [], "/a/b?x=1"),
+        ("/a/b", ["Location: /c"], "/a/b"),
+        ("/a/b", ["Location: /c"], "/c"),
+        ("/a/b", ["Location: /c?x=1#top"], "/c?x=1"),
+        ("/a/b", ["Location: c"], "/a/c"),
+        ("/a/b", ["Location: ../c"], "/c"),
+        ("/a/b", ["Location: ?x=1"], "/a/b?x=1"),
+        ("/a/b", ["Location: http://shop/c"], "/c"),
+        ("/a/b", ["Location: HTTP://SHOP:80/c"], "/c"),
+        ("/a/b", ["Location: //shop/c"], "/c"),
+        ("/a/b", ["Location: http://shop"], "/"),
+        ("/a/b", ["Content-Location: /c"], "/c"),
+        ("/a/b", ["Content-Location: /c", "Location: /d"], "/d"),
+        ("/a/b", ["Location: /caf\u00c3\u00a9"], "/caf%C3%A9"),
+    ],
+)
+def test_write_invalidates_its_uri_and_those_that_its_response_names(
+    written: str, lines: list[str], read: str
+) -> None:
+    """Besides the URI of the write, those of `Location` and `Content-Location`, relative to it, are invalidated."""
+    assert key_of(target(read)) in keys_of_write(target(written), fields(*lines))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *(
+            "http://other/c",
+            "https://shop/c",
+            "http://shop:8080/c",
+            "//other/c",
+            "http://shop@other/c",
+        ),
+        *("mailto:shop", "http://[/c", "http://shop:x/c", "http:", "data:,"),
+    ],
+)
+def test_reference_to_another_origin_invalidates_nothing(reference: str) -> None:
+    """An application cannot invalidate the responses of another origin, and an invalid URI names none."""
+    written = target("/a/b")
+    found = keys_of_write(written, fields(f"Location: {reference}"))
+    assert found == keys_of_write(written, ())
+
+
+@pytest.mark.parametrize(
+    ("lines", "reference"),
+    [
+        (["X-Forwarded-Proto: https"], "https://shop/c"),
+        (["X-Forwarded-Proto: https", "X-Forwarded-Host: public"], "https://public/c"),
+        (["X-Forwarded-Prefix: /api"], "/c"),
+        (["X-HTTP-Method-Override: PUT"], "/c"),
+    ],
+)
+def test_write_behind_a_proxy_invalidates_what_was_read_behind_it(
+    lines: list[str], reference: str
+) -> None:
+    """Responses are stored by what the proxy adds. A write invalidates those, and those that were read without it."""
+    lines = ["Host: shop", *lines]
+    found = keys_of_write(target("/a/b", *lines), fields(f"Location: {reference}"))
+    read = [line for line in lines if "Method" not in line]
+    assert {key_of(target("/c", *read)), key_of(target("/c"))} <= found
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("http://shop/c", target("/c")),
+        ("http://SHOP:80/c", target("/c")),
+        ("http://user:secret@shop/c#top", target("/c")),
+        ("http://shop", target("/")),
+        ("http://shop/caf\u00e9?q=\u00e9", target("/caf%C3%A9?q=%C3%A9")),
+        ("http://shop/c?b=1&a=2", target("/c?b=1&a=2")),
+        ("http://shop/c?b=1&a=2", target("/c?a=2&b=1")),
+        ("http://shop:8080/c", target("/c", "Host: shop:8080")),
+        ("http://[::1]/c", target("/c", "Host: [::1]")),
+        ("https://shop/c", target("/c", scheme="https")),
+        ("https://shop/c", target("/c", "Host: shop", "X-Forwarded-Proto: https")),
+        (
+            "https://shop/c",
+            target("/c", "Host: shop", "X-Forwarded-Port: 443", "X-Forwarded-Proto: https"),
+        ),
+        (
+            "https://shop/c",
+            target("/c", "Host: shop", "X-Forwarded-Port: 443", scheme="https"),
+        ),
+    ],
+)
+def test_url_is_that_of_stored_responses(url: str, read: Target) -> None:
+    """A URL, as a job of another process has it, invalidates what was stored for requests to it."""
+    assert key_of(read) in keys_of_url(url)
+
+
+def test_url_takes_what_a_proxy_adds() -> None:
+    """Behind a proxy that adds further fields, they are passed with the URL; in a handler, those of its request are."""
+    read = target("/c", "Host: shop", "X-Forwarded-Server: edge")
+    assert key_of(read) not in keys_of_url("http://shop/c")
+    assert key_of(read) in keys_of_url("http://shop/c", {"X-Forwarded-Server": "edge"})
+    assert key_of(read) in keys_of_url("http://shop/c", target=read)
+    assert key_of(read) in keys_of_url("/c", target=read)
+
+
+@pytest.mark.parametrize("url", ["/c", "c", "", "ftp://shop/c", "http:///c", "//shop/c"])
+def test_url_outside_of_a_request_must_be_absolute(url: str) -> None:
+    """A relative URL would be that of no response."""
+    with pytest.raises(ValueError, match="absolute"):
+        keys_of_url(url)
+
+
+def test_query_is_invalidated_as_rules_normalise_it() -> None:
+    """A URL with a parameter that a rule ignores invalidates the response that is stored without it."""
+    rule = Rule(ResponseOptions(ignored_parameters=["utm_source"]))
+    read = target("/c?a=1&utm_source=x")
+    stored = read._replace(query=rule.query(read.query))
+    assert key_of(stored) in keys_of_url("http://shop/c?a=1&utm_source=x")
+    assert key_of(stored) in keys_of_write(target("/d"), fields("Location: /c?a=1&utm_source=x"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_implied"),
+    [
+        (["X-Forwarded-Port: 80"], True),
+        (["X-Forwarded-Port: 443"], False),
+        (["X-Forwarded-Port: 8080"], False),
+        (["X-Forwarded-Port: 443", "X-Forwarded-Proto: https"], True),
+        (["X-Forwarded-Port: 80", "X-Forwarded-Proto: https"], False),
+    ],
+)
+def test_default_port_is_no_part_of_the_key(lines: list[str], is_implied: bool) -> None:
+    """A forwarded port makes a difference where it is not that of the scheme, as clients see it."""
+    others = [line for line in lines if "Port" not in line]
+    with_port = key_of(target("/c", "Host: shop", *lines))
+    assert (with_port == key_of(target("/c", "Host: shop", *others))) is is_implied
+    assert key_of(target("/c", "Host: shop:81", *lines)) != key_of(
+        target("/c", "Host: shop:81", *others)
+    )
