@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, Final, NamedTuple, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 try:
@@ -49,6 +49,7 @@ from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore
+from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
     "CACHE",
@@ -108,6 +109,7 @@ def response_cache(
     namespace: str = "responses",
     rules: Mapping[str, ResponseOptions] | None = None,
     name: str = "async-redis-cache",
+    tags_header: str | None = None,
 ) -> Middleware:
     """Return a middleware that caches responses, as a shared HTTP cache by RFC 9111.
 
@@ -117,18 +119,24 @@ def response_cache(
         rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
             applies, and the `cache_response` of a handler does not.
         name: of the cache in `Cache-Status`, a token.
+        tags_header: the name of a header field in which handlers send tags of a response, separated by commas. It is
+            neither stored nor sent, but with a response that the handler sends itself.
+
+    Raises:
+        ValueError: an option of the rules, or `tags_header`, is invalid.
     """
     by_path = PathRules(rules)
-    stores: WeakKeyDictionary[AsyncRedisCache, ResponseStore] = WeakKeyDictionary()
+    taken = None if tags_header is None else TagsHeader(tags_header)
+    settings: WeakKeyDictionary[AsyncRedisCache, _Settings] = WeakKeyDictionary()
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         cache = get_cache(request, key)
-        store = stores.get(cache)
-        if store is None:
+        found = settings.get(cache)
+        if found is None:
             records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
-            store = stores[cache] = ResponseStore(records)
-        handling = _Handling(store, request, handler, name)
+            found = settings[cache] = _Settings(ResponseStore(records), name, taken)
+        handling = _Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 
     return middleware
@@ -180,17 +188,22 @@ def add_response_tags(*tags: str) -> None:
         handling.exchange.tags.update(tags)
 
 
+class _Settings(NamedTuple):
+    """Where the middleware stores responses, and its options."""
+
+    store: ResponseStore
+    name: str
+    tags_header: TagsHeader | None
+
+
 class _Handling:
     """A request that the middleware is handling."""
 
-    def __init__(
-        self, store: ResponseStore, request: web.Request, handler: Handler, name: str
-    ) -> None:
+    def __init__(self, settings: _Settings, request: web.Request, handler: Handler) -> None:
         self.exchange: Exchange | None = None
-        self._store = store
+        self._settings = settings
         self._request = request
         self._handler = handler
-        self._name = name
         self._reply: Reply | None = None
         """A response from the cache, which replaces that of the handler."""
 
@@ -214,15 +227,15 @@ class _Handling:
         if uri is None:
             return None
         self.exchange = Exchange(
-            self._store,
+            self._settings.store,
             rule.policy,
             Request(request.method, uri, fields),
             uri,
             identity=rule.identity(request),
             max_body=rule.max_body,
             rerun=self._rerun,
-            name=self._name,
-            observe=self._store.observer(partial(self._route, rule)),
+            name=self._settings.name,
+            observe=self._settings.store.observer(partial(self._route, rule)),
         )
         self.exchange.tags.update(rule.tags)
         self._reply = await self.exchange.begin()
@@ -264,6 +277,7 @@ class _Handling:
             return _response(stale)
         if self._reply is not None:
             return _response(self._reply)
+        self._take_tags(response)
         if self.exchange is not None:
             response = await self._collected(self.exchange, response)
         if is_write(self._request.method, response.status):
@@ -271,6 +285,12 @@ class _Handling:
         if isinstance(response, web.HTTPException):
             raise response
         return response
+
+    def _take_tags(self, response: web.StreamResponse) -> None:
+        """Take the tags of the response from its header."""
+        if self._settings.tags_header is not None and not response.prepared:
+            self._settings.tags_header.take(_fields_of(response), self.exchange)
+            response.headers.popall(self._settings.tags_header.name, None)
 
     async def _collected(
         self, exchange: Exchange, response: web.StreamResponse
@@ -283,8 +303,10 @@ class _Handling:
             reply = await exchange.end()
             if reply is None:
                 # The handler confirmed a response other than the stored one.
-                headers = CIMultiDict(_text(exchange.unconditional))
-                return await self._handler(self._request.clone(headers=headers))
+                exchange.forward = exchange.unconditional
+                response = await self._handler(self.forwarded(self._request))
+                self._take_tags(response)
+                return response
             return _response(reply)
         if response.prepared:
             # A stream that the handler has sent already.
@@ -304,7 +326,7 @@ class _Handling:
         """Run the handler for a request of the cache itself, to which no client listens."""
         headers = CIMultiDict(_text(exchange.forward))
         request = self._request.clone(method="GET", headers=headers)
-        handling = _Handling(self._store, request, self._handler, self._name)
+        handling = _Handling(self._settings, request, self._handler)
         handling.exchange = exchange
         token = _CURRENT.set(handling)
         try:
@@ -322,7 +344,7 @@ class _Handling:
             _fields(request.raw_headers),
         )
         with suppress(CacheError):
-            await self._store.remove_all(keys_of_write(target, response))
+            await self._settings.store.remove_all(keys_of_write(target, response))
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(

@@ -45,6 +45,7 @@ from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.messages import RECORDS, Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore
+from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
 
@@ -66,6 +67,11 @@ class ResponseCache:
         rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
             applies, and the `cache_response` of a handler does not.
         name: of the cache in `Cache-Status`, a token.
+        tags_header: the name of a header field in which the application sends tags of a response, separated by commas.
+            It is neither stored nor sent.
+
+    Raises:
+        ValueError: an option of the rules, or `tags_header`, is invalid.
     """
 
     def __init__(
@@ -76,9 +82,13 @@ class ResponseCache:
         namespace: str = "responses",
         rules: Mapping[str, ResponseOptions] | None = None,
         name: str = "async-redis-cache",
+        tags_header: str | None = None,
     ) -> None:
         self.app = app
         self.name = name
+        self.tags_header: TagsHeader | None = (
+            None if tags_header is None else TagsHeader(tags_header)
+        )
         records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
         self.store: ResponseStore = ResponseStore(records)
         self._rules = PathRules(rules)
@@ -205,11 +215,11 @@ class _Handling:
             return
         exchange, kind = self.exchange, message["type"]
         if kind == "http.response.start":
-            headers = message.get("headers", ())
+            message = self._without_tags(message)
             if is_write(self._scope["method"], message["status"]):
-                await self._invalidate(lower(headers))
+                await self._invalidate(lower(message.get("headers", ())))
             if exchange is not None:
-                fields = exchange.start(message["status"], lower(headers))
+                fields = exchange.start(message["status"], lower(message.get("headers", ())))
                 self._is_held = fields is None
                 if fields is not None:
                     message = {**message, "headers": list(fields)}
@@ -224,6 +234,14 @@ class _Handling:
             return
         if not self._is_held:
             await self._send(message)
+
+    def _without_tags(self, start: Message) -> Message:
+        """Take the tags of the response from its header."""
+        tags_header = self._middleware.tags_header
+        if tags_header is None:
+            return start
+        fields = tags_header.take(lower(start.get("headers", ())), self.exchange)
+        return {**start, "headers": list(fields)}
 
     async def _send_content(self, exchange: Exchange, message: Message) -> None:
         kind = message["type"]
@@ -257,7 +275,12 @@ class _Handling:
             # The application confirmed a response other than the stored one.
             self._is_held = False
             scope = self._own_scope(self.exchange.unconditional)
-            await self._middleware.app(scope, NoBody(), self._send)
+            await self._middleware.app(scope, NoBody(), self._pass_on)
+
+    async def _pass_on(self, message: Message) -> None:
+        """Send a message of a response that is not stored."""
+        is_start = message["type"] == "http.response.start"
+        await self._send(self._without_tags(message) if is_start else message)
 
     async def _rerun(self, exchange: Exchange) -> None:
         """Run the application for a request of the cache itself, to which no client listens."""

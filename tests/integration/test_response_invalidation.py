@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import httpx
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache import aiohttp as on_aiohttp
@@ -45,6 +45,8 @@ class Shop:
         self.stock = Counter[str]()
         self.runs = Counter[str]()
         self.headers: dict[str, str] = {}
+        self.confirms = ""
+        """The ETag of the 304 responses to requests with a condition; no text for none."""
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -54,6 +56,10 @@ class Shop:
         stock = self.stock[item]
         await self.gate.wait()
         return f"{item} {stock}"
+
+    def is_confirmed(self, headers: Mapping[str, str]) -> bool:
+        """Return whether to answer a request with 304."""
+        return bool(self.confirms) and "If-None-Match" in headers
 
     def ran(self, item: str, runs: int) -> bool:
         """Return whether the handler has run so often."""
@@ -72,7 +78,9 @@ async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> Asyn
 
     @app.get("/stock/{item}", name="product")
     @on_asgi.cache_response(ttl=60)
-    async def read(item: str) -> Response:
+    async def read(request: Request, item: str) -> Response:
+        if shop.is_confirmed(request.headers):
+            return Response(status_code=304, headers={**shop.headers, "ETag": shop.confirms})
         return Response(await shop.read(item), headers=shop.headers)
 
     @app.post("/stock")
@@ -98,6 +106,8 @@ async def on_aiohttp_server(
 
     @on_aiohttp.cache_response(ttl=60)
     async def read(request: web.Request) -> web.StreamResponse:
+        if shop.is_confirmed(request.headers):
+            return web.Response(status=304, headers={**shop.headers, "ETag": shop.confirms})
         text = await shop.read(request.match_info["item"])
         return web.Response(text=text, headers=shop.headers)
 
@@ -179,3 +189,91 @@ async def test_write_invalidates_a_run_that_it_names(ask: Ask, shop: Shop) -> No
     shop.gate.set()
     assert (await reading).text == "tea 0"
     assert (await ask("GET", "/stock/tea")).text == "tea 1"
+
+
+async def test_tags_in_a_header_are_taken_off(
+    serving: Callable[..., Any], shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """The tags of the header invalidate the response, and neither it nor a hit nor a write has the header."""
+    async with (
+        serving(tags_header="Cache-Tags") as ask,
+        AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as other,
+    ):
+        shop.headers = {"cache-tags": "item:tea, caf\u00e9,,", "X-Shelf": "3"}
+        for tag in ("item:tea", "caf\u00e9"):
+            answers = [await ask("GET", "/stock/tea") for _ in range(2)]
+            for answer in answers:
+                assert (answer.headers["x-shelf"], answer.headers.get("cache-tags")) == ("3", None)
+            assert answers[1].is_hit
+            shop.add("tea")
+            await other.invalidate_tags(None, tag)
+            assert (await ask("GET", "/stock/tea")).text == f"tea {shop.stock['tea']}"
+        assert "cache-tags" not in (await ask("POST", "/stock?item=tea")).headers
+
+
+async def test_tags_in_a_header_of_a_request_are_ignored(
+    serving: Callable[..., Any], shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """A client cannot add tags to the response that other clients get."""
+    async with (
+        serving(tags_header="Cache-Tags") as ask,
+        AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as other,
+    ):
+        await ask("GET", "/stock/tea", **{"Cache-Tags": "item:tea"})
+        await other.invalidate_tags(None, "item:tea")
+        assert (await ask("GET", "/stock/tea")).is_hit
+
+
+async def test_tag_in_a_header_invalidates_a_run(
+    serving: Callable[..., Any], shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """A tag of the header that is invalidated while the handler runs applies: the response is not stored."""
+    async with (
+        serving(tags_header="Cache-Tags") as ask,
+        AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as other,
+    ):
+        shop.headers = {"Cache-Tags": "item:tea"}
+        shop.gate.clear()
+        reading = asyncio.ensure_future(ask("GET", "/stock/tea"))
+        await await_until(partial(shop.ran, "tea", 1))
+        shop.add("tea")
+        await other.invalidate_tags(None, "item:tea")
+        shop.gate.set()
+        assert (await reading).text == "tea 0"
+        assert (await ask("GET", "/stock/tea")).text == "tea 1"
+
+
+@pytest.mark.parametrize("tags", ["x" * 513, ",".join(map(str, range(200))), "a\tb"])
+async def test_response_with_an_invalid_tag_is_passed_on(
+    serving: Callable[..., Any], shop: Shop, caplog: pytest.LogCaptureFixture, tags: str
+) -> None:
+    """A response that could not be invalidated by its tags is not stored, which is logged once, and not failed."""
+    async with serving(tags_header="Cache-Tags") as ask:
+        shop.headers = {"Cache-Tags": tags}
+        for run in (1, 2):
+            answer = await ask("GET", "/stock/tea")
+            assert (answer.status, answer.text) == (200, "tea 0")
+            assert "cache-tags" not in answer.headers
+            assert "stored" not in answer.headers["cache-status"]
+            assert shop.runs["tea"] == run
+    warned = [record for record in caplog.records if "Cache-Tags" in record.getMessage()]
+    assert len(warned) == 1
+
+
+async def test_tags_are_taken_off_a_second_run(serving: Callable[..., Any], shop: Shop) -> None:
+    """A response that is asked for again, since the handler confirmed another one, does not have the header either."""
+    async with serving(tags_header="Cache-Tags") as ask:
+        shop.headers = {"ETag": '"1"', "Cache-Control": "max-age=60", "Age": "60"}
+        shop.headers["Cache-Tags"] = "item:tea"
+        await ask("GET", "/stock/tea")
+        shop.confirms = '"2"'
+        answer = await ask("GET", "/stock/tea")
+        assert (answer.text, answer.headers.get("cache-tags")) == ("tea 0", None)
+        assert shop.runs["tea"] == 2
+
+
+@pytest.mark.parametrize("name", ["", "Cache Tags", "Cache-Tags:", "caf\u00e9", "a\r\nb"])
+def test_name_of_the_header_is_checked(name: str) -> None:
+    """A name that no field can have is refused when the middleware is made."""
+    with pytest.raises(ValueError, match="tags_header"):
+        on_aiohttp.response_cache(tags_header=name)

@@ -240,6 +240,9 @@ class Exchange:
             status == _NOT_MODIFIED or self._policy.replaces_error(stale, time(), status)
         ):
             return None
+        if lead.is_decided:
+            # It was given up already.
+            return self._marked(fields)
         policy, request = self._policy, self._request
         if policy.stored(request, self._response, self._requested, time()) is not None:
             self._body = []
@@ -283,7 +286,7 @@ class Exchange:
         return self._reply(lead.stale)
 
     def give_up(self) -> None:
-        """Do not store the response."""
+        """Do not store the response, or what has come of it."""
         self._body = None
         if self._lead is not None:
             self._lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)

@@ -1,0 +1,88 @@
+"""Tags of a response in a header field of the application, which is taken off before the response is sent."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+from async_redis_cache import CacheInputError
+from async_redis_cache._common.options import MOST_TAGS
+from async_redis_cache._values.codec import encode_name
+
+from .exchange import Exchange
+from .fields import Fields
+
+__all__ = ["TagsHeader"]
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LOG: Final = logging.getLogger("async_redis_cache")
+
+
+class TagsHeader:
+    """A header field with tags, separated by commas.
+
+    Args:
+        name: of the field.
+
+    Raises:
+        ValueError: the name is not that of a field.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"tags_header must be the name of a header field, not {name!r}")
+        self.name: str = name
+        self._field = name.lower().encode()
+        self._has_warned = False
+
+    def take(self, fields: Fields, exchange: Exchange | None) -> Fields:
+        """Return the fields without this one, and add its tags to the response.
+
+        A response with an invalid tag is not stored, since that tag could not invalidate it. The first one is logged.
+
+        Args:
+            fields: of the response.
+            exchange: that the response is for; None if it is not to be stored.
+        """
+        lines = [value for name, value in fields if name == self._field]
+        if not lines:
+            return fields
+        if exchange is not None:
+            try:
+                exchange.tags.update(_tags(lines, MOST_TAGS - len(exchange.tags)))
+            except CacheInputError as error:
+                exchange.give_up()
+                self._warn(error)
+        return tuple(field for field in fields if field[0] != self._field)
+
+    def _warn(self, error: CacheInputError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _LOG.warning(
+                "a response was not stored because its field %s is invalid (further ones are not logged): %s",
+                self.name,
+                error,
+            )
+
+
+def _tags(lines: list[bytes], most: int) -> set[str]:
+    """Return the tags of some lines.
+
+    Raises:
+        CacheInputError: BAD_TAG.
+    """
+    tags = {tag.strip(" \t") for line in lines for tag in _text(line).split(",")} - {""}
+    for tag in tags:
+        encode_name(tag, "tag")
+    if len(tags) > most:
+        raise CacheInputError("BAD_TAG", f"at most {MOST_TAGS} tags are allowed")
+    return tags
+
+
+def _text(line: bytes) -> str:
+    """Return a line as text: Starlette encodes fields in Latin-1, aiohttp in UTF-8."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
