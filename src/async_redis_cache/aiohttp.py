@@ -44,11 +44,11 @@ from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
-from async_redis_cache._http.invalidation import Target, is_write, keys_of_write
+from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
-from async_redis_cache._http.messages import RECORDS, Request
+from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
-from async_redis_cache._http.response_store import ResponseStore
+from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "cache_context",
     "cache_response",
     "get_cache",
+    "invalidate_url",
     "response_cache",
 ]
 
@@ -134,8 +135,8 @@ def response_cache(
         cache = get_cache(request, key)
         found = settings.get(cache)
         if found is None:
-            records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
-            found = settings[cache] = _Settings(ResponseStore(records), name, taken)
+            store = ResponseStore(records_of(cache, namespace))
+            found = settings[cache] = _Settings(store, name, taken)
         handling = _Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 
@@ -186,6 +187,34 @@ def add_response_tags(*tags: str) -> None:
     handling = _CURRENT.get()
     if handling is not None and handling.exchange is not None:
         handling.exchange.tags.update(tags)
+
+
+async def invalidate_url(
+    cache: AsyncRedisCache,
+    url: str,
+    *,
+    namespace: str = "responses",
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Invalidate the response of a URL, with all its variants, as a successful PUT does.
+
+    A job in another process needs only the cache. A response whose handler is running is not stored.
+
+    Args:
+        cache: open, with the server and `key_prefix` of that of the middleware.
+        url: as clients send it. In a handler, it may be relative, such as
+            `str(request.app.router["product"].url_for(product_id="7"))`.
+        namespace: that of the middleware.
+        headers: what a proxy in front of the application adds to the requests, such as `X-Forwarded-Prefix`; in a
+            handler, that of its request is added too.
+
+    Raises:
+        ValueError: the URL is not one of http or https, or is relative outside of a handler.
+        CacheError: the response may be stored still.
+    """
+    handling = _CURRENT.get()
+    target = None if handling is None else handling.target
+    await records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))
 
 
 class _Settings(NamedTuple):
@@ -334,17 +363,17 @@ class _Handling:
         finally:
             _CURRENT.reset(token)
 
-    async def _invalidate(self, response: Fields) -> None:
+    @property
+    def target(self) -> Target:
+        """What the request is for."""
         request = self._request
-        url = request.rel_url
-        target = Target(
-            request.scheme,
-            url.raw_path.encode(),
-            url.raw_query_string.encode(),
-            _fields(request.raw_headers),
-        )
+        path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+        fields = _fields(request.raw_headers)
+        return Target(request.scheme, path.encode(), query.encode(), fields)
+
+    async def _invalidate(self, response: Fields) -> None:
         with suppress(CacheError):
-            await self._settings.store.remove_all(keys_of_write(target, response))
+            await self._settings.store.remove_all(keys_of_write(self.target, response))
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(

@@ -40,14 +40,20 @@ from async_redis_cache._http.asgi_messages import (
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
-from async_redis_cache._http.invalidation import Target, is_write, keys_of_write
+from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
-from async_redis_cache._http.messages import RECORDS, Request
+from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
-from async_redis_cache._http.response_store import ResponseStore
+from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.tags_header import TagsHeader
 
-__all__ = ["ResponseCache", "ResponseOptions", "add_response_tags", "cache_response"]
+__all__ = [
+    "ResponseCache",
+    "ResponseOptions",
+    "add_response_tags",
+    "cache_response",
+    "invalidate_url",
+]
 
 P = ParamSpec("P")
 _UNSEEN_CONTENT: Final = frozenset(
@@ -89,8 +95,7 @@ class ResponseCache:
         self.tags_header: TagsHeader | None = (
             None if tags_header is None else TagsHeader(tags_header)
         )
-        records = cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
-        self.store: ResponseStore = ResponseStore(records)
+        self.store: ResponseStore = ResponseStore(records_of(cache, namespace))
         self._rules = PathRules(rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -301,12 +306,17 @@ class _Handling:
             scope["state"] = dict(scope["state"])
         return scope
 
+    @property
+    def target(self) -> Target:
+        """What the request is for."""
+        scope = self._entered
+        return Target(
+            scope["scheme"], path_of(scope), scope["query_string"], tuple(scope["headers"])
+        )
+
     async def _invalidate(self, response: Fields) -> None:
-        entered = self._entered
-        fields: Fields = tuple(entered["headers"])
-        target = Target(entered["scheme"], path_of(entered), entered["query_string"], fields)
         with contextlib.suppress(CacheError):
-            await self._middleware.store.remove_all(keys_of_write(target, response))
+            await self._middleware.store.remove_all(keys_of_write(self.target, response))
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
@@ -369,3 +379,31 @@ def add_response_tags(*tags: str) -> None:
     handling = _CURRENT.get()
     if handling is not None and handling.exchange is not None:
         handling.exchange.tags.update(tags)
+
+
+async def invalidate_url(
+    cache: AsyncRedisCache,
+    url: str,
+    *,
+    namespace: str = "responses",
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Invalidate the response of a URL, with all its variants, as a successful PUT does.
+
+    A job in another process needs only the cache. A response whose handler is running is not stored.
+
+    Args:
+        cache: open, with the server and `key_prefix` of that of the middleware.
+        url: as clients send it, such as `str(request.url_for("product", product_id=7))`. In a handler, it may be
+            relative.
+        namespace: that of the middleware.
+        headers: what a proxy in front of the application adds to the requests, such as `X-Forwarded-Prefix`; in a
+            handler, that of its request is added too.
+
+    Raises:
+        ValueError: the URL is not one of http or https, or is relative outside of a handler.
+        CacheError: the response may be stored still.
+    """
+    handling = _CURRENT.get()
+    target = None if handling is None else handling.target
+    await records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))

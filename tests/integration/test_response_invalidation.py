@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -77,7 +78,7 @@ async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> Asyn
     app.add_middleware(on_asgi.ResponseCache, cache=cache, **options)
 
     @app.get("/stock/{item}", name="product")
-    @on_asgi.cache_response(ttl=60)
+    @on_asgi.cache_response(ttl=60, tags=["route:product"])
     async def read(request: Request, item: str) -> Response:
         if shop.is_confirmed(request.headers):
             return Response(status_code=304, headers={**shop.headers, "ETag": shop.confirms})
@@ -87,6 +88,11 @@ async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> Asyn
     async def add(item: str) -> Response:
         shop.add(item)
         return Response(status_code=201, headers=shop.headers)
+
+    @app.post("/sales/{item}")
+    async def sell(request: Request, item: str) -> None:
+        shop.add(item)
+        await on_asgi.invalidate_url(cache, str(request.url_for("product", item=item)))
 
     transport = httpx.ASGITransport(app)
     async with cache, httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
@@ -104,7 +110,7 @@ async def on_aiohttp_server(
 ) -> AsyncGenerator[Ask]:
     """The shop as an application of aiohttp."""
 
-    @on_aiohttp.cache_response(ttl=60)
+    @on_aiohttp.cache_response(ttl=60, tags=["route:product"])
     async def read(request: web.Request) -> web.StreamResponse:
         if shop.is_confirmed(request.headers):
             return web.Response(status=304, headers={**shop.headers, "ETag": shop.confirms})
@@ -115,10 +121,18 @@ async def on_aiohttp_server(
         shop.add(request.query["item"])
         return web.Response(status=201, headers=shop.headers)
 
+    async def sell(request: web.Request) -> web.StreamResponse:
+        item = request.match_info["item"]
+        shop.add(item)
+        url = request.app.router["product"].url_for(item=item)
+        await on_aiohttp.invalidate_url(cache, str(url))
+        return web.Response()
+
     app = web.Application(middlewares=[on_aiohttp.response_cache(**options)])
     app.cleanup_ctx.append(on_aiohttp.cache_context(cache))
     app.router.add_get("/stock/{item}", read, name="product")
     app.router.add_post("/stock", add)
+    app.router.add_post("/sales/{item}", sell)
     async with TestClient(TestServer(app)) as client:
 
         async def ask(method: str, path: str, **headers: str) -> Answer:
@@ -189,6 +203,75 @@ async def test_write_invalidates_a_run_that_it_names(ask: Ask, shop: Shop) -> No
     shop.gate.set()
     assert (await reading).text == "tea 0"
     assert (await ask("GET", "/stock/tea")).text == "tea 1"
+
+
+FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Server": "edge"}
+
+
+@pytest.mark.parametrize("headers", [{}, FORWARDED], ids=["", "behind a proxy"])
+async def test_handler_invalidates_a_url(ask: Ask, shop: Shop, headers: dict[str, str]) -> None:
+    """A handler invalidates the URL of another route, with its variants, as its clients send it."""
+    shop.headers = {"Vary": "X-Tenant"}
+    variants = [{**headers, "X-Tenant": tenant} for tenant in ("a", "b")]
+    for variant in variants:
+        await ask("GET", "/stock/tea", **variant)
+        assert (await ask("GET", "/stock/tea", **variant)).is_hit
+    await ask("POST", "/sales/tea", **headers)
+    for variant in variants:
+        assert (await ask("GET", "/stock/tea", **variant)).text == "tea 1"
+
+
+JOB = """
+import asyncio
+import sys
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache.asgi import invalidate_url
+
+async def job(server, key_prefix, url):
+    async with AsyncRedisCache.from_url(server, key_prefix=key_prefix) as cache:
+        await invalidate_url(cache, url)
+
+asyncio.run(job(*sys.argv[1:]))
+"""
+
+
+async def test_job_in_another_process_invalidates_a_url(
+    ask: Ask, shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """A job that has the cache only invalidates a stored response, and one whose handler is running."""
+    await ask("GET", "/stock/cup")
+    shop.gate.clear()
+    reading = asyncio.ensure_future(ask("GET", "/stock/tea"))
+    await await_until(partial(shop.ran, "tea", 1))
+    for item in ("tea", "cup"):
+        shop.add(item)
+        url = f"http://shop/stock/{item}"
+        job = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", JOB, server.url, key_prefix, url)
+        )
+        assert await job.wait() == 0
+    shop.gate.set()
+    assert (await reading).text == "tea 0"
+    for item in ("tea", "cup"):
+        assert (await ask("GET", f"/stock/{item}")).text == f"{item} 1"
+
+
+async def test_tag_of_a_route_invalidates_its_responses(
+    ask: Ask, shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """A tag that a route has in its options invalidates all of its responses, also those of running handlers."""
+    await ask("GET", "/stock/cup")
+    shop.gate.clear()
+    reading = asyncio.ensure_future(ask("GET", "/stock/tea"))
+    await await_until(partial(shop.ran, "tea", 1))
+    for item in ("tea", "cup"):
+        shop.add(item)
+    async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as job:
+        await job.invalidate_tags(None, "route:product")
+    shop.gate.set()
+    assert (await reading).text == "tea 0"
+    for item in ("tea", "cup"):
+        assert (await ask("GET", f"/stock/{item}")).text == f"{item} 1"
 
 
 async def test_tags_in_a_header_are_taken_off(

@@ -9,13 +9,13 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from async_redis_cache import CacheError, Load, LoadOptions, Namespace
+from async_redis_cache import AsyncRedisCache, CacheError, Load, LoadOptions, Namespace
 
 from .cache_status import CacheStatus
-from .messages import Record, Uncacheable
+from .messages import RECORDS, Record, Uncacheable
 from .observers import OBSERVERS
 
-__all__ = ["Lead", "Outcome", "ResponseStore", "Terms"]
+__all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of"]
 
 _SHORTEST: Final = 0.001
 """Seconds of the shortest TTL: a record that is to be validated each time it is used is stale at once."""
@@ -63,6 +63,11 @@ class Outcome(NamedTuple):
     record: Record
     fresh_seconds: float | None
     tags: Iterable[str] = ()
+
+
+def records_of(cache: AsyncRedisCache, namespace: str) -> Namespace[Any]:
+    """Return the records of the responses in a namespace."""
+    return cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
 
 
 class Lead:
