@@ -351,7 +351,7 @@ def layers(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run every code block of the documentation, and check its links, tables and what it says of other packages."""
-    install(session, "test", "migration")
+    install(session, "test", "migration", "response-peers")
     session.run("pytest", "tests/docs", "tests/peers", *session.posargs)
 
 
