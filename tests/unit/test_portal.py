@@ -17,6 +17,7 @@ import pytest
 
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from harness.figures import report
+from harness.leaks import open_descriptors
 from harness.programs import PrivateLoop
 from harness.run_length import scaled
 from harness.waiting import wait_until
@@ -318,3 +319,15 @@ def test_interrupts_at_any_moment_leave_the_portal_in_order() -> None:
         f"{interrupts} interrupts, then at most {slowest * 1e3:.1f} ms for another thread",
         slowest,
     )
+
+
+def test_raised_exception_keeps_no_descriptor_open() -> None:
+    """An exception that the caller keeps, with its traceback into the event loop, does not keep the loop's descriptors."""
+
+    async def fail() -> Never:
+        raise LookupError
+
+    before = open_descriptors()
+    with opened() as portal, pytest.raises(LookupError) as raised:
+        portal.call(fail)
+    assert open_descriptors().keys() <= before.keys(), raised

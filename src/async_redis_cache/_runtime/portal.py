@@ -212,7 +212,9 @@ class Portal:
 
     def _end(self) -> None:
         self._closed = self._ended = True
-        self._waker = None
+        waker, self._waker = self._waker, None
+        if waker is not None and self._loop is not None:
+            waker.detach(self._loop)
         self._started.set()
         while self._running:
             self._running.pop().refuse()

@@ -23,7 +23,7 @@ class Waker:
     Its file descriptor is closed with the last reference to it, not earlier: another thread may be about to write to it.
 
     Args:
-        loop: the running event loop; it keeps a reference until it is closed.
+        loop: the running event loop; it keeps a reference until it is closed, or until `detach`.
         function: what it calls.
     """
 
@@ -47,13 +47,20 @@ class Waker:
             # Something has closed all descriptors of the process: calls end by their deadline.
             pass
 
+    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the event loop call nothing any more. Called on it."""
+        loop.remove_reader(self._descriptor)
+
     def _on_readable(self) -> None:
         try:  # noqa: SIM105
             os.eventfd_read(self._descriptor)
         except OSError:
             # A forked child has the same descriptor, and may have read it.
             pass
-        Context().run(self._function)
+        function = self._function
+        # The traceback of an exception keeps this frame, and would keep the descriptor open as long.
+        del self
+        Context().run(function)
 
 
 def waker_of(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> Waker | None:
