@@ -27,6 +27,7 @@ from harness import (
 )
 from harness.access import Access
 from harness.choices import LOOP, SERVERS, reason_against
+from harness.deadlines import LONG, OF_THE_LIBRARY, defaults
 from harness.fault_report import FaultReport
 from harness.leaks import open_descriptors, tasks_left
 from harness.loops import blocked, chosen_loops
@@ -72,6 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     stack = ExitStack()
     stack.enter_context(chosen_loops())
+    stack.enter_context(defaults(LONG))
     config.add_cleanup(stack.close)
     if "debug" in LOOP:
         # Otherwise pytest-asyncio switches debug mode off in its loops.
@@ -124,6 +126,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if inspect.iscoroutinefunction(item.obj):
         checks.append("no_task_left")
     item.fixturenames[:0] = [check for check in checks if check not in item.fixturenames]
+
+
+@pytest.fixture
+def default_deadlines() -> Iterator[None]:
+    """The library's own defaults of the options that limit time, instead of the long ones of the tests."""
+    with defaults(OF_THE_LIBRARY):
+        yield
 
 
 @pytest.fixture

@@ -163,7 +163,8 @@ async def test_close_that_is_cancelled_while_it_ends_a_load_leaves_nothing(
 ) -> None:
     """26. Nor does it where a load is under way, for whose end it waits first."""
     connected = raw.info("clients")["connected_clients"]
-    cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+    # The next load waits for the lease of the one before.
+    cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, loading_lease_timeout=500)
     for moment in range(1, 5):
         await cache.open(None)
         loading = asyncio.Event()

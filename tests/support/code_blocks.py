@@ -172,4 +172,7 @@ def _is_literal(comment: str) -> bool:
 
 
 if __name__ == "__main__":
-    run_page(Path(sys.argv[1]), *sys.argv[2:])
+    from harness.deadlines import LONG, defaults
+
+    with defaults(LONG):
+        run_page(Path(sys.argv[1]), *sys.argv[2:])

@@ -80,6 +80,7 @@ def options_of(**options: Any) -> Options:
     return AsyncRedisCache.from_url(URL, **options)._lifecycle.settings.options  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.usefixtures("default_deadlines")
 def test_defaults() -> None:
     """Without options: as `RedisCache.md` and the documentation have them."""
     assert dataclasses.asdict(Options()) == {

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, cast
 from pip_services4_components.config import ConfigParams
 
 from async_redis_cache import AsyncRedisCache, RedisCache
+from harness.deadlines import LONG
 
 Api = Literal["async", "sync"]
 APIS: tuple[Api, ...] = ("async", "sync")
@@ -58,8 +59,8 @@ def configured(url: str, api: Api = "async", /, **options: object) -> AsyncRedis
     """Create a cache, configured as a container does it and not open."""
     cache = new_cache(api)
     config = ConfigParams.from_tuples("connection.uri", url)
-    # On a busy machine, a server that has just started may need longer than the default of two seconds.
-    for name, value in ({"connect_timeout": 20_000} | options).items():
+    # The long deadlines are the default where tests run, but not in programs of their own.
+    for name, value in {**LONG, **options}.items():
         config[f"options.{name}"] = value
     cache.configure(config)
     return cache

@@ -40,7 +40,9 @@ def say(found: list[Any]) -> None:
 
 
 def main(url: str, prefix: str, where: str) -> None:
-    with RedisCache.from_url(url, key_prefix=prefix, serializer=Forking()) as cache:
+    with RedisCache.from_url(
+        url, key_prefix=prefix, serializer=Forking(), command_timeout=20_000
+    ) as cache:
         try:
             if where == "loader":
                 options: Any = {"in_thread": "caller", "hard_timeout": 600_000}

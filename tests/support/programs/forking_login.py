@@ -19,7 +19,7 @@ def main(url: str, user: str, password: str) -> None:
         asked_in.append(os.getpid())
         return user, password
 
-    cache = RedisCache.from_url(url, credential_provider=provider)
+    cache = RedisCache.from_url(url, credential_provider=provider, command_timeout=20_000)
     cache.open(None)
     parent = list(asked_in)
     reading, writing = os.pipe()

@@ -67,7 +67,7 @@ def fork(way: Callable[[], None]) -> int:
 
 async def main(url: str, server: int, prefix: str, rounds: int) -> None:
     global cache  # noqa: PLW0603  as in a service, it is there for whoever needs it
-    cache = AsyncRedisCache.from_url(url, key_prefix=prefix)
+    cache = AsyncRedisCache.from_url(url, key_prefix=prefix, command_timeout=20_000)
     await cache.open(None)
     await cache.store(None, "key", "value")
     slowest = 0.0

@@ -23,7 +23,7 @@ def load() -> str:
 
 async def use() -> str:
     """Store and retrieve on an event loop of this greenlet."""
-    async with AsyncRedisCache.from_url(URL) as cache:
+    async with AsyncRedisCache.from_url(URL, command_timeout=20_000) as cache:
         await cache.store(None, "gevent:async", "value", None)
         return str(await cache.retrieve(None, "gevent:async"))
 
@@ -37,7 +37,7 @@ async def refused() -> str:
     return ""
 
 
-with RedisCache.from_url(URL) as shared:
+with RedisCache.from_url(URL, command_timeout=20_000) as shared:
     shared.store(None, "gevent:key", "value", None)
     reads = [gevent.spawn(shared.retrieve, None, "gevent:key") for _ in range(100)]
     loads = [gevent.spawn(shared.retrieve_or_load, None, "gevent:cold", load) for _ in range(100)]

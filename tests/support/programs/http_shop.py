@@ -12,7 +12,9 @@ from async_redis_cache import AsyncRedisCache
 from async_redis_cache.asgi import ResponseCache, cache_response
 from async_redis_cache.fastapi import cache_lifespan
 
-cache = AsyncRedisCache.from_url(os.environ["APP_CACHE_URL"], key_prefix="shop:")
+cache = AsyncRedisCache.from_url(
+    os.environ["APP_CACHE_URL"], key_prefix="shop:", command_timeout=20_000
+)
 stock = cache.namespace("stock", type=int)
 runs = cache.namespace("runs", type=int)
 service = FastAPI(lifespan=cache_lifespan(cache))

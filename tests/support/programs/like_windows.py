@@ -54,7 +54,11 @@ async def use() -> None:
     """Store and retrieve on this loop, and from any loop."""
     for any_loop in (False, True):
         async with AsyncRedisCache.from_url(
-            URL, any_loop=any_loop, near_cache_enabled=True, key_prefix="windows:"
+            URL,
+            any_loop=any_loop,
+            near_cache_enabled=True,
+            key_prefix="windows:",
+            command_timeout=20_000,
         ) as cache:
             await cache.store(None, "key", "value", None)
             seen.append(await cache.retrieve(None, "key"))
@@ -76,7 +80,7 @@ with asyncio.Runner(
     runner.run(use())
     runner.run(refuse("unix:///run/cache.sock"))
     runner.run(refuse("embedded://"))
-with RedisCache.from_url(URL, key_prefix="windows:") as blocking:
+with RedisCache.from_url(URL, key_prefix="windows:", command_timeout=20_000) as blocking:
     blocking.store(None, "key", "value", None)
     seen.append(blocking.retrieve(None, "key"))
     blocking.clear(None)

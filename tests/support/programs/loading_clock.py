@@ -131,7 +131,7 @@ async def main(url: str, prefix: str, ahead: float, life: int, *, near: bool) ->
     from async_redis_cache import AsyncRedisCache
 
     options: dict[str, Any] = {"key_prefix": prefix, "near_cache_enabled": near}
-    async with AsyncRedisCache.from_url(url, **options) as cache:
+    async with AsyncRedisCache.from_url(url, command_timeout=20_000, **options) as cache:
         say([time.time(), dt.datetime.now(dt.UTC).timestamp()])
         for line in sys.stdin:
             what, *keys = json.loads(line)

@@ -32,7 +32,10 @@ def say(what: object) -> None:
 
 socket.getaddrinfo = resolve
 cache = RedisCache.from_url(
-    f"redis://{NAME}:{port}", key_prefix="nameless:", connect_timeout=connect_timeout
+    f"redis://{NAME}:{port}",
+    key_prefix="nameless:",
+    command_timeout=20_000,
+    connect_timeout=connect_timeout,
 )
 try:
     cache.open(None)

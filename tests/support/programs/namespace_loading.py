@@ -18,7 +18,7 @@ def _say(line: str) -> None:
 
 
 async def _load(url: str, missing: str, stale: str, max_size: int) -> None:
-    async with AsyncRedisCache.from_url(url, max_size=max_size) as cache:
+    async with AsyncRedisCache.from_url(url, max_size=max_size, command_timeout=20_000) as cache:
         numbers = cache.namespace("n", stale_timeout=3_600_000)
         may_end = asyncio.Event()
 

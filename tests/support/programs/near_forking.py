@@ -13,7 +13,7 @@ import time
 
 from async_redis_cache import RedisCache
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 def await_value(cache: RedisCache, value: object) -> None:
@@ -44,7 +44,9 @@ def child(cache: RedisCache, results: int) -> None:
 
 
 def main(url: str, prefix: str) -> None:
-    cache = RedisCache.from_url(url, key_prefix=prefix, near_cache_enabled=True)
+    cache = RedisCache.from_url(
+        url, key_prefix=prefix, near_cache_enabled=True, command_timeout=20_000
+    )
     cache.open(None)
     cache.store(None, "key", "the parent's")
     hold_near(cache)

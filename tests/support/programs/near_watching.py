@@ -22,7 +22,9 @@ def say(what: object) -> None:
 
 async def main(url: str, prefix: str, heartbeat: str) -> None:
     options: dict[str, Any] = {"near_cache_enabled": True, "near_cache_heartbeat": heartbeat}
-    async with AsyncRedisCache.from_url(url, key_prefix=prefix, **options) as cache:
+    async with AsyncRedisCache.from_url(
+        url, key_prefix=prefix, command_timeout=20_000, **options
+    ) as cache:
         value = None
         last_began = 0.0
         near_again_from = 1
