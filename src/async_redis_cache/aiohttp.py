@@ -46,9 +46,11 @@ from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.lookup import look_up
 from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
+from async_redis_cache._http.run import Run
 from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
@@ -185,8 +187,8 @@ def cache_response(
 def add_response_tags(*tags: str) -> None:
     """Add tags to the response that the running handler returns. They apply only if it is stored."""
     handling = _CURRENT.get()
-    if handling is not None and handling.exchange is not None:
-        handling.exchange.tags.update(tags)
+    if handling is not None and handling.run is not None:
+        handling.run.tags.update(tags)
 
 
 async def invalidate_url(
@@ -229,7 +231,7 @@ class _Handling:
     """A request that the middleware is handling."""
 
     def __init__(self, settings: _Settings, request: web.Request, handler: Handler) -> None:
-        self.exchange: Exchange | None = None
+        self.run: Run | None = None
         self._settings = settings
         self._request = request
         self._handler = handler
@@ -238,36 +240,38 @@ class _Handling:
 
     async def response(self, rule: Rule | None) -> web.StreamResponse:
         """Return the response: from the cache, or of the handler."""
+        reply = None if rule is None else await self.enter(rule)
+        if reply is not None:
+            return _response(reply)
         token = _CURRENT.set(self)
         try:
-            reply = None if rule is None else await self.enter(rule)
-            return await self._run() if reply is None else _response(reply)
+            return await self._run_handler()
         finally:
             _CURRENT.reset(token)
-            if self.exchange is not None:
-                await self.exchange.end()
+            if self.run is not None:
+                await self.run.end()
 
     async def enter(self, rule: Rule) -> Reply | None:
         """Return the response from the cache; None if the handler has to run."""
-        if self.exchange is not None:
+        if self.run is not None or self._reply is not None:
             return self._reply
         fields, request = _fields(self._request.raw_headers), self._request
         uri = _uri(request, rule.query(request.rel_url.raw_query_string.encode()))
         if uri is None:
             return None
-        self.exchange = Exchange(
+        exchange = Exchange(
             self._settings.store,
-            rule.policy,
+            rule,
             Request(request.method, uri, fields),
-            uri,
             identity=rule.identity(request),
-            max_body=rule.max_body,
-            rerun=self._rerun,
             name=self._settings.name,
             observe=self._settings.store.observer(partial(self._route, rule)),
         )
-        self.exchange.tags.update(rule.tags)
-        self._reply = await self.exchange.begin()
+        found = await look_up(exchange, self._rerun)
+        if isinstance(found, Run):
+            self.run = found
+        else:
+            self._reply = found
         return self._reply
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
@@ -285,13 +289,13 @@ class _Handling:
 
     def forwarded(self, request: web.Request) -> web.Request:
         """Return the request for the handler, with the conditions of the cache instead of those of the client."""
-        exchange = self.exchange
-        if exchange is None or exchange.forward == _fields(request.raw_headers):
+        run = self.run
+        if run is None or run.forward == _fields(request.raw_headers):
             return request
-        lines = [(name.decode(), value.decode("latin-1")) for name, value in exchange.forward]
+        lines = [(name.decode(), value.decode("latin-1")) for name, value in run.forward]
         return request.clone(method=request.method, headers=CIMultiDict(lines))
 
-    async def _run(self) -> web.StreamResponse:
+    async def _run_handler(self) -> web.StreamResponse:
         """Run the handler, and store its response if it may be stored."""
         try:
             response = await self._handler(self.forwarded(self._request))
@@ -299,7 +303,7 @@ class _Handling:
             # It is a response too, and may be one that is remembered, such as 404.
             response = raised
         except Exception:
-            stale = None if self.exchange is None else self.exchange.failed()
+            stale = None if self.run is None else self.run.failed()
             if stale is None:
                 raise
             _LOG.exception("the handler failed, and a stale response was served instead")
@@ -307,8 +311,8 @@ class _Handling:
         if self._reply is not None:
             return _response(self._reply)
         self._take_tags(response)
-        if self.exchange is not None:
-            response = await self._collected(self.exchange, response)
+        if self.run is not None:
+            response = await self._collected(self.run, response)
         if is_write(self._request.method, response.status):
             await self._invalidate(_fields_of(response))
         if isinstance(response, web.HTTPException):
@@ -318,48 +322,46 @@ class _Handling:
     def _take_tags(self, response: web.StreamResponse) -> None:
         """Take the tags of the response from its header."""
         if self._settings.tags_header is not None and not response.prepared:
-            self._settings.tags_header.take(_fields_of(response), self.exchange)
+            self._settings.tags_header.take(_fields_of(response), self.run)
             response.headers.popall(self._settings.tags_header.name, None)
 
-    async def _collected(
-        self, exchange: Exchange, response: web.StreamResponse
-    ) -> web.StreamResponse:
+    async def _collected(self, run: Run, response: web.StreamResponse) -> web.StreamResponse:
         fields = _fields_of(response)
-        sent = exchange.start(response.status, fields)
+        sent = run.start(response.status, fields)
         body = response.body if isinstance(response, web.Response) else None
         if sent is None:
-            exchange.body(b"", is_last=True)
-            reply = await exchange.end()
+            run.body(b"", is_last=True)
+            reply = await run.end()
             if reply is None:
                 # The handler confirmed a response other than the stored one.
-                exchange.forward = exchange.unconditional
+                run.forward = run.unconditional
                 response = await self._handler(self.forwarded(self._request))
                 self._take_tags(response)
                 return response
             return _response(reply)
         if response.prepared:
             # A stream that the handler has sent already.
-            exchange.give_up()
+            run.give_up()
             return response
         if isinstance(body, bytes | bytearray):
-            sent = exchange.tagged(sent, bytes(body))
-            exchange.body(bytes(body), is_last=True)
+            sent = run.tagged(sent, bytes(body))
+            run.body(bytes(body), is_last=True)
         else:
-            exchange.give_up()
+            run.give_up()
         for name, value in _text(sent[len(fields) :]):
             response.headers.add(name, value)
-        await exchange.end()
+        await run.end()
         return response
 
-    async def _rerun(self, exchange: Exchange) -> None:
+    async def _rerun(self, run: Run) -> None:
         """Run the handler for a request of the cache itself, to which no client listens."""
-        headers = CIMultiDict(_text(exchange.forward))
+        headers = CIMultiDict(_text(run.forward))
         request = self._request.clone(method="GET", headers=headers)
         handling = _Handling(self._settings, request, self._handler)
-        handling.exchange = exchange
+        handling.run = run
         token = _CURRENT.set(handling)
         try:
-            await handling._run()
+            await handling._run_handler()
         finally:
             _CURRENT.reset(token)
 

@@ -42,9 +42,11 @@ from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.lookup import look_up
 from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
+from async_redis_cache._http.run import Run
 from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
@@ -107,10 +109,14 @@ class ResponseCache:
                 if scope["type"] == "lifespan":
                     await self.close()
             return
-        handling = _Handling(self, scope, receive, send)
+        handling, rule = _Handling(self, scope, receive, send), self._rules.find(scope["path"])
+        reply = None if rule is None else await handling.look_up(rule)
+        if reply is not None:
+            await send_reply(send, reply)
+            return
         token = _CURRENT.set(handling)
         try:
-            await handling.run(self._rules.find(scope["path"]))
+            await handling.handle()
         finally:
             _CURRENT.reset(token)
 
@@ -125,7 +131,7 @@ class _Handling:
     def __init__(
         self, middleware: ResponseCache, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self.exchange: Exchange | None = None
+        self.run: Run | None = None
         self._middleware = middleware
         self._entered = scope
         """The scope before the application routed the request."""
@@ -139,71 +145,67 @@ class _Handling:
         self._reply: Reply | None = None
         """A response from the cache, which replaces that of the application."""
 
-    async def run(self, rule: Rule | None) -> None:
-        """Send the response: from the cache, or of the application."""
+    async def handle(self) -> None:
+        """Run the application, and send its response or the one that replaces it."""
+        self._entered = dict(self._scope)
+        if "state" in self._scope:
+            # The application adds to it what ends with the request.
+            self._entered["state"] = dict(self._scope["state"])
         try:
-            self._reply = None if rule is None else await self.begin(rule)
-            if self._reply is None:
-                await self._run_app()
+            await self._run_app()
         finally:
-            if self.exchange is not None:
-                await self.exchange.end()
+            if self.run is not None:
+                await self.run.end()
             if self._storing is not None:
                 await asyncio.shield(self._storing)
         if self._reply is not None:
             await send_reply(self._send, self._reply)
 
     async def _run_app(self) -> None:
-        self._entered = dict(self._scope)
-        if "state" in self._scope:
-            # The application adds to it what ends with the request.
-            self._entered["state"] = dict(self._scope["state"])
         try:
             await self._middleware.app(self._scope, self._receive, self.send)
             await self._end()
         except Exception:
-            stale = None if self.exchange is None else self.exchange.failed()
+            stale = None if self.run is None else self.run.failed()
             if stale is None:
                 raise
             self._reply = stale
             _LOG.exception("the application failed, and a stale response was served instead")
 
     async def enter(self, rule: Rule) -> bool:
-        """Begin the exchange in the handler of the application; return whether the response is in the cache.
+        """Look into the cache in the handler of the application; return whether the response is there.
 
         If it is, whatever the application sends is replaced by it.
         """
-        if self.exchange is None:
-            self._reply = await self.begin(rule, is_routed=True)
+        if self.run is None and self._reply is None:
+            self._reply = await self.look_up(rule, is_routed=True)
         return self._reply is not None
 
-    async def begin(self, rule: Rule, *, is_routed: bool = False) -> Reply | None:
+    async def look_up(self, rule: Rule, *, is_routed: bool = False) -> Reply | None:
         """Return the response from the cache; None if the application has to run."""
-        scope = self._scope
+        scope, middleware = self._scope, self._middleware
         # Their names are in lower case by the specification of ASGI.
         fields: Fields = tuple(scope["headers"])
         path, query = path_of(self._entered), rule.query(scope["query_string"])
-        key = uri_of(self._entered["scheme"], path, query, fields)
-        if key is None:
+        uri = uri_of(self._entered["scheme"], path, query, fields)
+        if uri is None:
             return None
-        exchange = self.exchange = Exchange(
-            self._middleware.store,
-            rule.policy,
-            Request(scope["method"], key, fields),
-            key,
+        exchange = Exchange(
+            middleware.store,
+            rule,
+            Request(scope["method"], uri, fields),
             identity=rule.identity(scope),
-            max_body=rule.max_body,
-            rerun=self._rerun,
-            name=self._middleware.name,
+            name=middleware.name,
             is_routed=is_routed,
-            observe=self._middleware.store.observer(partial(self._route, rule)),
+            observe=middleware.store.observer(partial(self._route, rule)),
         )
-        exchange.tags.update(rule.tags)
-        reply = await exchange.begin()
-        if reply is None:
-            # The same object: a handler that is running has it.
-            scope["headers"] = list(exchange.forward)
-        return reply
+        found = await look_up(exchange, self._rerun)
+        if isinstance(found, Reply):
+            return found
+        self.run = found
+        # The same object: a handler that is running has it.
+        scope["headers"] = list(found.forward)
+        return None
 
     def _route(self, rule: Rule) -> str:
         """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
@@ -218,24 +220,24 @@ class _Handling:
         """Pass a message of the application on, and collect it."""
         if self._reply is not None:
             return
-        exchange, kind = self.exchange, message["type"]
+        run, kind = self.run, message["type"]
         if kind == "http.response.start":
             message = self._without_tags(message)
             if is_write(self._scope["method"], message["status"]):
                 await self._invalidate(lower(message.get("headers", ())))
-            if exchange is not None:
-                fields = exchange.start(message["status"], lower(message.get("headers", ())))
+            if run is not None:
+                fields = run.start(message["status"], lower(message.get("headers", ())))
                 self._is_held = fields is None
                 if fields is not None:
                     message = {**message, "headers": list(fields)}
                     if message.get("trailers") or is_stream(fields):
                         # Requests would wait for the end of the stream.
-                        exchange.give_up()
-                    if exchange.is_collecting:
+                        run.give_up()
+                    if run.is_collecting:
                         self._start = message
                         return
-        elif exchange is not None:
-            await self._send_content(exchange, message)
+        elif run is not None:
+            await self._send_content(run, message)
             return
         if not self._is_held:
             await self._send(message)
@@ -245,41 +247,41 @@ class _Handling:
         tags_header = self._middleware.tags_header
         if tags_header is None:
             return start
-        fields = tags_header.take(lower(start.get("headers", ())), self.exchange)
+        fields = tags_header.take(lower(start.get("headers", ())), self.run)
         return {**start, "headers": list(fields)}
 
-    async def _send_content(self, exchange: Exchange, message: Message) -> None:
+    async def _send_content(self, run: Run, message: Message) -> None:
         kind = message["type"]
         is_body = kind == "http.response.body"
         is_last = is_body and not message.get("more_body", False)
         if is_body:
-            exchange.body(message.get("body", b""), is_last=is_last)
+            run.body(message.get("body", b""), is_last=is_last)
             await self._send_start(message.get("body", b"") if is_last else None)
         elif kind in _UNSEEN_CONTENT:
-            exchange.give_up()
+            run.give_up()
             await self._send_start(None)
         if not self._is_held:
             await self._send(message)
             if is_last:
                 # In a task: what the application does now, such as background tasks, does not delay other requests,
                 # and frameworks cancel a stream as soon as the server reports that the client has all of it.
-                self._storing = self._middleware.store.start(exchange.end())
+                self._storing = self._middleware.store.start(run.end())
 
     async def _send_start(self, whole_body: bytes | None) -> None:
         start, self._start = self._start, None
-        if start is not None and self.exchange is not None:
+        if start is not None and self.run is not None:
             if whole_body is not None:
-                start["headers"] = list(self.exchange.tagged(tuple(start["headers"]), whole_body))
+                start["headers"] = list(self.run.tagged(tuple(start["headers"]), whole_body))
             await self._send(start)
 
     async def _end(self) -> None:
-        if self.exchange is None or self._reply is not None:
+        if self.run is None or self._reply is not None:
             return
-        self._reply = await self.exchange.end()
+        self._reply = await self.run.end()
         if self._reply is None and self._is_held:
             # The application confirmed a response other than the stored one.
             self._is_held = False
-            scope = self._own_scope(self.exchange.unconditional)
+            scope = self._own_scope(self.run.unconditional)
             await self._middleware.app(scope, NoBody(), self._pass_on)
 
     async def _pass_on(self, message: Message) -> None:
@@ -287,12 +289,12 @@ class _Handling:
         is_start = message["type"] == "http.response.start"
         await self._send(self._without_tags(message) if is_start else message)
 
-    async def _rerun(self, exchange: Exchange) -> None:
+    async def _rerun(self, run: Run) -> None:
         """Run the application for a request of the cache itself, to which no client listens."""
         receive = NoBody()
-        scope: Scope = {**self._own_scope(exchange.forward), "method": "GET", "extensions": {}}
+        scope: Scope = {**self._own_scope(run.forward), "method": "GET", "extensions": {}}
         handling = _Handling(self._middleware, scope, receive, discard)
-        handling.exchange = exchange
+        handling.run = run
         token = _CURRENT.set(handling)
         try:
             await self._middleware.app(handling._scope, receive, handling.send)
@@ -377,8 +379,8 @@ def _placeholder() -> Any:
 def add_response_tags(*tags: str) -> None:
     """Add tags to the response that the running handler returns. They apply only if it is stored."""
     handling = _CURRENT.get()
-    if handling is not None and handling.exchange is not None:
-        handling.exchange.tags.update(tags)
+    if handling is not None and handling.run is not None:
+        handling.run.tags.update(tags)
 
 
 async def invalidate_url(

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Mount, Route
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache._http.exchange import Exchange
+from async_redis_cache._http import response_options
 from async_redis_cache._http.messages import RECORDS, Uncacheable
 from async_redis_cache._http.response_store import Lead, ResponseStore, Terms
 from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response
@@ -266,8 +266,7 @@ async def test_handler_slower_than_the_deadline_of_the_load_is_still_replaced(
     any_server: Server, key_prefix: str, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 503 response that comes after the requests that waited have given up is replaced by the stale response."""
-    defaults: Any = Exchange.__init__.__kwdefaults__
-    monkeypatch.setitem(defaults, "wait_seconds", 0.2)
+    monkeypatch.setattr(response_options, "_WAIT_SECONDS", 0.2)
     page.headers = {"Cache-Control": "max-age=60, stale-if-error=60", "Age": "60"}
     async with client_of(page, any_server, key_prefix, ALL) as client:
         await client.get("/page")

@@ -15,6 +15,7 @@ from .policy import Policy
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
 _MAX_BODY: Final = 1_000_000
+_WAIT_SECONDS: Final = 30.0
 
 
 class ResponseOptions(TypedDict, total=False):
@@ -88,6 +89,8 @@ class Rule:
         self.tags: frozenset[str] = frozenset(options.get("tags", ()))
         self.pattern: str | None = pattern
         self._vary_on = options.get("vary_on")
+        self.wait_seconds: float = _WAIT_SECONDS
+        """How long a request waits for the response to another one."""
         self.max_body: int = options.get("max_body", _MAX_BODY)
         if self.max_body < 0:
             raise ValueError("max_body must not be negative")

@@ -10,8 +10,8 @@ from async_redis_cache import CacheInputError
 from async_redis_cache._common.options import MOST_TAGS
 from async_redis_cache._values.codec import encode_name
 
-from .exchange import Exchange
 from .fields import Fields
+from .run import Run
 
 __all__ = ["TagsHeader"]
 
@@ -36,23 +36,23 @@ class TagsHeader:
         self._field = name.lower().encode()
         self._has_warned = False
 
-    def take(self, fields: Fields, exchange: Exchange | None) -> Fields:
+    def take(self, fields: Fields, run: Run | None) -> Fields:
         """Return the fields without this one, and add its tags to the response.
 
         A response with an invalid tag is not stored, since that tag could not invalidate it. The first one is logged.
 
         Args:
             fields: of the response.
-            exchange: that the response is for; None if it is not to be stored.
+            run: of the application; None if it is not to be stored.
         """
         lines = [value for name, value in fields if name == self._field]
         if not lines:
             return fields
-        if exchange is not None:
+        if run is not None:
             try:
-                exchange.tags.update(_tags(lines, MOST_TAGS - len(exchange.tags)))
+                run.tags.update(_tags(lines, MOST_TAGS - len(run.tags)))
             except CacheInputError as error:
-                exchange.give_up()
+                run.give_up()
                 self._warn(error)
         return tuple(field for field in fields if field[0] != self._field)
 

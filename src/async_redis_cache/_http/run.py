@@ -1,0 +1,250 @@
+"""A run of the application: its response is collected while it is passed on, and stored if it may be.
+
+A request that finds no response leads a load of the cache, whose loader only waits until the response of the application
+is complete, or known not to be storable. So the application runs where its framework runs it, and other requests, in
+this process and in others, wait for what is stored.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from time import time
+from typing import Final
+
+from msgspec.structs import replace
+
+from async_redis_cache import CacheError
+
+from .cache_status import CacheStatus
+from .exchange import Exchange, Reply
+from .fields import Fields, announces, has, without
+from .keys import selecting_names
+from .messages import Response, Stored, Uncacheable, Variants
+from .policy import Reason
+from .response_store import Lead, Outcome
+from .validation import validating_fields, with_etag
+
+__all__ = ["Run"]
+
+_UNCACHEABLE_SECONDS: Final = 2
+"""For how long requests for a URI whose response could not be stored do not wait for one another."""
+_VARIANTS_SECONDS: Final = 86_400
+_NOT_MODIFIED: Final = 304
+_SERVER_ERROR: Final = 500
+_GENERATION_BYTES: Final = 6
+
+
+class Run:
+    """A run of the application, and what becomes of its response.
+
+    Run the application with `forward` as the fields of its request, pass its response to `start` and `body`, and call
+    `end`, also if it has failed.
+
+    Args:
+        exchange: the request.
+        reason: why the application has to run.
+        lead: the load that waits for the response; None if it is not stored.
+    """
+
+    def __init__(self, exchange: Exchange, reason: Reason, lead: Lead | None = None) -> None:
+        self.forward: Fields = exchange.request.fields
+        """The header fields of the request to the application."""
+        self.tags: set[str] = set(exchange.rule.tags)
+        """Tags of the response, which the application may add to until its response is complete."""
+        self._exchange = exchange
+        self._status = CacheStatus(forwarded=reason)
+        self._lead = lead
+        self._requested = time()
+        self._response: Response | None = None
+        self._body: list[bytes] | None = None
+        """What has been collected of the body; None if it is not collected."""
+        self._size = 0
+        self._received: float | None = None
+        """When the client could have the whole body; None before."""
+        self._is_complete = False
+
+    @classmethod
+    def leading(cls, exchange: Exchange, lead: Lead) -> Run:
+        """Return the run for a load that waits for the response."""
+        if isinstance(lead.stale, Stored):
+            run = cls(exchange, "stale", lead)
+            run.forward = (
+                exchange.unconditional
+                if exchange.keeps_conditions
+                else validating_fields(exchange.request.fields, lead.stale)
+            )
+        else:
+            run = cls(exchange, "uri-miss" if exchange.names is None else "vary-miss", lead)
+            run.forward = exchange.unconditional
+        return run
+
+    @property
+    def unconditional(self) -> Fields:
+        """The fields of the request without conditions."""
+        return self._exchange.unconditional
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether the response may be stored once it is complete."""
+        return self._body is not None
+
+    def start(self, status: int, fields: Fields) -> Fields | None:
+        """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
+
+        Args:
+            status: the status code.
+            fields: the header fields, with names in lower case.
+        """
+        exchange, lead = self._exchange, self._lead
+        if lead is None:
+            return exchange.marked(fields, self._status)
+        self._response = response = Response(status, fields)
+        if status == _NOT_MODIFIED and exchange.keeps_conditions:
+            lead.decide(Uncacheable("request"), None)
+            return exchange.marked(fields, self._status)
+        policy, stale = exchange.policy, lead.stale
+        if isinstance(stale, Stored) and (
+            status == _NOT_MODIFIED or policy.replaces_error(stale, time(), status)
+        ):
+            return None
+        if lead.is_decided:
+            # It was given up already.
+            return exchange.marked(fields, self._status)
+        if policy.stored(exchange.request, response, self._requested, time()) is not None:
+            self._body = []
+        elif exchange.is_authorized and self._would_be_stored_for_others(response):
+            # Other clients may still share one run, and what it returns.
+            exchange.store.add_unshared(exchange.key, _UNCACHEABLE_SECONDS)
+            lead.decide(Uncacheable("authorization"), None)
+        else:
+            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+        will_be_stored = self._body is not None and exchange.store.is_reachable
+        self._status = self._status._replace(stored=will_be_stored)
+        return exchange.marked(fields, self._status)
+
+    def _would_be_stored_for_others(self, response: Response) -> bool:
+        """Return whether the `Authorization` of the request alone forbids to store the response."""
+        policy, request = self._exchange.policy, self._exchange.request
+        anonymous = request._replace(fields=without(request.fields, {b"authorization"}))
+        status, fields, _ = response
+        return not policy.may_store(request, status, fields) and policy.may_store(
+            anonymous, status, fields
+        )
+
+    def failed(self) -> Reply | None:
+        """Return the stale response that replaces the exception of an application; None if there is none."""
+        lead, now = self._lead, time()
+        if lead is None or self._response is not None or not isinstance(lead.stale, Stored):
+            return None
+        if not self._exchange.policy.replaces_error(lead.stale, now, _SERVER_ERROR):
+            return None
+        lead.decide(replace(lead.stale, is_replacement=True), None)
+        self._status = self._status._replace(status=_SERVER_ERROR)
+        return self._exchange.reply(lead.stale, self._status)
+
+    def give_up(self) -> None:
+        """Do not store the response, or what has come of it."""
+        self._body = None
+        if self._lead is not None:
+            self._lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+
+    def tagged(self, fields: Fields, body: bytes) -> Fields:
+        """Return the fields of a response that is stored, with an `ETag` made from its whole body if it has none."""
+        response = self._response
+        if response is None or self._body is None:
+            return fields
+        return with_etag(
+            response._replace(fields=fields, body=body), strong=self._exchange.policy.strong_etags
+        ).fields
+
+    def body(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Collect a part of the body, up to the bound. The response may be stored once the last part has come."""
+        self._size += len(chunk)
+        self._is_complete = is_last
+        response = self._response
+        if (
+            self._received is None
+            and response is not None
+            and (is_last or announces(response.fields, self._size))
+        ):
+            # Before it is passed on: a request that begins afterwards did not wait for it.
+            self._received = time()
+        if self._body is None:
+            return
+        if self._size <= self._exchange.rule.max_body:
+            self._body.append(chunk)
+            return
+        self.give_up()
+
+    async def end(self) -> Reply | None:
+        """End the run: store what is complete, and return the response that replaces one that was held back."""
+        lead, response = self._lead, self._response
+        if lead is None:
+            return None
+        self._lead = None
+        try:
+            reply = None
+            # Otherwise the application has failed, or its response was cut off.
+            if self._is_complete and response is not None and self._received is not None:
+                reply = await self._outcome(lead, response, self._received)
+        finally:
+            lead.decide(Uncacheable("request"), None)
+        await lead.ends()
+        return reply
+
+    async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
+        if self._body is not None:
+            complete = response._replace(body=b"".join(self._body))
+            if announces(response.fields, self._size) or not has(
+                response.fields, b"content-length"
+            ):
+                await self._store_response(lead, complete, received)
+            else:
+                # What was sent is not what was announced.
+                lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+        elif isinstance(lead.stale, Stored) and not lead.is_decided:
+            return self._replacement(lead, lead.stale, response, received)
+        return None
+
+    def _replacement(
+        self, lead: Lead, stale: Stored, response: Response, received: float
+    ) -> Reply | None:
+        """Return the stale response instead of an error, or with the fields of the 304 response that validated it."""
+        self._status = self._status._replace(status=response.status)
+        if response.status != _NOT_MODIFIED:
+            # What is stored stays as it is.
+            lead.decide(replace(stale, is_replacement=True), None)
+            return self._exchange.reply(stale, self._status)
+        fresh = self._exchange.policy.freshened(stale, response, self._requested, received)
+        if fresh is None:
+            return None
+        lead.decide(fresh, self._exchange.policy.served_seconds(fresh), self.tags)
+        self._status = self._status._replace(stored=True)
+        return self._exchange.reply(fresh, self._status)
+
+    async def _store_response(self, lead: Lead, response: Response, received: float) -> None:
+        exchange = self._exchange
+        stored = exchange.policy.stored(exchange.request, response, self._requested, received)
+        if stored is None:
+            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+            return
+        names, seconds = selecting_names(response.fields), exchange.policy.served_seconds(stored)
+        if exchange.names is not None and not set(names) <= set(exchange.names):
+            # The URI has more variants than were known: they are learned anew.
+            lead.decide(Uncacheable(), None)
+            with suppress(CacheError):
+                await exchange.store.remove(exchange.request.target)
+        elif exchange.names is None and (names or exchange.identity is not None):
+            variants = Variants(names, secrets.token_hex(_GENERATION_BYTES))
+            exchange.select(variants)
+            outcome = Outcome(stored, seconds, self.tags)
+            try:
+                await exchange.store.put(exchange.key, outcome, exchange.terms)
+            except CacheError:
+                # Such as a response that is too large for the cache.
+                lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+            else:
+                lead.decide(variants, _VARIANTS_SECONDS, self.tags)
+        else:
+            lead.decide(stored, seconds, self.tags)
