@@ -113,6 +113,7 @@ def response_cache(
     rules: Mapping[str, ResponseOptions] | None = None,
     name: str = "async-redis-cache",
     tags_header: str | None = None,
+    shows_key: bool = False,
 ) -> Middleware:
     """Return a middleware that caches responses, as a shared HTTP cache by RFC 9111.
 
@@ -124,6 +125,8 @@ def response_cache(
         name: of the cache in `Cache-Status`, a token.
         tags_header: the name of a header field in which handlers send tags of a response, separated by commas. It is
             neither stored nor sent, but with a response that the handler sends itself.
+        shows_key: whether `Cache-Status` has the URI that a response is stored under, to find out why two requests do not
+            share one.
 
     Raises:
         ValueError: an option of the rules, or `tags_header`, is invalid.
@@ -138,7 +141,7 @@ def response_cache(
         found = settings.get(cache)
         if found is None:
             store = ResponseStore(records_of(cache, namespace))
-            found = settings[cache] = _Settings(store, name, taken)
+            found = settings[cache] = _Settings(store, name, taken, shows_key)
         handling = _Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 
@@ -225,6 +228,7 @@ class _Settings(NamedTuple):
     store: ResponseStore
     name: str
     tags_header: TagsHeader | None
+    shows_key: bool
 
 
 class _Handling:
@@ -265,6 +269,7 @@ class _Handling:
             Request(request.method, uri, fields),
             identity=rule.identity(request),
             name=self._settings.name,
+            shows_key=self._settings.shows_key,
             observe=self._settings.store.observer(partial(self._route, rule)),
         )
         found = await look_up(exchange, self._rerun)
@@ -329,6 +334,8 @@ class _Handling:
         fields = _fields_of(response)
         sent = run.start(response.status, fields)
         body = response.body if isinstance(response, web.Response) else None
+        if body is None and isinstance(response, web.Response):
+            body = b""
         if sent is None:
             run.body(b"", is_last=True)
             reply = await run.end()

@@ -77,6 +77,8 @@ class ResponseCache:
         name: of the cache in `Cache-Status`, a token.
         tags_header: the name of a header field in which the application sends tags of a response, separated by commas.
             It is neither stored nor sent.
+        shows_key: whether `Cache-Status` has the URI that a response is stored under, to find out why two requests do not
+            share one.
 
     Raises:
         ValueError: an option of the rules, or `tags_header`, is invalid.
@@ -91,9 +93,11 @@ class ResponseCache:
         rules: Mapping[str, ResponseOptions] | None = None,
         name: str = "async-redis-cache",
         tags_header: str | None = None,
+        shows_key: bool = False,
     ) -> None:
         self.app = app
         self.name = name
+        self.shows_key = shows_key
         self.tags_header: TagsHeader | None = (
             None if tags_header is None else TagsHeader(tags_header)
         )
@@ -196,6 +200,7 @@ class _Handling:
             Request(scope["method"], uri, fields),
             identity=rule.identity(scope),
             name=middleware.name,
+            shows_key=middleware.shows_key,
             is_routed=is_routed,
             observe=middleware.store.observer(partial(self._route, rule)),
         )

@@ -203,6 +203,11 @@ def test_cache_status_is_a_structured_field() -> None:
     status = CacheStatus(forwarded="stale", status=304, stored=True, ttl=60, key='ä"\\')
     assert status.text("c") == r'c; fwd=stale; fwd-status=304; stored; ttl=60; key="\\xe4\"\\"'
     assert CacheStatus(hit=True, ttl=-1).text("c") == "c; hit; ttl=-1"
+    # No character ends the string or the field, and no key makes the field too large for clients.
+    assert CacheStatus(key='a\r\n\t\x7f"; hit').text("c") == (
+        r'c; key="a\\x0d\\x0a\\x09\\x7f\"; hit"'
+    )
+    assert len(CacheStatus(key='"' * 100_000).text("c")) < 2_100
 
 
 @pytest.mark.parametrize("identity", [7, None])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
 
 from .policy import Reason
 
 __all__ = ["CacheStatus"]
+
+
+_LONGEST_KEY: Final = 1000
+"""Characters. Clients and proxies refuse responses with large headers."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class CacheStatus(NamedTuple):
@@ -57,9 +63,14 @@ class CacheStatus(NamedTuple):
         if self.ttl is not None:
             parts.append(f"ttl={self.ttl}")
         if self.key is not None:
-            # A structured string is ASCII without control characters.
-            key = self.key.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\")
-            parts.append('key="{}"'.format(key.replace('"', '\\"')))
+            parts.append(f"key={_string(self.key[:_LONGEST_KEY])}")
         if self.detail is not None:
             parts.append(f"detail={self.detail}")
         return "; ".join(parts)
+
+
+def _string(text: str) -> str:
+    """Return a string of a structured field (RFC 9651, section 3.3.3), which is ASCII without control characters."""
+    printable = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    escaped = printable.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\")
+    return '"{}"'.format(escaped.replace('"', '\\"'))

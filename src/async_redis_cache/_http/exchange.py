@@ -38,6 +38,7 @@ class Exchange:
         request: the request.
         identity: for which client the response is; None for any client that may see it.
         name: of the cache in `Cache-Status`, a token.
+        shows_key: whether `Cache-Status` has the key of the URI. That of a variant, which contains hashes, is not shown.
         is_routed: whether the application has begun, so that it may have read the conditions of the client.
         observe: called with how the request was handled before a response to a client is sent.
     """
@@ -52,6 +53,7 @@ class Exchange:
         "policy",
         "request",
         "rule",
+        "shows_key",
         "store",
     )
 
@@ -63,6 +65,7 @@ class Exchange:
         *,
         identity: str | None = None,
         name: str = "async-redis-cache",
+        shows_key: bool = False,
         is_routed: bool = False,
         observe: Callable[[CacheStatus], None] | None = None,
     ) -> None:
@@ -78,6 +81,7 @@ class Exchange:
         """The key of the record: of the URI, or of the variant that the request selects."""
         self.names: tuple[bytes, ...] | None = None
         """The fields that select the variant, while its key is used."""
+        self.shows_key: bool = shows_key
 
     def select(self, variants: Variants) -> None:
         """Use the key of the variant that the request selects."""
@@ -145,4 +149,6 @@ class Exchange:
         """Return the fields of a response to the client with `Cache-Status`, and report how it was handled."""
         if self.observe is not None:
             self.observe(status)
+        if self.shows_key:
+            status = status._replace(key=self.request.target)
         return (*fields, (b"cache-status", status.text(self.name).encode()))

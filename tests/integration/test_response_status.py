@@ -1,0 +1,69 @@
+"""What `Cache-Status` says of a response on demand, under both middlewares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache import aiohttp as on_aiohttp
+from async_redis_cache.asgi import ResponseCache, ResponseOptions
+
+if TYPE_CHECKING:
+    from harness import Server
+
+pytestmark = pytest.mark.depends_on()
+
+IDENTITY = "id-of-ann"
+RULES: dict[str, ResponseOptions] = {
+    "*": {"ttl": 60, "vary_on": lambda _: IDENTITY, "ignored_parameters": ["utm"]}
+}
+PATH = "/page?utm=1&q=%22"
+SECRETS = {"Authorization": "Bearer secret", "Cookie": "session=secret"}
+KEY = 'key="http://shop/page?q=%22"'
+
+
+async def page(scope: Any, receive: Any, send: Any) -> None:
+    """Send a response that requests with `Authorization` share."""
+    headers = [(b"cache-control", b"public"), (b"vary", b"Cookie, Authorization")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def aiohttp_page(_: web.Request) -> web.StreamResponse:
+    return web.Response(headers={"Cache-Control": "public", "Vary": "Cookie, Authorization"})
+
+
+def check(statuses: list[str]) -> None:
+    """Check the `Cache-Status` of a request that is forwarded, and of one that is not."""
+    missed, hit = statuses
+    assert missed == f"async-redis-cache; fwd=uri-miss; stored; {KEY}"
+    assert hit.startswith("async-redis-cache; hit; ttl=")
+    assert hit.endswith(f"; {KEY}")
+
+
+async def test_key_is_shown_by_asgi_on_demand(any_server: Server, key_prefix: str) -> None:
+    """With `shows_key`, the key of the URI is shown, but no identity, token or hash of them."""
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(page, cache=cache, rules=RULES, shows_key=True)
+        transport = httpx.ASGITransport(cached)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            answers = [await client.get(PATH, headers=SECRETS) for _ in range(2)]
+    check([answer.headers["cache-status"] for answer in answers])
+
+
+async def test_key_is_shown_by_aiohttp_on_demand(any_server: Server, key_prefix: str) -> None:
+    """The middleware of aiohttp has the same option."""
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
+    middleware = on_aiohttp.response_cache(rules=RULES, shows_key=True)
+    app = web.Application(middlewares=[middleware])
+    app.cleanup_ctx.append(on_aiohttp.cache_context(cache))
+    app.router.add_get("/page", aiohttp_page)
+    async with TestClient(TestServer(app)) as client:
+        headers = {"Host": "shop", **SECRETS}
+        answers = [await client.get(PATH, headers=headers) for _ in range(2)]
+        check([answer.headers["Cache-Status"] for answer in answers])
