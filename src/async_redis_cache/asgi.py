@@ -24,6 +24,7 @@ from typing import Any, Final, ParamSpec, Unpack
 import anyio
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._http.asgi_frameworks import handler_of, placeholder, route_of
 from async_redis_cache._http.asgi_messages import (
     ASGIApp,
     Message,
@@ -214,12 +215,7 @@ class _Handling:
 
     def _route(self, rule: Rule) -> str:
         """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
-        if rule.pattern is not None:
-            return rule.pattern
-        path = getattr(self._scope.get("route"), "path", None)
-        if path is None:
-            path = getattr(self._scope.get("endpoint"), "__qualname__", "")
-        return str(path)
+        return route_of(self._scope) if rule.pattern is None else rule.pattern
 
     async def send(self, message: Message) -> None:
         """Pass a message of the application on, and collect it."""
@@ -325,9 +321,17 @@ class _Handling:
         with contextlib.suppress(CacheError):
             await self._middleware.store.remove_all(keys_of_write(self.target, response))
 
+    def placeholder(self) -> Any:
+        """Return a response for the framework to send, which is replaced.
+
+        Raises:
+            RuntimeError: the framework is not known.
+        """
+        return placeholder(self._scope)
+
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
-        return is_routed_to(self._scope.get("endpoint"), handler)
+        return is_routed_to(handler_of(self._scope), handler)
 
 
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
@@ -340,8 +344,8 @@ def cache_response(
 ) -> Callable[[Callable[P, Any]], Callable[P, Awaitable[Any]]]:
     """Return a decorator of a handler whose responses `ResponseCache` stores.
 
-    For handlers of FastAPI and Starlette; with other frameworks, use the `rules` of the middleware. The cache is asked
-    when the handler is called. So what runs before it, such as authorization in a dependency of FastAPI or in a
+    For handlers of FastAPI, Starlette and Litestar; with other frameworks, use the `rules` of the middleware. The cache
+    is asked when the handler is called. So what runs before it, such as authorization in a dependency of FastAPI or in a
     middleware, runs for stored responses too.
 
     Args:
@@ -357,8 +361,10 @@ def cache_response(
         @wraps(handler)
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
             handling = _CURRENT.get()
-            if handling is not None and handling.is_for(cached) and await handling.enter(prepared):
-                return _placeholder()
+            if handling is not None and handling.is_for(cached):
+                replaced = handling.placeholder()
+                if await handling.enter(prepared):
+                    return replaced
             if iscoroutinefunction(handler):
                 return await handler(*args, **kwargs)
             return await anyio.to_thread.run_sync(partial(handler, *args, **kwargs))
@@ -372,13 +378,6 @@ async def is_answered(rule: Rule) -> bool:
     """Ask the cache in a handler, or before; return whether what the application returns is replaced."""
     handling = _CURRENT.get()
     return handling is not None and await handling.enter(rule)
-
-
-def _placeholder() -> Any:
-    """Return a response that FastAPI and Starlette send as it is, and that the middleware replaces."""
-    from starlette.responses import Response  # noqa: PLC0415  only applications of these call decorated handlers
-
-    return Response()
 
 
 def add_response_tags(*tags: str) -> None:

@@ -11,11 +11,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi import FastAPI
 from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache import aiohttp as on_aiohttp
 from async_redis_cache.asgi import ResponseCache, cache_response
 from harness import Server, await_until
+from harness.responses import ask
 from harness.telemetry import said_of
 
 if TYPE_CHECKING:
@@ -99,6 +104,42 @@ async def test_responses_are_counted_by_route_and_outcome(
         (pattern, "hit", False),
         (None, None, None),
     ]
+
+
+async def test_route_of_a_mounted_application_has_its_mount(
+    server: Server, key_prefix: str, telemetry: Telemetry
+) -> None:
+    """The template begins with that of the mount, without what a request has put into it, or without a mount."""
+
+    @cache_response(ttl=60)
+    async def page(_: Request) -> Response:
+        return Response("text")
+
+    inner = [Route("/page/{number}", page)]
+    app = Starlette(
+        routes=[
+            Mount("/plain", routes=[Mount("/deep", routes=inner)]),
+            Mount("/of/{tenant}", routes=inner),
+            Mount("/in/{floor:int}", routes=inner),
+        ]
+    )
+    async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
+        telemetry.of(cache)
+        cached = ResponseCache(app, cache=cache)
+        for path in (
+            "/plain/deep/page/1",
+            "/of/1/page/1",
+            "/of/2/page/1",
+            "/in/7/page/7",
+            "/in/007/page/1",
+        ):
+            assert (await ask(cached, path)).body == b"text"
+    assert {route for _, route, _, _ in counted(telemetry)} == {
+        "/plain/deep/page/{number}",
+        "/of/{tenant}/page/{number}",
+        "/in/{floor}/page/{number}",
+        "/page/{number}",
+    }
 
 
 async def test_responses_of_aiohttp_are_counted(

@@ -1,0 +1,59 @@
+"""What ASGI frameworks put into the scope of a request: the handler that it was routed to, and its route."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any
+
+from .asgi_messages import Scope
+
+__all__ = ["handler_of", "placeholder", "route_of"]
+
+
+def handler_of(scope: Scope) -> Any:
+    """Return the handler that Starlette, FastAPI or Litestar routed a request to; None if it is not known."""
+    handler = scope.get("endpoint")
+    return getattr(scope.get("route_handler"), "fn", None) if handler is None else handler
+
+
+def route_of(scope: Scope) -> str:
+    """Return the path template of a route, or else the qualified name of its handler.
+
+    The template begins with the path that the application is mounted at, as far as that is the same for all requests.
+    """
+    path = getattr(scope.get("route"), "path", None)
+    if path is not None:
+        return _mounted_at(scope, str(path)) + str(path)
+    return str(scope.get("path_template") or getattr(handler_of(scope), "__qualname__", ""))
+
+
+def placeholder(scope: Scope) -> Any:
+    """Return a response that the framework sends as it is, and that the middleware replaces.
+
+    Raises:
+        RuntimeError: the framework is not known.
+    """
+    for key, package in (("endpoint", "starlette.responses"), ("route_handler", "litestar")):
+        if key in scope:
+            return import_module(package).Response(None)
+    raise RuntimeError(
+        "cache_response works for handlers of FastAPI, Starlette and Litestar: use the rules of ResponseCache"
+    )
+
+
+def _mounted_at(scope: Scope, path: str) -> str:
+    """Return the template of the path that Starlette has matched before the route; no text if it is not known."""
+    outer, inner = scope.get("app_root_path"), scope.get("root_path", "")
+    if outer is None or not inner.startswith(outer):
+        return ""
+    prefix: str = inner[len(outer) :]
+    for name, value in scope.get("path_params", {}).items():
+        if not re.search(rf"{{{name}[:}}]", path):
+            prefix, found = re.subn(
+                rf"/{re.escape(str(value))}(?=/|$)", f"/{{{name}}}", prefix, count=1
+            )
+            if not found:
+                # A value that is written in several ways, such as a number with leading zeros.
+                return ""
+    return prefix
