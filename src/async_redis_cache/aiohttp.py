@@ -43,7 +43,7 @@ except ImportError as _error:
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
-from async_redis_cache._http.handlers import is_routed_to
+from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.lookup import look_up
@@ -173,7 +173,9 @@ def cache_response(
         @wraps(handler)
         async def cached(request: Any) -> web.StreamResponse:
             handling = _CURRENT.get()
-            if handling is not None and handling.is_for(cached):
+            if handling is None:
+                warn_of_missing_middleware(f"cache_response of {handler.__qualname__}", _REMEDY)
+            elif handling.is_for(cached):
                 if await handling.enter(rule) is not None:
                     # The middleware replaces it.
                     return web.Response()
@@ -388,6 +390,7 @@ class _Handling:
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
     "async_redis_cache.aiohttp_response", default=None
 )
+_REMEDY: Final = "web.Application(middlewares=[response_cache()])"
 _LOG: Final = logging.getLogger("async_redis_cache")
 
 

@@ -40,7 +40,7 @@ from async_redis_cache._http.asgi_messages import (
 )
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
-from async_redis_cache._http.handlers import is_routed_to
+from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
 from async_redis_cache._http.lookup import look_up
@@ -63,6 +63,7 @@ _UNSEEN_CONTENT: Final = frozenset(
     {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
 )
 """Messages with content that only the server sees."""
+_REMEDY: Final = "app.add_middleware(ResponseCache, cache=cache)"
 _LOG: Final = logging.getLogger("async_redis_cache")
 
 
@@ -361,7 +362,9 @@ def cache_response(
         @wraps(handler)
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
             handling = _CURRENT.get()
-            if handling is not None and handling.is_for(cached):
+            if handling is None:
+                warn_of_missing_middleware(f"cache_response of {handler.__qualname__}", _REMEDY)
+            elif handling.is_for(cached):
                 replaced = handling.placeholder()
                 if await handling.enter(prepared):
                     return replaced
@@ -377,7 +380,10 @@ def cache_response(
 async def is_answered(rule: Rule) -> bool:
     """Ask the cache in a handler, or before; return whether what the application returns is replaced."""
     handling = _CURRENT.get()
-    return handling is not None and await handling.enter(rule)
+    if handling is None:
+        warn_of_missing_middleware("the dependency cache_response", _REMEDY)
+        return False
+    return await handling.enter(rule)
 
 
 def add_response_tags(*tags: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from inspect import isroutine
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["is_routed_to"]
+__all__ = ["is_routed_to", "warn_of_missing_middleware"]
+
+_LOG: Final = logging.getLogger("async_redis_cache")
+_WARNED: Final = set[str]()
 
 
 def is_routed_to(routed: Any, handler: Callable[..., Any]) -> bool:
@@ -24,3 +28,19 @@ def is_routed_to(routed: Any, handler: Callable[..., Any]) -> bool:
             return True
         routed = getattr(routed, "__wrapped__", None)
     return False
+
+
+def warn_of_missing_middleware(opted_in: str, remedy: str) -> None:
+    """Log once that responses are not cached, although they are opted in.
+
+    Args:
+        opted_in: what opts them in.
+        remedy: the code that adds the middleware.
+    """
+    if opted_in not in _WARNED:
+        _WARNED.add(opted_in)
+        _LOG.warning(
+            "%s has no effect: the request was not handled by the middleware of the cache, which is added with %s",
+            opted_in,
+            remedy,
+        )

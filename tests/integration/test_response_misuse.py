@@ -1,0 +1,92 @@
+"""Handlers that are opted in where nothing can cache their responses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from fastapi import Depends, FastAPI
+
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache import aiohttp as on_aiohttp
+from async_redis_cache.asgi import ResponseCache, cache_response
+from async_redis_cache.fastapi import cache_response as cache_dependency
+from harness.responses import ask
+
+if TYPE_CHECKING:
+    from harness import Server
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged about handlers without the middleware."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING" and "has no effect" in record.getMessage()
+    ]
+
+
+async def test_decorated_handler_without_the_middleware_warns_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The handler runs, and the first of its requests logs how to add the middleware."""
+    app = FastAPI()
+
+    @app.get("/decorated")
+    @cache_response(ttl=60)
+    async def decorated_only() -> str:
+        return "text"
+
+    @app.get("/depending", dependencies=[Depends(cache_dependency(ttl=60))])
+    async def depending_only() -> str:
+        return "text"
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        for path in ("/decorated", "/depending") * 2:
+            assert (await client.get(path)).json() == "text"
+    decorated, depending = warnings_of(caplog)
+    assert "decorated_only" in decorated
+    assert "dependency" in depending
+    assert "app.add_middleware(ResponseCache, cache=cache)" in decorated
+
+
+async def test_decorated_handler_of_aiohttp_without_the_middleware_warns_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The same under aiohttp, with its middleware."""
+
+    @on_aiohttp.cache_response(ttl=60)
+    async def aiohttp_only(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="text")
+
+    app = web.Application()
+    app.router.add_get("/", aiohttp_only)
+    async with TestClient(TestServer(app)) as client:
+        for _ in range(2):
+            async with client.get("/") as response:
+                assert await response.text() == "text"
+    (warning,) = warnings_of(caplog)
+    assert "aiohttp_only" in warning
+    assert "response_cache()" in warning
+
+
+@pytest.mark.depends_on
+async def test_decorated_handler_of_another_framework_is_refused(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A framework whose handlers cannot be answered from the cache fails at its first request, not at its first hit."""
+
+    @cache_response(ttl=60)
+    async def handler() -> bytes:
+        return b"text"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await handler()
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        with pytest.raises(RuntimeError, match="use the rules"):
+            await ask(ResponseCache(app, cache=cache))
