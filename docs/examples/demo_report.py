@@ -49,6 +49,25 @@ class Stampede:
 
 
 @dataclass(frozen=True)
+class Page:
+    """A response: seconds until the client had all of it, and bytes of its body."""
+
+    seconds: float
+    status: int
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Requests for one page, and the runs of its handler that they caused."""
+
+    what: str
+    answers: Sequence[Page]
+    runs: int
+
+
+@dataclass(frozen=True)
 class HotKey:
     """Seconds of each read, by the way of reading; seconds until a write elsewhere was visible."""
 
@@ -171,6 +190,28 @@ class Report:
             "of them\nwhile the database was down. "
             f"Deadline for Redis: {COMMAND_TIMEOUT_MS} ms; a query takes "
             f"{QUERY_MS} ms."
+        )
+
+    def pages(self, pages: Sequence[Pages]) -> None:
+        cold, requests = pages[1], len(pages[1].answers)
+        runs = "1 run of its handler" if cold.runs == 1 else f"{cold.runs} runs of its handler"
+        self._heading(f"4. Whole responses: {requests} requests for an uncached page, {runs}")
+        table = self._table(
+            f"{requests} requests", "runs of the handler", "median", "status", "body"
+        )
+        for run in pages:
+            first, seconds = run.answers[0], [answer.seconds for answer in run.answers]
+            table.add_row(
+                Text(run.what, style="yellow" if run is pages[0] else "green"),
+                f"[b]{run.runs}[/]",
+                duration(percentile(seconds, 0.5)),
+                str(first.status),
+                f"{first.size:,} bytes",
+            )
+        self._console.print(Padding(table, (1, 2, 0, 2)))
+        self._say(
+            "[b]@cache_response(ttl=60)[/] caches the response of a handler by the rules of HTTP "
+            "(RFC 9111).\nTimes include HTTP. Unchanged: the client sends the ETag that it has."
         )
 
     def closing(self, directory: Path, seconds: float) -> None:

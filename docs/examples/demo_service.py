@@ -2,7 +2,8 @@
 
 `/get-then-set/7` reads the cache, queries the database on a miss and writes the cache, as most
 services do. `/products/7` does it in one call, `get_or_load_entry`. The header `X-Cache` tells
-where the product came from, and `Server-Timing` how long that took in this process.
+where the product came from, and `Server-Timing` how long that took in this process. The response
+of `/shelves/7` is stored as a whole; that of `/uncached-shelves/7` is not.
 """
 
 import asyncio
@@ -17,11 +18,14 @@ from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
 from async_redis_cache import AsyncRedisCache
+from async_redis_cache.asgi import ResponseCache, cache_response
 from async_redis_cache.fastapi import cache_lifespan
 
 QUERY_MS = 50
 CONNECTIONS = 10
 COMMAND_TIMEOUT_MS = 500
+SHELF = 50
+"""Products in a shelf."""
 
 
 class Product(BaseModel):
@@ -46,6 +50,10 @@ class Database:
                 raise OSError("the database is down")
         return Product(id=product_id, name=f"Product {product_id}", price=product_id * 1.5)
 
+    async def shelf(self, shelf: int) -> list[Product]:
+        first = await self.find(shelf * SHELF)
+        return [first.model_copy(update={"id": first.id + n}) for n in range(SHELF)]
+
 
 database = Database()
 cache = AsyncRedisCache.from_url(
@@ -63,6 +71,7 @@ products = cache.namespace(
     stale_timeout=timedelta(minutes=1),  # stale-if-error for a minute
 )
 app = FastAPI(lifespan=cache_lifespan(cache))
+app.add_middleware(ResponseCache, cache=cache)
 
 
 @contextmanager
@@ -95,6 +104,17 @@ async def find_product(product_id: int, response: Response) -> Product:
     if entry.value is None:
         raise HTTPException(404)
     return entry.value
+
+
+@app.get("/shelves/{shelf}")
+@cache_response(ttl=timedelta(minutes=1))
+async def read_shelf(shelf: int) -> list[Product]:
+    return await database.shelf(shelf)
+
+
+@app.get("/uncached-shelves/{shelf}")
+async def read_uncached_shelf(shelf: int) -> list[Product]:
+    return await database.shelf(shelf)
 
 
 @app.get("/queries")

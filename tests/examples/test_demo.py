@@ -75,6 +75,15 @@ def test_no_request_fails_during_the_outages(shown: str) -> None:
     assert loaded + stale < requests
 
 
+def test_page_is_made_once(shown: str) -> None:
+    """All concurrent requests for a page share one run of its handler, or one per process, and then need none."""
+    names = ("at once, ResponseCache", "one by one, stored", "one by one, unchanged")
+    cold, stored, unchanged = (row(shown, name) for name in names)
+    assert 1 <= int(cold[0]) <= PROCESSES < int(row(shown, "at once, no cache")[0])
+    assert (stored[0], unchanged[0]) == ("0", "0")
+    assert (stored[2], unchanged[2:]) == ("200", ["304", "0 bytes"])
+
+
 def test_each_event_is_on_the_timeline(shown: str) -> None:
     """The timeline has a marker for each event, in the row of the system that it happens to."""
     assert re.search(r"^ *Redis +▼ hangs +▼ killed +▼ restarted *$", shown, re.MULTILINE)
