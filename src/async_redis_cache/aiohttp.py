@@ -26,7 +26,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
@@ -45,9 +45,8 @@ from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
-from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.keys import request_of
 from async_redis_cache._http.lookup import look_up
-from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.run import Run
@@ -261,18 +260,20 @@ class _Handling:
         """Return the response from the cache; None if the handler has to run."""
         if self.run is not None or self._reply is not None:
             return self._reply
-        fields, request = _fields(self._request.raw_headers), self._request
-        uri = _uri(request, rule.query(request.rel_url.raw_query_string.encode()))
-        if uri is None:
+        received, target = self._request, self.target
+        query = rule.query(target.query)
+        request = request_of(received.method, target.scheme, target.path, query, target.fields)
+        if request is None:
             return None
         exchange = Exchange(
             self._settings.store,
             rule,
-            Request(request.method, uri, fields),
-            identity=rule.identity(request),
+            request,
+            request.target,
+            identity=rule.identity(received),
             name=self._settings.name,
             shows_key=self._settings.shows_key,
-            observe=self._settings.store.observer(partial(self._route, rule)),
+            observe=self._settings.store.observer(self._route, rule),
         )
         found = await look_up(exchange, self._rerun)
         if isinstance(found, Run):
@@ -392,11 +393,6 @@ _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
 )
 _REMEDY: Final = "web.Application(middlewares=[response_cache()])"
 _LOG: Final = logging.getLogger("async_redis_cache")
-
-
-def _uri(request: web.Request, query: bytes) -> str | None:
-    path = request.rel_url.raw_path.encode()
-    return uri_of(request.scheme, path, query, _fields(request.raw_headers))
 
 
 def _fields(lines: Iterable[tuple[bytes, bytes]]) -> Fields:

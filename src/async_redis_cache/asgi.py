@@ -42,9 +42,8 @@ from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
-from async_redis_cache._http.keys import uri_of
+from async_redis_cache._http.keys import request_of
 from async_redis_cache._http.lookup import look_up
-from async_redis_cache._http.messages import Request
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.run import Run
@@ -192,19 +191,20 @@ class _Handling:
         scope, middleware = self._scope, self._middleware
         # Their names are in lower case by the specification of ASGI.
         fields: Fields = tuple(scope["headers"])
-        path, query = path_of(self._entered), rule.query(scope["query_string"])
-        uri = uri_of(self._entered["scheme"], path, query, fields)
-        if uri is None:
+        entered, query = self._entered, rule.query(scope["query_string"])
+        request = request_of(scope["method"], entered["scheme"], path_of(entered), query, fields)
+        if request is None:
             return None
         exchange = Exchange(
             middleware.store,
             rule,
-            Request(scope["method"], uri, fields),
+            request,
+            request.target,
             identity=rule.identity(scope),
             name=middleware.name,
             shows_key=middleware.shows_key,
             is_routed=is_routed,
-            observe=middleware.store.observer(partial(self._route, rule)),
+            observe=middleware.store.observer(self._route, rule),
         )
         found = await look_up(exchange, self._rerun)
         if isinstance(found, Reply):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from .policy import Reason
 
@@ -15,7 +17,7 @@ _LONGEST_KEY: Final = 1000
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class CacheStatus(NamedTuple):
+class CacheStatus(msgspec.Struct, frozen=True):
     """How a cache handled a request.
 
     Attributes:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from .cache_control import Directives, request_directives
 from .cache_status import CacheStatus
 from .fields import Fields, has, without
 from .keys import variant_key
 from .messages import Request, Stored, Variants
-from .policy import Policy
 from .response_options import Rule
 from .response_store import ResponseStore, Terms
 from .validation import CONDITIONS, is_not_modified, not_modified_fields
@@ -21,7 +23,7 @@ __all__ = ["Exchange", "Reply"]
 _NOT_MODIFIED: Final = 304
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """A response from the cache: a status code, header fields with `Age` and `Cache-Status`, and a body."""
 
     status: int
@@ -29,13 +31,14 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """A request. `look_up` returns the response from the cache, or a `Run` of the application.
 
     Args:
         store: of responses.
         rule: of the route.
         request: the request.
+        key: of its URI.
         identity: for which client the response is; None for any client that may see it.
         name: of the cache in `Cache-Status`, a token.
         shows_key: whether `Cache-Status` has the key of the URI. That of a variant, which contains hashes, is not shown.
@@ -43,45 +46,18 @@ class Exchange:
         observe: called with how the request was handled before a response to a client is sent.
     """
 
-    __slots__ = (
-        "identity",
-        "is_routed",
-        "key",
-        "name",
-        "names",
-        "observe",
-        "policy",
-        "request",
-        "rule",
-        "shows_key",
-        "store",
-    )
-
-    def __init__(
-        self,
-        store: ResponseStore,
-        rule: Rule,
-        request: Request,
-        *,
-        identity: str | None = None,
-        name: str = "async-redis-cache",
-        shows_key: bool = False,
-        is_routed: bool = False,
-        observe: Callable[[CacheStatus], None] | None = None,
-    ) -> None:
-        self.store: ResponseStore = store
-        self.rule: Rule = rule
-        self.policy: Policy = rule.policy
-        self.request: Request = request
-        self.identity: str | None = identity
-        self.name: str = name
-        self.is_routed: bool = is_routed
-        self.observe: Callable[[CacheStatus], None] | None = observe
-        self.key: str = request.target
-        """The key of the record: of the URI, or of the variant that the request selects."""
-        self.names: tuple[bytes, ...] | None = None
-        """The fields that select the variant, while its key is used."""
-        self.shows_key: bool = shows_key
+    store: ResponseStore
+    rule: Rule
+    request: Request
+    key: str
+    """That of the URI, then of the variant that the request selects."""
+    identity: str | None = None
+    name: str = "async-redis-cache"
+    shows_key: bool = False
+    is_routed: bool = False
+    observe: Callable[[CacheStatus], None] | None = None
+    names: tuple[bytes, ...] | None = None
+    """The fields that select the variant, while its key is used."""
 
     def select(self, variants: Variants) -> None:
         """Use the key of the variant that the request selects."""
@@ -91,15 +67,13 @@ class Exchange:
 
     def of_the_cache(self) -> Exchange:
         """Return a request of the cache itself for the same record."""
-        request = self.request._replace(method="GET", fields=self.unconditional)
-        exchange = Exchange(self.store, self.rule, request, identity=self.identity, name=self.name)
-        exchange.key, exchange.names = self.key, self.names
-        return exchange
+        request = replace(self.request, method="GET", fields=self.unconditional)
+        return replace(self, request=request, is_routed=False, observe=None)
 
     @property
     def terms(self) -> Terms:
         """How the record is loaded."""
-        return Terms(self.policy.longest_stale, self.rule.wait_seconds)
+        return Terms(self.rule.policy.longest_stale, self.rule.wait_seconds)
 
     @property
     def directives(self) -> Directives:
@@ -131,13 +105,9 @@ class Exchange:
         now, request = time(), self.request
         age = stored.age_at(now)
         ttl = int(stored.lifetime - age)
-        status = (
-            CacheStatus(True, None, None, False, False, ttl)
-            if status is None
-            else status._replace(ttl=ttl)
-        )
+        status = CacheStatus(hit=True, ttl=ttl) if status is None else replace(status, ttl=ttl)
         code, fields, body = stored.status, stored.fields, stored.body
-        if is_not_modified(request.fields, stored, now):
+        if not request.is_plain and is_not_modified(request.fields, stored, now):
             code, fields, body = _NOT_MODIFIED, not_modified_fields(fields), b""
         elif request.method == "HEAD":
             if not has(fields, b"content-length"):
@@ -150,5 +120,5 @@ class Exchange:
         if self.observe is not None:
             self.observe(status)
         if self.shows_key:
-            status = status._replace(key=self.request.target)
+            status = replace(status, key=self.request.target)
         return (*fields, (b"cache-status", status.text(self.name).encode()))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 from .fields import Fields, token_members, values
+from .messages import Request
+from .validation import CONDITIONS
 
 __all__ = [
     "FORWARDED",
     "METHOD_OVERRIDES",
+    "request_of",
     "selecting_names",
     "uri_of",
     "variant_key",
@@ -30,6 +34,7 @@ FORWARDED: Final = METHOD_OVERRIDES | frozenset(
     }
 )
 """Fields that some frameworks take the method, the host or the path of a request from."""
+_NOTED: Final = FORWARDED | CONDITIONS | {b"host", b"range"}
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 _NOT_IN_URIS: Final = re.compile(rb"[\x00-\x20\x7f]")
 _DIGEST_BYTES: Final = 16
@@ -65,7 +70,9 @@ def variant_key(key: str, names: Iterable[bytes], request: Fields, identity: str
     return f"{key} {digest.hexdigest()}"
 
 
-def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None:
+def uri_of(
+    scheme: str, path: bytes, query: bytes, fields: Sequence[tuple[bytes, bytes]]
+) -> str | None:
     """Return the URI of a request as it was sent; None if its host could be taken for a part of the path.
 
     A proxy may tell the host and path that clients use in other fields, which applications make links with, and some
@@ -77,31 +84,49 @@ def uri_of(scheme: str, path: bytes, query: bytes, fields: Fields) -> str | None
         query: as sent, or without what does not change the response.
         fields: of the request.
     """
-    host: bytes | None = None
-    said: list[tuple[bytes, bytes]] = []
-    for name, value in fields:
-        if name == b"host":
-            if host is not None or not _HOST.fullmatch(value):
-                return None
-            host = value
-        elif name in FORWARDED:
-            said.append((name, value))
-    if _NOT_IN_URIS.search(path) or (query and _NOT_IN_URIS.search(query)):
+    hosts = [value for name, value in fields if name == b"host"]
+    host = _host(hosts[0]) if hosts else ""
+    if host is None or len(hosts) > 1 or _NOT_IN_URIS.search(path):
+        return None
+    if query and _NOT_IN_URIS.search(query):
         # It would be taken for what follows the URI in keys.
         return None
-    forwarded = b""
-    if said:
-        implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": host or b""}
-        if host is not None and b":" not in host:
-            told = {**implied, **dict(said)}[b"x-forwarded-proto"]
-            implied[b"x-forwarded-port"] = _DEFAULT_PORTS.get(told, b"")
-        forwarded = b"".join(
-            b" %s=%d:%s" % (name, len(value), value)
-            for name, value in said
-            if value != implied.get(name)
-        )
-    uri = b"%s://%s%s?%s%s" % (scheme.encode(), (host or b"").lower(), path, query, forwarded)
-    return uri.decode("latin-1")
+    said = [field for field in fields if field[0] in FORWARDED]
+    forwarded = _forwarded(scheme, hosts, said).decode("latin-1") if said else ""
+    return f"{scheme}://{host}{path.decode('latin-1')}?{query.decode('latin-1')}{forwarded}"
+
+
+@lru_cache
+def _host(value: bytes) -> str | None:
+    """Return a host as it is in keys; None if it could be taken for a part of the path."""
+    return value.decode().lower() if _HOST.fullmatch(value) else None
+
+
+def _forwarded(scheme: str, hosts: list[bytes], said: list[tuple[bytes, bytes]]) -> bytes:
+    """Return what keys have of the fields of a proxy: those that tell more than the request itself."""
+    host = hosts[0] if hosts else b""
+    implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": host}
+    if host and b":" not in host:
+        told = {**implied, **dict(said)}[b"x-forwarded-proto"]
+        implied[b"x-forwarded-port"] = _DEFAULT_PORTS.get(told, b"")
+    return b"".join(
+        b" %s=%d:%s" % (name, len(value), value)
+        for name, value in said
+        if value != implied.get(name)
+    )
+
+
+def request_of(
+    method: str, scheme: str, path: bytes, query: bytes, fields: Fields
+) -> Request | None:
+    """Return a request with its URI; None where `uri_of` does. See there."""
+    noted = [field for field in fields if field[0] in _NOTED]
+    uri = uri_of(scheme, path, query, noted)
+    if uri is None:
+        return None
+    # Almost every request has only this one of these fields, and is then not looked through again.
+    is_plain = len(noted) == 1 and noted[0][0] == b"host"
+    return Request(method, uri, fields, is_plain)
 
 
 def without_parameters(query: bytes, ignored: frozenset[bytes], *, is_sorted: bool) -> bytes:

@@ -36,7 +36,7 @@ async def look_up(exchange: Exchange, rerun: Rerun | None = None) -> Reply | Run
         exchange: the request.
         rerun: revalidates a stale response that is served.
     """
-    reason = exchange.policy.may_look_up(exchange.request)
+    reason = exchange.rule.policy.may_look_up(exchange.request)
     if reason is not None:
         return Run(exchange, reason)
     begun = time()
@@ -82,7 +82,7 @@ def _is_usable(exchange: Exchange, record: Record, rerun: Rerun | None) -> bool:
     """Return whether no load is needed; start one in the background if a stale response is to be served."""
     if not isinstance(record, Stored):
         return True
-    verdict = exchange.policy.judge(exchange.request, record, time())
+    verdict = exchange.rule.policy.judge(exchange.request, record, time())
     if verdict == "revalidate" and rerun is not None:
         exchange.store.start(_revalidate(exchange, rerun))
         return True
@@ -107,7 +107,7 @@ def _is_of_no_use(exchange: Exchange, record: Stored | Uncacheable, begun: float
 
 
 def _is_only_if_cached(exchange: Exchange) -> bool:
-    return exchange.policy.follows_requests and exchange.directives.has("only-if-cached")
+    return exchange.rule.policy.follows_requests and exchange.directives.has("only-if-cached")
 
 
 def _reason_to_run_alone(exchange: Exchange, record: Record | None) -> Reason | None:

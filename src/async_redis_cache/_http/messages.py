@@ -11,18 +11,20 @@ from .fields import Fields
 __all__ = ["RECORDS", "Record", "Request", "Response", "Stored", "Uncacheable", "Variants"]
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """A request.
 
     Attributes:
         method: in upper case.
         target: scheme, host, path and query: the URI.
         fields: the header fields.
+        is_plain: whether it is known to have neither conditions nor a range.
     """
 
     method: str
     target: str
     fields: Fields
+    is_plain: bool = False
 
 
 class Response(NamedTuple):

@@ -81,7 +81,7 @@ class Policy(NamedTuple):
         """Return why a request is passed to the application without a look at the cache; None if it is not."""
         if request.method not in {"GET", "HEAD"}:
             return "method"
-        if has(request.fields, b"range"):
+        if not request.is_plain and has(request.fields, b"range"):
             return "partial"
         return None
 

@@ -14,6 +14,7 @@ from async_redis_cache import AsyncRedisCache, CacheError, Load, LoadOptions, Na
 from .cache_status import CacheStatus
 from .messages import RECORDS, Record, Uncacheable
 from .observers import OBSERVERS
+from .response_options import Rule
 
 __all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of"]
 
@@ -142,15 +143,20 @@ class ResponseStore:
         self._unshared: dict[str, float] = {}
         """Until when requests with `Authorization` do not wait for one another, by keys."""
 
-    def observer(self, route: Callable[[], str]) -> Callable[[CacheStatus], None] | None:
+    def observer(
+        self, route_of: Callable[[Rule], str], rule: Rule
+    ) -> Callable[[CacheStatus], None] | None:
         """Return what to call with how a response was handled; None if the cache has no observer.
 
         Args:
-            route: returns the template or pattern of the route, of which there is a bounded number.
+            route_of: returns the template or pattern of the route, of which there is a bounded number.
+            rule: of the route.
         """
+        if not OBSERVERS:
+            return None
         namespace = self._namespace
         observe = OBSERVERS.get(namespace._cache)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        return None if observe is None else partial(observe, namespace.name, route())
+        return None if observe is None else partial(observe, namespace.name, route_of(rule))
 
     def add_unshared(self, key: str, seconds: float) -> None:
         """Note that responses to requests with `Authorization` were not storable for this key."""

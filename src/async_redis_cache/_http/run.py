@@ -103,7 +103,7 @@ class Run:
         if status == _NOT_MODIFIED and exchange.keeps_conditions:
             lead.decide(Uncacheable("request"), None)
             return exchange.marked(fields, self._status)
-        policy, stale = exchange.policy, lead.stale
+        policy, stale = exchange.rule.policy, lead.stale
         if isinstance(stale, Stored) and (
             status == _NOT_MODIFIED or policy.replaces_error(stale, time(), status)
         ):
@@ -120,13 +120,13 @@ class Run:
         else:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
         will_be_stored = self._body is not None and exchange.store.is_reachable
-        self._status = self._status._replace(stored=will_be_stored)
+        self._status = replace(self._status, stored=will_be_stored)
         return exchange.marked(fields, self._status)
 
     def _would_be_stored_for_others(self, response: Response) -> bool:
         """Return whether the `Authorization` of the request alone forbids to store the response."""
-        policy, request = self._exchange.policy, self._exchange.request
-        anonymous = request._replace(fields=without(request.fields, {b"authorization"}))
+        policy, request = self._exchange.rule.policy, self._exchange.request
+        anonymous = replace(request, fields=without(request.fields, {b"authorization"}))
         status, fields, _ = response
         return not policy.may_store(request, status, fields) and policy.may_store(
             anonymous, status, fields
@@ -137,10 +137,10 @@ class Run:
         lead, now = self._lead, time()
         if lead is None or self._response is not None or not isinstance(lead.stale, Stored):
             return None
-        if not self._exchange.policy.replaces_error(lead.stale, now, _SERVER_ERROR):
+        if not self._exchange.rule.policy.replaces_error(lead.stale, now, _SERVER_ERROR):
             return None
         lead.decide(replace(lead.stale, is_replacement=True), None)
-        self._status = self._status._replace(status=_SERVER_ERROR)
+        self._status = replace(self._status, status=_SERVER_ERROR)
         return self._exchange.reply(lead.stale, self._status)
 
     def give_up(self) -> None:
@@ -155,7 +155,8 @@ class Run:
         if response is None or self._body is None:
             return fields
         return with_etag(
-            response._replace(fields=fields, body=body), strong=self._exchange.policy.strong_etags
+            response._replace(fields=fields, body=body),
+            strong=self._exchange.rule.policy.strong_etags,
         ).fields
 
     def body(self, chunk: bytes, *, is_last: bool = False) -> None:
@@ -211,25 +212,28 @@ class Run:
         self, lead: Lead, stale: Stored, response: Response, received: float
     ) -> Reply | None:
         """Return the stale response instead of an error, or with the fields of the 304 response that validated it."""
-        self._status = self._status._replace(status=response.status)
+        self._status = replace(self._status, status=response.status)
         if response.status != _NOT_MODIFIED:
             # What is stored stays as it is.
             lead.decide(replace(stale, is_replacement=True), None)
             return self._exchange.reply(stale, self._status)
-        fresh = self._exchange.policy.freshened(stale, response, self._requested, received)
+        fresh = self._exchange.rule.policy.freshened(stale, response, self._requested, received)
         if fresh is None:
             return None
-        lead.decide(fresh, self._exchange.policy.served_seconds(fresh), self.tags)
-        self._status = self._status._replace(stored=True)
+        lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh), self.tags)
+        self._status = replace(self._status, stored=True)
         return self._exchange.reply(fresh, self._status)
 
     async def _store_response(self, lead: Lead, response: Response, received: float) -> None:
         exchange = self._exchange
-        stored = exchange.policy.stored(exchange.request, response, self._requested, received)
+        stored = exchange.rule.policy.stored(exchange.request, response, self._requested, received)
         if stored is None:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
             return
-        names, seconds = selecting_names(response.fields), exchange.policy.served_seconds(stored)
+        names, seconds = (
+            selecting_names(response.fields),
+            exchange.rule.policy.served_seconds(stored),
+        )
         if exchange.names is not None and not set(names) <= set(exchange.names):
             # The URI has more variants than were known: they are learned anew.
             lead.decide(Uncacheable(), None)
