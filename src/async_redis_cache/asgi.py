@@ -314,9 +314,9 @@ class _Handling:
     def target(self) -> Target:
         """What the request is for."""
         scope = self._entered
-        return Target(
-            scope["scheme"], path_of(scope), scope["query_string"], tuple(scope["headers"])
-        )
+        root = self._scope.get("app_root_path") or self._scope.get("root_path", "")
+        fields: Fields = tuple(scope["headers"])
+        return Target(scope["scheme"], path_of(scope), scope["query_string"], fields, root)
 
     async def _invalidate(self, response: Fields) -> None:
         with contextlib.suppress(CacheError):

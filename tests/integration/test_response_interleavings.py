@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache.asgi import ResponseCache, ResponseOptions, add_response_tags
+from async_redis_cache.asgi import (
+    ResponseCache,
+    ResponseOptions,
+    add_response_tags,
+    invalidate_url,
+)
 from harness.responses import ask
 from harness.run_length import scaled
 
@@ -91,7 +96,8 @@ class Interleaving:
         for _ in range(WRITES):
             await self._app.pause()
             cache, cached = self._app.random.choice(self._both)
-            if self._app.random.random() < 0.5:
+            way = self._app.random.choice(["write", "tag", "url"])
+            if way == "write":
                 # A write is to a URI with its query, which pages other than these are stored under.
                 query = "utm=1" if self._page.startswith("/ignoring") else ""
                 answer = await ask(cached, self._page, method="PUT", query=query)
@@ -99,7 +105,10 @@ class Interleaving:
             else:
                 self._app.versions[self._page] += 1
                 written = self._app.versions[self._page]
-                await cache.invalidate_tags(None, self._page)
+                if way == "tag":
+                    await cache.invalidate_tags(None, self._page)
+                else:
+                    await invalidate_url(cache, f"http://shop{self._page}")
             self._acknowledged = max(self._acknowledged, written)
 
     def _query(self) -> str:

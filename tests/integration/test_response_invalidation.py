@@ -72,8 +72,10 @@ class Shop:
 
 
 @asynccontextmanager
-async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> AsyncGenerator[Ask]:
-    """The shop as an application of FastAPI."""
+async def on_fastapi(
+    shop: Shop, cache: AsyncRedisCache, *, root_path: str = "", **options: Any
+) -> AsyncGenerator[Ask]:
+    """The shop as an application of FastAPI, whose server or proxy may take the root path off."""
     app = FastAPI()
     app.add_middleware(on_asgi.ResponseCache, cache=cache, **options)
 
@@ -94,7 +96,7 @@ async def on_fastapi(shop: Shop, cache: AsyncRedisCache, **options: Any) -> Asyn
         shop.add(item)
         await on_asgi.invalidate_url(cache, str(request.url_for("product", item=item)))
 
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(app, root_path=root_path)
     async with cache, httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
 
         async def ask(method: str, path: str, **headers: str) -> Answer:
@@ -219,6 +221,21 @@ async def test_handler_invalidates_a_url(ask: Ask, shop: Shop, headers: dict[str
     await ask("POST", "/sales/tea", **headers)
     for variant in variants:
         assert (await ask("GET", "/stock/tea", **variant)).text == "tea 1"
+
+
+@pytest.mark.depends_on
+async def test_handler_invalidates_a_url_with_its_root_path(
+    any_server: Server, shop: Shop, key_prefix: str
+) -> None:
+    """A URL that Starlette makes begins with the root path, which the requests of a proxy do not have."""
+    cache = AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix)
+    async with on_fastapi(shop, cache, root_path="/api") as ask:
+        await ask("GET", "/stock/tea")
+        await ask("POST", "/sales/tea")
+        assert (await ask("GET", "/stock/tea")).text == "tea 1"
+        shop.headers = {"Location": "/api/stock/tea"}
+        await ask("POST", "/stock?item=tea")
+        assert (await ask("GET", "/stock/tea")).text == "tea 2"
 
 
 JOB = """

@@ -18,7 +18,7 @@ def target(path: str, *lines: str, scheme: str = "http") -> Target:
 
 def key_of(read: Target) -> str:
     """The key under which the response to a request is stored."""
-    key = uri_of(*read)
+    key = uri_of(*read[:4])
     assert key is not None
     return key
 
@@ -100,6 +100,25 @@ def test_write_behind_a_proxy_invalidates_what_was_read_behind_it(
     found = keys_of_write(target("/a/b", *lines), fields(f"Location: {reference}"))
     read = [line for line in lines if "Method" not in line]
     assert {key_of(target("/c", *read)), key_of(target("/c"))} <= found
+
+
+@pytest.mark.parametrize(
+    ("lines", "root"),
+    [(["X-Forwarded-Prefix: /api"], ""), (["X-Forwarded-Prefix: /api/"], ""), ([], "/api")],
+)
+def test_prefix_that_a_proxy_takes_off_is_no_part_of_the_path(lines: list[str], root: str) -> None:
+    """URLs that the application makes have the path that it is mounted at. Its requests may have it, or not."""
+    lines = ["Host: shop", *lines]
+    written = target("/a", *lines)._replace(root=root)
+    for read in ("/c", "/api/c"):
+        key = key_of(target(read, *lines))
+        assert key in keys_of_write(written, fields("Location: /api/c"))
+        assert key in keys_of_url("http://shop/api/c", target=written)
+    assert key_of(target("/", *lines)) in keys_of_url("/api", target=written)
+    assert key_of(target("/c", *lines)) not in keys_of_url("/apis/c", target=written)
+    added = {"X-Forwarded-Prefix": "/api"}
+    behind = target("/c", "Host: shop", "X-Forwarded-Prefix: /api")
+    assert key_of(behind) in keys_of_url("http://shop/api/c", added)
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,14 @@ class Target(NamedTuple):
         path: as sent, with its percent-encoding.
         query: as sent, without "?".
         fields: the header fields of the request, `Host` among them.
+        root: the path that the application is mounted at, which a proxy may have taken off.
     """
 
     scheme: str
     path: bytes
     query: bytes
     fields: Fields
+    root: str = ""
 
 
 def is_write(method: str, status: int) -> bool:
@@ -77,14 +79,14 @@ def keys_of_url(
         if keys:
             return keys
         raise ValueError("the URL must be absolute, and one of http or https")
-    path, query = (parts.path or "/").encode(), parts.query.encode()
+    path, query = parts.path or "/", parts.query
     added = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     fields = ((b"host", _authority(parts.scheme, parts.netloc).encode()), *added)
-    keys |= _keys(Target(parts.scheme, path, query, fields))
+    keys |= _keys_of_path(Target(parts.scheme, b"", b"", fields), path, query)
     if parts.scheme == "https":
         # As an application sees it behind a proxy that terminates TLS.
         forwarded = (*fields, (b"x-forwarded-proto", b"https"))
-        keys |= _keys(Target("http", path, query, forwarded))
+        keys |= _keys_of_path(Target("http", b"", b"", forwarded), path, query)
     return keys
 
 
@@ -108,8 +110,18 @@ def _keys_of_reference(target: Target, reference: str) -> set[str]:
     }
     if (parts.scheme, _authority(parts.scheme, parts.netloc)) not in origins:
         return set()
-    path, query = parts.path or "/", parts.query
-    return _keys(target._replace(path=path.encode("latin-1"), query=query.encode("latin-1")))
+    return _keys_of_path(target, parts.path or "/", parts.query)
+
+
+def _keys_of_path(target: Target, path: str, query: str) -> set[str]:
+    """Return the keys of another path of the same host, as clients see it, and as proxies pass it on."""
+    keys = set[str]()
+    roots = ("", target.root, *values(target.fields, b"x-forwarded-prefix"))
+    for root in {root.rstrip("/") for root in roots}:
+        if path == root or path.startswith(f"{root}/"):
+            inner = (path.removeprefix(root) or "/").encode("latin-1")
+            keys |= _keys(target._replace(path=inner, query=query.encode("latin-1")))
+    return keys
 
 
 def _authority(scheme: str, netloc: str) -> str:
@@ -119,7 +131,7 @@ def _authority(scheme: str, netloc: str) -> str:
 
 def _keys(target: Target) -> set[str]:
     """Return the keys of a URI: with the forwarded fields of the request and without, in all forms of its query."""
-    scheme, path, query, fields = target
+    scheme, path, query, fields, _ = target
     queries = queries_of(query)
     queries.add(without_parameters(query, frozenset(), is_sorted=True))
     forms: Iterable[Fields] = (without(fields, METHOD_OVERRIDES), without(fields, FORWARDED))
