@@ -23,7 +23,7 @@ A middleware that caches whole responses:
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
@@ -33,7 +33,6 @@ from weakref import WeakKeyDictionary
 try:
     from aiohttp import web
     from aiohttp.typedefs import Handler, Middleware
-    from multidict import CIMultiDict
 except ImportError as _error:
     raise ImportError(
         "async_redis_cache.aiohttp needs the extra 'aiohttp': "
@@ -41,6 +40,7 @@ except ImportError as _error:
     ) from _error
 
 from async_redis_cache import AsyncRedisCache, CacheError
+from async_redis_cache._http.aiohttp_messages import fields_of, lines_of, lower, response_of
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
 from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
@@ -247,7 +247,7 @@ class _Handling:
         """Return the response: from the cache, or of the handler."""
         reply = None if rule is None else await self.enter(rule)
         if reply is not None:
-            return _response(reply)
+            return response_of(reply)
         token = _CURRENT.set(self)
         try:
             return await self._run_handler()
@@ -298,10 +298,9 @@ class _Handling:
     def forwarded(self, request: web.Request) -> web.Request:
         """Return the request for the handler, with the conditions of the cache instead of those of the client."""
         run = self.run
-        if run is None or run.forward == _fields(request.raw_headers):
+        if run is None or run.forward == lower(request.raw_headers):
             return request
-        lines = [(name.decode(), value.decode("latin-1")) for name, value in run.forward]
-        return request.clone(method=request.method, headers=CIMultiDict(lines))
+        return request.clone(method=request.method, headers=lines_of(run.forward))
 
     async def _run_handler(self) -> web.StreamResponse:
         """Run the handler, and store its response if it may be stored."""
@@ -315,14 +314,14 @@ class _Handling:
             if stale is None:
                 raise
             _LOG.exception("the handler failed, and a stale response was served instead")
-            return _response(stale)
+            return response_of(stale)
         if self._reply is not None:
-            return _response(self._reply)
+            return response_of(self._reply)
         self._take_tags(response)
         if self.run is not None:
             response = await self._collected(self.run, response)
         if is_write(self._request.method, response.status):
-            await self._invalidate(_fields_of(response))
+            await self._invalidate(fields_of(response))
         if isinstance(response, web.HTTPException):
             raise response
         return response
@@ -330,11 +329,11 @@ class _Handling:
     def _take_tags(self, response: web.StreamResponse) -> None:
         """Take the tags of the response from its header."""
         if self._settings.tags_header is not None and not response.prepared:
-            self._settings.tags_header.take(_fields_of(response), self.run)
+            self._settings.tags_header.take(fields_of(response), self.run)
             response.headers.popall(self._settings.tags_header.name, None)
 
     async def _collected(self, run: Run, response: web.StreamResponse) -> web.StreamResponse:
-        fields = _fields_of(response)
+        fields = fields_of(response)
         sent = run.start(response.status, fields)
         body = response.body if isinstance(response, web.Response) else None
         if body is None and isinstance(response, web.Response):
@@ -348,7 +347,7 @@ class _Handling:
                 response = await self._handler(self.forwarded(self._request))
                 self._take_tags(response)
                 return response
-            return _response(reply)
+            return response_of(reply)
         if response.prepared:
             # A stream that the handler has sent already.
             run.give_up()
@@ -358,15 +357,13 @@ class _Handling:
             run.body(bytes(body), is_last=True)
         else:
             run.give_up()
-        for name, value in _text(sent[len(fields) :]):
-            response.headers.add(name, value)
+        response.headers.extend(lines_of(sent[len(fields) :]))
         await run.end()
         return response
 
     async def _rerun(self, run: Run) -> None:
         """Run the handler for a request of the cache itself, to which no client listens."""
-        headers = CIMultiDict(_text(run.forward))
-        request = self._request.clone(method="GET", headers=headers)
+        request = self._request.clone(method="GET", headers=lines_of(run.forward))
         handling = _Handling(self._settings, request, self._handler)
         handling.run = run
         token = _CURRENT.set(handling)
@@ -380,7 +377,7 @@ class _Handling:
         """What the request is for."""
         request = self._request
         path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-        fields = _fields(request.raw_headers)
+        fields = lower(request.raw_headers)
         return Target(request.scheme, path.encode(), query.encode(), fields)
 
     async def _invalidate(self, response: Fields) -> None:
@@ -393,25 +390,3 @@ _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
 )
 _REMEDY: Final = "web.Application(middlewares=[response_cache()])"
 _LOG: Final = logging.getLogger("async_redis_cache")
-
-
-def _fields(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
-    return tuple((name.lower(), value) for name, value in lines)
-
-
-def _fields_of(response: web.StreamResponse) -> Fields:
-    fields = tuple(
-        (name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()
-    )
-    # aiohttp adds them to the headers when it sends the response.
-    return (*fields, (b"set-cookie", b"")) if response.cookies else fields
-
-
-def _text(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
-
-
-def _response(reply: Reply) -> web.Response:
-    return web.Response(
-        status=reply.status, headers=CIMultiDict(_text(reply.fields)), body=reply.body
-    )

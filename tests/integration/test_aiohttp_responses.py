@@ -72,7 +72,7 @@ class Shop:
     async def write(self, request: web.Request) -> web.StreamResponse:
         """Set the stock."""
         self.stock = int(await request.text())
-        return web.Response()
+        return web.Response(headers=self.headers)
 
     async def refuse(self, request: web.Request) -> web.StreamResponse:
         """Raise 404."""
@@ -211,3 +211,13 @@ async def test_method_of_a_view_is_opted_in(client: Client) -> None:
     """The decorator works for the methods of class-based views."""
     one, other = [(await read(client, "/view/tea"))[1] for _ in range(2)]
     assert one == other
+
+
+async def test_fields_in_utf8_are_kept(client: Client, shop: Shop) -> None:
+    """A field that is not Latin-1, as aiohttp sends it, is that of hits too, and of a write."""
+    shop.headers = {"X-Shelf": "\u68da \u00e9"}
+    for _ in range(2):
+        async with client.get("/stock/tea") as response:
+            assert response.headers["X-Shelf"] == "\u68da \u00e9"
+    async with client.put("/stock/tea", data="2") as response:
+        assert (response.status, response.headers["X-Shelf"]) == (200, "\u68da \u00e9")
