@@ -150,6 +150,24 @@ async def test_flood_of_queries_is_bounded(any_server: Server, key_prefix: str) 
     assert 0 < len(stored) <= 100
 
 
+async def test_invented_parameters_are_not_stored(any_server: Server, key_prefix: str) -> None:
+    """With `parameters`, a request with any other one runs the handler, and stores nothing."""
+    app = Echo()
+    rules: dict[str, ResponseOptions] = {
+        "*": {"ttl": 60, "parameters": ["page", "size"], "ignored_parameters": ["utm"]}
+    }
+    async with cached_app(app, any_server, key_prefix, rules) as cached:
+        for query in ("", "page=1", "size=9&page=1&page=2&utm=x"):
+            for number in range(3):
+                await ask(cached, "/a", query=query + (f"&utm={number}" if query else ""))
+        assert app.runs[b"/a"] == 3
+        for query in ("cb=1", "page=1&cb", "%70age=1", "=", "page=1&"):
+            answer = await ask(cached, "/a", query=query)
+            assert answer.headers["cache-status"] == "async-redis-cache; fwd=bypass"
+        with any_server.client() as raw:
+            assert len(list(raw.scan_iter(f"{key_prefix}responses:*", count=1000))) == 3
+
+
 async def test_ignored_parameter_makes_no_other_response(
     any_server: Server, key_prefix: str
 ) -> None:

@@ -15,6 +15,7 @@ from .validation import CONDITIONS
 __all__ = [
     "FORWARDED",
     "METHOD_OVERRIDES",
+    "parameters_of",
     "request_of",
     "selecting_names",
     "uri_of",
@@ -126,7 +127,7 @@ def request_of(
         return None
     # Almost every request has only this one of these fields, and is then not looked through again.
     is_plain = len(noted) == 1 and noted[0][0] == b"host"
-    return Request(method, uri, fields, is_plain)
+    return Request(method, uri, fields, is_plain, query)
 
 
 def without_parameters(query: bytes, ignored: frozenset[bytes], *, is_sorted: bool) -> bytes:
@@ -137,10 +138,19 @@ def without_parameters(query: bytes, ignored: frozenset[bytes], *, is_sorted: bo
         ignored: names of parameters, as they are sent.
         is_sorted: whether to sort the parameters by their names; those of the same name keep their order.
     """
-    parts = [part for part in query.split(b"&") if part.partition(b"=")[0] not in ignored]
+    parts = [part for part in query.split(b"&") if _name_of(part) not in ignored]
     if is_sorted:
-        parts.sort(key=lambda part: part.partition(b"=")[0])
+        parts.sort(key=_name_of)
     return b"&".join(parts)
+
+
+def parameters_of(query: bytes) -> set[bytes]:
+    """Return the names of the parameters of a query, as they are sent."""
+    return {_name_of(part) for part in query.split(b"&")} if query else set()
+
+
+def _name_of(parameter: bytes) -> bytes:
+    return parameter.partition(b"=")[0]
 
 
 def _normalized(name: bytes, lines: list[str]) -> str | None:

@@ -19,12 +19,14 @@ class Request(msgspec.Struct, frozen=True):
         target: scheme, host, path and query: the URI.
         fields: the header fields.
         is_plain: whether it is known to have neither conditions nor a range.
+        query: of the URI.
     """
 
     method: str
     target: str
     fields: Fields
     is_plain: bool = False
+    query: bytes = b""
 
 
 class Response(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from .cache_control import Directives, request_directives, response_directives
 from .fields import Fields, end_to_end, has, token_members, without
 from .freshness import HEURISTIC_STATUSES, freshness_of
+from .keys import parameters_of
 from .messages import Request, Response, Stored
 from .validation import can_validate, updated_fields, with_etag
 
@@ -64,6 +65,7 @@ class Policy(NamedTuple):
         validation: seconds after its lifetime for which a response with a validator of the application is kept, to be
             validated.
         strong_etags: see `with_etag`.
+        parameters: the names of the query parameters that requests may have; None for any.
     """
 
     default_lifetime: float | None = None
@@ -76,6 +78,7 @@ class Policy(NamedTuple):
     stale_if_error: float = 0
     validation: float = 3600
     strong_etags: bool = False
+    parameters: frozenset[bytes] | None = None
 
     def may_look_up(self, request: Request) -> Reason | None:
         """Return why a request is passed to the application without a look at the cache; None if it is not."""
@@ -83,6 +86,8 @@ class Policy(NamedTuple):
             return "method"
         if not request.is_plain and has(request.fields, b"range"):
             return "partial"
+        if self.parameters is not None and not parameters_of(request.query) <= self.parameters:
+            return "bypass"
         return None
 
     def stored(

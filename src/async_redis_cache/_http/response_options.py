@@ -45,6 +45,9 @@ class ResponseOptions(TypedDict, total=False):
     """The status codes of responses to store; by default, all that state their freshness."""
     max_body: int
     """Bytes of the greatest body to store; by default 1 MB."""
+    parameters: Collection[str]
+    """Names of the query parameters that the handler reads. A request with any other is passed to the handler, and its
+    response is not stored, so that a client cannot fill the cache with invented ones. By default, any may be sent."""
     ignored_parameters: Collection[str]
     """Names of query parameters that do not change the response, such as `utm_source`."""
     sorts_parameters: bool
@@ -73,7 +76,7 @@ class Rule:
         if unknown:
             raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
         ttl, missing_ttl = options.get("ttl"), options.get("missing_ttl")
-        statuses = options.get("statuses")
+        statuses, parameters = options.get("statuses"), options.get("parameters")
         self.policy: Policy = Policy(
             default_lifetime=None if ttl is None else _seconds("ttl", ttl),
             missing_lifetime=None if missing_ttl is None else _seconds("missing_ttl", missing_ttl),
@@ -85,6 +88,7 @@ class Rule:
                 "stale_while_revalidate", options.get("stale_while_revalidate", 0)
             ),
             stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
+            parameters=None if parameters is None else _encoded(parameters),
         )
         self.tags: frozenset[str] = frozenset(options.get("tags", ()))
         self.pattern: str | None = pattern
@@ -94,7 +98,7 @@ class Rule:
         self.max_body: int = options.get("max_body", _MAX_BODY)
         if self.max_body < 0:
             raise ValueError("max_body must not be negative")
-        self._ignored = frozenset(name.encode() for name in options.get("ignored_parameters", ()))
+        self._ignored = _encoded(options.get("ignored_parameters", ()))
         self._is_sorted = options.get("sorts_parameters", False)
         if self._ignored or self._is_sorted:
             _NORMALIZING[self._ignored, self._is_sorted] = self
@@ -150,6 +154,10 @@ class PathRules:
             if pattern.match(path):
                 return rule
         return None
+
+
+def _encoded(names: Collection[str]) -> frozenset[bytes]:
+    return frozenset(name.encode() for name in names)
 
 
 def _seconds(name: str, duration: float | timedelta) -> float:
