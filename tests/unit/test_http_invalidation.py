@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import uri_of
@@ -81,6 +83,20 @@ def test_reference_to_another_origin_invalidates_nothing(reference: str) -> None
     written = target("/a/b")
     found = keys_of_write(written, fields(f"Location: {reference}"))
     assert found == keys_of_write(written, ())
+
+
+@given(
+    st.one_of(
+        st.text(st.characters(max_codepoint=255), max_size=20),
+        st.from_regex(r"[a-z]{0,5}:?/{0,3}[a-z@:\\[\\].]{0,12}(shop|other)?[/?#@:.]?.{0,9}"),
+    )
+)
+def test_no_reference_leaves_the_origin(reference: str) -> None:
+    """Whatever a response names, its own URI is invalidated, and nothing of another host or scheme."""
+    reference = reference.encode("latin-1", "replace").decode("latin-1")
+    found = keys_of_write(target("/a/b"), fields(f"Location: {reference}"))
+    assert key_of(target("/a/b")) in found
+    assert {key[: len("http://shop/")] for key in found} == {"http://shop/"}
 
 
 @pytest.mark.parametrize(
