@@ -217,7 +217,7 @@ async def test_loads_succeed_while_the_password_rotates(
     async with configured(url, api, credential_provider=rotation) as cache:
         done = asyncio.Event()
         loading = asyncio.gather(*(load_until(done, cache) for _ in range(4)))
-        await rotation.rotate_repeatedly(10, 0.05)
+        await rotation.rotate_repeatedly(10)
         done.set()
         loads = sum(await loading)
         await accepted(cache)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from async_redis_cache.asgi import (
 )
 from async_redis_cache.fastapi import cache_response as cache_dependency
 from harness import Server, await_until
+from harness.responses import client_of, waiting, waiting_requests
 
 CLOSED = 1
 """A port on which nothing listens."""
@@ -72,20 +72,6 @@ class Shop:
         return item
 
 
-@asynccontextmanager
-async def client_of(
-    app: Any, server: Server, key_prefix: str, **options: Any
-) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of an application under the middleware."""
-    rules: dict[str, ResponseOptions] | None = options.pop("rules", None)
-    async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, **options) as cache:
-        cached = ResponseCache(app, cache=cache, rules=rules, name="shop")
-        transport = httpx.ASGITransport(cached, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-            yield client
-        await cached.close()
-
-
 @pytest.fixture
 async def shop() -> Shop:
     return Shop()
@@ -124,8 +110,7 @@ async def test_concurrent_requests_share_one_run(
         client_of(app, server, key_prefix) as other,
     ):
         requests = [asyncio.ensure_future(each.get("/stock/tea")) for each in [one, other] * 50]
-        await await_until(lambda: shop.runs["tea"] == 1)
-        await asyncio.wait(requests, timeout=0.2)
+        await await_until(lambda: waiting_requests(one) == waiting_requests(other) == 50)
         shop.gate.set()
         responses = await asyncio.gather(*requests)
     assert {response.text for response in responses} == {"tea 1"}
@@ -350,12 +335,12 @@ async def test_cancelled_request_harms_no_other(client: httpx.AsyncClient, shop:
     shop.gate.clear()
     first = asyncio.ensure_future(client.get("/stock/tea"))
     await await_until(lambda: shop.runs["tea"] == 1)
-    waiting = [asyncio.ensure_future(client.get("/stock/tea")) for _ in range(5)]
-    await asyncio.wait(waiting, timeout=0.1)
+    others = [asyncio.ensure_future(client.get("/stock/tea")) for _ in range(5)]
+    await await_until(lambda: waiting_requests(client) == 6)
     first.cancel()
     await await_until(lambda: shop.runs["tea"] > 1)
     shop.gate.set()
-    assert {response.text for response in await asyncio.gather(*waiting)} == {"tea 1"}
+    assert {response.text for response in await asyncio.gather(*others)} == {"tea 1"}
 
 
 async def test_failed_handler_fails_its_own_request(server: Server, key_prefix: str) -> None:
@@ -389,8 +374,7 @@ async def test_handler_runs_while_the_server_is_unreachable(shop: Shop, key_pref
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             shop.gate.clear()
             requests = [asyncio.ensure_future(client.get("/stock/tea")) for _ in range(10)]
-            await await_until(lambda: shop.runs["tea"] == 1)
-            await asyncio.wait(requests, timeout=0.1)
+            await await_until(lambda: waiting(cache) == 10)
             shop.gate.set()
             responses = await asyncio.gather(*requests)
         await cached.close()

@@ -21,7 +21,7 @@ from async_redis_cache._http.messages import RECORDS, Uncacheable
 from async_redis_cache._http.response_store import Lead, ResponseStore, Terms
 from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response
 from harness import Server, StartServer, await_until
-from harness.responses import Answer, ask, client_of, scope_of
+from harness.responses import Answer, ask, client_of, scope_of, waiting, waiting_requests
 
 pytestmark = pytest.mark.depends_on()
 
@@ -84,13 +84,12 @@ async def test_requests_that_wait_share_the_next_run_after_a_cancelled_one(
     page.gate.clear()
     (first,) = started(client, 1)
     await await_until(lambda: page.runs == 1)
-    waiting = started(client, 50)
-    await asyncio.wait(waiting, timeout=0.1)
+    others = started(client, 50)
+    await await_until(lambda: waiting_requests(client) == 51)
     first.cancel()
-    await await_until(lambda: page.runs == 2)
-    await asyncio.wait(waiting, timeout=0.1)
+    await await_until(lambda: page.runs == 2 and waiting_requests(client) == 50)
     page.gate.set()
-    assert {response.text for response in await asyncio.gather(*waiting)} == {"one"}
+    assert {response.text for response in await asyncio.gather(*others)} == {"one"}
     assert page.runs == 2
 
 
@@ -255,7 +254,7 @@ async def test_requests_that_wait_share_the_replacement_of_an_error(
         page.status, page.error = 503, error
         page.gate.clear()
         requests = started(client, 20)
-        await asyncio.wait(requests, timeout=0.1)
+        await await_until(lambda: waiting_requests(client) == 20)
         page.gate.set()
         statuses = {response.status_code for response in await asyncio.gather(*requests)}
     assert statuses == {200}
@@ -406,10 +405,11 @@ async def test_failed_refresh_fails_no_request(any_server: Server, key_prefix: s
         terms = Terms(0, 60)
         refresh = store.start(store.refresh("page", terms, run))
         await begun.wait()
-        waiting = asyncio.ensure_future(store.join_or_lead("page", terms))
-        await asyncio.wait((waiting,), timeout=0.1)
+        before = waiting(cache)
+        joining = asyncio.ensure_future(store.join_or_lead("page", terms))
+        await await_until(lambda: waiting(cache) > before)
         over.set()
-        assert isinstance(await waiting, Uncacheable)
+        assert isinstance(await joining, Uncacheable)
         await asyncio.wait((refresh,))
         await store.close()
 
@@ -486,7 +486,7 @@ async def test_server_that_ends_during_a_run_fails_no_request(
     async with client_of(page, server, key_prefix, ALL) as client:
         requests = started(client, 10)
         await await_until(lambda: page.runs == 1)
-        await asyncio.wait(requests, timeout=0.1)
+        await await_until(lambda: waiting_requests(client) == 10)
         server.kill()
         page.gate.set()
         responses = await asyncio.gather(*requests)
@@ -523,11 +523,11 @@ async def test_client_that_leaves_a_stream_leaves_nothing_stored(
 
         first = asyncio.ensure_future(cached(scope_of("/page"), leave, send))
         await await_until(lambda: runs == 1)
-        waiting = [asyncio.ensure_future(ask(cached)) for _ in range(5)]
-        await asyncio.wait(waiting, timeout=0.1)
+        others = [asyncio.ensure_future(ask(cached)) for _ in range(5)]
+        await await_until(lambda: waiting(cache) == 6)
         left.set()
         await first
-        assert {answer.body for answer in await asyncio.gather(*waiting)} == {b"one two"}
+        assert {answer.body for answer in await asyncio.gather(*others)} == {b"one two"}
         await cached.close()
     assert runs == 2
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -15,7 +16,10 @@ from async_redis_cache.asgi import ResponseCache, ResponseOptions
 
 from .servers import Server
 
-__all__ = ["Answer", "ask", "client_of", "scope_of"]
+__all__ = ["Answer", "ask", "client_of", "scope_of", "waiting", "waiting_requests"]
+
+_CACHES: WeakKeyDictionary[httpx.AsyncClient, AsyncRedisCache] = WeakKeyDictionary()
+"""The caches of the middleware in front of which clients are."""
 
 
 @asynccontextmanager
@@ -39,8 +43,20 @@ async def client_of(
         cached = ResponseCache(app, cache=cache, rules=rules, name="shop")
         transport = httpx.ASGITransport(cached, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            _CACHES[client] = cache
             yield client
         await cached.close()
+
+
+def waiting(cache: AsyncRedisCache) -> int:
+    """Return how many requests wait for the end of a run, those included that run the handler."""
+    loads = cache._lifecycle.ready().engine.single_flight._in_flight.values()
+    return sum(len(load.waiting) for load in loads)
+
+
+def waiting_requests(client: httpx.AsyncClient) -> int:
+    """Return how many requests of a client of `client_of` wait. See `waiting`."""
+    return waiting(_CACHES[client])
 
 
 class Answer(NamedTuple):

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from async_redis_cache import CacheLoginError
+from harness.waiting import await_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +52,18 @@ class Rotation:
             server.execute_command("CLIENT", "KILL", "USER", USER)
         self.password = password
 
-    async def rotate_repeatedly(self, times: int, pause: float) -> None:
-        """Rotate, with a pause of so many seconds before each, and one after the last."""
+    async def rotate_repeatedly(self, times: int) -> None:
+        """Rotate, each time when a connection has the current password, which one has again at the end."""
         for _ in range(times):
-            await asyncio.sleep(pause)
+            await await_until(self._is_in_use)
             self.rotate()
-        await asyncio.sleep(pause)
+        await await_until(self._is_in_use)
+
+    def _is_in_use(self) -> bool:
+        """Whether a connection has logged in since the last rotation, which closed all others."""
+        return any(
+            client["user"] == USER for server in self.servers for client in server.client_list()
+        )
 
 
 async def load_until(done: asyncio.Event, cache: AsyncRedisCache) -> int:
