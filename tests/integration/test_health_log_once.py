@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -103,7 +103,9 @@ def test_cached_function_of_background_failure_is_named(
 ) -> None:
     """A background load that fails is logged with the cached function and its exception's type."""
     prices[:] = [1]
-    with RedisCache.from_url(server.url, name="products") as cache:
+    # A failed refresh is retried when its lease has expired.
+    options: dict[str, Any] = {"name": "products", "loading_lease_timeout": 200}
+    with RedisCache.from_url(server.url, **options) as cache:
         price = cached(cache, refresh_at=1e-9)(price_once)
         while not logged.count("refresh_failed"):
             assert price("s3cret") == 1

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.depends_on()
 PREFIX = "woken:"
 LEASE_SECONDS = 60
 OPTIONS = near_options(PREFIX, loading_lease_timeout=LEASE_SECONDS * 1000)
+STEADY: dict[str, Any] = OPTIONS | {"near_cache_heartbeat": 10_000}
+"""With a channel that is not lost when the machine stalls for the time of two heartbeats."""
 
 
 class Load:
@@ -51,8 +53,8 @@ class Load:
 @pytest.fixture
 async def caches(server: Server) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
     async with (
-        AsyncRedisCache.from_url(server.url, **OPTIONS) as one,
-        AsyncRedisCache.from_url(server.url, **OPTIONS) as two,
+        AsyncRedisCache.from_url(server.url, **STEADY) as one,
+        AsyncRedisCache.from_url(server.url, **STEADY) as two,
     ):
         await trusted(one)
         await trusted(two)

@@ -85,7 +85,9 @@ async def test_span_has_result(server: Server, api: Api, telemetry: Telemetry) -
 
 async def test_span_has_near_result(server: Server, api: Api, telemetry: Telemetry) -> None:
     """A value from the near cache is `near`; with `RedisCache`, only an entry distinguishes it from a `hit`."""
-    async with configured(server.url, api, **near_options("near:")) as cache:
+    async with configured(
+        server.url, api, **near_options("near:", near_cache_heartbeat=10_000)
+    ) as cache:
         await cache.store(None, "key", 1)
         await cached_locally(cache, "key")
         telemetry.of(cache)

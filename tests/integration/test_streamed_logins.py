@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from harness.resp import Command
 
 RULES = "on >{} ~* &* +@all"
+STEADY = near_options("", near_cache_heartbeat=10_000)
+"""With a push connection that is not replaced when the machine stalls for the time of a heartbeat."""
 FIRST, SECOND = ("first-user", "s3cret-1"), ("second-user", "s3cret-2")
 
 
@@ -58,7 +60,7 @@ def has_none(raw: Client, user: str) -> bool:
 async def test_idle_connections_log_in_again(server: Server, raw: Client, api: Api) -> None:
     """Idle ones and the push connection stay open, and the near cache keeps its entries."""
     provider = TokenStream(*FIRST)
-    options: dict[str, Any] = near_options("") | {"credential_provider": provider}
+    options: dict[str, Any] = STEADY | {"credential_provider": provider}
     async with configured(server.login_url("", ""), api, **options) as cache:
         await cache.store(None, "key", 1)
         await trusted(cache)
@@ -142,7 +144,7 @@ async def test_refused_token_closes_no_connection(
 ) -> None:
     """The connections stay logged in as before, and calls succeed; no record names the token."""
     provider = TokenStream(*FIRST)
-    options: dict[str, Any] = near_options("") | {"credential_provider": provider}
+    options: dict[str, Any] = STEADY | {"credential_provider": provider}
     async with AsyncRedisCache.from_url(server.login_url("", ""), **options) as cache:
         await trusted(cache)
         await provider.stream("unknown", "s3cret-3")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LONG: Final[Mapping[str, int]] = {
     "command_timeout": 20_000,
     "connect_timeout": 20_000,
-    "loading_lease_timeout": 30_000,
+    "loading_lease_timeout": 10_000,
     "near_cache_heartbeat": 10_000,
 }
 """Milliseconds, by option."""

@@ -31,7 +31,7 @@ def near_options(prefix: str, **options: object) -> dict[str, Any]:
         "key_prefix": prefix,
         "near_cache_enabled": True,
         "near_cache_heartbeat": int(HEARTBEAT_SECONDS * 1000),
-        "connect_timeout": 500,
+        "connect_timeout": 3_000,
     } | options
 
 
@@ -64,7 +64,7 @@ def stale_entries(cache: AsyncRedisCache, raw: Client) -> list[bytes]:
     return [key for (key, data), now in zip(held.items(), there, strict=True) if data != now]
 
 
-async def trusted(cache: AsyncRedisCache, seconds: float = 5.0) -> None:
+async def trusted(cache: AsyncRedisCache, seconds: float = 60.0) -> None:
     """Wait until the invalidation channel is connected."""
     await await_until(lambda: cache.stats().near_connected, seconds)
 
