@@ -360,6 +360,26 @@ async def test_response_with_an_invalid_tag_is_passed_on(
     assert len(warned) == 1
 
 
+async def test_tags_are_kept_when_a_response_is_validated(
+    serving: Callable[..., Any], shop: Shop, server: Server, key_prefix: str
+) -> None:
+    """The tags of a response invalidate it although the 304 response that has validated it meanwhile has none."""
+    async with (
+        serving(tags_header="Cache-Tags") as ask,
+        AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as other,
+    ):
+        shop.headers = {"ETag": '"1"', "Cache-Control": "max-age=60", "Age": "60"}
+        shop.headers["Cache-Tags"] = "item:tea"
+        await ask("GET", "/stock/tea")
+        del shop.headers["Cache-Tags"]
+        shop.confirms = '"1"'
+        for _ in range(2):
+            assert "fwd-status=304" in (await ask("GET", "/stock/tea")).headers["cache-status"]
+        shop.add("tea")
+        await other.invalidate_tags(None, "item:tea")
+        assert (await ask("GET", "/stock/tea")).text == "tea 1"
+
+
 async def test_tags_are_taken_off_a_second_run(serving: Callable[..., Any], shop: Shop) -> None:
     """A response that is asked for again, since the handler confirmed another one, does not have the header either."""
     async with serving(tags_header="Cache-Tags") as ask:

@@ -133,8 +133,12 @@ class Handling:
         if isinstance(found, Reply):
             return found
         self.run = found
-        # The same object: a handler that is running has it.
+        headers = scope["headers"]
         scope["headers"] = list(found.forward)
+        is_copied = isinstance(headers, list) and headers is not entered["headers"]
+        if is_routed and is_copied and not exchange.keeps_conditions:
+            # The handler may have a request that was made with this list.
+            headers[:] = found.forward
         return None
 
     def _route(self, rule: Rule) -> str:

@@ -58,6 +58,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
         must_revalidate: whether it must not be served stale, even to a request that accepts it.
         tag_is_made: whether the `ETag` was made from the content, so that the application does not know it.
         is_replacement: whether it replaces an error for the requests that wait. It is not stored so.
+        tags: that the application added, which a 304 response need not repeat.
     """
 
     status: int
@@ -71,6 +72,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
     must_revalidate: bool
     tag_is_made: bool
     is_replacement: bool = False
+    tags: tuple[str, ...] = ()
 
     def age_at(self, now: float) -> float:
         """Return the age at a time in seconds since 1970 (RFC 9111, section 4.2.3)."""

@@ -220,9 +220,16 @@ class Run:
         fresh = self._exchange.rule.policy.freshened(stale, response, self._requested, received)
         if fresh is None:
             return None
+        self.tags.update(stale.tags)
+        fresh = self._with_tags(fresh)
         lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh), self.tags)
         self._status = replace(self._status, stored=True)
         return self._exchange.reply(fresh, self._status)
+
+    def _with_tags(self, stored: Stored) -> Stored:
+        """Return a response with the tags that are not those of its route."""
+        added = self.tags - self._exchange.rule.tags
+        return replace(stored, tags=tuple(sorted(added))) if added else stored
 
     async def _store_response(self, lead: Lead, response: Response, received: float) -> None:
         exchange = self._exchange
@@ -230,6 +237,7 @@ class Run:
         if stored is None:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
             return
+        stored = self._with_tags(stored)
         names, seconds = (
             selecting_names(response.fields),
             exchange.rule.policy.served_seconds(stored),
