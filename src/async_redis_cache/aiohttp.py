@@ -43,7 +43,7 @@ from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._http.aiohttp_messages import fields_of, lines_of, lower, response_of
 from async_redis_cache._http.exchange import Exchange, Reply
 from async_redis_cache._http.fields import Fields
-from async_redis_cache._http.handlers import is_routed_to, warn_of_missing_middleware
+from async_redis_cache._http.handlers import CALLED, is_routed_to, warn_without_effect
 from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
 from async_redis_cache._http.keys import request_of
 from async_redis_cache._http.lookup import look_up
@@ -173,7 +173,7 @@ def cache_response(
         async def cached(request: Any) -> web.StreamResponse:
             handling = _CURRENT.get()
             if handling is None:
-                warn_of_missing_middleware(f"cache_response of {handler.__qualname__}", _REMEDY)
+                warn_without_effect(f"cache_response of {handler.__qualname__}", _MISSING)
             elif handling.is_for(cached):
                 if await handling.enter(rule) is not None:
                     # The middleware replaces it.
@@ -181,6 +181,8 @@ def cache_response(
                 # The method of a class-based view has the view instead, whose request is that of the client.
                 if isinstance(request, web.Request):
                     request = handling.forwarded(request)
+            elif handling.run is None:
+                warn_without_effect(f"cache_response of {handler.__qualname__}", CALLED)
             return await handler(request)
 
         return cached
@@ -388,5 +390,8 @@ class _Handling:
 _CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
     "async_redis_cache.aiohttp_response", default=None
 )
-_REMEDY: Final = "web.Application(middlewares=[response_cache()])"
+_MISSING: Final = (
+    "the request was not handled by the middleware of the cache, which is added with "
+    "web.Application(middlewares=[response_cache()])"
+)
 _LOG: Final = logging.getLogger("async_redis_cache")

@@ -22,7 +22,7 @@ import anyio
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.asgi_handling import CURRENT, Handling, Settings
 from async_redis_cache._http.asgi_messages import ASGIApp, Receive, Scope, Send, send_reply
-from async_redis_cache._http.handlers import warn_of_missing_middleware
+from async_redis_cache._http.handlers import CALLED, warn_without_effect
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
@@ -37,7 +37,10 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-_REMEDY: Final = "app.add_middleware(ResponseCache, cache=cache)"
+_MISSING: Final = (
+    "the request was not handled by the middleware of the cache, which is added with "
+    "app.add_middleware(ResponseCache, cache=cache)"
+)
 
 
 class ResponseCache:
@@ -124,11 +127,13 @@ def cache_response(
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
             handling = CURRENT.get()
             if handling is None:
-                warn_of_missing_middleware(f"cache_response of {handler.__qualname__}", _REMEDY)
+                warn_without_effect(f"cache_response of {handler.__qualname__}", _MISSING)
             elif handling.is_for(cached):
                 replaced = handling.placeholder()
                 if await handling.enter(prepared):
                     return replaced
+            elif handling.run is None:
+                warn_without_effect(f"cache_response of {handler.__qualname__}", CALLED)
             if iscoroutinefunction(handler):
                 return await handler(*args, **kwargs)
             return await anyio.to_thread.run_sync(partial(handler, *args, **kwargs))
@@ -142,7 +147,7 @@ async def is_answered(rule: Rule) -> bool:
     """Ask the cache in a handler, or before; return whether what the application returns is replaced."""
     handling = CURRENT.get()
     if handling is None:
-        warn_of_missing_middleware("the dependency cache_response", _REMEDY)
+        warn_without_effect("the dependency cache_response", _MISSING)
         return False
     return await handling.enter(rule)
 

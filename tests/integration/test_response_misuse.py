@@ -75,6 +75,30 @@ async def test_decorated_handler_of_aiohttp_without_the_middleware_warns_once(
 
 
 @pytest.mark.depends_on
+async def test_decorated_handler_that_is_not_recognised_warns_once(
+    any_server: Server, key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A decorator without functools.wraps hides the handler that is opted in. That it has no effect is logged."""
+    app = FastAPI()
+
+    @cache_response(ttl=60)
+    async def hidden() -> str:
+        return "text"
+
+    @app.get("/")
+    async def routed() -> str:
+        return str(await hidden())
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(app, cache=cache)
+        for _ in range(2):
+            assert (await ask(cached, "/")).body == b'"text"'
+    (warning,) = warnings_of(caplog)
+    assert "hidden" in warning
+    assert "functools.wraps" in warning
+
+
+@pytest.mark.depends_on
 async def test_decorated_handler_of_another_framework_is_refused(
     any_server: Server, key_prefix: str
 ) -> None:

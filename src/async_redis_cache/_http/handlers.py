@@ -7,10 +7,14 @@ from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
-__all__ = ["is_routed_to", "warn_of_missing_middleware"]
+__all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
 
 _LOG: Final = logging.getLogger("async_redis_cache")
 _WARNED: Final = set[str]()
+CALLED: Final = (
+    "another handler called this one, or a decorator above it does not use functools.wraps"
+)
+"""Why an opted-in handler is not the one that a request was routed to."""
 
 
 def is_routed_to(routed: Any, handler: Callable[..., Any]) -> bool:
@@ -30,17 +34,13 @@ def is_routed_to(routed: Any, handler: Callable[..., Any]) -> bool:
     return False
 
 
-def warn_of_missing_middleware(opted_in: str, remedy: str) -> None:
+def warn_without_effect(opted_in: str, reason: str) -> None:
     """Log once that responses are not cached, although they are opted in.
 
     Args:
         opted_in: what opts them in.
-        remedy: the code that adds the middleware.
+        reason: why it has no effect.
     """
     if opted_in not in _WARNED:
         _WARNED.add(opted_in)
-        _LOG.warning(
-            "%s has no effect: the request was not handled by the middleware of the cache, which is added with %s",
-            opted_in,
-            remedy,
-        )
+        _LOG.warning("%s has no effect: %s", opted_in, reason)
