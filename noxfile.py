@@ -408,16 +408,21 @@ def faults(session: nox.Session) -> None:
 def http_cache_tests(session: nox.Session) -> None:
     """Run the public suite for HTTP caches against a proxy under `ResponseCache`, and list the cases that do not pass.
 
-    It needs npm. `-- PATH`, of a checkout of the repository http-tests/cache-tests, runs the newest cases.
+    It needs npm. `-- PATH`, of a checkout of the repository http-tests/cache-tests, runs the newest cases; with
+    `--peers`, on other caches too.
     """
-    install(session, "test")
+    has_peers = "--peers" in session.posargs
+    paths = [argument for argument in session.posargs if argument != "--peers"]
+    suite = paths[0] if paths else "http-cache-tests"
+    install(session, "test", *(["response-peers"] if has_peers else []))
     folder = session.create_tmp()
-    suite = session.posargs[0] if session.posargs else "http-cache-tests"
     packages = ("--no-save", "--omit=dev", "--prefix", folder, suite)
     session.run("npm", "install", *packages, external=True)
     session.run(
         *("python", "tests/support/programs/http_conformance.py"),
         f"{folder}/node_modules/http-cache-tests",
+        *(["--peers"] if has_peers else []),
+        env={"PYTHONPATH": str(Path("tests/support").resolve())},
     )
 
 
@@ -444,6 +449,6 @@ def case_study(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this library beside redis-py and, with --peers or --page, the other caches."""
-    install(session, "bench", "peers")
+    """Measure this library beside redis-py and, with --peers, --page or --responses, the other caches."""
+    install(session, "bench", "peers", "response-peers")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

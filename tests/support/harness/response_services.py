@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache.asgi import ResponseCache, cache_response
 
-__all__ = ["SERVICES", "App", "Handler", "Reply", "Service", "Site"]
+__all__ = ["SERVICES", "App", "Handler", "Reply", "Service", "Site", "application", "serve_ours"]
 
 App = Any
 """An ASGI application."""
@@ -127,12 +127,14 @@ def application(
 
 
 @asynccontextmanager
-async def serve_ours(site: Site, url: str) -> AsyncGenerator[Service]:
+async def serve_ours(
+    site: Site, url: str, *, tags: Sequence[str] = ("page",)
+) -> AsyncGenerator[Service]:
     """async-redis-cache: the middleware and its decorator."""
     async with AsyncRedisCache.from_url(url) as cache:
         app = application(
             site,
-            decorate=cache_response(ttl=site.ttl, tags=["page"]),
+            decorate=cache_response(ttl=site.ttl, tags=tags),
             invalidate=lambda: cache.invalidate_tags(None, "page"),
         )
         cached = ResponseCache(app, cache=cache)
