@@ -19,6 +19,7 @@ from .peers_any_loop import on_any_loop
 from .peers_dictionary import near_by_hand
 from .peers_loading import Way, loading
 from .peers_ours import near_misses
+from .peers_response_caches import response_caches
 from .peers_responses import responses
 from .peers_watched import watched
 from .report import (
@@ -30,6 +31,7 @@ from .report import (
     rows_of,
     write_json,
 )
+from .report_responses import print_response_caches
 from .runs import (
     ANY_LOOP,
     ASYNCIO,
@@ -40,6 +42,7 @@ from .runs import (
     NEAR_LOADING,
     NEAR_MISSES,
     NEAR_RESPONSES,
+    RESPONSE_CACHES,
     RESPONSES,
     THREADS,
     UVLOOP,
@@ -64,6 +67,7 @@ from .workloads import (
     near_miss_workloads,
     near_response_workloads,
     near_workloads,
+    response_cache_workloads,
     response_workloads,
     sync_workloads,
     watched_workloads,
@@ -90,11 +94,15 @@ QUICK = Plan(
 )
 PAGE = replace(FULL, async_rows=QUICK.async_rows, sync_rows=QUICK.sync_rows, rounds=9)
 """What docs/benchmarks.md shows."""
+RESPONSE_PLAN = Plan(response_cache_workloads(), (), rounds=9, seconds=0.2)
+"""What docs/explanation/http-peers.md shows."""
 
 
 def main() -> int:
     options = _options()
     plan = QUICK if options.quick else PAGE if options.page else FULL
+    if options.responses:
+        plan = replace(RESPONSE_PLAN, rounds=3) if options.quick else RESPONSE_PLAN
     console = Console(width=None if sys.stdout.isatty() else 150)
     started = time.monotonic()
     with private_server(options.server) as server:
@@ -106,16 +114,25 @@ def main() -> int:
         )
         with console.status("") as status:
             everything = options.page
-            _measure(
-                results,
-                server,
-                plan,
-                status.update,
-                uvloop=options.uvloop or everything,
-                peers=options.peers or everything,
-            )
-            status.update("footprint")
-            results.footprint = measure_footprint(server, repeats=2 if options.quick else 5)
+            if options.responses:
+                run_tasks(
+                    *(results, server, plan, response_caches()),
+                    section=RESPONSE_CACHES,
+                    progress=status.update,
+                )
+            else:
+                _measure(
+                    results,
+                    server,
+                    plan,
+                    status.update,
+                    uvloop=options.uvloop or everything,
+                    peers=options.peers or everything,
+                )
+                status.update("footprint")
+                results.footprint = measure_footprint(server, repeats=2 if options.quick else 5)
+    if options.responses:
+        print_response_caches(console, results, plan.async_rows)
     goals, reached = _show(console, results, plan)
     write_json(options.json, results)
     elapsed = time.monotonic() - started
@@ -240,6 +257,11 @@ def _options() -> argparse.Namespace:
         "--peers",
         action="store_true",
         help="beside the other clients and caches that a user would pick; they must be installed",
+    )
+    parser.add_argument(
+        "--responses",
+        action="store_true",
+        help="only stored HTTP responses, beside the caches that docs/explanation/http-peers.md compares",
     )
     parser.add_argument(
         "--server", choices=FLAVOURS, default="valkey", help="what the peers talk to"

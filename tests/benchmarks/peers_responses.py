@@ -20,6 +20,32 @@ async def _receive() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
+async def request(app: Any, path: str, query: str = "") -> bytes:
+    """Return the body of the response of an ASGI application."""
+    body = b""
+
+    async def send(message: Message) -> None:
+        nonlocal body
+        body += message.get("body", b"")
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    await app(scope, _receive, send)
+    return body
+
+
 class Responses(Ours):
     """Stored responses; or, where `is_opted_in` is false, those of a route under a middleware that stores others."""
 
@@ -39,25 +65,7 @@ class Responses(Ours):
         await send({"type": "http.response.body", "body": self._values[scope["path"]]})
 
     async def retrieve(self, key: str) -> object:
-        body = b""
-
-        async def send(message: Message) -> None:
-            nonlocal body
-            body = message.get("body", body)
-
-        path = f"/{key}"
-        headers = [(b"host", b"localhost"), (b"user-agent", b"bench"), (b"accept", b"*/*")]
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": headers,
-        }
-        await self._app(scope, _receive, send)
-        return body
+        return await request(self._app, f"/{key}")
 
     async def fill(self, values: Mapping[str, object]) -> object:
         self._values = {f"/{key}": value for key, value in values.items()}

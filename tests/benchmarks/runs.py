@@ -31,6 +31,7 @@ BYTES = "no serializer"
 WATCHED = "spans"
 RESPONSES = "responses"
 NEAR_RESPONSES = "responses, near"
+RESPONSE_CACHES = "responses, others"
 ANY_LOOP = "any loop"
 THREADS = "threads"
 UVLOOP_THREADS = "threads, uvloop"
@@ -49,7 +50,12 @@ PACKAGES = (
     "Django",
     "django-redis",
     "dogpile.cache",
+    "fastapi",
+    "fastapi-alcazaba",
     "fastapi-cache2",
+    "fastapi-redis-sdk",
+    "hishel",
+    "litestar",
     "valkey-glide",
     "valkey-glide-sync",
 )

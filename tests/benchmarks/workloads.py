@@ -277,6 +277,15 @@ def response_workloads() -> list[Workload]:
     ]
 
 
+def response_cache_workloads() -> list[Workload]:
+    """What a stored response costs in this library and in other caches of responses. No goal: they are compared."""
+    hit = Operation.RETRIEVE_HIT
+    return [
+        Workload(Api.ASYNC, hit, 1, size, keys=100, note=RESPONSE, is_serialized=True)
+        for size in (100, 10_000)
+    ]
+
+
 def near_response_workloads() -> list[Workload]:
     """The same of a response that is near."""
     return [
