@@ -114,3 +114,21 @@ async def test_decorated_handler_of_another_framework_is_refused(
     async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
         with pytest.raises(RuntimeError, match="use the rules"):
             await ask(ResponseCache(app, cache=cache))
+
+
+async def test_cache_that_is_not_open_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The handler runs, and the first of its requests logs that the cache has to be opened."""
+    app, cache = FastAPI(), AsyncRedisCache.from_url("redis://127.0.0.1:1")
+    app.add_middleware(ResponseCache, cache=cache, namespace="never opened")
+
+    @app.get("/")
+    @cache_response(ttl=60)
+    async def page() -> str:
+        return "text"
+
+    for _ in range(2):
+        assert (await ask(app, "/")).body == b'"text"'
+    (warning,) = [
+        record.getMessage() for record in caplog.records if "never opened" in record.getMessage()
+    ]
+    assert "the cache is not open" in warning

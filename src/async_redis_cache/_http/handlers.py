@@ -7,6 +7,8 @@ from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
+from async_redis_cache import CacheStateError
+
 __all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
 
 _LOG: Final = logging.getLogger("async_redis_cache")
@@ -44,3 +46,16 @@ def warn_without_effect(opted_in: str, reason: str) -> None:
     if opted_in not in _WARNED:
         _WARNED.add(opted_in)
         _LOG.warning("%s has no effect: %s", opted_in, reason)
+
+
+def warn_of_unusable_cache(namespace: str, error: CacheStateError) -> None:
+    """Log once that the responses of a namespace are not cached, because of the state of the cache.
+
+    Args:
+        namespace: of the responses.
+        error: that the cache raised.
+    """
+    cause = f"{namespace} {error.code}"
+    if cause not in _WARNED:
+        _WARNED.add(cause)
+        _LOG.warning("the responses of namespace %s are not cached: %s", namespace, error)

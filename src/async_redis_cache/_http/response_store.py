@@ -9,9 +9,17 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from async_redis_cache import AsyncRedisCache, CacheError, Load, LoadOptions, Namespace
+from async_redis_cache import (
+    AsyncRedisCache,
+    CacheError,
+    CacheStateError,
+    Load,
+    LoadOptions,
+    Namespace,
+)
 
 from .cache_status import CacheStatus
+from .handlers import warn_of_unusable_cache
 from .messages import RECORDS, Record, Uncacheable
 from .observers import OBSERVERS
 from .response_options import Rule
@@ -178,6 +186,9 @@ class ResponseStore:
             return None
         try:
             record: Record | None = await self._namespace.get(key)
+        except CacheStateError as error:
+            warn_of_unusable_cache(self._namespace.name, error)
+            return None
         except CacheError:
             self._unreachable_until = monotonic() + _PAUSE
             return None
