@@ -107,7 +107,7 @@ def yes_if(holds: object) -> str:
     return "yes" if holds else "no"
 
 
-@row("user B gets the body of user A's `Authorization`")
+@row("user B gets the response to user A's `Authorization`")
 async def authorization(visiting: Visiting) -> str:
     async with visiting(echoing("authorization")) as visit:
         ada, bob = [await visit.get(authorization=f"Bearer {name}") for name in ("ada", "bob")]
@@ -115,7 +115,7 @@ async def authorization(visiting: Visiting) -> str:
         return yes_if(bob.text == ada.text)
 
 
-@row("user B gets the body of user A's `Cookie`")
+@row("user B gets the response to user A's `Cookie`")
 async def cookies(visiting: Visiting) -> str:
     async with visiting(echoing("cookie")) as visit:
         ada, bob = [await visit.get(cookie=f"session={name}") for name in ("ada", "bob")]
