@@ -22,7 +22,7 @@ import anyio
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.asgi_handling import CURRENT, Handling, Settings
 from async_redis_cache._http.asgi_messages import ASGIApp, Receive, Scope, Send, send_reply
-from async_redis_cache._http.handlers import CALLED, warn_without_effect
+from async_redis_cache._http.handlers import warn_without_effect
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
@@ -133,7 +133,7 @@ def cache_response(
                 if await handling.enter(prepared):
                     return replaced
             elif handling.run is None:
-                warn_without_effect(f"cache_response of {handler.__qualname__}", CALLED)
+                warn_without_effect(f"cache_response of {handler.__qualname__}", handling.why_not)
             if iscoroutinefunction(handler):
                 return await handler(*args, **kwargs)
             return await anyio.to_thread.run_sync(partial(handler, *args, **kwargs))

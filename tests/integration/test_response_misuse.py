@@ -132,3 +132,36 @@ async def test_cache_that_is_not_open_warns_once(caplog: pytest.LogCaptureFixtur
         record.getMessage() for record in caplog.records if "never opened" in record.getMessage()
     ]
     assert "the cache is not open" in warning
+
+
+@pytest.mark.depends_on
+async def test_handler_behind_a_copy_of_the_scope_warns_once(
+    any_server: Server, key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which handler was routed to is not seen then: it might be one that calls a decorated one for one client."""
+    app = FastAPI()
+
+    @cache_response(ttl=60)
+    async def shared() -> str:
+        return "text"
+
+    @app.get("/account")
+    async def account(user: str) -> str:
+        return f"{user} {await shared()}"
+
+    class Copying:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(dict(scope), receive, send)
+
+    app.get("/shared")(shared)
+    app.add_middleware(Copying)
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        app.add_middleware(ResponseCache, cache=cache)
+        for _ in range(2):
+            assert (await ask(app, "/shared")).body == b'"text"'
+            assert (await ask(app, "/account", query="user=ann")).body == b'"ann text"'
+    (warning,) = warnings_of(caplog)
+    assert "copy of the scope" in warning

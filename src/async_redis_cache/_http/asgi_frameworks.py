@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from .asgi_messages import Scope
 
-__all__ = ["handler_of", "placeholder", "route_of"]
+__all__ = ["COPIED", "handler_of", "is_routed_in_copy", "placeholder", "route_of"]
+
+COPIED: Final = (
+    "a middleware between ResponseCache and the router passes a copy of the scope on: add ResponseCache before that "
+    "middleware, so that it is called after it, or use its rules"
+)
+"""Why it is not known which handler a request was routed to."""
 
 
 def handler_of(scope: Scope) -> Any:
     """Return the handler that Starlette, FastAPI or Litestar routed a request to; None if it is not known."""
     handler = scope.get("endpoint")
     return getattr(scope.get("route_handler"), "fn", None) if handler is None else handler
+
+
+def is_routed_in_copy(scope: Scope) -> bool:
+    """Return whether a framework was called with this scope, and has routed the request in a copy of it."""
+    return "app" in scope and "endpoint" not in scope and "route_handler" not in scope
 
 
 def route_of(scope: Scope) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError
 
-from .asgi_frameworks import handler_of, placeholder, route_of
+from .asgi_frameworks import COPIED, handler_of, is_routed_in_copy, placeholder, route_of
 from .asgi_messages import (
     ASGIApp,
     Message,
@@ -27,7 +27,7 @@ from .asgi_messages import (
 )
 from .exchange import Exchange, Reply
 from .fields import Fields
-from .handlers import is_routed_to
+from .handlers import CALLED, is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of
 from .lookup import look_up
@@ -259,7 +259,15 @@ class Handling:
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""
-        return is_routed_to(handler_of(self._scope), handler)
+        routed = handler_of(self._scope)
+        if routed is None and is_routed_in_copy(self._scope):
+            return False
+        return is_routed_to(routed, handler)
+
+    @property
+    def why_not(self) -> str:
+        """Why `is_for` returns false."""
+        return COPIED if is_routed_in_copy(self._scope) else CALLED
 
 
 CURRENT: Final[ContextVar[Handling | None]] = ContextVar("async_redis_cache.response", default=None)
