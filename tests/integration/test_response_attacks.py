@@ -1,22 +1,19 @@
 """Requests that are made to poison, read or flood the responses of `ResponseCache`."""
 
-from __future__ import annotations
-
 import gzip
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Body, FastAPI, Request, Response
 
 from async_redis_cache import AsyncRedisCache
-from async_redis_cache.asgi import ResponseCache, ResponseOptions
-from harness.responses import ask
-
-if TYPE_CHECKING:
-    from harness import Server
+from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response
+from harness import Server
+from harness.responses import ask, scope_of
 
 pytestmark = pytest.mark.depends_on()
 
@@ -225,3 +222,45 @@ async def test_unkeyed_field_poisons_no_response(
         assert b"evil" not in (await ask(cached, "/a", [HOST])).body
         assert b"evil" in (await ask(cached, "/a", [HOST, (name, "evil")])).body
     assert app.runs[b"/a"] == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "lines"),
+    [
+        ("1.1", [("content-length", "6")]),
+        ("1.1", [("transfer-encoding", "chunked")]),
+        ("2", []),
+    ],
+)
+@pytest.mark.parametrize("path", ["/rule", "/decorated", "/declared"])
+async def test_content_of_a_request_poisons_no_response(
+    any_server: Server, key_prefix: str, path: str, version: str, lines: list[tuple[str, str]]
+) -> None:
+    """A GET request may have content, which is not part of the key: what the handler makes of it is not stored."""
+    app = FastAPI()
+
+    async def read(request: Request) -> Response:
+        return Response(await request.body())
+
+    @cache_response(ttl=60)
+    async def declared(text: Annotated[str, Body()] = "none") -> str:
+        return text
+
+    app.get("/rule")(read)
+    app.get("/decorated")(cache_response(ttl=60)(read))
+    # FastAPI reads the content before it calls the handler.
+    app.get("/declared")(declared)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b'"evil"'}
+
+    lines = [HOST, ("content-type", "application/json"), *lines]
+    rules: dict[str, ResponseOptions] = {"/rule": {"ttl": 60}}
+    async with cached_app(app, any_server, key_prefix, rules) as cached:
+        await cached({**scope_of(path, lines), "http_version": version}, receive, send)
+        assert sent[-1]["body"] == b'"evil"'
+        assert b"evil" not in (await ask(cached, path)).body

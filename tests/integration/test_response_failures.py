@@ -559,3 +559,16 @@ async def test_request_of_the_cache_has_no_state_of_the_client_s(
         await await_until(lambda: len(seen) == 3)
         await cached.close()
     assert seen == [{"pool": "of the lifespan"}] * 3
+
+
+async def test_fields_from_an_iterator_are_kept(any_server: Server, key_prefix: str) -> None:
+    """The fields of a response may be any iterable: those of a write, which are read twice, are sent too."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        fields = iter([(b"X-Page", b"one")])
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    async with client_of(app, any_server, key_prefix, ALL) as client:
+        for method in ("PUT", "GET", "GET"):
+            assert (await client.request(method, "/page")).headers["x-page"] == "one"

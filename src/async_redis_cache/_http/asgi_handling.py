@@ -42,6 +42,8 @@ _UNSEEN_CONTENT: Final = frozenset(
     {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
 )
 """Messages with content that only the server sees."""
+_ANNOUNCING: Final = frozenset({"1.0", "1.1"})
+"""The versions of HTTP in which a request with content has `Content-Length` or `Transfer-Encoding`."""
 _LOG: Final = logging.getLogger("async_redis_cache")
 
 
@@ -65,6 +67,8 @@ class Handling:
         """The scope before the application routed the request."""
         self._scope = scope
         self._receive = receive
+        self._has_content = False
+        """Whether the application has received content that the header does not announce."""
         self._send = send
         self._start: Message | None = None
         """A start that waits for the first part of the body."""
@@ -90,8 +94,10 @@ class Handling:
             await send_reply(self._send, self._reply)
 
     async def _run_app(self) -> None:
+        is_announced = self._scope.get("http_version", "1.1") in _ANNOUNCING
+        receive = self._receive if is_announced else self._receive_watched
         try:
-            await self._settings.app(self._scope, self._receive, self.send)
+            await self._settings.app(self._scope, receive, self.send)
             await self._end()
         except Exception:
             stale = None if self.run is None else self.run.failed()
@@ -99,6 +105,12 @@ class Handling:
                 raise
             self._reply = stale
             _LOG.exception("the application failed, and a stale response was served instead")
+
+    async def _receive_watched(self) -> Message:
+        message = await self._receive()
+        if message.get("body"):
+            self._has_content = True
+        return message
 
     async def enter(self, rule: Rule) -> bool:
         """Look into the cache in the handler of the application; return whether the response is there.
@@ -116,7 +128,7 @@ class Handling:
         fields: Fields = tuple(scope["headers"])
         entered, query = self._entered, rule.query(scope["query_string"])
         request = request_of(scope["method"], entered["scheme"], path_of(entered), query, fields)
-        if request is None:
+        if request is None or self._has_content:
             return None
         exchange = Exchange(
             settings.store,
@@ -149,27 +161,39 @@ class Handling:
         """Pass a message of the application on, and collect it."""
         if self._reply is not None:
             return
-        run, kind = self.run, message["type"]
-        if kind == "http.response.start":
-            message = self._without_tags(message)
-            if is_write(self._scope["method"], message["status"]):
-                await self._invalidate(lower(message.get("headers", ())))
-            if run is not None:
-                fields = run.start(message["status"], lower(message.get("headers", ())))
-                self._is_held = fields is None
-                if fields is not None:
-                    message = {**message, "headers": list(fields)}
-                    if message.get("trailers") or is_stream(fields):
-                        # Requests would wait for the end of the stream.
-                        run.give_up()
-                    if run.is_collecting:
-                        self._start = message
-                        return
-        elif run is not None:
-            await self._send_content(run, message)
-            return
-        if not self._is_held:
+        if message["type"] == "http.response.start":
+            start = await self._begin(self._without_tags(message))
+            if start is not None:
+                await self._send(start)
+        elif self.run is not None:
+            await self._send_content(self.run, message)
+        else:
             await self._send(message)
+
+    async def _begin(self, start: Message) -> Message | None:
+        """Return the start of the response that is to be sent at once; None if there is none."""
+        run = self.run
+        if is_write(self._scope["method"], start["status"]):
+            # They may be an iterator.
+            start = {**start, "headers": list(start.get("headers", ()))}
+            await self._invalidate(lower(start["headers"]))
+        if run is None:
+            return start
+        if self._has_content:
+            # The response may depend on it.
+            run.give_up()
+        fields = run.start(start["status"], lower(start.get("headers", ())))
+        self._is_held = fields is None
+        if fields is None:
+            return None
+        start = {**start, "headers": list(fields)}
+        if start.get("trailers") or is_stream(fields):
+            # Requests would wait for the end of the stream.
+            run.give_up()
+        if run.is_collecting:
+            self._start = start
+            return None
+        return start
 
     def _without_tags(self, start: Message) -> Message:
         """Take the tags of the response from its header."""

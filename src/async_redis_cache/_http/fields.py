@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 __all__ = [
     "Fields",
     "announces",
+    "announces_content",
     "combined",
     "end_to_end",
     "has",
@@ -50,6 +51,14 @@ def announces(fields: Fields, length: int) -> bool:
     """Return whether `Content-Length` is present, and says that the body has this length."""
     found = [value.strip() for name, value in fields if name == b"content-length"]
     return bool(found) and all(value == b"%d" % length for value in found)
+
+
+def announces_content(request: Fields) -> bool:
+    """Return whether a request of HTTP/1.1 has content (RFC 9112, section 6.3)."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+        for name, value in request
+    )
 
 
 def combined(fields: Fields, name: bytes) -> str | None:

@@ -35,7 +35,9 @@ FORWARDED: Final = METHOD_OVERRIDES | frozenset(
     }
 )
 """Fields that some frameworks take the method, the host or the path of a request from."""
-_NOTED: Final = FORWARDED | CONDITIONS | {b"host", b"range"}
+_NOTED: Final = (
+    FORWARDED | CONDITIONS | {b"host", b"range", b"content-length", b"transfer-encoding"}
+)
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 _NOT_IN_URIS: Final = re.compile(rb"[\x00-\x20\x7f]")
 _DIGEST_BYTES: Final = 16

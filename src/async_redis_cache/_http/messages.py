@@ -18,7 +18,7 @@ class Request(msgspec.Struct, frozen=True):
         method: in upper case.
         target: scheme, host, path and query: the URI.
         fields: the header fields.
-        is_plain: whether it is known to have neither conditions nor a range.
+        is_plain: whether it is known to have neither conditions, nor a range, nor content.
         query: of the URI.
     """
 

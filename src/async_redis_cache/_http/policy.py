@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .cache_control import Directives, request_directives, response_directives
-from .fields import Fields, end_to_end, has, token_members, without
+from .fields import Fields, announces_content, end_to_end, has, token_members, without
 from .freshness import HEURISTIC_STATUSES, freshness_of
 from .keys import parameters_of
 from .messages import Request, Response, Stored
@@ -84,8 +84,12 @@ class Policy(NamedTuple):
         """Return why a request is passed to the application without a look at the cache; None if it is not."""
         if request.method not in {"GET", "HEAD"}:
             return "method"
-        if not request.is_plain and has(request.fields, b"range"):
-            return "partial"
+        if not request.is_plain:
+            if has(request.fields, b"range"):
+                return "partial"
+            if announces_content(request.fields):
+                # The handler may read it, and it is not part of the key.
+                return "bypass"
         if self.parameters is not None and not parameters_of(request.query) <= self.parameters:
             return "bypass"
         return None
