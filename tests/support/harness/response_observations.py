@@ -1,19 +1,22 @@
 """What docs/explanation/http-peers.md compares: each row of its table is an observation of a cache over HTTP."""
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import httpx
 
+from .programs import PROGRAMS, Program
 from .proxy import Proxy
 from .response_services import SERVICES, App, Handler, Reply, Site
 from .responses import scope_of
-from .waiting import await_until
+from .waiting import wait_until
 
 __all__ = ["OBSERVATIONS", "observe"]
 
@@ -27,6 +30,7 @@ PATIENCE_SECONDS = 1.0
 class Visit:
     """A service that runs, and a client of it."""
 
+    cache: str
     app: App
     client: httpx.AsyncClient
     link: Proxy
@@ -69,7 +73,7 @@ async def visiting(
     async with SERVICES[cache](Site(read, write, ttl, has_values), link.url) as service:
         transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
-            yield Visit(service.app, client, link, service.invalidation)
+            yield Visit(cache, service.app, client, link, service.invalidation)
 
 
 def row(text: str) -> Callable[[Observation], Observation]:
@@ -184,11 +188,48 @@ async def collapsing(visiting: Visiting) -> str:
 
     async with visiting(read) as visit:
         asked = [asyncio.ensure_future(visit.get()) for _ in range(COLD)]
-        with suppress(AssertionError):
-            await await_until(lambda: len(runs) == COLD, PATIENCE_SECONDS)
+        await asyncio.to_thread(_settle, lambda: len(runs))
         release.set()
         assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
     return str(len(runs))
+
+
+@row(f"runs of the handler for {COLD} cold requests in two processes")
+async def collapsing_processes(visiting: Visiting) -> str:
+    read, _ = replying(Reply(1))
+    async with visiting(read) as visit:
+        return await asyncio.to_thread(_cold_processes, visit.cache, visit.link)
+
+
+def _settle(count: Callable[[], int]) -> None:
+    """Wait until all cold requests run the handler, or no other one begins to."""
+    seen = 0
+
+    def has_grown() -> bool:
+        return count() > seen
+
+    wait_until(has_grown)
+    with suppress(AssertionError):
+        while (seen := count()) < COLD:
+            wait_until(has_grown, PATIENCE_SECONDS)
+
+
+def _cold_processes(cache: str, link: Proxy) -> str:
+    command = [sys.executable, str(PROGRAMS / "http_cold.py"), cache, link.url, str(COLD // 2)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": ""}
+    with ExitStack() as stack:
+        client = stack.enter_context(link.server.client())
+        programs = [Program(command, environment) for _ in range(2)]
+        for program in programs:
+            stack.callback(program.close)
+        for program in programs:
+            assert program.line() == "ready"
+        for program in programs:
+            program.say("go")
+        _settle(lambda: int(client.get("runs") or 0))
+        client.rpush("release", *range(COLD))
+        assert [program.line() for program in programs] == ["1", "1"]
+        return str(int(client.get("runs") or 0))
 
 
 @row("an invalidation during a run of the handler leaves the old body stored")
