@@ -22,12 +22,9 @@ A middleware that caches whole responses:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, NamedTuple, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 try:
@@ -39,17 +36,12 @@ except ImportError as _error:
         "pip install 'async-redis-cache[aiohttp]'"
     ) from _error
 
-from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._http.aiohttp_messages import fields_of, lines_of, lower, response_of
-from async_redis_cache._http.exchange import Exchange, Reply
-from async_redis_cache._http.fields import Fields
-from async_redis_cache._http.handlers import CALLED, is_routed_to, warn_without_effect
-from async_redis_cache._http.invalidation import Target, is_write, keys_of_url, keys_of_write
-from async_redis_cache._http.keys import request_of
-from async_redis_cache._http.lookup import look_up
+from async_redis_cache import AsyncRedisCache
+from async_redis_cache._http.aiohttp_handling import CURRENT, Handling, Settings, before_sending
+from async_redis_cache._http.handlers import CALLED, warn_without_effect
+from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
-from async_redis_cache._http.run import Run
 from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
@@ -64,6 +56,10 @@ __all__ = [
 ]
 
 
+_MISSING: Final = (
+    "the request was not handled by the middleware of the cache, which is added with "
+    "web.Application(middlewares=[response_cache()])"
+)
 S = TypeVar("S", bound=web.Request | web.View)
 
 CACHE = web.AppKey("CACHE", AsyncRedisCache)
@@ -89,6 +85,8 @@ def cache_context(
     async def context(app: web.Application) -> AsyncIterator[None]:
         if key in app:
             raise RuntimeError(f"this application already has a cache under {key}: use another key")
+        if not app.on_response_prepare.frozen:
+            app.on_response_prepare.append(before_sending)
         async with cache:
             app[key] = cache
             yield
@@ -123,7 +121,7 @@ def response_cache(
             applies, and the `cache_response` of a handler does not.
         name: of the cache in `Cache-Status`, a token.
         tags_header: the name of a header field in which handlers send tags of a response, separated by commas. It is
-            neither stored nor sent, but with a response that the handler sends itself.
+            neither stored nor sent.
         shows_key: whether `Cache-Status` has the URI that a response is stored under, to find out why two requests do not
             share one.
 
@@ -132,7 +130,7 @@ def response_cache(
     """
     by_path = PathRules(rules)
     taken = None if tags_header is None else TagsHeader(tags_header)
-    settings: WeakKeyDictionary[AsyncRedisCache, _Settings] = WeakKeyDictionary()
+    settings: WeakKeyDictionary[AsyncRedisCache, Settings] = WeakKeyDictionary()
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -140,8 +138,8 @@ def response_cache(
         found = settings.get(cache)
         if found is None:
             store = ResponseStore(records_of(cache, namespace))
-            found = settings[cache] = _Settings(store, name, taken, shows_key)
-        handling = _Handling(found, request, handler)
+            found = settings[cache] = Settings(store, name, taken, shows_key)
+        handling = Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 
     return middleware
@@ -171,11 +169,11 @@ def cache_response(
     ) -> Callable[[S], Awaitable[web.StreamResponse]]:
         @wraps(handler)
         async def cached(request: Any) -> web.StreamResponse:
-            handling = _CURRENT.get()
+            handling = CURRENT.get()
             if handling is None:
                 warn_without_effect(f"cache_response of {handler.__qualname__}", _MISSING)
             elif handling.is_for(cached):
-                if await handling.enter(rule) is not None:
+                if await handling.enter(rule, is_routed=True) is not None:
                     # The middleware replaces it.
                     return web.Response()
                 # The method of a class-based view has the view instead, whose request is that of the client.
@@ -192,7 +190,7 @@ def cache_response(
 
 def add_response_tags(*tags: str) -> None:
     """Add tags to the response that the running handler returns. They apply only if it is stored."""
-    handling = _CURRENT.get()
+    handling = CURRENT.get()
     if handling is not None and handling.run is not None:
         handling.run.tags.update(tags)
 
@@ -220,178 +218,6 @@ async def invalidate_url(
         ValueError: the URL is not one of http or https, or is relative outside of a handler.
         CacheError: the response may be stored still.
     """
-    handling = _CURRENT.get()
+    handling = CURRENT.get()
     target = None if handling is None else handling.target
     await records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))
-
-
-class _Settings(NamedTuple):
-    """Where the middleware stores responses, and its options."""
-
-    store: ResponseStore
-    name: str
-    tags_header: TagsHeader | None
-    shows_key: bool
-
-
-class _Handling:
-    """A request that the middleware is handling."""
-
-    def __init__(self, settings: _Settings, request: web.Request, handler: Handler) -> None:
-        self.run: Run | None = None
-        self._settings = settings
-        self._request = request
-        self._handler = handler
-        self._reply: Reply | None = None
-        """A response from the cache, which replaces that of the handler."""
-
-    async def response(self, rule: Rule | None) -> web.StreamResponse:
-        """Return the response: from the cache, or of the handler."""
-        reply = None if rule is None else await self.enter(rule)
-        if reply is not None:
-            return response_of(reply)
-        token = _CURRENT.set(self)
-        try:
-            return await self._run_handler()
-        finally:
-            _CURRENT.reset(token)
-            if self.run is not None:
-                await self.run.end()
-
-    async def enter(self, rule: Rule) -> Reply | None:
-        """Return the response from the cache; None if the handler has to run."""
-        if self.run is not None or self._reply is not None:
-            return self._reply
-        received, target = self._request, self.target
-        query = rule.query(target.query)
-        request = request_of(received.method, target.scheme, target.path, query, target.fields)
-        if request is None:
-            return None
-        exchange = Exchange(
-            self._settings.store,
-            rule,
-            request,
-            request.target,
-            identity=rule.identity(received),
-            name=self._settings.name,
-            shows_key=self._settings.shows_key,
-            observe=self._settings.store.observer(self._route, rule),
-        )
-        found = await look_up(exchange, self._rerun)
-        if isinstance(found, Run):
-            self.run = found
-        else:
-            self._reply = found
-        return self._reply
-
-    def is_for(self, handler: Callable[..., Any]) -> bool:
-        """Return whether the application routed the request to this handler, and does not call it in another one."""
-        return is_routed_to(self._request.match_info.handler, handler)
-
-    def _route(self, rule: Rule) -> str:
-        """Return the pattern of the rule, or the path template of the route, or the name of its handler."""
-        if rule.pattern is not None:
-            return rule.pattern
-        route = self._request.match_info.route
-        if route.resource is None:
-            return str(getattr(route.handler, "__qualname__", ""))
-        return route.resource.canonical
-
-    def forwarded(self, request: web.Request) -> web.Request:
-        """Return the request for the handler, with the conditions of the cache instead of those of the client."""
-        run = self.run
-        if run is None or run.forward == lower(request.raw_headers):
-            return request
-        return request.clone(method=request.method, headers=lines_of(run.forward))
-
-    async def _run_handler(self) -> web.StreamResponse:
-        """Run the handler, and store its response if it may be stored."""
-        try:
-            response = await self._handler(self.forwarded(self._request))
-        except web.HTTPException as raised:
-            # It is a response too, and may be one that is remembered, such as 404.
-            response = raised
-        except Exception:
-            stale = None if self.run is None else self.run.failed()
-            if stale is None:
-                raise
-            _LOG.exception("the handler failed, and a stale response was served instead")
-            return response_of(stale)
-        if self._reply is not None:
-            return response_of(self._reply)
-        self._take_tags(response)
-        if self.run is not None:
-            response = await self._collected(self.run, response)
-        if is_write(self._request.method, response.status):
-            await self._invalidate(fields_of(response))
-        if isinstance(response, web.HTTPException):
-            raise response
-        return response
-
-    def _take_tags(self, response: web.StreamResponse) -> None:
-        """Take the tags of the response from its header."""
-        if self._settings.tags_header is not None and not response.prepared:
-            self._settings.tags_header.take(fields_of(response), self.run)
-            response.headers.popall(self._settings.tags_header.name, None)
-
-    async def _collected(self, run: Run, response: web.StreamResponse) -> web.StreamResponse:
-        fields = fields_of(response)
-        sent = run.start(response.status, fields)
-        body = response.body if isinstance(response, web.Response) else None
-        if body is None and isinstance(response, web.Response):
-            body = b""
-        if sent is None:
-            run.body(b"", is_last=True)
-            reply = await run.end()
-            if reply is None:
-                # The handler confirmed a response other than the stored one.
-                run.forward = run.unconditional
-                response = await self._handler(self.forwarded(self._request))
-                self._take_tags(response)
-                return response
-            return response_of(reply)
-        if response.prepared:
-            # A stream that the handler has sent already.
-            run.give_up()
-            return response
-        if isinstance(body, bytes | bytearray):
-            sent = run.tagged(sent, bytes(body))
-            run.body(bytes(body), is_last=True)
-        else:
-            run.give_up()
-        response.headers.extend(lines_of(sent[len(fields) :]))
-        await run.end()
-        return response
-
-    async def _rerun(self, run: Run) -> None:
-        """Run the handler for a request of the cache itself, to which no client listens."""
-        request = self._request.clone(method="GET", headers=lines_of(run.forward))
-        handling = _Handling(self._settings, request, self._handler)
-        handling.run = run
-        token = _CURRENT.set(handling)
-        try:
-            await handling._run_handler()
-        finally:
-            _CURRENT.reset(token)
-
-    @property
-    def target(self) -> Target:
-        """What the request is for."""
-        request = self._request
-        path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-        fields = lower(request.raw_headers)
-        return Target(request.scheme, path.encode(), query.encode(), fields)
-
-    async def _invalidate(self, response: Fields) -> None:
-        with suppress(CacheError):
-            await self._settings.store.remove_all(keys_of_write(self.target, response))
-
-
-_CURRENT: Final[ContextVar[_Handling | None]] = ContextVar(
-    "async_redis_cache.aiohttp_response", default=None
-)
-_MISSING: Final = (
-    "the request was not handled by the middleware of the cache, which is added with "
-    "web.Application(middlewares=[response_cache()])"
-)
-_LOG: Final = logging.getLogger("async_redis_cache")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -47,6 +48,9 @@ class Shop:
         app.router.add_get("/account/{item}", self.account)
         app.router.add_view("/view/{item}", StockView)
         app.router.add_get("/list/{item}", self.stream)
+        app.router.add_put("/list/{item}", self.stream)
+        app.router.add_get("/list/{item}/socket", self.socket)
+        app.router.add_get("/list/{item}/parts", self.parts)
         return app
 
     async def read(self, request: web.Request) -> web.StreamResponse:
@@ -80,22 +84,50 @@ class Shop:
         raise web.HTTPNotFound
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Send a body in parts."""
+        """Send a body in parts, the last after the gate is open. With a stock of 0, return one part."""
         self.runs["list"] += 1
+        if not self.stock:
+            return web.Response(text="1", headers=self.headers)
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"1,")
+        await self.gate.wait()
         await response.write_eof(b"2")
         return response
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """Send a message over a websocket, and wait for one."""
+        response = web.WebSocketResponse()
+        await response.prepare(request)
+        await response.send_str("1")
+        await response.receive()
+        return response
+
+    async def parts(self, _: web.Request) -> web.StreamResponse:
+        """Return a body that is generated while it is sent."""
+
+        async def generate() -> AsyncIterator[bytes]:
+            yield b"1,"
+            yield b"2"
+
+        return web.Response(body=generate())
 
 
 class StockView(web.View):
     """A class-based view."""
 
+    etag = '"1"'
+
     @cache_response(ttl=60)
     async def get(self) -> web.StreamResponse:
-        """Return the time at which it ran."""
-        return web.Response(text=str(asyncio.get_running_loop().time()))
+        """Return the time at which it ran; 304 to a client that has the present version."""
+        if self.request.headers.get("If-None-Match") == self.etag:
+            return web.Response(status=304)
+        headers = {
+            "ETag": self.etag,
+            "Cache-Control": self.request.query.get("control", "max-age=60"),
+        }
+        return web.Response(text=str(asyncio.get_running_loop().time()), headers=headers)
 
 
 @pytest.fixture
@@ -211,6 +243,66 @@ async def test_method_of_a_view_is_opted_in(client: Client) -> None:
     """The decorator works for the methods of class-based views."""
     one, other = [(await read(client, "/view/tea"))[1] for _ in range(2)]
     assert one == other
+
+
+async def test_view_that_answers_the_client_validates_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view has the condition of the client, so its 304 is not about the stale response, which is another version."""
+    _, first, _ = await read(client, "/view/tea?control=no-cache")
+    monkeypatch.setattr(StockView, "etag", '"2"')
+    status, _, _ = await read(client, "/view/tea?control=no-cache", **{"If-None-Match": '"2"'})
+    assert status == 304
+    status, text, _ = await read(client, "/view/tea?control=no-cache")
+    assert (status, text != first) == (200, True)
+
+
+async def test_clients_do_not_wait_for_a_stream_that_the_handler_sends(
+    client: Client, shop: Shop
+) -> None:
+    """Every client gets the first part of a stream, and the first message of a websocket, while others have it open."""
+    shop.gate.clear()
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            response = await stack.enter_async_context(client.get("/list/tea"))
+            assert await response.content.readexactly(2) == b"1,"
+            assert response.headers["Cache-Status"].startswith("shop; fwd=")
+            socket = await stack.enter_async_context(client.ws_connect("/list/tea/socket"))
+            assert await socket.receive_str() == "1"
+        shop.gate.set()
+
+
+async def test_write_whose_handler_sends_the_response_invalidates_before(
+    client: Client, shop: Shop
+) -> None:
+    """A client that has got the first part of the response to its write gets no response from before it."""
+    shop.stock = 0
+    assert "stored" in (await read(client, "/list/tea"))[2]
+    shop.stock = 1
+    shop.gate.clear()
+    async with client.put("/list/tea") as response:
+        assert await response.content.readexactly(2) == b"1,"
+        shop.stock = 0
+        assert "hit" not in (await read(client, "/list/tea"))[2]
+        shop.gate.set()
+
+
+async def test_revalidation_sends_nothing_to_a_client(client: Client, shop: Shop) -> None:
+    """A handler that sends its response itself cannot do so in a run of the cache: the client has its own already."""
+    shop.stock, shop.headers = 0, {"Cache-Control": "max-age=0, stale-while-revalidate=60"}
+    await read(client, "/list/tea")
+    shop.stock = 1
+    assert (await read(client, "/list/tea"))[1] == "1"
+    await await_until(lambda: shop.runs["list"] == 2)
+    for _ in range(2):
+        # Over the same connection.
+        assert (await read(client, "/list/tea"))[1] == "1"
+
+
+async def test_generated_body_is_not_reported_as_stored(client: Client) -> None:
+    """`Cache-Status` does not say `stored` for a body that is generated while it is sent."""
+    for _ in range(2):
+        assert "stored" not in (await read(client, "/list/tea/parts"))[2]
 
 
 async def test_fields_in_utf8_are_kept(client: Client, shop: Shop) -> None:

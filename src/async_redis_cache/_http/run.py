@@ -89,12 +89,13 @@ class Run:
         """Whether the response may be stored once it is complete."""
         return self._body is not None
 
-    def start(self, status: int, fields: Fields) -> Fields | None:
+    def start(self, status: int, fields: Fields, *, is_collected: bool = True) -> Fields | None:
         """Return the fields to send of the application's response; None to hold it back until `end` replaces it.
 
         Args:
             status: the status code.
             fields: the header fields, with names in lower case.
+            is_collected: whether `body` is called with the parts of the body.
         """
         exchange, lead = self._exchange, self._lead
         if lead is None:
@@ -111,7 +112,9 @@ class Run:
         if lead.is_decided:
             # It was given up already.
             return exchange.marked(fields, self._status)
-        if policy.stored(exchange.request, response, self._requested, time()) is not None:
+        if not is_collected:
+            self.give_up()
+        elif policy.stored(exchange.request, response, self._requested, time()) is not None:
             self._body = []
         elif exchange.is_authorized and self._would_be_stored_for_others(response):
             # Other clients may still share one run, and what it returns.
