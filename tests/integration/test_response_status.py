@@ -11,7 +11,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache import aiohttp as on_aiohttp
+from async_redis_cache._http import response_options, response_store
 from async_redis_cache.asgi import ResponseCache, ResponseOptions
+from harness import await_until
+from harness.responses import ask
 
 if TYPE_CHECKING:
     from harness import Server
@@ -67,3 +70,34 @@ async def test_key_is_shown_by_aiohttp_on_demand(any_server: Server, key_prefix:
         headers = {"Host": "shop", **SECRETS}
         answers = [await client.get(PATH, headers=headers) for _ in range(2)]
         check([answer.headers["Cache-Status"] for answer in answers])
+
+
+async def test_no_response_is_stored_while_the_server_is_unreachable(
+    key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While no read succeeds, `stored` is not claimed, however long ago the last read was."""
+    monkeypatch.setattr(response_store, "_PAUSE", 0.0)
+    url = "redis://127.0.0.1:1"
+    async with AsyncRedisCache.from_url(
+        url, key_prefix=key_prefix, require_connection=False
+    ) as cache:
+        cached = ResponseCache(page, cache=cache, rules=RULES)
+        answers = [await ask(cached, PATH) for _ in range(2)]
+    statuses = {dict(answer.headers)["cache-status"] for answer in answers}
+    assert statuses == {"async-redis-cache; fwd=uri-miss"}
+
+
+async def test_response_that_takes_too_long_is_not_stored(
+    any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response that comes after other requests have stopped waiting for it does not claim to be stored."""
+    monkeypatch.setattr(response_options, "_WAIT_SECONDS", 0.01)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await await_until(lambda: not cached._settings.store._tasks)
+        await page(scope, receive, send)
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(slow, cache=cache, rules=RULES)
+        answer = await ask(cached, PATH)
+    assert dict(answer.headers)["cache-status"] == "async-redis-cache; fwd=uri-miss"

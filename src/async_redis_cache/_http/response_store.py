@@ -96,6 +96,11 @@ class Lead:
         self._begun = asyncio.Event()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the load has ended without an outcome, since it took too long: nothing is stored."""
+        return self.task is not None and self.task.done()
+
+    @property
     def is_decided(self) -> bool:
         """Whether `decide` was called."""
         return self._outcome.done()
@@ -182,7 +187,7 @@ class ResponseStore:
         None if there is none, and if the server did not reply: reads wait for a second then before they try it again, and
         only loads, which have the circuit breaker, tell whether it does.
         """
-        if not self.is_reachable:
+        if self._unreachable_until and monotonic() < self._unreachable_until:
             return None
         try:
             record: Record | None = await self._namespace.get(key)
@@ -192,12 +197,13 @@ class ResponseStore:
         except CacheError:
             self._unreachable_until = monotonic() + _PAUSE
             return None
+        self._unreachable_until = 0.0
         return record
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the last read succeeded, or is long ago."""
-        return not self._unreachable_until or monotonic() >= self._unreachable_until
+        """Whether the last read succeeded."""
+        return not self._unreachable_until
 
     async def join_or_lead(self, key: str, terms: Terms) -> Record | Lead:
         """Wait for the record that another request is about to store, in this process or in another.

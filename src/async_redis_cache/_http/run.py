@@ -122,7 +122,7 @@ class Run:
             lead.decide(Uncacheable("authorization"), None)
         else:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
-        will_be_stored = self._body is not None and exchange.store.is_reachable
+        will_be_stored = self._body is not None and exchange.store.is_reachable and not lead.is_over
         self._status = replace(self._status, stored=will_be_stored)
         return exchange.marked(fields, self._status)
 
