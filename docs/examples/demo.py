@@ -66,11 +66,13 @@ class Client:
         return await asyncio.gather(*map(self.get, paths))
 
     async def until_cached(self, paths: Iterable[str]) -> None:
-        """Repeat these requests until all answers come from the cache."""
-        repeated = [*paths]
-        while True:
-            if all(answer.source == "hit" for answer in await self.get_all(repeated)):
-                break
+        """Repeat each of these requests until its answer comes from the cache."""
+        left = [*paths]
+        while left:
+            answers = await self.get_all(left)
+            left = [
+                path for path, answer in zip(left, answers, strict=True) if answer.source != "hit"
+            ]
             await asyncio.sleep(0.05)
 
     async def queries(self) -> int:

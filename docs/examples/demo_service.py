@@ -23,7 +23,9 @@ from async_redis_cache.fastapi import cache_lifespan
 
 QUERY_MS = 50
 CONNECTIONS = 10
-COMMAND_TIMEOUT_MS = 500
+PATIENCE = int(os.environ.get("DEMO_PATIENCE", "1"))
+"""A factor for the deadlines: 4 or so where a busy machine stalls for half a second."""
+COMMAND_TIMEOUT_MS = 500 * PATIENCE
 SHELF = 50
 """Products in a shelf."""
 
@@ -61,7 +63,7 @@ cache = AsyncRedisCache.from_url(
     key_prefix="demo:",
     command_timeout=COMMAND_TIMEOUT_MS,  # deadline for Redis, retries included
     require_connection=False,  # start even if Redis is unreachable
-    loading_lease_timeout=500,  # after a failed load, query the database again after this
+    loading_lease_timeout=500 * PATIENCE,  # after a failed load, query again after this
 )
 products = cache.namespace(
     "product",

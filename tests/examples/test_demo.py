@@ -24,7 +24,12 @@ def shown() -> str:
     done = subprocess.run(
         [sys.executable, "docs/examples/demo.py"],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": str(COLUMNS), "PYTHONIOENCODING": "utf-8"},
+        env={
+            **os.environ,
+            "COLUMNS": str(COLUMNS),
+            "DEMO_PATIENCE": "4",
+            "PYTHONIOENCODING": "utf-8",
+        },
         capture_output=True,
         encoding="utf-8",
         check=False,
