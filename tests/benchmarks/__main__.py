@@ -115,11 +115,12 @@ def main() -> int:
         with console.status("") as status:
             everything = options.page
             if options.responses:
-                run_tasks(
-                    *(results, server, plan, response_caches()),
-                    section=RESPONSE_CACHES,
-                    progress=status.update,
-                )
+                for row in plan.async_rows:
+                    run_tasks(
+                        *(results, server, replace(plan, async_rows=[row]), response_caches()),
+                        section=RESPONSE_CACHES,
+                        progress=status.update,
+                    )
             else:
                 _measure(
                     results,

@@ -11,7 +11,15 @@ from typing import Any
 
 import msgspec
 
-from harness.response_services import SERVICES, Reply, Service, Site, application, serve_ours
+from harness.response_services import (
+    SERVICES,
+    Reply,
+    Service,
+    Site,
+    application,
+    serve_fastapi_alcazaba,
+    serve_ours,
+)
 
 from .peers import AsyncPeer
 from .peers_responses import Responses, request
@@ -77,8 +85,7 @@ class Alone(Responses):
     operations = HITS
 
     def __init__(self) -> None:
-        super().__init__(near=False)
-        self.name = ALONE
+        super().__init__(ALONE, near=False)
 
     async def retrieve(self, key: str) -> object:
         return await request(self._respond, f"/{key}")
@@ -94,9 +101,11 @@ def response_caches() -> list[AsyncPeer]:
     served = [Served(cache, start) for cache, start in SERVICES.items() if cache != OURS]
     return [
         Responses(near=False),
+        Responses(f"{OURS}, near cache", near=True),
         Served(f"{OURS}, in FastAPI", partial(serve_ours, tags=())),
         Served(f"{OURS}, in FastAPI, with a tag", serve_ours),
         *served,
+        Served("fastapi-alcazaba, tiered", partial(serve_fastapi_alcazaba, is_tiered=True)),
         Alone(),
         Served("FastAPI, no cache", fastapi_alone),
         Served("Litestar, no cache", SERVICES["litestar"], "/plain"),

@@ -49,8 +49,8 @@ async def request(app: Any, path: str, query: str = "") -> bytes:
 class Responses(Ours):
     """Stored responses; or, where `is_opted_in` is false, those of a route under a middleware that stores others."""
 
-    def __init__(self, *, near: bool, is_opted_in: bool = True) -> None:
-        super().__init__(OURS, near_cache_enabled=near)
+    def __init__(self, name: str = OURS, *, near: bool, is_opted_in: bool = True) -> None:
+        super().__init__(name, near_cache_enabled=near)
         self._values: dict[str, Any] = {}
         self._pattern = "/*" if is_opted_in else "/other/*"
 

@@ -14,7 +14,17 @@ from starlette.responses import StreamingResponse
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache.asgi import ResponseCache, cache_response
 
-__all__ = ["SERVICES", "App", "Handler", "Reply", "Service", "Site", "application", "serve_ours"]
+__all__ = [
+    "SERVICES",
+    "App",
+    "Handler",
+    "Reply",
+    "Service",
+    "Site",
+    "application",
+    "serve_fastapi_alcazaba",
+    "serve_ours",
+]
 
 App = Any
 """An ASGI application."""
@@ -176,23 +186,33 @@ async def serve_fastapi_redis_sdk(site: Site, url: str) -> AsyncGenerator[Servic
 
 
 @asynccontextmanager
-async def serve_fastapi_alcazaba(site: Site, url: str) -> AsyncGenerator[Service]:
-    """fastapi-alcazaba: its decorator, with what it needs to run a handler once in all processes."""
-    cache: Any = import_module("fastapi_alcazaba").FastAPICache
+async def serve_fastapi_alcazaba(
+    site: Site, url: str, *, is_tiered: bool = False
+) -> AsyncGenerator[Service]:
+    """fastapi-alcazaba: its decorator, with what it needs to run a handler once in all processes.
+
+    Tiered, it keeps values in the process as well.
+    """
+    kind: Any = import_module("fastapi_alcazaba").Cache
     backend: Any = import_module("fastapi_alcazaba.backends.redis").RedisBackend
-    decorator: Any = import_module("fastapi_alcazaba.decorator")
+    tiered: Any = import_module("fastapi_alcazaba.backends.tiered").TieredBackend
     coders: Any = import_module("fastapi_alcazaba.coder")
     coder = coders.JsonCoder if site.has_values else coders.PickleCoder
     async with redis.asyncio.from_url(url) as client:
-        cache.init(backend(client), prefix="site", signing_key=SECRET, distributed_lock=True)
+        cache = kind(
+            tiered(backend(client)) if is_tiered else backend(client),
+            prefix="site",
+            signing_key=SECRET,
+            distributed_lock=True,
+        )
         yield Service(
             application(
                 site,
-                decorate=decorator.cache(expire=site.ttl, coder=coder, tags=["page"]),
+                decorate=cache.cached(expire=site.ttl, coder=coder, tags=["page"]),
                 invalidate=lambda: cache.invalidate_tags("page"),
             )
         )
-        cache.reset()
+        await cache.close()
 
 
 @asynccontextmanager
