@@ -215,7 +215,8 @@ async def invalidate_url(
             handler, that of its request is added too.
 
     Raises:
-        ValueError: the URL is not one of http or https, or is relative outside of a handler.
+        ValueError: the URL is not one of http or https, or is relative outside of a handler, or its host is not one that
+            clients send.
         CacheError: the response may be stored still.
     """
     handling = CURRENT.get()

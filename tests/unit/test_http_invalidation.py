@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +98,8 @@ def test_no_reference_leaves_the_origin(reference: str) -> None:
     reference = reference.encode("latin-1", "replace").decode("latin-1")
     found = keys_of_write(target("/a/b"), fields(f"Location: {reference}"))
     assert key_of(target("/a/b")) in found
-    assert {key[: len("http://shop/")] for key in found} == {"http://shop/"}
+    origins = {key.partition("/")[0] for key in (key.removeprefix("http://") for key in found)}
+    assert origins == {"shop", "shop:80"}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,54 @@ def test_url_outside_of_a_request_must_be_absolute(url: str) -> None:
     """A relative URL would be that of no response."""
     with pytest.raises(ValueError, match="absolute"):
         keys_of_url(url)
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ["/o'neil", "/o%27neil"],
+        ["/a(b),c:d", "/a%28b%29%2Cc%3Ad", "/a(b)%2Cc%3Ad"],
+        ["/caf%C3%A9", "/caf%c3%a9"],
+        ["/tea~1", "/%74ea%7E1"],
+        ["/a%2Fb", "/a%2fb"],
+        ["/c?q=green+tea", "/c?q=green%20tea"],
+        ["/c?q=a/b:c&r=!", "/c?q=a%2Fb%3Ac&r=%21", "/c?q=a%2Fb%3Ac&r=!"],
+    ],
+)
+def test_spelling_of_a_uri_does_not_matter(spellings: list[str]) -> None:
+    """Clients encode different characters: what is read in one spelling is invalidated in any."""
+    for written, read in permutations(spellings, 2):
+        if read == "/%74ea%7E1":
+            # No client encodes letters that need not be.
+            continue
+        assert key_of(target(read)) in keys_of_write(target(written), ())
+        assert key_of(target(read)) in keys_of_url(f"http://shop{written}")
+    other = target("/a/b")
+    assert key_of(other) not in keys_of_url("http://shop/a%2Fb")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["Host: shop"], ["Host: shop:80"]),
+        (["Host: [::1]"], ["Host: [::1]:80"]),
+        (
+            ["Host: shop", "X-Forwarded-Host: shop", "X-Forwarded-Proto: https"],
+            ["Host: shop:443", "X-Forwarded-Host: shop:443", "X-Forwarded-Proto: https"],
+        ),
+    ],
+)
+def test_default_port_of_the_host_does_not_matter(one: list[str], other: list[str]) -> None:
+    """A client may send the default port with the host, and is at the same URI."""
+    for written, read in permutations([target("/c", *one), target("/c", *other)]):
+        assert key_of(read) in keys_of_write(written, ())
+
+
+@pytest.mark.parametrize("host", ["sh op", "shop:x", "b\u00fccher.example", "shop\n"])
+def test_url_with_a_host_that_no_client_sends_is_refused(host: str) -> None:
+    """It would silently invalidate nothing."""
+    with pytest.raises(ValueError, match="host that clients send"):
+        keys_of_url(f"http://{host}/c")
 
 
 def test_query_is_invalidated_as_rules_normalise_it() -> None:

@@ -6,19 +6,23 @@ origin are invalidated, so that no application can invalidate the responses of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from .fields import Fields, values, without
 from .keys import FORWARDED, METHOD_OVERRIDES, uri_of, without_parameters
 from .response_options import queries_of
+from .spellings import path_spellings, query_spellings
 
 __all__ = ["Target", "is_write", "keys_of_url", "keys_of_write"]
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _SUCCESSES: Final = range(200, 400)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_PORT: Final = re.compile(rb":[0-9]*$")
 _IN_URIS: Final = "/?#[]:@!$&'()*+,;=%"
 
 
@@ -70,7 +74,8 @@ def keys_of_url(
         target: of the request that is being handled; None outside of one.
 
     Raises:
-        ValueError: the URL is not one of http or https, or is relative outside of a request.
+        ValueError: the URL is not one of http or https, or is relative outside of a request, or its host is not one
+            that clients send.
     """
     quoted = quote(url, safe=_IN_URIS)
     keys = set[str]() if target is None else _keys_of_reference(target, quoted)
@@ -87,6 +92,10 @@ def keys_of_url(
         # As an application sees it behind a proxy that terminates TLS.
         forwarded = (*fields, (b"x-forwarded-proto", b"https"))
         keys |= _keys_of_path(Target("http", b"", b"", forwarded), path, query)
+    if not keys:
+        raise ValueError(
+            "the URL must have the host that clients send: in ASCII (punycode), with no spaces"
+        )
     return keys
 
 
@@ -130,10 +139,33 @@ def _authority(scheme: str, netloc: str) -> str:
 
 
 def _keys(target: Target) -> set[str]:
-    """Return the keys of a URI: with the forwarded fields of the request and without, in all forms of its query."""
+    """Return the keys of a URI in all its spellings: with the forwarded fields of the request and without."""
     scheme, path, query, fields, _ = target
     queries = queries_of(query)
     queries.add(without_parameters(query, frozenset(), is_sorted=True))
+    queries |= {spelling for each in queries for spelling in query_spellings(each)}
     forms: Iterable[Fields] = (without(fields, METHOD_OVERRIDES), without(fields, FORWARDED))
-    found = (uri_of(scheme, path, each, form) for each in queries for form in forms)
+    hosted = [each for form in forms for each in _with_each_port(scheme, form)]
+    paths = path_spellings(path)
+    found = (uri_of(scheme, *each) for each in product(paths, queries, hosted))
     return {key for key in found if key is not None}
+
+
+def _with_each_port(scheme: str, fields: Fields) -> list[Fields]:
+    """Return the fields with the host as it is, and with the default port or without it."""
+    sent = [value for name, value in fields if name == b"host"]
+    if len(sent) != 1:
+        return [fields]
+    hosts = {sent[0]}
+    for each in (scheme, *values(fields, b"x-forwarded-proto")):
+        port = _DEFAULT_PORTS.get(each, "").encode()
+        bare = sent[0].removesuffix(port)
+        hosts.add(bare)
+        if not _PORT.search(bare):
+            hosts.add(bare + port)
+    # A proxy says the same host again.
+    named = {(b"host", sent[0]), (b"x-forwarded-host", sent[0])}
+    return [
+        tuple((name, host if (name, value) in named else value) for name, value in fields)
+        for host in hosts
+    ]
