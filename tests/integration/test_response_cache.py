@@ -326,7 +326,9 @@ async def test_body_beyond_the_bound_is_passed_on_and_not_stored(
     rules = {"*": ResponseOptions(ttl=60, max_body=4)}
     async with client_of(shop.app(), server, key_prefix, rules=rules) as client:
         for run in (1, 2):
-            assert (await client.get("/stock/tea")).text == "tea 1"
+            response = await client.get("/stock/tea")
+            assert response.text == "tea 1"
+            assert "stored" not in response.headers["cache-status"]
             assert shop.runs["tea"] == run
 
 

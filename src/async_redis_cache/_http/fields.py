@@ -10,6 +10,7 @@ __all__ = [
     "Fields",
     "announces",
     "announces_content",
+    "announces_more",
     "combined",
     "end_to_end",
     "has",
@@ -24,6 +25,8 @@ __all__ = [
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Header fields in their order, with names in lower case."""
 
+_MOST_DIGITS: Final = 20
+"""Digits of a length that are read. No body is so long that it needs more."""
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -51,6 +54,14 @@ def announces(fields: Fields, length: int) -> bool:
     """Return whether `Content-Length` is present, and says that the body has this length."""
     found = [value.strip() for name, value in fields if name == b"content-length"]
     return bool(found) and all(value == b"%d" % length for value in found)
+
+
+def announces_more(fields: Fields, length: int) -> bool:
+    """Return whether `Content-Length` says that the body is longer than this."""
+    return any(
+        name == b"content-length" and value.isdigit() and int(value[:_MOST_DIGITS]) > length
+        for name, value in fields
+    )
 
 
 def announces_content(request: Fields) -> bool:

@@ -18,7 +18,7 @@ from async_redis_cache import CacheError
 
 from .cache_status import CacheStatus
 from .exchange import Exchange, Reply
-from .fields import Fields, announces, has, without
+from .fields import Fields, announces, announces_more, has, without
 from .keys import selecting_names
 from .messages import Response, Stored, Uncacheable, Variants
 from .policy import Reason
@@ -112,7 +112,7 @@ class Run:
         if lead.is_decided:
             # It was given up already.
             return exchange.marked(fields, self._status)
-        if not is_collected:
+        if not is_collected or announces_more(fields, exchange.rule.max_body):
             self.give_up()
         elif policy.stored(exchange.request, response, self._requested, time()) is not None:
             self._body = []
