@@ -189,10 +189,10 @@ def cache_response(
 
 
 def add_response_tags(*tags: str) -> None:
-    """Add tags to the response that the running handler returns. They apply only if it is stored."""
+    """Add tags to the response, in its handler, a dependency or a middleware. They apply only if it is stored."""
     handling = CURRENT.get()
-    if handling is not None and handling.run is not None:
-        handling.run.tags.update(tags)
+    if handling is not None:
+        handling.add_tags(tags)
 
 
 async def invalidate_url(

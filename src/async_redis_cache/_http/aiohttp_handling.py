@@ -58,6 +58,8 @@ class Handling:
         """Whether the handler sends the response itself."""
         self._reply: Reply | None = None
         """A response from the cache, which replaces that of the handler."""
+        self._early_tags: tuple[str, ...] = ()
+        """Tags that were added before there was a run."""
 
     async def response(self, rule: Rule | None) -> web.StreamResponse:
         """Return the response: from the cache, or of the handler."""
@@ -99,10 +101,18 @@ class Handling:
         )
         found = await look_up(exchange, self._rerun)
         if isinstance(found, Run):
+            found.tags.update(self._early_tags)
             self.run = found
         else:
             self._reply = found
         return self._reply
+
+    def add_tags(self, tags: tuple[str, ...]) -> None:
+        """Add tags to the response, also before the cache is read, as a dependency of the handler may do."""
+        if self.run is None:
+            self._early_tags += tags
+        else:
+            self.run.tags.update(tags)
 
     def is_for(self, handler: Callable[..., Any]) -> bool:
         """Return whether the application routed the request to this handler, and does not call it in another one."""

@@ -76,6 +76,8 @@ class Handling:
         self._storing: asyncio.Task[Reply | None] | None = None
         self._reply: Reply | None = None
         """A response from the cache, which replaces that of the application."""
+        self._early_tags: tuple[str, ...] = ()
+        """Tags that were added before there was a run."""
 
     async def handle(self) -> None:
         """Run the application, and send its response or the one that replaces it."""
@@ -112,6 +114,13 @@ class Handling:
             self._has_content = True
         return message
 
+    def add_tags(self, tags: tuple[str, ...]) -> None:
+        """Add tags to the response, also before the cache is read, as a dependency of the handler may do."""
+        if self.run is None:
+            self._early_tags += tags
+        else:
+            self.run.tags.update(tags)
+
     async def enter(self, rule: Rule) -> bool:
         """Look into the cache in the handler of the application; return whether the response is there.
 
@@ -144,6 +153,7 @@ class Handling:
         found = await look_up(exchange, self._rerun)
         if isinstance(found, Reply):
             return found
+        found.tags.update(self._early_tags)
         self.run = found
         headers = scope["headers"]
         scope["headers"] = list(found.forward)
