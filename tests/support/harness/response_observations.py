@@ -4,17 +4,23 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-import httpx
-
 from .programs import PROGRAMS, Program
 from .proxy import Proxy
-from .response_services import SERVICES, App, Handler, Reply, Site
+from .response_services import Reply
+from .response_visits import (
+    OBSERVATIONS,
+    Visiting,
+    echoing,
+    observe,
+    replying,
+    row,
+    yes_if,
+)
 from .responses import scope_of
 from .waiting import wait_until
 
@@ -24,91 +30,6 @@ COLD = 20
 """Requests that arrive together."""
 PATIENCE_SECONDS = 1.0
 """What does not happen within this time does not happen: other handlers that run, a stream that is passed on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A service that runs, and a client of it."""
-
-    cache: str
-    app: App
-    client: httpx.AsyncClient
-    link: Proxy
-    invalidation: tuple[str, str]
-
-    async def get(self, **fields: str) -> httpx.Response:
-        """Request the page; an underscore in the name of a field is a hyphen."""
-        headers = {name.replace("_", "-"): value for name, value in fields.items()}
-        return await self.client.get("/page", headers=headers)
-
-
-Visiting = Callable[..., AbstractAsyncContextManager[Visit]]
-Observation = Callable[[Visiting], Awaitable[str]]
-OBSERVATIONS: dict[str, Observation] = {}
-"""By the first cell of the row; each returns the cell of a cache."""
-
-
-async def observe(row: str, cache: str, link: Proxy) -> str:
-    """Return what the cache does, as the page says it.
-
-    Args:
-        row: the first cell of its row.
-        cache: the name of the package.
-        link: to the server of the cache.
-    """
-    return await OBSERVATIONS[row](partial(visiting, cache, link))
-
-
-@asynccontextmanager
-async def visiting(
-    cache: str,
-    link: Proxy,
-    read: Handler,
-    *,
-    write: Callable[[], None] = lambda: None,
-    ttl: int = 60,
-    has_values: bool = True,
-) -> AsyncGenerator[Visit]:
-    """Run a service. See `Site`."""
-    async with SERVICES[cache](Site(read, write, ttl, has_values), link.url) as service:
-        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
-            yield Visit(cache, service.app, client, link, service.invalidation)
-
-
-def row(text: str) -> Callable[[Observation], Observation]:
-    """Make a function the observation of a row."""
-
-    def add(observation: Observation) -> Observation:
-        OBSERVATIONS[text] = observation
-        return observation
-
-    return add
-
-
-def replying(*replies: Reply) -> tuple[Handler, list[Mapping[str, str]]]:
-    """Return a handler that gives these replies, the last one again and again; and the fields of its requests."""
-    runs: list[Mapping[str, str]] = []
-
-    async def read(fields: Mapping[str, str]) -> Reply:
-        runs.append(fields)
-        return replies[min(len(runs), len(replies)) - 1]
-
-    return read, runs
-
-
-def echoing(field: str, **headers: str) -> Handler:
-    """Return a handler whose content is a field of the request."""
-
-    async def read(fields: Mapping[str, str]) -> Reply:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return Reply(fields.get(field, ""), named)
-
-    return read
-
-
-def yes_if(holds: object) -> str:
-    return "yes" if holds else "no"
 
 
 @row("user B gets the response to user A's `Authorization`")
@@ -441,3 +362,25 @@ async def stale_if_error(visiting: Visiting) -> str:
             await asyncio.sleep(0.05)
             found = await visit.get()
         return "respected" if found.status_code == 200 else "ignored"
+
+
+@row("`stale-while-revalidate` of a response")
+async def stale_while_revalidate(visiting: Visiting) -> str:
+    runs: list[int] = []
+    release = asyncio.Event()
+
+    async def read(fields: Mapping[str, str]) -> Reply:
+        runs.append(1)
+        if len(runs) > 1:
+            # A cache that revalidates in the background answers meanwhile.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(release.wait(), PATIENCE_SECONDS)
+        return Reply(len(runs), {"cache-control": "max-age=1, stale-while-revalidate=60"})
+
+    async with visiting(read, ttl=1) as visit:
+        found = await visit.get()
+        while len(runs) < 2:
+            await asyncio.sleep(0.05)
+            found = await visit.get()
+        release.set()
+        return "respected" if found.json() == 1 else "ignored"
