@@ -101,3 +101,31 @@ async def test_response_that_takes_too_long_is_not_stored(
         cached = ResponseCache(slow, cache=cache, rules=RULES)
         answer = await ask(cached, PATH)
     assert dict(answer.headers)["cache-status"] == "async-redis-cache; fwd=uri-miss"
+
+
+async def test_client_without_a_login_does_not_disable_the_cache_for_others(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A personal response that cannot be stored, such as 401, leaves the responses of other clients to be stored."""
+
+    async def personal(scope: Any, receive: Any, send: Any) -> None:
+        status = 200 if scope["query_string"] else 401
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": scope["query_string"]})
+
+    rules: dict[str, ResponseOptions] = {
+        "*": {
+            "ttl": 60,
+            "vary_on": lambda scope: scope["query_string"].decode(),
+            "ignored_parameters": ["user"],
+        }
+    }
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(personal, cache=cache, rules=rules)
+        answers = [
+            await ask(cached, query=query) for query in ("", "user=ann", "", "user=ann", "user=bob")
+        ]
+    assert [answer.status for answer in answers] == [401, 200, 401, 200, 200]
+    assert [answer.body for answer in answers[1::2]] == [b"user=ann"] * 2
+    assert "; hit" in dict(answers[3].headers)["cache-status"]
+    assert answers[4].body == b"user=bob"

@@ -121,7 +121,7 @@ class Run:
             exchange.store.add_unshared(exchange.key, _UNCACHEABLE_SECONDS)
             lead.decide(Uncacheable("authorization"), None)
         else:
-            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+            self.give_up()
         will_be_stored = self._body is not None and exchange.store.is_reachable and not lead.is_over
         self._status = replace(self._status, stored=will_be_stored)
         return exchange.marked(fields, self._status)
@@ -149,8 +149,15 @@ class Run:
     def give_up(self) -> None:
         """Do not store the response, or what has come of it."""
         self._body = None
-        if self._lead is not None:
-            self._lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
+        exchange, lead = self._exchange, self._lead
+        if lead is None:
+            return
+        if exchange.names is None and exchange.identity is not None:
+            # From now on, clients are told apart: one for which nothing can be stored, such as one without a login,
+            # does not keep the responses of others from being stored.
+            lead.decide(Variants((), secrets.token_hex(_GENERATION_BYTES)), _VARIANTS_SECONDS)
+        else:
+            lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
 
     def tagged(self, fields: Fields, body: bytes) -> Fields:
         """Return the fields of a response that is stored, with an `ETag` made from its whole body if it has none."""
