@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
@@ -572,3 +573,32 @@ async def test_fields_from_an_iterator_are_kept(any_server: Server, key_prefix: 
     async with client_of(app, any_server, key_prefix, ALL) as client:
         for method in ("PUT", "GET", "GET"):
             assert (await client.request(method, "/page")).headers["x-page"] == "one"
+
+
+async def test_requests_share_a_run_as_soon_as_a_response_is_stale(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A response that takes long to be stored, after its client got it, is not longer fresh on the server than it is."""
+    runs, gate = 0, asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        nonlocal runs
+        runs += 1
+        fields = [(b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"page", "more_body": True})
+        sent = time.time()
+        if runs == 1:
+            await await_until(lambda: time.time() > sent + 0.5)
+        else:
+            await gate.wait()
+        await send({"type": "http.response.body", "body": b""})
+
+    rules: dict[str, ResponseOptions] = {"*": {"ttl": 0.5}}
+    async with client_of(app, any_server, key_prefix, rules) as client:
+        await client.get("/page")
+        requests = started(client, 10)
+        await await_until(lambda: waiting_requests(client) == 10 or runs > 2)
+        gate.set()
+        await asyncio.gather(*requests)
+    assert runs == 2

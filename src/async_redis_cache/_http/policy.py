@@ -110,7 +110,7 @@ class Policy(NamedTuple):
         tagged = with_etag(response, strong=self.strong_etags)
         stored = self._record(tagged, requested, received, tag_is_made=tagged is not response)
         is_worth_it = (
-            self.served_seconds(stored) > 0
+            self.served_seconds(stored, received) > 0
             or stored.if_error > 0
             or (self.validation > 0 and can_validate(stored))
         )
@@ -169,9 +169,9 @@ class Policy(NamedTuple):
             tag_is_made=tag_is_made,
         )
 
-    def served_seconds(self, stored: Stored) -> float:
-        """Return the seconds for which a response that was just received is served, if no more than revalidated."""
-        return max(0.0, stored.lifetime - stored.age + stored.while_revalidating)
+    def served_seconds(self, stored: Stored, now: float) -> float:
+        """Return the seconds for which a response is served from now on, if no more than revalidated."""
+        return max(0.0, stored.remaining_at(now) + stored.while_revalidating)
 
     @property
     def longest_stale(self) -> float:

@@ -28,6 +28,9 @@ __all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of"]
 
 _SHORTEST: Final = 0.001
 """Seconds of the shortest TTL: a record that is to be validated each time it is used is stale at once."""
+_STORING: Final = 0.02
+"""Seconds by which a record expires before its response is stale, which more than storing it takes. Otherwise the server
+would return a response to requests that must not be given it, and they would not wait for one another."""
 _LONGEST: Final = 31_536_000
 """Seconds of a year. A response may claim more than the greatest TTL."""
 _MOST_UNSHARED: Final = 10_000
@@ -54,6 +57,8 @@ class Terms(NamedTuple):
         # A stale response is served by the rules of HTTP only, so that no caller takes it because it waited too long.
         return {
             "refresh_at": refresh_at,
+            # A load in the background would wait for the outcome of a request that has none.
+            "early_refresh": 0,
             "stale_timeout": int(self.stale_seconds * 1000),
             "soft_timeout": wait,
             "hard_timeout": wait,
@@ -137,7 +142,8 @@ class Lead:
         if outcome.fresh_seconds is None:
             load.do_not_cache()
         else:
-            load.timeout = int(min(_LONGEST, max(_SHORTEST, outcome.fresh_seconds)) * 1000)
+            seconds = max(_SHORTEST, outcome.fresh_seconds - _STORING)
+            load.timeout = int(min(_LONGEST, seconds) * 1000)
             load.tags = {*load.tags, *outcome.tags}
         return outcome.record
 

@@ -232,7 +232,7 @@ class Run:
             return None
         self.tags.update(stale.tags)
         fresh = self._with_tags(fresh)
-        lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh), self.tags)
+        lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh, time()), self.tags)
         self._status = replace(self._status, stored=True)
         return self._exchange.reply(fresh, self._status)
 
@@ -250,7 +250,7 @@ class Run:
         stored = self._with_tags(stored)
         names, seconds = (
             selecting_names(response.fields),
-            exchange.rule.policy.served_seconds(stored),
+            exchange.rule.policy.served_seconds(stored, time()),
         )
         if exchange.names is not None and not set(names) <= set(exchange.names):
             # The URI has more variants than were known: they are learned anew.
