@@ -59,6 +59,7 @@ class ResponseCache:
             share one.
 
     Raises:
+        TypeError: the cache is not an `AsyncRedisCache`, or an option of the rules has another type.
         ValueError: an option of the rules, or `tags_header`, is invalid.
     """
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi import Depends, FastAPI
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, RedisCache
 from async_redis_cache import aiohttp as on_aiohttp
 from async_redis_cache.asgi import ResponseCache, cache_response
 from async_redis_cache.fastapi import cache_response as cache_dependency
@@ -165,3 +165,24 @@ async def test_handler_behind_a_copy_of_the_scope_warns_once(
             assert (await ask(app, "/account", query="user=ann")).body == b'"ann text"'
     (warning,) = warnings_of(caplog)
     assert "copy of the scope" in warning
+
+
+@pytest.mark.parametrize("option", ["tags", "parameters", "ignored_parameters", "targeted"])
+def test_text_in_place_of_a_list_is_refused(option: str) -> None:
+    """A text as `tags` would be one tag for each character, none of which is ever invalidated."""
+    options: Any = {option: "page"}
+    with pytest.raises(TypeError, match=f"{option} must be a list"):
+        cache_response(**options)
+
+
+def test_invalid_tag_of_a_route_is_refused() -> None:
+    """A tag that could not be stored fails when the route is declared, and not each time a response is to be stored."""
+    with pytest.raises(ValueError, match="tag"):
+        cache_response(tags=["page", ""])
+
+
+def test_synchronous_cache_is_refused() -> None:
+    """A `RedisCache`, whose methods block, fails when the middleware is added, and not at the first request."""
+    cache: Any = RedisCache.from_url("redis://127.0.0.1:1")
+    with pytest.raises(TypeError, match="not RedisCache"):
+        ResponseCache(FastAPI(), cache=cache)

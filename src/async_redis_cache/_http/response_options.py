@@ -9,11 +9,15 @@ from datetime import timedelta
 from fnmatch import translate
 from typing import Any, Final, TypedDict
 
+from async_redis_cache._values.codec import encode_name
+
 from .keys import without_parameters
 from .policy import Policy
 
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
+_SEVERAL: Final = frozenset({"tags", "parameters", "ignored_parameters", "targeted"})
+"""The options that take several names."""
 _MAX_BODY: Final = 1_000_000
 _WAIT_SECONDS: Final = 30.0
 
@@ -67,14 +71,19 @@ class Rule:
         pattern: of the paths that they apply to; None for those of a handler.
 
     Raises:
-        TypeError: an option is unknown, or a duration is neither a number nor a timedelta.
-        ValueError: a duration is negative, or `max_body` is.
+        TypeError: an option is unknown, or a duration is neither a number nor a timedelta, or an option that takes
+            several names is a str.
+        ValueError: a duration is negative, or `max_body` is, or a tag is invalid.
     """
 
     def __init__(self, options: ResponseOptions, pattern: str | None = None) -> None:
         unknown = options.keys() - ResponseOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
+        for name in _SEVERAL & options.keys():
+            if isinstance(options.get(name), str):
+                # Its characters would be the names.
+                raise TypeError(f"{name} must be a list of str, not a str")
         ttl, missing_ttl = options.get("ttl"), options.get("missing_ttl")
         statuses, parameters = options.get("statuses"), options.get("parameters")
         self.policy: Policy = Policy(
@@ -91,6 +100,8 @@ class Rule:
             parameters=None if parameters is None else _encoded(parameters),
         )
         self.tags: frozenset[str] = frozenset(options.get("tags", ()))
+        for tag in self.tags:
+            encode_name(tag, "tag")
         self.pattern: str | None = pattern
         self._vary_on = options.get("vary_on")
         self.wait_seconds: float = _WAIT_SECONDS

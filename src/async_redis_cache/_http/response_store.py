@@ -80,7 +80,13 @@ class Outcome(NamedTuple):
 
 
 def records_of(cache: AsyncRedisCache, namespace: str) -> Namespace[Any]:
-    """Return the records of the responses in a namespace."""
+    """Return the records of the responses in a namespace.
+
+    Raises:
+        TypeError: the cache is another object, such as a `RedisCache`, whose methods cannot be awaited.
+    """
+    if not isinstance(cache, AsyncRedisCache):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"cache must be an AsyncRedisCache, not {type(cache).__name__}")
     return cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
 
 
