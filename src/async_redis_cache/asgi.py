@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial, wraps
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, Final, ParamSpec, Unpack
 
 import anyio
@@ -118,24 +118,32 @@ def cache_response(
         **options: see `ResponseOptions`.
 
     Raises:
-        TypeError: an option is unknown.
-        ValueError: a duration is negative.
+        TypeError: an option is unknown or has another type, or the handler is a generator function.
+        ValueError: a duration is negative, or a tag is invalid.
     """
     prepared = Rule(options)
 
     def decorate(handler: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
+        name = getattr(handler, "__qualname__", type(handler).__qualname__)
+        if isgeneratorfunction(handler) or isasyncgenfunction(handler):
+            raise TypeError(
+                f"cache_response cannot cache what {name} yields: return a StreamingResponse, or use "
+                "the rules of ResponseCache"
+            )
+        is_coroutine = iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)
+
         @wraps(handler)
         async def cached(*args: P.args, **kwargs: P.kwargs) -> Any:
             handling = CURRENT.get()
             if handling is None:
-                warn_without_effect(f"cache_response of {handler.__qualname__}", _MISSING)
+                warn_without_effect(f"cache_response of {name}", _MISSING)
             elif handling.is_for(cached):
                 replaced = handling.placeholder()
                 if await handling.enter(prepared):
                     return replaced
             elif handling.run is None:
-                warn_without_effect(f"cache_response of {handler.__qualname__}", handling.why_not)
-            if iscoroutinefunction(handler):
+                warn_without_effect(f"cache_response of {name}", handling.why_not)
+            if is_coroutine:
                 return await handler(*args, **kwargs)
             return await anyio.to_thread.run_sync(partial(handler, *args, **kwargs))
 

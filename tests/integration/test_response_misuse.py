@@ -12,11 +12,13 @@ from fastapi import Depends, FastAPI
 
 from async_redis_cache import AsyncRedisCache, RedisCache
 from async_redis_cache import aiohttp as on_aiohttp
-from async_redis_cache.asgi import ResponseCache, cache_response
+from async_redis_cache.asgi import ResponseCache, add_response_tags, cache_response
 from async_redis_cache.fastapi import cache_response as cache_dependency
 from harness.responses import ask
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from harness import Server
 
 
@@ -186,3 +188,55 @@ def test_synchronous_cache_is_refused() -> None:
     cache: Any = RedisCache.from_url("redis://127.0.0.1:1")
     with pytest.raises(TypeError, match="not RedisCache"):
         ResponseCache(FastAPI(), cache=cache)
+
+
+def test_generator_handler_is_refused() -> None:
+    """FastAPI streams what such a handler yields, without a response of its own that could be replaced."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match=r"numbers.*StreamingResponse"):
+        cache_response(ttl=60)(numbers)
+
+
+@pytest.mark.depends_on
+async def test_invalid_tag_of_a_handler_is_logged_once(
+    any_server: Server, key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A response that could not be invalidated by its tags is not stored, does not claim to be, and is not failed."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache_response(ttl=60)
+    async def page() -> str:
+        add_response_tags("a\tb")
+        return "text"
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        app.add_middleware(ResponseCache, cache=cache)
+        for _ in range(2):
+            answer = await ask(app, "/")
+            assert answer.body == b'"text"'
+            assert "stored" not in answer.headers["cache-status"]
+    (warning,) = [text for text in caplog.messages if "tags are invalid" in text]
+    assert "control characters" in warning
+
+
+@pytest.mark.depends_on
+async def test_handler_that_is_a_callable_object_is_awaited(
+    any_server: Server, key_prefix: str
+) -> None:
+    """An object whose `__call__` is a coroutine function is a handler too."""
+
+    class Page:
+        async def __call__(self) -> str:
+            return "text"
+
+    app = FastAPI()
+    app.get("/")(cache_response(ttl=60)(Page()))
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        app.add_middleware(ResponseCache, cache=cache)
+        answers = [await ask(app, "/") for _ in range(2)]
+    assert {answer.body for answer in answers} == {b'"text"'}
+    assert "hit" in answers[1].headers["cache-status"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
-from async_redis_cache import CacheStateError
+from async_redis_cache import CacheError
 
 __all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
 
@@ -48,7 +48,7 @@ def warn_without_effect(opted_in: str, reason: str) -> None:
         _LOG.warning("%s has no effect: %s", opted_in, reason)
 
 
-def warn_of_unusable_cache(namespace: str, error: CacheStateError) -> None:
+def warn_of_unusable_cache(namespace: str, error: CacheError) -> None:
     """Log once that the responses of a namespace are not cached, because of the state of the cache.
 
     Args:

@@ -9,10 +9,9 @@ from datetime import timedelta
 from fnmatch import translate
 from typing import Any, Final, TypedDict
 
-from async_redis_cache._values.codec import encode_name
-
 from .keys import without_parameters
 from .policy import Policy
+from .response_tags import TagWarning, check_tags
 
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
@@ -99,9 +98,8 @@ class Rule:
             stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
             parameters=None if parameters is None else _encoded(parameters),
         )
-        self.tags: frozenset[str] = frozenset(options.get("tags", ()))
-        for tag in self.tags:
-            encode_name(tag, "tag")
+        self.tags: frozenset[str] = check_tags(options.get("tags", ()))
+        self.tag_warning: TagWarning = TagWarning("tags")
         self.pattern: str | None = pattern
         self._vary_on = options.get("vary_on")
         self.wait_seconds: float = _WAIT_SECONDS

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from async_redis_cache import (
     AsyncRedisCache,
+    CacheConfigError,
     CacheError,
     CacheStateError,
     Load,
@@ -203,7 +204,7 @@ class ResponseStore:
             return None
         try:
             record: Record | None = await self._namespace.get(key)
-        except CacheStateError as error:
+        except (CacheStateError, CacheConfigError) as error:
             warn_of_unusable_cache(self._namespace.name, error)
             return None
         except CacheError:

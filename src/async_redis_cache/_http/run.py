@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from async_redis_cache import CacheError
+from async_redis_cache import CacheError, CacheInputError
 
 from .cache_status import CacheStatus
 from .exchange import Exchange, Reply
@@ -23,6 +23,7 @@ from .keys import selecting_names
 from .messages import Response, Stored, Uncacheable, Variants
 from .policy import Reason
 from .response_store import Lead, Outcome
+from .response_tags import check_tags
 from .validation import validating_fields, with_etag
 
 __all__ = ["Run"]
@@ -112,7 +113,11 @@ class Run:
         if lead.is_decided:
             # It was given up already.
             return exchange.marked(fields, self._status)
-        if not is_collected or announces_more(fields, exchange.rule.max_body):
+        if (
+            not is_collected
+            or announces_more(fields, exchange.rule.max_body)
+            or not self._may_be_tagged()
+        ):
             self.give_up()
         elif policy.stored(exchange.request, response, self._requested, time()) is not None:
             self._body = []
@@ -204,7 +209,19 @@ class Run:
         await lead.ends()
         return reply
 
+    def _may_be_tagged(self) -> bool:
+        """Return whether the cache accepts the tags of the response; log what is wrong with them."""
+        try:
+            check_tags(self.tags)
+        except CacheInputError as error:
+            self._exchange.rule.tag_warning.log(error)
+            return False
+        return True
+
     async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
+        if not self._may_be_tagged():
+            self.give_up()
+            return None
         if self._body is not None:
             complete = response._replace(body=b"".join(self._body))
             if announces(response.fields, self._size) or not has(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Final
 
 from async_redis_cache import CacheInputError
-from async_redis_cache._common.options import MOST_TAGS
-from async_redis_cache._values.codec import encode_name
 
 from .fields import Fields
+from .response_tags import TagWarning, check_tags
 from .run import Run
 
 __all__ = ["TagsHeader"]
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_LOG: Final = logging.getLogger("async_redis_cache")
 
 
 class TagsHeader:
@@ -34,7 +31,7 @@ class TagsHeader:
             raise ValueError(f"tags_header must be the name of a header field, not {name!r}")
         self.name: str = name
         self._field = name.lower().encode()
-        self._has_warned = False
+        self._warning = TagWarning(f"tags in the field {name}")
 
     def take(self, fields: Fields, run: Run | None) -> Fields:
         """Return the fields without this one, and add its tags to the response.
@@ -50,34 +47,12 @@ class TagsHeader:
             return fields
         if run is not None:
             try:
-                run.tags.update(_tags(lines, MOST_TAGS - len(run.tags)))
+                tags = {tag.strip(" \t") for line in lines for tag in _text(line).split(",")}
+                run.tags.update(check_tags(tags - {""}))
             except CacheInputError as error:
                 run.give_up()
-                self._warn(error)
+                self._warning.log(error)
         return tuple(field for field in fields if field[0] != self._field)
-
-    def _warn(self, error: CacheInputError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            _LOG.warning(
-                "a response was not stored because its field %s is invalid (further ones are not logged): %s",
-                self.name,
-                error,
-            )
-
-
-def _tags(lines: list[bytes], most: int) -> set[str]:
-    """Return the tags of some lines.
-
-    Raises:
-        CacheInputError: BAD_TAG.
-    """
-    tags = {tag.strip(" \t") for line in lines for tag in _text(line).split(",")} - {""}
-    for tag in tags:
-        encode_name(tag, "tag")
-    if len(tags) > most:
-        raise CacheInputError("BAD_TAG", f"at most {MOST_TAGS} tags are allowed")
-    return tags
 
 
 def _text(line: bytes) -> str:

@@ -1,0 +1,53 @@
+"""Tags of a response that the cache refuses. The response is then not stored, since the tag could not invalidate it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from async_redis_cache import CacheInputError
+from async_redis_cache._common.options import MOST_TAGS
+from async_redis_cache._values.codec import encode_name
+
+__all__ = ["TagWarning", "check_tags"]
+
+_LOG: Final = logging.getLogger("async_redis_cache")
+
+
+def check_tags(tags: Iterable[str]) -> frozenset[str]:
+    """Return the tags of a response.
+
+    Raises:
+        CacheInputError: BAD_TAG.
+    """
+    if isinstance(tags, str):
+        raise CacheInputError("BAD_TAG", "tags must be a collection of str, such as a tuple")
+    found = frozenset(tags)
+    for tag in found:
+        encode_name(tag, "tag")
+    if len(found) > MOST_TAGS:
+        raise CacheInputError("BAD_TAG", f"at most {MOST_TAGS} tags are allowed, not {len(found)}")
+    return found
+
+
+class TagWarning:
+    """Logs that a response is not stored because of its tags: the first one of a source of tags.
+
+    Args:
+        source: of the tags.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._is_logged = False
+
+    def log(self, error: CacheInputError) -> None:
+        """Log what `check_tags` raised."""
+        if not self._is_logged:
+            self._is_logged = True
+            _LOG.warning(
+                "a response was not stored because its %s are invalid (further ones are not logged): %s",
+                self._source,
+                error,
+            )
