@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
@@ -152,6 +152,24 @@ def test_task_goes_on_in_its_context(bridge: Bridge) -> None:
         assert all(await asyncio.gather(*map(call, range(10))))
 
     asyncio.run(main())
+
+
+def test_task_with_an_empty_context_goes_on_in_it(bridge: Bridge) -> None:
+    """A variable that a task sets between its calls keeps its value, although the task began without any."""
+    variable = ContextVar[str]("variable", default="unset")
+
+    async def set_between_calls() -> str:
+        await AnyLoopCall(bridge, nothing)
+        token = variable.set("set")
+        await AnyLoopCall(bridge, nothing)
+        found = variable.get()
+        variable.reset(token)
+        return found
+
+    async def run() -> str:
+        return await asyncio.create_task(set_between_calls(), context=Context())
+
+    assert asyncio.run(run()) == "set"
 
 
 @needs_eventfd

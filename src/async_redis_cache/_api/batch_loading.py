@@ -78,7 +78,7 @@ class Batch(NamedLoader):
         self._call = call
         self._absent = absent
         # Kept, since the last key may be decided in the context of another call.
-        self._context = context or copy_context()
+        self._context = copy_context() if context is None else context
         self._waiters: dict[str, asyncio.Future[Any]] = {}
         self._idle: dict[str, float] = {}
         """By key, seconds from its `load` to the call of the loader; until then, the negative time of `load`."""

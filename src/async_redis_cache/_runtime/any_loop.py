@@ -223,7 +223,8 @@ class _Waiter:
         resume, self._resume = self._resume, None
         if resume is None:
             return
-        context = self._context or Context()
+        # Not `or`: a context without variables is false.
+        context = Context() if self._context is None else self._context
         try:
             context.run(resume, self)
         finally:
