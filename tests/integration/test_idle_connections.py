@@ -12,6 +12,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheError
 from async_redis_cache._client.node import Node
+from async_redis_cache._connection import connector
 from async_redis_cache._connection.pool import ConnectionPool
 from harness import await_until
 from harness.apis import APIS, Api, configured
@@ -21,7 +22,7 @@ from harness.fake_connection import Wires
 from harness.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 
 if TYPE_CHECKING:
-    from harness import Flavour, Server, StartProxy
+    from harness import Client, Flavour, Server, StartProxy
 
 pytestmark = pytest.mark.depends_on("api")
 
@@ -88,7 +89,7 @@ async def test_calls_go_on_while_all_allowed_connections_are_checked(
 async def test_living_connections_survive_a_check(server: Server, proxy: StartProxy) -> None:
     """37. A connection that answers its PING is used again: nothing is connected anew."""
     network = proxy(server)
-    async with configured(network.url, **OPTIONS) as cache:
+    async with configured(network.url, **OPTIONS | {"command_timeout": 20_000}) as cache:
         network.delay(0.01)
         await open_connections(cache)
         network.heal()
@@ -100,6 +101,26 @@ async def test_living_connections_survive_a_check(server: Server, proxy: StartPr
         assert "0 idle" in repr(transport)
         await await_until(lambda: f"{connects} idle" in repr(transport))
         assert cache.stats().connects == connects
+
+
+async def test_connection_that_ends_while_it_is_opened_is_replaced(
+    server: Server, raw: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a connection may arrive after redis-py has checked it, and before the pool has taken it over."""
+    checked: list[Any] = []
+
+    async def checked_too_early(connection: Any) -> bool:
+        checked.append(connection)
+        if len(checked) == 1:
+            raw.client_kill_filter(_type="normal", skipme=True)
+            await await_until(connection._reader.at_eof)
+        return False
+
+    async with configured(server.url, max_connections=1) as cache:
+        raw.client_kill_filter(_type="normal", skipme=True)
+        monkeypatch.setattr(connector, "can_read", checked_too_early)
+        assert await cache.store(None, "key", 1) == 1
+        assert len(checked) == 2
 
 
 async def test_attempt_cancelled_before_its_first_step_is_repeated(server: Server) -> None:

@@ -63,6 +63,10 @@ class RespProtocol(asyncio.Protocol):
         self._socket: Any = self._transport.get_extra_info("socket")
         self._unread = unread_check(self._socket)
         self._transport.set_protocol(self)
+        stream: Any = underlying._reader  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        if stream.at_eof():
+            # The event loop has told redis-py only that the peer has closed it, and would never tell this protocol.
+            self._transport.abort()
 
     @property
     def address(self) -> tuple[str, int]:
