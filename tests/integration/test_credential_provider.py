@@ -217,7 +217,7 @@ async def test_loads_succeed_while_the_password_rotates(
     async with configured(url, api, credential_provider=rotation) as cache:
         done = asyncio.Event()
         loading = asyncio.gather(*(load_until(done, cache) for _ in range(4)))
-        await rotation.rotate_repeatedly(10)
+        await rotation.rotate_repeatedly(10, cache)
         done.set()
         loads = sum(await loading)
         await accepted(cache)
@@ -305,8 +305,9 @@ async def test_provider_without_a_login(
         raise ValueError(FIRST)
 
     try:
+        options: dict[str, Any] = {"connect_timeout": 200, "require_connection": False}
         async with configured(
-            network.login_url("", ""), api, credential_provider=provider, connect_timeout=200
+            network.login_url("", ""), api, credential_provider=provider, **options
         ) as cache:
             await cache.store(None, "key", 1)
             works = False

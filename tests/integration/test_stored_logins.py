@@ -110,7 +110,7 @@ async def test_loads_succeed_while_the_password_of_a_store_rotates(
     async with configured_by_store(network, api, store) as cache:
         done = asyncio.Event()
         loading = asyncio.gather(*(load_until(done, cache) for _ in range(4)))
-        await rotation.rotate_repeatedly(5)
+        await rotation.rotate_repeatedly(5, cache)
         done.set()
         assert sum(await loading) > 0
         assert store.lookups > rotation.rotations

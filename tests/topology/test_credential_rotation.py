@@ -31,7 +31,7 @@ async def load_during_rotations(uri: str, api: Api, rotation: Rotation) -> None:
         await trusted(cache)
         done = asyncio.Event()
         loading = asyncio.gather(*(load_until(done, cache) for _ in range(4)))
-        await rotation.rotate_repeatedly(5)
+        await rotation.rotate_repeatedly(5, cache)
         done.set()
         loads = sum(await loading)
         await trusted(cache)

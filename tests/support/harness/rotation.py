@@ -52,18 +52,12 @@ class Rotation:
             server.execute_command("CLIENT", "KILL", "USER", USER)
         self.password = password
 
-    async def rotate_repeatedly(self, times: int) -> None:
-        """Rotate, each time when a connection has the current password, which one has again at the end."""
+    async def rotate_repeatedly(self, times: int, cache: AsyncRedisCache) -> None:
+        """Rotate, each time when the cache has connected since the last time, which it has at the end as well."""
         for _ in range(times):
-            await await_until(self._is_in_use)
+            connects = cache.stats().connects
             self.rotate()
-        await await_until(self._is_in_use)
-
-    def _is_in_use(self) -> bool:
-        """Whether a connection has logged in since the last rotation, which closed all others."""
-        return any(
-            client["user"] == USER for server in self.servers for client in server.client_list()
-        )
+            await await_until(lambda: cache.stats().connects > connects)  # noqa: B023
 
 
 async def load_until(done: asyncio.Event, cache: AsyncRedisCache) -> int:
