@@ -47,6 +47,7 @@ class Shop:
         app.router.add_get("/gone/{item}", self.refuse)
         app.router.add_get("/account/{item}", self.account)
         app.router.add_view("/view/{item}", StockView)
+        app.router.add_get("/host", cache_response(ttl=60)(self.host))
         app.router.add_get("/list/{item}", self.stream)
         app.router.add_put("/list/{item}", self.stream)
         app.router.add_get("/list/{item}/socket", self.socket)
@@ -94,6 +95,10 @@ class Shop:
         await self.gate.wait()
         await response.write_eof(b"2")
         return response
+
+    async def host(self, request: web.Request) -> web.StreamResponse:
+        """Return a link."""
+        return web.Response(text=str(request.url))
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """Send a message over a websocket, and wait for one."""
@@ -303,6 +308,18 @@ async def test_generated_body_is_not_reported_as_stored(client: Client) -> None:
     """`Cache-Status` does not say `stored` for a body that is generated while it is sent."""
     for _ in range(2):
         assert "stored" not in (await read(client, "/list/tea/parts"))[2]
+
+
+async def test_host_of_the_request_line_poisons_no_response(client: Client) -> None:
+    """A target in absolute form, whose host replaces that of the field Host for the handler, is another URI."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    own = f"{client.host}:{client.port}"
+    writer.write(
+        f"GET http://evil/host HTTP/1.1\r\nHost: {own}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert b"http://evil/host" in await reader.read()
+    writer.close()
+    assert (await read(client, "/host"))[1] == f"http://{own}/host"
 
 
 async def test_fields_in_utf8_are_kept(client: Client, shop: Shop) -> None:

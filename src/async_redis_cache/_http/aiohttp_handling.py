@@ -15,6 +15,7 @@ from async_redis_cache import CacheError
 
 from .aiohttp_messages import fields_of, lines_of, lower, response_of
 from .exchange import Exchange, Reply
+from .fields import replaced
 from .handlers import is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of
@@ -225,6 +226,9 @@ class Handling:
         request = self._request
         path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
         fields = lower(request.raw_headers)
+        if request.host != request.headers.get("Host", request.host):
+            # The host of a target in absolute form, which handlers see instead (RFC 9112, section 3.2.2).
+            fields = replaced(fields, [(b"host", request.url.raw_authority.encode())])
         return Target(request.scheme, path.encode(), query.encode(), fields)
 
     async def _invalidate(self, response: web.StreamResponse) -> None:
