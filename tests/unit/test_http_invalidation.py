@@ -209,6 +209,15 @@ def test_spelling_of_a_uri_does_not_matter(spellings: list[str]) -> None:
     assert key_of(other) not in keys_of_url("http://shop/a%2Fb")
 
 
+@pytest.mark.parametrize("length", [40, 4000, 60_000])
+def test_number_of_spellings_is_bounded(length: int) -> None:
+    """A URI made for it causes no more than a few hundred keys, and less than 4 MB of them."""
+    text = "'($&:,;@= /" * (length // 11)
+    keys = keys_of_url(f"http://shop/{text}?q={text}")
+    assert len(keys) < 500
+    assert sum(map(len, keys)) < 4_000_000
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import product
 from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from .fields import Fields, values, without
 from .keys import FORWARDED, METHOD_OVERRIDES, uri_of, without_parameters
 from .response_options import queries_of
-from .spellings import path_spellings, query_spellings
+from .spellings import spellings
 
 __all__ = ["Target", "is_write", "keys_of_url", "keys_of_write"]
 
@@ -143,11 +142,10 @@ def _keys(target: Target) -> set[str]:
     scheme, path, query, fields, _ = target
     queries = queries_of(query)
     queries.add(without_parameters(query, frozenset(), is_sorted=True))
-    queries |= {spelling for each in queries for spelling in query_spellings(each)}
+    spelled = {spelling for each in queries for spelling in spellings(path, each)}
     forms: Iterable[Fields] = (without(fields, METHOD_OVERRIDES), without(fields, FORWARDED))
     hosted = [each for form in forms for each in _with_each_port(scheme, form)]
-    paths = path_spellings(path)
-    found = (uri_of(scheme, *each) for each in product(paths, queries, hosted))
+    found = (uri_of(scheme, *uri, each) for uri in spelled for each in hosted)
     return {key for key in found if key is not None}
 
 
