@@ -126,6 +126,7 @@ class _Dialed:
 
     def __init__(self, connection: Connection) -> None:
         self._writer = connection
+        self._reader = asyncio.StreamReader()  # Its end has not come.
         self.number = connection.number
         self.host, self.port = connection.process, 6379
 
