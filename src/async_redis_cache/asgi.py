@@ -21,7 +21,7 @@ import anyio
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.asgi_handling import CURRENT, Handling, Settings
-from async_redis_cache._http.asgi_messages import ASGIApp, Receive, Scope, Send, send_reply
+from async_redis_cache._http.asgi_messages import send_reply
 from async_redis_cache._http.handlers import warn_without_effect
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
@@ -65,7 +65,7 @@ class ResponseCache:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Callable[[Any, Any, Any], Awaitable[None]],
         *,
         cache: AsyncRedisCache,
         namespace: str = "responses",
@@ -79,7 +79,8 @@ class ResponseCache:
         self._settings = Settings(app, store, name, taken, shows_key)
         self._rules = PathRules(rules)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Frameworks have types of their own for these arguments: those of Litestar are not compatible with Starlette's.
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
         if scope["type"] != "http":
             try:
