@@ -21,6 +21,7 @@ from async_redis_cache import (
     CacheAuthError,
     CacheError,
     CacheLoginError,
+    CacheOutcomeUnknown,
     CacheServerError,
     CacheUnavailable,
     CacheUnsupported,
@@ -94,7 +95,11 @@ async def test_readonly(private_server: StartServer, options: dict[str, Any], ap
         with server.client() as raw:
             raw.replicaof(server.host, 1)  # Nobody is there; it is a replica all the same.
         for call in CHANGES[:-1]:
-            await _refuses(cache, call, "READONLY")
+            try:
+                await _refuses(cache, call, "READONLY")
+            except CacheOutcomeUnknown:
+                # The machine stalled during the last attempt, so that its reply came too late.
+                await _refuses(cache, call, "READONLY")
         assert await cache.retrieve(None, "kept") == 1
         assert await cache.contains(None, "kept") is True
 
@@ -238,7 +243,7 @@ async def test_every_error_code(
     """
     async with (
         ScriptedServer(MGET=reply, GETDEL=reply, SET=reply) as server,
-        configured(server.url, retries=2, max_size=0, command_timeout=600) as cache,
+        configured(server.url, retries=2, max_size=0) as cache,
     ):
         for number, call in enumerate(CALLS, 1):
             with pytest.raises(kind) as caught:
@@ -257,7 +262,7 @@ async def test_ended_login_is_renewed_once() -> None:
     reply = b"-NOAUTH Authentication required.\r\n"
     async with (
         ScriptedServer(MGET=reply, GETDEL=reply, SET=reply) as server,
-        configured(server.url, retries=2, max_size=0, command_timeout=600) as cache,
+        configured(server.url, retries=2, max_size=0) as cache,
     ):
         for number, call in enumerate(CALLS, 2):
             with pytest.raises(CacheLoginError) as caught:

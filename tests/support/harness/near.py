@@ -31,7 +31,7 @@ def near_options(prefix: str, **options: object) -> dict[str, Any]:
         "key_prefix": prefix,
         "near_cache_enabled": True,
         "near_cache_heartbeat": int(HEARTBEAT_SECONDS * 1000),
-        "connect_timeout": 3_000,
+        "connect_timeout": 10_000,
     } | options
 
 
