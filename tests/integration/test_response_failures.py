@@ -602,3 +602,65 @@ async def test_requests_share_a_run_as_soon_as_a_response_is_stale(
         gate.set()
         await asyncio.gather(*requests)
     assert runs == 2
+
+
+def stream_behind_a_middleware(parts: Callable[[], AsyncIterator[bytes]]) -> FastAPI:
+    """An application with a page that is a stream, under Starlette's BaseHTTPMiddleware.
+
+    That ends the body of a stream that breaks off, as if it were whole.
+    """
+    app = FastAPI()
+
+    @app.get("/page")
+    @cache_response(ttl=60)
+    async def page() -> StreamingResponse:
+        return StreamingResponse(parts())
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    return app
+
+
+async def test_stream_that_fails_behind_a_middleware_is_not_stored(
+    any_server: Server, key_prefix: str
+) -> None:
+    """The exception that follows the end tells that the body broke off."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError
+
+    async with client_of(stream_behind_a_middleware(parts), any_server, key_prefix) as client:
+        for _ in range(2):
+            answer = await client.get("/page")
+            assert answer.text == "half"
+            assert "; hit" not in answer.headers["cache-status"]
+
+
+async def test_stream_whose_client_leaves_behind_a_middleware_is_not_stored(
+    any_server: Server, key_prefix: str
+) -> None:
+    """Starlette cancels a stream whose client leaves, and nothing but the message to the application tells so."""
+    gate, sent = asyncio.Event(), list[Message]()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"half"
+        await gate.wait()
+        yield b"whole"
+
+    async def receive() -> Message:
+        await await_until(lambda: len(sent) > 1)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = stream_behind_a_middleware(parts)
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(app, cache=cache)
+        await cached(scope_of("/page"), receive, send)
+        assert b"whole" not in [message.get("body") for message in sent]
+        gate.set()
+        assert (await ask(cached)).body == b"halfwhole"

@@ -42,8 +42,6 @@ _UNSEEN_CONTENT: Final = frozenset(
     {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
 )
 """Messages with content that only the server sees."""
-_ANNOUNCING: Final = frozenset({"1.0", "1.1"})
-"""The versions of HTTP in which a request with content has `Content-Length` or `Transfer-Encoding`."""
 _LOG: Final = logging.getLogger("async_redis_cache")
 
 
@@ -68,7 +66,9 @@ class Handling:
         self._scope = scope
         self._receive = receive
         self._has_content = False
-        """Whether the application has received content that the header does not announce."""
+        """Whether the application has received content. In HTTP/2, the header need not announce it."""
+        self._has_left = False
+        """Whether the application knows that the client has left."""
         self._send = send
         self._start: Message | None = None
         """A start that waits for the first part of the body."""
@@ -96,21 +96,25 @@ class Handling:
             await send_reply(self._send, self._reply)
 
     async def _run_app(self) -> None:
-        is_announced = self._scope.get("http_version", "1.1") in _ANNOUNCING
-        receive = self._receive if is_announced else self._receive_watched
         try:
-            await self._settings.app(self._scope, receive, self.send)
+            await self._settings.app(self._scope, self.receive, self.send)
             await self._end()
         except Exception:
             stale = None if self.run is None else self.run.failed()
             if stale is None:
+                if self.run is not None and self._storing is not None:
+                    await asyncio.shield(self._storing)
+                    await self.run.retract()
                 raise
             self._reply = stale
             _LOG.exception("the application failed, and a stale response was served instead")
 
-    async def _receive_watched(self) -> Message:
+    async def receive(self) -> Message:
+        """Receive a message for the application."""
         message = await self._receive()
-        if message.get("body"):
+        if message["type"] == "http.disconnect":
+            self._has_left = True
+        elif message.get("body"):
             self._has_content = True
         return message
 
@@ -219,6 +223,8 @@ class Handling:
         is_last = is_body and not message.get("more_body", False)
         if is_body:
             run.body(message.get("body", b""), is_last=is_last)
+            if is_last and self._has_left:
+                run.break_off()
             await self._send_start(message.get("body", b"") if is_last else None)
         elif kind in _UNSEEN_CONTENT:
             run.give_up()

@@ -193,6 +193,26 @@ class Run:
             return
         self.give_up()
 
+    @property
+    def _may_be_cut(self) -> bool:
+        """Whether the body may have broken off, although its end was sent.
+
+        A middleware such as Starlette's BaseHTTPMiddleware ends a body that breaks off.
+        """
+        return self._response is not None and not has(self._response.fields, b"content-length")
+
+    def break_off(self) -> None:
+        """Do not store the response, because its client left before the end, so that the body may have broken off."""
+        if self._may_be_cut and self._lead is not None:
+            self._body = None
+            self._lead.decide(Uncacheable("request"), None)
+
+    async def retract(self) -> None:
+        """Remove the response, because the application failed after the end, so that the body may have broken off."""
+        if self._may_be_cut:
+            with suppress(CacheError):
+                await self._exchange.store.remove(self._exchange.key)
+
     async def end(self) -> Reply | None:
         """End the run: store what is complete, and return the response that replaces one that was held back."""
         lead, response = self._lead, self._response
