@@ -15,7 +15,7 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache
 from harness.apis import configured
-from harness.figures import report
+from harness.figures import in_time, report
 from harness.programs import PROGRAMS, SUPPORT, Program
 from harness.run_length import scaled
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 PROCESSES = 8
 CALLERS = 100
 RUNS = scaled(200, 1_000)
-LEASE = 500
+LEASE = 3_000
+"""Milliseconds; a second process loads if the machine stalls so long during a load."""
 SCHEDULING = 0.5
 """Seconds that two busy cores may keep one of many processes from its turn."""
 
@@ -84,7 +85,7 @@ def test_another_process_loads_when_the_lease_holder_dies(server: Server, raw: C
         f"300 callers answered {answered * 1000:.0f} ms after a SIGKILL, lease {LEASE} ms",
         answered,
     )
-    assert answered < LEASE / 1000 + 0.2 + SCHEDULING
+    assert in_time(answered, LEASE / 1000 + 0.2 + SCHEDULING)
 
 
 class Origin:
