@@ -664,3 +664,22 @@ async def test_stream_whose_client_leaves_behind_a_middleware_is_not_stored(
         assert b"whole" not in [message.get("body") for message in sent]
         gate.set()
         assert (await ask(cached)).body == b"halfwhole"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("Cache-Control", "private"), ("Cache-Control", "no-store"), ("Vary", "*")],
+)
+async def test_validated_response_that_may_no_longer_be_stored_is_for_one_client(
+    client: httpx.AsyncClient, page: Page, field: str, value: str
+) -> None:
+    """The 304 response says that the response is no longer one for all: its client gets it, and no other does."""
+    page.headers = {"ETag": '"1"', "Cache-Control": "max-age=0"}
+    await client.get("/page")
+    page.status, page.text, page.headers = 304, "", {"ETag": '"1"', field: value}
+    answer = await client.get("/page")
+    assert (answer.status_code, answer.text, answer.headers[field]) == (200, "one", value)
+    page.status, page.text = 200, "two"
+    for run in (3, 4):
+        assert (await client.get("/page")).text == "two"
+        assert page.runs == run

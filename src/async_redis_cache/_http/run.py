@@ -20,7 +20,7 @@ from .cache_status import CacheStatus
 from .exchange import Exchange, Reply
 from .fields import Fields, announces, announces_more, has, without
 from .keys import selecting_names
-from .messages import Response, Stored, Uncacheable, Variants
+from .messages import Request, Response, Stored, Uncacheable, Variants
 from .policy import Reason
 from .response_store import Lead, Outcome
 from .response_tags import check_tags
@@ -134,11 +134,16 @@ class Run:
     def _would_be_stored_for_others(self, response: Response) -> bool:
         """Return whether the `Authorization` of the request alone forbids to store the response."""
         policy, request = self._exchange.rule.policy, self._exchange.request
-        anonymous = replace(request, fields=without(request.fields, {b"authorization"}))
         status, fields, _ = response
         return not policy.may_store(request, status, fields) and policy.may_store(
-            anonymous, status, fields
+            self._anonymous, status, fields
         )
+
+    @property
+    def _anonymous(self) -> Request:
+        """The request without `Authorization`."""
+        request = self._exchange.request
+        return replace(request, fields=without(request.fields, {b"authorization"}))
 
     def failed(self) -> Reply | None:
         """Return the stale response that replaces the exception of an application; None if there is none."""
@@ -154,9 +159,11 @@ class Run:
     def give_up(self) -> None:
         """Do not store the response, or what has come of it."""
         self._body = None
-        exchange, lead = self._exchange, self._lead
-        if lead is None:
-            return
+        if self._lead is not None:
+            self._decide_uncacheable(self._lead)
+
+    def _decide_uncacheable(self, lead: Lead) -> None:
+        exchange = self._exchange
         if exchange.names is None and exchange.identity is not None:
             # From now on, clients are told apart: one for which nothing can be stored, such as one without a login,
             # does not keep the responses of others from being stored.
@@ -240,7 +247,7 @@ class Run:
 
     async def _outcome(self, lead: Lead, response: Response, received: float) -> Reply | None:
         if not self._may_be_tagged():
-            self.give_up()
+            self._decide_uncacheable(lead)
             return None
         if self._body is not None:
             complete = response._replace(body=b"".join(self._body))
@@ -267,6 +274,10 @@ class Run:
         fresh = self._exchange.rule.policy.freshened(stale, response, self._requested, received)
         if fresh is None:
             return None
+        if not self._exchange.rule.policy.may_store(self._anonymous, fresh.status, fresh.fields):
+            # What the 304 response says applies, such as that the response is now for one client.
+            self._decide_uncacheable(lead)
+            return self._exchange.reply(fresh, self._status)
         self.tags.update(stale.tags)
         fresh = self._with_tags(fresh)
         lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh, time()), self.tags)
