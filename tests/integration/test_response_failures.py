@@ -683,3 +683,24 @@ async def test_validated_response_that_may_no_longer_be_stored_is_for_one_client
     for run in (3, 4):
         assert (await client.get("/page")).text == "two"
         assert page.runs == run
+
+
+async def test_client_that_reads_slowly_delays_no_other(
+    page: Page, any_server: Server, key_prefix: str
+) -> None:
+    """The server lets the end of a response wait for its client: others get the response meanwhile."""
+    is_sending, gate = asyncio.Event(), asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            is_sending.set()
+            await gate.wait()
+
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(page, cache=cache, rules=ALL)
+        slow = asyncio.create_task(cached(scope_of("/page"), receive_nothing, send))
+        await is_sending.wait()
+        assert (await ask(cached)).body == b"one"
+        gate.set()
+        await slow
+    assert page.runs == 1

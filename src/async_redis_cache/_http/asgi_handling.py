@@ -230,11 +230,12 @@ class Handling:
             run.give_up()
             await self._send_start(None)
         if not self._is_held:
-            await self._send(message)
             if is_last:
-                # In a task: what the application does now, such as background tasks, does not delay other requests,
-                # and frameworks cancel a stream as soon as the server reports that the client has all of it.
+                # In a task, and before the client has all of it: neither a client that reads slowly nor what the
+                # application does then, such as background tasks, delays other requests; and frameworks cancel a stream
+                # as soon as the server reports that the client has all of it.
                 self._storing = self._settings.store.start(run.end())
+            await self._send(message)
 
     async def _send_start(self, whole_body: bytes | None) -> None:
         start, self._start = self._start, None
