@@ -263,4 +263,6 @@ async def test_content_of_a_request_poisons_no_response(
     async with cached_app(app, any_server, key_prefix, rules) as cached:
         await cached({**scope_of(path, lines), "http_version": version}, receive, send)
         assert sent[-1]["body"] == b'"evil"'
-        assert b"evil" not in (await ask(cached, path)).body
+        answer = await ask(cached, path)
+        assert b"evil" not in answer.body
+        assert "stored" in answer.headers["cache-status"]

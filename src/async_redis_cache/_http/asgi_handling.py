@@ -195,7 +195,7 @@ class Handling:
             return start
         if self._has_content:
             # The response may depend on it.
-            run.give_up()
+            run.withdraw()
         fields = run.start(start["status"], lower(start.get("headers", ())))
         self._is_held = fields is None
         if fields is None:

@@ -210,8 +210,13 @@ class Run:
 
     def break_off(self) -> None:
         """Do not store the response, because its client left before the end, so that the body may have broken off."""
-        if self._may_be_cut and self._lead is not None:
-            self._body = None
+        if self._may_be_cut:
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Do not store the response, which says nothing of those to other requests: one that waits runs next."""
+        self._body = None
+        if self._lead is not None:
             self._lead.decide(Uncacheable("request"), None)
 
     async def retract(self) -> None:
