@@ -64,8 +64,9 @@ class Shop:
         stock = self.stock
         await self.gate.wait()
         if request.headers.get("If-None-Match") == '"1"':
-            return web.Response(status=304, headers=self.headers)
-        response = web.Response(text=f"{item} {stock}", headers=self.headers)
+            response = web.Response(status=304, headers=self.headers)
+        else:
+            response = web.Response(text=f"{item} {stock}", headers=self.headers)
         if self.cookie:
             response.set_cookie("session", self.cookie)
         return response
@@ -208,10 +209,13 @@ async def test_head_and_conditions_are_answered_from_the_cache(client: Client, s
 
 
 async def test_stale_response_is_validated_by_the_handler(client: Client, shop: Shop) -> None:
-    """The handler gets the validator of the stale response, and its 304 makes it the response again."""
+    """Its validator is passed to the handler, whose 304 makes it the response again, with a cookie for the client."""
     shop.headers = {"ETag": '"1"', "Cache-Control": "max-age=60", "Age": "60"}
-    texts = [(await read(client, "/stock/tea"))[:2] for _ in range(3)]
-    assert texts == [(200, "tea 1")] * 3
+    for cookie in ("", "a", ""):
+        shop.cookie = cookie
+        async with client.get("/stock/tea") as response:
+            assert (response.status, await response.text()) == (200, "tea 1")
+            assert [morsel.value for morsel in response.cookies.values()] == [cookie] * bool(cookie)
     assert shop.runs["tea"] == 3
 
 

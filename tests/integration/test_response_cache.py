@@ -418,7 +418,7 @@ async def test_stale_response_replaces_an_error(
 async def test_application_validates_a_stale_response(
     shop: Shop, server: Server, key_prefix: str
 ) -> None:
-    """A stale response with a validator of the application is served again once that has answered 304."""
+    """A stale response is served again once the application has answered 304, with the cookies of that one only."""
     asked: list[str | None] = []
     app = FastAPI()
 
@@ -427,16 +427,17 @@ async def test_application_validates_a_stale_response(
     async def page(if_none_match: Annotated[str | None, Header()] = None) -> Response:
         asked.append(if_none_match)
         headers = {"ETag": '"1"', "Cache-Control": "max-age=60", "Age": "60"}
-        return (
-            Response("", 304, headers=headers)
-            if if_none_match == '"1"'
-            else Response("text", headers=headers)
-        )
+        if if_none_match != '"1"':
+            return Response("text", headers=headers)
+        response = Response("", 304, headers=headers)
+        response.set_cookie("seen", str(len(asked)))
+        return response
 
     rules = {"/page": ResponseOptions()}
     async with client_of(app, server, key_prefix, rules=rules) as client:
         responses = [await client.get("/page") for _ in range(3)]
     assert [response.text for response in responses] == ["text"] * 3
+    assert [response.cookies.get("seen") for response in responses] == [None, "2", "3"]
     assert asked == [None, '"1"', '"1"']
 
 

@@ -19,13 +19,14 @@ def lower(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 
 def fields_of(response: web.StreamResponse) -> Fields:
-    """Return the header fields of a response, with `Set-Cookie` where it sets cookies."""
+    """Return the header fields of a response, with those of its cookies."""
     fields = tuple(
         (name.lower().encode(), value.encode(errors="surrogateescape"))
         for name, value in response.headers.items()
     )
     # aiohttp adds them to the headers when it sends the response.
-    return (*fields, (b"set-cookie", b"")) if response.cookies else fields
+    cookies = (morsel.OutputString().encode() for morsel in response.cookies.values())
+    return (*fields, *((b"set-cookie", cookie) for cookie in cookies))
 
 
 def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:

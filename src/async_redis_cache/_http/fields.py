@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final, TypeAlias
 
 __all__ = [
+    "COOKIES",
     "Fields",
     "announces",
     "announces_content",
@@ -27,6 +28,8 @@ Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 _MOST_DIGITS: Final = 20
 """Digits of a length that are read. No body is so long that it needs more."""
+COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
+"""Fields of a response that are for one client."""
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .cache_control import Directives, request_directives, response_directives
-from .fields import Fields, announces_content, end_to_end, has, token_members, without
+from .fields import (
+    COOKIES,
+    Fields,
+    announces_content,
+    end_to_end,
+    has,
+    has_any,
+    token_members,
+    without,
+)
 from .freshness import HEURISTIC_STATUSES, freshness_of
 from .keys import parameters_of
 from .messages import Request, Response, Stored
@@ -206,9 +215,7 @@ class Policy(NamedTuple):
             or status < _FIRST_FINAL
             or status in {_PARTIAL, _NOT_MODIFIED}
             or (self.statuses is not None and status not in self.statuses)
-            # The cookie is for one client.
-            or has(fields, b"set-cookie")
-            or has(fields, b"set-cookie2")
+            or has_any(fields, COOKIES)
             or "*" in token_members(fields, b"vary")
             or request_directives(request.fields).has("no-store")
         ):

@@ -18,7 +18,7 @@ from async_redis_cache import CacheError, CacheInputError
 
 from .cache_status import CacheStatus
 from .exchange import Exchange, Reply
-from .fields import Fields, announces, announces_more, has, without
+from .fields import COOKIES, Fields, announces, announces_more, has, without
 from .keys import selecting_names
 from .messages import Request, Response, Stored, Uncacheable, Variants
 from .policy import Reason
@@ -279,15 +279,18 @@ class Run:
         fresh = self._exchange.rule.policy.freshened(stale, response, self._requested, received)
         if fresh is None:
             return None
-        if not self._exchange.rule.policy.may_store(self._anonymous, fresh.status, fresh.fields):
+        if self._exchange.rule.policy.may_store(self._anonymous, fresh.status, fresh.fields):
+            self.tags.update(stale.tags)
+            fresh = self._with_tags(fresh)
+            lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh, time()), self.tags)
+            self._status = replace(self._status, stored=True)
+        else:
             # What the 304 response says applies, such as that the response is now for one client.
             self._decide_uncacheable(lead)
-            return self._exchange.reply(fresh, self._status)
-        self.tags.update(stale.tags)
-        fresh = self._with_tags(fresh)
-        lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh, time()), self.tags)
-        self._status = replace(self._status, stored=True)
-        return self._exchange.reply(fresh, self._status)
+        reply = self._exchange.reply(fresh, self._status)
+        # They are for this client, and not stored.
+        cookies = (field for field in response.fields if field[0] in COOKIES)
+        return replace(reply, fields=(*reply.fields, *cookies))
 
     def _with_tags(self, stored: Stored) -> Stored:
         """Return a response with the tags that are not those of its route."""

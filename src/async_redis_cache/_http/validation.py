@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from .dates import parse_http_date
-from .fields import Fields, combined, end_to_end, has, has_any, replaced, values, without
+from .fields import COOKIES, Fields, combined, end_to_end, has, has_any, replaced, values, without
 from .messages import Response, Stored
 
 __all__ = [
@@ -30,7 +30,7 @@ _IN_NOT_MODIFIED: Final = frozenset(
 )
 """What a 304 response has of the fields of the 200 response (RFC 9110, section 15.4.5)."""
 _NOT_UPDATED: Final = frozenset(
-    {b"content-encoding", b"content-length", b"content-range", b"set-cookie", b"set-cookie2"}
+    {b"content-encoding", b"content-length", b"content-range", *COOKIES}
 )
 """What describes the stored content, or belongs to one client."""
 _READ_CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
