@@ -22,14 +22,15 @@ the lifespan of a mounted application: enter its `cache_lifespan` in the lifespa
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache as memoize
-from typing import Annotated, Final, Unpack
+from typing import Annotated, Any, Final, Unpack
 
 try:
     from fastapi import Depends, FastAPI, HTTPException
     from fastapi.requests import HTTPConnection
+    from fastapi.security.base import SecurityBase
     from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as _error:
     raise ImportError(
@@ -118,7 +119,9 @@ class _Answered(HTTPException):
     """Ends a request whose response is in the cache; what it becomes is replaced by that."""
 
 
-def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[], Awaitable[None]]:
+def cache_response(
+    **options: Unpack[ResponseOptions],
+) -> Callable[[HTTPConnection], Awaitable[None]]:
     """Return a dependency that opts in the responses of a route: for `Depends`, with `asgi.ResponseCache` in place.
 
     Dependencies that FastAPI calls after this one do not run for stored responses: put it last, behind those that check
@@ -130,14 +133,49 @@ def cache_response(**options: Unpack[ResponseOptions]) -> Callable[[], Awaitable
     Raises:
         TypeError: an option is unknown.
         ValueError: a duration is negative.
+        RuntimeError: during a request, if FastAPI calls a security scheme after this dependency, such as the
+            `OAuth2PasswordBearer` of a parameter of the handler.
     """
     rule = Rule(options)
+    checked: dict[int, Any] = {}
 
-    async def look_up() -> None:
+    async def look_up(connection: HTTPConnection) -> None:
+        route = connection.scope.get("route")
+        if checked.get(id(route)) is not route:
+            _check_order(route, look_up)
+            checked[id(route)] = route
         if await is_answered(rule):
             raise _Answered(200)
 
     return look_up
+
+
+def _check_order(route: Any, look_up: Callable[..., Any]) -> None:
+    """Check that FastAPI has called all security schemes of a route before the look into the cache.
+
+    Other dependencies may follow it: whether they check rights is not known, and most do not.
+    """
+    called: list[Any] = []
+    is_after = False
+    for dependency in getattr(getattr(route, "dependant", None), "dependencies", ()):
+        is_after = is_after or dependency.call is look_up
+        if dependency.call in called:
+            # It is not called again.
+            continue
+        for call in _calls(dependency):
+            if is_after and isinstance(call, SecurityBase):
+                raise RuntimeError(
+                    f"FastAPI calls {type(call).__name__} after cache_response, and so not for stored responses: "
+                    "pass Depends(cache_response(...)) behind it, or use the decorator asgi.cache_response"
+                )
+            called.append(call)
+
+
+def _calls(dependency: Any) -> Iterator[Any]:
+    """Yield what FastAPI calls for a dependency, in this order."""
+    for inner in dependency.dependencies:
+        yield from _calls(inner)
+    yield dependency.call
 
 
 def _caches_of(app: FastAPI) -> dict[str, AsyncRedisCache]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 
@@ -181,6 +182,30 @@ async def test_dependency_opts_in_a_route(server: Server, key_prefix: str) -> No
             assert (await client.get("/report", headers={"right": "read"})).json() == {"total": 7}
             assert (await client.get("/report", headers={"right": "none"})).status_code == 403
     assert runs["report"] == 1
+
+
+def user(credentials: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> str:
+    """Return the name that a client has logged in with."""
+    return credentials.username
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_dependency_runs_behind_security_schemes(
+    server: Server, key_prefix: str, *, is_first: bool
+) -> None:
+    """A stored page is not served without the login that a parameter demands: in the wrong order, to nobody."""
+    app, cached = FastAPI(), Depends(cache_dependency(ttl=60))
+    rights = [cached] if is_first else [Depends(user), cached]
+
+    @app.get("/report", dependencies=rights)
+    async def report(_: Annotated[str, Depends(user)]) -> Response:
+        return Response("secret", headers={"Cache-Control": "public"})
+
+    async with client_of(app, server, key_prefix) as client:
+        known = await client.get("/report", auth=("a", "b"))
+        assert known.status_code == (500 if is_first else 200)
+        unknown = await client.get("/report")
+        assert unknown.status_code == (500 if is_first else 401)
 
 
 async def test_variants_are_stored_and_invalidated_together(
