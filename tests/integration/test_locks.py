@@ -128,7 +128,7 @@ async def never_renewed(lock: Lock) -> None:
 
 
 async def test_lock_expires_without_its_holder(
-    jobs: Namespace[Any], server: Server, request: pytest.FixtureRequest
+    jobs: Namespace[Any], server: Server, request: Any
 ) -> None:
     """The next holder gets it after the TTL, with a greater number. The end of the block raises LOCK_LOST."""
 
@@ -141,6 +141,7 @@ async def test_lock_expires_without_its_holder(
                 with pytest.raises(CacheLockError):
                     lock.raise_if_lost()
 
+    # `node` has a type since pytest 9.2 only.
     max_size = 5 if "bounded" in request.node.name else 0
     async with opened(server.url, max_size=max_size) as cache:
         with pytest.raises(CacheLockError) as caught:
