@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -9,6 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from async_redis_cache import AsyncRedisCache, RedisCache
 from async_redis_cache import aiohttp as on_aiohttp
@@ -54,6 +59,31 @@ async def test_decorated_handler_without_the_middleware_warns_once(
     assert "decorated_only" in decorated
     assert "dependency" in depending
     assert "app.add_middleware(ResponseCache, cache=cache)" in decorated
+
+
+async def test_log_handler_that_raises_fails_no_request() -> None:
+    """Records about responses have the fields that those about servers have, and are logged as safely."""
+    fields: list[tuple[str, str]] = []
+
+    class Alerts(logging.Handler):
+        def emit(self, record: Any) -> None:
+            fields.append((record.cache_event, record.cache_subject))
+            raise ValueError
+
+    @cache_response(ttl=60)
+    async def unwrapped(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("text")
+
+    log, alerts = logging.getLogger("async_redis_cache"), Alerts()
+    log.addHandler(alerts)
+    try:
+        app = Starlette(routes=[Route("/", unwrapped)])
+        assert (await ask(app, "/")).body == b"text"
+    finally:
+        log.removeHandler(alerts)
+    ((event, subject),) = fields
+    assert event == "responses_not_cached"
+    assert "unwrapped" in subject
 
 
 async def test_decorated_handler_of_aiohttp_without_the_middleware_warns_once(

@@ -14,6 +14,7 @@ import asyncio
 import builtins
 import inspect
 import io
+import logging
 import re
 import sys
 import tokenize
@@ -26,6 +27,7 @@ from typing import Any, Self
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+_LOG = logging.getLogger("async_redis_cache")
 _REQUIRES = re.compile(r"# Requires: (\S+)\n")
 _TIME_LEFT = re.compile(r"(?<=; ttl=)\d+")
 """In `Cache-Status`; it depends on the speed of the machine."""
@@ -74,6 +76,8 @@ class Page:
         # As `exec` adds it; annotations are evaluated with it.
         self._module.__dict__["__builtins__"] = builtins
         self._runner = asyncio.Runner()
+        # A page adds handlers, which must not get what other tests log.
+        self._handlers = tuple(_LOG.handlers)
 
     def __enter__(self) -> Self:
         sys.modules["page"] = self._module
@@ -81,6 +85,7 @@ class Page:
 
     def __exit__(self, *_: object) -> None:
         self._runner.close()
+        _LOG.handlers[:] = self._handlers
         del sys.modules["page"]
 
     def give(self, **names: Any) -> None:

@@ -23,7 +23,10 @@ __all__ = [
     "INVALIDATIONS_FAILED",
     "NOT_CACHED",
     "REFRESH_FAILED",
+    "RESPONSES_NOT_CACHED",
+    "RESPONSE_NOT_STORED",
     "SCRIPTS_REFUSED",
+    "STALE_RESPONSE_SERVED",
     "UNREADABLE",
     "Condition",
     "Event",
@@ -179,6 +182,19 @@ UNREADABLE: Final = Event(
     "stored values cannot be read and count as misses: {code}. "
     "Check for another program, version or signing_key that uses the same key_prefix",
 )
+RESPONSES_NOT_CACHED: Final = Event(
+    "responses_not_cached", logging.WARNING, "{subject} has no effect: {code}"
+)
+RESPONSE_NOT_STORED: Final = Event(
+    "response_not_stored",
+    logging.WARNING,
+    "a response was not stored because its {subject} are invalid: {code}",
+)
+STALE_RESPONSE_SERVED: Final = Event(
+    "stale_response_served",
+    logging.ERROR,
+    "a handler failed with {code}, and a stale response was served instead",
+)
 
 EVENTS: Final = (
     *(
@@ -203,6 +219,9 @@ EVENTS: Final = (
     EVICTIONS,
     SCRIPTS_REFUSED,
     UNREADABLE,
+    RESPONSES_NOT_CACHED,
+    RESPONSE_NOT_STORED,
+    STALE_RESPONSE_SERVED,
 )
 """Every event that is logged."""
 
@@ -379,13 +398,19 @@ class HealthLog:
             self._on_record(record)
 
 
-def log_record(record: Record) -> None:
-    """Pass a record to `logging`, whether or not a cache is open."""
-    # The caller is in the middle of a change of state, which a log filter that raises must not break.
+def log_record(record: Record, *, with_traceback: bool = False) -> None:
+    """Pass a record to `logging`, whether or not a cache is open.
+
+    Args:
+        record: the record.
+        with_traceback: whether it has the traceback of the exception that is being handled.
+    """
+    # The caller is in the middle of a change of state or of a request, which a log filter that raises must not break.
     with contextlib.suppress(Exception):
         _LOG.log(
             record.event.level,
             record.message,
+            exc_info=with_traceback,
             extra={
                 "cache_event": record.event.name,
                 "cache_event_deprecated": _DEPRECATED_NAMES.get(record.event.name, ""),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from async_redis_cache import CacheError
+from async_redis_cache._common.health_log import STALE_RESPONSE_SERVED, Record, log_record
 
 from .aiohttp_messages import fields_of, lines_of, lower, response_of
 from .exchange import Exchange, Reply
@@ -26,8 +26,6 @@ from .run import Run
 from .tags_header import TagsHeader
 
 __all__ = ["CURRENT", "Handling", "Settings", "before_sending"]
-
-_LOG: Final = logging.getLogger("async_redis_cache")
 
 
 class Settings(NamedTuple):
@@ -142,11 +140,12 @@ class Handling:
         except web.HTTPException as raised:
             # It is a response too, and may be one that is remembered, such as 404.
             response = raised
-        except Exception:
+        except Exception as error:
             stale = None if self.run is None else self.run.failed()
             if stale is None:
                 raise
-            _LOG.exception("the handler failed, and a stale response was served instead")
+            failure = Record(STALE_RESPONSE_SERVED, "", type(error).__name__)
+            log_record(failure, with_traceback=True)
             return response_of(stale)
         if self._reply is not None:
             return response_of(self._reply)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError
+from async_redis_cache._common.health_log import STALE_RESPONSE_SERVED, Record, log_record
 
 from .asgi_frameworks import COPIED, handler_of, is_routed_in_copy, placeholder, route_of
 from .asgi_messages import (
@@ -42,7 +42,6 @@ _UNSEEN_CONTENT: Final = frozenset(
     {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
 )
 """Messages with content that only the server sees."""
-_LOG: Final = logging.getLogger("async_redis_cache")
 
 
 class Settings(NamedTuple):
@@ -99,7 +98,7 @@ class Handling:
         try:
             await self._settings.app(self._scope, self.receive, self.send)
             await self._end()
-        except Exception:
+        except Exception as error:
             stale = None if self.run is None else self.run.failed()
             if stale is None:
                 if self.run is not None and self._storing is not None:
@@ -107,7 +106,8 @@ class Handling:
                     await self.run.retract()
                 raise
             self._reply = stale
-            _LOG.exception("the application failed, and a stale response was served instead")
+            failure = Record(STALE_RESPONSE_SERVED, "", type(error).__name__)
+            log_record(failure, with_traceback=True)
 
     async def receive(self) -> Message:
         """Receive a message for the application."""

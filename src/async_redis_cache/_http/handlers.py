@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
-from async_redis_cache import CacheError
+from async_redis_cache._common.health_log import RESPONSES_NOT_CACHED, Record, log_record
 
 __all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
 
-_LOG: Final = logging.getLogger("async_redis_cache")
 _WARNED: Final = set[str]()
 CALLED: Final = (
     "another handler called this one, or a decorator above it does not use functools.wraps"
@@ -45,17 +43,4 @@ def warn_without_effect(opted_in: str, reason: str) -> None:
     """
     if opted_in not in _WARNED:
         _WARNED.add(opted_in)
-        _LOG.warning("%s has no effect: %s", opted_in, reason)
-
-
-def warn_of_unusable_cache(namespace: str, error: CacheError) -> None:
-    """Log once that the responses of a namespace are not cached, because of the state of the cache.
-
-    Args:
-        namespace: of the responses.
-        error: that the cache raised.
-    """
-    cause = f"{namespace} {error.code}"
-    if cause not in _WARNED:
-        _WARNED.add(cause)
-        _LOG.warning("the responses of namespace %s are not cached: %s", namespace, error)
+        log_record(Record(RESPONSES_NOT_CACHED, "", reason, opted_in))

@@ -20,7 +20,7 @@ from async_redis_cache import (
 )
 
 from .cache_status import CacheStatus
-from .handlers import warn_of_unusable_cache
+from .handlers import warn_without_effect
 from .messages import RECORDS, Record, Uncacheable
 from .observers import OBSERVERS
 from .response_options import Rule
@@ -205,7 +205,7 @@ class ResponseStore:
         try:
             record: Record | None = await self._namespace.get(key)
         except (CacheStateError, CacheConfigError) as error:
-            warn_of_unusable_cache(self._namespace.name, error)
+            warn_without_effect(f"ResponseCache with namespace {self._namespace.name}", str(error))
             return None
         except CacheError:
             self._unreachable_until = monotonic() + _PAUSE

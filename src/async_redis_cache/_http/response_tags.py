@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from typing import Final
 
 from async_redis_cache import CacheInputError
+from async_redis_cache._common.health_log import RESPONSE_NOT_STORED, Record, log_record
 from async_redis_cache._common.options import MOST_TAGS
 from async_redis_cache._values.codec import encode_name
 
 __all__ = ["TagWarning", "check_tags"]
-
-_LOG: Final = logging.getLogger("async_redis_cache")
 
 
 def check_tags(tags: Iterable[str]) -> frozenset[str]:
@@ -46,8 +43,4 @@ class TagWarning:
         """Log what `check_tags` raised."""
         if not self._is_logged:
             self._is_logged = True
-            _LOG.warning(
-                "a response was not stored because its %s are invalid (further ones are not logged): %s",
-                self._source,
-                error,
-            )
+            log_record(Record(RESPONSE_NOT_STORED, "", str(error), self._source))
