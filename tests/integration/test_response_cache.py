@@ -193,7 +193,7 @@ def user(credentials: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> 
 async def test_dependency_runs_behind_security_schemes(
     server: Server, key_prefix: str, *, is_first: bool
 ) -> None:
-    """A stored page is not served without the login that a parameter demands: in the wrong order, to nobody."""
+    """A stored page is not served without the login that a parameter demands: in the wrong order, it is not served at all."""
     app, cached = FastAPI(), Depends(cache_dependency(ttl=60))
     rights = [cached] if is_first else [Depends(user), cached]
 
