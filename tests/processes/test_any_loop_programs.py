@@ -39,11 +39,11 @@ def test_handler_that_is_frozen_between_invocations(
     program = start_program("lambda_handler", server.url, key_prefix, near)
     with server.client() as raw:
         raw.set(f"{key_prefix}key", "1")
-        first = invoke(program, "key")
-        for _ in range(5):
+        for _ in range(6):
             found = invoke(program, "key")
             assert (found["read"], found["loaded"]) == (1, 1)
-            assert found["connects"] == first["connects"]
+            # The two calls of an invocation share a connection only where the second comes before the first is sent.
+            assert found["connects"] <= 2
         for read in (2, 3, 4):
             os.kill(program.pid, signal.SIGSTOP)
             os.waitpid(program.pid, os.WUNTRACED)
