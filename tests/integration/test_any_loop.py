@@ -509,6 +509,7 @@ def test_engine_has_all_that_the_api_asks_for(cache: AsyncRedisCache) -> None:
     asked: set[str] = set()
     for module in (
         "async_cache",
+        "async_entries",
         "async_loading",
         "atomic",
         "batch_loading",

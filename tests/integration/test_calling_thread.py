@@ -389,7 +389,14 @@ def test_engine_of_threads_has_all_that_the_api_asks_for(
 ) -> None:
     """Whatever the methods of `AsyncRedisCache` ask of an engine, the one of calling threads has."""
     asked: set[str] = set()
-    for module in ("async_cache", "async_loading", "batch_loading", "load_request", "load_results"):
+    for module in (
+        "async_cache",
+        "async_entries",
+        "async_loading",
+        "batch_loading",
+        "load_request",
+        "load_results",
+    ):
         text = (ROOT / "src" / "async_redis_cache" / "_api" / f"{module}.py").read_text()
         asked |= set(re.findall(r"\bengine\.((?:\w+\.)?\w+)\b", text))
     with RedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:

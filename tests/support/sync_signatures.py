@@ -14,11 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 API = Path(__file__).parents[2] / "src" / "async_redis_cache" / "_api"
-ASYNCHRONOUS = ("async_cache.py", "async_loading.py", "atomic.py", "batch_loading.py")
+ASYNCHRONOUS = (
+    "async_cache.py",
+    "async_entries.py",
+    "async_loading.py",
+    "atomic.py",
+    "batch_loading.py",
+)
 SYNCHRONOUS = ("sync_atomic.py", "sync_cache.py", "sync_loading.py")
 CLASSES = {
     "AsyncAtomic",
     "AsyncBatchLoading",
+    "AsyncEntries",
     "AsyncLoading",
     "AsyncRedisCache",
     "RedisCache",

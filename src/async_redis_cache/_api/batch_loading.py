@@ -21,7 +21,7 @@ from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
 from async_redis_cache._values.stored_none import unwrapped
 
-from .async_loading import AsyncLoading
+from .async_entries import AsyncEntries
 from .load_request import (
     LoadRequest,
     Lookup,
@@ -252,7 +252,7 @@ Result = LoadResult | Lookup | None
 """What was loaded, or found on the server."""
 
 
-class AsyncBatchLoading(AsyncLoading):
+class AsyncBatchLoading(AsyncEntries):
     """Reads many keys in one call, and loads those that are missing."""
 
     @overload
