@@ -66,8 +66,8 @@ class ResponseCache:
     def __init__(
         self,
         app: Callable[[Any, Any, Any], Awaitable[None]],
-        *,
         cache: AsyncRedisCache,
+        *,
         namespace: str = "responses",
         rules: Mapping[str, ResponseOptions] | None = None,
         name: str = "async-redis-cache",

@@ -244,8 +244,8 @@ async def test_identity_selects_personal_responses(
 ) -> None:
     """With `vary_on`, a response is served to the same identity only, which is not stored."""
 
-    def user(scope: dict[str, list[tuple[bytes, bytes]]]) -> str:
-        return next(value.decode() for name, value in scope["headers"] if name == b"x-user")
+    def user(request: Request) -> str:
+        return request.headers["x-user"]
 
     rules = {"/stock/*": ResponseOptions(ttl=60, vary_on=user)}
     async with client_of(shop.app(), server, key_prefix, rules=rules) as client:

@@ -98,12 +98,23 @@ class Shop:
             shop.runs["personal"] += 1
             return str(await shared())
 
+        @get("/mine")
+        @cache_response(ttl=60, vary_on=user_of)
+        async def mine(request: Any) -> str:
+            return user_of(request)
+
         @post("/deliveries/{item:str}")
         async def deliver(request: Any, item: str) -> None:
             await invalidate_url(shop.cache, request.url_for("product", item=item))
 
-        handlers = [read, listed, sync, pages, personal, deliver]
+        handlers = [read, listed, sync, pages, personal, mine, deliver]
         return litestar.Litestar(handlers, middleware=middleware, openapi_config=None)
+
+
+def user_of(request: Any) -> str:
+    """For `vary_on`."""
+    assert isinstance(request, litestar.Request)
+    return str(request.headers["user"])
 
 
 def must_be_ann(connection: Any, _: Any) -> None:
@@ -165,6 +176,15 @@ async def test_guard_runs_before_a_hit(serving: tuple[Shop, httpx.AsyncClient]) 
     _, client = serving
     await client.get("/stock/tea")
     assert (await client.get("/stock/tea", headers={"user": "bob"})).status_code == 403
+
+
+async def test_identity_is_that_of_the_request(serving: tuple[Shop, httpx.AsyncClient]) -> None:
+    """`vary_on` gets a request of the framework."""
+    _, client = serving
+    for user in ("ann", "bob", "ann"):
+        response = await client.get("/mine", headers={"user": user})
+        assert response.text == user
+    assert response.headers["cache-status"].startswith("async-redis-cache; hit")
 
 
 async def test_decorated_function_in_a_handler_opts_in_nothing(

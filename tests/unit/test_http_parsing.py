@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from async_redis_cache._http.asgi_frameworks import request_in
 from async_redis_cache._http.cache_control import request_directives, response_directives
 from async_redis_cache._http.cache_status import CacheStatus
 from async_redis_cache._http.dates import http_date, parse_http_date
@@ -216,3 +218,11 @@ def test_identity_that_is_not_text_is_refused(identity: Any) -> None:
     rule = Rule(ResponseOptions(ttl=60, vary_on=lambda _: identity))
     with pytest.raises(TypeError, match="vary_on must return a str, not"):
         rule.identity({})
+
+
+def test_request_of_an_application_without_a_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vary_on` gets the scope itself if neither Starlette nor Litestar is imported."""
+    for package in ("starlette.requests", "litestar"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    scope = {"type": "http", "headers": []}
+    assert request_in(scope) is scope

@@ -1,14 +1,15 @@
-"""What ASGI frameworks put into the scope of a request: the handler that it was routed to, and its route."""
+"""What ASGI frameworks make of the scope of a request, and put into it: the handler that it was routed to, its route."""
 
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from typing import Any, Final
 
 from .asgi_messages import Scope
 
-__all__ = ["COPIED", "handler_of", "is_routed_in_copy", "placeholder", "route_of"]
+__all__ = ["COPIED", "handler_of", "is_routed_in_copy", "placeholder", "request_in", "route_of"]
 
 COPIED: Final = (
     "a middleware between ResponseCache and the router passes a copy of the scope on: add ResponseCache before that "
@@ -21,6 +22,17 @@ def handler_of(scope: Scope) -> Any:
     """Return the handler that Starlette, FastAPI or Litestar routed a request to; None if it is not known."""
     handler = scope.get("endpoint")
     return getattr(scope.get("route_handler"), "fn", None) if handler is None else handler
+
+
+def request_in(scope: Scope) -> Any:
+    """Return the request as handlers get it; the scope if the program imports neither Starlette nor Litestar.
+
+    Outside of an application of Starlette, the scope does not tell which framework follows. A request of Starlette is a
+    mapping of the scope, too.
+    """
+    package = "litestar" if "litestar_app" in scope else "starlette.requests"
+    framework = sys.modules.get(package) or sys.modules.get("litestar")
+    return scope if framework is None else framework.Request(scope)
 
 
 def is_routed_in_copy(scope: Scope) -> bool:

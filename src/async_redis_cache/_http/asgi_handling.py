@@ -11,7 +11,14 @@ from typing import Any, Final, NamedTuple
 from async_redis_cache import CacheError
 from async_redis_cache._common.health_log import STALE_RESPONSE_SERVED, Record, log_record
 
-from .asgi_frameworks import COPIED, handler_of, is_routed_in_copy, placeholder, route_of
+from .asgi_frameworks import (
+    COPIED,
+    handler_of,
+    is_routed_in_copy,
+    placeholder,
+    request_in,
+    route_of,
+)
 from .asgi_messages import (
     ASGIApp,
     Message,
@@ -148,7 +155,7 @@ class Handling:
             rule,
             request,
             request.target,
-            identity=rule.identity(scope),
+            identity=rule.identity(request_in(scope)) if rule.is_personal else None,
             name=settings.name,
             shows_key=settings.shows_key,
             is_routed=is_routed,

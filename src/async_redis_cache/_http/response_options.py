@@ -41,8 +41,8 @@ class ResponseOptions(TypedDict, total=False):
     tags: Iterable[str]
     """Tags of the responses, by which they can be invalidated."""
     vary_on: Callable[[Any], str]
-    """Returns the identity that a response is for, such as the id of a user, from the ASGI scope, or the
-    request of aiohttp. Only a hash of it is
+    """Returns the identity that a response is for, such as the id of a user, from the request: a `Request` of the
+    framework (FastAPI, Starlette, Litestar, aiohttp), or the ASGI scope without one of these. Only a hash of it is
     stored. Without it, the responses are for all clients."""
     statuses: Collection[int]
     """The status codes of responses to store; by default, all that state their freshness."""
@@ -112,11 +112,16 @@ class Rule:
         if self._ignored or self._is_sorted:
             _NORMALIZING[self._ignored, self._is_sorted] = self
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether its responses are for one client each."""
+        return self._vary_on is not None
+
     def identity(self, request: Any) -> str | None:
         """Return for which client a response is; None if it is for all.
 
         Args:
-            request: the ASGI scope, or the request of aiohttp.
+            request: that of the framework, or the ASGI scope.
 
         Raises:
             TypeError: `vary_on` returned something other than text. None would make a personal response one for all.
