@@ -15,14 +15,8 @@ from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.decoders import check_type
 
 from .batch_loading import AsyncBatchLoading
-from .cached_functions import (
-    CACHE_NAMES,
-    AnyCache,
-    CachedCoroutine,
-    CachedFunction,
-    CallConfig,
-    configs_of,
-)
+from .cached_functions import CachedCoroutine, CachedFunction, configs_of
+from .call_config import CACHE_NAMES, AnyCache, CallConfig
 from .sync_loading import SyncLoading
 
 if TYPE_CHECKING:
