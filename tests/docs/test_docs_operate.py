@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from async_redis_cache import AsyncRedisCache, CacheStats
-from async_redis_cache._common.health_log import EVENTS
+from async_redis_cache._common.log_events import EVENTS
 from async_redis_cache._common.stats import DEPRECATED_NAMES, LEVELS
 from async_redis_cache.otel import instrument
 from code_blocks import ROOT

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._common.health_log import CIRCUIT, EVENTS, SERVER, HealthLog, Record
+from async_redis_cache._common.health_log import HealthLog, Record
+from async_redis_cache._common.log_events import CIRCUIT, EVENTS, SERVER
 from harness import Server, StartProxy, StartServer, await_until
 from harness.apis import Api, configured
 from harness.near import near_options, trusted

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheConfigError, CacheError, RedisCache
-from async_redis_cache._common.health_log import (
-    FAILED_OPEN,
-    REFRESH_FAILED,
-    SERVER,
-    HealthLog,
-    Record,
-)
+from async_redis_cache._common.health_log import HealthLog, Record
+from async_redis_cache._common.log_events import FAILED_OPEN, REFRESH_FAILED, SERVER
 from harness.apis import Api, configured
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_redis_cache import CacheError, CacheInputError, RedisCache, cached
-from async_redis_cache._common.health_log import UNREADABLE, HealthLog, Record
+from async_redis_cache._common.health_log import HealthLog, Record
+from async_redis_cache._common.log_events import UNREADABLE
 from harness.apis import Api, configured
 
 if TYPE_CHECKING:

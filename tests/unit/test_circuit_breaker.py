@@ -10,7 +10,8 @@ import pytest
 
 from async_redis_cache import CacheOverloaded, CacheUnavailable
 from async_redis_cache._client.circuit_breaker import CircuitBreaker, CircuitBreakers
-from async_redis_cache._common.health_log import CIRCUIT, Condition, Record
+from async_redis_cache._common.health_log import Condition, Record
+from async_redis_cache._common.log_events import CIRCUIT
 from async_redis_cache._common.stats import CacheStats
 from harness.virtual_time import in_virtual_time, turns
 

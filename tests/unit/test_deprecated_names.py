@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheStats
-from async_redis_cache._common.health_log import _DEPRECATED_NAMES, EVENTS, HealthLog
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import DEPRECATED_EVENT_NAMES, EVENTS
 from async_redis_cache._common.stats import DEPRECATED_NAMES
 from async_redis_cache._runtime.container import _growth, _levels
 from harness.telemetry import Telemetry
@@ -73,8 +74,8 @@ def test_log_records_have_both_names(logged: LogRecorder) -> None:
     for event in EVENTS:
         health_log.once(event)
     assert logged.events == [event.name for event in EVENTS]
-    assert _DEPRECATED_NAMES.keys() < set(logged.events)
+    assert DEPRECATED_EVENT_NAMES.keys() < set(logged.events)
     for record in logged.records:
         attributes = record.__dict__
-        expected = _DEPRECATED_NAMES.get(attributes["cache_event"], "")
+        expected = DEPRECATED_EVENT_NAMES.get(attributes["cache_event"], "")
         assert attributes["cache_event_deprecated"] == expected

@@ -10,7 +10,8 @@ import pytest
 
 from async_redis_cache._client.reauthentication import Reauthentication
 from async_redis_cache._common.blocking_call import BlockingCall
-from async_redis_cache._common.health_log import LOGIN, Condition, Record
+from async_redis_cache._common.health_log import Condition, Record
+from async_redis_cache._common.log_events import LOGIN
 from async_redis_cache._common.logins import Login, NoLoginError, login_of
 from async_redis_cache._connection.provided_login import (
     CurrentLogin,

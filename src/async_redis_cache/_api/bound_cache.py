@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from async_redis_cache._common.errors import CacheError
-from async_redis_cache._common.health_log import INVALIDATIONS_FAILED, Record, log_record
+from async_redis_cache._common.health_log import Record, log_record
+from async_redis_cache._common.log_events import INVALIDATIONS_FAILED
 from async_redis_cache._common.options import MOST_TAGS
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
 from async_redis_cache._values.codec import LongKeys, check_key, encode_name

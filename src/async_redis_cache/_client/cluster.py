@@ -12,7 +12,8 @@ from typing import Any
 
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheUnsupported
-from async_redis_cache._common.health_log import CIRCUIT, LOGIN, SERVER, HealthLog
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import CIRCUIT, LOGIN, SERVER
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._connection.connector import Connector

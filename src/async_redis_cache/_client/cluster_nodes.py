@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
-from async_redis_cache._common.health_log import CIRCUIT, INVALIDATION_CHANNEL, SERVER, HealthLog
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import CIRCUIT, INVALIDATION_CHANNEL, SERVER
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.tasks import OwnedTasks
 from async_redis_cache._connection.connector import Connector

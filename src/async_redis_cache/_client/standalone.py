@@ -7,13 +7,13 @@ from functools import partial
 from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
-from async_redis_cache._common.health_log import (
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import (
     CIRCUIT,
     INVALIDATION_CHANNEL,
     LOGIN,
     SENTINEL,
     SERVER,
-    HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats

@@ -21,7 +21,8 @@ from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.endpoint import Address, Endpoint
 from async_redis_cache._common.errors import CacheError, CacheUnsupported
 from async_redis_cache._common.failures import CIRCUIT_OPEN, TOO_LARGE, UNKNOWN
-from async_redis_cache._common.health_log import (
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import (
     EVICTIONS,
     FAILED_OPEN,
     INVALIDATIONS_DROPPED,
@@ -30,7 +31,6 @@ from async_redis_cache._common.health_log import (
     REFRESH_FAILED,
     SCRIPTS_REFUSED,
     UNREADABLE,
-    HealthLog,
 )
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.outcomes import CapturedError, gather_outcomes

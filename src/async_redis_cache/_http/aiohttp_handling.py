@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from async_redis_cache import CacheError
-from async_redis_cache._common.health_log import STALE_RESPONSE_SERVED, Record, log_record
+from async_redis_cache._common.health_log import Record, log_record
+from async_redis_cache._common.log_events import STALE_RESPONSE_SERVED
 
 from .aiohttp_messages import fields_of, lines_of, lower, response_of
 from .exchange import Exchange, Reply

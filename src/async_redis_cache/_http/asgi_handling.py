@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError
-from async_redis_cache._common.health_log import STALE_RESPONSE_SERVED, Record, log_record
+from async_redis_cache._common.health_log import Record, log_record
+from async_redis_cache._common.log_events import STALE_RESPONSE_SERVED
 
 from .asgi_frameworks import (
     COPIED,

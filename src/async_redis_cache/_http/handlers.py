@@ -6,7 +6,8 @@ from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
-from async_redis_cache._common.health_log import RESPONSES_NOT_CACHED, Record, log_record
+from async_redis_cache._common.health_log import Record, log_record
+from async_redis_cache._common.log_events import RESPONSES_NOT_CACHED
 
 __all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from async_redis_cache import CacheInputError
-from async_redis_cache._common.health_log import RESPONSE_NOT_STORED, Record, log_record
+from async_redis_cache._common.health_log import Record, log_record
+from async_redis_cache._common.log_events import RESPONSE_NOT_STORED
 from async_redis_cache._common.options import MOST_TAGS
 from async_redis_cache._values.codec import encode_name
 

@@ -23,7 +23,8 @@ from async_redis_cache._common.errors import (
     CacheStateError,
 )
 from async_redis_cache._common.forks import after_fork_in_child
-from async_redis_cache._common.health_log import UNREADABLE, HealthLog
+from async_redis_cache._common.health_log import HealthLog
+from async_redis_cache._common.log_events import UNREADABLE
 from async_redis_cache._common.options import Options
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import CacheStats
