@@ -26,7 +26,7 @@ from async_redis_cache import (
     RedisCache,
     cached,
 )
-from async_redis_cache._runtime.any_loop import mailbox
+from async_redis_cache._runtime.loop_mailbox import mailbox
 from harness import Server
 from harness.blocked_loop import block_after_next_store
 from harness.leaks import open_descriptors

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheError, CacheTimeout
-from async_redis_cache._runtime.any_loop import AnyLoopCall, Bridge, mailbox
+from async_redis_cache._runtime.any_loop_call import AnyLoopCall, Bridge
+from async_redis_cache._runtime.loop_mailbox import mailbox
 from async_redis_cache._runtime.portal import Portal
 from async_redis_cache._runtime.waker import waker_of
 from harness import wait_until

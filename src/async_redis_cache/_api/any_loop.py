@@ -30,14 +30,10 @@ from async_redis_cache._common.outcomes import (
 from async_redis_cache._common.pip_services import Context as CallContext
 from async_redis_cache._engine.load_source import LoadResult, LoadSource, LoadSpec, StoredValue
 from async_redis_cache._engine.reads import IsReadable
-from async_redis_cache._runtime.any_loop import (
-    AnyLoopCall,
-    Bridge,
-    LoopMailbox,
-    call_on_caller_loop,
-    mailbox,
-)
+from async_redis_cache._runtime.any_loop_call import AnyLoopCall, Bridge
+from async_redis_cache._runtime.caller_loop import call_on_caller_loop
 from async_redis_cache._runtime.lifecycle import Opened
+from async_redis_cache._runtime.loop_mailbox import LoopMailbox, mailbox
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from async_redis_cache._runtime.private_core import Attempt, PrivateCore
 
@@ -89,10 +85,10 @@ class _AnyLoopCalls:
 
     def in_caller(self, is_readable: IsReadable, /) -> IsReadable:
         """See `Calls`. A check runs on the event loop of the caller."""
-        bridge, box = self._bridge, mailbox()
+        portal, box = self._bridge.portal, mailbox()
 
         async def checked(key: bytes, payload: bytes) -> bool:
-            return await call_on_caller_loop(bridge, box, partial(is_readable, key, payload))
+            return await call_on_caller_loop(portal, box, partial(is_readable, key, payload))
 
         return checked
 
@@ -100,8 +96,8 @@ class _AnyLoopCalls:
 class _CallerSource:
     """A `LoadSource` whose loader and checks run on the event loop of the caller."""
 
-    def __init__(self, bridge: Bridge, box: LoopMailbox, source: LoadSource) -> None:
-        self._on_caller_loop = partial(call_on_caller_loop, bridge, box)
+    def __init__(self, portal: Portal, box: LoopMailbox, source: LoadSource) -> None:
+        self._on_caller_loop = partial(call_on_caller_loop, portal, box)
         self._box = box
         self._source = source
         self._is_decided = False
@@ -172,7 +168,7 @@ class _SingleFlight:
         self._bridge.portal.post(copy_context().run, refresh, key, self._on_caller_loop(spec))
 
     def _on_caller_loop(self, spec: LoadSpec) -> LoadSpec:
-        return spec._replace(source=_CallerSource(self._bridge, mailbox(), spec.source))
+        return spec._replace(source=_CallerSource(self._bridge.portal, mailbox(), spec.source))
 
 
 class AnyLoopEngine(CallingEngine):
