@@ -243,12 +243,15 @@ async def joined(cache: AsyncRedisCache, error: BaseException, callers: int) -> 
         await may_end.wait()
         raise error
 
-    misses = cache.stats().misses
-    calls = [
-        asyncio.create_task(outcome(cache.retrieve_or_load(None, "a", loader)))
-        for _ in range(callers)
-    ]
-    await await_until(lambda: cache.stats().misses == misses + callers)
+    def call() -> asyncio.Task[Any]:
+        return asyncio.create_task(outcome(cache.retrieve_or_load(None, "a", loader)))
+
+    before = cache.stats()
+    calls = [call()]
+    # A caller that has read before the lease was acquired may wait for that in a load of its own.
+    await await_until(lambda: cache.stats().loads == before.loads + 1)
+    calls += [call() for _ in range(callers - 1)]
+    await await_until(lambda: cache.stats().misses == before.misses + callers)
     may_end.set()
     return await ended(*calls)
 

@@ -100,9 +100,13 @@ async def joined(cache: AsyncRedisCache, loader_result: Any, *kinds: Any) -> lis
         await may_end.wait()
         return loader_result
 
-    calls = [
-        asyncio.create_task(cache.retrieve_or_load(None, "a", loader, type=kind)) for kind in kinds
-    ]
+    def call(kind: Any) -> asyncio.Task[Any]:
+        return asyncio.create_task(cache.retrieve_or_load(None, "a", loader, type=kind))
+
+    calls = [call(kinds[0])]
+    # A caller that has read before the lease was acquired may wait for that in a load of its own.
+    await await_until(lambda: cache.stats().loads == 1)
+    calls += map(call, kinds[1:])
     await await_until(lambda: cache.stats().misses == len(kinds))
     may_end.set()
     async with asyncio.timeout(END):
