@@ -16,10 +16,10 @@ from async_redis_cache import (
     RedisCache,
 )
 from harness import await_until
-from harness.near import link_through, near_of, trusted
+from harness.near import all_news_is_in, link_through, near_of, trusted
 
 if TYPE_CHECKING:
-    from harness import Server, StartProxy
+    from harness import Client, Server, StartProxy
 
 
 async def test_no_caller_joins_a_load_without_a_lease(server: Server, proxy: StartProxy) -> None:
@@ -56,7 +56,7 @@ async def test_no_caller_joins_a_load_without_a_lease(server: Server, proxy: Sta
 
 
 async def test_near_cache_is_cleared_before_the_server_says_so(
-    server: Server, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+    server: Server, raw: Client, proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `clear` returns, `get` returns nothing, even if the invalidations of the server have not arrived."""
     through = proxy(server)
@@ -68,6 +68,7 @@ async def test_near_cache_is_cleared_before_the_server_says_so(
         spaces = [cache.namespace(name) for name in ("n", "m")]
         for space in spaces:
             await space.set("a", 1)
+        await all_news_is_in(cache, raw, "")
         near = near_of(cache)
         async with asyncio.timeout(20):
             while len(near._entries) < 2:

@@ -253,9 +253,10 @@ async def test_near(server: Server, raw: Client) -> None:
         assert await far.get("a") == 1
         assert await far.get_many(["a"]) == {"a": 1}
         assert cache.stats().near_hits == before
-        await near.get("a")
-        await near.get("a")
-        assert cache.stats().near_hits > before
+        async with asyncio.timeout(20):
+            # A late invalidation of the change may remove the first entry.
+            while cache.stats().near_hits == before:
+                assert await near.get("a") == 1
     async with opened(server) as cache:
         with pytest.raises(CacheConfigError):
             await cache.namespace("near", near=True).get("a")
