@@ -224,5 +224,5 @@ def test_request_of_an_application_without_a_framework(monkeypatch: pytest.Monke
     """`vary_on` gets the scope itself if neither Starlette nor Litestar is imported."""
     for package in ("starlette.requests", "litestar"):
         monkeypatch.delitem(sys.modules, package, raising=False)
-    scope = {"type": "http", "headers": []}
+    scope: dict[str, Any] = {"type": "http", "headers": []}
     assert request_in(scope) is scope
