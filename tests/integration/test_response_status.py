@@ -129,3 +129,30 @@ async def test_client_without_a_login_does_not_disable_the_cache_for_others(
     assert [answer.body for answer in answers[1::2]] == [b"user=ann"] * 2
     assert "; hit" in dict(answers[3].headers)["cache-status"]
     assert answers[4].body == b"user=bob"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"headers": [(b"Content-Type", b"text/event-stream; charset=utf-8")]},
+        {"headers": [], "trailers": True},
+    ],
+    ids=["event stream", "trailers"],
+)
+async def test_stream_that_is_passed_on_is_not_reported_as_stored(
+    any_server: Server, key_prefix: str, start: dict[str, Any]
+) -> None:
+    """An event stream and a response with trailers are not stored, and their `Cache-Status` says so."""
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, **start})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n"})
+
+    rules: dict[str, ResponseOptions] = {"*": {"ttl": 60}}
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(stream, cache=cache, rules=rules)
+        answers = [await ask(cached) for _ in range(2)]
+    assert [dict(answer.headers)["cache-status"] for answer in answers] == [
+        "async-redis-cache; fwd=uri-miss",
+        "async-redis-cache; fwd=bypass",
+    ]

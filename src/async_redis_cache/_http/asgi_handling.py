@@ -204,14 +204,14 @@ class Handling:
         if self._has_content:
             # The response may depend on it.
             run.withdraw()
-        fields = run.start(start["status"], lower(start.get("headers", ())))
-        self._is_held = fields is None
-        if fields is None:
+        fields = lower(start.get("headers", ()))
+        # Requests would wait for the end of a stream.
+        is_collected = not (start.get("trailers") or is_stream(fields))
+        sent = run.start(start["status"], fields, is_collected=is_collected)
+        self._is_held = sent is None
+        if sent is None:
             return None
-        start = {**start, "headers": list(fields)}
-        if start.get("trailers") or is_stream(fields):
-            # Requests would wait for the end of the stream.
-            run.give_up()
+        start = {**start, "headers": list(sent)}
         if run.is_collecting:
             self._start = start
             return None
