@@ -264,10 +264,10 @@ class Run:
                 # What was sent is not what was announced.
                 lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
         elif isinstance(lead.stale, Stored) and not lead.is_decided:
-            return self._replacement(lead, lead.stale, response, received)
+            return await self._replacement(lead, lead.stale, response, received)
         return None
 
-    def _replacement(
+    async def _replacement(
         self, lead: Lead, stale: Stored, response: Response, received: float
     ) -> Reply | None:
         """Return the stale response instead of an error, or with the fields of the 304 response that validated it."""
@@ -281,9 +281,9 @@ class Run:
             return None
         if self._exchange.rule.policy.may_store(self._anonymous, fresh.status, fresh.fields):
             self.tags.update(stale.tags)
-            fresh = self._with_tags(fresh)
-            lead.decide(fresh, self._exchange.rule.policy.served_seconds(fresh, time()), self.tags)
-            self._status = replace(self._status, stored=True)
+            names = selecting_names(fresh.fields)
+            is_stored = await self._store(lead, self._with_tags(fresh), names)
+            self._status = replace(self._status, stored=is_stored)
         else:
             # What the 304 response says applies, such as that the response is now for one client.
             self._decide_uncacheable(lead)
@@ -303,17 +303,25 @@ class Run:
         if stored is None:
             lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
             return
-        stored = self._with_tags(stored)
-        names, seconds = (
-            selecting_names(response.fields),
-            exchange.rule.policy.served_seconds(stored, time()),
-        )
+        await self._store(lead, self._with_tags(stored), selecting_names(response.fields))
+
+    async def _store(self, lead: Lead, stored: Stored, names: tuple[bytes, ...]) -> bool:
+        """End the load with a response for the variant that the request selects; return whether it is stored.
+
+        Args:
+            lead: the load.
+            stored: the response. A 304 response may have changed its `Vary`.
+            names: of the fields in its `Vary`.
+        """
+        exchange = self._exchange
+        seconds = exchange.rule.policy.served_seconds(stored, time())
         if exchange.names is not None and not set(names) <= set(exchange.names):
             # The URI has more variants than were known: they are learned anew.
             lead.decide(Uncacheable(), None)
             with suppress(CacheError):
                 await exchange.store.remove(exchange.request.target)
-        elif exchange.names is None and (names or exchange.identity is not None):
+            return False
+        if exchange.names is None and (names or exchange.identity is not None):
             variants = Variants(names, secrets.token_hex(_GENERATION_BYTES))
             exchange.select(variants)
             outcome = Outcome(stored, seconds, self.tags)
@@ -322,7 +330,8 @@ class Run:
             except CacheError:
                 # Such as a response that is too large for the cache.
                 lead.decide(Uncacheable(), _UNCACHEABLE_SECONDS)
-            else:
-                lead.decide(variants, _VARIANTS_SECONDS, self.tags)
+                return False
+            lead.decide(variants, _VARIANTS_SECONDS, self.tags)
         else:
             lead.decide(stored, seconds, self.tags)
+        return True
