@@ -46,6 +46,9 @@ def runs(version: str) -> bool:
 # Nox looks for interpreters on the PATH. Appended, so that other programs are found where they were.
 os.environ["PATH"] = os.pathsep.join(search_path())
 
+# For programs that use the harness of the tests without pytest.
+HARNESS = {"PYTHONPATH": str(Path("tests/support").resolve())}
+
 # On a Python newer than all supported ones, that one: it may well work.
 PYTHONS = [version for version in nox.project.python_versions(PYPROJECT) if runs(version)] or [HERE]
 # The session with all minima runs on it.
@@ -422,7 +425,7 @@ def http_cache_tests(session: nox.Session) -> None:
         *("python", "tests/support/programs/http_conformance.py"),
         f"{folder}/node_modules/http-cache-tests",
         *(["--peers"] if has_peers else []),
-        env={"PYTHONPATH": str(Path("tests/support").resolve())},
+        env=HARNESS,
     )
 
 
@@ -430,7 +433,7 @@ def http_cache_tests(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Serve for half an hour under injected faults, and compare what is open and allocated before and after."""
     install(session, "test")
-    session.run("python", "tests/faults/soak.py", *session.posargs)
+    session.run("python", "tests/faults/soak.py", *session.posargs, env=HARNESS)
 
 
 @nox.session
