@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from async_redis_cache._calls.cached_calls import Calls, LongKeys, describe
+from async_redis_cache._calls.cached_calls import Calls, describe
 from async_redis_cache._common.annotations import signature_of
 from async_redis_cache._common.durations import Timeout, milliseconds
+from async_redis_cache._common.key_rules import LongKeys
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
 from async_redis_cache._values.decoders import check_type

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
+from async_redis_cache._common.key_rules import LongKeys
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
-from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
 
 from .cache_entry import CacheEntry

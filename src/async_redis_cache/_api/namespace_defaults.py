@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 from async_redis_cache._common.durations import Ttl, ttl_milliseconds
+from async_redis_cache._common.key_rules import LongKeys
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.options import Options
 from async_redis_cache._engine.load_options import LoadOptions, LoadPolicies
-from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.decoders import check_type
 from async_redis_cache._values.serializers import Serializer
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Ttl
+from async_redis_cache._common.key_rules import LongKeys
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._engine.load_options import LoadOptions
-from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.serializers import Serializer
 
 from .atomic import AsyncAtomic

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from async_redis_cache._common.durations import Forever
 from async_redis_cache._common.endpoint import Endpoint
 from async_redis_cache._common.errors import CacheConfigError, CacheError, CacheInputError
+from async_redis_cache._common.key_rules import CONTROL, LongKeys
 from async_redis_cache._common.option_keywords import SerializerName
-from async_redis_cache._common.options import CONTROL
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import Counters, Part
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
-from async_redis_cache._values.codec import LongKeys
 from async_redis_cache._values.serializers import SERIALIZERS, Serializer
 
 from .openable import Openable

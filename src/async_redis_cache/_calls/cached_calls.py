@@ -6,26 +6,22 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from async_redis_cache._common.annotations import signature_of
-from async_redis_cache._common.options import MOST_TAGS
+from async_redis_cache._common.key_rules import KEY_BYTES, MOST_TAGS, LongKeys
 
 from .argument_text import PLAIN, plain_text, receiver_text, text_of
 from .key_template import Template
 from .stable_names import UnstableError, name_of_function
 from .uncacheable import annotated_result, refuse_by_annotations
 
-__all__ = ["Calls", "LongKeys"]
-
-LongKeys = Literal["raise", "hash"]
+__all__ = ["Calls"]
 
 _MAX_ARGUMENTS: Final = 200
 """In bytes, in a key without a template: longer arguments are hashed."""
 _MAX_NAME: Final = 240
 _MAX_PREFIX: Final = 60
-_MAX_KEY: Final = 512
-"""The longest key that the cache accepts, in bytes."""
 _HASH_LENGTH: Final = 65
 """Characters of "#" and a hash."""
 _UNTYPED: Final = object()
@@ -205,7 +201,7 @@ class Calls:
         encoded = text.encode(errors="surrogatepass")
         # A text that looks like a hash is hashed too: an argument may imitate one.
         if (
-            0 < len(encoded) <= _MAX_KEY
+            0 < len(encoded) <= KEY_BYTES
             and text.isprintable()
             and text[-_HASH_LENGTH : -_HASH_LENGTH + 1] != "#"
         ):

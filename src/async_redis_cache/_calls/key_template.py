@@ -8,7 +8,7 @@ import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self, cast
 
-from async_redis_cache._common.options import CONTROL
+from async_redis_cache._common.key_rules import CONTROL, KEY_BYTES
 
 from .argument_text import PLAIN
 
@@ -66,9 +66,9 @@ class Template:
         self.prefix = self._texts[0]
         separators = {field.separator for field in self._fields if field.separator}
         literal = "".join(self._texts)
-        if not text or len(literal.encode()) > _MAX_BYTES or CONTROL.search(literal):
+        if not text or len(literal.encode()) > KEY_BYTES or CONTROL.search(literal):
             raise TypeError(
-                f"{what} must have 1 to {_MAX_BYTES} bytes of text, without control characters"
+                f"{what} must have 1 to {KEY_BYTES} bytes of text, without control characters"
             )
         # A result with more separators than the template has one in a value, which is to be escaped.
         self._counts = [(separator, literal.count(separator)) for separator in separators]
@@ -220,5 +220,4 @@ def _is_stable(value: Any, form: str) -> bool:
 
 
 _FORMATTED_AS_IS: Final = frozenset({str, int})
-_MAX_BYTES: Final = 512
 _FORMATTER: Final = string.Formatter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,17 +11,14 @@ from .address_map import AddressMap
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
 from .hosts import AllowedHosts, is_host
+from .key_rules import CONTROL
 from .logins import CredentialSource
 from .option_values import bad_option, path_of, read_option
 
-__all__ = ["CONTROL", "MOST_TAGS", "SECTIONS", "Options", "nearest_option", "path_of"]
+__all__ = ["SECTIONS", "Options", "nearest_option", "path_of"]
 
 _LARGEST: Final = 2**53 - 1
 """The maximum of options that count values, bytes and the like: the largest integer that Lua represents exactly."""
-MOST_TAGS: Final = 64
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters that neither a key nor a prefix may contain: control characters, which are reserved for the library's own
-keys, and lone surrogates, which have no UTF-8 encoding."""
 SECTIONS: Final = ("loading", "near_cache")
 """The sections of a configuration besides `options`."""
 _PREFIX_BYTES: Final = 256

@@ -9,9 +9,11 @@ from datetime import timedelta
 from fnmatch import translate
 from typing import Any, Final, TypedDict
 
+from async_redis_cache._common.key_rules import distinct_tags
+
 from .keys import without_parameters
 from .policy import Policy
-from .response_tags import TagWarning, check_tags
+from .response_tags import TagWarning
 
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
@@ -98,7 +100,7 @@ class Rule:
             stale_if_error=_seconds("stale_if_error", options.get("stale_if_error", 0)),
             parameters=None if parameters is None else _encoded(parameters),
         )
-        self.tags: frozenset[str] = check_tags(options.get("tags", ()))
+        self.tags: frozenset[str] = frozenset(distinct_tags(options.get("tags", ())))
         self.tag_warning: TagWarning = TagWarning("tags")
         self.pattern: str | None = pattern
         self._vary_on = options.get("vary_on")

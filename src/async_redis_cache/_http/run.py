@@ -15,6 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from async_redis_cache import CacheError, CacheInputError
+from async_redis_cache._common.key_rules import distinct_tags
 
 from .cache_status import CacheStatus
 from .exchange import Exchange, Reply
@@ -23,7 +24,6 @@ from .keys import selecting_names
 from .messages import Request, Response, Stored, Uncacheable, Variants
 from .policy import Reason
 from .response_store import Lead, Outcome
-from .response_tags import check_tags
 from .validation import validating_fields, with_etag
 
 __all__ = ["Run"]
@@ -244,7 +244,7 @@ class Run:
     def _may_be_tagged(self) -> bool:
         """Return whether the cache accepts the tags of the response; log what is wrong with them."""
         try:
-            check_tags(self.tags)
+            distinct_tags(self.tags)
         except CacheInputError as error:
             self._exchange.rule.tag_warning.log(error)
             return False

@@ -6,9 +6,10 @@ import re
 from typing import Final
 
 from async_redis_cache import CacheInputError
+from async_redis_cache._common.key_rules import distinct_tags
 
 from .fields import Fields
-from .response_tags import TagWarning, check_tags
+from .response_tags import TagWarning
 from .run import Run
 
 __all__ = ["TagsHeader"]
@@ -48,7 +49,7 @@ class TagsHeader:
         if run is not None:
             try:
                 tags = {tag.strip(" \t") for line in lines for tag in _text(line).split(",")}
-                run.tags.update(check_tags(tags - {""}))
+                run.tags.update(distinct_tags(tags - {""}))
             except CacheInputError as error:
                 run.give_up()
                 self._warning.log(error)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Self, get_args
 
 from async_redis_cache._common.durations import LONGEST, Timeout, milliseconds
 from async_redis_cache._common.errors import CacheConfigError, CacheInputError, CacheUnsupported
+from async_redis_cache._common.key_rules import (
+    SHORT_KEY,
+    LongKeys,
+    distinct_tags,
+    encode_name,
+    hashed_key,
+)
 from async_redis_cache._common.option_keywords import SerializerName
-from async_redis_cache._common.options import CONTROL, MOST_TAGS, Options
+from async_redis_cache._common.options import Options
 from async_redis_cache._common.stats import CacheStats
 
 from .decoders import decoder_after, json_decoder_of, msgpack_decoder_of
@@ -19,16 +25,9 @@ from .lossless import NotSerializableError
 from .serializers import SERIALIZERS, Json, MessagePack, Raw, Serializer
 from .stored_none import recognizing_none, serialized_none
 
-__all__ = ["Codec", "Decoder", "LongKeys", "check_key", "encode_name", "type_name"]
+__all__ = ["Codec", "Decoder", "type_name"]
 
 Decoder = Callable[[bytes], Any]
-LongKeys = Literal["raise", "hash"]
-"""What becomes of keys that are too long, empty or contain control characters: BAD_KEY, or their hash is the key."""
-_KEY_BYTES: Final = 512
-_SHORT_KEY: Final = _KEY_BYTES // 4
-"""Characters that never exceed the limit: UTF-8 needs at most four bytes for each."""
-_HASH_BYTES: Final = 129
-"""Of "#" and a SHA-512 hash in hexadecimal digits: longer than a short key, of which nothing is checked but letters."""
 _MAX_DECODERS: Final = 256
 _MAX_TYPE_NAME: Final = 200
 
@@ -150,9 +149,9 @@ class Codec:
         """
         # The common case, in one expression. Printable text contains neither control characters nor surrogates,
         # which UTF-8 cannot encode.
-        if type(key) is str and key.isprintable() and 0 < len(key) <= _SHORT_KEY:
+        if type(key) is str and key.isprintable() and 0 < len(key) <= SHORT_KEY:
             return self._prefix + key.encode()
-        return self._prefix + (_hashed(key) if self._hashes_long else encode_name(key, "key"))
+        return self._prefix + (hashed_key(key) if self._hashes_long else encode_name(key, "key"))
 
     def wire_tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the tags in UTF-8, without duplicates.
@@ -160,7 +159,7 @@ class Codec:
         Raises:
             CacheInputError: BAD_TAG.
         """
-        return tuple(tag.encode() for tag in self.tags(tags)) if tags else ()
+        return tuple(map(str.encode, self.tags(tags))) if tags else ()
 
     def tags(self, tags: Iterable[str]) -> tuple[str, ...]:
         """Validate tags, and return them without duplicates.
@@ -169,18 +168,10 @@ class Codec:
             CacheInputError: BAD_TAG.
             CacheUnsupported: there are tags, and `options.foreign_readers` is true.
         """
-        if isinstance(tags, str) or not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            problem = (
-                f"tags must be a collection of str, such as a tuple, not {type(tags).__name__}"
-            )
-            raise CacheInputError("BAD_TAG", problem)
-        encoded = {tag: encode_name(tag, "tag") for tag in tags}
-        if encoded and self.foreign_readers:
+        distinct = distinct_tags(tags)
+        if distinct and self.foreign_readers:
             raise _needs_header("a value with tags")
-        if len(encoded) > MOST_TAGS:
-            problem = f"at most {MOST_TAGS} tags are allowed, not {len(encoded)}"
-            raise CacheInputError("BAD_TAG", problem)
-        return tuple(encoded)
+        return distinct
 
     def ttl(self, timeout: Timeout) -> int:
         """Return the TTL for a timeout, in milliseconds; the default for None and 0.
@@ -297,57 +288,6 @@ class Codec:
         return self.loads(key, data, self.decode_untyped) is not None
 
 
-def check_key(key: str, long_keys: LongKeys) -> None:
-    """Refuse what `Codec.wire_key` would.
-
-    Raises:
-        CacheInputError: BAD_KEY.
-    """
-    _hashed(key) if long_keys == "hash" else encode_name(key, "key")
-
-
-def _hashed(key: str) -> bytes:
-    """Encode a key, or its hash if the key is too long, empty or contains control characters.
-
-    A key that looks like a hash is hashed too, since a caller may imitate one.
-
-    Raises:
-        CacheInputError: BAD_KEY, if it is not a str.
-    """
-    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise _bad("key", f"must be a str, not {type(key).__name__}")
-    encoded = key.encode(errors="surrogatepass")
-    is_like_hash = key.startswith("#") and len(encoded) == _HASH_BYTES
-    if 0 < len(encoded) <= _KEY_BYTES and key.isprintable() and not is_like_hash:
-        return encoded
-    return b"#" + hashlib.sha512(encoded).hexdigest().encode()
-
-
-def encode_name(name: str, what: str) -> bytes:
-    """Validate a key or a tag, and encode it.
-
-    Raises:
-        CacheInputError: BAD_KEY or BAD_TAG, as `what` is "key" or "tag".
-    """
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise _bad(what, f"must be a str, not {type(name).__name__}")
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        encoded = b""
-    if not encoded:
-        raise _bad(what, "must not be empty, or contain lone surrogates")
-    if not name.isprintable() and CONTROL.search(name):
-        raise _bad(what, "must not contain control characters")
-    if len(encoded) > _KEY_BYTES:
-        raise _bad(
-            what,
-            f"must not exceed {_KEY_BYTES} bytes in UTF-8, and this one has {len(encoded)}: use a hash of it, "
-            'as `long_keys="hash"` of a namespace or of `cached` does',
-        )
-    return encoded
-
-
 def _decoder_of(serializer: Serializer, kind: Any) -> Decoder:
     """Return a function that decodes bytes and validates the result as this type.
 
@@ -364,10 +304,6 @@ def _decoder_of(serializer: Serializer, kind: Any) -> Decoder:
 def _needs_header(what: str) -> CacheUnsupported:
     problem = f"options.foreign_readers is true, and {what} needs a header, which is not JSON"
     return CacheUnsupported("UNSUPPORTED", problem)
-
-
-def _bad(what: str, problem: str) -> CacheInputError:
-    return CacheInputError(f"BAD_{what.upper()}", f"a {what} {problem}")
 
 
 def _as_bytes(payload: object) -> bytes:
