@@ -12,7 +12,8 @@ from urllib.parse import unquote
 from .address_map import AddressMap
 from .errors import CacheConfigError
 from .logins import Login, LoginSource
-from .options import nearest_option
+from .option_suggestions import nearest_option
+from .options import Options
 
 __all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
 
@@ -222,7 +223,7 @@ def _database_of(query: str) -> int:
         name, _, value = part.partition("=")
         if name != "db":
             # Never the name itself: an unencoded password can contain a question mark.
-            option = nearest_option(name)
+            option = nearest_option(name, Options.names())
             hint = (
                 f"; `{option}` is a keyword of from_url, and an option of `configure`"
                 if option

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .address_map import AddressMap
 from .durations import HOUR, LONGEST, SECOND
 from .errors import CacheConfigError
-from .hosts import AllowedHosts, is_host
-from .key_rules import CONTROL
 from .logins import CredentialSource
+from .option_suggestions import nearest_option
+from .option_texts import (
+    problem_of_address_map,
+    problem_of_allowed_hosts,
+    problem_of_cache_name,
+    problem_of_passphrase,
+    problem_of_prefix,
+    problem_of_server_name,
+    problem_of_signing_key,
+)
 from .option_values import bad_option, path_of, read_option
 
-__all__ = ["SECTIONS", "Options", "nearest_option", "path_of"]
+__all__ = ["SECTIONS", "Options", "path_of"]
 
 _LARGEST: Final = 2**53 - 1
 """The maximum of options that count values, bytes and the like: the largest integer that Lua represents exactly."""
 SECTIONS: Final = ("loading", "near_cache")
 """The sections of a configuration besides `options`."""
-_PREFIX_BYTES: Final = 256
-_NAME_CHARACTERS: Final = 64
-_PASSPHRASE_BYTES: Final = 1024
-"""The limit of OpenSSL."""
-_SYNONYMS: Final = {
-    "ttl": "timeout",
-    "expire": "timeout",
-    "namespace": "key_prefix",
-    "ssl": "tls",
-    "socket_timeout": "command_timeout",
-}
-"""Names in other libraries that are not similar to the name of the option."""
-_SIMILARITY: Final = 0.65
-"""Enough to suggest `retries` for `retry`, and not `sentinel_password` for `password`."""
 
 
 def _option(
@@ -45,6 +38,7 @@ def _option(
     least: int = 0,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    problem_of: Callable[[str], str] | None = None,
     secret: bool = False,
     is_map: bool = False,
     is_object: bool = False,
@@ -59,6 +53,7 @@ def _option(
         "least": least,
         "most": most,
         "choices": choices,
+        "problem_of": problem_of,
         "section": section,
         "is_map": is_map,
         "is_object": is_object,
@@ -131,9 +126,13 @@ class Options:
         "PEM file of the client certificate for the sentinels, instead of `tls_certificate_file`",
     )
     sentinel_tls_key_file: str = _option("", "PEM file of the private key of that certificate")
-    sentinel_tls_key_password: str = _option("", "passphrase of that private key", secret=True)
+    sentinel_tls_key_password: str = _option(
+        "", "passphrase of that private key", secret=True, problem_of=problem_of_passphrase
+    )
     sentinel_tls_server_name: str = _option(
-        "", "name in the certificates of the sentinels, instead of `tls_server_name`"
+        "",
+        "name in the certificates of the sentinels, instead of `tls_server_name`",
+        problem_of=problem_of_server_name,
     )
     allowed_hosts: str = _option(
         "",
@@ -141,6 +140,7 @@ class Options:
         "its login: names, `*.example.com`, addresses, and networks such as `10.0.0.0/8`, "
         "separated by commas or spaces; empty for all. The hosts of `connection` are always "
         "allowed",
+        problem_of=problem_of_allowed_hosts,
     )
     address_map: str = _option(
         "",
@@ -148,6 +148,7 @@ class Options:
         "addresses and those to connect to instead, such as `10.0.0.1:7000=localhost:17000, "
         "10.0.0.2=203.0.113.7`; in `from_url` also a mapping. The addresses to connect to are always allowed",
         is_map=True,
+        problem_of=problem_of_address_map,
     )
     max_connections: int = _option(
         4,
@@ -173,9 +174,11 @@ class Options:
         unit="bytes",
         least=1,
     )
-    key_prefix: str = _option("", "prefix of every key on the server")
+    key_prefix: str = _option("", "prefix of every key on the server", problem_of=problem_of_prefix)
     name: str = _option(
-        "", "name of this cache in log records, spans and metrics; by default its `key_prefix`"
+        "",
+        "name of this cache in log records, spans and metrics; by default its `key_prefix`",
+        problem_of=problem_of_cache_name,
     )
     max_value_size: int = _option(
         1024 * 1024,
@@ -203,6 +206,7 @@ class Options:
         "secret of at least 16 characters. Values are signed (HMAC-SHA256) together with their "
         "keys; values without a valid signature are misses",
         secret=True,
+        problem_of=problem_of_signing_key,
     )
     tls: bool = _option(False, "whether to connect over TLS, as `rediss://` does")
     tls_ca_file: str = _option(
@@ -211,12 +215,16 @@ class Options:
     tls_certificate_file: str = _option("", "PEM file of the client certificate")
     tls_key_file: str = _option("", "PEM file of the private key of the client certificate")
     tls_key_password: str = _option(
-        "", "passphrase of the private key, if it is encrypted", secret=True
+        "",
+        "passphrase of the private key, if it is encrypted",
+        secret=True,
+        problem_of=problem_of_passphrase,
     )
     tls_server_name: str = _option(
         "",
         "name that is sent to the server (SNI) and must match its certificate, instead of the host; in a cluster, "
         "for all nodes",
+        problem_of=problem_of_server_name,
     )
     tls_check_hostname: bool = _option(True, "whether the certificate must match the host name")
     tls_verify: bool = _option(
@@ -327,37 +335,27 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        """Validate combinations of options, and the content of texts.
+        """Validate the content of texts, and combinations of options.
 
         Raises:
             CacheConfigError: BAD_OPTION.
         """
+        for field in dataclasses.fields(self):
+            problem_of = field.metadata["problem_of"]
+            if problem_of is not None and (problem := problem_of(getattr(self, field.name))):
+                raise bad_option(field, problem)
         self._validate_serialization()
-        if self.signing_key and len(self.signing_key) < 16:
-            raise bad_option(_FIELDS["signing_key"], "must have at least 16 characters")
-        try:
-            AllowedHosts.of(self.allowed_hosts)
-        except ValueError:
-            problem = "must list host names, addresses or networks, separated by commas"
-            raise bad_option(_FIELDS["allowed_hosts"], problem) from None
-        try:
-            AddressMap.of(self.address_map)
-        except ValueError:
-            problem = (
-                "must list pairs of addresses, such as 10.0.0.1:7000=localhost:17000, separated by commas; "
-                "each announced address once, and a port to connect to only with an announced port"
-            )
-            raise bad_option(_FIELDS["address_map"], problem) from None
-        if CONTROL.search(self.key_prefix):
-            raise bad_option(
-                _FIELDS["key_prefix"], "must not contain control characters or lone surrogates"
-            )
-        if len(self.key_prefix.encode()) > _PREFIX_BYTES:
-            raise bad_option(_FIELDS["key_prefix"], f"must have at most {_PREFIX_BYTES} bytes")
-        if len(self.name) > _NAME_CHARACTERS or not self.name.isprintable():
-            problem = f"must have at most {_NAME_CHARACTERS} characters, all printable"
-            raise bad_option(_FIELDS["name"], problem)
         self._validate_tls()
+
+    def _validate_serialization(self) -> None:
+        if self.serializer == "pickle" and not self.signing_key:
+            problem = "is pickle, which requires options.signing_key"
+            raise bad_option(_FIELDS["serializer"], problem)
+        if self.foreign_readers and (
+            self.serializer != "json" or self.compression != "none" or self.signing_key
+        ):
+            problem = "requires options.serializer json, without compression and signing_key"
+            raise bad_option(_FIELDS["foreign_readers"], problem)
 
     def _validate_tls(self) -> None:
         for prefix in ("", "sentinel_"):
@@ -365,25 +363,6 @@ class Options:
             for key in (f"{prefix}tls_key_file", f"{prefix}tls_key_password"):
                 if getattr(self, key) and not getattr(self, certificate):
                     raise bad_option(_FIELDS[key], f"requires options.{certificate}")
-            password = f"{prefix}tls_key_password"
-            if len(getattr(self, password).encode(errors="replace")) > _PASSPHRASE_BYTES:
-                problem = f"must have at most {_PASSPHRASE_BYTES} bytes"
-                raise bad_option(_FIELDS[password], problem)
-            name = f"{prefix}tls_server_name"
-            if getattr(self, name) and not is_host(getattr(self, name)):
-                raise bad_option(_FIELDS[name], "must be a host name or an IP address")
-
-    def _validate_serialization(self) -> None:
-        if self.serializer == "pickle" and not self.signing_key:
-            raise bad_option(
-                _FIELDS["serializer"],
-                "is pickle, which requires options.signing_key",
-            )
-        if self.foreign_readers and (
-            self.serializer != "json" or self.compression != "none" or self.signing_key
-        ):
-            problem = "requires options.serializer json, without compression and signing_key"
-            raise bad_option(_FIELDS["foreign_readers"], problem)
 
     @property
     def command_seconds(self) -> float:
@@ -424,7 +403,7 @@ class Options:
         fields = _FIELDS
         for name in given:
             if name not in fields:
-                nearest = nearest_option(name)
+                nearest = nearest_option(name, fields)
                 hint = f"; did you mean `{nearest}`?" if nearest else ""
                 raise CacheConfigError("BAD_OPTION", f"unknown option `{name}`{hint}")
         return cls(
@@ -435,25 +414,6 @@ class Options:
     def names(cls) -> frozenset[str]:
         """The names that `parse` accepts; in a section both `near_cache.timeout` and `near_cache_timeout`."""
         return frozenset(_FIELDS)
-
-
-def nearest_option(name: str) -> str | None:
-    """The name that an unknown name most likely means: `section.name` in a section, otherwise a keyword."""
-    section, dot, last = name.partition(".")
-    is_in_section = bool(dot) and section in SECTIONS
-    start, last = (section + dot, last) if is_in_section else ("", name)
-    known = {
-        other.removeprefix(start): other
-        for other in _FIELDS
-        if other.startswith(start) and ("." in other) is is_in_section
-    }
-    import difflib  # noqa: PLC0415  for errors only
-
-    synonym = _SYNONYMS.get(last)
-    similar = (
-        [synonym] if synonym in known else difflib.get_close_matches(last, known, 1, _SIMILARITY)
-    )
-    return known[similar[0]] if similar else None
 
 
 _FIELDS: Final = {
