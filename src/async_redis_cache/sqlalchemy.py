@@ -12,6 +12,7 @@ An `AsyncSession` needs an `AsyncRedisCache` or one of its namespaces, and a `Se
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -49,7 +50,7 @@ def bind(cache: AnyCache, session: AnySession) -> BoundCache:
     It is dropped when the session rolls back, and with a savepoint (`begin_nested`) that is rolled back. `commit`
     returns after the server has acknowledged the invalidations. If they fail, `commit` does not raise: they
     are pending invalidations of the cache, or an error is logged. If the outcome of the commit itself is unknown, because
-    it was cancelled or the connection was lost, they are sent too.
+    it was cancelled, the connection was lost or a `before_commit` event raised, they are sent too.
 
     It costs little: bind wherever you need it. The session may be reused for any number of transactions.
 
@@ -70,9 +71,8 @@ def bind(cache: AnyCache, session: AnySession) -> BoundCache:
             else "a RedisCache or a SyncNamespace"
         )
         raise TypeError(f"a session of this kind needs {needed}, not {type(cache).__name__}")
-    transactions: _Transactions | None = inner.info.get(_TRANSACTIONS)
-    if transactions is None:
-        transactions = inner.info[_TRANSACTIONS] = _Transactions(inner, is_async=session_is_async)
+    transactions = _known_transactions(inner) or _new_transactions(inner)
+    transactions.is_async = session_is_async
     return BoundCache(cache, partial(transactions.record, inner))
 
 
@@ -92,17 +92,23 @@ def _inner(session: AnySession) -> Session:
 
 
 class _Transactions:
-    """The invalidations that were recorded in the transactions of a session in progress, savepoints included."""
+    """The invalidations that were recorded in the transactions of a session in progress, savepoints included.
 
-    def __init__(self, session: Session, *, is_async: bool) -> None:
-        self._is_async = is_async
+    Args:
+        session: of which only a weak reference is kept.
+
+    Attributes:
+        session: returns the session.
+        is_async: whether it is the inner session of an `AsyncSession`.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = weakref.ref(session)
+        self.is_async = False
         self._recorded: dict[SessionTransaction, Invalidations] = {}
         self._is_committing = False
         """Whether a COMMIT may have been sent to the database."""
         self._sending: asyncio.Task[None] | None = None
-        event.listen(session, "before_commit", self._before_commit)
-        event.listen(session, "after_commit", self._after_commit)
-        event.listen(session, "after_transaction_end", self._after_transaction_end)
 
     def record(self, session: Session, invalidations: Invalidations) -> None:
         """Record invalidations for the innermost transaction in progress.
@@ -118,13 +124,16 @@ class _Transactions:
             )
         self._recorded.setdefault(transaction, Invalidations()).merge(invalidations)
 
-    def _before_commit(self, session: Session) -> None:
-        if session.get_nested_transaction() is None:
-            # As `commit` would do next. Where this fails the COMMIT is not sent.
-            session.flush()
-            self._is_committing = True
+    def before_commit(self) -> None:
+        """Note that the outermost transaction is about to be committed."""
+        self._is_committing = True
 
-    def _after_commit(self, session: Session) -> None:
+    def after_failed_flush(self) -> None:
+        """Note that no COMMIT is sent, since the flush before it has failed."""
+        self._is_committing = False
+
+    def after_commit(self, session: Session) -> None:
+        """Send what was recorded, or leave it to the transaction that a released savepoint is in."""
         transaction = _innermost(session)
         recorded = None if transaction is None else self._recorded.pop(transaction, None)
         if transaction is None or recorded is None:
@@ -135,7 +144,8 @@ class _Transactions:
         else:
             self._send(recorded)
 
-    def _after_transaction_end(self, _: Session, transaction: SessionTransaction) -> None:
+    def after_transaction_end(self, transaction: SessionTransaction) -> None:
+        """Drop what was not sent, unless a COMMIT may have been executed. Wait for what is being sent."""
         recorded = self._recorded.pop(transaction, None)
         if transaction.parent is not None:
             return
@@ -150,10 +160,54 @@ class _Transactions:
                 await_only(asyncio.shield(sending))
 
     def _send(self, recorded: Invalidations) -> None:
-        if self._is_async:
+        if self.is_async:
             self._sending = _SENDING.spawn(recorded.send_async(), copy_context())
         else:
             recorded.send()
+
+
+def _known_transactions(session: Session) -> _Transactions | None:
+    transactions: _Transactions | None = session.info.get(_TRANSACTIONS)
+    # A session may have been created with the `info` of another one.
+    is_own = transactions is not None and transactions.session() is session
+    return transactions if is_own else None
+
+
+def _new_transactions(session: Session) -> _Transactions:
+    transactions = session.info[_TRANSACTIONS] = _Transactions(session)
+    return transactions
+
+
+# Listeners of all sessions: one that is added to a session while that calls its listeners, as by a `before_commit` event
+# that binds a cache, makes SQLAlchemy raise an error, and misses the commit in progress.
+
+
+@event.listens_for(Session, "before_commit")
+def _before_commit(session: Session) -> None:
+    if session.get_nested_transaction() is None:
+        (_known_transactions(session) or _new_transactions(session)).before_commit()
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
+    transactions = _known_transactions(session)
+    # A flush is a subtransaction.
+    if transactions is not None and transaction.parent is not None and not transaction.nested:
+        transactions.after_failed_flush()
+
+
+@event.listens_for(Session, "after_commit")
+def _after_commit(session: Session) -> None:
+    transactions = _known_transactions(session)
+    if transactions is not None:
+        transactions.after_commit(session)
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    transactions = _known_transactions(session)
+    if transactions is not None:
+        transactions.after_transaction_end(transaction)
 
 
 def _innermost(session: Session) -> SessionTransaction | None:
