@@ -23,8 +23,8 @@ from .log_events import (
     MASTER_CHANGED,
     NODE_REMOVED,
     SERVER,
+    ConditionEvents,
     Event,
-    Subject,
 )
 
 __all__ = ["Condition", "HealthLog", "Record", "log_record"]
@@ -68,15 +68,17 @@ class Condition:
     """Whether something is up, as it is at first. Each change is recorded, and only once.
 
     Args:
-        subject: the events for up and down.
+        events: for up and down.
         server: the server's name.
         on_record: called with the record of each change.
     """
 
-    __slots__ = ("_is_up", "_on_record", "_server", "_subject")
+    __slots__ = ("_events", "_is_up", "_on_record", "_server")
 
-    def __init__(self, subject: Subject, server: str, on_record: Callable[[Record], None]) -> None:
-        self._subject = subject
+    def __init__(
+        self, events: ConditionEvents, server: str, on_record: Callable[[Record], None]
+    ) -> None:
+        self._events = events
         self._server = server
         self._on_record = on_record
         self._is_up = True
@@ -90,13 +92,13 @@ class Condition:
         """Record that it is down, because of an error with this code. Without effect if it is down already."""
         if self._is_up:
             self._is_up = False
-            self._on_record(Record(self._subject.down, self._server, code))
+            self._on_record(Record(self._events.down, self._server, code))
 
     def up(self) -> None:
         """Record that it is up again. Without effect if it is up already."""
         if not self._is_up:
             self._is_up = True
-            self._on_record(Record(self._subject.up, self._server, ""))
+            self._on_record(Record(self._events.up, self._server, ""))
 
     def end(self) -> bool:
         """Record nothing from now on, and return whether it was up."""
@@ -130,7 +132,7 @@ class HealthLog:
         self._logged: dict[Event, set[str]] = {}
         """The subjects that `once` has logged, by event."""
         # A cluster node that is removed and added again continues with the same condition.
-        self._conditions: dict[tuple[Subject, str], Condition] = {}
+        self._conditions: dict[tuple[ConditionEvents, str], Condition] = {}
         self._held_back: list[Record] | None = []
         self._is_over = False
 
@@ -144,18 +146,18 @@ class HealthLog:
         """Log nothing from now on: connections that `close` ends are not outages."""
         self._is_over = True
 
-    def condition(self, subject: Subject, server: str | None = None) -> Condition:
-        """Return the condition of a subject, always the same object for the same server.
+    def condition(self, events: ConditionEvents, server: str | None = None) -> Condition:
+        """Return the condition with these events, always the same object for the same server.
 
         Args:
-            subject: the events for up and down.
+            events: for up and down.
             server: the name of one server of several; by default the cache's.
         """
         server = self._server if server is None else server
-        known = self._conditions.get((subject, server))
+        known = self._conditions.get((events, server))
         if known is None:
-            known = Condition(subject, server, self._log)
-            self._conditions[subject, server] = known
+            known = Condition(events, server, self._log)
+            self._conditions[events, server] = known
         return known
 
     def once(self, event: Event, subject: str = "", code: str = "") -> None:
@@ -185,9 +187,9 @@ class HealthLog:
         """Log that this server has become a master."""
         self._log(Record(MASTER_CHANGED, server, ""))
 
-    def node_removed(self, server: str, *subjects: Subject) -> None:
+    def node_removed(self, server: str, *events: ConditionEvents) -> None:
         """Forget the conditions of a cluster node; log its removal if one of them was down."""
-        known = [self._conditions.pop((subject, server), None) for subject in subjects]
+        known = [self._conditions.pop((each, server), None) for each in events]
         were_up = [condition.end() for condition in known if condition is not None]
         if not all(were_up):
             self._log(Record(NODE_REMOVED, server, ""))

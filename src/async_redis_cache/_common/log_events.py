@@ -30,8 +30,8 @@ __all__ = [
     "SERVER",
     "STALE_RESPONSE_SERVED",
     "UNREADABLE",
+    "ConditionEvents",
     "Event",
-    "Subject",
 ]
 
 
@@ -43,25 +43,27 @@ class Event(NamedTuple):
     text: str
 
 
-class Subject(NamedTuple):
+class ConditionEvents(NamedTuple):
     """The two events of something that is either up or down."""
 
     down: Event
     up: Event
 
 
-def _subject(down: tuple[str, str], up: tuple[str, str]) -> Subject:
-    return Subject(Event(down[0], logging.WARNING, down[1]), Event(up[0], logging.INFO, up[1]))
+def _condition(down: tuple[str, str], up: tuple[str, str]) -> ConditionEvents:
+    return ConditionEvents(
+        Event(down[0], logging.WARNING, down[1]), Event(up[0], logging.INFO, up[1])
+    )
 
 
-SERVER: Final = _subject(
+SERVER: Final = _condition(
     (
         "server_down",
         "no connection to {server}: {code}; calls that need it fail. Check the server, the network and the login",
     ),
     ("server_up", "connected to {server} again"),
 )
-CIRCUIT: Final = _subject(
+CIRCUIT: Final = _condition(
     (
         "circuit_opened",
         (
@@ -71,21 +73,21 @@ CIRCUIT: Final = _subject(
     ),
     ("circuit_closed", "circuit for {server} closed: the server responds again"),
 )
-INVALIDATION_CHANNEL: Final = _subject(
+INVALIDATION_CHANNEL: Final = _condition(
     (
         "invalidation_channel_down",
         "invalidation channel to {server} is down: {code}; the near cache is off until it is up",
     ),
     ("invalidation_channel_up", "invalidation channel to {server} is up; the near cache is on"),
 )
-SENTINEL: Final = _subject(
+SENTINEL: Final = _condition(
     (
         "sentinel_down",
         "no connection to Sentinel {server}: {code}; the other Sentinels are used. Check this one",
     ),
     ("sentinel_up", "connected to Sentinel {server} again"),
 )
-LOGIN: Final = _subject(
+LOGIN: Final = _condition(
     (
         "login_not_renewed",
         (
@@ -95,7 +97,7 @@ LOGIN: Final = _subject(
     ),
     ("login_renewed", "options.credential_provider renews the login at {server} again"),
 )
-PENDING_INVALIDATIONS: Final = _subject(
+PENDING_INVALIDATIONS: Final = _condition(
     (
         "invalidations_pending",
         (
@@ -173,7 +175,7 @@ STALE_RESPONSE_SERVED: Final = Event(
 EVENTS: Final = (
     *(
         event
-        for subject in (
+        for condition in (
             SERVER,
             CIRCUIT,
             INVALIDATION_CHANNEL,
@@ -181,7 +183,7 @@ EVENTS: Final = (
             LOGIN,
             PENDING_INVALIDATIONS,
         )
-        for event in subject
+        for event in condition
     ),
     INVALIDATIONS_DROPPED,
     INVALIDATIONS_FAILED,
