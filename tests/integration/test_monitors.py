@@ -13,7 +13,7 @@ from pip_services4_observability.count import CachedCounters, CounterType
 from pip_services4_observability.log import Logger, LogLevel
 
 from async_redis_cache import AsyncRedisCache, CacheError
-from async_redis_cache._runtime import container
+from async_redis_cache._runtime import monitors as _monitors
 from harness import Server, StartServer, await_until
 from harness.apis import Api, configured
 
@@ -95,7 +95,7 @@ async def test_loggers_get_messages(private_server: StartServer, api: Api) -> No
 
 async def test_counts_are_pushed(server: Server, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """From time to time, and at the close: what was counted since, and the levels as they are."""
-    monkeypatch.setattr(container, "_INTERVAL", 0.02)
+    monkeypatch.setattr(_monitors, "_INTERVAL", 0.02)
     counts = Counts()
     cache = configured(server.url, api, near_cache_enabled=True, key_prefix="monitors:")
     cache.set_references(references(counts))
@@ -105,7 +105,7 @@ async def test_counts_are_pushed(server: Server, api: Api, monkeypatch: pytest.M
             await cache.retrieve(None, "key")
         await await_until(lambda: counts.of("cache.hits") == (3, None))
         await await_until(lambda: counts.of("cache.near_entries") == (None, 1))
-        monkeypatch.setattr(container, "_INTERVAL", 1_000)
+        monkeypatch.setattr(_monitors, "_INTERVAL", 1_000)
         await cache.retrieve(None, "other")
     assert counts.of("cache.hits")[0] == 3
     assert counts.of("cache.misses")[0] == 1
@@ -119,7 +119,7 @@ async def test_slow_and_broken_monitors_fail_no_call(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that raises is passed over; one that never returns delays a close, by a bounded time."""
-    monkeypatch.setattr(container, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_monitors, "_PATIENCE", 0.05)
     go_on = threading.Event()
 
     class Broken(Counts):

@@ -10,7 +10,7 @@ from async_redis_cache import AsyncRedisCache, CacheStats
 from async_redis_cache._common.health_log import HealthLog
 from async_redis_cache._common.log_events import DEPRECATED_EVENT_NAMES, EVENTS
 from async_redis_cache._common.stats import DEPRECATED_NAMES
-from async_redis_cache._runtime.container import _growth, _levels
+from async_redis_cache._runtime.monitors import _growth, _levels
 from harness.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -32,9 +32,10 @@ from async_redis_cache._engine.load_options import LoadPolicies
 from async_redis_cache._values.codec import Codec
 from async_redis_cache._values.serializers import Serializer
 
-from .container import Monitors, Settings
+from .container import Settings
 from .deferred_imports import import_deferred
 from .gevent_patches import refuse_partial_patches
+from .monitors import Monitors
 from .private_server import PrivateServer, start_in_thread, stop_in_thread
 
 if TYPE_CHECKING:
