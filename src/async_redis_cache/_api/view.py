@@ -11,38 +11,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from async_redis_cache._common.durations import Forever
 from async_redis_cache._common.endpoint import Endpoint
-from async_redis_cache._common.errors import CacheConfigError, CacheError, CacheInputError
-from async_redis_cache._common.key_rules import CONTROL, LongKeys
+from async_redis_cache._common.errors import CacheConfigError, CacheError
+from async_redis_cache._common.key_rules import LongKeys
 from async_redis_cache._common.option_keywords import SerializerName
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.stats import Counters, Part
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._runtime.lifecycle import Lifecycle, Opened
-from async_redis_cache._values.serializers import SERIALIZERS, Serializer
+from async_redis_cache._values.serializers import Serializer
 
 from .openable import Openable
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
 
-__all__ = [
-    "SEPARATOR",
-    "ViewOptions",
-    "check_serializer",
-    "function_view_of",
-    "name_of",
-    "next_keys",
-    "view_of",
-]
+__all__ = ["ViewOptions", "function_view_of", "next_keys", "view_of"]
 
 C = TypeVar("C")
-
-SEPARATOR: Final = ":"
-"""Between the name of a namespace and a key."""
-_NAME_BYTES: Final = 64
-_ALL_NAMES_BYTES: Final = 256
-
 
 _NO_OPTIONS: Final[LoadOptions] = {}
 
@@ -189,48 +175,3 @@ async def next_keys(view: Any, scan: KeyScan, context: Context) -> list[str] | N
         view._record_error(error, context)  # noqa: SLF001
         raise
     return None if keys is None else [key[len(prefix) :].decode(errors="replace") for key in keys]
-
-
-def name_of(names: tuple[str, ...]) -> str:
-    """Return the whole name of a namespace that is within others.
-
-    Raises:
-        CacheInputError: BAD_KEY, since the name begins the keys: a name is not text of 1 to 64 bytes, or contains ":"
-            or control characters, or all names have more than 256 bytes. Without ":" in them, the keys of a namespace
-            begin with the name of another only if it is within that.
-    """
-    name = SEPARATOR.join(map(_checked_name, names))
-    if len(name.encode()) > _ALL_NAMES_BYTES:
-        problem = f"the names of a namespace must have at most {_ALL_NAMES_BYTES} bytes together"
-        raise CacheInputError("BAD_KEY", problem)
-    return name
-
-
-def _checked_name(name: str) -> str:
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        problem = f"the name of a namespace must be a str, not {type(name).__name__}"
-    elif not 0 < len(name.encode(errors="replace")) <= _NAME_BYTES:
-        problem = f"the name of a namespace must have 1 to {_NAME_BYTES} bytes"
-    elif SEPARATOR in name or CONTROL.search(name) or not name.isprintable():
-        problem = (
-            'the name of a namespace must not contain ":" or control characters: '
-            'a namespace within another is `namespace("outer", "inner")`'
-        )
-    else:
-        return name
-    raise CacheInputError("BAD_KEY", problem)
-
-
-def check_serializer(serializer: Any) -> None:
-    """Refuse what is neither the name of a serializer nor a serializer.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if serializer is None or (isinstance(serializer, str) and serializer in SERIALIZERS):
-        return
-    for method in ("dumps", "loads"):
-        if isinstance(serializer, str) or not callable(getattr(serializer, method, None)):
-            raise TypeError(
-                f"serializer must be one of {', '.join(SERIALIZERS)}, or an object with dumps and loads"
-            )
