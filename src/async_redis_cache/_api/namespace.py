@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.key_rules import LongKeys
-from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
@@ -36,14 +35,6 @@ class Namespace(NamespaceLoading[T]):
 
     Each method takes `trace_id`, for the errors that it raises; by default it is that of the running OpenTelemetry span.
     """
-
-    def __repr__(self) -> str:
-        return f"<Namespace {self.name!r} of {self._cache!r}>"
-
-    @property
-    def name(self) -> str:
-        """The name, with which the keys begin."""
-        return self._defaults.name
 
     @overload
     async def get(self, key: str, *, trace_id: str | None = None) -> T | None: ...
@@ -299,27 +290,5 @@ class Namespace(NamespaceLoading[T]):
         Raises:
             TypeError, ValueError, CacheInputError: as for `cached`.
         """
-        from .decorator import cached_in_namespace  # noqa: PLC0415  most programs do not need it
-
-        decorator: CoroutineDecorator = cached_in_namespace(
-            self._view,
-            self._type,
-            key,
-            self._defaults.with_tags(loading),
-            timeout=ttl_milliseconds(ttl),
-            type=type,
-            long_keys=long_keys or self._defaults.view.long_keys,
-        )
+        decorator: CoroutineDecorator = self._decorator(key, ttl, type, long_keys, loading)
         return decorator
-
-    def stats(self) -> CacheStats:
-        """Return a snapshot of what the calls of this namespace have counted in this process.
-
-        Fields that concern connections, the near cache and what else all calls of a cache share are 0. The namespaces
-        of one name in a cache share their counters, and `stats()` of the cache includes them.
-        """
-        stats: CacheStats = self._view.stats()
-        return stats
-
-    def _all_tags(self, tags: Iterable[str]) -> Iterable[str]:
-        return self._defaults.all_tags(tags) if self._tags else tags

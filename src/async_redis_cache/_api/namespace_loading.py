@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Ttl, ttl_milliseconds
 from async_redis_cache._engine.load_options import LoadOptions
@@ -11,29 +11,15 @@ from async_redis_cache._engine.load_options import LoadOptions
 from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
-from .namespace_defaults import Defaults
-from .view import view_of
+from .namespace_view import NamespaceView
 
 __all__ = ["NamespaceLoading"]
 
 T = TypeVar("T")
 
 
-class NamespaceLoading(Generic[T]):
-    """A namespace of an `AsyncRedisCache`, with the methods that load missing values.
-
-    Args:
-        cache: open or not.
-        defaults: of the namespace.
-    """
-
-    def __init__(self, cache: Any, defaults: Defaults) -> None:
-        self._defaults = defaults
-        self._type = defaults.type
-        self._tags = defaults.tags
-        self._caches_none = defaults.view.cache_none
-        self._cache = cache
-        self._view: Any = view_of(cache, defaults.name, defaults.view)
+class NamespaceLoading(NamespaceView[T]):
+    """A namespace of an `AsyncRedisCache`, with the methods that load missing values."""
 
     @overload
     async def get_or_load(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from async_redis_cache._common.durations import Forever, Ttl, ttl_milliseconds, ttl_seconds
 from async_redis_cache._common.key_rules import LongKeys
-from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.key_scan import KeyScan
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._values.stored_none import STORED_NONE, unwrapped
@@ -17,8 +16,8 @@ from .batch_loading import BatchLoader
 from .cache_entry import CacheEntry
 from .loaders import DataLoader, Loader, ValueLoader
 from .locks import LockRequest, SyncLock
-from .namespace_defaults import Defaults
-from .view import next_keys, view_of
+from .namespace_view import NamespaceView
+from .view import next_keys
 
 if TYPE_CHECKING:
     from .decorator import FunctionDecorator
@@ -29,27 +28,11 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 
-class SyncNamespace(Generic[T]):
+class SyncNamespace(NamespaceView[T]):
     """`Namespace` for a `RedisCache`: the same methods, which block until their result is there.
 
     `RedisCache.namespace` creates it. See `Namespace` for what each method does, takes and raises.
     """
-
-    def __init__(self, cache: Any, defaults: Defaults) -> None:
-        self._defaults = defaults
-        self._type = defaults.type
-        self._tags = defaults.tags
-        self._caches_none = defaults.view.cache_none
-        self._cache = cache
-        self._view: Any = view_of(cache, defaults.name, defaults.view)
-
-    def __repr__(self) -> str:
-        return f"<SyncNamespace {self.name!r} of {self._cache!r}>"
-
-    @property
-    def name(self) -> str:
-        """The name, with which the keys begin."""
-        return self._defaults.name
 
     @overload
     def get(self, key: str, *, trace_id: str | None = None) -> T | None: ...
@@ -321,26 +304,8 @@ class SyncNamespace(Generic[T]):
         **loading: Unpack[LoadOptions],
     ) -> FunctionDecorator:
         """Cache the results of a plain function in this namespace, as `cached` does."""
-        from .decorator import cached_in_namespace  # noqa: PLC0415  most programs do not need it
-
-        decorator: FunctionDecorator = cached_in_namespace(
-            self._view,
-            self._type,
-            key,
-            self._defaults.with_tags(loading),
-            timeout=ttl_milliseconds(ttl),
-            type=type,
-            long_keys=long_keys or self._defaults.view.long_keys,
-        )
+        decorator: FunctionDecorator = self._decorator(key, ttl, type, long_keys, loading)
         return decorator
-
-    def stats(self) -> CacheStats:
-        """Return a snapshot of what the calls of this namespace have counted in this process."""
-        stats: CacheStats = self._view.stats()
-        return stats
-
-    def _all_tags(self, tags: Iterable[str]) -> Iterable[str]:
-        return self._defaults.all_tags(tags) if self._tags else tags
 
 
 # See the end of `async_redis_cache/__init__.py`.
