@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,7 +23,6 @@ from async_redis_cache._common.failures import UNKNOWN
 from async_redis_cache._common.outcomes import (
     CallerLeftError,
     CapturedError,
-    capture,
     gather_outcomes,
     load_cancelled,
 )
@@ -32,12 +31,12 @@ from async_redis_cache._engine.load_source import LoadResult, LoadSource, LoadSp
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._runtime.any_loop_call import AnyLoopCall, Bridge
 from async_redis_cache._runtime.caller_loop import call_on_caller_loop
-from async_redis_cache._runtime.lifecycle import Opened
+from async_redis_cache._runtime.lifecycle import NOT_OPEN, Opened
 from async_redis_cache._runtime.loop_mailbox import LoopMailbox, mailbox
 from async_redis_cache._runtime.portal import Portal, PortalRefusedError
 from async_redis_cache._runtime.private_core import Attempt, PrivateCore
 
-from .engine_calls import CallingEngine
+from .engine_calls import CallingEngine, in_task
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -150,7 +149,7 @@ class _SingleFlight:
     ) -> LoadResult | StoredValue | None:
         """See `SingleFlight`."""
         # In a task, for the load to have the caller's context.
-        task = partial(_in_task, copy_context())
+        task = partial(in_task, copy_context())
         call = AnyLoopCall(
             self._bridge, task, self._single_flight.load, key, self._on_caller_loop(spec), patience
         )
@@ -200,18 +199,6 @@ class AnyLoopEngine(CallingEngine):
         return await gather_outcomes(awaitables)
 
 
-def _in_task(
-    context: Context, function: Callable[..., Awaitable[T]], *args: Any
-) -> asyncio.Task[T | CapturedError]:
-    """Run a coroutine function in a task. Exceptions are returned, since asyncio raises some out of its event loop."""
-
-    async def captured() -> T | CapturedError:
-        # Called in the task, which may be cancelled before it starts.
-        return await capture(function(*args))
-
-    return asyncio.get_running_loop().create_task(captured(), context=context)
-
-
 class AnyLoopLifecycle:
     """The lifecycle of a cache that can be used from any event loop. It has the methods of `Lifecycle` for the API.
 
@@ -257,8 +244,7 @@ class AnyLoopLifecycle:
             raise CacheStateError(refusal.code, refusal.problem) from None
         opened = core.lifecycle.opened
         if portal is None or opened is None:
-            problem = "the cache is not open: `await cache.open(...)` or use `async with`"
-            raise CacheStateError("NOT_OPENED", problem)
+            raise CacheStateError("NOT_OPENED", NOT_OPEN)
         # It has all members of `Engine` that the API uses.
         engine = cast("Engine", AnyLoopEngine(opened.engine, Bridge(portal, core.patience)))
         return portal, opened._replace(engine=engine)

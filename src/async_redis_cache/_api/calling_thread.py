@@ -17,7 +17,7 @@ from collections.abc import (
     Callable,
     Iterable,
 )
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -38,7 +38,7 @@ from async_redis_cache._runtime.stepping import (
 )
 from async_redis_cache._values.serializers import Serializer
 
-from .engine_calls import CallingEngine
+from .engine_calls import CallingEngine, in_task
 
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
@@ -160,7 +160,7 @@ class _SingleFlight:
         """See `SingleFlight`."""
         # In a task, for the load to have the caller's context.
         load = self._single_flight.load
-        task = partial(_in_task, copy_context())
+        task = partial(in_task, copy_context())
         outcome = await LoopLoad(spec.hard_timeout, task, load, key, spec, patience)
         if isinstance(outcome, CapturedError):
             raise outcome.error()
@@ -192,13 +192,6 @@ class CallerEngine(CallingEngine):
     async def gather_outcomes(self, awaitables: Iterable[Awaitable[T]]) -> list[T | CapturedError]:
         """See `Engine`."""
         return await Gathered([capture(awaitable) for awaitable in awaitables])
-
-
-def _in_task(
-    context: Context, function: Callable[..., Awaitable[T]], *args: Any
-) -> asyncio.Task[T | CapturedError]:
-    """Run a coroutine function in a task. Exceptions are returned, since asyncio raises some out of its event loop."""
-    return asyncio.get_running_loop().create_task(capture(function(*args)), context=context)
 
 
 class CallerLifecycle(Lifecycle):

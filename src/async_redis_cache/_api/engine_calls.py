@@ -6,12 +6,15 @@ caller: see `calling_thread` and `any_loop`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from async_redis_cache._common.clock import MonotonicClock
 from async_redis_cache._common.errors import CacheError
+from async_redis_cache._common.outcomes import CapturedError, capture
 from async_redis_cache._engine.reads import IsReadable
 from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import Record
@@ -19,7 +22,9 @@ from async_redis_cache._protocol.record import Record
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
 
-__all__ = ["CallingEngine", "Calls"]
+__all__ = ["CallingEngine", "Calls", "in_task"]
+
+T = TypeVar("T")
 
 Function = Callable[..., Awaitable[Any]]
 Unsent = Callable[[CacheError], None]
@@ -221,3 +226,18 @@ class CallingEngine:
         """See `Engine`."""
         unsent = partial(self._engine.writes.failed, keys)
         return self._calls.write(unsent, self._engine.delete, keys)
+
+
+def in_task(
+    context: Context, function: Callable[..., Awaitable[T]], *args: Any
+) -> asyncio.Task[T | CapturedError]:
+    """Call a coroutine function in a task on the private event loop, for a load to have the context of its caller.
+
+    Exceptions are returned, since asyncio raises some out of its event loop.
+    """
+
+    async def captured() -> T | CapturedError:
+        # Called in the task, which may be cancelled before it starts.
+        return await capture(function(*args))
+
+    return asyncio.get_running_loop().create_task(captured(), context=context)

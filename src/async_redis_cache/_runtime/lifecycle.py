@@ -41,7 +41,7 @@ from .private_server import PrivateServer, start_in_thread, stop_in_thread
 if TYPE_CHECKING:
     from async_redis_cache._engine.engine import Engine
 
-__all__ = ["Lifecycle", "Opened"]
+__all__ = ["NOT_OPEN", "Lifecycle", "Opened"]
 
 
 def _engine_class() -> type[Engine]:
@@ -104,7 +104,7 @@ class Lifecycle:
         """
         opened = self._opened
         if opened is None:
-            raise CacheStateError("NOT_OPENED", _NOT_OPEN)
+            raise CacheStateError("NOT_OPENED", NOT_OPEN)
         if opened.engine.loop is not asyncio.get_running_loop():
             raise CacheStateError("WRONG_LOOP", _WRONG_LOOP)
         return opened
@@ -267,7 +267,7 @@ class Lifecycle:
             await stop_in_thread(opened.server)
 
 
-_NOT_OPEN: Final = "the cache is not open: `await cache.open(...)` or use `async with`"
+NOT_OPEN: Final = "the cache is not open: `await cache.open(...)` or use `async with`"
 _WRONG_LOOP: Final = (
     "the cache was opened on another event loop, or before a fork: open it on the loop that uses it, "
     "or create it with any_loop=True"
