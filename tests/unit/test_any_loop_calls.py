@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from async_redis_cache import CacheError, CacheTimeout
+from async_redis_cache._api.engine_calls import in_task
 from async_redis_cache._runtime.any_loop_call import AnyLoopCall, Bridge
 from async_redis_cache._runtime.loop_mailbox import mailbox
 from async_redis_cache._runtime.portal import Portal
@@ -263,3 +264,18 @@ def test_call_that_is_sent_when_others_are_given_up_has_its_own_deadline() -> No
     portal.post(gate.wait, SECONDS)
     asyncio.run(main())
     portal.close()
+
+
+async def test_load_cancelled_before_its_first_step_is_never_called() -> None:
+    """No coroutine is left that was not awaited, which Python would warn of."""
+    calls: list[int] = []
+
+    async def load() -> None:
+        calls.append(1)
+
+    task = in_task(Context(), load)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gc.collect()
+    assert not calls
