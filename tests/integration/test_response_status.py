@@ -75,7 +75,7 @@ async def test_key_is_shown_by_aiohttp_on_demand(any_server: Server, key_prefix:
 async def test_no_response_is_stored_while_the_server_is_unreachable(
     key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While no read succeeds, `stored` is not claimed, however long ago the last read was."""
+    """While no read succeeds, `Cache-Status` says so, and does not claim `stored`, however long ago the last read was."""
     monkeypatch.setattr(response_store, "_PAUSE", 0.0)
     url = "redis://127.0.0.1:1"
     async with AsyncRedisCache.from_url(
@@ -84,7 +84,7 @@ async def test_no_response_is_stored_while_the_server_is_unreachable(
         cached = ResponseCache(page, cache=cache, rules=RULES)
         answers = [await ask(cached, PATH) for _ in range(2)]
     statuses = {dict(answer.headers)["cache-status"] for answer in answers}
-    assert statuses == {"async-redis-cache; fwd=uri-miss"}
+    assert statuses == {"async-redis-cache; fwd=uri-miss; detail=unavailable"}
 
 
 async def test_response_that_takes_too_long_is_not_stored(

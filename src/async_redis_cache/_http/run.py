@@ -34,6 +34,8 @@ _VARIANTS_SECONDS: Final = 86_400
 _NOT_MODIFIED: Final = 304
 _SERVER_ERROR: Final = 500
 _GENERATION_BYTES: Final = 6
+_UNAVAILABLE: Final = "unavailable"
+"""Detail of a response: the server of the cache has not replied to the last read."""
 
 
 class Run:
@@ -127,8 +129,10 @@ class Run:
             lead.decide(Uncacheable("authorization"), None)
         else:
             self.give_up()
-        will_be_stored = self._body is not None and exchange.store.is_reachable and not lead.is_over
-        self._status = replace(self._status, stored=will_be_stored)
+        is_reachable = exchange.store.is_reachable
+        will_be_stored = self._body is not None and is_reachable and not lead.is_over
+        detail = None if is_reachable else _UNAVAILABLE
+        self._status = replace(self._status, stored=will_be_stored, detail=detail)
         return exchange.marked(fields, self._status)
 
     def _would_be_stored_for_others(self, response: Response) -> bool:
