@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import pytest
 import redis
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 from redis.asyncio import Connection, Redis
 
@@ -153,6 +153,24 @@ async def test_spellings_of_a_call_have_different_keys(raw: Client) -> None:
     await find(7)
     await find(number=7)
     assert len(raw.keys()) == 2
+
+
+async def test_arguments_are_the_key_of_an_endpoint() -> None:
+    """URIs that call it with the same arguments share a response, and its header is not stored; here, both are kept."""
+    calls: list[int] = []
+
+    async def endpoint(response: Response, page: int = 1, size: int = 10) -> int:
+        calls.append(page)
+        response.headers["Own"] = "1"
+        return size
+
+    endpoint.__annotations__["response"] = Response
+    async with serving(endpoint) as user:
+        answers = [
+            await user.get(uri) for uri in ("/", "/?page=1", "/?size=10&page=1", "/?other=1")
+        ]
+    assert len(calls) == 1
+    assert [answer.headers.get("Own") for answer in answers] == ["1", None, None, None]
 
 
 @pytest.mark.parametrize("directive", ["no-cache", "no-store"])
