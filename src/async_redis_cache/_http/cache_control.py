@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from .fields import Fields, combined, members
 
-__all__ = ["Directives", "request_directives", "response_directives"]
+__all__ = ["Directives", "delta_seconds", "request_directives", "response_directives"]
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~\w]+", re.ASCII)
 _DELTA: Final = re.compile(r"[0-9]+", re.ASCII)
@@ -52,9 +52,12 @@ class Directives(NamedTuple):
         found = self.named.get(name)
         if found is None:
             return None
-        return min(
-            min(int(value[:_DIGITS]), _LONGEST) if _DELTA.fullmatch(value) else 0 for value in found
-        )
+        return min(map(delta_seconds, found))
+
+
+def delta_seconds(text: str) -> int:
+    """Return a number of seconds (RFC 9111, section 1.2.2); 0 for anything else."""
+    return min(int(text[:_DIGITS]), _LONGEST) if _DELTA.fullmatch(text) else 0
 
 
 def request_directives(fields: Fields) -> Directives:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange, timegm
+from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Final
 
-__all__ = ["http_date", "parse_http_date"]
+from .fields import Fields, values
+
+__all__ = ["date_in", "http_date", "parse_http_date"]
 
 _MONTHS: Final = (
     "jan",
@@ -58,6 +61,20 @@ def parse_http_date(text: str, *, this_year: int) -> int | None:
         if match is not None:
             return _seconds(match.groupdict(), this_year)
     return None
+
+
+def date_in(fields: Fields, name: bytes, now: float) -> int | None:
+    """Return the date in a field, in seconds since 1970; None without a valid one. A field with several lines has none.
+
+    Args:
+        fields: of a message.
+        name: of the field.
+        now: in seconds since 1970.
+    """
+    lines = values(fields, name)
+    if len(lines) != 1:
+        return None
+    return parse_http_date(lines[0], this_year=datetime.fromtimestamp(now, UTC).year)
 
 
 def _seconds(found: dict[str, str], this_year: int) -> int | None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from .cache_control import Directives, response_directives
-from .dates import parse_http_date
-from .fields import Fields, combined, members, values
+from .cache_control import Directives, delta_seconds, response_directives
+from .dates import date_in
+from .fields import Fields, combined, members
 
 __all__ = ["HEURISTIC_STATUSES", "Freshness", "freshness_of"]
 
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Status codes whose responses may be reused without explicit freshness (RFC 9110, section 15.1)."""
-_AGE: Final = re.compile(r"[0-9]+", re.ASCII)
 _REVALIDATE: Final = ("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")
-_MOST: Final = 2**31
-_DIGITS: Final = 20
 _HEURISTIC_SHARE: Final = 0.1
 """The share of the time since the last modification for which a response counts as fresh (section 4.2.2)."""
 
@@ -63,7 +58,7 @@ def freshness_of(
         heuristic_limit: the most seconds for which a response without explicit freshness is fresh.
     """
     directives = response_directives(fields, targeted)
-    generated = _date(fields, b"date", received)
+    generated = date_in(fields, b"date", received)
     date = received if generated is None else generated
     lifetime = _explicit_lifetime(fields, directives, date, received)
     is_explicit = lifetime is not None
@@ -83,13 +78,13 @@ def _explicit_lifetime(
             return seconds
     if directives.is_targeted or combined(fields, b"expires") is None:
         return None
-    expires = _date(fields, b"expires", now)
+    expires = date_in(fields, b"expires", now)
     # An invalid date is in the past (section 5.3).
     return 0 if expires is None else max(0.0, expires - date)
 
 
 def _heuristic_lifetime(fields: Fields, date: float, now: float, limit: float) -> float:
-    modified = _date(fields, b"last-modified", now)
+    modified = date_in(fields, b"last-modified", now)
     if modified is None or limit <= 0:
         return 0
     return min(limit, max(0.0, date - modified) * _HEURISTIC_SHARE)
@@ -97,13 +92,4 @@ def _heuristic_lifetime(fields: Fields, date: float, now: float, limit: float) -
 
 def _age_value(fields: Fields) -> int:
     """Return the first member of `Age`; 0 if it is not a number of seconds (section 5.1)."""
-    first = next(members(fields, b"age"), "")
-    return min(int(first[:_DIGITS]), _MOST) if _AGE.fullmatch(first) else 0
-
-
-def _date(fields: Fields, name: bytes, now: float) -> int | None:
-    """Return the date in a field. A field with several lines has none."""
-    lines = values(fields, name)
-    if len(lines) != 1:
-        return None
-    return parse_http_date(lines[0], this_year=datetime.fromtimestamp(now, UTC).year)
+    return delta_seconds(next(members(fields, b"age"), ""))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Final
 
-from .dates import parse_http_date
-from .fields import COOKIES, Fields, combined, end_to_end, has, has_any, replaced, values, without
+from .dates import date_in
+from .fields import COOKIES, Fields, combined, end_to_end, has, has_any, replaced, without
 from .messages import Response, Stored
 
 __all__ = [
@@ -70,14 +69,13 @@ def is_not_modified(request: Fields, stored: Stored, now: float) -> bool:
         return conditions == "*" or _opaque_tag(stored.fields) in {
             tag for _, tag in _ENTITY_TAG.findall(conditions)
         }
-    year = datetime.fromtimestamp(now, UTC).year
-    since = _single_date(request, b"if-modified-since", year)
+    since = date_in(request, b"if-modified-since", now)
     if since is None:
         return False
-    modified = _single_date(stored.fields, b"last-modified", year)
+    modified = date_in(stored.fields, b"last-modified", now)
     if modified is None:
         # Without it, the time when the response was generated takes its place (RFC 9111, section 4.3.2).
-        modified = _single_date(stored.fields, b"date", year)
+        modified = date_in(stored.fields, b"date", now)
     return (stored.received if modified is None else modified) <= since
 
 
@@ -129,8 +127,3 @@ def _opaque_tag(fields: Fields) -> str | None:
     """Return the `ETag` without its mark of weakness, which the weak comparison ignores."""
     match = _ENTITY_TAG.fullmatch(combined(fields, b"etag") or "")
     return match[2] if match else None
-
-
-def _single_date(fields: Fields, name: bytes, year: int) -> int | None:
-    lines = values(fields, name)
-    return parse_http_date(lines[0], this_year=year) if len(lines) == 1 else None
