@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import pytest
 
-from async_redis_cache._http.dates import http_date
 from async_redis_cache._http.messages import (
     RECORDS,
     Request,
@@ -23,6 +24,7 @@ from async_redis_cache._http.validation import (
 )
 from harness.header_fields import fields
 
+http_date = partial(formatdate, usegmt=True)
 NOW = 1_000_000_000.0
 DEFAULT = Policy()
 DATE = f"Date: {http_date(NOW)}"

@@ -264,9 +264,6 @@ class AnyLoopLifecycle:
         self._ready = None
         await _in_thread(self.core.close, lambda: None)
 
-    async def reopen(self) -> None:
-        """Do nothing: the first call of a forked process opens the core again."""
-
 
 async def _in_thread(function: Callable[[], None], cancel: Callable[[], None]) -> None:
     """Call a blocking function in a worker thread. If this is cancelled, `cancel` makes the function end."""

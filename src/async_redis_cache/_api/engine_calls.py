@@ -27,7 +27,6 @@ __all__ = ["CallingEngine", "Calls", "in_task"]
 T = TypeVar("T")
 
 Function = Callable[..., Awaitable[Any]]
-Unsent = Callable[[CacheError], None]
 
 
 class Calls(Protocol):

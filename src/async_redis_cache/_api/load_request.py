@@ -59,6 +59,7 @@ __all__ = [
     "load_spec",
     "lookup",
     "no_loader",
+    "policy_and_decoder",
     "run_load",
     "valid_lookup",
     "with_valid_tags",

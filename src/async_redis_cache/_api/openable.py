@@ -186,10 +186,6 @@ class Openable(IConfigurable, IReferenceable):
             self._record_error(error, context)
             raise
 
-    async def _reopen(self) -> None:
-        """Open the engine again in a forked child; called by the synchronous cache only."""
-        await self._lifecycle.reopen()
-
     async def __aenter__(self) -> Self:
         await self.open(None)
         return self

@@ -16,7 +16,7 @@ from .key_template import Template
 from .stable_names import UnstableError, name_of_function
 from .uncacheable import annotated_result, refuse_by_annotations
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "describe"]
 
 _MAX_ARGUMENTS: Final = 200
 """In bytes, in a key without a template: longer arguments are hashed."""

@@ -15,7 +15,16 @@ from .logins import Login, LoginSource
 from .option_suggestions import nearest_option
 from .options import Options
 
-__all__ = ["DEFAULT_PORTS", "Address", "Endpoint", "Topology", "name_of", "parse_port", "parse_uri"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "Address",
+    "Endpoint",
+    "Topology",
+    "name_of",
+    "parse_number",
+    "parse_port",
+    "parse_uri",
+]
 
 Kind = Literal["tcp", "unix", "embedded", "fake"]
 Topology = Literal["single", "sentinel", "cluster"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from calendar import monthrange, timegm
 from datetime import UTC, datetime
-from email.utils import formatdate
 from typing import Final
 
 from .fields import Fields, values
 
-__all__ = ["date_in", "http_date", "parse_http_date"]
+__all__ = ["date_in", "parse_http_date"]
 
 _MONTHS: Final = (
     "jan",
@@ -42,11 +41,6 @@ _FORMATS: Final = tuple(
 _TWO_DIGITS: Final = 100
 _CENTURY_AHEAD: Final = 50
 _LAST: Final = {"hour": 23, "minute": 59, "second": 60}
-
-
-def http_date(seconds: float) -> str:
-    """Return a time, in seconds since 1970, as a date of HTTP."""
-    return formatdate(seconds, usegmt=True)
 
 
 def parse_http_date(text: str, *, this_year: int) -> int | None:
