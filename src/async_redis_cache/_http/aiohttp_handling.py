@@ -14,9 +14,9 @@ from async_redis_cache import CacheError
 from async_redis_cache._common.health_log import Record, log_record
 from async_redis_cache._common.log_events import STALE_RESPONSE_SERVED
 
-from .aiohttp_messages import fields_of, lines_of, lower, response_of
+from .aiohttp_messages import fields_of, lines_of, response_of
 from .exchange import Exchange, Reply
-from .fields import replaced
+from .fields import lower, replaced
 from .handlers import is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of

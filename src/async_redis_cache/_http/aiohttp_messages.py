@@ -10,12 +10,7 @@ from multidict import CIMultiDict
 from .exchange import Reply
 from .fields import Fields
 
-__all__ = ["fields_of", "lines_of", "lower", "response_of"]
-
-
-def lower(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Return header fields with names in lower case."""
-    return tuple((name.lower(), value) for name, value in lines)
+__all__ = ["fields_of", "lines_of", "response_of"]
 
 
 def fields_of(response: web.StreamResponse) -> Fields:

@@ -29,12 +29,11 @@ from .asgi_messages import (
     Send,
     discard,
     is_stream,
-    lower,
     path_of,
     send_reply,
 )
 from .exchange import Exchange, Reply
-from .fields import Fields
+from .fields import Fields, lower
 from .handlers import CALLED, is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -19,7 +19,6 @@ __all__ = [
     "Send",
     "discard",
     "is_stream",
-    "lower",
     "path_of",
     "send_reply",
 ]
@@ -37,11 +36,6 @@ def path_of(scope: Scope) -> bytes:
     """Return the path of a request as sent, as far as the server passes it on."""
     path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     return path
-
-
-def lower(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Return header fields with names in lower case."""
-    return tuple((name.lower(), value) for name, value in headers)
 
 
 def is_stream(fields: Fields) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "end_to_end",
     "has",
     "has_any",
+    "lower",
     "members",
     "replaced",
     "token_members",
@@ -46,6 +47,11 @@ _HOP_BY_HOP: Final = frozenset(
 )
 """Fields of one connection. The `proxy-` ones belong to the proxy that is addressed (RFC 9111, section 3.1)."""
 _MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+
+
+def lower(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """Return header fields with their names in lower case."""
+    return tuple((name.lower(), value) for name, value in lines)
 
 
 def values(fields: Fields, name: bytes) -> list[str]:
