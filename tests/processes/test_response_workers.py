@@ -69,11 +69,17 @@ async def test_cold_requests_on_two_workers_run_the_handler_once(
     client: httpx.AsyncClient, any_server: Server
 ) -> None:
     """200 requests for a page that is not stored, on two workers, run its handler once."""
-    responses = await asyncio.gather(*(client.get("/stock") for _ in range(COLD)))
-    assert {response.text for response in responses} == {'{"amount":null,"run":1}'}
-    assert len({response.headers["x-worker"] for response in responses}) == 2
+    runs = 0
+    workers: set[str] = set()
+    # On a busy machine one worker may accept all connections before the other has its turn.
+    while len(workers) < 2:
+        runs += 1
+        await client.put("/stock/clear", json=runs)
+        responses = await asyncio.gather(*(client.get("/stock") for _ in range(COLD)))
+        assert {response.text for response in responses} == {f'{{"amount":{runs},"run":{runs}}}'}
+        workers = {response.headers["x-worker"] for response in responses}
     with any_server.client() as raw:
-        assert raw.get("shop:runs:read") == b"1"
+        assert raw.get("shop:runs:read") == b"%d" % runs
 
 
 async def test_write_on_one_worker_is_seen_on_the_other(client: httpx.AsyncClient) -> None:

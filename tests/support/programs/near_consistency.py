@@ -1,7 +1,8 @@
 """One of many processes that read and write the same keys: `near_consistency.py <settings as JSON>`.
 
-Prints "ready", waits for a line, works, and prints what it did. Then it waits for another line,
-which says that everybody has written all, and prints what of its near cache is stale.
+Prints "ready", waits for a line, works, and prints what it did. At the next line it reads all keys
+until they are near, at the one after that it changes one. The last line says that everybody has
+written all; then it prints what of its near cache is stale.
 
 What it did: `writes`, each with its key, its stamp (None for a removal), when it was begun and when
 acknowledged; `reads`, for each key and stamp when the last call began that was given it;
@@ -102,6 +103,15 @@ async def main(
                     "stats": dataclasses.asdict(cache.stats()),
                 }
             )
+            await asyncio.to_thread(sys.stdin.readline)
+            names = [f"key{key}" for key in range(keys)]
+            while cache.stats().near_entries < keys:
+                await trusted(cache)
+                await cache.retrieve_many(None, names)
+            say("holds")
+            await asyncio.to_thread(sys.stdin.readline)
+            await cache.store(None, names[number], number)
+            say("changed")
             await asyncio.to_thread(sys.stdin.readline)
             entries = cache.stats().near_entries
             await all_news_is_in(cache, raw, prefix)
