@@ -88,7 +88,8 @@ async def stream_during_calls(uri: str, servers: Sequence[Client]) -> None:
         before = logged_in(USER)
         await provider.stream("next", "s3cret")
         await await_until(lambda: not logged_in(USER))
-        assert logged_in("next") == before
+        # A connection in use is replaced, and calls may have opened further ones.
+        await await_until(lambda: logged_in("next") >= before)
         done.set()
         await calling
         await trusted(cache)

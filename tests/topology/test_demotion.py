@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from async_redis_cache import CacheServerError
+from async_redis_cache import CacheOutcomeUnknown, CacheServerError
 from async_redis_cache._client.demotion import Demotion
 from harness import await_until
 from harness.apis import APIS, Api, configured
@@ -98,7 +98,8 @@ async def test_read_only_replica_is_no_reconnect_storm(former: Server, name: Pro
             await cache.store(None, "key", 1)
         opened = name.opened
         for number in range(200):
-            with pytest.raises(CacheServerError):
+            # Refused, or in flight when the refusal of a removal closes all connections.
+            with pytest.raises((CacheServerError, CacheOutcomeUnknown)):
                 await cache.store(None, f"key{number}", 1)
             assert await cache.retrieve(None, "kept") == 1
         assert name.opened - opened < 20
