@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from async_redis_cache import aiohttp as on_aiohttp
 from async_redis_cache._http import response_options, response_store
 from async_redis_cache.asgi import ResponseCache, ResponseOptions
 from harness import await_until
-from harness.responses import ask
+from harness.responses import Answer, ask
 
 if TYPE_CHECKING:
     from harness import Server
@@ -162,3 +163,102 @@ async def test_stream_that_is_passed_on_is_not_reported_as_stored(
         "async-redis-cache; fwd=uri-miss",
         "async-redis-cache; fwd=bypass",
     ]
+
+
+FIELDS: dict[str, list[tuple[bytes, bytes]]] = {
+    "/fresh": [],
+    "/private": [(b"cache-control", b"private")],
+    "/vary": [(b"vary", b"X-Tenant")],
+    "/stale": [
+        (b"cache-control", b"max-age=60"),
+        (b"age", b"90"),
+        (b"last-modified", b"Sun, 06 Nov 1994 08:49:37 GMT"),
+    ],
+    "/valid": [(b"cache-control", b"max-age=60"), (b"age", b"90"), (b"etag", b'"1"')],
+}
+"""The fields of responses, by path. `/valid` is confirmed with 304."""
+
+
+async def by_path(scope: Any, receive: Any, send: Any) -> None:
+    """Send the response of a path."""
+    is_valid = (b"if-none-match", b'"1"') in scope["headers"]
+    headers = FIELDS[scope["path"]]
+    status = 304 if is_valid else 200
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_valid else b"x"})
+
+
+async def ask_line(app: Any, line: str) -> Answer:
+    """Send a request, as in `GET /path Field:value`."""
+    method, uri, *fields = line.split(" ")
+    path, _, query = uri.partition("?")
+    headers = [("host", "shop")]
+    for field in fields:
+        name, _, value = field.lower().partition(":")
+        headers.append((name, value))
+    return await ask(app, path, headers, method=method, query=query)
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "status"),
+    [
+        ([], "GET /fresh", "fwd=uri-miss; stored"),
+        (["GET /fresh"], "GET /fresh", "hit; ttl=N"),
+        (["GET /fresh"], "HEAD /fresh", "hit; ttl=N"),
+        (["GET /vary X-Tenant:a"], "GET /vary X-Tenant:b", "fwd=vary-miss; stored"),
+        (["GET /stale"], "GET /stale", "fwd=stale; stored"),
+        (["GET /stale"], "GET /stale Cache-Control:max-stale=60", "hit; ttl=N"),
+        (["GET /stale"], "GET /stale Cache-Control:max-stale=20", "fwd=stale; stored"),
+        (["GET /valid"], "GET /valid", "fwd=stale; fwd-status=304; stored; ttl=N"),
+        ([], "HEAD /fresh", "fwd=miss"),
+        ([], "POST /fresh", "fwd=method"),
+        (["GET /fresh"], "GET /fresh Range:bytes=0-1", "fwd=partial"),
+        ([], "GET /fresh Cache-Control:no-store", "fwd=request"),
+        (["GET /fresh"], "GET /fresh Cache-Control:no-cache", "fwd=request"),
+        (["GET /fresh"], "HEAD /fresh Cache-Control:no-cache", "fwd=request"),
+        (["GET /fresh"], "GET /fresh Content-Length:1", "fwd=bypass"),
+        (["GET /private"], "GET /private", "fwd=bypass"),
+        (["GET /fresh"], "GET /fresh?unknown=1", "fwd=bypass"),
+    ],
+)
+async def test_status_says_how_a_request_was_handled(
+    any_server: Server, key_prefix: str, before: list[str], asked: str, status: str
+) -> None:
+    """RFC 9211, section 2: a hit, or why the request went to the application, and what became of its response."""
+    rules: dict[str, ResponseOptions] = {
+        "*": {"ttl": 60, "parameters": ["known"], "follows_requests": True}
+    }
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(by_path, cache=cache, rules=rules)
+        for line in before:
+            await ask_line(cached, line)
+        answer = await ask_line(cached, asked)
+        await cached.close()
+    found = answer.headers["cache-status"].removeprefix("async-redis-cache; ")
+    assert re.sub(r"(?<=ttl=)-?\d+", "N", found) == status
+
+
+async def test_request_for_a_stored_response_only_runs_nothing(
+    any_server: Server, key_prefix: str
+) -> None:
+    """RFC 9111, section 5.2.1.7: `only-if-cached` gets 504 where nothing is stored, if directives of requests apply."""
+    runs: list[str] = []
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        runs.append(scope["path"])
+        await by_path(scope, receive, send)
+
+    rules: dict[str, ResponseOptions] = {
+        "/fresh": {"ttl": 60, "follows_requests": True},
+        "/vary": {"ttl": 60},
+    }
+    headers = [("host", "shop"), ("cache-control", "only-if-cached")]
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(counted, cache=cache, rules=rules)
+        assert (await ask(cached, "/fresh", headers)).status == 504
+        assert runs == []
+        await ask(cached, "/fresh")
+        assert (await ask(cached, "/fresh", headers)).body == b"x"
+        assert (await ask(cached, "/vary", headers)).status == 200
+        await cached.close()
+    assert runs == ["/fresh", "/vary"]

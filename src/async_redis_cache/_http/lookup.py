@@ -75,7 +75,32 @@ async def _wait_or_run(exchange: Exchange, record: Record | None) -> Record | Re
     if reason is not None:
         return Run(exchange, reason)
     found = await exchange.store.join_or_lead(exchange.key, exchange.terms)
-    return Run.leading(exchange, found) if isinstance(found, Lead) else found
+    if not isinstance(found, Lead):
+        return found
+    if isinstance(found.stale, Stored) and _accepts(exchange, found.stale):
+        # The others that wait do not.
+        found.decide(Uncacheable("request"), None)
+        return exchange.reply(found.stale)
+    return Run.leading(exchange, found)
+
+
+def _accepts(exchange: Exchange, stale: Stored) -> bool:
+    """Return whether the request accepts a stale response, by `max-stale`."""
+    policy = exchange.rule.policy
+    return (
+        policy.follows_requests
+        and policy.judge(exchange.request, stale, time()) == "serve"
+        and not _is_of_no_use(exchange, stale, 0)
+    )
+
+
+def _refuses(exchange: Exchange, record: Record | None) -> bool:
+    """Return whether a directive of the request, such as `no-cache`, refuses a response that is fresh."""
+    return (
+        exchange.rule.policy.follows_requests
+        and isinstance(record, Stored)
+        and record.remaining_at(time()) > 0
+    )
 
 
 def _is_usable(exchange: Exchange, record: Record, rerun: Rerun | None) -> bool:
@@ -112,6 +137,8 @@ def _is_only_if_cached(exchange: Exchange) -> bool:
 
 def _reason_to_run_alone(exchange: Exchange, record: Record | None) -> Reason | None:
     """Return why the request neither waits for another one nor lets others wait; None if it does."""
+    if _refuses(exchange, record):
+        return "request"
     if exchange.request.method != "GET":
         return "miss" if record is None else "stale"
     if exchange.directives.has("no-store"):
