@@ -63,9 +63,11 @@ class Gate:
     async def direct(self, actors: dict[str, asyncio.Task[Any]]) -> None:
         """Until both have ended."""
         while not all(task.done() for task in actors.values()):
-            # All that can go on without a step does.
+            # All that can go on without a step does, and what was cancelled leaves.
             while self._in_flight or not all(  # noqa: ASYNC110  no event tells it
-                task.done() or self._waiting[actor] for actor, task in actors.items()
+                (task.done() or self._waiting[actor])
+                and not any(turn.cancelled() for turn in self._waiting[actor])
+                for actor, task in actors.items()
             ):
                 await asyncio.sleep(0)
             able = [actor for actor, turns in self._waiting.items() if turns]
