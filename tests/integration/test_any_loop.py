@@ -329,7 +329,7 @@ def test_cancellations(cache: AsyncRedisCache, run: Run) -> None:
 def test_deadline_while_the_private_loop_is_blocked(any_server: Server, key_prefix: str) -> None:
     """Calls end by their deadline although the private event loop is blocked; a write that was not sent is TIMEOUT."""
     cache = AsyncRedisCache.from_url(
-        any_server.url, any_loop=True, key_prefix=key_prefix, command_timeout=100
+        any_server.url, any_loop=True, key_prefix=key_prefix, command_timeout=500
     )
     gate, entered = threading.Event(), threading.Event()
 
@@ -351,7 +351,7 @@ def test_deadline_while_the_private_loop_is_blocked(any_server: Server, key_pref
         # Its results have come while this event loop is blocked: they are not overdue.
         reads = [asyncio.ensure_future(cache.retrieve(None, "key")) for _ in range(3)]
         await asyncio.sleep(0)
-        time.sleep(0.3)  # noqa: ASYNC251  it is to block
+        time.sleep(0.7)  # noqa: ASYNC251  it is to block
         assert await asyncio.gather(*reads) == [2, 2, 2]
         await cache.close(None)
 
@@ -490,7 +490,7 @@ def test_background_refresh_ends_with_its_loop(
 def test_write_that_was_sent_is_unknown(any_server: Server, key_prefix: str) -> None:
     """A write that the private loop has taken, and that it does not end in time, is OUTCOME_UNKNOWN."""
     cache = AsyncRedisCache.from_url(
-        any_server.url, any_loop=True, key_prefix=key_prefix, command_timeout=100
+        any_server.url, any_loop=True, key_prefix=key_prefix, command_timeout=500
     )
     gate = threading.Event()
 

@@ -480,7 +480,7 @@ def test_write_that_may_have_been_sent_is_unknown(any_server: Server, key_prefix
     url = any_server.url
     ends: list[CacheError] = []
     with (
-        RedisCache.from_url(url, key_prefix=key_prefix, command_timeout=200) as cache,
+        RedisCache.from_url(url, key_prefix=key_prefix, command_timeout=500) as cache,
         ThreadPoolExecutor(1) as threads,
     ):
         block_after_next_store(cache._core.lifecycle.engine(), others_done)

@@ -260,7 +260,7 @@ async def test_unreachable_server(server: Server, proxy: StartProxy) -> None:
             network.close()
             await await_until(lambda: not lock.is_held())
 
-    async with opened(network.url, command_timeout=50) as cache:
+    async with opened(network.url, command_timeout=2_000) as cache:
         jobs = cache.namespace("job")
         with pytest.raises(CacheLockError) as caught:
             await lose(jobs)
