@@ -169,6 +169,35 @@ def test_fork_inside_of_a_call(cache: AsyncRedisCache) -> None:
     assert asyncio.run(cache.retrieve_or_load(None, "forked", load)) == 0
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_loop_that_is_closed_with_a_loader_leaves_nothing(
+    cache: AsyncRedisCache, caplog: pytest.LogCaptureFixture, *, has_begun: bool
+) -> None:
+    """Of a loader that is pending when its event loop is closed, nothing remains to be destroyed or awaited."""
+    products = cache.namespace("product", refresh_at=1e-9)
+    asyncio.run(products.get_or_load("7", lambda: "kettle"))
+    loop = asyncio.new_event_loop()
+
+    async def load() -> None:
+        loop.stop()
+        await asyncio.sleep(60)
+
+    def create(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        loop.stop()
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    reading = loop.create_task(products.get_or_load("7", load))
+    if not has_begun:
+        loop.set_task_factory(create)
+    # Until the loader of the background refresh begins, or has a task.
+    loop.run_forever()
+    assert reading.result() == "kettle"
+    loop.close()
+    wait_until(lambda: products.stats().load_failures == 1)
+    gc.collect()
+    assert not caplog.records
+
+
 def test_load_waits_for_the_end_of_a_cancelled_loader(cache: AsyncRedisCache) -> None:
     """A loader may take its time to end when its caller is cancelled; another load of the key waits until then."""
     running = 0

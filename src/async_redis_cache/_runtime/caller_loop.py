@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
@@ -62,6 +63,8 @@ class _OnCallerLoop:
             result = outcome.result()
         else:
             self._box.put(_Cancellation(self))
+            if self._box.loop.is_closed():
+                self._abandon()
             result = CapturedError(CallerLeftError())
         if isinstance(result, CapturedError):
             if self._is_cancelled and result.kind is CallerLeftError:
@@ -82,6 +85,21 @@ class _OnCallerLoop:
         """Cancel the task. Runs on the event loop of the caller."""
         if self._task is not None:
             self._task.cancel()
+
+    def _abandon(self) -> None:
+        """Close what the event loop of the caller has not ended before it was closed.
+
+        `asyncio.run` cancels tasks only once: one that starts later, while asynchronous generators and the executor are
+        shut down, is left pending.
+        """
+        task, self._task = self._task, None
+        if task is not None:
+            # Otherwise asyncio logs that the task was destroyed.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+            coroutine: Any = task.get_coro()
+            # Its `finally` clauses may need the event loop.
+            with contextlib.suppress(BaseException):
+                coroutine.close()
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._task = None
