@@ -127,6 +127,19 @@ async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client)
         assert await cache.retrieve_or_load(None, "key", lambda: "new") == "new"
 
 
+async def test_age_is_never_negative(server: Server, raw: Client) -> None:
+    """41. The age of a value from the future is 0: it becomes the `Age` of a response."""
+    async with configured(server.url, **OPTIONS) as cache:
+        await cache.retrieve_or_load(None, "key", lambda: "value")
+        data = bytearray(raw.get(f"{PREFIX}key") or b"")
+        stored = record_of(bytes(data))
+        assert stored is not None
+        data[35:43] = (stored.stored_at + HOUR // 1_000).to_bytes(8)
+        raw.set(f"{PREFIX}key", bytes(data), px=60_000)
+        entry = await cache.retrieve_entry(None, "key")
+        assert (entry.value, entry.age) == ("value", 0)
+
+
 def test_hit_without_a_question_needs_a_known_age() -> None:
     """The short way for hits takes no value from the future either."""
     policy = LoadPolicy(

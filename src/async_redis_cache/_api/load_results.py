@@ -200,7 +200,9 @@ async def lookup_entry(request: LoadRequest, found: Lookup) -> CacheEntry[Any]:
         return CacheEntry(unwrapped(found.value), status, None, _unless_forever(remaining))
     now = found.now or await request.engine.freshness.now(request.since)
     remaining = _unless_forever(record.fresh_until - now)
-    return CacheEntry(unwrapped(found.value), status, now - record.stored_at, remaining)
+    # The clock may have been set back since, or is that of another node of a cluster.
+    age = max(0, now - record.stored_at)
+    return CacheEntry(unwrapped(found.value), status, age, remaining)
 
 
 def _unless_forever(ttl: int | None) -> int | None:
