@@ -63,13 +63,16 @@ async def test_refused_result_is_returned_and_not_stored(
 
 
 async def test_refresh_keeps_the_stored_value(server: Server, api: Api) -> None:
-    """A refused result of `refresh` is returned, and readers get the value that is stored."""
+    """A refused result of `refresh` is returned, and readers get the value that is stored; but None removes it."""
     async with configured(server.url, api, key_prefix=PREFIX) as cache:
         await cache.store(None, "key", "stored")
         assert await cache.refresh(None, "key", lambda: 1, condition=is_even) == 1
         assert await cache.retrieve(None, "key") == "stored"
         assert await cache.refresh(None, "key", lambda: 2, condition=is_even) == 2
         assert await cache.retrieve(None, "key") == 2
+        options: Any = {"missing_timeout": MINUTE, "condition": bool}
+        assert await cache.refresh(None, "key", lambda: None, **options) is None
+        assert await cache.retrieve(None, "key") is None
 
 
 async def test_batch_asks_for_each_value(server: Server, api: Api) -> None:

@@ -69,8 +69,9 @@ class LoadOptions(TypedDict, total=False):
     """Tags of the loaded value, by which it can be invalidated: up to 64, as for `store`."""
     condition: Condition
     """A function of the loader's result, called where the serializer is: the result is stored if it returns true,
-    and only returned to the callers of the load otherwise. A value that is stored already stays. It is called for
-    None if None would be stored. Of a load with several callers, the condition of the one that started it decides."""
+    and only returned to the callers of the load otherwise. A value that is stored already stays, unless the result is
+    None: that removes it, except with `cache_none`. It is called for None if None would be stored. Of a load with
+    several callers, the condition of the one that started it decides."""
     in_thread: bool | Caller
     """Where a plain function, which may block, is called as the loader: True for a worker thread, False for
     the thread of the event loop. `RedisCache` also accepts "caller": the calling thread, so that thread-locals
