@@ -169,6 +169,29 @@ def test_fork_inside_of_a_call(cache: AsyncRedisCache) -> None:
     assert asyncio.run(cache.retrieve_or_load(None, "forked", load)) == 0
 
 
+def test_cancelled_call_ends_with_its_loop(server: Server, cache: AsyncRedisCache) -> None:
+    """A cancelled call whose value waits for its event loop to check it ends once that is closed."""
+    loop = asyncio.new_event_loop()
+    server.freeze()
+    checking = loop.create_task(cache.contains(None, "key"))
+    loop.run_until_complete(asyncio.sleep(0))
+    wait_until(lambda: running(cache))
+    (call,) = running(cache)
+
+    def end() -> None:
+        server.thaw()
+        wait_until(lambda: call.queue._ready)
+        loop.stop()
+
+    # In one iteration of the event loop, its last one: the check arrives, and then the call is cancelled.
+    loop.call_soon(end)
+    checking.cancel()
+    loop.run_forever()
+    loop.close()
+    assert checking.cancelled()
+    wait_until(lambda: not running(cache))
+
+
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_loop_that_is_closed_with_a_loader_leaves_nothing(
     cache: AsyncRedisCache, caplog: pytest.LogCaptureFixture, *, has_begun: bool

@@ -127,7 +127,7 @@ class AnyLoopCall(PortalCall):
     __slots__ = (
         "_awaited",
         "_bridge",
-        "_is_left",
+        "_must_cancel",
         "_waiter",
         "deadline",
         "has_expired",
@@ -147,7 +147,9 @@ class AnyLoopCall(PortalCall):
         self.has_expired = False
         self._bridge = bridge
         self._awaited: Any = None
-        self._is_left = False
+        self._must_cancel = False
+        """Whether the caller was cancelled, and the call was not yet. It is cancelled once, as a task is: it may have to
+        await something all the same."""
 
     def __await__(self) -> Generator[Any, Any, Any]:
         box = self.queue = mailbox()  # type: ignore[assignment]
@@ -193,13 +195,13 @@ class AnyLoopCall(PortalCall):
 
     def _leave(self) -> None:
         portal = self._bridge.portal
-        self._is_left = True
+        self._must_cancel = True
         if portal.is_in_this_process():
             portal.post(self._cancel)
 
     def begin(self, running: set[PortalCall]) -> None:
         """Start the call, unless its caller was cancelled. This and all that follows is called on the private event loop."""
-        if self._is_left:
+        if self._must_cancel:
             return
         self.running = running
         running.add(self)
@@ -225,8 +227,8 @@ class AnyLoopCall(PortalCall):
             else:
                 awaited._asyncio_future_blocking = False  # noqa: SLF001
                 awaited.add_done_callback(self.advance)
-                if self._is_left:
-                    awaited.cancel()
+                if self._must_cancel:
+                    self._cancel()
         except StopIteration as stop:
             self.result = stop.value
             self._end()
@@ -235,5 +237,5 @@ class AnyLoopCall(PortalCall):
             self._end()
 
     def _cancel(self) -> None:
-        if self._awaited is not None:
-            self._awaited.cancel()
+        if self._must_cancel and self._awaited is not None and self._awaited.cancel():
+            self._must_cancel = False
