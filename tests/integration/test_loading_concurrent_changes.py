@@ -73,6 +73,21 @@ async def test_refresh_does_not_store_an_invalidated_value(caches: Caches) -> No
     assert await other.retrieve(None, "key") is None
 
 
+async def test_refresh_that_is_not_stored_removes_the_value(caches: Caches) -> None:
+    """What `refresh` was to replace is older than its result, which is not stored if its tag was invalidated."""
+    one, other = caches
+    await one.store(None, "key", "old")
+    assert await other.retrieve(None, "key") == "old"
+
+    async def load() -> str:
+        await other.invalidate_tags(None, "tag")
+        return "new"
+
+    assert await other.refresh(None, "key", load, tags=("tag",)) == "new"
+    assert await other.retrieve(None, "key") is None
+    await until_gone(one, "key")
+
+
 async def test_uncacheable_result_is_not_remembered(caches: Caches) -> None:
     """`do_not_cache` holds for "there is none" too."""
     one, other = caches

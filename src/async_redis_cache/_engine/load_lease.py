@@ -255,12 +255,15 @@ class LoadLease:
         self,
         mode: ReleaseMode = ReleaseMode.KEEP_VALUE,
         on_failure: Callable[[CacheError], None] = _ignore,
-    ) -> None:
+    ) -> asyncio.Future[Any] | None:
         """Release the lease if it is still held, without waiting for the reply.
 
         Args:
             mode: what becomes of a stored value, and of the next loads.
             on_failure: called if the request fails; the lease then expires by itself.
+
+        Returns:
+            The request; None if it could not be sent.
         """
 
         def check(request: asyncio.Future[Any]) -> None:
@@ -271,8 +274,9 @@ class LoadLease:
             request = self._execute(RELEASE, (self._key, self._token, int(mode)))
         except CacheError as error:
             on_failure(error)
-        else:
-            request.add_done_callback(check)
+            return None
+        request.add_done_callback(check)
+        return request
 
     def _release_unawaited(self, request: asyncio.Future[Any]) -> None:
         if not request.cancelled():

@@ -9,6 +9,7 @@ started as a background refresh or serves later callers. Its result is published
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Iterable
 from contextvars import Context, copy_context
 from functools import partial
@@ -194,7 +195,7 @@ class SingleFlight:
                 self.supersede((key,))
                 if load.holds_lease:
                     # Later loads need not wait until it ends.
-                    load.lease.release()
+                    load.lease.release(_unpublished_mode(load))
             elif load.source.may_change_tags():
                 # Its tags are not known yet: publishing finds out whether they are still valid.
                 self._forget(key, load)
@@ -325,10 +326,14 @@ class SingleFlight:
             return
         load.source.counters.superseded_loads += result.is_kept
         mode = _release_mode_of(load, result)
-        if mode is ReleaseMode.REMOVE_VALUE:
-            lease.release(mode, not_replaced)
-        else:
+        if mode is not ReleaseMode.REMOVE_VALUE:
             lease.release(mode)
+            return
+        removal = lease.release(mode, not_replaced)
+        if load.force and removal is not None:
+            # Later reads must not find the value that `refresh` was to replace.
+            with contextlib.suppress(CacheError):
+                await asyncio.shield(removal)
 
     def _not_replaced(
         self, key: bytes, load: InFlightLoad, result: LoadResult, error: CacheError
@@ -387,8 +392,14 @@ def _release_mode_of(load: InFlightLoad, result: LoadResult) -> ReleaseMode:
     if result.uncacheable is not None:
         # `refresh` removes the value that it could not replace; after other loads it stays until it expires.
         return ReleaseMode.REMOVE_VALUE if load.force else ReleaseMode.AFTER_FAILURE
-    is_removed = result.kind == MISSING and not result.is_kept
-    return ReleaseMode.REMOVE_VALUE if is_removed else ReleaseMode.KEEP_VALUE
+    if result.is_kept:
+        return _unpublished_mode(load)
+    return ReleaseMode.REMOVE_VALUE if result.kind == MISSING else ReleaseMode.KEEP_VALUE
+
+
+def _unpublished_mode(load: InFlightLoad) -> ReleaseMode:
+    """Return how to release the lease of an invalidated load: what `refresh` was to replace is older than its result."""
+    return ReleaseMode.REMOVE_VALUE if load.force else ReleaseMode.KEEP_VALUE
 
 
 def _waits(load: InFlightLoad) -> bool:
