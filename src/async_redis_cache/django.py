@@ -19,12 +19,12 @@ except ImportError as _error:
         "async_redis_cache.django needs the extra 'django': pip install 'async-redis-cache[django]'"
     ) from _error
 
-from async_redis_cache._api.bound_cache import AnySyncCache, BoundCache, Invalidations, is_async
+from async_redis_cache._api.bound_cache import BoundCache, Invalidations, SyncBindable, is_async
 
 __all__ = ["BoundCache", "bind"]
 
 
-def bind(cache: AnySyncCache, using: str | None = None) -> BoundCache:
+def bind(cache: SyncBindable, using: str | None = None) -> BoundCache:
     """Bind a cache or a namespace to the transactions of a database.
 
     What is deleted or invalidated through the result is sent on commit. It is dropped when the transaction is rolled back, and with a savepoint (an inner `atomic` block) that is rolled

@@ -30,7 +30,7 @@ except ImportError as _error:
         "pip install 'async-redis-cache[sqlalchemy]'"
     ) from _error
 
-from async_redis_cache._api.bound_cache import AnyCache, BoundCache, Invalidations, is_async
+from async_redis_cache._api.bound_cache import Bindable, BoundCache, Invalidations, is_async
 from async_redis_cache._common.tasks import OwnedTasks
 
 __all__ = ["AnySession", "BoundCache", "bind"]
@@ -44,7 +44,7 @@ _SENDING: Final = OwnedTasks()
 """Invalidations of committed transactions. They are sent even if the call of `commit` is cancelled."""
 
 
-def bind(cache: AnyCache, session: AnySession) -> BoundCache:
+def bind(cache: Bindable, session: AnySession) -> BoundCache:
     """Bind a cache or a namespace to a session: what is deleted or invalidated through the result is sent when the session commits.
 
     It is dropped when the session rolls back, and with a savepoint (`begin_nested`) that is rolled back. `commit`

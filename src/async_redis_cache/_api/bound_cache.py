@@ -19,16 +19,16 @@ from .namespace import Namespace
 from .sync_cache import RedisCache
 from .sync_namespace import SyncNamespace
 
-__all__ = ["AnyCache", "AnySyncCache", "BoundCache", "Invalidations", "is_async"]
+__all__ = ["Bindable", "BoundCache", "Invalidations", "SyncBindable", "is_async"]
 
-AnySyncCache = RedisCache | SyncNamespace[Any]
+SyncBindable = RedisCache | SyncNamespace[Any]
 """What can be bound to a synchronous transaction."""
-AnyCache = AsyncRedisCache | Namespace[Any] | AnySyncCache
+Bindable = AsyncRedisCache | Namespace[Any] | SyncBindable
 """What can be bound to a transaction."""
 _Cache = AsyncRedisCache | RedisCache
 
 
-def is_async(cache: AnyCache) -> bool:
+def is_async(cache: Bindable) -> bool:
     """Return whether the methods of this cache, or this namespace, are coroutine functions.
 
     Raises:
@@ -49,7 +49,7 @@ class BoundCache:
     functions, also where the cache is asynchronous.
     """
 
-    def __init__(self, cache: AnyCache, defer: Callable[[Invalidations], None]) -> None:
+    def __init__(self, cache: Bindable, defer: Callable[[Invalidations], None]) -> None:
         self._long_keys: LongKeys = "raise"
         self._cache: _Cache
         if isinstance(cache, (AsyncRedisCache, RedisCache)):
