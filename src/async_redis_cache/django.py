@@ -27,10 +27,11 @@ __all__ = ["BoundCache", "bind"]
 def bind(cache: SyncBindable, using: str | None = None) -> BoundCache:
     """Bind a cache or a namespace to the transactions of a database.
 
-    What is deleted or invalidated through the result is sent on commit. It is dropped when the transaction is rolled back, and with a savepoint (an inner `atomic` block) that is rolled
-    back. The outermost `atomic` block ends after the server has acknowledged the invalidations. If they fail, it does
-    not raise: they are pending invalidations of the cache, or an error is logged. Outside of a transaction, where
-    Django commits every query by itself, they are sent at once.
+    What is deleted or invalidated through the result is sent on commit. It is dropped when the transaction is rolled
+    back, and with a savepoint (an inner `atomic` block) that is rolled back. The outermost `atomic` block ends after the
+    server has acknowledged the invalidations. If they fail, it does not raise: they are pending invalidations of the
+    cache, or an error is logged. Outside of a transaction, where Django commits every query by itself, they are sent at
+    once.
 
     Each call of a method is one round trip at the commit: use `delete_many` for many keys. The result may be a global of
     the program; threads have transactions of their own.
