@@ -409,12 +409,13 @@ async def test_handler_runs_while_the_server_is_unreachable(shop: Shop, key_pref
     assert shop.runs["tea"] == 1
 
 
+@pytest.mark.parametrize("any_loop", [False, True])
 async def test_stale_response_is_served_while_the_application_is_asked(
-    shop: Shop, server: Server, key_prefix: str
+    shop: Shop, server: Server, key_prefix: str, any_loop: bool
 ) -> None:
     """stale-while-revalidate: one request of the cache itself runs the handler, and no client waits."""
     shop.headers = {"Cache-Control": "max-age=60, stale-while-revalidate=60", "Age": "60"}
-    async with client_of(shop.app(), server, key_prefix) as client:
+    async with client_of(shop.app(), server, key_prefix, any_loop=any_loop) as client:
         await client.get("/stock/tea")
         shop.stock = 2
         shop.gate.clear()

@@ -51,3 +51,31 @@ async def test_vary_of_a_304_response_selects_variants(
         ]
     assert validated == [b"ann"]
     assert [answer.body for answer in answers] == [b"ann", b"ann", b"bob", b"ann"]
+
+
+async def test_stale_response_for_all_replaces_no_personal_one(
+    any_server: Server, key_prefix: str
+) -> None:
+    """What was stored before a route told clients apart is neither validated for one of them, nor sent instead of an error."""
+    asked: list[bool] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(b"if-none-match" in dict(scope["headers"]))
+        headers = [(b"etag", b'"1"'), (b"cache-control", b"max-age=60"), (b"age", b"60")]
+        status = 503 if (b"x-user", b"bob") in scope["headers"] else 200
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"of ann"})
+
+    shared: ResponseOptions = {"stale_if_error": 60}
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        before = ResponseCache(page, cache=cache, rules={"*": shared})
+        after = ResponseCache(
+            page, cache=cache, rules={"*": {**shared, "vary_on": lambda _: "bob"}}
+        )
+        await ask(before, headers=[("host", "shop"), ("x-user", "ann")])
+        # It is stale at once, but for the resolution of the clock.
+        while await cache.namespace("responses").contains("http://shop/page?"):
+            pass
+        answer = await ask(after, headers=[("host", "shop"), ("x-user", "bob")])
+    assert answer.status == 503
+    assert asked == [False, False]

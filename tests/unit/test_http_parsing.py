@@ -13,7 +13,7 @@ from async_redis_cache._http.cache_control import request_directives, response_d
 from async_redis_cache._http.cache_status import CacheStatus
 from async_redis_cache._http.dates import parse_http_date
 from async_redis_cache._http.fields import end_to_end, members
-from async_redis_cache._http.keys import selecting_names, variant_key, without_parameters
+from async_redis_cache._http.keys import selecting_names, uri_of, variant_key, without_parameters
 from async_redis_cache._http.response_options import ResponseOptions, Rule
 from harness.header_fields import fields
 
@@ -127,6 +127,17 @@ def test_pragma_counts_without_cache_control_only() -> None:
     )
 
 
+def test_scheme_and_host_are_parts_of_the_key() -> None:
+    """RFC 9111, section 2: a key is a URI. The host is compared without regard to case."""
+    keys = [
+        uri_of(scheme, b"/a", b"", fields(f"Host: {host}"))
+        for scheme in ("http", "https")
+        for host in ("a.example", "b.example", "A.example")
+    ]
+    assert keys[:3] == ["http://a.example/a?", "http://b.example/a?", "http://a.example/a?"]
+    assert len(set(keys)) == 4
+
+
 def key(
     *lines: str, names: tuple[bytes, ...] = (b"accept", b"x-tenant"), identity: str | None = None
 ) -> str:
@@ -136,9 +147,9 @@ def key(
 
 def test_names_of_vary_are_in_one_order() -> None:
     """The order, the case and the repetition of names in Vary select nothing."""
-    assert selecting_names(fields("Vary: X-Tenant, accept", "Vary: Accept")) == (
-        b"accept",
-        b"x-tenant",
+    names = [f"x-{letter}" for letter in "abcdefgh"]
+    assert selecting_names(fields(f"Vary: {','.join(names[::-1])}", "Vary: X-A")) == tuple(
+        name.encode() for name in names
     )
 
 

@@ -260,6 +260,12 @@ def test_etag_is_made_from_the_body() -> None:
     assert validating_fields((), one) == ()
 
 
+def test_etag_is_the_same_in_every_process() -> None:
+    """A client can validate at another process, and after a restart."""
+    tag = b'W/"55c15da3a355d7a5f0b84eae5231fac3"'
+    assert dict(stored("Cache-Control: max-age=60", body=b"body1").fields)[b"etag"] == tag
+
+
 def test_validated_response_has_the_fields_of_the_304() -> None:
     """RFC 9111, section 3.2: fields are replaced, except those that describe the stored content."""
     old = stored(

@@ -77,21 +77,20 @@ async def _wait_or_run(exchange: Exchange, record: Record | None) -> Record | Re
     found = await exchange.store.join_or_lead(exchange.key, exchange.terms)
     if not isinstance(found, Lead):
         return found
-    if isinstance(found.stale, Stored) and _accepts(exchange, found.stale):
-        # The others that wait do not.
-        found.decide(Uncacheable("request"), None)
-        return exchange.reply(found.stale)
+    if isinstance(found.stale, Stored):
+        if _is_of_no_use(exchange, found.stale, 0):
+            found.stale = None
+        elif _accepts(exchange, found.stale):
+            # The others that wait do not.
+            found.decide(Uncacheable("request"), None)
+            return exchange.reply(found.stale)
     return Run.leading(exchange, found)
 
 
 def _accepts(exchange: Exchange, stale: Stored) -> bool:
     """Return whether the request accepts a stale response, by `max-stale`."""
     policy = exchange.rule.policy
-    return (
-        policy.follows_requests
-        and policy.judge(exchange.request, stale, time()) == "serve"
-        and not _is_of_no_use(exchange, stale, 0)
-    )
+    return policy.follows_requests and policy.judge(exchange.request, stale, time()) == "serve"
 
 
 def _refuses(exchange: Exchange, record: Record | None) -> bool:
