@@ -38,8 +38,9 @@ except ImportError as _error:
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.aiohttp_handling import CURRENT, Handling, Settings, before_sending
-from async_redis_cache._http.handlers import CALLED, warn_without_effect
+from async_redis_cache._http.handlers import CALLED
 from async_redis_cache._http.invalidation import keys_of_url
+from async_redis_cache._http.response_log import warn_without_effect
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.tags_header import TagsHeader
@@ -129,7 +130,7 @@ def response_cache(
         ValueError: an option of the rules, or `tags_header`, is invalid.
     """
     by_path = PathRules(rules)
-    taken = None if tags_header is None else TagsHeader(tags_header)
+    header = None if tags_header is None else TagsHeader(tags_header)
     settings: WeakKeyDictionary[AsyncRedisCache, Settings] = WeakKeyDictionary()
 
     @web.middleware
@@ -138,7 +139,7 @@ def response_cache(
         found = settings.get(cache)
         if found is None:
             store = ResponseStore(records_of(cache, namespace))
-            found = settings[cache] = Settings(store, name, taken, shows_key)
+            found = settings[cache] = Settings(store, name, header, shows_key)
         handling = Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 

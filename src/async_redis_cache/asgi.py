@@ -22,8 +22,8 @@ import anyio
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.asgi_handling import CURRENT, Handling, Settings
 from async_redis_cache._http.asgi_messages import send_reply
-from async_redis_cache._http.handlers import warn_without_effect
 from async_redis_cache._http.invalidation import keys_of_url
+from async_redis_cache._http.response_log import warn_without_effect
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
 from async_redis_cache._http.response_store import ResponseStore, records_of
 from async_redis_cache._http.tags_header import TagsHeader
@@ -75,8 +75,8 @@ class ResponseCache:
         shows_key: bool = False,
     ) -> None:
         store = ResponseStore(records_of(cache, namespace))
-        taken = None if tags_header is None else TagsHeader(tags_header)
-        self._settings = Settings(app, store, name, taken, shows_key)
+        header = None if tags_header is None else TagsHeader(tags_header)
+        self._settings = Settings(app, store, name, header, shows_key)
         self._rules = PathRules(rules)
 
     # Frameworks have types of their own for these arguments: those of Litestar are not compatible with Starlette's.

@@ -11,8 +11,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from async_redis_cache import CacheError
-from async_redis_cache._common.health_log import Record, log_record
-from async_redis_cache._common.log_events import STALE_RESPONSE_SERVED
 
 from .aiohttp_messages import fields_of, lines_of, response_of
 from .exchange import Exchange, Reply
@@ -21,6 +19,7 @@ from .handlers import is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of
 from .lookup import look_up
+from .response_log import log_stale_response
 from .response_options import Rule
 from .response_store import ResponseStore
 from .run import Run
@@ -145,8 +144,7 @@ class Handling:
             stale = None if self.run is None else self.run.failed()
             if stale is None:
                 raise
-            failure = Record(STALE_RESPONSE_SERVED, "", type(error).__name__)
-            log_record(failure, with_traceback=True)
+            log_stale_response(error)
             return response_of(stale)
         if self._reply is not None:
             return response_of(self._reply)

@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from async_redis_cache import CacheError
-from async_redis_cache._common.health_log import Record, log_record
-from async_redis_cache._common.log_events import STALE_RESPONSE_SERVED
 
 from .asgi_frameworks import (
     COPIED,
@@ -38,6 +36,7 @@ from .handlers import CALLED, is_routed_to
 from .invalidation import Target, is_write, keys_of_write
 from .keys import request_of
 from .lookup import look_up
+from .response_log import log_stale_response
 from .response_options import Rule
 from .response_store import ResponseStore
 from .run import Run
@@ -113,8 +112,7 @@ class Handling:
                     await self.run.retract()
                 raise
             self._reply = stale
-            failure = Record(STALE_RESPONSE_SERVED, "", type(error).__name__)
-            log_record(failure, with_traceback=True)
+            log_stale_response(error)
 
     async def receive(self) -> Message:
         """Receive a message for the application."""

@@ -6,12 +6,8 @@ from collections.abc import Callable
 from inspect import isroutine
 from typing import Any, Final
 
-from async_redis_cache._common.health_log import Record, log_record
-from async_redis_cache._common.log_events import RESPONSES_NOT_CACHED
+__all__ = ["CALLED", "is_routed_to"]
 
-__all__ = ["CALLED", "is_routed_to", "warn_without_effect"]
-
-_WARNED: Final = set[str]()
 CALLED: Final = (
     "another handler called this one, or a decorator above it does not use functools.wraps"
 )
@@ -33,15 +29,3 @@ def is_routed_to(routed: Any, handler: Callable[..., Any]) -> bool:
             return True
         routed = getattr(routed, "__wrapped__", None)
     return False
-
-
-def warn_without_effect(opted_in: str, reason: str) -> None:
-    """Log once that responses are not cached, although they are opted in.
-
-    Args:
-        opted_in: what opts them in.
-        reason: why it has no effect.
-    """
-    if opted_in not in _WARNED:
-        _WARNED.add(opted_in)
-        log_record(Record(RESPONSES_NOT_CACHED, "", reason, opted_in))

@@ -13,7 +13,7 @@ from async_redis_cache._common.key_rules import distinct_tags
 
 from .keys import without_parameters
 from .policy import Policy
-from .response_tags import TagWarning
+from .response_log import TagWarning
 
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 

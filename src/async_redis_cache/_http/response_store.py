@@ -20,9 +20,9 @@ from async_redis_cache import (
 )
 
 from .cache_status import CacheStatus
-from .handlers import warn_without_effect
 from .messages import RECORDS, Record, Uncacheable
 from .observers import OBSERVERS
+from .response_log import warn_without_effect
 from .response_options import Rule
 
 __all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of"]

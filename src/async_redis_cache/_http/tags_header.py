@@ -9,7 +9,7 @@ from async_redis_cache import CacheInputError
 from async_redis_cache._common.key_rules import distinct_tags
 
 from .fields import Fields
-from .response_tags import TagWarning
+from .response_log import TagWarning
 from .run import Run
 
 __all__ = ["TagsHeader"]
