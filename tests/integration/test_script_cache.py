@@ -62,6 +62,8 @@ async def test_calls_succeed_while_scripts_are_flushed(private_server: StartServ
                 while True:
                     await asyncio.to_thread(raw.script_flush)
 
+            # Once at least, however late the thread begins.
+            raw.script_flush()
             flushing = asyncio.create_task(flush())
             await asyncio.gather(*(use(cache, f"caller {number}") for number in range(20)))
             flushing.cancel()
