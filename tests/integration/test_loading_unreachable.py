@@ -72,6 +72,26 @@ async def test_callers_still_share_a_load(private_server: StartServer) -> None:
         assert await cache.retrieve(None, "key") == "loaded"
 
 
+async def test_refresh_joins_no_load(private_server: StartServer) -> None:
+    """While the server is unreachable, too, `refresh` loads a value now, although one is being loaded."""
+    server = private_server()
+    gate = asyncio.Event()
+
+    async def load_before() -> str:
+        await gate.wait()
+        return "before"
+
+    async with configured(server.url, command_timeout=DEADLINE) as cache:
+        server.stop()
+        earlier = asyncio.create_task(cache.retrieve_or_load(None, "key", load_before))
+        await await_until(lambda: cache.stats().loads == 1)
+        refresh = asyncio.create_task(cache.refresh(None, "key", lambda: "now"))
+        # A refresh that has joined the earlier load ends with it.
+        await await_until(lambda: refresh.done() or cache.stats().misses == 2)
+        gate.set()
+        assert [await earlier, await refresh] == ["before", "now"]
+
+
 async def test_load_returns_its_value_when_the_server_is_killed(
     private_server: StartServer,
 ) -> None:

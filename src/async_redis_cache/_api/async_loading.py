@@ -235,7 +235,7 @@ class AsyncLoading(Openable):
                     else await valid_lookup(request, lookup(request, data))
                 )
             except SERVER_FAILURES as error:
-                result = await self._without_server(request, error)
+                result = await self._without_server(request, error, force=True)
                 # What is stored could be read again once the server answers.
                 request.engine.writes.failed((request.wire_key,), error, is_raised=False)
                 return result_value(request, result)
@@ -272,12 +272,12 @@ class AsyncLoading(Openable):
         )
 
     async def _without_server(
-        self, request: LoadRequest, error: CacheError
+        self, request: LoadRequest, error: CacheError, *, force: bool = False
     ) -> LoadResult | Lookup | None:
-        """Load a value without the server, and store nothing."""
+        """Load a value without the server, and store nothing. With `force`, no load in flight is joined."""
         request.engine.continue_without_server(error)
         self._counters.misses += 1
-        return await run_load(request, None, None)
+        return await run_load(request, None, None, force=force)
 
     async def _lookup(self, request: LoadRequest, data: bytes | None) -> Lookup:
         """Look up what was read, and begin a refresh in the background if one is due."""
