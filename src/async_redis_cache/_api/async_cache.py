@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from async_redis_cache._common.durations import SECOND, Timeout, milliseconds
 from async_redis_cache._common.errors import CacheError, CacheInputError
+from async_redis_cache._common.key_rules import check_keys
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._engine.reads import IsReadable
@@ -17,7 +18,7 @@ from async_redis_cache._protocol.command import StoreItem
 from async_redis_cache._protocol.record import is_record, payload_if_lasting
 from async_redis_cache._values.codec import Codec, Decoder
 
-from .load_request import check_keys, for_each_key
+from .load_request import for_each_key
 from .namespaces import AsyncNamespaces
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, Unpa
 
 from async_redis_cache._common.durations import Timeout
 from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheInputError
+from async_redis_cache._common.key_rules import check_keys
 from async_redis_cache._common.outcomes import CapturedError, outcome_of, raise_first
 from async_redis_cache._common.pip_services import Context
 from async_redis_cache._common.tasks import OwnedTasks
@@ -26,7 +27,6 @@ from .load_request import (
     LoadRequest,
     Lookup,
     call_of,
-    check_keys,
     for_each_key,
     no_loader,
     run_load,

@@ -9,12 +9,17 @@ from typing import Any
 
 from async_redis_cache._common.errors import CacheError
 from async_redis_cache._common.health_log import Record, log_record
-from async_redis_cache._common.key_rules import MOST_TAGS, LongKeys, check_key, encode_name
+from async_redis_cache._common.key_rules import (
+    MOST_TAGS,
+    LongKeys,
+    check_key,
+    check_keys,
+    encode_name,
+)
 from async_redis_cache._common.log_events import INVALIDATIONS_FAILED
 from async_redis_cache._engine.pending_invalidations import is_pending_failure
 
 from .async_cache import AsyncRedisCache
-from .load_request import check_keys
 from .namespace import Namespace
 from .sync_cache import RedisCache
 from .sync_namespace import SyncNamespace

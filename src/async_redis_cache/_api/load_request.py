@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    NamedTuple,
-    TypeVar,
-)
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from async_redis_cache._common.durations import LONGEST, SECOND, Timeout
-from async_redis_cache._common.errors import CacheInputError
 from async_redis_cache._common.outcomes import raise_first
 from async_redis_cache._common.stats import CacheStats
 from async_redis_cache._engine.load_options import (
@@ -54,7 +42,6 @@ __all__ = [
     "LoadRequest",
     "Lookup",
     "call_of",
-    "check_keys",
     "for_each_key",
     "load_spec",
     "lookup",
@@ -125,18 +112,6 @@ NO_LOOKUP: Final = Lookup()
 
 def no_loader() -> None:
     """The loader of a call that loads nothing, or of which each key gets another."""
-
-
-def check_keys(keys: Iterable[str]) -> Iterable[str]:
-    """Return the keys, unless they are a single str, which is an iterable too.
-
-    Raises:
-        CacheInputError: BAD_KEY.
-    """
-    if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        problem = f"expected a list or another iterable of keys, got `{type(keys).__name__}`"
-        raise CacheInputError("BAD_KEY", problem)
-    return keys
 
 
 def policy_and_decoder(

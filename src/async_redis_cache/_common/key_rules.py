@@ -16,6 +16,7 @@ __all__ = [
     "SHORT_KEY",
     "LongKeys",
     "check_key",
+    "check_keys",
     "distinct_tags",
     "encode_name",
     "hashed_key",
@@ -42,6 +43,18 @@ def check_key(key: str, long_keys: LongKeys) -> None:
         CacheInputError: BAD_KEY.
     """
     hashed_key(key) if long_keys == "hash" else encode_name(key, "key")
+
+
+def check_keys(keys: Iterable[str]) -> Iterable[str]:
+    """Return the keys, unless they are a single str, which is an iterable too.
+
+    Raises:
+        CacheInputError: BAD_KEY.
+    """
+    if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        problem = f"expected a list or another iterable of keys, got `{type(keys).__name__}`"
+        raise CacheInputError("BAD_KEY", problem)
+    return keys
 
 
 def hashed_key(key: str) -> bytes:

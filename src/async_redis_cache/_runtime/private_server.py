@@ -134,6 +134,7 @@ def _extra_missing(extra: str) -> CacheConfigError:
 
 
 async def start_in_thread(kind: str) -> PrivateServer:
+    """Do what `start_server` does, in a worker thread. If this is cancelled, the server is stopped."""
     starting = asyncio.ensure_future(anyio.to_thread.run_sync(start_server, kind))
     try:
         return await asyncio.shield(starting)
@@ -145,6 +146,7 @@ async def start_in_thread(kind: str) -> PrivateServer:
 
 
 async def stop_in_thread(server: PrivateServer | None) -> None:
+    """Stop a server, if there is one, in a worker thread. A cancellation does not end this."""
     if server is not None:
         with anyio.CancelScope(shield=True):
             try:
