@@ -135,6 +135,18 @@ def test_only_get_is_stored() -> None:
             80,
             "forward",
         ),
+        (
+            ["Cache-Control: max-age=60, stale-while-revalidate=30, proxy-revalidate"],
+            [],
+            80,
+            "forward",
+        ),
+        (
+            ["Cache-Control: no-cache, stale-while-revalidate=30", "ETag: 1"],
+            [],
+            10,
+            "forward",
+        ),
         # The directives of requests do not apply by default.
         (["Cache-Control: max-age=60"], ["Cache-Control: no-cache"], 1, "serve"),
         (["Cache-Control: max-age=60"], ["Cache-Control: max-age=0"], 1, "serve"),
@@ -169,6 +181,20 @@ def test_directives_of_requests_apply_if_they_are_followed(
     assert age_of_use(lines, asked, after, follows_requests=True) == action
 
 
+def test_max_stale_does_not_override_must_revalidate() -> None:
+    """RFC 9111, section 5.2.2.2: such a response is not served stale, whatever the request accepts."""
+    lines, asked = ["Cache-Control: max-age=60, must-revalidate"], ["Cache-Control: max-stale"]
+    assert age_of_use(lines, asked, 61, follows_requests=True) == "forward"
+
+
+def test_age_includes_the_time_that_the_response_took() -> None:
+    """RFC 9111, section 4.2.3: an `Age` that was received is as old as the request."""
+    received = response("Cache-Control: max-age=60", "Age: 10")
+    found = Policy().stored(request(), received, NOW - 5, NOW)
+    assert found is not None
+    assert found.age_at(NOW + 1) == 16
+
+
 def test_lifetime_of_the_options_applies_without_a_stated_one() -> None:
     """A default lifetime, and a heuristic one, yield to what the response states."""
     assert age_of_use([], [], 59, default_lifetime=60) == "serve"
@@ -187,6 +213,11 @@ def test_lifetime_of_the_options_applies_without_a_stated_one() -> None:
     ("status", "lines", "after", "is_replaced"),
     [
         (503, ["Cache-Control: max-age=1, stale-if-error=60"], 30, True),
+        *(
+            (status, ["Cache-Control: max-age=1, stale-if-error=60"], 30, True)
+            for status in (500, 502, 504)
+        ),
+        (501, ["Cache-Control: max-age=1, stale-if-error=60"], 30, False),
         (503, ["Cache-Control: max-age=1, stale-if-error=60"], 62, False),
         (404, ["Cache-Control: max-age=1, stale-if-error=60"], 30, False),
         (
@@ -204,6 +235,19 @@ def test_stale_response_replaces_a_server_error(
 ) -> None:
     """RFC 5861, section 4, unless the response forbids to serve it stale (RFC 9111, section 4.2.4)."""
     assert Policy().replaces_error(stored(*lines), NOW + after, status) is is_replaced
+
+
+def test_stale_response_is_served_by_the_options_where_it_does_not_say() -> None:
+    """`stale_while_revalidate` and `stale_if_error` apply to a response without the directive of the same name."""
+    policy = Policy(default_lifetime=60, stale_while_revalidate=30, stale_if_error=30)
+    silent = stored(policy=policy)
+    assert policy.judge(request(), silent, NOW + 80) == "revalidate"
+    assert policy.replaces_error(silent, NOW + 80, 503)
+    stating = stored(
+        "Cache-Control: stale-while-revalidate=0, stale-if-error=0", "ETag: 1", policy=policy
+    )
+    assert policy.judge(request(), stating, NOW + 80) == "forward"
+    assert not policy.replaces_error(stating, NOW + 80, 503)
 
 
 CONDITIONAL = ("Cache-Control: max-age=60", "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", DATE)
@@ -267,7 +311,7 @@ def test_etag_is_the_same_in_every_process() -> None:
 
 
 def test_validated_response_has_the_fields_of_the_304() -> None:
-    """RFC 9111, section 3.2: fields are replaced, except those that describe the stored content."""
+    """RFC 9111, section 3.2: fields are replaced, except those that describe the stored content; its date was that of the first response."""
     old = stored(
         "Cache-Control: max-age=1",
         'ETag: "a"',
@@ -275,15 +319,27 @@ def test_validated_response_has_the_fields_of_the_304() -> None:
         "X-New: 1",
         "Age: 5",
         "Content-Length: 4",
+        "Content-Encoding: gzip",
+        DATE,
     )
     update = response(
-        'ETag: "a"', "X-New: 2", "Cache-Control: max-age=60", "Content-Length: 0", status=304
+        'ETag: "a"',
+        "X-New: 2",
+        "Cache-Control: max-age=60",
+        "Content-Length: 0",
+        "Content-Encoding: br",
+        status=304,
     )
     new = Policy().freshened(old, update, NOW + 9, NOW + 9)
     assert new is not None
     assert sorted(new.fields) == sorted(
         fields(
-            "Cache-Control: max-age=60", 'ETag: "a"', "X-Kept: 1", "X-New: 2", "Content-Length: 4"
+            "Cache-Control: max-age=60",
+            'ETag: "a"',
+            "X-Kept: 1",
+            "X-New: 2",
+            "Content-Length: 4",
+            "Content-Encoding: gzip",
         )
     )
     assert new.received == NOW + 9
