@@ -262,3 +262,28 @@ async def test_request_for_a_stored_response_only_runs_nothing(
         assert (await ask(cached, "/vary", headers)).status == 200
         await cached.close()
     assert runs == ["/fresh", "/vary"]
+
+
+async def test_body_that_becomes_too_long_is_not_stored(
+    any_server: Server, key_prefix: str
+) -> None:
+    """A body whose parts become more than `max_body` is passed on whole, whatever its header says of its length."""
+    runs: list[str] = []
+
+    async def parts(scope: Any, receive: Any, send: Any) -> None:
+        runs.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"123", b"456"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    rules: dict[str, ResponseOptions] = {
+        "/short": {"ttl": 60, "max_body": 5},
+        "/long": {"ttl": 60, "max_body": 6},
+    }
+    async with AsyncRedisCache.from_url(any_server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(parts, cache=cache, rules=rules)
+        for path in ("/short", "/long") * 2:
+            assert (await ask(cached, path)).body == b"123456"
+        await cached.close()
+    assert runs == ["/short", "/long", "/short"]

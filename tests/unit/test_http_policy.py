@@ -71,6 +71,7 @@ def age_of_use(lines: list[str], asked: list[str], after: float, **options: Any)
         ([], ["Cache-Control: private, max-age=60"], 200, False),
         ([], ['Cache-Control: private="set-cookie", max-age=60'], 200, False),
         ([], ["Cache-Control: max-age=60", "Set-Cookie: a=1"], 200, False),
+        ([], ["Cache-Control: max-age=60", "Set-Cookie2: a=1"], 200, False),
         ([], ["Cache-Control: max-age=60", "Vary: *"], 200, False),
         ([], ["Cache-Control: max-age=60", "Vary: a, *"], 200, False),
         ([], ["Cache-Control: max-age=60"], 206, False),
@@ -235,6 +236,24 @@ def test_stale_response_replaces_a_server_error(
 ) -> None:
     """RFC 5861, section 4, unless the response forbids to serve it stale (RFC 9111, section 4.2.4)."""
     assert Policy().replaces_error(stored(*lines), NOW + after, status) is is_replaced
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"), [(200, 60), (301, 60), (404, 5), (410, 5), (302, None), (500, None)]
+)
+def test_options_say_how_long_a_status_is_fresh(status: int, seconds: float | None) -> None:
+    """`missing_ttl` is that of 404 and 410, and no option is that of temporary redirections and errors."""
+    policy = Policy(default_lifetime=60, missing_lifetime=5)
+    found = policy.stored(request(), response(status=status), NOW, NOW)
+    assert (found and found.lifetime) == seconds
+
+
+def test_statuses_other_than_those_of_the_option_are_not_stored() -> None:
+    """`statuses` applies to responses that state their freshness too."""
+    policy = Policy(statuses=frozenset({200}))
+    for status, is_stored in (200, True), (404, False):
+        lines = response("Cache-Control: max-age=60", status=status)
+        assert (policy.stored(request(), lines, NOW, NOW) is not None) is is_stored
 
 
 def test_stale_response_is_served_by_the_options_where_it_does_not_say() -> None:
