@@ -63,6 +63,12 @@ def test_commas_in_quoted_strings_do_not_separate_members() -> None:
     assert list(members(list_of, b"cache-control")) == [r'a="1, \", 2"', "b", "c"]
 
 
+def test_quote_without_an_end_hides_no_directive() -> None:
+    """What follows such a quote is read, also after many of them."""
+    for value in ('a="1, no-store', '"' * 9_999 + ", no-store", '"' + '\\"' * 9_999 + ", no-store"):
+        assert list(members(fields(f"Cache-Control: {value}"), b"cache-control"))[-1] == "no-store"
+
+
 def test_fields_of_the_connection_are_left_out() -> None:
     """RFC 9111, section 3.1: hop-by-hop fields, and those that `Connection` names, are not stored."""
     received = fields(

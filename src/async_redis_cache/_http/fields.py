@@ -46,7 +46,9 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 """Fields of one connection. The `proxy-` ones belong to the proxy that is addressed (RFC 9111, section 3.1)."""
-_MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+_MEMBER: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
+_QUOTES_END: Final = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*+')
+"""A line in which each quoted string has an end."""
 
 
 def lower(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
@@ -105,12 +107,16 @@ def has_any(fields: Fields, names: Collection[bytes]) -> bool:
 
 
 def members(fields: Fields, name: bytes) -> Iterator[str]:
-    """Yield the members of a field that is a list. Commas in quoted strings do not separate members."""
+    """Yield the members of a field that is a list. Commas in quoted strings do not separate members.
+
+    A quote without an end is taken for a character as any other, since a `no-store` may follow it.
+    """
     for line in values(fields, name):
-        for match in _MEMBER.finditer(line):
-            member = match.group().strip(" \t")
-            if member:
-                yield member
+        found = _MEMBER.findall(line) if _QUOTES_END.fullmatch(line) else line.split(",")
+        for member in found:
+            stripped = member.strip(" \t")
+            if stripped:
+                yield stripped
 
 
 def token_members(fields: Fields, name: bytes) -> set[str]:
