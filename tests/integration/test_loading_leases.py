@@ -425,7 +425,7 @@ async def test_waiting_process_polls_at_intervals(
 
 async def test_long_load_renews_its_lease(server: Server, raw: Client) -> None:
     """A lease is renewed while its load runs: no other process begins one."""
-    options = {"loading_lease_timeout": 400, "max_size": 0}
+    options = {"loading_lease_timeout": 1_000, "max_size": 0}
     async with configured(server.url, **options) as one, configured(server.url, **options) as two:
         gate, other = Gate(1), Gate(2)
         first = asyncio.create_task(one.retrieve_or_load(None, "key", gate.load))

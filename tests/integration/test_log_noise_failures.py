@@ -149,7 +149,7 @@ async def test_open_that_is_refused(private_server: StartServer, api: Api, requi
 async def test_close_under_calls(server: Server, proxy: StartProxy, api: Api) -> None:
     """A close while calls wait for a server that does not answer."""
     network = proxy(server)
-    cache = configured(network.url, api, command_timeout=1_000, connect_timeout=200)
+    cache = configured(network.url, api, command_timeout=1_000, connect_timeout=2_000)
     await cache.open(None)
     network.black_hole("to_client")
     tasks = [

@@ -18,7 +18,7 @@ from harness.run_length import scaled
 SUPPORT = Path(__file__).parents[1]
 """A program needs this folder on its path."""
 PROGRAMS = SUPPORT / "programs"
-PATIENCE_SECONDS = scaled(60.0, 600.0)
+PATIENCE_SECONDS = scaled(180.0, 600.0)
 POLL_SECONDS = 0.01
 
 PrivateLoop = Literal["asyncio", "uvloop"]
