@@ -105,6 +105,8 @@ async def main(
             )
             await asyncio.to_thread(sys.stdin.readline)
             names = [f"key{key}" for key in range(keys)]
+            # Entries that are about to be invalidated do not count.
+            await all_news_is_in(cache, raw, prefix)
             while cache.stats().near_entries < keys:
                 await trusted(cache)
                 await cache.retrieve_many(None, names)
