@@ -1,13 +1,11 @@
 """`AsyncRedisCache(any_loop=True)`, beside what a program with many event loops would use otherwise."""
 
-import sys
 from collections.abc import Awaitable, Mapping, Sequence
-from unittest.mock import patch
 
 from asgiref.sync import sync_to_async
 
 from .peers import EVERYTHING, AsyncPeer
-from .peers_ours import Ours
+from .peers_ours import Ours, without_uvloop
 from .peers_redis import RedisPy, RedisPyInThreads
 from .servers import Target
 from .workloads import ONE_LOOP, SYNC_TO_ASYNC
@@ -20,7 +18,7 @@ class OursOnAnyLoop(Ours):
         super().__init__(any_loop=True)
 
     async def open(self, server: Target) -> None:
-        with patch.dict(sys.modules, {"uvloop": None}):
+        with without_uvloop():
             await super().open(server)
 
 

@@ -1,15 +1,28 @@
 """This library, by both of its APIs, as a user opens it."""
 
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 from async_redis_cache import AsyncRedisCache, RedisCache
 
 from .peers import EVERYTHING, AsyncPeer
 from .servers import Target
 from .workloads import EXPIRY_MS, OURS, PLAIN, Operation
+
+
+@contextmanager
+def without_uvloop() -> Generator[None]:
+    """Let a private event loop be asyncio's, although uvloop is installed. What is imported meanwhile stays imported."""
+    modules = cast("dict[str, object]", sys.modules)
+    hidden = {name: modules.pop(name) for name in ("uvloop",) if name in modules}
+    modules["uvloop"] = None
+    try:
+        yield
+    finally:
+        del modules["uvloop"]
+        modules.update(hidden)
 
 
 class Ours:
@@ -73,11 +86,11 @@ class OursInThreads:
 
     def __init__(self, name: str = OURS, *, uvloop: bool = False) -> None:
         self.name = name
-        self._hidden: dict[str, None] = {} if uvloop else {"uvloop": None}
+        self._uvloop = uvloop
 
     def open(self, server: Target) -> None:
         self._cache = RedisCache.from_url(server.url, max_size=1_000)
-        with patch.dict(sys.modules, self._hidden):
+        with nullcontext() if self._uvloop else without_uvloop():
             self._cache.open(None)
 
     def close(self) -> None:
