@@ -7,10 +7,11 @@ from typing import Final
 
 __all__ = ["Backoff", "RetryBackoff"]
 
-_FIRST: Final = 0.020
-_LONGEST: Final = 0.140
-_JITTER: Final = (0.9, 1.1)
-"""Seconds, and the range of factors: fewer than ten attempts a second, and no pause longer than 0.16 s."""
+_FIRST: Final = 0.050
+_LONGEST: Final = 0.200
+_JITTER: Final = (0.9, 1.0)
+"""Seconds, and the range of factors: at most eight attempts in any second, those at the start included, so that two of
+the push channel may join them within the limit of ten; and a server that serves again is noticed within 0.2 s."""
 
 
 class Backoff:
