@@ -45,7 +45,10 @@ def bind(cache: SyncBindable, using: str | None = None) -> BoundCache:
     """
     if is_async(cache):
         kind = type(cache).__name__
-        raise TypeError(f"Django's transactions need a RedisCache or a SyncNamespace, not {kind}")
+        raise TypeError(
+            f"Django's transactions need a RedisCache or a SyncNamespace, not {kind}: "
+            "as_sync() of a cache with any_loop=True returns a RedisCache"
+        )
 
     def defer(invalidations: Invalidations) -> None:
         transaction.on_commit(invalidations.send, using=using, robust=True)

@@ -65,12 +65,12 @@ def bind(cache: Bindable, session: AnySession) -> BoundCache:
     inner = _inner(session)
     session_is_async = async_session(inner) is not None
     if is_async(cache) is not session_is_async:
-        needed = (
-            "an AsyncRedisCache or a Namespace"
+        kind = type(cache).__name__
+        raise TypeError(
+            f"an AsyncSession needs an AsyncRedisCache or a Namespace, not {kind}: see RedisCache.as_async()"
             if session_is_async
-            else "a RedisCache or a SyncNamespace"
+            else f"a Session needs a RedisCache or a SyncNamespace, not {kind}: see AsyncRedisCache.as_sync()"
         )
-        raise TypeError(f"a session of this kind needs {needed}, not {type(cache).__name__}")
     transactions = _known_transactions(inner) or _new_transactions(inner)
     transactions.is_async = session_is_async
     return BoundCache(cache, partial(transactions.record, inner))

@@ -430,10 +430,15 @@ async def test_kinds_that_do_not_fit_are_refused(
     cache: AsyncRedisCache, async_engine: AsyncEngine, engine: Engine
 ) -> None:
     """A synchronous session cannot await, and an asynchronous one must not block its loop."""
-    with Session(engine) as session, pytest.raises(TypeError, match="needs a RedisCache"):
+    with (
+        Session(engine) as session,
+        pytest.raises(TypeError, match=r"a Session needs a RedisCache.*as_sync\(\)"),
+    ):
         bind(cache, session)
     async with AsyncSession(async_engine) as async_session:
-        with pytest.raises(TypeError, match="needs an AsyncRedisCache"):
+        with pytest.raises(
+            TypeError, match=r"an AsyncSession needs an AsyncRedisCache.*as_async\(\)"
+        ):
             bind(RedisCache(), async_session)
         with pytest.raises(TypeError, match="expected a cache"):
             bind({}, async_session)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
