@@ -113,6 +113,17 @@ async def test_database_and_protocol(server: Server, api: Api) -> None:
     assert await fails(new_cache(api), *bad_port) == "BAD_URI"
 
 
+async def test_message_names_the_parameter_of_a_bad_number(api: Api) -> None:
+    """A port or database that is given by itself is not said to be in the URI."""
+    for parameter in ("port", "database"):
+        cache = new_cache(api)
+        cache.configure(
+            ConfigParams.from_tuples("connection.host", "h", f"connection.{parameter}", "x")
+        )
+        with pytest.raises(CacheError, match=rf"^connection\.{parameter} is not a number$"):
+            await cache.open(None)
+
+
 async def test_nothing_is_no_connection(api: Api) -> None:
     """Without host and URI: NO_CONNECTION, never a silent localhost."""
     for config in ((), ("connection.port", 6379), ("options.timeout", 5), ("password", "secret")):
@@ -189,7 +200,7 @@ async def test_undiscovered_connection_raises(locked: Server, api: Api) -> None:
     ]
     for config in bad:
         code = await fails(new_cache(api), *config, references=references)
-        assert code in {"CANNOT_RESOLVE", "NO_CONNECTION"}
+        assert code == "CANNOT_RESOLVE"
         code = await fails(new_cache(api), *config)
         assert code == "CANNOT_RESOLVE"
     broken = References.from_tuples(DISCOVERY, BrokenDiscovery(), STORE, BrokenStore())

@@ -205,10 +205,10 @@ async def test_bad_uris(api: Api, uri: str) -> None:
         ("redis://h#secret", "must not contain '#': write %23"),
         ("unix://secret.sock", "must contain an absolute path"),
         ("fake://secret:1", "must be fake:// alone"),
-        ("redis://h:secret", "has a port that is not a number"),
-        ("redis://h:65536", "has a port that is not between 1 and 65535"),
-        ("redis://h/secret", "has a database that is not a number"),
-        ("redis://h?db=secret", "has a database that is not a number"),
+        ("redis://h:secret", "the port in connection.uri is not a number"),
+        ("redis://h:65536", "the port in connection.uri is not between 1 and 65535"),
+        ("redis://h/secret", "the database in connection.uri is not a number"),
+        ("redis://h?db=secret", "the database in connection.uri is not a number"),
         ("redis://h?password=secret", "has a parameter other than `db`"),
         (
             "redis://h?ttl=secret",
@@ -223,7 +223,8 @@ def test_message_says_what_is_wrong(uri: str, why: str) -> None:
     """The message names the mistake in the URI without quoting it."""
     with pytest.raises(CacheConfigError) as caught:
         parse_uri(uri)
-    assert str(caught.value).startswith(f"connection.uri {why}")
+    assert "connection.uri" in str(caught.value)
+    assert why in str(caught.value)
 
 
 @given(st.text())

@@ -172,7 +172,7 @@ def parse_uri(uri: str) -> Endpoint:
         master, _, path = path.partition("/")
         endpoint = replace(endpoint, master=unquote(master))
     if path:
-        endpoint = replace(endpoint, database=parse_number(path, "database"))
+        endpoint = replace(endpoint, database=parse_number(path, "the database in connection.uri"))
     default = DEFAULT_PORTS[topology]
     if topology == "single":
         return endpoint.at(_split_address(address, default))
@@ -180,30 +180,26 @@ def parse_uri(uri: str) -> Endpoint:
     return replace(endpoint, seeds=seeds)
 
 
-def parse_number(text: str, name: str) -> int:
+def parse_number(text: str, parameter: str) -> int:
     """Parse the number of a database or port.
 
     Args:
         text: the digits.
-        name: what it is, for the message.
+        parameter: where it was given, for the message.
 
     Raises:
         CacheConfigError: BAD_URI. The message does not contain the text.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 5):
-        raise _bad(f"has a {name} that is not a number")
+        raise CacheConfigError("BAD_URI", f"{parameter} is not a number")
     return int(text)
 
 
-def parse_port(text: str) -> int:
-    """Parse a TCP port.
-
-    Raises:
-        CacheConfigError: BAD_URI. The message does not contain the text.
-    """
-    port = parse_number(text, "port")
+def parse_port(text: str, parameter: str) -> int:
+    """Parse a TCP port. Arguments and errors as for `parse_number`."""
+    port = parse_number(text, parameter)
     if not 0 < port < 65536:
-        raise _bad("has a port that is not between 1 and 65535")
+        raise CacheConfigError("BAD_URI", f"{parameter} is not between 1 and 65535")
     return port
 
 
@@ -223,7 +219,7 @@ def _split_address(address: str, default: int) -> Address:
         host, _, port = address.partition(":")
     if not host:
         raise _bad("has no host")
-    return unquote(host), parse_port(port) if port else default
+    return unquote(host), parse_port(port, "the port in connection.uri") if port else default
 
 
 def _database_of(query: str) -> int:
@@ -239,7 +235,7 @@ def _database_of(query: str) -> int:
                 else ""
             )
             raise _bad(f"has a parameter other than `db`{hint}")
-        database = parse_number(value, "database")
+        database = parse_number(value, "the database in connection.uri")
     return database
 
 

@@ -235,9 +235,9 @@ def _endpoint_at(connection: ConfigParams, topology: Topology) -> Endpoint:
     return Endpoint(
         # `_look_up` refuses a connection without a host.
         host=text(connection, "host", "ip"),
-        port=parse_port(port) if port else DEFAULT_PORTS[topology],
+        port=parse_port(port, "connection.port") if port else DEFAULT_PORTS[topology],
         tls=text(connection, "protocol") in {"rediss", "valkeys"},
-        database=parse_number(database, "database") if database else 0,
+        database=parse_number(database, "connection.database") if database else 0,
     )
 
 
