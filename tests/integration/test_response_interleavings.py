@@ -28,11 +28,12 @@ pytestmark = pytest.mark.depends_on()
 INTERLEAVINGS = scaled(1_000, 20_000)
 AT_ONCE = 25
 READERS, READS, WRITES = 3, 4, 2
+RELOADS = 0.2
 LONGEST_PAUSE_SECONDS = 0.004
 RULES: dict[str, ResponseOptions] = {
     "/ignoring/*": {"ttl": 60, "ignored_parameters": ["utm"]},
     "/me/*": {"ttl": 60, "vary_on": lambda _: "ann"},
-    "*": {"ttl": 60, "stale_while_revalidate": 60},
+    "*": {"ttl": 60, "stale_while_revalidate": 60, "follows_requests": True},
 }
 
 
@@ -88,6 +89,8 @@ class Interleaving:
             known = self._acknowledged
             _, cached = self._app.random.choice(self._both)
             headers = [("host", "shop"), ("x-tenant", str(tenant % 2))]
+            if self._app.random.random() < RELOADS:
+                headers.append(("cache-control", "no-cache"))
             answer = await ask(cached, self._page, headers, query=self._query())
             self.hits += "hit" in answer.headers["cache-status"]
             assert known <= int(answer.body), (self._page, known, answer)

@@ -214,7 +214,7 @@ async def ask_line(app: Any, line: str) -> Answer:
         ([], "POST /fresh", "fwd=method"),
         (["GET /fresh"], "GET /fresh Range:bytes=0-1", "fwd=partial"),
         ([], "GET /fresh Cache-Control:no-store", "fwd=request"),
-        (["GET /fresh"], "GET /fresh Cache-Control:no-cache", "fwd=request"),
+        (["GET /fresh"], "GET /fresh Cache-Control:no-cache", "fwd=request; stored"),
         (["GET /fresh"], "HEAD /fresh Cache-Control:no-cache", "fwd=request"),
         (["GET /fresh"], "GET /fresh Content-Length:1", "fwd=bypass"),
         (["GET /private"], "GET /private", "fwd=bypass"),

@@ -71,20 +71,23 @@ async def _wait_or_run(exchange: Exchange, record: Record | None) -> Record | Re
     """
     if _is_only_if_cached(exchange):
         return Reply(_GATEWAY_TIMEOUT, (), b"")
-    reason = _reason_to_run_alone(exchange, record)
+    refused = _refused(exchange, record)
+    reason = _reason_to_run_alone(exchange, record, refused)
     if reason is not None:
         return Run(exchange, reason)
-    found = await exchange.store.join_or_lead(exchange.key, exchange.terms)
+    found = await exchange.store.join_or_lead(
+        exchange.key, exchange.terms, replaces=refused is not None
+    )
     if not isinstance(found, Lead):
         return found
     if isinstance(found.stale, Stored):
         if _is_of_no_use(exchange, found.stale, 0):
             found.stale = None
-        elif _accepts(exchange, found.stale):
+        elif refused is None and _accepts(exchange, found.stale):
             # The others that wait do not.
             found.decide(Uncacheable("request"), None)
             return exchange.reply(found.stale)
-    return Run.leading(exchange, found)
+    return Run.leading(exchange, found, refused)
 
 
 def _accepts(exchange: Exchange, stale: Stored) -> bool:
@@ -93,13 +96,17 @@ def _accepts(exchange: Exchange, stale: Stored) -> bool:
     return policy.follows_requests and policy.judge(exchange.request, stale, time()) == "serve"
 
 
-def _refuses(exchange: Exchange, record: Record | None) -> bool:
-    """Return whether a directive of the request, such as `no-cache`, refuses a response that is fresh."""
-    return (
-        exchange.rule.policy.follows_requests
-        and isinstance(record, Stored)
-        and record.remaining_at(time()) > 0
-    )
+def _refused(exchange: Exchange, record: Record | None) -> Reason | None:
+    """Return why a response is replaced that other requests may get: a directive of the request, such as `no-cache`.
+
+    None if there is no such response: the request is one of those that wait for another one.
+    """
+    policy, now = exchange.rule.policy, time()
+    if not (policy.follows_requests and isinstance(record, Stored)):
+        return None
+    if record.remaining_at(now) > 0:
+        return "request"
+    return "stale" if policy.served_seconds(record, now) else None
 
 
 def _is_usable(exchange: Exchange, record: Record, rerun: Rerun | None) -> bool:
@@ -134,16 +141,16 @@ def _is_only_if_cached(exchange: Exchange) -> bool:
     return exchange.rule.policy.follows_requests and exchange.directives.has("only-if-cached")
 
 
-def _reason_to_run_alone(exchange: Exchange, record: Record | None) -> Reason | None:
+def _reason_to_run_alone(
+    exchange: Exchange, record: Record | None, refused: Reason | None
+) -> Reason | None:
     """Return why the request neither waits for another one nor lets others wait; None if it does."""
-    if _refuses(exchange, record):
-        return "request"
     if exchange.request.method != "GET":
-        return "miss" if record is None else "stale"
+        return refused or ("miss" if record is None else "stale")
     if exchange.directives.has("no-store"):
         return "request"
     if exchange.is_authorized and exchange.store.is_unshared(exchange.key):
-        return "bypass"
+        return refused or "bypass"
     return None
 
 

@@ -205,8 +205,12 @@ class Policy(NamedTuple):
         return "revalidate" if -remaining < stored.while_revalidating else "forward"
 
     def replaces_error(self, stored: Stored, now: float, status: int) -> bool:
-        """Return whether a stale response is served instead of a response with this status code."""
-        return status in _SERVER_ERRORS and -stored.remaining_at(now) < stored.if_error
+        """Return whether a stored response is served instead of a response with this status code."""
+        return (
+            status in _SERVER_ERRORS
+            and stored.if_error > 0
+            and -stored.remaining_at(now) < stored.if_error
+        )
 
     def may_store(self, request: Request, status: int, fields: Fields) -> bool:
         """Return whether a response with this status code and these fields may be stored (section 3)."""

@@ -59,7 +59,8 @@ class ResponseOptions(TypedDict, total=False):
     """Whether the order of query parameters of different names does not change the response."""
     follows_requests: bool
     """Whether `Cache-Control: no-cache`, `max-age`, `min-fresh`, `max-stale` and `only-if-cached` of requests apply.
-    With them, every client can run the handler at will."""
+    With them, every client can run the handler at will. The response to a request that refuses the stored one, such as a
+    forced reload, replaces it."""
     targeted: Sequence[str]
     """Names of targeted fields that apply before `Cache-Control`, such as `CDN-Cache-Control` (RFC 9213)."""
 

@@ -96,9 +96,13 @@ class Lead:
 
     Args:
         run: runs the application; by default, the request that `join_or_lead` returns the lead to does.
+        replaces: whether other requests may get the stored record still. It stays if the response cannot be stored.
     """
 
-    def __init__(self, run: Callable[[Lead], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, run: Callable[[Lead], Awaitable[None]] | None = None, *, replaces: bool = False
+    ) -> None:
+        self.replaces = replaces
         self.stale: Record | None = None
         """The record to be replaced."""
         self._run = run
@@ -119,6 +123,8 @@ class Lead:
 
     def decide(self, record: Record, fresh_seconds: float | None, tags: Iterable[str] = ()) -> None:
         """End the load with a record, if it has not been decided. See `Outcome`."""
+        if self.replaces and isinstance(record, Uncacheable):
+            fresh_seconds = None
         if not self._outcome.done():
             self._outcome.set_result(Outcome(record, fresh_seconds, tags))
 
@@ -218,20 +224,22 @@ class ResponseStore:
         """Whether the last read succeeded."""
         return not self._unreachable_until
 
-    async def join_or_lead(self, key: str, terms: Terms) -> Record | Lead:
+    async def join_or_lead(
+        self, key: str, terms: Terms, *, replaces: bool = False
+    ) -> Record | Lead:
         """Wait for the record that another request is about to store, in this process or in another.
 
         Args:
             key: of the record.
             terms: how it is loaded.
+            replaces: whether to lead in any case, although a fresh record is stored.
 
         Returns:
             a `Lead` if there is no such request: then the caller has to run the application, and end the load.
         """
-        lead = Lead()
-        task: asyncio.Task[Record] = self.start(
-            self._namespace.get_or_load(key, lead.load, **terms.options())
-        )
+        lead = Lead(replaces=replaces)
+        load = self._namespace.refresh if replaces else self._namespace.get_or_load
+        task: asyncio.Task[Record] = self.start(load(key, lead.load, **terms.options()))
         try:
             return lead if await lead.begins(task) else await task
         except asyncio.CancelledError:

@@ -68,10 +68,16 @@ class Run:
         self._is_complete = False
 
     @classmethod
-    def leading(cls, exchange: Exchange, lead: Lead) -> Run:
-        """Return the run for a load that waits for the response."""
+    def leading(cls, exchange: Exchange, lead: Lead, refused: Reason | None = None) -> Run:
+        """Return the run for a load that waits for the response.
+
+        Args:
+            exchange: the request.
+            lead: the load.
+            refused: why the request refuses a response that is stored; None if it does not.
+        """
         if isinstance(lead.stale, Stored):
-            run = cls(exchange, "stale", lead)
+            run = cls(exchange, refused or "stale", lead)
             run.forward = (
                 exchange.unconditional
                 if exchange.keeps_conditions
@@ -291,6 +297,9 @@ class Run:
         else:
             # What the 304 response says applies, such as that the response is now for one client.
             self._decide_uncacheable(lead)
+            if lead.replaces:
+                with suppress(CacheError):
+                    await self._exchange.store.remove(self._exchange.key)
         reply = self._exchange.reply(fresh, self._status)
         # They are for this client, and not stored.
         cookies = (field for field in response.fields if field[0] in COOKIES)
