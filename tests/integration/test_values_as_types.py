@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import uuid
 from dataclasses import dataclass, field
 from typing import (
@@ -291,6 +292,20 @@ async def test_unsupported_types_are_refused(cache: AsyncRedisCache, serializer:
             await cache.retrieve_many("t", ["key"], type=kind)
         assert caught.value.code == "BAD_TYPE"
     assert cache.stats().round_trips == trips
+
+
+class Mixed(enum.Enum):
+    """Its values are neither all text nor all int."""
+
+    ONE = 1
+    TWO = "two"
+
+
+async def test_refusal_of_a_type_gives_the_reason(any_server: Server) -> None:
+    """The message says which part of the type cannot be validated, and why."""
+    async with AsyncRedisCache.from_url(any_server.url) as cache:
+        with pytest.raises(CacheInputError, match=r"all str or all int values - type .*Mixed"):
+            await cache.retrieve(None, "key", type=Mixed)
 
 
 async def test_the_very_object(cache: AsyncRedisCache, serializer: str) -> None:

@@ -258,9 +258,9 @@ class Codec:
             decode = _decoder_of(self._serializer, kind)
             return decode if self._none is None else recognizing_none(decode, self._none)
         except Exception as error:  # noqa: BLE001  evaluating annotations may raise anything
-            problem = (
-                f"type={type_name(kind)} cannot be used for validation: {type(error).__name__}"
-            )
+            # The first line of the reason, which is about the type and quotes no value.
+            reason, *_ = str(error).splitlines() or [""]
+            problem = f"type={type_name(kind)} cannot be used for validation: {type(error).__name__}: {reason}"
         raise CacheInputError("BAD_TYPE", problem)
 
     def loads(self, key: bytes, data: bytes, decode: Decoder) -> Any:
