@@ -38,6 +38,7 @@ except ImportError as _error:
 
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.aiohttp_handling import CURRENT, Handling, Settings, before_sending
+from async_redis_cache._http.cache_status import cache_identifier
 from async_redis_cache._http.handlers import CALLED
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_log import warn_without_effect
@@ -120,7 +121,7 @@ def response_cache(
         namespace: the name of the namespace of the responses.
         rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
             applies, and the `cache_response` of a handler does not.
-        name: of the cache in `Cache-Status`, a token.
+        name: of the cache in `Cache-Status`.
         tags_header: the name of a header field in which handlers send tags of a response, separated by commas. It is
             neither stored nor sent.
         shows_key: whether `Cache-Status` has the URI that a response is stored under, to find out why two requests do not
@@ -131,6 +132,7 @@ def response_cache(
     """
     by_path = PathRules(rules)
     header = None if tags_header is None else TagsHeader(tags_header)
+    identifier = cache_identifier(name)
     settings: WeakKeyDictionary[AsyncRedisCache, Settings] = WeakKeyDictionary()
 
     @web.middleware
@@ -139,7 +141,7 @@ def response_cache(
         found = settings.get(cache)
         if found is None:
             store = ResponseStore(records_of(cache, namespace))
-            found = settings[cache] = Settings(store, name, header, shows_key)
+            found = settings[cache] = Settings(store, identifier, header, shows_key)
         handling = Handling(found, request, handler)
         return await handling.response(by_path.find(request.path))
 
@@ -161,7 +163,7 @@ def cache_response(
 
     Raises:
         TypeError: an option is unknown.
-        ValueError: a duration is negative.
+        ValueError: a duration is negative or more than ten years, or a tag is invalid.
     """
     rule = Rule(options)
 

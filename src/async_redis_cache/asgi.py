@@ -22,6 +22,7 @@ import anyio
 from async_redis_cache import AsyncRedisCache
 from async_redis_cache._http.asgi_handling import CURRENT, Handling, Settings
 from async_redis_cache._http.asgi_messages import send_reply
+from async_redis_cache._http.cache_status import cache_identifier
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_log import warn_without_effect
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
@@ -52,7 +53,7 @@ class ResponseCache:
         namespace: the name of the namespace of the responses.
         rules: patterns of paths, with "*" for any text, and the options of their routes. The first that matches
             applies, and the `cache_response` of a handler does not.
-        name: of the cache in `Cache-Status`, a token.
+        name: of the cache in `Cache-Status`.
         tags_header: the name of a header field in which the application sends tags of a response, separated by commas.
             It is neither stored nor sent.
         shows_key: whether `Cache-Status` has the URI that a response is stored under, to find out why two requests do not
@@ -76,7 +77,7 @@ class ResponseCache:
     ) -> None:
         store = ResponseStore(records_of(cache, namespace))
         header = None if tags_header is None else TagsHeader(tags_header)
-        self._settings = Settings(app, store, name, header, shows_key)
+        self._settings = Settings(app, store, cache_identifier(name), header, shows_key)
         self._rules = PathRules(rules)
 
     # Frameworks have types of their own for these arguments: those of Litestar are not compatible with Starlette's.
@@ -120,7 +121,7 @@ def cache_response(
 
     Raises:
         TypeError: an option is unknown or has another type, or the handler is a generator function.
-        ValueError: a duration is negative, or a tag is invalid.
+        ValueError: a duration is negative or more than ten years, or a tag is invalid.
     """
     prepared = Rule(options)
 

@@ -10,7 +10,7 @@ import pytest
 
 from async_redis_cache._http.asgi_frameworks import request_in
 from async_redis_cache._http.cache_control import request_directives, response_directives
-from async_redis_cache._http.cache_status import CacheStatus
+from async_redis_cache._http.cache_status import CacheStatus, cache_identifier
 from async_redis_cache._http.dates import parse_http_date
 from async_redis_cache._http.fields import end_to_end, members
 from async_redis_cache._http.keys import selecting_names, uri_of, variant_key, without_parameters
@@ -229,6 +229,15 @@ def test_cache_status_is_a_structured_field() -> None:
         r'c; key="a\\x0d\\x0a\\x09\\x7f\"; hit"'
     )
     assert len(CacheStatus(key='"' * 100_000).text("c")) < 2_100
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier"),
+    [("async-redis-cache", "async-redis-cache"), ("my shop", '"my shop"'), ("9", '"9"')],
+)
+def test_cache_is_identified_by_a_token_or_a_string(name: str, identifier: str) -> None:
+    """RFC 9211, section 2: clients discard a field in which the name of the cache is neither."""
+    assert CacheStatus(hit=True, ttl=1).text(cache_identifier(name)) == f"{identifier}; hit; ttl=1"
 
 
 @pytest.mark.parametrize("identity", [7, None])

@@ -9,12 +9,12 @@ import msgspec
 
 from .policy import Reason
 
-__all__ = ["CacheStatus"]
-
+__all__ = ["CacheStatus", "cache_identifier"]
 
 _LONGEST_KEY: Final = 1000
 """Characters. Clients and proxies refuse responses with large headers."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_TOKEN: Final = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
 
 
 class CacheStatus(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class CacheStatus(msgspec.Struct, frozen=True):
         return "collapsed" if self.collapsed else self.forwarded or "bypass"
 
     def text(self, name: str) -> str:
-        """Return the value of the field, for a cache of this name, which is a token."""
+        """Return the value of the field, for a cache with this `cache_identifier`."""
         if self.hit and self.ttl is not None and self.key is None and self.detail is None:
             return f"{name}; hit; ttl={self.ttl}"
         parts = [name]
@@ -69,6 +69,11 @@ class CacheStatus(msgspec.Struct, frozen=True):
         if self.detail is not None:
             parts.append(f"detail={self.detail}")
         return "; ".join(parts)
+
+
+def cache_identifier(name: str) -> str:
+    """Return the name of a cache as the field has it: a token, or else a string in quotes."""
+    return name if _TOKEN.fullmatch(name) else _string(name)
 
 
 def _string(text: str) -> str:
