@@ -131,8 +131,8 @@ def cache_response(
         **options: see `asgi.ResponseOptions`.
 
     Raises:
-        TypeError: an option is unknown.
-        ValueError: a duration is negative.
+        TypeError: an option is unknown or has another type.
+        ValueError: a duration is negative or more than ten years, or a tag is invalid.
         RuntimeError: during a request, if FastAPI calls a security scheme after this dependency, such as the
             `OAuth2PasswordBearer` of a parameter of the handler.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -204,6 +205,29 @@ def test_text_in_place_of_a_list_is_refused(option: str) -> None:
     """A text as `tags` would be one tag for each character, none of which is ever invalidated."""
     options: Any = {option: "page"}
     with pytest.raises(TypeError, match=f"{option} must be a list"):
+        cache_response(**options)
+
+
+async def _user_of(_: object) -> str:
+    return "ann"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"tttl": 1}, "did you mean `ttl`"),
+        ({"statuses": ["200"]}, "statuses must be a list of int"),
+        ({"statuses": 200}, "statuses must be a list of int"),
+        ({"parameters": [1]}, "parameters must be a list of str"),
+        ({"vary_on": "user"}, "vary_on must be a plain function"),
+        ({"vary_on": _user_of}, "vary_on must be a plain function"),
+        ({"stale_if_error": timedelta(days=4000)}, "stale_if_error must be from 0 to 315360000"),
+        ({"ttl": float("nan")}, "ttl must be from 0 to 315360000"),
+    ],
+)
+def test_option_that_can_never_work_is_refused(options: Any, why: str) -> None:
+    """It raises when the route is declared: each request would fail, or silently store nothing."""
+    with pytest.raises((TypeError, ValueError), match=why):
         cache_response(**options)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import translate
+from inspect import iscoroutinefunction
 from typing import Any, Final, TypedDict
 
+from async_redis_cache._common.durations import LONGEST, SECOND
 from async_redis_cache._common.key_rules import distinct_tags
+from async_redis_cache._common.option_suggestions import nearest_option
 
 from .keys import without_parameters
 from .policy import Policy
@@ -17,8 +19,9 @@ from .response_log import TagWarning
 
 __all__ = ["PathRules", "ResponseOptions", "Rule", "queries_of"]
 
-_SEVERAL: Final = frozenset({"tags", "parameters", "ignored_parameters", "targeted"})
+_SEVERAL: Final = ("tags", "parameters", "ignored_parameters", "targeted")
 """The options that take several names."""
+_LONGEST_SECONDS: Final = LONGEST // SECOND
 _MAX_BODY: Final = 1_000_000
 _WAIT_SECONDS: Final = 30.0
 
@@ -73,19 +76,12 @@ class Rule:
         pattern: of the paths that they apply to; None for those of a handler.
 
     Raises:
-        TypeError: an option is unknown, or a duration is neither a number nor a timedelta, or an option that takes
-            several names is a str.
-        ValueError: a duration is negative, or `max_body` is, or a tag is invalid.
+        TypeError: an option is unknown or has another type.
+        ValueError: a duration is negative or more than ten years, or `max_body` is negative, or a tag is invalid.
     """
 
     def __init__(self, options: ResponseOptions, pattern: str | None = None) -> None:
-        unknown = options.keys() - ResponseOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"unknown options of responses: {', '.join(sorted(unknown))}")
-        for name in _SEVERAL & options.keys():
-            if isinstance(options.get(name), str):
-                # Its characters would be the names.
-                raise TypeError(f"{name} must be a list of str, not a str")
+        _check_types(options)
         ttl, missing_ttl = options.get("ttl"), options.get("missing_ttl")
         statuses, parameters = options.get("statuses"), options.get("parameters")
         self.policy: Policy = Policy(
@@ -173,6 +169,36 @@ class PathRules:
         return None
 
 
+def _check_types(options: Any) -> None:
+    """Refuse unknown options, and those that would fail, or never apply, when a request is handled.
+
+    Raises:
+        TypeError: see `Rule`.
+    """
+    known = ResponseOptions.__annotations__
+    for name in options:
+        if name not in known:
+            nearest = nearest_option(name, known)
+            hint = f"; did you mean `{nearest}`?" if nearest else ""
+            raise TypeError(f"unknown option of responses: `{name}`{hint}")
+    for name in _SEVERAL:
+        if isinstance(options.get(name), str):
+            # Its characters would be the names.
+            raise TypeError(f"{name} must be a list of str, not a str")
+    for name, kind in (
+        ("parameters", str),
+        ("ignored_parameters", str),
+        ("targeted", str),
+        ("statuses", int),
+    ):
+        items = options.get(name) or ()
+        if not (isinstance(items, Collection) and all(isinstance(item, kind) for item in items)):
+            raise TypeError(f"{name} must be a list of {kind.__name__}")
+    vary_on = options.get("vary_on")
+    if vary_on is not None and (not callable(vary_on) or iscoroutinefunction(vary_on)):
+        raise TypeError("vary_on must be a plain function of the request")
+
+
 def _encoded(names: Collection[str]) -> frozenset[bytes]:
     return frozenset(name.encode() for name in names)
 
@@ -182,6 +208,8 @@ def _seconds(name: str, duration: float | timedelta) -> float:
         duration = duration.total_seconds()
     elif isinstance(duration, bool) or not isinstance(duration, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{name} must be seconds or a timedelta, not {type(duration).__name__}")
-    if not 0 <= duration < math.inf:
-        raise ValueError(f"{name} must not be negative, infinite or NaN")
+    if not 0 <= duration <= _LONGEST_SECONDS:
+        raise ValueError(
+            f"{name} must be from 0 to {_LONGEST_SECONDS} seconds, which are ten years"
+        )
     return duration
