@@ -26,7 +26,7 @@ Work = Callable[[], Coroutine[None, None, None]]
 
 @pytest.fixture(params=[0, 1_000_000], ids=["unbounded", "bounded"])
 async def cache(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedisCache]:
-    cache = AsyncRedisCache.from_url(server.url, max_size=request.param, command_timeout=5_000)
+    cache = AsyncRedisCache.from_url(server.url, max_size=request.param)
     await cache.open(None)
     await cache.store_many(None, STATIC)
     yield cache

@@ -27,7 +27,7 @@ async def await_state(cache: AsyncRedisCache, state: str) -> None:
 
 async def connect_all(cache: AsyncRedisCache, raw: Client) -> None:
     """Let the cache have its 40 connections, all idle."""
-    raw.client_pause(10_000, all=False)  # Writes wait on the server, each on a connection.
+    raw.client_pause(60_000, all=False)  # Writes wait on the server, each on a connection.
     stores: list[Awaitable[Any]] = []
     for number in range(1, CONNECTIONS + 1):
         stores.append(asyncio.ensure_future(cache.store(None, f"filler{number}", number)))
@@ -46,7 +46,7 @@ async def test_closed_idle_connections_fail_no_call(
     network = proxy(server)
     values = {f"key{number}": number for number in range(200)}
     async with AsyncRedisCache.from_url(
-        network.url, max_size=0, max_connections=CONNECTIONS, command_timeout=5_000
+        network.url, max_size=0, max_connections=CONNECTIONS
     ) as cache:
         await connect_all(cache, raw)
         await cache.store_many(None, values)
@@ -138,9 +138,7 @@ async def test_truncated_reply_is_not_used(
 ) -> None:
     """9. Reply cut at every byte offset: 0 wrong; the right value or a typed error."""
     results: Counter[str] = Counter()
-    async with AsyncRedisCache.from_url(
-        network.url, max_size=bound, max_connections=1, command_timeout=5_000
-    ) as cache:
+    async with AsyncRedisCache.from_url(network.url, max_size=bound, max_connections=1) as cache:
         prepare(raw)
         network.forget()
         assert await ended(question, cache) == "right"

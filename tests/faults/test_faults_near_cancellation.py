@@ -31,7 +31,7 @@ async def cache(
     """A cache whose replies are randomly delayed, so that there is time to cancel."""
     link_through(server.port, monkeypatch)
     network = proxy(server)
-    options = near_options(key_prefix, near_cache_heartbeat=2_000, command_timeout=5_000)
+    options = near_options(key_prefix, near_cache_heartbeat=10_000)
     async with AsyncRedisCache.from_url(network.url, **options) as cache:
         network.delay(0, jitter=0.004, direction="to_client")
         yield cache

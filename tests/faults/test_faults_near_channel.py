@@ -177,9 +177,7 @@ async def test_restarted_empty_server_is_noticed(private_server: StartServer, ho
         with server.client() as raw:
             write_all(raw, b'"first"')
         async with (
-            AsyncRedisCache.from_url(
-                server.url, **near_options(PREFIX, command_timeout=1_000)
-            ) as cache,
+            AsyncRedisCache.from_url(server.url, **near_options(PREFIX)) as cache,
             Watchers(cache) as watchers,
         ):
             await asyncio.to_thread(server.stop if how == "restart" else server.kill)

@@ -112,7 +112,7 @@ async def test_loop_with_many_invalidations_serves_no_stale_entry(
             pipeline.set(f"{key_prefix}{key}", b'"new"')
             pipeline.execute()
 
-    options = near_options(key_prefix, near_cache_heartbeat=5_000)
+    options = near_options(key_prefix, near_cache_heartbeat=10_000)
     async with AsyncRedisCache.from_url(server.url, **options) as cache:
         await hold(cache, raw, key_prefix, {"zz": "old"})
         change("zz")  # The loop does not run meanwhile.

@@ -65,7 +65,6 @@ async def cache(network: Proxy) -> AsyncIterator[AsyncRedisCache]:
         key_prefix=PREFIX,
         near_cache_enabled=True,
         max_connections=8,
-        command_timeout=5_000,
     ) as cache:
         yield cache
 
@@ -242,7 +241,6 @@ async def test_own_write_prevents_the_fill(
         key_prefix=PREFIX,
         near_cache_enabled=True,
         max_connections=8,
-        command_timeout=5_000,
     ) as cache:
         calls.delay(0, jitter=0.010, direction="to_client")
         link.delay(0.200, direction="to_client")

@@ -18,7 +18,7 @@ from harness.run_length import scaled
 
 RESTARTS = scaled(4, 20)
 TASKS = 200
-LIMIT = 1.0
+LIMIT = 5.0
 GRACE_SECONDS = 0.050
 RECOVERY_SECONDS = 1.0
 CONNECTIONS = 4

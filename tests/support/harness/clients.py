@@ -21,6 +21,6 @@ class Client(Protocol):
 
 def connect(url: str, **options: object) -> Client:
     """A synchronous client that tries once, speaks RESP2 and takes any option of `redis.Redis`."""
-    plain = {"socket_timeout": 5.0, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    plain = {"socket_timeout": 60.0, "retry": Retry(NoBackoff(), 0), "protocol": 2}
     client: Client = cast("Any", redis.Redis).from_url(url, **(plain | options))
     return client
