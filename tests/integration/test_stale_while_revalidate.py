@@ -10,9 +10,10 @@ import pytest
 
 from async_redis_cache import AsyncRedisCache, CacheTimeout, LoadOptions
 from harness import await_until
-from harness.figures import in_time, report
+from harness.figures import report
 from harness.loading import LEASE
 from harness.loading_origin import LIFE, STALE, Origin, becomes, gone, made_stale
+from harness.loop_lag import Guard
 from harness.run_length import scaled
 
 pytest_plugins = ["loading_fixtures"]
@@ -34,7 +35,7 @@ async def test_stale_value_is_returned_by_loading_calls_only(
         assert (await each.retrieve_entry(None, "key")).status == "missing"
     origin.may_end.clear()
     for each in (one, other, one, other):
-        entry = await each.retrieve_or_load_entry(None, "key", origin.load, LIFE, **STALE)
+        entry = await each.retrieve_or_load_entry(None, "key", origin.load, 60_000, **STALE)
         assert (entry.value, entry.status) == (1, "stale")
         assert entry.age is not None
         assert entry.age >= LIFE
@@ -76,7 +77,7 @@ async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> Non
     impatient: LoadOptions = {**STALE, "soft_timeout": 30}
     origin.may_end.clear()
     began = time.monotonic()
-    entry = await one.retrieve_or_load_entry(None, "key", origin.load, LIFE, **impatient)
+    entry = await one.retrieve_or_load_entry(None, "key", origin.load, 60_000, **impatient)
     assert (entry.value, entry.status) == (1, "stale")
     assert time.monotonic() - began > 0.028  # uvloop rounds to milliseconds.
     calls = [
@@ -94,27 +95,39 @@ async def test_soft_timeout(one: AsyncRedisCache, other: AsyncRedisCache) -> Non
     assert origin.loads == 2
 
 
-@pytest.mark.parametrize("soft", [0, 5_000])
+@pytest.mark.parametrize("lease", [400])
+@pytest.mark.parametrize("soft", [0, 20_000])
 async def test_stale_value_is_returned_when_the_origin_fails(
-    one: AsyncRedisCache, other: AsyncRedisCache, soft: int
+    one: AsyncRedisCache, other: AsyncRedisCache, lease: int, soft: int
 ) -> None:
-    """Stale values and no errors, and a load in a lease's time; errors when it is over."""
-    seconds = scaled(1.2, 10.0)
+    """Stale values and no errors, and a load in a lease's time."""
     origin = Origin()
-    options: LoadOptions = {"stale_timeout": int(seconds * 1000) + 2_000, "soft_timeout": soft}
+    options: LoadOptions = {"stale_timeout": 600_000, "soft_timeout": soft}
     await one.retrieve_or_load(None, "key", origin.load, LIFE, **options)
     await gone(one)
     origin.failure = OSError("no route to the origin")
     began, given = time.monotonic(), 0
-    while time.monotonic() - began < seconds:
+    while origin.loads < scaled(4, 40):
         for each in (one, other):
             assert await each.retrieve_or_load(None, "key", origin.load, LIFE, **options) == 1
             given += 1
         await asyncio.sleep(0.005)
     lasted = time.monotonic() - began
-    report(23, f"{given} stale values in {seconds} s, {origin.loads - 1} loads, lease {LEASE} ms")
+    report(
+        23, f"{given} stale values in {lasted:.1f} s, {origin.loads - 1} loads, lease {lease} ms"
+    )
     # One at once, and one a lease; each cache that was waiting for one tries it as well.
-    assert 2 <= origin.loads - 1 <= 2 * (lasted * 1000 / LEASE + 2)
+    assert origin.loads - 1 <= 2 * (lasted * 1000 / lease + 2)
+
+
+async def test_failing_origin_is_told_when_the_stale_value_is_over(
+    one: AsyncRedisCache, other: AsyncRedisCache
+) -> None:
+    """After `stale_timeout` a call raises the error of its load, in each process."""
+    origin = Origin()
+    options: LoadOptions = {"stale_timeout": 300}
+    await one.retrieve_or_load(None, "key", origin.load, LIFE, **options)
+    origin.failure = OSError("no route to the origin")
     # It is over when both say so: each reckons by its own estimate of the server's clock.
     for each in (one, other):
         while True:
@@ -123,7 +136,6 @@ async def test_stale_value_is_returned_when_the_origin_fails(
             except OSError:
                 break
             await asyncio.sleep(0.01)
-    assert time.monotonic() - began > seconds
     for each in (one, other, one, other):
         with pytest.raises(OSError, match="no route"):
             await each.retrieve_or_load(None, "key", origin.load, LIFE, **options)
@@ -144,9 +156,11 @@ async def test_failing_origin_is_not_waited_for_again(
     waiting = asyncio.create_task(other.retrieve_or_load(None, "key", lambda: "new", 60_000))
     await await_until(lambda: other.stats().misses > 0)
     origin.may_end.set()
-    failed_at = time.monotonic()
+    # Half of the time after which the lease would have expired.
+    guard = Guard(LEASE / 1000 / 2)
     assert await waiting == "new"
-    assert in_time(time.monotonic() - failed_at, LEASE / 1000)
+    assert not guard.fired
+    guard.cancel()
 
 
 async def test_hard_timeout_of_a_call(one: AsyncRedisCache) -> None:

@@ -28,14 +28,20 @@ def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
+def lease() -> int:
+    """The timeout of load leases in milliseconds; a test whose subject it is has its own."""
+    return LEASE
+
+
+@pytest.fixture
 async def caches(
-    server: Server, storage: dict[str, Any]
+    server: Server, storage: dict[str, Any], lease: int
 ) -> AsyncIterator[tuple[AsyncRedisCache, AsyncRedisCache]]:
     """Two open caches."""
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(
-                configured(server.url, loading_lease_timeout=LEASE, **storage)
+                configured(server.url, loading_lease_timeout=lease, **storage)
             )
             for _ in range(2)
         ]

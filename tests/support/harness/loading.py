@@ -12,5 +12,5 @@ STORAGES: dict[str, dict[str, Any]] = {
     "unbounded": {"max_size": 0},
     "near": {"near_cache_enabled": True},
 }
-LEASE = 400
-"""Milliseconds."""
+LEASE = 10_000
+"""Milliseconds: a machine that stalls does not end a load."""
