@@ -22,20 +22,21 @@ pytestmark = pytest.mark.depends_on("storage", "near")
 async def test_refresh_at(one: AsyncRedisCache, other: AsyncRedisCache) -> None:
     """In the last part of its TTL a value is refreshed; no caller waits or gets the old value afterwards."""
     origin = Origin()
-    options: LoadOptions = {"refresh_at": 0.2}
-    assert await one.retrieve_or_load(None, "key", origin.load, 2_000, **options) == 1
+    life = 20_000
+    options: LoadOptions = {"refresh_at": 0.02}
+    assert await one.retrieve_or_load(None, "key", origin.load, life, **options) == 1
     origin.may_end.clear()
     seen: set[Any] = set()
     ages = [0]
     while origin.loads < 2:
         for each in (one, other):
-            entry = await each.retrieve_or_load_entry(None, "key", origin.load, 2_000, **options)
+            entry = await each.retrieve_or_load_entry(None, "key", origin.load, life, **options)
             seen.add((entry.value, entry.status in {"hit", "near"}))
             ages.append(entry.age or 0)
         await asyncio.sleep(0.01)
     assert max(ages) >= 400
     for each in (one, other) * 5:
-        seen.add((await each.retrieve_or_load(None, "key", origin.load, 2_000, **options), True))
+        seen.add((await each.retrieve_or_load(None, "key", origin.load, life, **options), True))
     assert seen == {(1, True)}
     assert origin.loads == 2
     origin.may_end.set()
@@ -70,8 +71,8 @@ async def test_hot_key_is_refreshed_without_a_caller_waiting(
         for each in (one, other):
             entry = await each.retrieve_or_load_entry(None, "key", load, life, **options)
             statuses.append(entry.status)
-            # Without requests for so long there is no value any more that one could refresh ahead.
-            stalls += time.monotonic() - asked > life / 1000 / 4
+            # The refresh takes several steps: where each comes late, there is no value any more.
+            stalls += time.monotonic() - asked > life / 1000 / 20
             asked = time.monotonic()
         await asyncio.sleep(0.01)
     lasted = time.monotonic() - began
@@ -80,7 +81,8 @@ async def test_hot_key_is_refreshed_without_a_caller_waiting(
     # By chance: XFetch may come too late, once in a while.
     assert waited <= 2 * stalls + (0 if "refresh_at" in options else 1 + seconds // 2)
     period = life / 1000 / 2 if "refresh_at" in options else life / 1000 - 4 * took
-    assert loads <= 1.2 * lasted / period + 2
+    # A load that a stall prolongs lets XFetch come sooner, once.
+    assert loads <= 1.2 * lasted / period + 2 + stalls
 
 
 @pytest.mark.parametrize("plain_operation", ["store", "remove", "clear"])

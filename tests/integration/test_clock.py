@@ -50,11 +50,14 @@ async def test_a_wrong_wall_clock(
                 for cache in (right, wrong):
                     left = await cache.time_to_live(None, key)
                     assert left is not None
-                    assert life - 5_000 < left <= life
-            begun = time.monotonic()
-            await wrong.store(None, "brief", 1, 150)
-            await right.store(None, "also brief", 1, 150)
-            assert await right.retrieve_many(None, ["brief", "also brief"]) != {}
+                    assert life - 15_000 < left <= life
+            begun = 0.0
+            found: dict[str, Any] = {}
+            while not found:  # Where the machine stalls for longer than they live, once more.
+                begun = time.monotonic()
+                await wrong.store(None, "brief", 1, 150)
+                await right.store(None, "also brief", 1, 150)
+                found = await right.retrieve_many(None, ["brief", "also brief"])
             await until_gone(wrong, "brief", "also brief")
             lasted = time.monotonic() - begun
             assert lasted >= 0.15

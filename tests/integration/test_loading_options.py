@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -54,10 +55,13 @@ async def test_loader_gets_the_old_entry_and_may_set_options(
 
 async def test_jitter(one: AsyncRedisCache) -> None:
     """Values stored together do not end together, and none lives longer than was said."""
+    began = time.monotonic()
     for number in range(50):
         await one.retrieve_or_load(None, f"key{number}", lambda: 1, 100_000, jitter=0.5)
     lives = [await one.time_to_live(None, f"key{number}") or 0 for number in range(50)]
-    assert all(48_000 < life <= 100_000 for life in lives)
+    passed = 1_000 * (time.monotonic() - began)
+    # The clock of the server may run a little faster than this one.
+    assert all(49_900 - passed < life <= 100_000 for life in lives)
     assert max(lives) - min(lives) > 20_000
 
 

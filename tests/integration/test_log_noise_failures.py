@@ -46,7 +46,8 @@ async def test_server_that_stops_and_returns(
     options = near_options("p:", command_timeout=100, fail_open=fail_open)
     async with configured(server.url, api, **options) as cache:
         await trusted(cache)
-        await cache.retrieve_or_load(None, "a", lambda: 1, tags=["t"])
+        with suppress(CacheError):  # On a busy machine, the short deadline may end it.
+            await cache.retrieve_or_load(None, "a", lambda: 1, tags=["t"])
         server.stop()
         for _ in range(3):
             await ends(

@@ -212,7 +212,7 @@ async def test_a_busy_executor_is_not_waited_for(server: Server, names: Names) -
     loop.set_default_executor(executor)
     busy = loop.run_in_executor(None, done.wait)
     try:
-        async with AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT) as cache:
+        async with AsyncRedisCache.from_url(url_of(server)) as cache:
             assert await cache.store(None, "key", 1) == 1
     finally:
         done.set()

@@ -67,7 +67,7 @@ def deadline() -> int:
     return DEADLINE
 
 
-undisturbed = pytest.mark.parametrize("deadline", [20 * DEADLINE])
+undisturbed = pytest.mark.parametrize("deadline", [100 * DEADLINE])
 """A deadline at which nothing fails, however busy the machine is."""
 
 
@@ -93,6 +93,14 @@ async def failed(cache: AsyncRedisCache, network: Proxy, change: str) -> None:
     assert cache.stats().pending_invalidations == 1
 
 
+async def read_in_the_end(cache: AsyncRedisCache) -> object:
+    """What the key holds; on a busy machine, the short deadline may end a read."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            with contextlib.suppress(CacheUnavailable, CacheTimeout):
+                return await cache.retrieve(None, "key")
+
+
 @pytest.mark.parametrize("change", CHANGES)
 async def test_failed_change_is_retried_until_it_succeeds(
     change: str, cache: AsyncRedisCache, network: Proxy, raw: Client
@@ -101,7 +109,7 @@ async def test_failed_change_is_retried_until_it_succeeds(
     await failed(cache, network, change)
     network.heal()
     await await_until(lambda: cache.stats().pending_invalidations == 0)
-    assert await cache.retrieve(None, "key") is None
+    assert await read_in_the_end(cache) is None
     assert change == "invalidate_tags" or raw.get(f"{PREFIX}key") is None
 
 
@@ -177,10 +185,7 @@ async def test_refused_change_clears_no_pending_invalidation(
         await cache.store(None, "key", "newer")
     monkeypatch.setattr(engine._batcher, "execute", ask)
     assert cache.stats().pending_invalidations == 1
-    while True:
-        with contextlib.suppress(CacheUnavailable, CacheTimeout):
-            assert await cache.retrieve(None, "key") is None
-            break
+    assert await read_in_the_end(cache) is None
     assert cache.stats().pending_invalidations == 0
 
 
@@ -203,7 +208,7 @@ async def test_later_change_clears_the_pending_invalidation(
             continue
         break
     assert cache.stats().pending_invalidations == 0
-    assert await cache.retrieve(None, "key") == "newer"
+    assert await read_in_the_end(cache) == "newer"
 
 
 @undisturbed
