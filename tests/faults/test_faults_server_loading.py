@@ -63,11 +63,14 @@ class Loaded(NamedTuple):
         )
 
 
-def serves(raw: Client) -> bool:
+def state_of(raw: Client) -> str:
     try:
-        return raw.get(PREFIX + KEY) is not None
-    except redis.RedisError:  # It loads, or is not even back.
-        return False
+        raw.get(PREFIX + KEY)
+    except redis.BusyLoadingError:
+        return "loading"
+    except redis.RedisError:
+        return "away"
+    return "serving"
 
 
 async def reload(server: Server) -> None:
@@ -88,9 +91,9 @@ async def loaded(
     loop = asyncio.get_running_loop()
     with server.client() as raw:
         loading = asyncio.create_task(way(server))
-        await await_until(lambda: not serves(raw))
+        await await_until(lambda: state_of(raw) == "loading")
         began, before = loop.time(), probes()
-        await await_until(lambda: serves(raw))
+        await await_until(lambda: state_of(raw) == "serving")
         ended, after = loop.time(), probes()
         await loading
         await await_until(lambda: min(customers.served_at) > ended)

@@ -19,7 +19,7 @@ from async_redis_cache import (
     CacheTimeout,
     CacheUnavailable,
 )
-from async_redis_cache._common.backoff import RetryBackoff
+from async_redis_cache._common.backoff import LOADING_PAUSE, RetryBackoff
 from async_redis_cache._common.failures import LOST
 from async_redis_cache._protocol.commands import (
     GET,
@@ -316,7 +316,7 @@ async def test_failing_server_gets_one_pipeline_at_a_time() -> None:
 
 
 @in_virtual_time
-async def test_loading_server_is_retried_after_a_pause() -> None:
+async def test_refusing_server_is_retried_after_a_pause() -> None:
     """Pauses between tries in a row grow to 140 ms, and a good answer ends them."""
     wires = Wires(retries=100, budget=10.0)
     future = read(wires, b"a")
@@ -324,7 +324,7 @@ async def test_loading_server_is_retried_after_a_pause() -> None:
     for _ in range(12):
         await await_until(lambda: wires.pool.exchanges)
         sent_at.append(wires.loop.time())
-        wires.wire.answer("LOADING Redis is loading the dataset in memory")
+        wires.wire.answer("MASTERDOWN Link with MASTER is down")
     pauses = [later - sooner for sooner, later in itertools.pairwise(sent_at)]
     assert pauses[0] <= POLL_SECONDS
     assert pauses == sorted(pauses)
@@ -334,10 +334,26 @@ async def test_loading_server_is_retried_after_a_pause() -> None:
     assert await future == b"1"
     # The row has ended: the next failure is a first one again, which costs no pause.
     again = read(wires, b"a")
-    wires.wire.answer("LOADING")
+    wires.wire.answer("MASTERDOWN")
     await turns()
     wires.wire.answer([b"2"])
     assert await again == b"2"
+
+
+@in_virtual_time
+async def test_loading_server_is_retried_seldom() -> None:
+    """Each pause is longer, the first one included: at most seven tries a second."""
+    wires = Wires(retries=100, budget=10.0)
+    future = read(wires, b"a")
+    sent_at: list[float] = []
+    for _ in range(20):
+        await await_until(lambda: wires.pool.exchanges)
+        sent_at.append(wires.loop.time())
+        wires.wire.answer("LOADING Redis is loading the dataset in memory")
+    assert all(later - at > 1 for at, later in zip(sent_at, sent_at[7:], strict=False))
+    await await_until(lambda: wires.pool.exchanges)
+    wires.wire.answer([b"1"])
+    assert await future == b"1"
 
 
 @pytest.mark.parametrize(("chance", "share"), [(0.0, 0.9), (0.5, 1.0), (1.0, 1.1)])
@@ -359,6 +375,20 @@ def test_pauses_double_with_each_failure_in_a_row(chance: float, share: float) -
         assert backoff.has_failed
         backoff.failed()
         backoff.succeeded()
+
+
+@pytest.mark.parametrize(("chance", "most"), [(0.0, 7), (1.0, 5)])
+def test_attempts_at_a_loading_server_are_limited(chance: float, most: int) -> None:
+    """At most seven in any second, the first one included; none is later than 210 ms after the last."""
+    now = 0.0
+    backoff = RetryBackoff(lambda: now, lambda: chance)
+    attempts: list[float] = []
+    for _ in range(50):
+        attempts.append(now)
+        backoff.failed(LOADING_PAUSE)
+        now += backoff.remaining()
+    assert all(later - at <= 0.210 for at, later in itertools.pairwise(attempts))
+    assert all(later - at > 1 for at, later in zip(attempts, attempts[most:], strict=False))
 
 
 @in_virtual_time

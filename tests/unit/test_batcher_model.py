@@ -162,7 +162,7 @@ class World:
             self._executed.pop(wire, None)
             wire.lose()
         elif wire not in self._executed:
-            wire.answer(*(["LOADING"] * len(wire.commands)))
+            wire.answer(*(["MASTERDOWN"] * len(wire.commands)))
 
     def _execute(self, wire: FakeWire) -> list[Any]:
         if wire not in self._executed:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, Protocol
 
-from async_redis_cache._common.backoff import RetryBackoff
+from async_redis_cache._common.backoff import LOADING_PAUSE, RetryBackoff
 from async_redis_cache._common.errors import CONNECTION_FAILURES, CacheLoginError, CacheStateError
 from async_redis_cache._common.failures import TIMED_OUT, TOO_LARGE, Failure
 from async_redis_cache._common.stats import CacheStats
@@ -234,10 +234,13 @@ class Batcher:
             self._queue.observe_reply_size(connection.received_bytes / pipeline.keys)
         if refused or not (self._demotion is None or self._demotion.is_over):
             refused = self._review(pipeline, connection, refused)
-        if refused and any(
-            failure.retryable and not request.isolated for request, failure in refused
-        ):
-            self._backoff.failed()
+        temporary = refused and [
+            failure.code
+            for request, failure in refused
+            if failure.retryable and not request.isolated
+        ]
+        if temporary:
+            self._backoff.failed(LOADING_PAUSE if "LOADING" in temporary else 0.0)
         else:
             # Most pipelines follow one that succeeded: they call neither.
             if self._backoff.has_failed:

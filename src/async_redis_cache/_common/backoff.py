@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Backoff", "RetryBackoff"]
+__all__ = ["LOADING_PAUSE", "Backoff", "RetryBackoff"]
 
-_FIRST: Final = 0.050
-_LONGEST: Final = 0.200
-_JITTER: Final = (0.9, 1.0)
-"""Seconds, and the range of factors: at most eight attempts in any second, those at the start included, so that two of
-the push channel may join them within the limit of ten; and a server that serves again is noticed within 0.2 s."""
+_FIRST: Final = 0.020
+_LONGEST: Final = 0.140
+_JITTER: Final = (0.9, 1.1)
+"""Seconds, and the range of factors: no pause is longer than 0.16 s, so that a server that is back is soon used."""
+LOADING_PAUSE: Final = 0.170
+"""Seconds at least between two attempts at a server that is loading its data, which takes long and costs more with each:
+at most seven in any second and, with those of the push channel, fewer than ten."""
+_SPREAD: Final = 0.2
+"""By how much of it a pause that was asked for is lengthened at random, so that processes do not try all at once."""
 
 
 class Backoff:
@@ -61,10 +65,11 @@ class RetryBackoff:
         random: numbers from 0 to 1.
     """
 
-    __slots__ = ("_backoff", "_clock", "_until", "has_failed")
+    __slots__ = ("_backoff", "_clock", "_random", "_until", "has_failed")
 
     def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self._clock = clock
+        self._random = random
         self._backoff = Backoff(_FIRST, _LONGEST, random=random, jitter=_JITTER)
         self._until = 0.0
         self.has_failed = False
@@ -74,10 +79,11 @@ class RetryBackoff:
         """Begin or lengthen the pause. The first failure in a row causes none.
 
         Args:
-            shortest: seconds that the pause has at least, the first one included.
+            shortest: seconds that the pause has at least, the first one included. By chance it is up to a fifth longer.
         """
         pause = self._backoff.next_pause() if self.has_failed else 0.0
-        pause = max(pause, shortest)
+        if shortest:
+            pause = max(pause, shortest * (1 + _SPREAD * self._random()))
         self.has_failed = True
         self._until = self._clock() + pause
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
-from async_redis_cache._common.backoff import RetryBackoff
+from async_redis_cache._common.backoff import LOADING_PAUSE, RetryBackoff
 from async_redis_cache._common.endpoint import Address
 from async_redis_cache._common.errors import CacheLoginError
 from async_redis_cache._common.failures import Failure, ServerReply
@@ -267,7 +267,7 @@ class ConnectionPool:
             self._backoff.failed(_REFUSED_PAUSE)
         else:
             self._refusal = None
-            self._backoff.failed()
+            self._backoff.failed(LOADING_PAUSE if outcome.code == "LOADING" else 0.0)
         self._report_unreachable(outcome)
 
     def _report_unreachable(self, failure: Failure) -> None:
