@@ -234,11 +234,7 @@ class Batcher:
             self._queue.observe_reply_size(connection.received_bytes / pipeline.keys)
         if refused or not (self._demotion is None or self._demotion.is_over):
             refused = self._review(pipeline, connection, refused)
-        temporary = refused and [
-            failure.code
-            for request, failure in refused
-            if failure.retryable and not request.isolated
-        ]
+        temporary = _temporary_refusals(refused) if refused else None
         if temporary:
             self._backoff.failed(LOADING_PAUSE if "LOADING" in temporary else 0.0)
         else:
@@ -382,3 +378,10 @@ class Batcher:
         self._timer_at = math.inf
         if next_deadline < math.inf:
             self._set_timer(max(next_deadline, now + _TIMER_RESOLUTION))
+
+
+def _temporary_refusals(refused: list[tuple[Request, Failure]]) -> set[str]:
+    """The error codes of what the server cannot serve at present."""
+    return {
+        failure.code for request, failure in refused if failure.retryable and not request.isolated
+    }
