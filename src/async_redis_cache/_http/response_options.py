@@ -191,12 +191,16 @@ def _check_types(options: Any) -> None:
         ("targeted", str),
         ("statuses", int),
     ):
-        items = options.get(name) or ()
-        if not (isinstance(items, Collection) and all(isinstance(item, kind) for item in items)):
+        if not _is_list_of(kind, options.get(name) or ()):
             raise TypeError(f"{name} must be a list of {kind.__name__}")
     vary_on = options.get("vary_on")
     if vary_on is not None and (not callable(vary_on) or iscoroutinefunction(vary_on)):
         raise TypeError("vary_on must be a plain function of the request")
+
+
+def _is_list_of(kind: type, items: Any) -> bool:
+    # An iterator, which has no length, would be exhausted by this check.
+    return hasattr(items, "__len__") and all(isinstance(item, kind) for item in items)
 
 
 def _encoded(names: Collection[str]) -> frozenset[bytes]:
