@@ -165,6 +165,27 @@ async def test_responses_of_aiohttp_are_counted(
         }
 
 
+async def test_request_for_a_stored_response_only_is_counted(
+    server: Server, key_prefix: str, telemetry: Telemetry
+) -> None:
+    """The 504 of a route without a stored response is counted; it has no `Cache-Status` (RFC 9211, section 2)."""
+
+    @on_aiohttp.cache_response(ttl=60, follows_requests=True)
+    async def read(_: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
+    telemetry.of(cache)
+    app = web.Application(middlewares=[on_aiohttp.response_cache()])
+    app.cleanup_ctx.append(on_aiohttp.cache_context(cache))
+    app.router.add_get("/stock", read)
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.get("/stock", headers={"Cache-Control": "only-if-cached"})
+        assert (answer.status, await answer.read()) == (504, b"")
+        assert "Cache-Status" not in answer.headers
+        assert counted(telemetry) == {("responses", "/stock", "only-if-cached", False): 1}
+
+
 async def test_background_runs_are_not_counted(
     server: Server, key_prefix: str, telemetry: Telemetry
 ) -> None:

@@ -42,10 +42,13 @@ class CacheStatus(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> str:
-        """What a monitoring system counts: `hit`, `collapsed`, or why the request was passed to the application."""
+        """What a monitoring system counts: `hit`, `collapsed`, or why the request was passed to the application.
+
+        `only-if-cached` if it was not, as there was no response to a request that asks only for a stored one.
+        """
         if self.hit:
             return "hit"
-        return "collapsed" if self.collapsed else self.forwarded or "bypass"
+        return "collapsed" if self.collapsed else self.forwarded or "only-if-cached"
 
     def text(self, name: str) -> str:
         """Return the value of the field, for a cache with this `cache_identifier`."""

@@ -21,6 +21,7 @@ from .validation import CONDITIONS, is_not_modified, not_modified_fields
 __all__ = ["Exchange", "Reply"]
 
 _NOT_MODIFIED: Final = 304
+_GATEWAY_TIMEOUT: Final = 504
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -114,6 +115,16 @@ class Exchange(msgspec.Struct, eq=False):
                 fields = (*fields, (b"content-length", b"%d" % len(body)))
             body = b""
         return Reply(code, self.marked((*fields, (b"age", b"%d" % int(age))), status), body)
+
+    def not_stored(self) -> Reply:
+        """Return the response to a request for a stored response only, where there is none, and report it.
+
+        A cache adds no `Cache-Status` to a response that it generates, unless that is based upon a stored one (RFC 9211,
+        section 2).
+        """
+        if self.observe is not None:
+            self.observe(CacheStatus())
+        return Reply(_GATEWAY_TIMEOUT, ((b"content-length", b"0"),), b"")
 
     def marked(self, fields: Fields, status: CacheStatus) -> Fields:
         """Return the fields of a response to the client with `Cache-Status`, and report how it was handled."""

@@ -22,7 +22,6 @@ __all__ = ["Rerun", "look_up"]
 
 _MOST_LOOKUPS: Final = 4
 """A URI, its variant, and once more if the fields of `Vary` have changed meanwhile."""
-_GATEWAY_TIMEOUT: Final = 504
 _COLLAPSED: Final = CacheStatus(forwarded="uri-miss", collapsed=True)
 
 Rerun = Callable[[Run], Awaitable[None]]
@@ -58,7 +57,7 @@ async def look_up(exchange: Exchange, rerun: Rerun | None = None) -> Reply | Run
         ):
             return exchange.reply(record, _COLLAPSED if is_joined else None)
     if _is_only_if_cached(exchange):
-        return Reply(_GATEWAY_TIMEOUT, (), b"")
+        return exchange.not_stored()
     return Run(exchange, "bypass")
 
 
@@ -70,7 +69,7 @@ async def _wait_or_run(exchange: Exchange, record: Record | None) -> Record | Re
         record: that cannot be used; None if there is none.
     """
     if _is_only_if_cached(exchange):
-        return Reply(_GATEWAY_TIMEOUT, (), b"")
+        return exchange.not_stored()
     refused = _refused(exchange, record)
     reason = _reason_to_run_alone(exchange, record, refused)
     if reason is not None:
