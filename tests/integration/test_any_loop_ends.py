@@ -218,9 +218,43 @@ def test_loop_that_is_closed_with_a_loader_leaves_nothing(
     wait_until(lambda: cache.stats().load_failures == 1)
     gc.collect()
     assert reports == []
-    # That of the caller is left to the caller.
+    # That of the caller is left to the caller. The private event loop may not have let go of it.
     del loading
+    wait_until(lambda: gc.collect() >= 0 and bool(reports))
+    assert len(reports) == 1
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_loop_that_is_closed_with_a_batch_loader_leaves_nothing(
+    cache: AsyncRedisCache, *, has_begun: bool
+) -> None:
+    """Nothing remains of the tasks of a batch either: neither of those that wait for its loader, nor of that of it."""
+    loop = asyncio.new_event_loop()
+    reports: list[Any] = []
+    loop.set_exception_handler(lambda _, context: reports.append(context["message"]))
+
+    async def load(_: list[str]) -> dict[str, str]:
+        loop.stop()
+        await asyncio.sleep(60)
+        return {}
+
+    def create(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        if coroutine.__qualname__ == "Batch._load":
+            loop.stop()
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    if not has_begun:
+        loop.set_task_factory(create)
+    loading = loop.create_task(cache.retrieve_or_load_many(None, ["one", "two"], load))
+    # Until the loader begins, or has a task.
+    loop.run_forever()
+    loop.close()
+    wait_until(lambda: cache.stats().load_failures == 2)
     gc.collect()
+    assert reports == []
+    # That of the caller is left to the caller. The private event loop may not have let go of it.
+    del loading
+    wait_until(lambda: gc.collect() >= 0 and bool(reports))
     assert len(reports) == 1
 
 

@@ -16,7 +16,7 @@ from async_redis_cache._common.errors import SERVER_FAILURES, CacheError, CacheI
 from async_redis_cache._common.key_rules import check_keys
 from async_redis_cache._common.outcomes import CapturedError, outcome_of, raise_first
 from async_redis_cache._common.pip_services import Context
-from async_redis_cache._common.tasks import OwnedTasks
+from async_redis_cache._common.tasks import OwnedTasks, may_stay_pending
 from async_redis_cache._engine.in_flight_load import LoadNode, current_load, loading_as
 from async_redis_cache._engine.load_options import LoadOptions
 from async_redis_cache._engine.load_source import LoadResult
@@ -96,6 +96,9 @@ class Batch(NamedLoader):
         self._undecided.discard(key)
         if self._waiters and not self._undecided:
             waiters, self._waiters = self._waiters, {}
+            if all(future.done() for future in waiters.values()):
+                # Each waiter was cancelled.
+                return
             now = asyncio.get_running_loop().time()
             for waiting_key in waiters:
                 self._idle[waiting_key] += now
@@ -113,7 +116,8 @@ class Batch(NamedLoader):
             def finish(key: str, _: asyncio.Future[Any]) -> None:
                 unfinished.discard(key)
                 if not unfinished:
-                    # Each waiter has its value or was cancelled.
+                    # Each waiter has its value or was cancelled. Nothing ends the task if its event loop is closed now.
+                    may_stay_pending(task)
                     task.cancel()
 
             for waiting_key, future in waiters.items():
@@ -136,6 +140,11 @@ class Batch(NamedLoader):
         try:
             self.decide(key)
             value = await future
+        except GeneratorExit:
+            if loop.is_closed():
+                # Closed by `abandon`: so is what this waits for.
+                self._tasks.abandon()
+            raise
         finally:
             del self._waiting[future]
         if isinstance(value, CapturedError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-__all__ = ["OwnedTasks"]
+__all__ = ["OwnedTasks", "abandon", "may_stay_pending"]
 
 T = TypeVar("T")
 
@@ -45,6 +46,11 @@ class OwnedTasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def abandon(self) -> None:
+        """Abandon every task. See `abandon`."""
+        for task in tuple(self._tasks):
+            abandon(task)
+
     def cancel(self) -> None:
         """Request the cancellation of every task."""
         for task in self._tasks:
@@ -54,3 +60,21 @@ class OwnedTasks:
         """Wait until no task is running, including those spawned meanwhile. Raises nothing of theirs."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def may_stay_pending(task: asyncio.Task[Any]) -> None:
+    """Let asyncio not log that a task was destroyed, if its event loop is closed before the task has ended."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def abandon(task: asyncio.Task[Any]) -> None:
+    """Close the coroutine of a task whose event loop was closed before the task has ended.
+
+    `asyncio.run` cancels tasks only once: one that starts later, while asynchronous generators and the executor are shut
+    down, is left pending.
+    """
+    may_stay_pending(task)
+    coroutine: Any = task.get_coro()
+    # Its `finally` clauses may need the event loop.
+    with contextlib.suppress(BaseException):
+        coroutine.close()

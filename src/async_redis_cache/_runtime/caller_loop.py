@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 from async_redis_cache._common.outcomes import CallerLeftError, CapturedError, capture
+from async_redis_cache._common.tasks import abandon
 
 from .loop_mailbox import LoopMailbox
 from .portal import Portal
@@ -87,19 +87,10 @@ class _OnCallerLoop:
             self._task.cancel()
 
     def _abandon(self) -> None:
-        """Close what the event loop of the caller has not ended before it was closed.
-
-        `asyncio.run` cancels tasks only once: one that starts later, while asynchronous generators and the executor are
-        shut down, is left pending.
-        """
+        """Close what the event loop of the caller has not ended before it was closed."""
         task, self._task = self._task, None
         if task is not None:
-            # Otherwise asyncio logs that the task was destroyed.
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-            coroutine: Any = task.get_coro()
-            # Its `finally` clauses may need the event loop.
-            with contextlib.suppress(BaseException):
-                coroutine.close()
+            abandon(task)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._task = None
