@@ -36,14 +36,14 @@ except ImportError as _error:
         "pip install 'async-redis-cache[aiohttp]'"
     ) from _error
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, RedisCache
 from async_redis_cache._http.aiohttp_handling import CURRENT, Handling, Settings, before_sending
 from async_redis_cache._http.cache_status import cache_identifier
 from async_redis_cache._http.handlers import CALLED
 from async_redis_cache._http.invalidation import keys_of_url
 from async_redis_cache._http.response_log import warn_without_effect
 from async_redis_cache._http.response_options import PathRules, ResponseOptions, Rule
-from async_redis_cache._http.response_store import ResponseStore, records_of
+from async_redis_cache._http.response_store import ResponseStore, records_of, sync_records_of
 from async_redis_cache._http.tags_header import TagsHeader
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "cache_response",
     "get_cache",
     "invalidate_url",
+    "invalidate_url_sync",
     "response_cache",
 ]
 
@@ -225,3 +226,27 @@ async def invalidate_url(
     handling = CURRENT.get()
     target = None if handling is None else handling.target
     await records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))
+
+
+def invalidate_url_sync(
+    cache: RedisCache,
+    url: str,
+    *,
+    namespace: str = "responses",
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Do what `invalidate_url` does, for a job or a handler in a thread.
+
+    Args:
+        cache: open, with the server and `key_prefix` of that of the middleware.
+        url: as for `invalidate_url`. In a handler, it may be relative.
+        namespace: that of the middleware.
+        headers: as for `invalidate_url`.
+
+    Raises:
+        ValueError: as for `invalidate_url`.
+        CacheError: the response may be stored still.
+    """
+    handling = CURRENT.get()
+    target = None if handling is None else handling.target
+    sync_records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))

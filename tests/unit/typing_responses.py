@@ -11,10 +11,16 @@ from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from async_redis_cache import AsyncRedisCache
+from async_redis_cache import AsyncRedisCache, RedisCache
 from async_redis_cache import aiohttp as aiohttp_cache
 from async_redis_cache import fastapi as fastapi_cache
-from async_redis_cache.asgi import ResponseCache, ResponseOptions, cache_response, invalidate_url
+from async_redis_cache.asgi import (
+    ResponseCache,
+    ResponseOptions,
+    cache_response,
+    invalidate_url,
+    invalidate_url_sync,
+)
 
 RULES: dict[str, ResponseOptions] = {
     "/pages/*": {"ttl": timedelta(minutes=1), "tags": ["pages"], "parameters": ["page"]},
@@ -51,3 +57,8 @@ async def call(cache: AsyncRedisCache) -> None:
     show_page: Callable[[web.Request], Awaitable[web.StreamResponse]] = show
     responses: Any = aiohttp_cache.response_cache(rules=RULES)
     web.Application(middlewares=[responses]).router.add_get("/", show_page)
+
+
+def job(cache: RedisCache) -> None:
+    invalidate_url_sync(cache, "http://shop/", headers={"X-Forwarded-Prefix": "/shop"})
+    invalidate_url(cache, "http://shop/")  # type: ignore[arg-type, unused-coroutine]  # pyright: ignore[reportArgumentType, reportUnusedCoroutine]

@@ -17,6 +17,8 @@ from async_redis_cache import (
     Load,
     LoadOptions,
     Namespace,
+    RedisCache,
+    SyncNamespace,
 )
 
 from .cache_status import CacheStatus
@@ -25,7 +27,7 @@ from .observers import OBSERVERS
 from .response_log import warn_without_effect
 from .response_options import Rule
 
-__all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of"]
+__all__ = ["Lead", "Outcome", "ResponseStore", "Terms", "records_of", "sync_records_of"]
 
 _SHORTEST: Final = 0.001
 """Seconds of the shortest TTL: a record that is to be validated each time it is used is stale at once."""
@@ -88,6 +90,17 @@ def records_of(cache: AsyncRedisCache, namespace: str) -> Namespace[Any]:
     """
     if not isinstance(cache, AsyncRedisCache):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"cache must be an AsyncRedisCache, not {type(cache).__name__}")
+    return cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
+
+
+def sync_records_of(cache: RedisCache, namespace: str) -> SyncNamespace[Any]:
+    """Do what `records_of` does, for a `RedisCache`.
+
+    Raises:
+        TypeError: the cache is another object, such as an `AsyncRedisCache`.
+    """
+    if not isinstance(cache, RedisCache):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"cache must be a RedisCache, not {type(cache).__name__}")
     return cache.namespace(namespace, serializer=RECORDS, long_keys="hash")
 
 
