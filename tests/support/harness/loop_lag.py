@@ -20,6 +20,8 @@ DISTURBANCE_SECONDS = 0.020
 ATTEMPTS = 5
 GRACE_SECONDS = 0.050
 """After its limit, in which a call has to end."""
+TURNS_TO_BEGIN = 3
+"""Of the loop after which a call, or a task that makes it, has begun."""
 TURNS = 50
 """Of the loop that a guard waits when it is due."""
 
@@ -142,18 +144,27 @@ class Stopwatch:
 class Guard:
     """A timer of the running loop, which other events have to precede.
 
-    When it is due, what was due before it may still need turns of the loop to end: it gives it some.
+    It is set some turns later: a call that begins right after it has set its own timer by then, so that no stall
+    between the two reverses their order. When it is due, what was due before it may still need turns of the loop to
+    end: it gives it some.
     """
 
     def __init__(self, seconds: float) -> None:
         self.fired = False
+        self._seconds = seconds
         self._turns = TURNS
         self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.Handle = self._loop.call_later(seconds, self._turn)
+        self._handle: asyncio.Handle = self._loop.call_soon(self._set, TURNS_TO_BEGIN)
 
     def cancel(self) -> None:
         """Cancel the timer."""
         self._handle.cancel()
+
+    def _set(self, turns: int) -> None:
+        if turns:
+            self._handle = self._loop.call_soon(self._set, turns - 1)
+        else:
+            self._handle = self._loop.call_later(self._seconds, self._turn)
 
     def _turn(self) -> None:
         self._turns -= 1
