@@ -24,6 +24,7 @@ from async_redis_cache import (
     RedisCache,
 )
 from harness import await_until
+from harness.stalls import outlasting_stalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,15 +152,19 @@ async def test_lock_expires_without_its_holder(
 
 async def test_lock_is_renewed_while_it_is_held(jobs: Namespace[Any], raw: Client) -> None:
     """A block may take longer than the TTL; no other caller gets the lock meanwhile."""
-    async with jobs.lock("a", 0.3) as lock:
-        first = raw.get(LOCK)
-        number = lock.fencing_number
-        with pytest.raises(CacheLockError):
-            async with jobs.lock("a", wait=0.7):
-                raise AssertionError("entered")
-        assert lock.is_held()
-        assert lock.fencing_number == number
-        assert raw.get(LOCK) != first
+
+    async def outlive(ttl: float) -> None:
+        async with jobs.lock("a", ttl) as lock:
+            first = raw.get(LOCK)
+            number = lock.fencing_number
+            with pytest.raises(CacheLockError):
+                async with jobs.lock("a", wait=2.3 * ttl):
+                    raise AssertionError("entered")
+            assert lock.is_held()
+            assert lock.fencing_number == number
+            assert raw.get(LOCK) != first
+
+    await outlasting_stalls(outlive, 0.3, 6.0)
 
 
 async def test_removed_lock_is_lost(jobs: Namespace[Any], raw: Client) -> None:
@@ -260,7 +265,7 @@ async def test_unreachable_server(server: Server, proxy: StartProxy) -> None:
             network.close()
             await await_until(lambda: not lock.is_held())
 
-    async with opened(network.url, command_timeout=2_000) as cache:
+    async with opened(network.url) as cache:
         jobs = cache.namespace("job")
         with pytest.raises(CacheLockError) as caught:
             await lose(jobs)

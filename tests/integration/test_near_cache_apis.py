@@ -196,9 +196,16 @@ async def test_local_entry_expires_while_the_server_is_late(
     with server.client() as raw:
         raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
     cache = await near_cache(server.url, max_size=0)
-    await cache.store(None, "key", 1, 300)
-    stored = time.monotonic()
-    await cached_locally(cache, "key")
+    stored, hits = 0.0, cache.stats().near_hits
+    while (
+        cache.stats().near_hits == hits
+    ):  # Where the machine stalls for longer than it lives, once more.
+        await cache.store(None, "key", 1, 300)
+        stored = time.monotonic()
+        found: object = 1
+        while found is not None and cache.stats().near_hits == hits:
+            found = await cache.retrieve(None, "key")
+            await asyncio.sleep(0)
     assert await last_given(cache) < stored + 0.3 + TICK_SECONDS
     assert await cache.contains(None, "key") is False
 
