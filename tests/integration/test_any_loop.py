@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 
 from async_redis_cache import (
     AsyncRedisCache,
+    CacheError,
     CacheLoadError,
     CacheOutcomeUnknown,
     CacheStateError,
@@ -347,12 +349,20 @@ def test_deadline_while_the_private_loop_is_blocked(any_server: Server, key_pref
         assert [type(outcome) for outcome in outcomes] == [CacheTimeout] * 2
         gate.set()
         await until(lambda: cache.stats().pending_invalidations == 0)
-        assert await cache.store(None, "key", 2) == await cache.retrieve(None, "key") == 2
+        stored = False
+        while not stored:
+            with contextlib.suppress(CacheTimeout, CacheOutcomeUnknown):
+                stored = await cache.store(None, "key", 2) == 2
         # Its results have come while this event loop is blocked: they are not overdue.
-        reads = [asyncio.ensure_future(cache.retrieve(None, "key")) for _ in range(3)]
-        await asyncio.sleep(0)
-        time.sleep(0.7)  # noqa: ASYNC251  it is to block
-        assert await asyncio.gather(*reads) == [2, 2, 2]
+        found: list[Any] = []
+        for _ in range(5):  # Where the server stalls meanwhile, once more.
+            reads = [asyncio.ensure_future(cache.retrieve(None, "key")) for _ in range(3)]
+            await asyncio.sleep(0)
+            time.sleep(0.7)  # noqa: ASYNC251  it is to block
+            found = await asyncio.gather(*reads, return_exceptions=True)
+            if found == [2, 2, 2]:
+                break
+        assert found == [2, 2, 2]
         await cache.close(None)
 
     asyncio.run(calls())
@@ -497,8 +507,14 @@ def test_write_that_was_sent_is_unknown(any_server: Server, key_prefix: str) -> 
     async def calls() -> None:
         async with cache:
             block_after_next_store(cache._lifecycle.engine(), gate)
-            with pytest.raises(CacheOutcomeUnknown):
-                await cache.store(None, "key", 1)
+            ends: list[BaseException] = []
+            while len(ends) < 5 and CacheOutcomeUnknown not in map(type, ends):
+                # Where the machine stalls until its deadline, it is not taken, nor sent.
+                with pytest.raises(CacheError) as caught:
+                    await cache.store(None, "key", 1)
+                ends.append(caught.value)
+            assert {*map(type, ends[:-1])} <= {CacheTimeout}
+            assert type(ends[-1]) is CacheOutcomeUnknown
             gate.set()
 
     asyncio.run(calls())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 import threading
@@ -444,6 +445,13 @@ BLOCKED: dict[str, Callable[[RedisCache], object]] = {
 }
 
 
+def in_time(call: Callable[[], object]) -> object:
+    """The result of a call, made again where the machine stalled until its deadline."""
+    while True:
+        with contextlib.suppress(CacheTimeout):
+            return call()
+
+
 @pytest.mark.parametrize("name", BLOCKED)
 @pytest.mark.depends_on("loop")
 def test_call_ends_though_the_private_loop_is_blocked(
@@ -453,10 +461,11 @@ def test_call_ends_though_the_private_loop_is_blocked(
     others_done = threading.Event()
     url = any_server.url
     with (
+        RedisCache.from_url(url, key_prefix=key_prefix) as patient,
         RedisCache.from_url(url, key_prefix=key_prefix, command_timeout=200) as cache,
         ThreadPoolExecutor(1) as threads,
     ):
-        cache.store(None, "key", "old", tags=["tag"])
+        patient.store(None, "key", "old", tags=["tag"])
 
         async def block() -> bool:
             return others_done.wait(PATIENCE_SECONDS)
@@ -469,7 +478,7 @@ def test_call_ends_though_the_private_loop_is_blocked(
         others_done.set()
         blocking.exception(PATIENCE_SECONDS)
         # Nothing was sent, and nothing is now; what was to be replaced or removed is not given again.
-        value = cache.retrieve(None, "key")
+        value = in_time(lambda: cache.retrieve(None, "key"))
         is_change = name in {"store", "store_many", "remove", "invalidate_tags"}
         assert value == (None if is_change else "old")
 
@@ -491,7 +500,9 @@ def test_write_that_may_have_been_sent_is_unknown(any_server: Server, key_prefix
             except CacheError as error:
                 ends.append(error)
 
-        storing = threads.submit(store)
-        storing.result(PATIENCE_SECONDS)
+        while len(ends) < 5 and CacheOutcomeUnknown not in map(type, ends):
+            # Where the machine stalls until its deadline, it is not taken, nor sent.
+            threads.submit(store).result(PATIENCE_SECONDS)
         others_done.set()
-        assert [type(error) for error in ends] == [CacheOutcomeUnknown]
+        assert {*map(type, ends[:-1])} <= {CacheTimeout}
+        assert type(ends[-1]) is CacheOutcomeUnknown

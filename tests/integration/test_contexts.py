@@ -310,7 +310,7 @@ def test_connections_and_timers_keep_no_request_alive(
     async def main() -> None:
         # asyncio keeps a cancelled timer, and its context, until its time.
         cache = AsyncRedisCache.from_url(
-            any_server.url, key_prefix=key_prefix, command_timeout=2_000, **OPTIONS[way]
+            any_server.url, key_prefix=key_prefix, command_timeout=3_000, **OPTIONS[way]
         )
         requests: list[weakref.ref[Request]] = []
         await asyncio.create_task(use(cache, requests))

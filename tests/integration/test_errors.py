@@ -122,7 +122,7 @@ async def test_errors_keep_no_frames_alive(server: Server, proxy: StartProxy, ap
     """No driver's error hangs on ours as cause or context, and no data of the caller in any text."""
     network = proxy(server)
     errors: list[CacheError] = []
-    async with configured(network.url, api, command_timeout=300) as cache:
+    async with configured(network.url, api) as cache:
         await cache.ping(None)
         network.swallow_replies(times=50, ending="rst")
         for call in (

@@ -16,7 +16,6 @@ from harness.operations import OPERATIONS
 pytest_plugins = ["near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
 
-DEADLINE = 200
 OTHERWISE: dict[str, Any] = {
     "store": 1,
     "retrieve": None,
@@ -42,7 +41,7 @@ async def test_calls_fail_open_with_always(
 ) -> None:
     """Each method returns what an empty cache returns, soon at next to no cost; two still raise."""
     server = private_server()
-    options = {"command_timeout": DEADLINE, "near_cache_enabled": near, "key_prefix": "a:"}
+    options = {"retries": 0, "near_cache_enabled": near, "key_prefix": "a:"}
     async with configured(server.url, api, fail_open="always", **options) as cache:
         await cache.store(None, "key", 1)
         server.stop()
@@ -61,8 +60,8 @@ async def test_calls_fail_open_with_always(
         for _ in range(100):
             await cache.retrieve(None, "key")
             await cache.store(None, "key", 2)
-        # A tenth of what they would have waited for.
-        assert time.monotonic() - begun < 200 * DEADLINE / 1000 / 10
+        # Far less than so many attempts to connect would have taken at their pace.
+        assert time.monotonic() - begun < 15
         server.start()
         await await_until(lambda: not cache.stats().open_circuits)
         await await_until(lambda: cache.stats().pending_invalidations == 0)
@@ -73,7 +72,7 @@ async def test_calls_fail_open_with_always(
 async def test_calls_raise_with_never(private_server: StartServer, api: Api) -> None:
     """No loader is called while the server is unreachable; before and after, loads work as usual."""
     server = private_server()
-    options = {"command_timeout": DEADLINE, "fail_open": "never"}
+    options = {"retries": 0, "fail_open": "never"}
     async with configured(server.url, api, **options) as cache:
         assert await cache.retrieve_or_load(None, "key", load) == "loaded"
         loads = cache.stats().loads
@@ -98,7 +97,7 @@ async def test_load_raises_with_never_when_the_server_dies_before_the_lease(
 ) -> None:
     """Nor then."""
     server = private_server()
-    async with configured(server.url, command_timeout=DEADLINE, fail_open="never") as cache:
+    async with configured(server.url, retries=0, fail_open="never") as cache:
         engine = cache._lifecycle.ready().engine
         read = engine.reads.fetch
 
@@ -116,7 +115,7 @@ async def test_load_raises_with_never_when_the_server_dies_before_the_lease(
 async def test_only_loads_fail_open_by_default(private_server: StartServer, api: Api) -> None:
     """The other methods raise."""
     server = private_server()
-    async with configured(server.url, api, command_timeout=DEADLINE) as cache:
+    async with configured(server.url, api, retries=0) as cache:
         server.stop()
         assert await cache.retrieve_or_load(None, "key", load) == "loaded"
         with pytest.raises(CacheUnavailable):

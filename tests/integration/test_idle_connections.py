@@ -29,7 +29,7 @@ pytestmark = pytest.mark.depends_on("api")
 CONNECTIONS = 6
 OPTIONS: dict[str, Any] = {
     "key_prefix": "idle:",
-    "command_timeout": 2_000,
+    "command_timeout": 3_000,
     "connect_timeout": 5_000,
     "max_connections": 2 * CONNECTIONS,
 }

@@ -53,7 +53,7 @@ async def test_cancellation_during_the_lease_request_logs_nothing(
     """The request fails without a waiter, and its error is not logged."""
     async with (
         ScriptedServer(MGET=b"*1\r\n$-1\r\n", EVAL=b"") as server,
-        configured(server.url, command_timeout=100, max_size=0) as cache,
+        configured(server.url, command_timeout=1_500, max_size=0) as cache,
     ):
         call = asyncio.create_task(cache.retrieve_or_load(None, "key", lambda: 1))
         await await_until(lambda: server.asked("EVAL"))

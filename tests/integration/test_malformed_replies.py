@@ -85,7 +85,7 @@ NO_SCRIPT_ANSWER_TO: dict[str, list[bytes]] = {
 
 async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> None:
     async with ScriptedServer() as server:
-        cache = configured(server.url, retries=1, command_timeout=2_000, **options)
+        cache = configured(server.url, retries=1, **options)
         async with cache:
             server.answers[command] = reply
             before, asked = server.connections, server.asked(command)

@@ -20,8 +20,6 @@ from harness.apis import Api, configured
 pytest_plugins = ["near_fixtures"]
 pytestmark = pytest.mark.depends_on("api")
 
-DEADLINE = 100
-
 
 class Lines(Logger):
     """The framework's logger, that keeps what it is told."""
@@ -65,7 +63,7 @@ async def test_loggers_get_messages(private_server: StartServer, api: Api) -> No
     """Each logger gets the messages of the log, on a thread of its own, in order."""
     server = private_server()
     loggers = [Lines(), Lines()]
-    cache = configured(server.url, api, command_timeout=DEADLINE, name="products")
+    cache = configured(server.url, api, retries=0, name="products")
     cache.set_references(references(*loggers))
     async with cache:
         server.stop()

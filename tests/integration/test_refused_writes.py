@@ -326,10 +326,9 @@ async def test_every_refusal_of_a_server_is_remembered(word: str) -> None:
 async def test_refusal_that_will_not_pass_is_raised(word: str) -> None:
     """A retry would be refused as well: the caller gets the error under any `fail_open`."""
     reply = f"-{word} it says\r\n".encode()
-    options = {"fail_open": "always", "max_size": 0, "command_timeout": 200}
     async with (
         ScriptedServer(GETDEL=reply) as server,
-        configured(server.url, **options) as cache,
+        configured(server.url, fail_open="always", max_size=0) as cache,
     ):
         with pytest.raises(CacheError) as caught:
             await cache.remove(None, "key")

@@ -69,7 +69,9 @@ async def _answered_at(moment: str, reply: bytes) -> object:
         "loading": ["MGET", "EVAL", "TIME"],
     }
     async with ScriptedServer(**dict.fromkeys(commands[moment], reply)) as server:
-        cache = configured(server.url, retries=1, command_timeout=2_000, connect_timeout=2_000)
+        # Only one that never ends is waited for.
+        limit = 2_000 if reply.startswith(b">2") else 20_000
+        cache = configured(server.url, retries=1, command_timeout=limit, connect_timeout=limit)
         try:
             opened = await _outcome(cache.open(None))
             if isinstance(opened, CacheError):
