@@ -108,7 +108,30 @@ def _annotation(function: Any, name: str) -> Any:
     holder = FunctionType((lambda: None).__code__, getattr(inner, "__globals__", {}))
     annotations = annotations_of(function)
     holder.__annotations__ = {name: annotations[name]} if name in annotations else {}
-    return get_type_hints(holder, include_extras=True).get(name, Any)
+    parameters = _type_parameters(inner)
+    return get_type_hints(holder, None, parameters, include_extras=True).get(name, Any)
+
+
+def _type_parameters(function: Any) -> dict[str, Any] | None:
+    """Return the type parameters of a function and of the classes around it, by name; None if it has none.
+
+    Annotations that are text, as by `from __future__ import annotations`, name them, and they are no globals.
+    """
+    found: dict[str, Any] = {}
+    scope: Any = None
+    names = getattr(function, "__qualname__", "").split(".")[:-1]
+    for depth, name in enumerate(names):
+        variables = vars(scope) if depth else getattr(function, "__globals__", {})
+        scope = variables.get(name)
+        if not isinstance(scope, type):
+            break
+        found.update(_parameters_of(scope))
+    found.update(_parameters_of(function))
+    return found or None
+
+
+def _parameters_of(generic: Any) -> dict[str, Any]:
+    return {parameter.__name__: parameter for parameter in getattr(generic, "__type_params__", ())}
 
 
 def _classes_in(annotation: Any) -> Iterator[type]:
