@@ -196,6 +196,7 @@ async def decorated(cache: AsyncRedisCache, plain_cache: RedisCache) -> None:
     await forget(1)
     assert_type(await product.refresh(1), Product)
     assert_type(await product.uncached(1), Product)
+    assert_type(product.__name__ + product.__qualname__, str)
     assert_type(plain(1), Product)
     assert_type(plain.refresh(1), Product)
     assert_type(plain.uncached(1), Product)

@@ -68,6 +68,10 @@ class _Cached(Generic[P, T]):
     # Slots, and not attributes in `__dict__`, which `functools.wraps` would copy to another function.
     __slots__ = ("__dict__", "__weakref__", "_binding", "_bound", "_config")
 
+    # Those of the function.
+    __name__: str
+    __qualname__: str
+
     def __init__(self, config: CallConfig, binding: type | None) -> None:
         self._config = config
         self._binding = binding
