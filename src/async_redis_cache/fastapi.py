@@ -151,7 +151,7 @@ def cache_response(
 
 
 def _check_order(route: Any, look_up: Callable[..., Any]) -> None:
-    """Check that FastAPI has called all security schemes of a route before the look into the cache.
+    """Check that FastAPI has called all security schemes of a route before the lookup.
 
     Other dependencies may follow it: whether they check rights is not known, and most do not.
     """

@@ -1,4 +1,4 @@
-"""A request of an aiohttp application, from the look into the cache to the end of the handler's run."""
+"""A request of an aiohttp application, from the lookup to the end of the handler's run."""
 
 from __future__ import annotations
 

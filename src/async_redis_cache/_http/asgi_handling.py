@@ -1,4 +1,4 @@
-"""A request of an ASGI application, from the look into the cache to the end of the application's run."""
+"""A request of an ASGI application, from the lookup to the end of the application's run."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Handling:
             self.run.tags.update(tags)
 
     async def enter(self, rule: Rule) -> bool:
-        """Look into the cache in the handler of the application; return whether the response is there.
+        """Look the response up from the handler of the application; return whether it is in the cache.
 
         If it is, whatever the application sends is replaced by it.
         """

@@ -26,7 +26,7 @@ class CacheStatus(msgspec.Struct, frozen=True):
         status: the status code of the application's response, if it differs from the one that is sent.
         stored: whether the response of the application was stored.
         collapsed: whether the request was answered by the run of another one.
-        ttl: seconds for which the response is fresh; negative since it is stale.
+        ttl: seconds for which the response is fresh; negative if it is stale.
         key: the key of the response, to be shown.
         detail: a token that tells more.
     """

@@ -38,8 +38,9 @@ _FORMATS: Final = tuple(
         rf"{_DAY_NAME} {_MONTH} (?P<day>[ \d]\d) {_TIME} (?P<year>\d{{4}})",
     )
 )
-_TWO_DIGITS: Final = 100
-_CENTURY_AHEAD: Final = 50
+_SHORT_YEAR_DIGITS: Final = 2
+_CENTURY: Final = 100
+_MOST_YEARS_AHEAD: Final = 50
 _LAST: Final = {"hour": 23, "minute": 59, "second": 60}
 
 
@@ -73,10 +74,10 @@ def date_in(fields: Fields, name: bytes, now: float) -> int | None:
 
 def _seconds(found: dict[str, str], this_year: int) -> int | None:
     year = int(found["year"])
-    if len(found["year"]) == len("94"):
-        year += this_year - this_year % _TWO_DIGITS
-        if year > this_year + _CENTURY_AHEAD:
-            year -= _TWO_DIGITS
+    if len(found["year"]) == _SHORT_YEAR_DIGITS:
+        year += this_year - this_year % _CENTURY
+        if year > this_year + _MOST_YEARS_AHEAD:
+            year -= _CENTURY
     month, day = _MONTHS.index(found["month"].lower()) + 1, int(found["day"])
     time = [int(found[part]) for part in _LAST]
     if any(part > last for part, last in zip(time, _LAST.values(), strict=True)):

@@ -41,7 +41,7 @@ class Exchange(msgspec.Struct, eq=False):
         request: the request.
         key: of its URI.
         identity: for which client the response is; None for any client that may see it.
-        name: of the cache in `Cache-Status`, a token.
+        name: of the cache, by `cache_identifier`.
         shows_key: whether `Cache-Status` has the key of the URI. That of a variant, which contains hashes, is not shown.
         is_routed: whether the application has begun, so that it may have read the conditions of the client.
         observe: called with how the request was handled before a response to a client is sent.

@@ -161,9 +161,9 @@ def _with_each_port(scheme: str, fields: Fields) -> list[Fields]:
         hosts.add(bare)
         if not _PORT.search(bare):
             hosts.add(bare + port)
-    # A proxy says the same host again.
-    named = {(b"host", sent[0]), (b"x-forwarded-host", sent[0])}
+    # A proxy repeats the host in its own field.
+    hosting = {(b"host", sent[0]), (b"x-forwarded-host", sent[0])}
     return [
-        tuple((name, host if (name, value) in named else value) for name, value in fields)
+        tuple((name, host if (name, value) in hosting else value) for name, value in fields)
         for host in hosts
     ]

@@ -78,7 +78,7 @@ def uri_of(
 ) -> str | None:
     """Return the URI of a request as it was sent; None if its host could be taken for a part of the path.
 
-    A proxy may tell the host and path that clients use in other fields, which applications make links with, and some
+    A proxy may send the host and path that clients use in other fields, which applications make links with, and some
     frameworks take the method from a field. They are part of the URI then, since any client may send them.
 
     Args:
@@ -94,8 +94,8 @@ def uri_of(
     if query and _NOT_IN_URIS.search(query):
         # It would be taken for what follows the URI in keys.
         return None
-    said = [field for field in fields if field[0] in FORWARDED]
-    forwarded = _forwarded(scheme, hosts, said).decode("latin-1") if said else ""
+    added = [field for field in fields if field[0] in FORWARDED]
+    forwarded = _forwarded(scheme, hosts, added).decode("latin-1") if added else ""
     return f"{scheme}://{host}{path.decode('latin-1')}?{query.decode('latin-1')}{forwarded}"
 
 
@@ -105,16 +105,16 @@ def _host(value: bytes) -> str | None:
     return value.decode().lower() if _HOST.fullmatch(value) else None
 
 
-def _forwarded(scheme: str, hosts: list[bytes], said: list[tuple[bytes, bytes]]) -> bytes:
-    """Return what keys have of the fields of a proxy: those that tell more than the request itself."""
+def _forwarded(scheme: str, hosts: list[bytes], added: list[tuple[bytes, bytes]]) -> bytes:
+    """Return what keys have of the fields that a proxy has added: those that differ from the request itself."""
     host = hosts[0] if hosts else b""
     implied = {b"x-forwarded-proto": scheme.encode(), b"x-forwarded-host": host}
     if host and b":" not in host:
-        told = {**implied, **dict(said)}[b"x-forwarded-proto"]
-        implied[b"x-forwarded-port"] = _DEFAULT_PORTS.get(told, b"")
+        client_scheme = {**implied, **dict(added)}[b"x-forwarded-proto"]
+        implied[b"x-forwarded-port"] = _DEFAULT_PORTS.get(client_scheme, b"")
     return b"".join(
         b" %s=%d:%s" % (name, len(value), value)
-        for name, value in said
+        for name, value in added
         if value != implied.get(name)
     )
 

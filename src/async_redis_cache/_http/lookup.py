@@ -1,4 +1,4 @@
-"""The look into the cache: a stored response, the wait for another request that is about to store one, or a run.
+"""The lookup: it finds a stored response, waits for another request that is about to store one, or returns a run.
 
 The record of a URI is a `Stored` response, or `Variants` if its responses have `Vary`, or `Uncacheable`. The key of a
 variant contains the random generation of the `Variants`: without this record, no variant can be reached, not even one

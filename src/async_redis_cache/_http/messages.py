@@ -57,7 +57,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
         if_error: seconds after that in which it is served instead of an error.
         must_revalidate: whether it must not be served stale, even to a request that accepts it.
         tag_is_made: whether the `ETag` was made from the content, so that the application does not know it.
-        is_replacement: whether it replaces an error for the requests that wait. It is not stored so.
+        is_replacement: whether it replaces an error for the requests that wait. False in what is stored.
         tags: that the application added, which a 304 response need not repeat.
     """
 
@@ -79,7 +79,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, tag="r"):
         return self.age + max(0.0, now - self.received)
 
     def remaining_at(self, now: float) -> float:
-        """Return the seconds until the response becomes stale; negative since it has."""
+        """Return the seconds until the response becomes stale; negative if it is."""
         return self.lifetime - self.age - max(0.0, now - self.received)
 
 
@@ -99,8 +99,9 @@ class Uncacheable(msgspec.Struct, frozen=True, array_like=True, tag="u"):
     """What is stored under a URI whose last response could not be stored: requests do not wait for one another.
 
     Attributes:
-        cause: why. Not the `response`, but the `request` if its run has failed or answered a condition of its own, and
-            `authorization` if only requests with that field are concerned; neither is stored.
+        cause: `response`, for which no response to the URI can be stored; `request`, whose run has failed or answered a
+            condition of its own; or `authorization`, if only requests with that field are concerned. The latter two
+            are returned to the requests that wait, and not stored.
     """
 
     cause: Literal["response", "request", "authorization"] = "response"

@@ -23,6 +23,8 @@ from .validation import can_validate, updated_fields, with_etag
 __all__ = ["Policy", "Reason", "Verdict"]
 
 _FIRST_FINAL: Final = 200
+_VALIDATION_SECONDS: Final = 3600
+"""For how long after its lifetime a response is kept at least, to be validated by the application."""
 _PARTIAL: Final = 206
 _NOT_MODIFIED: Final = 304
 _SUCCESSES: Final = frozenset({200, 203, 204, 300, 301, 308})
@@ -71,9 +73,6 @@ class Policy(NamedTuple):
             where the response does not say.
         stale_if_error: seconds after its lifetime in which a response replaces an error, where the response does
             not say.
-        validation: seconds after its lifetime for which a response with a validator of the application is kept, to be
-            validated.
-        strong_etags: see `with_etag`.
         parameters: the names of the query parameters that requests may have; None for any.
     """
 
@@ -85,12 +84,10 @@ class Policy(NamedTuple):
     follows_requests: bool = False
     stale_while_revalidate: float = 0
     stale_if_error: float = 0
-    validation: float = 3600
-    strong_etags: bool = False
     parameters: frozenset[bytes] | None = None
 
     def may_look_up(self, request: Request) -> Reason | None:
-        """Return why a request is passed to the application without a look at the cache; None if it is not."""
+        """Return why a request is passed to the application without a lookup; None if it is not."""
         if request.method not in {"GET", "HEAD"}:
             return "method"
         if not request.is_plain:
@@ -116,12 +113,10 @@ class Policy(NamedTuple):
         """
         if not self.may_store(request, response.status, response.fields):
             return None
-        tagged = with_etag(response, strong=self.strong_etags)
+        tagged = with_etag(response)
         stored = self._record(tagged, requested, received, tag_is_made=tagged is not response)
         is_worth_it = (
-            self.served_seconds(stored, received) > 0
-            or stored.if_error > 0
-            or (self.validation > 0 and can_validate(stored))
+            self.served_seconds(stored, received) > 0 or stored.if_error > 0 or can_validate(stored)
         )
         return stored if is_worth_it else None
 
@@ -179,13 +174,13 @@ class Policy(NamedTuple):
         )
 
     def served_seconds(self, stored: Stored, now: float) -> float:
-        """Return the seconds for which a response is served from now on, if no more than revalidated."""
+        """Return for how many seconds from now on a response is served, also while it is revalidated."""
         return max(0.0, stored.remaining_at(now) + stored.while_revalidating)
 
     @property
     def longest_stale(self) -> float:
         """The most seconds after its lifetime for which a response is kept, as far as the options say."""
-        return max(self.stale_while_revalidate, self.stale_if_error, self.validation)
+        return max(self.stale_while_revalidate, self.stale_if_error, _VALIDATION_SECONDS)
 
     def judge(self, request: Request, stored: Stored, now: float) -> Verdict:
         """Decide what becomes of a request whose response is stored.

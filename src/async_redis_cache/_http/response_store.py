@@ -214,7 +214,7 @@ class ResponseStore:
         return monotonic() < self._unshared.get(key, 0)
 
     async def read(self, key: str) -> Record | None:
-        """Return the record of a key that may be served, if no more than revalidated.
+        """Return the record of a key, unless its response may no longer be served.
 
         None if there is none, and if the server did not reply: reads wait for a second then before they try it again, and
         only loads, which have the circuit breaker, tell whether it does.

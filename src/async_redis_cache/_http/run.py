@@ -186,10 +186,7 @@ class Run:
         response = self._response
         if response is None or self._body is None:
             return fields
-        return with_etag(
-            response._replace(fields=fields, body=body),
-            strong=self._exchange.rule.policy.strong_etags,
-        ).fields
+        return with_etag(response._replace(fields=fields, body=body)).fields
 
     def body(self, chunk: bytes, *, is_last: bool = False) -> None:
         """Collect a part of the body, up to the bound. The response may be stored once the last part has come."""

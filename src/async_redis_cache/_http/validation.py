@@ -39,19 +39,16 @@ _ETAG_BYTES: Final = 16
 _OK: Final = 200
 
 
-def with_etag(response: Response, *, strong: bool = False) -> Response:
-    """Return a response with an `ETag` made from its content, if it is a 200 response without one.
+def with_etag(response: Response) -> Response:
+    """Return a response with a weak `ETag` made from its content, if it is a 200 response without one.
 
-    Args:
-        response: what the application sent.
-        strong: claim that the content is equal byte by byte. It is not, if anything outside of the cache changes the
-            content, such as a compression middleware.
+    A strong one would claim that the content is equal byte by byte. It is not, if anything outside of the cache changes
+    it, such as a compression middleware.
     """
     if response.status != _OK or has(response.fields, b"etag"):
         return response
     digest = blake2b(response.body, digest_size=_ETAG_BYTES).hexdigest()
-    tag = f'"{digest}"' if strong else f'W/"{digest}"'
-    return response._replace(fields=(*response.fields, (b"etag", tag.encode())))
+    return response._replace(fields=(*response.fields, (b"etag", f'W/"{digest}"'.encode())))
 
 
 def is_not_modified(request: Fields, stored: Stored, now: float) -> bool:
