@@ -133,7 +133,7 @@ class _Decision:
         self._source = source
 
     def arrive(self) -> None:
-        """Tell the source."""
+        """Report it to the source."""
         self._source.on_decided()
 
 

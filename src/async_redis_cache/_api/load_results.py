@@ -92,6 +92,7 @@ def _bad_type(request: LoadRequest, loaded: Any) -> CacheInputError:
 
 
 def bad_shared_type(request: LoadRequest) -> CacheInputError:
+    """Return the error of a caller that has joined a load whose value does not have the type of its call."""
     problem = (
         f"the load shared with another call has no value of the type expected: {_expected(request)}"
     )

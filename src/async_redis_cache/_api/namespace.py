@@ -187,7 +187,7 @@ class Namespace(NamespaceLoading[T]):
         return ttl_seconds(left)
 
     async def contains(self, key: str, *, trace_id: str | None = None) -> bool:
-        """Return whether the key has a value. The value is fetched to check that it is readable.
+        """Return whether the key has a value, of whatever type. It is fetched to check that it is readable.
 
         Raises:
             CacheError: as for `get`.

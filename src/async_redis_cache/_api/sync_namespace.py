@@ -260,7 +260,7 @@ class SyncNamespace(NamespaceView[T]):
         return ttl_seconds(left)
 
     def contains(self, key: str, *, trace_id: str | None = None) -> bool:
-        """Return whether the key has a value. The value is fetched to check that it is readable."""
+        """Return whether the key has a value, of whatever type. It is fetched to check that it is readable."""
         contained: bool = self._view.contains(trace_id, key)
         return contained
 

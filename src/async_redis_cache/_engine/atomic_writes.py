@@ -87,7 +87,10 @@ class AtomicWrites:
             return int(answer[0])  # pyright: ignore[reportUnknownArgumentType]
         if answer == OVERFLOW:
             raise CacheServerError("OVERFLOW", "the result would exceed 64 bits")
-        problem = "the key holds a value other than a plain integer of 64 bits: remove it first"
+        problem = (
+            "the key holds a value other than a plain integer of 64 bits, such as one that was loaded or has tags: "
+            "remove it first"
+        )
         raise CacheServerError("WRONGTYPE", problem)
 
     async def _write(self, command: Command, key: bytes, ttl: int, data: bytes) -> Any:

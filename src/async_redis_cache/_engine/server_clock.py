@@ -1,8 +1,8 @@
 """The server's time, without a request each time.
 
 The wall clocks of two hosts may be an hour apart; the server's clock is the one that all processes can read. It is
-sampled at most once a second, and only for reads of values that may be stale; in between, the monotonic clock is added
-to the last sample.
+sampled at most once a second, and only for reads of values that may be stale; in between, the time that has passed here
+is added to the last sample.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ServerClock:
 
     Args:
         executor: sends the requests.
-        clock: returns seconds, monotonic.
+        clock: returns seconds, which advance as the clock of the server does.
     """
 
     def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
