@@ -87,7 +87,8 @@ def test_fastapi_example_stores_its_catalogue() -> None:
     ):
         first, second = client.get("/products"), client.get("/products")
         assert "stored" in first.headers["cache-status"]
-        assert "hit" in second.headers["cache-status"]
+        # The server may end the first response while it is being stored.
+        assert re.search("hit|collapsed", second.headers["cache-status"])
         assert second.json() == first.json()
         conditional = {"If-None-Match": first.headers["etag"]}
         assert client.get("/products", headers=conditional).status_code == 304

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -94,4 +95,5 @@ async def test_write_on_one_worker_is_seen_on_the_other(client: httpx.AsyncClien
             responses = await asyncio.gather(*(client.get("/stock") for _ in range(ASKED)))
             assert {response.json()["amount"] for response in responses} == {amount}
     hits = await asyncio.gather(*(client.get("/stock") for _ in range(ASKED)))
-    assert all("hit" in response.headers["cache-status"] for response in hits)
+    # The response may still be being stored when its last client has it.
+    assert all(re.search("hit|collapsed", response.headers["cache-status"]) for response in hits)
