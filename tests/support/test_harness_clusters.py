@@ -34,7 +34,7 @@ def private_cluster(flavour: Flavour) -> Iterator[StartCluster]:
     started: list[Cluster] = []
 
     def start(replicas: int = 0) -> Cluster:
-        cluster = Cluster(flavour, replicas=replicas)
+        cluster = Cluster(flavour, replicas=replicas, node_timeout=1_000)
         started.append(cluster)
         cluster.start()
         return cluster

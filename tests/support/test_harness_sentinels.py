@@ -26,7 +26,7 @@ pytestmark = pytest.mark.depends_on()
 class StartSentinels(Protocol):
     """Start a master, its replicas and their sentinels; the test's end is their end."""
 
-    def __call__(self, replicas: int = 1) -> Sentinels: ...
+    def __call__(self, replicas: int = 1, down_after: int = 500) -> Sentinels: ...
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def sentinels(flavour: Flavour) -> Iterator[StartSentinels]:
     """Made by the test; ended even when it fails."""
     started: list[Sentinels] = []
 
-    def start(replicas: int = 1) -> Sentinels:
-        made = Sentinels(flavour, replicas=replicas)
+    def start(replicas: int = 1, down_after: int = 500) -> Sentinels:
+        made = Sentinels(flavour, replicas=replicas, down_after=down_after)
         started.append(made)
         made.start()
         return made
@@ -124,6 +124,7 @@ def test_logins_and_tls(which: str, certificates: Certificates) -> None:
         "redis",
         data=data if "data" in names else None,
         sentinels=guards if "sentinels" in names else None,
+        down_after=500,
     ) as watched:
         old = watched.kill_master()
         new = watched.new_master(old)
@@ -141,7 +142,7 @@ def test_logins_and_tls(which: str, certificates: Certificates) -> None:
 
 def test_some_side_by_side(sentinels: StartSentinels) -> None:
     """Sentinels of different tests do not see each other."""
-    one, other = sentinels(), sentinels()
+    one, other = sentinels(), sentinels(down_after=60_000)
     ports = [server.port for each in (one, other) for server in _all(each)]
     assert len(set(ports)) == len(ports)
     one.new_master(one.kill_master())

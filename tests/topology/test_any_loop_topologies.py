@@ -88,7 +88,7 @@ def opened(url: str, **options: Any) -> AsyncRedisCache:
 
 def test_failover_of_sentinels(flavour: Flavour) -> None:
     """Jobs succeed again after the master was killed; no value is wrong, local entries included."""
-    with Sentinels(flavour) as sentinels:
+    with Sentinels(flavour, down_after=500) as sentinels:
         cache = opened(sentinels.uri)
         with Jobs(cache) as jobs:
             jobs.more()

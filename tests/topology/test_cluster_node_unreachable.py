@@ -150,7 +150,7 @@ async def test_operations_on_other_nodes_succeed(cluster: Cluster, node: Server)
 
 async def test_removed_node_is_dropped(flavour: Flavour, logged: LogRecorder) -> None:
     """After its replica has taken over, its log state and probes end, though it never answers again."""
-    with Cluster(flavour, replicas=1) as cluster:
+    with Cluster(flavour, replicas=1, node_timeout=1_000) as cluster:
         async with new(cluster) as cache:
             key = keys_at(cluster, cluster.masters()[0])[0]
             old = cluster.node_of(f"away:{key}")

@@ -27,7 +27,7 @@ def name_of(server: Server) -> str:
 
 async def test_failover_is_logged_once(flavour: Flavour, logged: LogRecorder) -> None:
     """The master dies and another takes over: one record names it; nothing is logged twice."""
-    with Sentinels(flavour) as sentinels:
+    with Sentinels(flavour, down_after=500) as sentinels:
         async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
             await cache.store(None, "key", 1)
             assert logged.events == []
@@ -65,7 +65,7 @@ async def test_node_of_a_cluster_is_logged_by_address(
     flavour: Flavour, logged: LogRecorder, *, near: bool
 ) -> None:
     """A node dies and its replica takes over: the one that is lost is named, and the new master; that is all."""
-    with Cluster(flavour, replicas=1) as cluster:
+    with Cluster(flavour, replicas=1, node_timeout=1_000) as cluster:
         options: dict[str, Any] = {"max_size": 0, "key_prefix": "c:", "near_cache_enabled": near}
         # A busy machine must not be taken for nodes that are lost.
         patience: dict[str, Any] = {"command_timeout": 2_000, "near_cache_heartbeat": 10_000}

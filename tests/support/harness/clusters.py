@@ -39,7 +39,8 @@ class Cluster:
         masters: how many. Each is to keep some slots.
         replicas: how many there are of each.
         spares: how many nodes have no slots at first, as those that join a cluster to let it grow.
-        node_timeout: milliseconds of silence after which a node is held to be gone.
+        node_timeout: milliseconds of silence after which a node is held to be gone: short where a replica is to take
+            its place; by default, a machine that stalls does not lose a node.
         options: how the nodes differ from plain servers.
     """
 
@@ -50,7 +51,7 @@ class Cluster:
         masters: int = 3,
         replicas: int = 0,
         spares: int = 0,
-        node_timeout: int = 1000,
+        node_timeout: int = 20_000,
         **options: Unpack[ServerOptions],
     ) -> None:
         self.flavour: Flavour = flavour

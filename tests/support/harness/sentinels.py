@@ -45,7 +45,8 @@ class Sentinels:
             them, replicas and sentinels know it.
         sentinels: how the sentinels do. They may speak TLS where the data does not, and the other
             way round.
-        down_after: milliseconds of silence after which a master is held to be gone.
+        down_after: milliseconds of silence after which a master is held to be gone: short where another is to take
+            its place; by default, a machine that stalls does not lose it.
         grace: milliseconds that a master who comes back is let be one: 8,000 out there. With much
             less than two seconds, the sentinels undo what they have just done themselves.
     """
@@ -57,7 +58,7 @@ class Sentinels:
         replicas: int = 1,
         data: ServerOptions | None = None,
         sentinels: ServerOptions | None = None,
-        down_after: int = 500,
+        down_after: int = 10_000,
         grace: int = 2000,
     ) -> None:
         self.flavour: Flavour = flavour
