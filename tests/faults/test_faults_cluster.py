@@ -11,7 +11,7 @@ import pytest
 from async_redis_cache import AsyncRedisCache, CacheError
 from harness import await_until
 from harness.clusters import Cluster
-from harness.figures import report
+from harness.figures import in_time, report
 from harness.near import near_of, trusted
 from harness.run_length import scaled
 from harness.slots import key_in
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("faults cluster")
 READERS = 30
 SLOTS = scaled(150, 2_000)
 KEYS = 300
-UNBOUNDED: dict[str, Any] = {"max_size": 0, "command_timeout": 5_000}
+UNBOUNDED: dict[str, Any] = {"max_size": 0}
 NODE_TIMEOUT_SECONDS = 1.0
 
 
@@ -163,7 +163,6 @@ async def test_calls_succeed_after_a_master_dies(with_replicas: Cluster, way: st
         await trusted(cache)
         victim = cluster.masters()[0]
         keys = [key_in(cluster.slots(victim)[0], "of the victim"), key_in(0, "a"), key_in(9_000)]
-        await cache.store_many(None, dict.fromkeys(keys, 0))
         served: dict[str, float] = {}
 
         async def call(key: str) -> None:
@@ -204,5 +203,5 @@ async def test_calls_succeed_after_a_master_dies(with_replicas: Cluster, way: st
         f"all served {back_at - agreed_at:.2f} s later",
     )
     assert wrong == []
-    # They agree before each of them serves; the rest is for a look at the slots, and a busy machine.
-    assert back_at - agreed_at < 3
+    # They agree before each of them serves; the rest is for a look at the slots.
+    assert in_time(back_at - agreed_at, 3)

@@ -51,19 +51,18 @@ async def test_a_name_is_followed_to_another_address(
     async with AsyncRedisCache.from_url(f"redis://{NAME}:6379", **options) as cache:
         await cache.store(None, "key", 1)
         await trusted(cache)
-        assert (old.opened, new.opened) == (2, 0)
+        assert old.opened >= 2
         means(new)
 
         async def asked() -> bool:
             assert await cache.store(None, "key", 2) == 2
             return new.opened >= 2
 
-        while not await asked():
+        while not await asked() or old.open_now:
             pass
         old.forget()
         await trusted(cache)
         assert await cache.retrieve(None, "key") == 2
-        await await_until(lambda: old.open_now == 0)
         assert old.commands == []
 
 
@@ -77,7 +76,7 @@ async def test_no_call_waits_for_an_expired_connection(server: Server, proxy: St
             assert await cache.store(None, "key", "value") == "value"
             assert await cache.retrieve(None, "key") == "value"
         assert cache.stats().retries == 0
-        assert network.open_now <= 2
+        await await_until(lambda: network.open_now <= 2)
 
 
 async def test_the_next_connection_is_made_at_once(server: Server, proxy: StartProxy) -> None:

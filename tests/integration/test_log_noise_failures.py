@@ -71,7 +71,11 @@ async def test_network_that_is_cut(server: Server, proxy: StartProxy, api: Api) 
     """Connections that are reset, silenced and cut while calls are under way, until the close."""
     network = proxy(server)
     options = near_options("p:", command_timeout=100, connect_timeout=200)
-    async with configured(network.url, api, **options) as cache:
+    cache = configured(network.url, api, **options)
+    while not cache.is_open():
+        with suppress(CacheError):  # On a busy machine an attempt may take longer.
+            await cache.open(None)
+    async with cache:
         await trusted(cache)
         for harm in (network.cut, network.black_hole, network.cut):
             calls = [cache.retrieve_or_load(None, str(number), lambda: 1) for number in range(20)]
