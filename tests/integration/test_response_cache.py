@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 
@@ -555,3 +556,21 @@ async def test_compressed_responses_are_served_by_accept_encoding(
                 assert response.text == "text " * 1000
         await cached.close()
     assert runs["page"] == (1 if is_outside else 2)
+
+
+async def test_cors_outside_answers_each_origin_from_one_response(
+    server: Server, key_prefix: str
+) -> None:
+    """Only origins that are allowed get the field, and an invented one does not run the handler."""
+    shop = Shop()
+    async with AsyncRedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
+        cached = ResponseCache(shop.app(), cache=cache)
+        app = CORSMiddleware(cached, allow_origins=["http://a", "http://b"], allow_credentials=True)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            for origin in ("http://a", "http://b", "http://a", "http://evil"):
+                response = await client.get("/stock/tea", headers={"Origin": origin})
+                allowed = response.headers.get("access-control-allow-origin")
+                assert allowed == (None if origin == "http://evil" else origin)
+        await cached.close()
+    assert shop.runs["tea"] == 1
