@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial, wraps
+from itertools import count
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -29,11 +30,7 @@ except ImportError as _error:
         "async_redis_cache.otel needs the extra 'otel': pip install 'async-redis-cache[otel]'"
     ) from _error
 
-from async_redis_cache import (
-    AsyncRedisCache,
-    CacheStats,
-    RedisCache,
-)
+from async_redis_cache import AsyncRedisCache, CacheStats, RedisCache
 from async_redis_cache._api.call_outcome import (
     LOADING,
     PER_CALL,
@@ -147,7 +144,9 @@ def instrument(
                 OBSERVERS.pop(cache, None)
             views.release_each(_unwrap)
             _unwrap(cache)
-            instrumented.count_with(Counters)
+            everywhere = [each for known in tuple(_METRICS.values()) for each in known.caches()]
+            if all(each.counters is not instrumented.counters for each in everywhere):
+                instrumented.count_with(Counters)
 
     return stop
 
@@ -185,6 +184,9 @@ class _InstrumentedCache:
     """Creates the spans of one cache, and provides the attributes of its metrics."""
 
     def __init__(self, cache: Cache, name: str, tracer: trace.Tracer) -> None:
+        self.counters = _counters_of(cache)
+        """Shared with the cache that `as_sync` or `as_async` has returned."""
+        self.number = next(_NUMBERS)
         self._cache = cache
         self._tracer = tracer
         self._name = name
@@ -193,13 +195,13 @@ class _InstrumentedCache:
 
     def counts(self, field: str) -> Iterator[tuple[int, Attributes]]:
         """Yield the counts of a field, each with the attributes of its metric: one for each namespace and function."""
-        attributes, counters = self.attributes(), _counters_of(self._cache)
-        for part in counters.each() if field in COUNTED_BY_PART else (counters,):
+        attributes = self.attributes()
+        for part in self.counters.each() if field in COUNTED_BY_PART else (self.counters,):
             yield int(getattr(part, field)), attributes | _part_attributes(part.part)
 
     def count_with(self, kind: type[Counters]) -> None:
         """Change the class of the cache's counters, which keep their values."""
-        for counters in _counters_of(self._cache).each():
+        for counters in self.counters.each():
             counters.__class__ = kind
 
     def count_response(
@@ -379,14 +381,19 @@ class _Metrics:
                 _METRICS[provider] = cls(provider)
             return _METRICS[provider]
 
+    def caches(self) -> list[_InstrumentedCache]:
+        """Return the instrumented caches, latest first: of those that share counters, the first one reports them."""
+        return sorted(self.instrumented, key=lambda each: each.number, reverse=True)
+
     def _observe(
         self, field: str, _options: metrics.CallbackOptions
     ) -> Iterable[metrics.Observation]:
-        for instrumented in tuple(self.instrumented):
-            for count, attributes in instrumented.counts(field):
-                yield metrics.Observation(count, attributes)
+        for instrumented in {id(each.counters): each for each in self.caches()}.values():
+            for number, attributes in instrumented.counts(field):
+                yield metrics.Observation(number, attributes)
 
 
+_NUMBERS: Final = count()
 _LOCK: Final = threading.Lock()
 _METRICS: Final[WeakKeyDictionary[metrics.MeterProvider, _Metrics]] = WeakKeyDictionary()
 

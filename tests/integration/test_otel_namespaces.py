@@ -272,3 +272,29 @@ async def test_errors_have_the_trace_id_of_the_running_span(
                 assert await failed(lambda: cache.remove("own", "n:list")) == "own"
             if not is_instrumented:
                 assert await failed(lambda: space.incr("list")) is None
+
+
+async def test_caches_on_one_core_have_spans_each_and_report_once(
+    server: Server, telemetry: Telemetry
+) -> None:
+    """Metrics are those of the counters, which both share; the spans of one outlive the instrumentation of the other."""
+    async with AsyncRedisCache.from_url(server.url, any_loop=True) as cache:
+        blocking = cache.as_sync()
+        stops = [telemetry.of(cache, "first"), telemetry.of(blocking, "second")]
+        await cache.namespace("n").set("key", 1)
+        await cache.namespace("n").get("key")
+        await asyncio.to_thread(blocking.namespace("n").get, "key")
+        points = [
+            point
+            for point in telemetry.metrics()["async_redis_cache.hits"]
+            if point.attributes.get(NAMESPACE) == "n"
+        ]
+        assert [point.value for point in points] == [2]
+        assert points[0].attributes["async_redis_cache.name"] == "first"
+        assert len(telemetry.spans()) == 3
+
+        stops[0]()
+        await asyncio.to_thread(blocking.namespace("n").get, "key")
+        (span,) = telemetry.spans()
+        assert said_of(span)["async_redis_cache.result"] == "hit"
+        stops[1]()
