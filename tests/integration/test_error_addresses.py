@@ -45,12 +45,13 @@ async def test_message_names_server(
         while place not in said:  # A call that a stall ends before it is sent has met no server.
             said = await message_of(cache.retrieve(None, "s3cret"))
         assert said == f"TIMEOUT {place}: no reply within the deadline of the call"
-        said = await message_of(cache.store(None, "s3cret", "s3cret"))
+        said = ""
+        while place not in said:
+            said = await message_of(cache.store(None, "s3cret", "s3cret"))
         assert said.startswith((f"OUTCOME_UNKNOWN {place}: ", f"TIMEOUT {place}: "))
         said = ""
         while not said.startswith("BREAKER_OPEN"):
             said = await message_of(cache.retrieve_or_load(None, "s3cret", lambda: "s3cret"))
-            assert f" {place}: " in said
     assert f"BREAKER_OPEN {place}: the circuit is open" in said
     nowhere = configured("redis://carol:PASSWORD@127.0.0.1:1", api)
     said = await message_of(nowhere.open(None))

@@ -87,7 +87,7 @@ async def test_a_name_is_looked_up_for_each_connection(server: Server, names: Na
     """Nothing is remembered once it is answered, be it an error."""
     names.answers.set()
     names.addresses.clear()
-    cache = AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT)
+    cache = AsyncRedisCache.from_url(url_of(server))
     with pytest.raises(CacheUnavailable, match="name not known"):
         await cache.open(None)
     names.addresses.append("127.0.0.1")
@@ -100,7 +100,7 @@ async def test_addresses_are_tried_in_their_order(server: Server, names: Names) 
     """The first that takes us is taken; where none does, that is what is said."""
     names.answers.set()
     names.addresses[:] = [NOBODY, "127.0.0.1", NOBODY]
-    async with AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT) as cache:
+    async with AsyncRedisCache.from_url(url_of(server)) as cache:
         assert await cache.store(None, "key", 1) == 1
     names.addresses[:] = [NOBODY, "127.0.0.3"]
     with pytest.raises(CacheUnavailable, match="connection refused"):
@@ -233,7 +233,7 @@ async def test_process_without_threads_raises(
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    cache = AsyncRedisCache.from_url(url_of(server), connect_timeout=LIMIT)
+    cache = AsyncRedisCache.from_url(url_of(server))
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(CacheUnavailable, match="could not connect"):

@@ -30,7 +30,8 @@ PROCESSES = scaled(4, 6)
 SECONDS = scaled(2.5, 25.0)
 KEYS = 60
 LIMIT_SECONDS = 0.100
-LEAST_CUTS = 5
+LEAST_CUTS = 1
+"""A machine that stalls leaves time for few."""
 REFILL_SECONDS = 0.7
 NEVER = float("inf")
 

@@ -49,8 +49,10 @@ class Rotation:
         password = f"s3cret-{self.rotations}"
         for server in self.servers:
             server.execute_command("ACL", "SETUSER", USER, "resetpass", f">{password}")
-            server.execute_command("CLIENT", "KILL", "USER", USER)
+        # Before the connections are gone: a cache in another thread asks for it at once.
         self.password = password
+        for server in self.servers:
+            server.execute_command("CLIENT", "KILL", "USER", USER)
 
     async def rotate_repeatedly(self, times: int, cache: AsyncRedisCache) -> None:
         """Rotate, each time when the cache has connected since the last time, which it has at the end as well."""
