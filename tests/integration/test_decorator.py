@@ -242,7 +242,7 @@ async def test_a_type_that_cannot_be_found(cache: AsyncRedisCache) -> None:
 
     find.__annotations__["return"] = "Missing"
     lost: Any = find
-    with pytest.raises(TypeError, match="pass type="):
+    with pytest.raises(TypeError, match="outside of `if TYPE_CHECKING:`, or pass type="):
         await cached(cache, key="key")(lost)()
     assert await cached(cache, key="key", type=int)(lost)() == 1
 

@@ -26,7 +26,8 @@ def annotated_result(function: Callable[..., Any], name: str) -> Any:
         return _annotation(_declared(function), "return")
     except NameError as error:
         raise TypeError(
-            f"the return annotation of {name} cannot be resolved: {error}; pass type="
+            f"the return annotation of {name} cannot be resolved: {error}. "
+            "Import the name outside of `if TYPE_CHECKING:`, or pass type="
         ) from error
 
 
