@@ -207,8 +207,8 @@ def _check_options(key: Any, loading: LoadOptions, names: frozenset[str], hint: 
     Args:
         key: as for `cached`.
         loading: as for `cached`.
-        names: by which the TTL is not called.
-        hint: how it is called.
+        names: of the TTL in other libraries.
+        hint: its name here, with the unit.
 
     Raises:
         TypeError: often because the decorator was applied without parentheses.
