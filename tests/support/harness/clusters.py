@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.clients import Client
     from harness.flavours import Flavour
 
-PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
 _SLOTS_AT_ONCE: Final = 50
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redis import exceptions
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 MASTER_NAME = "main"
 SENTINELS: Final = 3
 QUORUM: Final = 2
-PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
+FAILOVER_SECONDS: Final = 15.0
+"""Far more than a failover takes unless it comes to nothing."""
+ATTEMPTS_TO_FAIL_OVER: Final = 3
 
 # In milliseconds: sentinels are made for outages of minutes, and with their own rhythm they would
 # hold a server that they have just met to be down before they had asked it anything. The last one
@@ -149,7 +153,13 @@ class Sentinels:
     def fail_over(self) -> Server:
         """Let the sentinels fail over from a healthy master; returns the new one."""
         master = self.master()
-        wait_until(self._ordered, PATIENCE_SECONDS)
+        sentinel = next(one for one in self.sentinels if one.is_up)
+        for _ in range(ATTEMPTS_TO_FAIL_OVER):
+            # The sentinels give it up when a server stalls for a second.
+            if self.named_by(sentinel) is master:
+                wait_until(self._ordered, PATIENCE_SECONDS)
+            with suppress(AssertionError):
+                return self.new_master(master, FAILOVER_SECONDS)
         return self.new_master(master)
 
     def order_failover(self, sentinel: Server) -> Server:
@@ -179,7 +189,7 @@ class Sentinels:
         _, port = self._ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
         return next(node for node in self.nodes if node.port == int(port))
 
-    def new_master(self, old: Server) -> Server:
+    def new_master(self, old: Server, seconds: float = PATIENCE_SECONDS) -> Server:
         """Wait until the sentinels agree on another master than this one: which it is."""
         found: Server | None = None
 
@@ -188,7 +198,7 @@ class Sentinels:
             found = self._agreed()
             return found is not None and found is not old
 
-        wait_until(is_another, PATIENCE_SECONDS)
+        wait_until(is_another, seconds)
         return cast("Server", found)
 
     def settle(self) -> None:
