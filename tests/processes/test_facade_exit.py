@@ -32,7 +32,7 @@ def test_program_ends_without_close(
     how: str, start_program: StartProgram, any_server: Server
 ) -> None:
     """23. A program that ends without close ends in less than a second, and hooks get their answers."""
-    program = start_program("exiting", any_server.url, how, 1000)
+    program = start_program("exiting", any_server.url, how, 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     report(23, f"{how}: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)
@@ -44,7 +44,7 @@ def test_hook_that_opens_a_cache_is_served_or_refused(
     start_program: StartProgram, any_server: Server
 ) -> None:
     """23. Some versions of Python start no thread so late; then open says so, as a `CacheError`."""
-    program = start_program("exiting", any_server.url, "open in hook", 1000)
+    program = start_program("exiting", any_server.url, "open in hook", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     assert (ended.code, ended.errors) == (0, "")
@@ -56,7 +56,7 @@ def test_program_that_fails_ends_with_its_error(
     start_program: StartProgram, any_server: Server
 ) -> None:
     """An error that ends the program is all that is printed."""
-    program = start_program("exiting", any_server.url, "error", 1000)
+    program = start_program("exiting", any_server.url, "error", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     assert ended.code == 1
@@ -96,7 +96,7 @@ def test_program_ends_beside_daemon_threads_that_call(
     start_program: StartProgram, server: Server
 ) -> None:
     """23. Daemon threads that call until the very end do not keep the process, nor does it crash."""
-    program = start_program("exiting", server.url, "daemon threads that go on", 1000)
+    program = start_program("exiting", server.url, "daemon threads that go on", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     report(
@@ -108,7 +108,7 @@ def test_program_ends_beside_daemon_threads_that_call(
 
 def test_embedded_server_ends_with_the_program(start_program: StartProgram) -> None:
     """23. A private server that was not closed ends with its program, silently."""
-    program = start_program("exiting", "embedded://", "unclosed", 1000)
+    program = start_program("exiting", "embedded://", "unclosed", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     report(23, f"embedded, unclosed: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds)

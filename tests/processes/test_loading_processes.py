@@ -48,7 +48,7 @@ def started(stack: ExitStack, server: Server, count: int, *arguments: int) -> li
 def test_processes_share_one_load(server: Server, raw: Client) -> None:
     """21. 8 processes, 100 callers each, one cold key: one load in all, and all have its value."""
     with ExitStack() as stack:
-        programs = started(stack, server, PROCESSES, CALLERS, 100, 3000)
+        programs = started(stack, server, PROCESSES, CALLERS, 100, 20_000)
         for program in programs:
             program.say("go")
         ended = [program.wait() for program in programs]

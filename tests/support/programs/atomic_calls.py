@@ -11,7 +11,7 @@ from harness.apis import configured
 
 async def main(url: str, topology: str, increments: int, max_size: int) -> None:
     options = {"key_prefix": "p{all}:", "topology": topology, "max_size": max_size}
-    async with configured(url, **options) as cache:
+    async with configured(url, command_timeout=20_000, **options) as cache:
         await cache.ping(None)
         print("ready", flush=True)  # noqa: T201  the test reads it
         await asyncio.to_thread(sys.stdin.readline)
