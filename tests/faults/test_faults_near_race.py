@@ -27,6 +27,7 @@ KEYS = 300
 READERS = 40
 WRITES = scaled(4_000, 40_000)
 OWN_WRITES = scaled(50, 1_000)
+MOST_ROUNDS = 10
 
 
 @pytest.fixture(params=["leased", "naive"])
@@ -193,23 +194,28 @@ async def test_slow_replies_are_not_kept(
 ) -> None:
     """19. Hundreds of keys, written and read at once, each answer late by a chance: 0 stale.
 
-    The proof: kept without leases, some stay old.
+    The proof: kept without leases, some stay old. They are few, so there are some rounds for it.
     """
-    readers = Readers(cache)
-    network.delay(0, jitter=0.015, direction="to_client")
-    async with asyncio.TaskGroup() as group:
-        for seed in range(READERS):
-            group.create_task(readers.run(seed))
-        chance = Random(19)
-        for number in range(WRITES // 10):
-            some = (f"{PREFIX}key{chance.randrange(KEYS)}" for _ in range(10))
-            raw.mset(dict.fromkeys(some, number))
-            await asyncio.sleep(0.002)
-        readers.closed = True
-    network.heal()
-
-    await all_news_is_in(cache, raw, PREFIX)
-    stale = stale_entries(cache, raw)
+    stale: list[bytes] = []
+    old: list[str] = []
+    chance = Random(19)
+    for _ in range(1 if keeping == "leased" else MOST_ROUNDS):
+        readers = Readers(cache)
+        network.delay(0, jitter=0.015, direction="to_client")
+        async with asyncio.TaskGroup() as group:
+            for seed in range(READERS):
+                group.create_task(readers.run(seed))
+            for number in range(WRITES // 10):
+                some = (f"{PREFIX}key{chance.randrange(KEYS)}" for _ in range(10))
+                raw.mset(dict.fromkeys(some, number))
+                await asyncio.sleep(0.002)
+            readers.closed = True
+        network.heal()
+        old += readers.old
+        await all_news_is_in(cache, raw, PREFIX)
+        stale = stale_entries(cache, raw)
+        if stale:
+            break
     stats = cache.stats()
     report(
         19,
@@ -224,7 +230,7 @@ async def test_slow_replies_are_not_kept(
         assert stale != []
         return
     assert stale == []
-    assert readers.old == []
+    assert old == []
     assert near_of(cache)._pending_fills == {}
 
 

@@ -276,11 +276,12 @@ async def test_reload_has_the_remaining_hard_timeout(
             await late
         assert caught.value.code == "LOAD_TIMEOUT"
         assert loop.time() - since > 0.598  # uvloop rounds to milliseconds.
-        assert not guard.fired
         assert await first == 1
-        if len(gates) == 2:
+        # What is asked of the server comes on top: it may stall.
+        if len(gates) == 2 and not guard.fired:
             break
-    assert len(gates) == 2
+    else:
+        pytest.fail(f"{len(gates)} loads, too late: {guard.fired}")
 
 
 async def test_reload_has_the_remaining_soft_timeout(
@@ -315,11 +316,11 @@ async def test_reload_has_the_remaining_soft_timeout(
         loop.call_at(since + 0.2, gates[0].set)
         assert await late == 0
         assert loop.time() - since > 0.598
-        assert not guard.fired
         assert await first == 1
-        if len(gates) == 2:
+        if len(gates) == 2 and not guard.fired:
             break
-    assert len(gates) == 2
+    else:
+        pytest.fail(f"{len(gates)} loads, too late: {guard.fired}")
     gates[1].set()
 
 

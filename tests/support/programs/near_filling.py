@@ -34,6 +34,7 @@ async def main(url: str, prefix: str, count: int, step: int) -> None:
         near_cache_enabled=True,
         near_cache_max_size=MOST_ENTRIES,
         command_timeout=20_000,
+        near_cache_heartbeat=20_000,
     ) as cache:
         for start in range(0, count, AT_ONCE):
             keys = [f"{number}" for number in range(start, start + AT_ONCE)]
