@@ -157,6 +157,7 @@ class Engine:
             random.random,
             self._command_timeout,
             notifier=NullNotifier() if self._near is None else self._near,
+            clock=clock,
         )
         self.threads = LoaderThreads(options.loading_max_threads, counters)
         self.single_flight = SingleFlight(leases, self._pending.add, self._background_failed)

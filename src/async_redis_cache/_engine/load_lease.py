@@ -84,6 +84,7 @@ class LeaseContext(NamedTuple):
         random: returns numbers from 0 to 1.
         budget: seconds for all requests of one load together.
         notifier: reports when another process has published.
+        clock: returns seconds, which advance as the clock of the server does.
     """
 
     batcher: Executor
@@ -93,6 +94,7 @@ class LeaseContext(NamedTuple):
     random: Callable[[], float]
     budget: float
     notifier: ChangeNotifier
+    clock: Callable[[], float]
 
 
 class LoadLease:
@@ -115,7 +117,7 @@ class LoadLease:
         self._granted_at = 0
         """When the lease was granted, in microseconds of the server's clock."""
         self._granted_after = self._granted_before = 0.0
-        """Earliest and latest time of that by the loop's clock."""
+        """Earliest and latest time of that by `LeaseContext.clock`."""
         self._loop = asyncio.get_running_loop()
 
     def is_in(self, data: bytes) -> bool:
@@ -144,7 +146,7 @@ class LoadLease:
             version = version_of(seen)
             argument = (self._key, self._token, self._context.lease, version, int(force))
             self.requests += 1
-            sent_at = self._loop.time()
+            sent_at = self._context.clock()
             request = self._execute(LEASE, argument, len(version), self._remaining())
             try:
                 reply = await asyncio.shield(request)
@@ -158,7 +160,7 @@ class LoadLease:
                 seen = reply
             elif reply < 0:
                 self._granted_at = -reply
-                self._granted_after, self._granted_before = sent_at, self._loop.time()
+                self._granted_after, self._granted_before = sent_at, self._context.clock()
                 return True
             elif waits():
                 began = self._loop.time()
@@ -220,9 +222,10 @@ class LoadLease:
         self.requests += 1
         # A result that is not kept has no TTL; its tags are checked all the same, for callers that have joined.
         ttl = max(1, result.ttl + result.stale_ttl)
-        sent_at = self._loop.time()
+        clock = self._context.clock
+        sent_at = clock()
         fetched = await self._context.tags.fetch_versions(result.tags, ttl, self._remaining())
-        shortest, longest = sent_at - self._granted_before, self._loop.time() - self._granted_after
+        shortest, longest = sent_at - self._granted_before, clock() - self._granted_after
         if fetched.is_before(self._granted_at) and fetched.follows(
             self._granted_at, shortest, longest
         ):
