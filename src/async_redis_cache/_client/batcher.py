@@ -24,7 +24,7 @@ from async_redis_cache._connection.connection import RedisConnection
 from async_redis_cache._connection.pool import ConnectionPool
 from async_redis_cache._protocol.command import Command
 
-from .demotion import DEMOTED, Demotion
+from .demotion import DEMOTED, Demotion, drain
 from .pipeline import Pipeline, ScriptCache
 from .request import Request, RequestQueue
 
@@ -185,6 +185,11 @@ class Batcher:
         """Count a failed attempt of every waiting request: no connection could be opened."""
         self._retry(self._queue.take_all(), failure)
 
+    def drain(self) -> None:
+        """Use the open connections no longer. See `demotion.drain`."""
+        for request in reversed(drain(self._in_flight, self._pool)):
+            self.enqueue(request)
+
     def close(self) -> None:
         """Fail every request with NOT_OPENED; those in flight with OUTCOME_UNKNOWN if they are writes."""
         self._closed = True
@@ -207,7 +212,9 @@ class Batcher:
             self._scheduled_flush = self._loop.call_later(pause, self._flush, context=Context())
             return
         while self._queue:
-            if self._in_flight and self._backoff.has_failed:
+            if self._backoff.has_failed and not all(
+                pipeline.is_draining for pipeline in self._in_flight
+            ):
                 # One pipeline is enough to find out whether the server can serve requests again.
                 return
             connection = self._pool.checkout()
@@ -236,7 +243,7 @@ class Batcher:
             refused = self._review(pipeline, connection, refused)
         temporary = _temporary_refusals(refused) if refused else None
         if temporary:
-            self._backoff.failed(LOADING_PAUSE if "LOADING" in temporary else 0.0)
+            self._pause(pipeline, temporary)
         else:
             # Most pipelines follow one that succeeded: they call neither.
             if self._backoff.has_failed:
@@ -253,6 +260,11 @@ class Batcher:
                 self.enqueue(request)
         # Last: if anything above raises, `_expire` still finds the requests that are not done.
         del self._in_flight[pipeline]
+
+    def _pause(self, pipeline: Pipeline, codes: set[str]) -> None:
+        # What a former master refuses after another refusal says nothing of the next one.
+        if not pipeline.is_draining:
+            self._backoff.failed(LOADING_PAUSE if "LOADING" in codes else 0.0)
 
     def _review(
         self,
@@ -276,7 +288,9 @@ class Batcher:
             refused = [(request, failure._replace(retryable=True)) for request, failure in refused]
         if self._demotion is not None:
             refused = self._demotion.review(
-                refused, has_writes=not (pipeline.is_read_only or pipeline.not_executed)
+                refused,
+                has_writes=not (pipeline.is_read_only or pipeline.not_executed),
+                is_draining=pipeline.is_draining,
             )
         return refused
 
@@ -293,7 +307,7 @@ class Batcher:
                 request.isolated = True
                 request.retries += 1
             failure = failure._replace(retryable=True)
-        elif failure is TOO_LARGE:
+        elif failure is TOO_LARGE and not pipeline.is_draining:
             # A reply has arrived, so a write was executed: a GETDEL replies with the value that it has removed.
             pipeline.requests[0].maybe_executed = False
         self._retry(pipeline.requests, failure)

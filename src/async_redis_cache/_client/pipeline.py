@@ -77,6 +77,9 @@ class Pipeline:
         on_broken: called if the connection ends before.
     """
 
+    is_draining = False
+    """Whether its connection leads to a former master, and is not used again."""
+
     def __init__(
         self,
         requests: list[Request],
@@ -133,6 +136,18 @@ class Pipeline:
                 extra = max(extra, command.reply_limit)
         connection.send(b"".join(packed), len(packed), self, keys=self.keys, extra=extra)
 
+    def drain(self) -> list[Request]:
+        """Begin to drain the connection; return the requests to read, whose replies are discarded here from now on."""
+        self.is_draining = True
+        reads: list[Request] = []
+        for command, requests, *_ in self._sent:
+            if not command.is_write:
+                reads += (request for request in requests if not request.is_done())
+                requests[:] = [_without_callers(request) for request in requests]
+        self.requests = [request for request in self.requests if request.command.is_write]
+        self.deadline = max(request.deadline for request in self.requests)
+        return reads
+
     def on_replies(self, replies: list[Any]) -> bool:
         """Complete the requests. Return False, with none completed, if the replies do not fit the commands."""
         parsed: list[tuple[Command, list[Request], Sequence[Any], bool, bytes | None]] = []
@@ -172,3 +187,11 @@ class Pipeline:
     def on_connection_lost(self, failure: Failure) -> None:
         """Report that the connection ended before all replies."""
         self._on_broken(self, failure)
+
+
+def _without_callers(request: Request) -> Request:
+    """Return a request in place of another, which is done whatever the reply is."""
+    future = request.future.get_loop().create_future()
+    future.cancel()
+    command, argument, deadline = request.command, request.argument, request.deadline
+    return Request(command, argument, request.size, request.keys, deadline, 0, future)

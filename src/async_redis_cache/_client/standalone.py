@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Final
 
 from async_redis_cache._common.endpoint import Address, Endpoint, name_of
@@ -76,7 +75,7 @@ class Standalone:
             circuit_health=health_log.condition(CIRCUIT),
             on_timeout=self._check_idle,
             has_sentinels=has_sentinels,
-            on_demoted=None if has_sentinels else partial(self._drop_other_addresses, None),
+            on_demoted=None if has_sentinels else self._on_demoted,
         )
         self._tracking: TrackingChannel | None = None
         if listener is not None:
@@ -175,6 +174,11 @@ class Standalone:
     def _on_master_changed(self, master: Address) -> None:
         self._health_log.master_changed(name_of(master))
         self._drop_other_addresses(master)
+
+    def _on_demoted(self) -> None:
+        self._node.batcher.drain()
+        if self._tracking is not None:
+            self._tracking.drop_other_addresses(None)
 
     def _drop_other_addresses(self, address: Address | None) -> None:
         self._node.pool.drop_other_addresses(address)

@@ -150,6 +150,11 @@ class RedisConnection(RespProtocol):
         self._expected = 0
         self._replies: list[Any] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether replies to a pipeline are still to come."""
+        return self._handler is not None
+
     def send(
         self,
         payload: bytes,

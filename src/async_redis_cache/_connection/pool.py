@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
@@ -156,10 +156,12 @@ class ConnectionPool:
             if connection.address == address:
                 connection.drop()
 
-    def drop_other_addresses(self, address: Address | None) -> None:
+    def drop_other_addresses(
+        self, address: Address | None, kept: Collection[RedisConnection] = ()
+    ) -> None:
         """Close every connection to another address, or all for None; pipelines in flight fail as lost."""
         for connection in tuple(self._connections):
-            if connection.address != address:
+            if connection.address != address and connection not in kept:
                 connection.drop()
         if isinstance(self._connecting, asyncio.Task):
             # The old address may take long to answer, or never do.

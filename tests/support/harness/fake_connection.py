@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Collection
 from typing import Any, cast
 
 import hiredis
 
 from async_redis_cache._client.batcher import Batcher, Router
+from async_redis_cache._client.demotion import Demotion
 from async_redis_cache._client.request import RequestQueue
 from async_redis_cache._common.backoff import RetryBackoff
 from async_redis_cache._common.failures import LOST, UNEXPECTED_REPLY, Failure, ServerReply
@@ -24,8 +27,21 @@ class FakeWire:
         self.commands: list[tuple[bytes, ...]] = []
         """Those under way, as words."""
         self.received_bytes = 0
+        self.retires_at = math.inf
         self._pool = transport
         self._handler: ReplyHandler | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an exchange is under way, as of a `RedisConnection`."""
+        return self._handler is not None
+
+    def drop(self) -> None:
+        """End it as if the server had, as a `RedisConnection` does."""
+        if self.is_busy:
+            self.lose()
+        else:
+            self._pool.lose(self)
 
     def send(self, payload: bytes, expected: int, handler: ReplyHandler, **_: int) -> None:
         """Take commands, as a `Wire` does."""
@@ -89,8 +105,11 @@ class FakeTransport:
 
     def checkout(self) -> FakeWire | None:
         """An idle wire, or None; as a `Transport` does."""
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.retires_at > asyncio.get_running_loop().time():
+                return wire
+            self.lose(wire)
         if len(self.wires) < self._most:
             self.asked_at.append(asyncio.get_running_loop().time())
             if self.reachable:
@@ -98,6 +117,11 @@ class FakeTransport:
                 self.wires.add(wire)
                 return wire
         return None
+
+    def drop_other_addresses(self, _: None, kept: Collection[FakeWire]) -> None:
+        """Drop all others."""
+        for wire in self.wires - set(kept):
+            wire.drop()
 
     def check_idle(self) -> None:
         """Count that it was asked for."""
@@ -108,8 +132,9 @@ class FakeTransport:
         self._idle.append(wire)
 
     def free(self, wire: FakeWire) -> None:
-        """Take it back after an exchange."""
-        self._idle.append(wire)
+        """Take it back after an exchange, unless it was dropped meanwhile."""
+        if wire in self.wires:
+            self._idle.append(wire)
         self.batcher.flush_soon()
 
     def lose(self, wire: FakeWire) -> None:
@@ -138,6 +163,7 @@ class Wires:
         most_calls: int = 10_000,
         most_bytes: int = 64 * 1024 * 1024,
         router: Router | None = None,
+        demotes: bool = False,
     ) -> None:
         self.counters = CacheStats()
         self.loop = asyncio.get_running_loop()
@@ -154,6 +180,9 @@ class Wires:
             # Without jitter, so that the pauses are known.
             backoff=RetryBackoff(self.loop.time, lambda: HALF),
             router=router,
+            demotion=Demotion(self.loop.time, budget, lambda: self.batcher.drain())  # noqa: PLW0108  it is made here
+            if demotes
+            else None,
         )
         self.pool = FakeTransport(wires)
         self.pool.batcher = self.batcher
