@@ -47,7 +47,8 @@ async def test_a_name_is_followed_to_another_address(
     """Even if the old address still replies: after the age, replies and invalidations come from the new one."""
     old, new = proxy(server), proxy(server)
     means(old)
-    options = near_options("age:", max_connection_age=AGE)
+    # Its channel looks at its age at a heartbeat, and is lost after two without a reply.
+    options = near_options("age:", max_connection_age=AGE, near_cache_heartbeat=1_000)
     async with AsyncRedisCache.from_url(f"redis://{NAME}:6379", **options) as cache:
         await cache.store(None, "key", 1)
         await trusted(cache)

@@ -29,7 +29,7 @@ pytest_plugins = ["program_fixtures"]
 pytestmark = pytest.mark.depends_on()
 
 KEYS = 32
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 
 Serve = Callable[[list[str]], AbstractContextManager[tuple[Program, int]]]
 
