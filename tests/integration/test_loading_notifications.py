@@ -21,7 +21,9 @@ pytestmark = pytest.mark.depends_on()
 
 PREFIX = "woken:"
 LEASE_SECONDS = 60
-OPTIONS = near_options(PREFIX, loading_lease_timeout=LEASE_SECONDS * 1000)
+OPTIONS = near_options(
+    PREFIX, loading_lease_timeout=LEASE_SECONDS * 1000, near_cache_heartbeat=1_000
+)
 STEADY: dict[str, Any] = OPTIONS | {"near_cache_heartbeat": 10_000}
 """With a channel that is not lost when the machine stalls for the time of two heartbeats."""
 
