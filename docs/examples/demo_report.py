@@ -167,9 +167,9 @@ class Report:
         column_seconds = max(1, ceil(outages.seconds * 10 / room)) / 10
         for name, events in outages.events.items():
             markers = Text(f"{name:<{NAME_WIDTH}}")
-            for event, moment in events.items():
-                markers.pad_right(NAME_WIDTH + int(moment / column_seconds) - len(markers))
-                markers.append(f"▼ {event}", style="red")
+            for label, column in labels(events, column_seconds, room):
+                markers.pad_right(NAME_WIDTH + column - len(markers))
+                markers.append(label, style="red")
             top = 1 if name == next(iter(outages.events)) else 0
             self._console.print(Padding(markers, (top, 2, 0, 2)))
 
@@ -236,6 +236,17 @@ class Report:
 
     def _say(self, text: str) -> None:
         self._console.print(Padding(text, (1, 2, 0, 2)))
+
+
+def labels(events: dict[str, float], column_seconds: float, room: int) -> list[tuple[str, int]]:
+    """The label and the column of each event: earlier where the next one, or the end of the line, would be too near."""
+    placed: list[tuple[str, int]] = []
+    end = room
+    for event, moment in reversed(events.items()):
+        label = f"▼ {event}"
+        end = min(int(moment / column_seconds), end - len(label))
+        placed.append((label, end))
+    return placed[::-1]
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:

@@ -24,7 +24,7 @@ from async_redis_cache.fastapi import cache_lifespan
 QUERY_MS = 50
 CONNECTIONS = 10
 PATIENCE = int(os.environ.get("DEMO_PATIENCE", "1"))
-"""A factor for the deadlines: 4 or so where a busy machine stalls for half a second."""
+"""A factor for the deadlines: 4 or so where a busy machine stalls for half a second, 20 where it stalls for seconds."""
 COMMAND_TIMEOUT_MS = 500 * PATIENCE
 SHELF = 50
 """Products in a shelf."""

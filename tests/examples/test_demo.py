@@ -27,7 +27,7 @@ def shown() -> str:
         env={
             **os.environ,
             "COLUMNS": str(COLUMNS),
-            "DEMO_PATIENCE": "4",
+            "DEMO_PATIENCE": "20",
             "PYTHONIOENCODING": "utf-8",
         },
         capture_output=True,
