@@ -194,3 +194,21 @@ async def test_restarted_empty_server_is_noticed(private_server: StartServer, ho
     seconds, _ = await measured(last_seen_old, lambda seconds: seconds <= LOSS_SECONDS)
     report(7, f"{how}: last value from before after {seconds * 1000:.1f} ms", seconds)
     assert in_time(seconds, LOSS_SECONDS)
+
+
+async def test_late_first_reply_does_not_fail_open(
+    server: Server, proxy: StartProxy, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel whose first reply is older than two heartbeats is asked again: `open` has until `connect_timeout`."""
+    network = proxy(server)
+    link_through(network.port, monkeypatch)
+    network.delay(3 * HEARTBEAT_SECONDS, direction="to_client")
+    cache = AsyncRedisCache.from_url(server.url, **near_options(key_prefix))
+    opening = asyncio.create_task(cache.open(None))
+    await await_until(
+        lambda: any(command.arguments[:1] == (b"TRACKING",) for command in network.commands)
+    )
+    network.delay(0, direction="to_client")
+    await opening
+    async with cache:
+        await trusted(cache)

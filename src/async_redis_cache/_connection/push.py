@@ -201,8 +201,7 @@ class PushConnection(RespProtocol):
             self._failure = failure
             self.abort()
         elif self.is_overdue():
-            # Too late: the handler has treated the connection as down since, and a new one starts clean.
-            self.abort()
+            self._on_late_reply()
         else:
             # Counted from when the probe was sent. The reply may be read long after it arrived, if the process was
             # suspended or its event loop busy.
@@ -211,6 +210,15 @@ class PushConnection(RespProtocol):
             if not self._is_active:
                 self._is_active = True
                 self._on_active(self)
+
+    def _on_late_reply(self) -> None:
+        if self._is_active:
+            # The handler has treated the connection as down since, and a new one starts clean.
+            self.abort()
+        else:
+            # Nothing depends on it yet: at the start of a service, the event loop may be busy for longer than that.
+            self._alive_until = self._clock() + self._proof_lifetime
+            self.send_probe(self._handler.probe)
 
 
 class KeepalivePolicy(NamedTuple):
