@@ -104,8 +104,7 @@ async def test_readonly(private_server: StartServer, options: dict[str, Any], ap
             raw.replicaof(server.host, 1)  # Nobody is there; it is a replica all the same.
         for call in CHANGES[:-1]:
             for _ in range(ATTEMPTS - 1):
-                # The machine may stall during the last try of a call, so that its reply comes too late; or that of a
-                # pending invalidation arrives first, which closes the connection.
+                # The machine may stall during the last try of a call, so that its reply comes too late.
                 with contextlib.suppress(CacheOutcomeUnknown, CacheTimeout, CacheUnavailable):
                     await _refuses(cache, call, "READONLY")
                     break
