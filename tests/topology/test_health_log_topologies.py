@@ -28,7 +28,7 @@ def name_of(server: Server) -> str:
 async def test_failover_is_logged_once(flavour: Flavour, logged: LogRecorder) -> None:
     """The master dies and another takes over: one record names it; nothing is logged twice."""
     with Sentinels(flavour, down_after=500) as sentinels:
-        async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=300) as cache:
+        async with AsyncRedisCache.from_url(sentinels.uri, command_timeout=3_000) as cache:
             await cache.store(None, "key", 1)
             assert logged.events == []
             old = await asyncio.to_thread(sentinels.kill_master)
