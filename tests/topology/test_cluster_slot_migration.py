@@ -118,7 +118,7 @@ async def test_multi_key_call_during_migration_succeeds(cluster: Cluster, retrie
             with pytest.raises(CacheError) as caught:
                 await impatient.store(None, "never", 3)
             # The last try may be under way when the time is up.
-            assert caught.value.code in {"TRYAGAIN", "OUTCOME_UNKNOWN"}
+            assert caught.value.code in {"TRYAGAIN", "OUTCOME_UNKNOWN", "TIMEOUT"}
             assert time.monotonic() - began > 0.4
             assert not guard.fired
             guard.cancel()
@@ -139,7 +139,7 @@ async def test_hanging_master_does_not_block_others(flavour: Flavour) -> None:
     with Cluster(flavour) as cluster:
         silent, other = cluster.masters()[:2]
         key = key_in(cluster.slots(silent)[0])
-        options: dict[str, Any] = {"max_size": 0, "command_timeout": 200}
+        options: dict[str, Any] = {"max_size": 0, "command_timeout": 1_000}
         async with AsyncRedisCache.from_url(cluster.uri, **options) as cache:
             await cache.store(None, key, 1)
             asked = questions(cluster, other)
