@@ -154,7 +154,7 @@ class Model(RuleBasedStateMachine):
 
 
 def test_cache_behaves_as_a_dict_with_expiry(server: Server) -> None:
-    """27. Without faults: no divergence from a dict with lives."""
+    """27. Without faults: no divergence from a dict with TTLs."""
     Model.server, Model.steps = server, 0
     run_state_machine_as_test(
         Model,

@@ -213,7 +213,7 @@ class Model(RuleBasedStateMachine):
 
 
 def test_cache_behaves_as_a_dict_under_faults(server: Server, proxy: StartProxy) -> None:
-    """27. Faults included: no divergence from a dict with lives but after a typed unknown outcome."""
+    """27. With faults: no divergence from a dict with TTLs, except after a typed unknown outcome."""
     Model.server, Model.network = server, proxy(server)
     Model.steps, Model.codes = 0, Counter()
     run_state_machine_as_test(

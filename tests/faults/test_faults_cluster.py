@@ -33,7 +33,7 @@ NODE_TIMEOUT_SECONDS = 1.0
 
 @pytest.mark.parametrize("near", [False, True], ids=["", "near"])
 async def test_reads_succeed_while_slots_migrate(cluster: Cluster, *, near: bool) -> None:
-    """18. 2,000 slots there, 30 readers: 0 wrong, 0 false misses, 0 errors."""
+    """18. 2,000 slots move under 30 readers: 0 wrong values, 0 false misses, 0 errors."""
     source, target = cluster.masters()[:2]
     slots = cluster.slots(source)[:SLOTS]
     keys = [key_in(slots[number % len(slots)], f":{number}") for number in range(KEYS)]
@@ -79,7 +79,7 @@ async def test_reads_succeed_while_slots_migrate(cluster: Cluster, *, near: bool
 @pytest.mark.parametrize("connections", range(1, 10))
 @pytest.mark.depends_on
 async def test_calls_succeed_on_a_migrating_slot(cluster: Cluster, connections: int) -> None:
-    """18. With 1 to 9 connections to each node: keys on the source, on the target, and on neither."""
+    """18. While a slot moves, with 1 to 9 connections per node: keys on the old node, the new node, or neither."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     here, there, nowhere = (key_in(slot, name) for name in ("here", "there", "nowhere"))
@@ -126,7 +126,7 @@ async def test_calls_succeed_on_a_migrating_slot(cluster: Cluster, connections: 
 
 
 async def test_local_entries_of_a_migrating_slot_are_invalidated(cluster: Cluster) -> None:
-    """18. Local entries are invalidated by whichever node owns the slot at the change."""
+    """18. Local entries of a moving slot are invalidated by the node that owns the slot when the key changes."""
     source, target = cluster.masters()[:2]
     slot = cluster.slots(source)[-1]
     keys = [key_in(slot, f":{number}") for number in range(20)]
@@ -153,7 +153,7 @@ def with_replicas(flavour: Flavour) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("way", ["killed", "stopped"])
 async def test_calls_succeed_after_a_master_dies(with_replicas: Cluster, way: str) -> None:
-    """18. Its replica takes its place: all keys are served again, by typed errors until then."""
+    """18. A master dies and its replica is promoted: all keys are served again, with typed errors until then."""
     cluster = with_replicas
     wrong: list[object] = []
     options: dict[str, Any] = {"near_cache_enabled": True, "near_cache_heartbeat": 200}
@@ -199,7 +199,7 @@ async def test_calls_succeed_after_a_master_dies(with_replicas: Cluster, way: st
         await asyncio.gather(*tasks, return_exceptions=True)
     report(
         18,
-        f"master {way}: agreed on after {agreed_at - lost_at:.2f} s, "
+        f"master {way}: new master agreed on after {agreed_at - lost_at:.2f} s, "
         f"all served {back_at - agreed_at:.2f} s later",
     )
     assert wrong == []

@@ -42,7 +42,7 @@ async def connect_all(cache: AsyncRedisCache, raw: Client) -> None:
 async def test_closed_idle_connections_fail_no_call(
     server: Server, raw: Client, proxy: StartProxy, ending: Ending, *, noticed: bool
 ) -> None:
-    """8. 40 idle connections closed (FIN), then reset (RST): 0 calls fail."""
+    """8. 40 idle connections are closed (FIN), then reset (RST): 0 calls fail."""
     network = proxy(server)
     values = {f"key{number}": number for number in range(200)}
     async with AsyncRedisCache.from_url(
@@ -136,7 +136,7 @@ async def ended(question: Question, cache: AsyncRedisCache) -> str:
 async def test_truncated_reply_is_not_used(
     network: Proxy, raw: Client, question: Question, bound: int
 ) -> None:
-    """9. Reply cut at every byte offset: 0 wrong; the right value or a typed error."""
+    """9. A reply is cut at every byte offset: the correct value or a typed error, 0 wrong results."""
     results: Counter[str] = Counter()
     async with AsyncRedisCache.from_url(network.url, max_size=bound, max_connections=1) as cache:
         prepare(raw)
@@ -161,7 +161,7 @@ async def test_truncated_reply_is_not_used(
 async def test_lost_reply_is_retried(
     network: Proxy, raw: Client, question: Question, bound: int, ending: Ending
 ) -> None:
-    """10. Reply lost after execution: all callers converge, and no result is wrong."""
+    """10. A reply is lost after execution: all states converge, and no call reports a wrong result."""
     async with AsyncRedisCache.from_url(network.url, max_size=bound) as cache:
         prepare(raw)
         network.forget()
@@ -182,7 +182,8 @@ async def test_lost_reply_is_retried(
             stored = {"store": {b"a"}, "store_many": {b"a", b"c"}}
             assert set(raw.zrange(b"\0index", 0, -1)) == stored.get(question.name, set())
         assert cache.stats().retries == 1
-    report(10, f"{question}: told {result}, the server as it should be, 1 retry")
+    told = "correct" if result == "right" else result
+    report(10, f"{question}: result {told}, server state correct, 1 retry")
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=repr)

@@ -66,7 +66,7 @@ async def tried_again(cache: AsyncRedisCache, key: str) -> Any:
 
 @pytest.mark.not_with("debug", reason="each call takes too much of the loop's time then")
 async def test_no_call_outlives_its_deadline(server: Server, proxy: StartProxy) -> None:
-    """3. 2,000 calls with D swept over the call's life: nothing returns after D + 50 ms."""
+    """3. 2,000 calls, with D swept over the duration of a call: none returns after D + 50 ms."""
     network = proxy(server)
     caches = {
         limit: AsyncRedisCache.from_url(network.url, command_timeout=limit)
@@ -156,7 +156,7 @@ class Stop:
 @pytest.mark.parametrize("moment", ["idle", "connect", "reply", "write"])
 @pytest.mark.no_leaks
 async def test_stopped_server_blocks_no_call(private_server: StartServer, moment: str) -> None:
-    """4. Server stopped: every call ends by D + 50 ms, no socket remains a second later."""
+    """4. While the server is stopped, every call ends by D + 50 ms, and no socket remains a second later."""
     server = private_server(password="secret")
     codes: Counter[str] = Counter()
     late = 0
@@ -230,7 +230,7 @@ class LargeStores:
 async def test_timed_out_store_is_not_executed_later(
     private_server: StartServer,
 ) -> None:
-    """5. Timed-out 4 MB stores, then SIGCONT: 0 of 30 applied later."""
+    """5. 4 MB stores time out, then the server resumes (SIGCONT): 0 of 30 are executed later."""
     stores = LargeStores(private_server())
     await stores.run(least=scaled(32, 120))
     report(
@@ -246,7 +246,7 @@ async def test_timed_out_store_is_not_executed_later(
 async def test_timed_out_store_is_executed_without_a_reset(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5, the proof: when the connection is closed and not aborted, the store is applied later."""
+    """5, the proof: if the connection is closed gracefully instead of aborted, the store is executed later."""
 
     def close(wire: Any) -> None:
         wire._handler = None

@@ -40,7 +40,7 @@ def fill(server: Server, crowd: ExitStack) -> None:
 async def test_calls_end_at_maxclients_and_succeed_afterwards(
     private_server: StartServer,
 ) -> None:
-    """11. maxclients reached: typed error by D, recovery under 200 ms."""
+    """11. maxclients is reached: typed errors by D, recovery within 200 ms."""
     server = private_server(config={"maxclients": ROOM})
     raw = server.client()
     raw.set("key", b'"value"')
@@ -79,7 +79,7 @@ async def test_calls_end_at_maxclients_and_succeed_afterwards(
     report(
         11,
         f"{beside_limit(latest)}, "
-        f"all served {recovery * 1000:.1f} ms after there was room, {counts(codes)}",
+        f"all served {recovery * 1000:.1f} ms after a connection was available, {counts(codes)}",
         max(latest / GRACE_SECONDS, recovery / RECOVERY_SECONDS),
     )
     assert late == 0

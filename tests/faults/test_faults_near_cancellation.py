@@ -80,7 +80,7 @@ class Caller:
 async def test_cancelled_read_leaves_no_pending_fill(
     cache: AsyncRedisCache, raw: Client, key_prefix: str
 ) -> None:
-    """1. Thousands of readers and writers leave at random: no lease remains, 0 stale entries.
+    """1. Thousands of readers and writers are cancelled at random: no pending fill remains, no stale entry.
 
     Meanwhile another program writes the same keys.
     """
@@ -97,8 +97,9 @@ async def test_cancelled_read_leaves_no_pending_fill(
     stats = cache.stats()
     report(
         1,
-        f"{sum(caller.left for caller in callers)} left, {sum(c.stayed for c in callers)} stayed, "
-        f"{stats.near_hits} near hits, {stats.near_entries} entries near at the end",
+        f"{sum(caller.left for caller in callers):,} cancelled, "
+        f"{sum(caller.stayed for caller in callers):,} not cancelled, "
+        f"{stats.near_hits:,} near hits, {stats.near_entries} local entries at the end",
     )
     assert near_of(cache)._pending_fills == {}
     assert stale_entries(cache, raw) == []

@@ -93,7 +93,7 @@ async def cache(network: Proxy, server: Server, raw: Client) -> AsyncIterator[As
 async def test_silent_channel_empties_the_near_cache(
     cache: AsyncRedisCache, network: Proxy, raw: Client, direction: Direction | None
 ) -> None:
-    """20. Black-holed link: the last stale hit comes by two heartbeats; then it is made anew."""
+    """20. The channel is black-holed: the last stale hit is within two heartbeats; then it reconnects."""
     async with Watchers(cache) as watchers:
         flushes = cache.stats().near_flushes
         silent_at = time.monotonic()
@@ -145,7 +145,7 @@ def _flush_database(network: Proxy, raw: Client) -> None:
 async def test_lost_channel_empties_the_near_cache(
     cache: AsyncRedisCache, network: Proxy, raw: Client, lose: Callable[[Proxy, Client], None]
 ) -> None:
-    """20. Link reset or killed, server flushed: the last stale hit comes by 50 ms."""
+    """20. The channel is reset or killed, or the server flushed: the last stale hit is within 50 ms."""
 
     async def last_seen_old(lag: MachineLag) -> float:
         write_all(raw, b'"first"')
@@ -170,7 +170,7 @@ async def test_lost_channel_empties_the_near_cache(
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_restarted_empty_server_is_noticed(private_server: StartServer, how: str) -> None:
-    """7 and 20. Restart with data lost: nothing older is given after 50 ms, by whichever way."""
+    """7 and 20. After a restart with loss of data, no method returns older data for longer than 50 ms."""
     server = private_server()
 
     async def last_seen_old(lag: MachineLag) -> float:
@@ -192,7 +192,7 @@ async def test_restarted_empty_server_is_noticed(private_server: StartServer, ho
         return max(0.0, seconds - lag.excuse(ended_at, watchers.last_seen_old))
 
     seconds, _ = await measured(last_seen_old, lambda seconds: seconds <= LOSS_SECONDS)
-    report(7, f"{how}: last value from before after {seconds * 1000:.1f} ms", seconds)
+    report(7, f"{how}: last old value after {seconds * 1000:.1f} ms", seconds)
     assert in_time(seconds, LOSS_SECONDS)
 
 

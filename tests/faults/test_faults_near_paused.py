@@ -52,7 +52,7 @@ def pass_by(moment: float) -> None:
 def test_stopped_process_serves_no_stale_entry(
     program: Program, raw: Client, key_prefix: str
 ) -> None:
-    """20. Stopped for longer than two keepalive intervals: later reads return nothing stale."""
+    """20. The process is stopped for more than two heartbeats: later reads are not stale."""
     for value in ("second", "third"):
         os.kill(program.pid, signal.SIGSTOP)
         os.waitpid(program.pid, os.WUNTRACED)  # A signal is sent long before it is obeyed.
@@ -62,7 +62,8 @@ def test_stopped_process_serves_no_stale_entry(
         os.kill(program.pid, signal.SIGCONT)
         now, last_began = json.loads(program.line())
         report(
-            20, f"stopped: the last old value was asked for {stopped_at - last_began:.3f} s before"
+            20,
+            f"stopped: the last stale read began {stopped_at - last_began:.3f} s before it",
         )
         assert now == value
         assert last_began < stopped_at
@@ -75,7 +76,7 @@ def test_stopped_process_serves_no_stale_entry(
 async def test_busy_loop_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, heartbeat: float, many: bool
 ) -> None:
-    """20. Busy for more or less than two keepalive intervals: later reads return nothing stale."""
+    """20. The loop is blocked for more or less than two heartbeats: later reads are not stale."""
     options = near_options(key_prefix, near_cache_heartbeat=int(heartbeat * 1000))
     async with AsyncRedisCache.from_url(server.url, **options) as cache:
         keys = [f"key{number}" for number in range(10)]
@@ -99,7 +100,7 @@ async def test_busy_loop_serves_no_stale_entry(
 async def test_loop_with_many_invalidations_serves_no_stale_entry(
     server: Server, raw: Client, key_prefix: str, together: bool
 ) -> None:
-    """20. Busy during more invalidations than the loop reads in a turn: later reads return nothing stale.
+    """20. The loop is busy, with more invalidations than it reads in one turn: later reads are not stale.
 
     Of one message nothing is known before all of it is here.
     """
@@ -127,7 +128,7 @@ async def test_loop_with_many_invalidations_serves_no_stale_entry(
 async def test_reader_without_pauses_gets_no_stale_entry(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """20. A task that only reads, always from the near cache, sees a change within 100 ms."""
+    """20. A task that only reads from the near cache sees a change within 100 ms."""
 
     async def seconds_until_heard(lag: MachineLag) -> float:
         async with AsyncRedisCache.from_url(
@@ -150,5 +151,5 @@ async def test_reader_without_pauses_gets_no_stale_entry(
             return heard_at - written_at[0] - lag.excuse(written_at[0], heard_at)
 
     seconds, _ = await measured(seconds_until_heard, lambda seconds: seconds < HEARD_SECONDS)
-    report(20, f"who only asks: heard after {seconds * 1000:.1f} ms", seconds)
+    report(20, f"a task that only reads: change seen after {seconds * 1000:.1f} ms", seconds)
     assert in_time(seconds, HEARD_SECONDS)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.depends_on()
 
 Keeping = Literal["leased", "naive"]
+WITH: dict[Keeping, str] = {"leased": "with pending fills", "naive": "without"}
 
 PREFIX = "race:"
 KEYS = 300
@@ -74,9 +75,9 @@ async def cache(network: Proxy) -> AsyncIterator[AsyncRedisCache]:
 async def test_invalidation_before_the_reply_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, count: int
 ) -> None:
-    """19. The reply is held back, the key is written, its invalidation arrives, then the reply: 0 stale.
+    """19. A reply is delayed, the key is written and its invalidation arrives first: 0 stale entries.
 
-    The proof: kept without a lease, the old answer stays.
+    The proof: without pending fills, the old reply stays in the near cache.
     """
     keys = [f"key{number}" for number in range(count)]
     asked = await held_back(cache, network, raw, keys)
@@ -88,7 +89,7 @@ async def test_invalidation_before_the_reply_prevents_the_fill(
     # It was right when it was asked for, and is given to whoever asked.
     assert await asked == dict.fromkeys(keys, "old")
     stale = stale_entries(cache, raw)
-    figures = f"{keeping}: {len(stale)} of {count} keys stale"
+    figures = f"{WITH[keeping]}: {len(stale)} of {count} keys stale"
     report(19, figures, len(stale), proof=keeping == "naive")
     assert len(stale) == (count if keeping == "naive" else 0)
     assert near_of(cache)._pending_fills == {}
@@ -96,19 +97,19 @@ async def test_invalidation_before_the_reply_prevents_the_fill(
     assert await read(cache, keys) == dict.fromkeys(keys, now)
 
 
-@pytest.mark.parametrize("lost", ["link", "keys"])
+@pytest.mark.parametrize("lost", ["channel", "keys"])
 async def test_lost_invalidation_prevents_the_fill(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping, lost: str
 ) -> None:
-    """19. The reply is held back while the channel is lost, or all keys are flushed: 0 stale.
+    """19. A reply is delayed while the channel is lost, or all keys are flushed: 0 stale entries.
 
     When the answer comes the link is armed again, and nobody has said that these keys changed.
 
-    The proof: kept without a lease, the old answer stays.
+    The proof: without pending fills, the old reply stays in the near cache.
     """
     keys = [f"key{number}" for number in range(10)]
     asked = await held_back(cache, network, raw, keys)
-    if lost == "link":
+    if lost == "channel":
         raw.client_kill_filter(_id=near_link(raw))
         write_all(raw, keys, b'"new"')
     else:
@@ -118,7 +119,7 @@ async def test_lost_invalidation_prevents_the_fill(
     network.heal()
     assert await asked == dict.fromkeys(keys, "old")
     stale = stale_entries(cache, raw)
-    told = f"{keeping}, {lost} lost: {len(stale)} of {len(keys)} keys stale"
+    told = f"{WITH[keeping]}, {lost} lost: {len(stale)} of {len(keys)} keys stale"
     report(19, told, len(stale), proof=keeping == "naive")
     assert len(stale) == (len(keys) if keeping == "naive" else 0)
 
@@ -192,9 +193,9 @@ class Readers:
 async def test_slow_replies_are_not_kept(
     cache: AsyncRedisCache, network: Proxy, raw: Client, keeping: Keeping
 ) -> None:
-    """19. Hundreds of keys, written and read at once, each answer late by a chance: 0 stale.
+    """19. Hundreds of keys are written and read concurrently, with random reply delays: 0 stale entries.
 
-    The proof: kept without leases, some stay old. They are few, so there are some rounds for it.
+    The proof: without pending fills, some entries stay stale.
     """
     stale: list[bytes] = []
     old: list[str] = []
@@ -219,7 +220,7 @@ async def test_slow_replies_are_not_kept(
     stats = cache.stats()
     report(
         19,
-        f"{keeping}: {len(stale)} of {stats.near_entries} entries stale, {stats.near_hits} hits, "
+        f"{WITH[keeping]}: {len(stale)} of {stats.near_entries} entries stale, {stats.near_hits} hits, "
         f"{stats.near_misses} misses, {stats.near_invalidations} invalidations",
         len(stale),
         proof=keeping == "naive",

@@ -47,7 +47,7 @@ class Shares(NamedTuple):
 
 
 async def test_tasks_are_served_fairly(server: Server) -> None:
-    """12. Fairness, 200 tasks: fewest to most calls at least 0.9, p99 at most 3 times p50."""
+    """12. Fairness among 200 tasks: the ratio of fewest to most calls is at least 0.9, p99 at most 3 times p50."""
     loop = asyncio.get_running_loop()
 
     async def share(lag: MachineLag) -> Shares:
@@ -92,8 +92,8 @@ async def test_tasks_are_served_fairly(server: Server) -> None:
     report(
         12,
         f"{shares.calls} calls, fewest to most {shares.fewest_to_most:.3f}, "
-        f"p50 {shares.p50 * 1000:.1f} ms, p99 {shares.p99 * 1000:.1f} ms, in calls of others "
-        f"{shares.p50_overtaken} and {shares.p99_overtaken}",
+        f"p50 {shares.p50 * 1000:.1f} ms, p99 {shares.p99 * 1000:.1f} ms, counted in calls "
+        f"of other tasks: p50 {shares.p50_overtaken}, p99 {shares.p99_overtaken}",
         -shares.fewest_to_most,
     )
     assert shares.are_even
@@ -204,7 +204,7 @@ class Overload(NamedTuple):
 
 @pytest.mark.not_with("debug", reason="it needs more to be served than debug mode can")
 async def test_overload_raises_at_once(server: Server, proxy: StartProxy) -> None:
-    """13. Overload at 10 times capacity: the bound holds, good-put stays, the rest is refused.
+    """13. Overload at 10 times the capacity: the limit of waiting calls holds, throughput stays, the rest is refused.
 
     That is in under 5 ms with Overloaded, with memory flat, at 80 % of peak good-put or more.
     """
@@ -238,10 +238,11 @@ async def test_overload_raises_at_once(server: Server, proxy: StartProxy) -> Non
         found, _ = await measured(overload, lambda found: found.was_borne)
     report(
         13,
-        f"{found.served.per_second:.0f} a second served of {found.peak.per_second:.0f} without "
-        f"overload, {found.served.per_exchange:.1f} an exchange of {found.peak.per_exchange:.1f}, "
-        f"{beside_limit(found.latest)}, refused in {found.refused_in * 1000:.1f} ms, at most "
-        f"{found.most_waiting} waited, {counts(found.codes)}",
+        f"{found.served.per_second:.0f} served per second ({found.peak.per_second:.0f} without "
+        f"overload), {found.served.per_exchange:.1f} in each round trip "
+        f"({found.peak.per_exchange:.1f}), {beside_limit(found.latest)}, refused in "
+        f"{found.refused_in * 1000:.1f} ms, at most {found.most_waiting} waiting, "
+        f"{counts(found.codes)}",
         -found.served.per_second / found.peak.per_second,
     )
     assert (found.late, found.refused_late) == (0, 0)

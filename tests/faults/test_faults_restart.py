@@ -116,7 +116,7 @@ async def all_served(keepers: list[Keeper], since: float) -> float:
 
 @pytest.mark.not_with("user", "tls", reason="it asks the port itself, to see when it answers")
 async def test_calls_recover_after_a_restart(private_server: StartServer) -> None:
-    """6. kill -9 and restart under 200 tasks: every call ends well or typed within D; 0 wrong.
+    """6. kill -9 and restart under 200 tasks: every call returns or raises a typed error within D; 0 wrong results.
 
     All tasks are served less than 1 s after the port answers, and each restart costs at most as
     many connections as the pool holds.
@@ -163,9 +163,9 @@ async def test_calls_recover_after_a_restart(private_server: StartServer) -> Non
     latest, _ = await measured(restart, fits)
     report(
         6,
-        f"{beside_limit(latest)}, all served after "
-        f"{', '.join(f'{seconds * 1000:.0f}' for seconds in recoveries)} ms, "
-        f"connects {connects}, {counts(codes)}",
+        f"{beside_limit(latest)}, all served after (ms) "
+        f"{', '.join(f'{seconds * 1000:.0f}' for seconds in recoveries)}; "
+        f"connections made {connects}, {counts(codes)}",
         max(recoveries),
     )
     assert late == 0

@@ -108,7 +108,7 @@ async def loaded(
 async def test_loading_server_opens_the_circuit(
     private_server: StartServer, proxy: StartProxy, way: Way, near: bool
 ) -> None:
-    """15. LOADING for 2 s: at most 10 probes a second per process; served within 250 ms after."""
+    """15. LOADING for 2 s: at most 10 probes per second and process; calls are served within 250 ms afterwards."""
     server = private_server(config=SLOW)
     with server.client() as raw:
         raw.set(PREFIX + KEY, b'"value"')

@@ -23,7 +23,7 @@ MOST_GROWN_BLOCKS = 20_000
 def test_no_resource_leaks_under_faults(
     private_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """32. Soak with random faults: descriptors, tasks, threads, memory back to the start."""
+    """32. A soak with random faults: descriptors, tasks, threads and memory return to their initial level."""
     # pytest keeps each record until the test is over.
     monkeypatch.setattr(logging.getLogger("async_redis_cache"), "disabled", True)
     found = Soak(private_server(), seed=32, interval=0.25).run(SECONDS, ROUNDS)
@@ -33,8 +33,8 @@ def test_no_resource_leaks_under_faults(
     report(
         32,
         f"{last.seconds:.0f} s, {found.codes.total()} calls, {found.faults.total()} faults, "
-        f"{len(found.wrong)} wrong; at rest {start.descriptors} and then {last.descriptors} "
-        f"descriptors, {start.threads} and {last.threads} threads, {last.tasks} tasks; "
+        f"{len(found.wrong)} wrong; at rest {start.descriptors} descriptors before and "
+        f"{last.descriptors} after, {start.threads} and {last.threads} threads, {last.tasks} tasks; "
         f"{grown / 1e6:.1f} MB and {blocks} of {last.blocks} blocks of memory "
         f"more than after the first of {ROUNDS} rounds",
         grown,

@@ -71,7 +71,7 @@ async def is_served_wrongly(cache: AsyncRedisCache, network: Proxy, number: int)
 
 @pytest.mark.no_leaks
 async def test_unsolicited_reply_is_not_used(cache: AsyncRedisCache, network: Proxy) -> None:
-    """2. An unread reply planted on an idle connection: 0 of 100 served, and no call fails."""
+    """2. An unread reply planted on an idle connection is served in 0 of 100 cases, and no call fails."""
     wrong = [number for number in range(ROUNDS) if await is_served_wrongly(cache, network, number)]
     report(2, f"{len(wrong)} of {ROUNDS} served, {network.opened} connections", len(wrong))
     assert wrong == []
@@ -94,7 +94,7 @@ async def test_buffered_unsolicited_reply_is_not_used(
 async def test_unsolicited_reply_is_used_without_the_socket_check(
     cache: AsyncRedisCache, network: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2, the proof: without the look at the connection before it is used, the reply is served."""
+    """2, the proof: without the check of a connection before its use, the planted reply is served."""
 
     def trust(_: RedisConnection) -> bool:
         return False

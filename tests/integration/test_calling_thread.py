@@ -239,7 +239,7 @@ def test_shared_load_runs_in_the_thread_that_leads_it(any_server: Server, key_pr
 
 
 def test_loader_that_blocks_holds_its_own_caller_alone(any_server: Server, key_prefix: str) -> None:
-    """33. Beyond `hard_timeout` a caller's loader holds its own thread; other callers go on."""
+    """33. A loader that runs beyond `hard_timeout` occupies the thread of its own caller only."""
     gate, entered = threading.Event(), threading.Event()
 
     def load() -> int:
@@ -457,7 +457,7 @@ def in_time(call: Callable[[], object]) -> object:
 def test_call_ends_though_the_private_loop_is_blocked(
     name: str, any_server: Server, key_prefix: str
 ) -> None:
-    """33. A coroutine loader blocks the private loop: calls of other threads end by their deadline."""
+    """33. A coroutine loader blocks the private event loop: calls of other threads end by their deadline."""
     others_done = threading.Event()
     url = any_server.url
     with (

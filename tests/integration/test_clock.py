@@ -33,7 +33,7 @@ class Shifted(dt.datetime):
 async def test_a_wrong_wall_clock(
     server: Server, raw: Client, monkeypatch: pytest.MonkeyPatch, bound: int, shift: float
 ) -> None:
-    """29. A clock that goes an hour wrong makes nothing expire early or late."""
+    """29. A wall clock that is wrong by an hour makes nothing expire early or late."""
     right_time = time.time
     options = {"key_prefix": "p:", "max_size": bound}
     async with configured(server.url, **options) as right:

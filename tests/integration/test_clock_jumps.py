@@ -29,7 +29,7 @@ TAG = f"{PREFIX}\0tag:tag"
 async def test_loads_are_kept_again_when_the_clock_was_set_back(
     server: Server, raw: Client, api: Api, *, near: bool
 ) -> None:
-    """41. A tag that was invalidated at a moment yet to come costs one load that is not kept, and no more."""
+    """41. A tag that was invalidated at a future time, by the clock, costs one load whose result is not stored."""
     loads = 0
 
     def load() -> int:
@@ -48,7 +48,7 @@ async def test_loads_are_kept_again_when_the_clock_was_set_back(
 
 
 async def test_values_of_a_tag_from_the_future_are_invalid(server: Server, raw: Client) -> None:
-    """41. With a clock that was set back, order is unknown: a stamp invalidates the tag again."""
+    """41. After the clock was set back, the order of events is unknown: the tag is invalidated once more."""
     async with configured(server.url, **OPTIONS) as cache:
         await cache.invalidate_tags(None, "tag")
         version = raw.get(TAG) or b""
@@ -64,7 +64,7 @@ async def test_values_of_a_tag_from_the_future_are_invalid(server: Server, raw: 
 async def test_load_is_not_kept_when_the_clock_was_set_meanwhile(
     server: Server, raw: Client, jump: int
 ) -> None:
-    """41. A tag that another process invalidates during the load is invalid, whatever the clock says of the order."""
+    """41. A tag that another process invalidates during a load is invalid, although the clock was set back."""
     async with (
         configured(server.url, **OPTIONS) as cache,
         configured(server.url, **OPTIONS) as other,
@@ -110,7 +110,7 @@ def test_value_from_the_future_is_not_fresh() -> None:
 
 
 async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client) -> None:
-    """41. A value from the future is read neither as fresh nor as stale: it is loaded anew."""
+    """41. A value that was stored at a future time is neither fresh nor stale: it is loaded again."""
     options = OPTIONS | {"loading_stale_timeout": 60_000}
     async with configured(server.url, **options) as cache:
         await cache.retrieve_or_load(None, "key", lambda: "old")
@@ -128,7 +128,7 @@ async def test_value_from_the_future_is_loaded_anew(server: Server, raw: Client)
 
 
 async def test_age_is_never_negative(server: Server, raw: Client) -> None:
-    """41. The age of a value from the future is 0: it becomes the `Age` of a response."""
+    """41. The age of a value that was stored at a future time is 0, as it becomes the `Age` of a response."""
     async with configured(server.url, **OPTIONS) as cache:
         await cache.retrieve_or_load(None, "key", lambda: "value")
         data = bytearray(raw.get(f"{PREFIX}key") or b"")

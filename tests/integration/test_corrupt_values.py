@@ -134,7 +134,7 @@ async def _stored(cache: AsyncRedisCache, raw: Client) -> bytes:
 
 
 async def test_damaged_values_are_misses(cache: AsyncRedisCache, raw: Client, request: Any) -> None:
-    """28. Of thousands of damaged values none raises and none executes code; the signed are all seen.
+    """28. Of thousands of damaged values none raises or executes code; all damaged signed values are detected.
 
     Without a signature a damaged value may be another value of the same format, and no more.
     """
@@ -165,7 +165,7 @@ def _believe(_: bytes, __: bytes) -> bool:
 async def test_without_the_signature_code_is_executed(
     cache: AsyncRedisCache, raw: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """28, the proof: with the check of the signature removed, the exploits work."""
+    """28, the proof: without the verification of the signature, the exploits work."""
     monkeypatch.setattr(hmac, "compare_digest", _believe)
     executed.clear()
     for forged in _forged(await _stored(cache, raw)):
@@ -177,7 +177,7 @@ async def test_without_the_signature_code_is_executed(
 
 @pytest.mark.parametrize("cache", ["pickle"], indirect=True)
 async def test_other_operations_execute_nothing_either(cache: AsyncRedisCache, raw: Client) -> None:
-    """28. Removal, and retrieval as a type, check the signature too."""
+    """28. `remove`, and `retrieve` with a type, verify the signature too."""
     executed.clear()
     for number, exploit in enumerate(EXPLOITS):
         raw.set("p:a", exploit)
@@ -210,7 +210,7 @@ def _bomb() -> bytes:
 
 @pytest.mark.parametrize("promised", [10, 1_000, 200_000, 2**20, 2**40, 2**62])
 async def test_a_compression_bomb_is_bounded(server: Server, raw: Client, promised: int) -> None:
-    """28. However much a small payload would become, no more is made of it than a value may have."""
+    """28. A compressed payload is never expanded beyond the maximum size of a value."""
     header = msgspec.msgpack.encode(["zlib", promised, b""])
     raw.set("p:bomb", b"\xc1\x01" + len(header).to_bytes(2, "big") + header + _bomb())
     async with configured(server.url, key_prefix="p:", max_value_size=200_000) as cache:
@@ -222,5 +222,9 @@ async def test_a_compression_bomb_is_bounded(server: Server, raw: Client, promis
         finally:
             tracemalloc.stop()
         assert cache.stats().unreadable == 1
-        report(28, f"a bomb that promises {promised} bytes: peak {peak / 1e6:.1f} MB", peak)
+        report(
+            28,
+            f"a compression bomb that announces {promised:,} bytes: peak {peak / 1e6:.1f} MB",
+            peak,
+        )
         assert peak < 3_000_000

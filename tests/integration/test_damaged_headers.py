@@ -140,7 +140,7 @@ def test_readers_of_a_header_recognize_a_placeholder() -> None:
 
 
 def test_all_readers_of_a_damaged_header_agree() -> None:
-    """28. Any damaged header is read without an error, and the fast reader agrees with the full one."""
+    """28. A header with any damage is parsed without an error, and the fast parser agrees with the full one."""
     inputs = values = 0
 
     @settings(
@@ -159,7 +159,7 @@ def test_all_readers_of_a_damaged_header_agree() -> None:
             values += _looked_at(data, lambda: chance)
 
     look()
-    report(28, f"{values} of {inputs} damaged heads still those of a value; all readers agree")
+    report(28, f"{values:,} of {inputs:,} damaged headers are still valid; all parsers agree")
     assert inputs > INPUTS * 0.9
     assert 0 < values < inputs
 
@@ -239,7 +239,7 @@ async def _failed(
 
 
 async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
-    """28. No damaged header on a server makes a method fail; a value stored over it is read."""
+    """28. Damaged headers on the server do not make any method fail, and can be overwritten."""
     seconds, _ = raw.time()
     now = int(seconds) * 1000
     count = scaled(600, 20_000)
@@ -261,4 +261,4 @@ async def test_every_method_copes(cache: AsyncRedisCache, raw: Client) -> None:
         raw.mset({f"p:{key}": data for key, data in entries.items()})
         assert await _failed(operation, entries) == {}, name
     assert await cache.retrieve_many(None, entries) == {key: key for key in entries}
-    report(28, f"{len(operations)} methods on {count} damaged heads, none failed")
+    report(28, f"{len(operations)} methods on {count:,} damaged headers, none failed")

@@ -70,7 +70,7 @@ class Calling:
 
 
 def test_each_of_32_threads_reads_what_it_wrote(server: Server, key_prefix: str) -> None:
-    """24. 32 threads with one cache: 0 wrong values, of their own keys and of those they share."""
+    """24. 32 threads with one cache: 0 wrong values, for their own keys and for shared keys."""
     shared = {f"shared-{number}": number for number in range(50)}
     rounds = scaled(50, 250)
     wrong: list[object] = []
@@ -109,7 +109,7 @@ def test_each_of_32_threads_reads_what_it_wrote(server: Server, key_prefix: str)
 async def test_call_succeeds_on_a_thread_with_a_running_loop(
     server: Server, key_prefix: str
 ) -> None:
-    """24. On a thread that runs an event loop the calls block that loop, and are answered."""
+    """24. On a thread that runs an event loop, calls block that loop and return their results."""
     # The portal is another thread's loop, so the running one is not needed.
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
         assert cache.store(None, "key", "value") == "value"
@@ -122,7 +122,7 @@ async def test_call_succeeds_on_a_thread_with_a_running_loop(
 @pytest.mark.parametrize("operation", [*OPERATIONS, *STEPS])
 @pytest.mark.depends_on
 def test_call_on_the_private_loop_raises(operation: str, server: Server, key_prefix: str) -> None:
-    """24. On the thread of its own loop every method refuses with IN_EVENT_LOOP and the trace id."""
+    """24. On the thread of its own loop, every method raises IN_EVENT_LOOP with the trace id."""
     with RedisCache.from_url(server.url, key_prefix=key_prefix) as cache:
 
         async def load() -> list[str | None]:
@@ -161,7 +161,7 @@ def test_serializer_may_use_its_cache(operation: str, server: Server, key_prefix
 
 
 def test_two_caches_that_use_each_other_do_not_deadlock(server: Server, key_prefix: str) -> None:
-    """24. Caches whose serializers call the other cache, in any number of threads."""
+    """24. Caches whose serializers call each other raise IN_EVENT_LOOP inside, and return results outside."""
     first, second = Calling(), Calling()
     url = server.url
     asking = threading.local()
@@ -205,7 +205,7 @@ def test_calls_during_open_raise_at_once(private_server: StartServer) -> None:
 
 @pytest.mark.parametrize("away", [False, True], ids=["answering", "frozen"])
 def test_close_ends_the_calls_of_20_threads(away: bool, private_server: StartServer) -> None:
-    """26. Calls of every size that meet close end typed: none is left waiting for its answer."""
+    """26. Calls of every size that are interrupted by `close` end with a typed error; none keeps waiting."""
     limit = 1.5
     server = private_server()
     slowest = 0.0

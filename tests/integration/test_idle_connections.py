@@ -54,7 +54,7 @@ async def open_connections(cache: AsyncRedisCache) -> None:
 async def test_one_call_pays_for_connections_cut_in_silence(
     server: Server, proxy: StartProxy, call: str
 ) -> None:
-    """37. All of them are cut: at most one call finds no answer, and the next ones do not wait for theirs."""
+    """37. All idle connections are cut silently: at most one call gets no reply, and the next ones do not wait."""
     network = proxy(server)
     async with configured(network.url, **OPTIONS) as cache:
         network.delay(0.01)
@@ -75,7 +75,7 @@ async def test_one_call_pays_for_connections_cut_in_silence(
 async def test_calls_go_on_while_all_allowed_connections_are_checked(
     server: Server, proxy: StartProxy, api: Api
 ) -> None:
-    """37. Where no more connections may be made, a call waits for the check, and still ends well by its deadline."""
+    """37. With `max_connections` open, a call waits for the check of idle connections, and succeeds by its deadline."""
     network = proxy(server)
     options = OPTIONS | {"max_connections": 1}
     async with configured(network.url, api, **options) as cache:
@@ -87,7 +87,7 @@ async def test_calls_go_on_while_all_allowed_connections_are_checked(
 
 
 async def test_living_connections_survive_a_check(server: Server, proxy: StartProxy) -> None:
-    """37. A connection that answers its PING is used again: nothing is connected anew."""
+    """37. An idle connection that replies to the PING is used again; no new one is opened."""
     network = proxy(server)
     async with configured(network.url, **OPTIONS | {"command_timeout": 20_000}) as cache:
         network.delay(0.01)
@@ -153,7 +153,7 @@ async def test_unanswered_call_has_the_idle_connections_checked() -> None:
 async def test_unanswered_call_to_one_node_has_all_nodes_checked(
     flavour: Flavour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """37. A middlebox that drops the connections to one node may drop those to others: none of them costs a second call."""
+    """37. In a cluster, after a call without a reply the idle connections to all nodes are checked."""
     with Cluster(flavour, node_timeout=60_000) as cluster:
         async with AsyncRedisCache.from_url(cluster.uri, command_timeout=300, max_size=0) as cache:
             servers: Any = cache._lifecycle.ready().engine._servers

@@ -78,7 +78,7 @@ async def ends_of_calls(cache: AsyncRedisCache) -> list[tuple[object, float]]:
 async def test_calls_in_flight_end_when_it_closes(
     trouble: str, private_server: StartServer, proxy: StartProxy
 ) -> None:
-    """26. 20 calls under way, waiting, or without a connection end typed by D; 0 sockets are left."""
+    """26. 20 calls in flight, waiting, or without a connection end with a typed error by D; 0 sockets remain."""
     server = private_server()
     way = proxy(server)
     cache = AsyncRedisCache.from_url(
@@ -97,7 +97,9 @@ async def test_calls_in_flight_end_when_it_closes(
         server.freeze()
     ends = await ends_of_calls(cache)
     latest = max(seconds for _, seconds in ends)
-    report(26, f"close with 20 calls, {trouble}: latest end {latest * 1e3:.0f} ms", latest)
+    report(
+        26, f"close with 20 calls, {trouble}: last call ended after {latest * 1e3:.0f} ms", latest
+    )
     assert len(ends) == 20
     assert {code for code, _ in ends} <= {"NOT_OPENED", "OUTCOME_UNKNOWN"}
     assert not tasks_left()
@@ -122,7 +124,7 @@ async def test_call_retried_after_close_raises(server: Server, key_prefix: str) 
 
 
 async def test_close_twice_and_at_once(server: Server, raw: Client, key_prefix: str) -> None:
-    """26. Closing a closed cache, or one that is being closed, is no error; then it is closed."""
+    """26. Closing a closed cache, or one that is being closed, does not raise; afterwards it is closed."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     await cache.close(None)
@@ -138,7 +140,7 @@ async def test_close_twice_and_at_once(server: Server, raw: Client, key_prefix: 
 async def test_close_that_is_cancelled_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """26. A close cancelled at any turn of the loop has closed, and the cache can be opened again."""
+    """26. A `close` that is cancelled at any point has closed the cache, which can be opened again."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for moment in range(scaled(12, 30)):
@@ -161,7 +163,7 @@ async def test_close_that_is_cancelled_leaves_nothing(
 async def test_close_that_is_cancelled_while_it_ends_a_load_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """26. Nor does it where a load is under way, for whose end it waits first."""
+    """26. The same while a load is in flight, whose end `close` waits for first."""
     connected = raw.info("clients")["connected_clients"]
     # The next load waits for the lease of the one before.
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, loading_lease_timeout=500)
@@ -232,7 +234,7 @@ async def test_embedded_open_that_is_cancelled_leaves_no_server() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_use_after_close_is_refused(operation: str, server: Server, key_prefix: str) -> None:
-    """26. A closed cache refuses every operation with NOT_OPENED and the trace id."""
+    """26. A closed AsyncRedisCache raises NOT_OPENED with the trace id in every method."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:
@@ -248,7 +250,7 @@ async def test_use_after_close_is_refused(operation: str, server: Server, key_pr
 async def test_reopening_100_times_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """26. 100 times opened, used and closed: descriptors, tasks, objects are back to the start."""
+    """26. After opening, using and closing 100 times, descriptors, tasks and objects are as many as before."""
     connected = raw.info("clients")["connected_clients"]
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     async with cache:
@@ -271,7 +273,7 @@ async def test_reopening_100_times_leaves_nothing(
 def test_reopening_the_facade_100_times_leaves_nothing(
     server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """26. 100 times opened, used and closed: descriptors, threads, objects are back to the start."""
+    """26. After opening, using and closing 100 times, descriptors, threads and objects are as many as before."""
     connected = raw.info("clients")["connected_clients"]
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     threads = threading.active_count()
@@ -298,7 +300,7 @@ def test_reopening_the_facade_100_times_leaves_nothing(
 def test_use_of_the_facade_after_close_is_refused(
     operation: str, server: Server, key_prefix: str
 ) -> None:
-    """26. A closed `RedisCache` refuses every operation with NOT_OPENED and the trace id."""
+    """26. A closed RedisCache raises NOT_OPENED with the trace id in every method."""
     cache = RedisCache.from_url(server.url, key_prefix=key_prefix)
     for _ in range(2):
         with pytest.raises(CacheStateError) as caught:

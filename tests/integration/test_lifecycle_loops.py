@@ -62,7 +62,7 @@ async def refusals(cache: AsyncRedisCache, steps: dict[str, Callable[[Any], Any]
 
 @pytest.mark.no_leaks
 def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str) -> None:
-    """25. While the cache is open on one loop, every operation on another raises WRONG_LOOP."""
+    """25. While the cache is open on one loop, every method raises WRONG_LOOP on another."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix)
     opened, done = threading.Event(), threading.Event()
 
@@ -99,7 +99,7 @@ def test_another_loop_is_refused(run: Run[Any], server: Server, key_prefix: str)
 def test_two_loops_that_open_at_once_share_nothing(
     run: Run[Any], server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """25. Of two loops that open one cache at the same time, one has it; the other is refused."""
+    """25. If two loops open one cache at the same time, one succeeds and the other raises."""
     outcomes: list[str] = []
     connected = raw.info("clients")["connected_clients"]
     for _ in range(scaled(20, 500)):
@@ -148,7 +148,7 @@ def test_one_run_after_another_with_close(run: Run[Any], server: Server, key_pre
 def test_one_run_after_another_without_close(
     run: Run[Any], server: Server, raw: Client, key_prefix: str
 ) -> None:
-    """25. A cache left by a closed loop refuses calls, then reopens, and leaves no connection behind."""
+    """25. After a loop was closed, the cache raises until it is opened again, and leaks no connection."""
     cache = AsyncRedisCache.from_url(server.url, key_prefix=key_prefix, max_connections=4)
     connected = raw.info("clients")["connected_clients"]
     most = 0

@@ -108,7 +108,7 @@ CALLS: dict[str, tuple[Callable[[AsyncRedisCache], Awaitable[Any]], int]] = {
 async def test_steps_of_a_load_share_one_deadline(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """34. Read, lease, tags and publication share one budget, to which the origin's time is added."""
+    """34. Read, lease, tags and publication of a load share one `command_timeout`; the loader's time is not counted."""
     call, steps = CALLS[name]
     watch = Watch(monkeypatch)
     watch.begin()
@@ -124,7 +124,7 @@ async def test_steps_of_a_load_share_one_deadline(
 async def test_waiting_for_another_process_is_not_spent_on_the_server(
     cache: AsyncRedisCache, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """34. Waiting for another process's load counts as the origin's time, and is bounded by `hard_timeout`."""
+    """34. Waiting for the load of another process counts as loading, and is limited by `hard_timeout`."""
     may_end = asyncio.Event()
 
     async def failing() -> str:
@@ -165,7 +165,7 @@ async def test_waiting_for_another_process_is_not_spent_on_the_server(
 async def test_value_is_returned_and_not_published_when_nothing_is_left(
     cache: AsyncRedisCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """34. Nothing is left: the value is returned and not published, and the next call loads at once."""
+    """34. If the budget is used up, the value is returned and not stored, and the next call loads at once."""
     win = LoadLease.acquire
 
     async def slow(right: LoadLease, *args: Any, **kwargs: Any) -> Any:

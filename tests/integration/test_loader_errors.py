@@ -78,7 +78,7 @@ def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
 async def test_load_raises_any_base_exception_and_the_loop_goes_on(
     cache: AsyncRedisCache, kind: type[BaseException]
 ) -> None:
-    """33. A load of one key, of many, or coalesced: its callers get its BaseException, and no other call."""
+    """33. A loader of one key, of many or coalesced raises a BaseException: its callers get it, and no other call."""
     answers = await ended(
         cache.retrieve_or_load(None, "a", raising(kind)),
         cache.retrieve_or_load_entry(None, "b", raising(kind)),
@@ -96,7 +96,7 @@ async def test_load_raises_any_base_exception_and_the_loop_goes_on(
 async def test_load_in_thread_raises_any_base_exception(
     cache: AsyncRedisCache, kind: type[BaseException]
 ) -> None:
-    """33. A plain loader that ends so in a worker thread is no different."""
+    """33. A plain loader raises SystemExit in a worker thread: its callers get it, and no other call."""
 
     def loader(*_: Any) -> Any:
         raise kind
@@ -111,7 +111,7 @@ async def test_load_in_thread_raises_any_base_exception(
 
 
 async def test_background_load_that_exits_leaves_the_loop_running(cache: AsyncRedisCache) -> None:
-    """33. A background load that exits: the stored value is given, and the failure is counted."""
+    """33. A refresh in the background raises SystemExit: the stored value is served, and the failure is counted."""
     await cache.retrieve_or_load(None, "a", lambda: "old")
     failing = raising(SystemExit)
     async with asyncio.timeout(END):
@@ -125,7 +125,7 @@ async def test_background_load_that_exits_leaves_the_loop_running(cache: AsyncRe
 async def test_load_raises_load_cancelled_when_loader_raises_cancelled_error(
     cache: AsyncRedisCache, *, in_thread: bool
 ) -> None:
-    """33. A loader's CancelledError: its callers get LOAD_CANCELLED, and are not cancelled."""
+    """33. A loader raises CancelledError: its callers get LOAD_CANCELLED, and are not cancelled."""
     cancelled = asyncio.CancelledError("own")
 
     def loader(*_: Any) -> Any:

@@ -77,7 +77,7 @@ def calls(end: type[BaseException]) -> dict[str, Callable[[Any], Any]]:
 def test_exit_reaches_its_caller_and_no_other_thread(
     name: str, end: type[BaseException], any_server: Server, key_prefix: str
 ) -> None:
-    """33. A loader or serializer that ends in any BaseException: its caller alone gets it, in threads."""
+    """33. With threads, a loader or serializer raises a BaseException: its caller gets it, and no other call."""
     url = any_server.url
     with RedisCache.from_url(url, serializer=Ending(end), key_prefix=key_prefix) as cache:
         with ThreadPoolExecutor(1) as threads:
@@ -94,7 +94,7 @@ def test_exit_reaches_its_caller_and_no_other_thread(
 async def test_exit_reaches_its_awaiter_and_the_loop_goes_on(
     name: str, end: type[BaseException], any_server: Server, key_prefix: str
 ) -> None:
-    """33. The same of the asynchronous API: the caller gets it, and its loop serves the next call."""
+    """33. With the asynchronous API, the caller gets the BaseException, and its event loop serves the next call."""
     url = any_server.url
     async with AsyncRedisCache.from_url(
         url, serializer=Ending(end), key_prefix=key_prefix
@@ -107,7 +107,7 @@ async def test_exit_reaches_its_awaiter_and_the_loop_goes_on(
 def test_exit_ends_the_loop_when_it_is_left_to_the_task_of_a_load(
     any_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """33, the proof: an exit that is not carried as data ends the event loop with all its calls."""
+    """33, the proof: an exit that is raised in the private event loop ends it with all its calls."""
 
     async def bare(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
@@ -131,7 +131,7 @@ def test_exit_ends_the_loop_when_it_is_left_to_the_task_of_a_load(
 def test_cache_whose_loop_has_ended_refuses_and_opens_again(
     any_server: Server, key_prefix: str
 ) -> None:
-    """33. Whatever ends the private loop, calls raise NOT_OPENED at once, and `open` opens it again."""
+    """33. If the private event loop ends, calls raise NOT_OPENED at once, and `open` starts it again."""
     cache = RedisCache.from_url(any_server.url, key_prefix=key_prefix)
     cache.open(None)
     portal = cache._core.portal

@@ -65,7 +65,7 @@ async def made_stale(cache: AsyncRedisCache) -> None:
 
 @pytest.mark.depends_on("server", "storage", "near")
 async def test_a_thousand_callers_share_one_load(server: Server, storage: dict[str, Any]) -> None:
-    """21. 1,000 callers of two caches on a cold key: the loader runs once, all have its value."""
+    """21. 1,000 callers of two caches request a missing key: the loader runs once, and all receive its value."""
     async with configured(server.url, **storage) as one, configured(server.url, **storage) as two:
         gate = Gate({"n": 1})
         calls = [
@@ -191,7 +191,7 @@ async def test_change_of_another_program_supersedes_the_load(
 @pytest.mark.parametrize("leaving", range(8), ids=lambda leaving: f"{leaving:03b}")
 @pytest.mark.parametrize("moment", ["at once", "loading"])
 async def test_cancelled_caller_cancels_no_other(server: Server, leaving: int, moment: str) -> None:
-    """21. Any of three callers may be cancelled: the others get the value; with the last one the load is cancelled."""
+    """21. Any of three callers can be cancelled: the others receive the value; after the last, the load is cancelled."""
     async with configured(server.url, loading_lease_timeout=60_000) as cache:
         gate = Gate(1)
         calls = [
@@ -305,7 +305,7 @@ async def test_abandoned_load_is_not_counted_as_failed(server: Server) -> None:
 
 
 async def test_error_is_raised_in_all_waiting_callers(server: Server) -> None:
-    """21. The loader's error ends every call that shares the load."""
+    """21. An error of the loader is raised in every caller that shares the load."""
     begun = asyncio.Event()
 
     async def fail() -> None:

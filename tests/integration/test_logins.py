@@ -89,7 +89,7 @@ async def test_a_wrong_login(
     user: str,
     required: bool,
 ) -> None:
-    """14. A wrong password or user is one attempt on one connection, required or not."""
+    """14. A wrong password or user makes one attempt on one connection, with and without `require_connection`."""
     url = network.login_url(user, PASSWORD)
     cache = configured(url, api, require_connection=required, retries=5)
     error = await refused(cache, caplog)
@@ -115,7 +115,7 @@ async def test_a_missing_login(network: Proxy, caplog: pytest.LogCaptureFixture,
 async def test_user_without_permissions_raises(
     network: Proxy, caplog: pytest.LogCaptureFixture, api: Api
 ) -> None:
-    """14. A user without any permission, or without SELECT: NOPERM at open."""
+    """14. A user who can log in but may run no command, or not select the database: NOPERM from `open`."""
     for user, database in (("nobody", 0), ("reader", 1)):
         opened = network.opened
         url = network.login_url(user, PASSWORD, database)
@@ -144,7 +144,7 @@ async def limited(
 async def test_a_forbidden_command(
     limited: tuple[AsyncRedisCache, Proxy, Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """14. NOPERM for removals, once; the connection and all other calls succeed."""
+    """14. A command that the user may not run raises NOPERM without a retry; other calls are unaffected."""
     cache, network, _ = limited
     caplog.set_level(logging.DEBUG)
     await cache.store(None, f"shop:{KEY}", VALUE)
@@ -191,7 +191,7 @@ async def test_forbidden_key_fails_no_other_key(
 
 
 async def test_a_password_that_changes(private_server: StartServer, api: Api) -> None:
-    """14. A login that is refused after open raises in each call, and is not retried."""
+    """14. A login that is rejected after `open` raises in each caller, without retries."""
     server: Server = private_server(password="first")
     raw = server.client()
     async with configured(server.url, api) as cache:

@@ -104,7 +104,7 @@ async def _is_typed(command: str, name: str, reply: bytes, **options: Any) -> No
 async def test_malformed_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """16. Bytes that are no RESP, or no reply to the command, raise a typed error, and the loop logs nothing."""
+    """16. A reply that is not RESP, or does not fit the command, is a typed error, and the event loop logs nothing."""
     caplog.set_level(logging.WARNING)
     command, _, _ = name.partition(" ")
     for reply in NONSENSE + NO_ANSWER_TO.get(name, []):
@@ -118,7 +118,7 @@ async def test_malformed_reply_raises_a_typed_error(
 async def test_malformed_script_reply_raises_a_typed_error(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """16. The replies of the scripts of a bounded cache are checked, too."""
+    """16. The same for replies to the scripts of a bounded cache."""
     caplog.set_level(logging.WARNING)
     for reply in NONSENSE + NO_SCRIPT_ANSWER_TO[name]:
         await _is_typed("EVAL", name, reply)
@@ -130,7 +130,7 @@ async def test_malformed_script_reply_raises_a_typed_error(
 async def test_malformed_reply_fails_its_own_call_alone(
     server: Server, proxy: StartProxy, reply: bytes
 ) -> None:
-    """16. A desynchronised connection is closed; the other calls on it are served by another one."""
+    """16. After a desynchronised reply the connection is closed; all calls in its pipeline are served on another."""
     network = proxy(server)
     async with configured(network.url) as cache:
         await cache.store_many(None, {f"key{number}": number for number in range(50)})
@@ -158,7 +158,7 @@ async def test_surplus_reply_closes_the_connection(server: Server, proxy: StartP
 
 @pytest.mark.parametrize("reply", [b"$100\r\nbegun", b"*1\r\n", b"", b"*1\r\n$1\r\n"])
 async def test_incomplete_reply_raises_at_the_deadline(reply: bytes) -> None:
-    """16. A reply that never ends is no reply: TIMEOUT, and the connection is dropped."""
+    """16. A reply that never completes raises TIMEOUT, and the connection is closed."""
     async with (
         ScriptedServer(MGET=reply) as server,
         configured(server.url, command_timeout=100) as cache,

@@ -127,7 +127,7 @@ def silent(server: Server) -> Iterator[str]:
 async def test_black_hole_address_leaves_time_for_the_others(
     server: Server, names: Names, silent: str, api: Api
 ) -> None:
-    """38. The next address is tried beside one that does not answer, so `open` succeeds within `connect_timeout`."""
+    """38. The first address does not respond: the next is tried beside it, and `open` succeeds in time."""
     names.answers.set()
     names.addresses[:] = [silent, silent, "127.0.0.1"]
     options = {"key_prefix": "silent:", "connect_timeout": 5_000}
@@ -166,7 +166,7 @@ def resetting(server: Server) -> Iterator[str]:
 async def test_unresponsive_address_leaves_time_for_the_others(
     server: Server, names: Names, api: Api, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """38. What hangs or ends after it has connected is found out by the login, and the next address is tried."""
+    """38. An address accepts connections and does not serve: the login shows it, and the next is tried."""
     names.answers.set()
     address: str = request.getfixturevalue(kind)
     names.addresses[:] = [address, address, "127.0.0.1"]
@@ -188,7 +188,7 @@ async def test_unresponsive_address_is_not_retried_at_once(
 
 
 async def test_all_addresses_silent_is_timeout(server: Server, names: Names, silent: str) -> None:
-    """38. No address answers: TIMEOUT, and neither a socket nor a task is left."""
+    """38. No address of the host responds: TIMEOUT, and neither a socket nor a task is left."""
     names.answers.set()
     names.addresses[:] = [silent, silent]
     with pytest.raises(CacheTimeout):
@@ -261,7 +261,7 @@ def test_the_facade_keeps_its_deadline(server: Server, names: Names) -> None:
 def test_a_program_forks_and_ends_while_a_name_is_looked_up(
     start_program: StartProgram, server: Server
 ) -> None:
-    """23. Its child resolves the name itself, and the interpreter exits without waiting."""
+    """23. A child that was forked during a name lookup resolves the name itself, and exits without waiting."""
     program = start_program("name_lookup", server.port, LIMIT)
     assert program.line() == "TIMEOUT"
     assert program.line() == "value"

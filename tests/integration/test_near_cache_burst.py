@@ -90,7 +90,7 @@ def _pipelined(raw: Client, prefix: str) -> None:
 async def test_a_burst_of_changes(
     cache: AsyncRedisCache, raw: Client, key_prefix: str, change: Callable[[Client, str], None]
 ) -> None:
-    """20. 10,000 invalidations in one burst: none is lost, the loop is never stopped for 50 ms."""
+    """20. 10,000 invalidations in one burst: none is lost, and the event loop is never blocked for 50 ms."""
     old = {f"{number}": "old" for number in range(CHANGES)}
     told: list[int] = []
 
@@ -112,7 +112,7 @@ async def test_a_burst_of_changes(
     assert await cache.retrieve_many(None, old) == dict.fromkeys(old, "new")
     report(
         20,
-        f"{told[-1]} invalidations: the loop stopped for {longest * 1000:.1f} ms at most",
+        f"{told[-1]} invalidations: the loop was blocked for {longest * 1000:.1f} ms at most",
         longest,
     )
     # Each change, and those of the sentinel.

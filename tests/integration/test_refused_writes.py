@@ -88,7 +88,7 @@ async def is_gone_for_others(server: Server, options: dict[str, Any]) -> bool:
 async def test_refused_change_is_pending_when_fail_open_is_always(
     server: Server, options: dict[str, Any], code: str, change: str
 ) -> None:
-    """35. A refused change reports success only if it is retried; until then this process reads no old value."""
+    """35. A refused write reports success only if it is retried; until then this process reads no old value."""
     raw = server.client()
     async with configured(server.url, fail_open="always", **options) as cache:
         await old_value(cache)
@@ -104,7 +104,7 @@ async def test_refused_change_is_pending_when_fail_open_is_always(
 async def test_near_value_is_not_read_after_refused_change(
     server: Server, options: dict[str, Any], change: str
 ) -> None:
-    """35. The near cache neither returns nor stores a value whose change is pending."""
+    """35. The near cache neither returns nor stores a value whose invalidation is pending."""
     raw = server.client()
     near = options | {"near_cache_enabled": True, "fail_open": "always"}
     async with configured(server.url, **near) as cache:
@@ -140,7 +140,7 @@ async def test_refused_change_is_pending_through_the_synchronous_api(
 async def test_refused_change_is_raised_and_pending_otherwise(
     server: Server, options: dict[str, Any], fail_open: str, change: str
 ) -> None:
-    """35. The caller gets the server's word, and the change is retried all the same."""
+    """35. The caller gets the error of the server, and the invalidation is retried nevertheless."""
     raw = server.client()
     async with configured(server.url, fail_open=fail_open, **options) as cache:
         await old_value(cache)
@@ -194,7 +194,7 @@ async def test_tag_without_memory_is_invalid_for_others(
 async def test_refused_refresh_is_pending(
     server: Server, options: dict[str, Any], api: Api, loaded: str | None
 ) -> None:
-    """35. The caller gets the new value, and the old one is not read again: in time by no process."""
+    """35. `refresh` cannot store its result: the caller gets it, and the old value is removed for all processes in time."""
     raw = server.client()
     async with configured(server.url, api, **options) as cache:
         await cache.store(None, "key", "old")
@@ -248,7 +248,7 @@ async def test_load_that_cannot_be_published_leaves_a_stale_value(
 
 
 async def test_overloaded_change_is_pending(server: Server, options: dict[str, Any]) -> None:
-    """35. A change that found the queue full was not sent; it is retried when there is room."""
+    """35. A write that was OVERLOADED was not sent; its invalidation is retried when there is room in the queue."""
     options = options | {"max_waiting_calls": 1, "max_size": 0, "fail_open": "always"}
     async with configured(server.url, **options) as cache:
         await cache.store_many(None, {"a": "old", "b": "old", "c": "old"})
@@ -311,7 +311,7 @@ WORDS = [
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_every_refusal_of_a_server_is_remembered(word: str) -> None:
-    """35. Whatever keeps a server from changing a key, the key is pending."""
+    """35. For each reason for which a server does not change a key, its invalidation is pending."""
     reply = f"-{word} it says\r\n".encode()
     options = {"fail_open": "always", "max_size": 0, "command_timeout": 200}
     async with (

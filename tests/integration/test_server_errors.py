@@ -77,7 +77,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_oom(private_server: StartServer, options: dict[str, Any], api: Api) -> None:
-    """16. Out of memory: OOM for what stores, and nothing is stored; reading and removing go on."""
+    """16. Out of memory: OOM for stores, and nothing is stored; reads and removals succeed."""
     server = private_server()
     async with configured(server.url, api, **options) as cache:
         await cache.store_many(None, {"kept": 1, "gone": 2})
@@ -94,7 +94,7 @@ async def test_oom(private_server: StartServer, options: dict[str, Any], api: Ap
 
 @pytest.mark.parametrize("api", APIS)
 async def test_readonly(private_server: StartServer, options: dict[str, Any], api: Api) -> None:
-    """16. A replica: READONLY for every change; its values can be read."""
+    """16. A replica: READONLY for every write, without a retry; its values can be read."""
     server = private_server()
     async with configured(server.url, **options) as setting_up:
         await setting_up.store(None, "kept", 1)
@@ -122,7 +122,7 @@ async def _in_time(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. A server that cannot save: MISCONF for changes; reads succeed, also after a reconnect."""
+    """16. A server that cannot save: MISCONF for writes; reads succeed, on new connections too."""
     server = private_server(config={"save": "3600 100000", "dbfilename": "dump.rdb"})
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -140,7 +140,7 @@ async def test_misconf(private_server: StartServer, options: dict[str, Any]) -> 
 
 
 async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. Too few replicas: NOREPLICAS for changes; reads succeed."""
+    """16. Too few replicas: NOREPLICAS for writes; reads succeed."""
     server = private_server()
     async with configured(server.url, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -152,7 +152,7 @@ async def test_noreplicas(private_server: StartServer, options: dict[str, Any]) 
 
 
 async def test_masterdown(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. A replica that lost its master and must not serve: MASTERDOWN, which is unavailable."""
+    """16. A replica that lost its master and must not serve: MASTERDOWN, a `CacheUnavailable`."""
     replica = private_server()
     async with configured(replica.url, retries=1, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -169,7 +169,7 @@ async def test_masterdown(private_server: StartServer, options: dict[str, Any]) 
 
 
 async def test_busy(private_server: StartServer, options: dict[str, Any]) -> None:
-    """16. While a script runs long: BUSY, once and at once; when it is over, all is as before."""
+    """16. During a long-running script: BUSY at once, without a retry; afterwards all calls succeed again."""
     server = private_server(config={"busy-reply-threshold": 20})
     async with configured(server.url, command_timeout=5_000, **options) as cache:
         await cache.store(None, "kept", 1)
@@ -201,7 +201,7 @@ def _is_busy(client: Client) -> bool:
 
 
 async def test_wrongtype(server: Server, raw: Client, options: dict[str, Any]) -> None:
-    """16. A list of another program under the key: a miss for reads, WRONGTYPE for removals."""
+    """16. A list of another program under the key: a miss for `retrieve`, WRONGTYPE for `remove`."""
     raw.rpush("p:list", "secret-value")
     async with configured(server.url, **options) as cache:
         await cache.store_many(None, {"before": 1, "after": 2})
@@ -254,7 +254,7 @@ CALLS: list[Callable[[AsyncRedisCache], Coroutine[Any, Any, Any]]] = [
 async def test_every_error_code(
     reply: bytes, kind: type[CacheError], code: str, tries: int
 ) -> None:
-    """16. An error reply becomes its type and code; only what may pass is tried again.
+    """16. Each error reply becomes its documented type and code; only temporary errors are retried.
 
     All on the same connection, since the protocol is in step.
     """
@@ -272,7 +272,7 @@ async def test_every_error_code(
             asked = sum(server.asked(name) for name in ("MGET", "SET", "GETDEL"))
             assert asked == number * tries
         assert server.connections == 1
-    report(16, f"each of {len(WORDS)} replies its type; {code}: {kind.__name__}")
+    report(16, f"{len(WORDS)} error replies, each with its type; {code}: {kind.__name__}")
 
 
 async def test_ended_login_is_renewed_once() -> None:
@@ -293,7 +293,7 @@ async def test_ended_login_is_renewed_once() -> None:
 
 
 async def test_keys_in_several_slots_raise() -> None:
-    """16. TRYAGAIN is tried as often as there is time for, whatever `retries` says."""
+    """16. TRYAGAIN is retried until the deadline, regardless of `retries`."""
     refused = 0
 
     def moves(good: bytes) -> Callable[[Command], bytes]:

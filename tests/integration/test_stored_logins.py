@@ -107,7 +107,7 @@ async def test_store_is_asked_again_when_the_login_is_refused(
 async def test_loads_succeed_while_the_password_of_a_store_rotates(
     network: Proxy, api: Api, store: Store, rotation: Rotation
 ) -> None:
-    """39. The password rotates under load: no load fails."""
+    """39. With a credential store, the password rotates under load: no load fails."""
     async with configured_by_store(network, api, store) as cache:
         done = asyncio.Event()
         loading = asyncio.gather(*(load_until(done, cache) for _ in range(4)))

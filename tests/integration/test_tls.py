@@ -84,7 +84,7 @@ async def test_a_known_authority(network: Proxy, certificates: Certificates, api
 
 @says_who_speaks_tls
 async def test_an_unknown_authority(network: Proxy, certificates: Certificates, api: Api) -> None:
-    """14. A certificate of an unknown authority is refused, even if no connection is required."""
+    """14. A certificate of an unknown authority is rejected, with and without `require_connection`."""
     for options in (
         {},
         {"tls_ca_file": str(certificates.stranger_ca_file)},
@@ -185,7 +185,7 @@ async def test_a_servers_own_tls(
     certificates: Certificates,
     strangers: Certificates,
 ) -> None:
-    """14. With mutual TLS and a password, each refusal is typed and one attempt."""
+    """14. With mutual TLS and a password, each rejection is a typed error after one attempt."""
     config: dict[str, str | int] = {"tls-auth-clients": "yes"}
     server = private_server("redis", certificates=certificates, password="right", config=config)
     network = proxy(server)  # It carries what it cannot read.

@@ -31,7 +31,7 @@ WAYS: list[dict[str, Any]] = [
 async def test_a_value_over_the_limit_is_not_sent(
     server: Server, proxy: StartProxy, api: Api, options: dict[str, Any]
 ) -> None:
-    """30. Refused before a byte is sent, by its size before compression, alone or among many."""
+    """30. A value over the limit is refused before anything is sent, by its size before compression, alone or in a batch."""
     network = proxy(server)
     async with configured(network.url, api, max_value_size=LIMIT, **options) as cache:
         network.forget()

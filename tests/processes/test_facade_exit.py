@@ -31,7 +31,7 @@ QUIET = {
 def test_program_ends_without_close(
     how: str, start_program: StartProgram, any_server: Server
 ) -> None:
-    """23. A program that ends without close ends in less than a second, and hooks get their answers."""
+    """23. A program that exits without `close` ends within a second, and calls in exit hooks get their results."""
     program = start_program("exiting", any_server.url, how, 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
@@ -43,7 +43,7 @@ def test_program_ends_without_close(
 def test_hook_that_opens_a_cache_is_served_or_refused(
     start_program: StartProgram, any_server: Server
 ) -> None:
-    """23. Some versions of Python start no thread so late; then open says so, as a `CacheError`."""
+    """23. Some versions of Python cannot start a thread at exit; then `open` raises a `CacheError`."""
     program = start_program("exiting", any_server.url, "open in hook", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
@@ -78,7 +78,7 @@ WAITING = {
 def test_program_ends_while_a_call_waits(
     how: str, start_program: StartProgram, private_server: StartServer
 ) -> None:
-    """23. A call without a reply does not keep the process beyond the deadline of the call."""
+    """23. A call without a reply does not delay the exit beyond the deadline of the call."""
     server = private_server()
     program = start_program("exiting", server.url, how, int(LIMIT * 1000))
     assert program.line() == "waiting"
@@ -95,19 +95,21 @@ def test_program_ends_while_a_call_waits(
 def test_program_ends_beside_daemon_threads_that_call(
     start_program: StartProgram, server: Server
 ) -> None:
-    """23. Daemon threads that call until the very end do not keep the process, nor does it crash."""
+    """23. Daemon threads that call until exit neither delay the exit nor crash the process."""
     program = start_program("exiting", server.url, "daemon threads that go on", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()
     report(
-        23, f"daemon threads that go on: ended after {ended.seconds * 1e3:.0f} ms", ended.seconds
+        23,
+        f"daemon threads that keep calling: ended after {ended.seconds * 1e3:.0f} ms",
+        ended.seconds,
     )
     assert (ended.code, ended.errors) == (0, "")
     assert in_time(ended.seconds, ENDING_SECONDS)
 
 
 def test_embedded_server_ends_with_the_program(start_program: StartProgram) -> None:
-    """23. A private server that was not closed ends with its program, silently."""
+    """23. A private server that was not closed ends with its program, without output."""
     program = start_program("exiting", "embedded://", "unclosed", 20_000)
     assert program.line() == "exiting"
     ended = program.wait()

@@ -27,7 +27,7 @@ def figures(start_program: StartProgram, program: str, *arguments: object) -> di
 def test_children_may_exit_in_every_way(
     start_program: StartProgram, server: Server, key_prefix: str
 ) -> None:
-    """22. Parent and 4 children calling at once: 0 wrong, and no call of the parent takes 50 ms."""
+    """22. A parent and 4 children call at the same time: 0 wrong results, and no call of the parent takes 50 ms."""
     found = figures(start_program, "forking", server.url, server.pid, key_prefix, scaled(1, 20))
     report(
         22,
@@ -44,7 +44,7 @@ def test_children_may_exit_in_every_way(
 def test_pool_of_processes_gets_right_answers(
     kind: str, start_program: StartProgram, server: Server, key_prefix: str
 ) -> None:
-    """22. Workers of multiprocessing, however they are started, and their parent: 0 wrong."""
+    """22. multiprocessing workers, with every start method, and their parent: 0 wrong results."""
     found = figures(start_program, "process_pool", server.url, key_prefix, kind)
     report(22, f"pool by {kind}: {found['wrong']} wrong")
     assert found == {"wrong": 0, "inherited": kind == "fork"}
@@ -65,7 +65,7 @@ def test_loop_that_forks_is_not_stalled(
 
 
 def test_child_keeps_the_deadline(start_program: StartProgram, private_server: StartServer) -> None:
-    """22. The first calls of a child end by the deadline on every thread, even without a reply."""
+    """22. The first calls of a child process end by the deadline, on every thread, although the server is stopped."""
     limit, threads = 0.3, 4
     server = private_server()
     program = start_program("forking_frozen", server.url, int(limit * 1000), threads)
@@ -74,7 +74,11 @@ def test_child_keeps_the_deadline(start_program: StartProgram, private_server: S
     program.say("go")
     ends: list[tuple[str, float]] = json.loads(program.line())
     latest = max(seconds for _, seconds in ends)
-    report(22, f"first calls of a child, server frozen: latest end {latest * 1e3:.0f} ms", latest)
+    report(
+        22,
+        f"first calls of a child, server frozen: last call ended after {latest * 1e3:.0f} ms",
+        latest,
+    )
     assert [name for name, _ in ends] == ["CacheTimeout"] * threads
     assert in_time(latest, limit + 0.05)
     server.thaw()

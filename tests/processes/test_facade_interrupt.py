@@ -18,7 +18,7 @@ pytestmark = pytest.mark.depends_on("loop")
 def test_interrupt_is_raised_at_once(
     how: str, start_program: StartProgram, private_server: StartServer
 ) -> None:
-    """23. Ctrl-C in a facade that waits or opens, and in asyncio.run, is raised within 100 ms."""
+    """23. Ctrl-C while `RedisCache` waits or opens, and in `asyncio.run`, is raised within 100 ms."""
     server = private_server()
     with server.client() as raw:
         raw.set("p:key", "7")

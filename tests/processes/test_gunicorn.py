@@ -120,7 +120,7 @@ def stored(any_server: Server) -> Iterator[None]:
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_workers_are_replaced(worker: str, preload: bool, gunicorn: Serve) -> None:
-    """22. HUP and SIGKILL of workers, with and without --preload: 0 wrong answers, 0 hung."""
+    """22. gunicorn workers receive HUP and SIGKILL, with and without --preload: 0 wrong results, 0 hanging workers."""
     arguments = ["wsgi_app:app", "--worker-class", worker]
     arguments += ["--threads", "4"] if worker == "gthread" else []
     arguments += ["--preload"] if preload else []
@@ -142,7 +142,8 @@ def test_workers_are_replaced(worker: str, preload: bool, gunicorn: Serve) -> No
         ending = time.monotonic() - started
     report(
         22,
-        f"gunicorn {' '.join(arguments)}: {clients.seen['right']} right of {len(clients.pids)} "
+        f"gunicorn {' '.join(arguments)}: {clients.seen['right']} correct results of "
+        f"{len(clients.pids)} "
         f"workers, {clients.seen['wrong']} wrong, {clients.seen['hung']} hung, "
         f"ended after {ending:.1f} s",
         ending,

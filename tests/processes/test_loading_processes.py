@@ -46,7 +46,7 @@ def started(stack: ExitStack, server: Server, count: int, *arguments: int) -> li
 
 
 def test_processes_share_one_load(server: Server, raw: Client) -> None:
-    """21. 8 processes, 100 callers each, one cold key: one load in all, and all have its value."""
+    """21. 8 processes with 100 callers each request a missing key: one load in total, and all receive its value."""
     with ExitStack() as stack:
         programs = started(stack, server, PROCESSES, CALLERS, 100, 20_000)
         for program in programs:
@@ -59,7 +59,7 @@ def test_processes_share_one_load(server: Server, raw: Client) -> None:
 
 @pytest.mark.depends_on
 def test_another_process_loads_when_the_lease_holder_dies(server: Server, raw: Client) -> None:
-    """21. SIGKILL in mid-load: one more load, and all are answered when the lease has ended."""
+    """21. SIGKILL during a load: one more load, and all callers are served when the lease has expired."""
     with ExitStack() as stack:
         (holder,) = started(stack, server, 1, 1, 60_000, LEASE)
         others = started(stack, server, 3, CALLERS, 0, LEASE)
@@ -82,7 +82,7 @@ def test_another_process_loads_when_the_lease_holder_dies(server: Server, raw: C
     assert raw.get("loads") == b"2"
     report(
         21,
-        f"300 callers answered {answered * 1000:.0f} ms after a SIGKILL, lease {LEASE} ms",
+        f"300 callers served {answered * 1000:.0f} ms after a SIGKILL, lease {LEASE} ms",
         answered,
     )
     assert in_time(answered, LEASE / 1000 + 0.2 + SCHEDULING)

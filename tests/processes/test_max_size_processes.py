@@ -23,7 +23,7 @@ INDEX = "p:\x00index"
 
 
 def test_many_processes_keep_the_bound(server: Server, raw: Client) -> None:
-    """31. However many processes store at once: after no call are there more values than max_size."""
+    """31. While any number of processes store, the number of values never exceeds max_size after a call."""
     path = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
     with ExitStack() as stack:
         programs: list[Program] = []

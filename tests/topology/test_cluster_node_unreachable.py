@@ -67,7 +67,7 @@ async def load(cache: AsyncRedisCache, key: str, value: str) -> tuple[str, float
 async def test_load_of_an_unreachable_node_fails_open(
     cluster: Cluster, node: Server, logged: LogRecorder
 ) -> None:
-    """24. A node that hangs is left alone after three calls; the others are asked as ever."""
+    """24. The circuit of a node that hangs opens after three calls; the other nodes are used as before."""
 
     async def attempt(deadline: float) -> None:
         node.thaw()
@@ -94,7 +94,7 @@ async def test_load_of_an_unreachable_node_fails_open(
             await await_until(lambda: cache.stats().open_circuits == 0)
             assert (await load(cache, there[0], "new"))[0] == "old"
         latest = max(seconds for _, seconds in [*loads, *hits])
-        report(24, f"a node of a cluster: {latest * 1000:.0f} ms at most with its breaker open")
+        report(24, f"a node of a cluster: {latest * 1000:.0f} ms at most while its circuit is open")
         assert {given for given, _ in loads} == {"new"}
         assert {given for given, _ in hits} == {"old"}
         assert in_time(latest, deadline)

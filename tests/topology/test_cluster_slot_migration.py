@@ -135,7 +135,7 @@ def refusals(cluster: Cluster, node: Server) -> int:
 
 
 async def test_hanging_master_does_not_block_others(flavour: Flavour) -> None:
-    """18. When calls to it end in TIMEOUT, the others are asked whether they know another."""
+    """18. When calls to a node end in TIMEOUT, the topology is refreshed from the other nodes."""
     with Cluster(flavour) as cluster:
         silent, other = cluster.masters()[:2]
         key = key_in(cluster.slots(silent)[0])
@@ -158,7 +158,7 @@ def questions(cluster: Cluster, node: Server) -> int:
 
 
 async def test_local_entries_of_a_new_node_are_invalidated(flavour: Flavour) -> None:
-    """18. The new node owns only the migrating slot, so no slot map names it: values read there are not cached locally yet."""
+    """18. A new node owns only a moving slot, so no other node lists it: values read there are not kept locally yet."""
     with Cluster(flavour, spares=1) as cluster:
         joined = cluster.nodes[-1]
         slot = cluster.slots(cluster.masters()[0])[0]

@@ -43,7 +43,7 @@ async def load_during_rotations(uri: str, api: Api, rotation: Rotation) -> None:
 
 
 async def test_loads_succeed_behind_sentinels_while_the_password_rotates(flavour: Flavour) -> None:
-    """39. That of the Sentinels, which require one, and that of the master: no load fails."""
+    """39. The passwords of the sentinels and of the master rotate under load: no load fails."""
     rotation = Rotation()
     acl: ServerOptions = {"acl": rotation.acl}
     with Sentinels(flavour, data=acl, sentinels=acl) as sentinels:
@@ -109,7 +109,7 @@ async def test_sentinels_without_a_login_get_none(flavour: Flavour) -> None:
 
 
 async def test_loads_succeed_in_a_cluster_while_the_password_rotates(flavour: Flavour) -> None:
-    """39. On every node at once: no load fails."""
+    """39. The password of each node of a cluster rotates at once under load: no load fails."""
     rotation = Rotation()
     with Cluster(flavour, acl=rotation.acl) as cluster:
         rotation.servers = [cluster.client(node) for node in cluster.nodes]

@@ -57,7 +57,7 @@ def fail_over(former: Server, successor: Server, name: Proxy) -> None:
 async def test_change_succeeds_when_the_name_leads_to_another_master(
     former: Server, successor: Server, name: Proxy, api: Api, *, near: bool
 ) -> None:
-    """36. The first READONLY ends all connections; the change succeeds, and no old value is read any more."""
+    """36. The first READONLY ends the use of all connections; the write succeeds, and no old value is read any more."""
     options = OPTIONS | {"max_connections": 4, "near_cache_enabled": near}
     async with configured(name.url, api, **options) as cache:
         keys = [str(number) for number in range(20)]
@@ -78,7 +78,7 @@ async def test_change_succeeds_when_the_name_leads_to_another_master(
 async def test_changes_in_flight_are_made_once(
     former: Server, successor: Server, name: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """36. Changes that must not run twice are in flight at the first READONLY: each is made by the other master, once."""
+    """36. Increments are in flight at the first READONLY: each is executed once, by the new master."""
     monkeypatch.setattr(demotion, "_DRAIN_SECONDS", 60)
     async with configured(name.url, **OPTIONS | {"max_connections": 2}) as cache:
         numbers = cache.namespace("number")
@@ -95,7 +95,7 @@ async def test_changes_in_flight_are_made_once(
 async def test_change_is_retried_until_the_name_leads_to_a_master(
     former: Server, successor: Server, name: Proxy
 ) -> None:
-    """36. Where the name moves later than the master, a change waits for it, within its deadline."""
+    """36. If the name is changed later than the master, a write waits for it, within its deadline."""
     async with configured(name.url, **OPTIONS) as cache:
         await cache.store(None, "key", 1)
         former.client().replicaof("127.0.0.1", 1)
@@ -108,7 +108,7 @@ async def test_change_is_retried_until_the_name_leads_to_a_master(
 
 
 async def test_read_only_replica_is_no_reconnect_storm(former: Server, name: Proxy) -> None:
-    """36. A server that stays read-only is reconnected to after growing pauses, whatever it refuses."""
+    """36. Connections to a server that stays read-only are renewed after growing pauses."""
     # Changes are tried again after 0.1, 0.3 and 0.7 s: none is under way when the deadline comes.
     options = OPTIONS | {"command_timeout": 1_200}
     async with configured(name.url, **options) as cache:

@@ -45,7 +45,7 @@ def sentinels(flavour: Flavour) -> Iterator[Sentinels]:
 async def test_silent_sentinel_is_passed_over(
     sentinels: Sentinels, silence: str, silent: int
 ) -> None:
-    """17. Whichever sentinel it is: acknowledged writes are on the new master, and local entries match it."""
+    """17. With any one sentinel outdated: acknowledged writes are on the new master, local entries are its own."""
     witnesses = [*sentinels.sentinels]
     mute = witnesses.pop(silent)
     near: dict[str, Any] = {"near_cache_enabled": True, "near_cache_heartbeat": 100}
@@ -65,7 +65,9 @@ async def test_silent_sentinel_is_passed_over(
             await cache.store(None, "key", number)
         seconds = time.monotonic() - named_at
         report(
-            17, f"one sentinel {silence}: master left {seconds * 1000:.0f} ms after it was named"
+            17,
+            f"one sentinel {silence}: connections closed {seconds * 1000:.0f} ms after the new "
+            "master was named",
         )
         assert in_time(seconds, OURS_SECONDS)
         await trusted(cache)
@@ -80,7 +82,7 @@ async def test_silent_sentinel_is_passed_over(
 
 
 async def test_outdated_sentinel_is_not_followed(sentinels: Sentinels) -> None:
-    """17. It names the master of an earlier election: a cache opened now does not use it."""
+    """17. A sentinel names the master of an earlier election: a cache that opens now does not use that master."""
     stale, *others = sentinels.sentinels
     old = sentinels.master()
     await asyncio.to_thread(sentinels.deafen, stale)
@@ -97,7 +99,7 @@ async def test_outdated_sentinel_is_not_followed(sentinels: Sentinels) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "PASSWORT"])
 async def test_refused_sentinel_login_raises(flavour: Flavour, wrong: str) -> None:
-    """14. It is said what is wrong, after one attempt at each sentinel."""
+    """14. A login that the sentinels reject is reported, after one attempt at each sentinel."""
     with Sentinels(flavour, sentinels={"password": "PASSWORD"}) as sentinels:
         before = [denied(sentinels, one) for one in sentinels.sentinels]
         with pytest.raises(CacheLoginError) as caught:

@@ -111,12 +111,15 @@ async def back_in_time(callers: Callers, sentinels: Sentinels, old: Server, what
     agreeing = asyncio.create_task(agreed())
     seconds = await callers.all_served(lost_at)
     agreement = await agreeing
-    report(17, f"{what}: all served after {seconds:.2f} s, agreed on after {agreement:.2f} s")
+    report(
+        17,
+        f"{what}: all served after {seconds:.2f} s, new master agreed on after {agreement:.2f} s",
+    )
     assert in_time(seconds, max(PROMISE_SECONDS, agreement + OURS_SECONDS))
 
 
 async def test_killed_master_is_replaced(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
-    """17. All tasks are served again within down-after + 2 s; no value is wrong, local entries included."""
+    """17. All tasks are served again within down-after + 2 s; no wrong value is returned, local entries included."""
     async with Callers(cache) as callers:
         old = sentinels.kill_master()
         await back_in_time(callers, sentinels, old, "master killed")
@@ -128,7 +131,7 @@ async def test_killed_master_is_replaced(sentinels: Sentinels, cache: AsyncRedis
 async def test_stopped_master_that_resumes_is_not_used(
     sentinels: Sentinels, cache: AsyncRedisCache
 ) -> None:
-    """17. It kept its connections: what it acknowledges when it wakes up would be lost, so it is left."""
+    """17. A stopped master resumes with its connections open: they are closed, as its writes would be lost."""
     async with Callers(cache) as callers:
         old = sentinels.freeze_master()
         await back_in_time(callers, sentinels, old, "master stopped")
@@ -158,7 +161,7 @@ def calls_of(stats: dict[str, Any]) -> int:
 
 
 async def test_read_only_master_gets_no_more_writes(sentinels: Sentinels) -> None:
-    """17. It was demoted without notice: at the first READONLY all connections to it are dropped."""
+    """17. A master was demoted without a notification: at its first READONLY all connections to it are closed."""
     old = sentinels.master()
     other = next(server for server in sentinels.nodes if server is not old)
     async with AsyncRedisCache.from_url(sentinels.uri, max_connections=8, retries=0) as cache:
@@ -190,7 +193,7 @@ async def _later(cache: AsyncRedisCache, turns: int) -> None:
 
 
 async def test_demoted_master_is_left(sentinels: Sentinels, cache: AsyncRedisCache) -> None:
-    """17. Its connections are dropped, and what it refuses to change is changed on the new one."""
+    """17. A demoted master: its connections are closed, and the refused write is executed on the new master."""
     await cache.store(None, "key", "before")
     assert await cache.retrieve(None, "key") == "before"
     old = sentinels.master()

@@ -297,7 +297,7 @@ def interruptible() -> Generator[None]:
 
 
 def test_interrupts_at_any_moment_leave_the_portal_in_order() -> None:
-    """23. Ctrl-C between any two steps of a call keeps no later call, of no thread, waiting."""
+    """23. Ctrl-C between any two steps of a call does not block later calls of any thread."""
     slowest = 0.0
     interrupts = 0
     with opened() as portal, interruptible(), ThreadPoolExecutor(1) as threads:

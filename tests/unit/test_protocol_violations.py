@@ -90,7 +90,7 @@ async def _answered_at(moment: str, reply: bytes) -> object:
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("reply", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 async def test_reply_raises_typed_error_when_it_is_impossible(moment: str, reply: bytes) -> None:
-    """40. An impossible reply: a typed error, or what was loaded, and nothing in the loop's own log."""
+    """40. A malformed reply: a typed error, or the loaded value, and the event loop logs nothing."""
     with no_loop_errors():
         outcome = await _answered_at(moment, reply)
     if moment == "loading":
@@ -176,7 +176,7 @@ async def test_values_of_the_largest_size_pass_when_many_are_read_at_once() -> N
 
 
 async def test_other_keys_are_served_when_one_holds_too_much() -> None:
-    """40. A value that another program stored beyond the bound fails its own call, and no other of the batch."""
+    """40. A value of another program that exceeds the limit fails its own call, and no other in the pipeline."""
 
     def values(command: Command) -> bytes:
         parts = [
@@ -257,7 +257,7 @@ WRONG_SLOTS = {
 async def test_open_fails_when_slots_are_impossible(
     reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """40. The reply to CLUSTER SLOTS is checked before use: a typed error, and nothing in the loop's own log."""
+    """40. The reply to CLUSTER SLOTS is checked before use: a typed error, and the event loop logs nothing."""
     caplog.set_level(logging.DEBUG, "async_redis_cache")
     async with ScriptedServer(CLUSTER=reply) as server:
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -296,7 +296,7 @@ def _all_slots_at(port: int) -> bytes:
 async def test_call_raises_typed_error_when_redirection_is_impossible(
     error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """40. A redirection that leads nowhere is the server's error, and is not followed."""
+    """40. A redirection to an invalid address is a typed error, and is not followed."""
     async with ScriptedServer(MGET=f"-{error}\r\n".encode()) as server:
         server.answers["CLUSTER"] = _all_slots_at(server.port)
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -335,7 +335,7 @@ HARMLESS = {"a push of an unknown kind"}
 
 @pytest.mark.parametrize("name", LINK)
 async def test_near_cache_is_emptied_when_invalidations_are_impossible(name: str) -> None:
-    """40. Impossible invalidations: the connection is closed, and nothing reaches the loop's log."""
+    """40. Malformed invalidations: the connection is closed, and the event loop logs nothing."""
     answers = {"HELLO": b"%0\r\n", "CLIENT": b"+OK\r\n" + LINK[name]}
     async with ScriptedServer(**answers) as server:
         cache = configured(server.url)
@@ -369,7 +369,7 @@ SENTINEL: dict[str, bytes] = IMPOSSIBLE | {
 async def test_open_fails_when_a_sentinel_says_the_impossible(
     reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """40. What a sentinel says is checked like any other reply."""
+    """40. The replies of sentinels are checked in the same way."""
 
     def answer(command: Command) -> bytes:
         if command.arguments[0] == b"MASTER":
@@ -471,7 +471,7 @@ PIECE = st.one_of(
     pieces=st.lists(PIECE, min_size=1, max_size=6),
 )
 def test_any_bytes_end_in_typed_error_or_value(moment: str, pieces: list[bytes]) -> None:
-    """40. Whatever comes, at whichever moment: a value or a typed error, and the loop logs nothing."""
+    """40. Any reply at any moment: a value or a typed error, and the event loop logs nothing."""
 
     async def ask() -> None:
         async with ScriptedServer(**{moment: b"".join(pieces)}) as server:

@@ -59,7 +59,7 @@ BEFORE = st.sampled_from(
 def test_header_is_refused_when_it_announces_too_much(
     before: bytes, mark: bytes, number: int, cuts: list[int], is_exact: bool
 ) -> None:
-    """40. A header that announces too much is refused wherever it stands: hiredis never sees its end."""
+    """40. A RESP header that announces too many bytes or elements is refused wherever it stands."""
     bounds, reader = _bounds(is_exact=is_exact)
     data = before + mark + b"%d\r\n" % number
     with pytest.raises(ReplyTooLargeError):
@@ -100,7 +100,7 @@ def _elements_in(reply: Any) -> int:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(reply=REPLY, cuts=st.lists(st.integers(0, 4000), max_size=8))
 def test_reply_passes_when_it_is_within_the_bounds(reply: Any, cuts: list[int]) -> None:
-    """40. A reply within the bounds is read as hiredis alone reads it, whatever it looks like."""
+    """40. A reply within the limits is parsed as by hiredis alone."""
     data = _packed(reply)
     bounds = ReplyLimits(hiredis.Reader(notEnoughData=NOTHING_YET), is_exact=True)
     bounds.expect(len(data), _elements_in(reply) + 1)
