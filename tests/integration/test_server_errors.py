@@ -321,6 +321,25 @@ async def test_keys_in_several_slots_raise() -> None:
                 assert caught.value.code in {"TRYAGAIN", "TIMEOUT", "OUTCOME_UNKNOWN"}
 
 
+async def test_loading_server_is_connected_to_seldom() -> None:
+    """A server that refuses new connections while it loads its data: at most seven attempts in any second."""
+    attempts: list[float] = []
+
+    def loads(_: Command) -> bytes:
+        attempts.append(asyncio.get_running_loop().time())
+        return b"-LOADING Redis is loading the dataset in memory\r\n"
+
+    async with ScriptedServer(SELECT=loads) as server:
+        options: dict[str, Any] = {"require_connection": False, "retries": 100}
+        async with configured(f"{server.url.removesuffix('/0')}/1", **options) as cache:
+            call = asyncio.ensure_future(cache.retrieve(None, "key"))
+            await await_until(lambda: len(attempts) > 10)
+            server.answers["SELECT"] = b"+OK\r\n"
+            assert await call == 1
+    # Each follows the refusal of the one before, so no stall of the machine brings them nearer.
+    assert all(later - at > 1 for at, later in zip(attempts, attempts[7:], strict=False))
+
+
 async def test_unauthorized_is_the_frameworks_own() -> None:
     """Later than at open, a refused user is an UnauthorizedException, as its callers expect."""
     async with (
