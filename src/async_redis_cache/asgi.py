@@ -195,9 +195,7 @@ async def invalidate_url(
             clients send.
         CacheError: the response may be stored still.
     """
-    handling = CURRENT.get()
-    target = None if handling is None else handling.target
-    await records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))
+    await records_of(cache, namespace).delete_many(_keys_of(url, headers))
 
 
 def invalidate_url_sync(
@@ -219,6 +217,9 @@ def invalidate_url_sync(
         ValueError: as for `invalidate_url`.
         CacheError: the response may be stored still.
     """
+    sync_records_of(cache, namespace).delete_many(_keys_of(url, headers))
+
+
+def _keys_of(url: str, headers: Mapping[str, str] | None) -> set[str]:
     handling = CURRENT.get()
-    target = None if handling is None else handling.target
-    sync_records_of(cache, namespace).delete_many(keys_of_url(url, headers, target))
+    return keys_of_url(url, headers, None if handling is None else handling.target)
